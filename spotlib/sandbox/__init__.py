@@ -1,0 +1,1 @@
+"""A pretend spot market behind a real EC2 endpoint, with known truth.  Never AWS."""
