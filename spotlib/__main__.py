@@ -1,0 +1,107 @@
+"""What a person or cron runs without a notebook: ``python -m spotlib check``, ``... sandbox``."""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+
+from spotlib.connection import connect, is_aws
+from spotlib.model import Stage, Target, plan_launches
+from spotlib.preflight import preflight
+from spotlib.prepared import Checked, split_waves
+from spotlib.refusals import Refusal
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; errors of use are one sentence on stderr and exit code 2."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    parser = argparse.ArgumentParser(prog="python -m spotlib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_check(commands.add_parser("check", help="the preflight alone: spends nothing"))
+    # The sandbox has options of its own, and is slow to import: only when asked for.
+    commands.add_parser("sandbox", help="start a pretend EC2 by hand", add_help=False)
+    if given[:1] == ["sandbox"]:
+        from spotlib.sandbox.server import main as sandbox_main  # noqa: PLC0415
+
+        return sandbox_main(given[1:])
+    try:
+        return _check(parser.parse_args(given))
+    except (ValueError, Refusal, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "targets",
+        nargs="*",
+        default=["t3.nano"],
+        help="instance types, each in --region, or TYPE@REGION, or TYPE@REGION/ZONE-ID",
+    )
+    parser.add_argument("--endpoint", default="sandbox", help="sandbox (default), aws, or a URL")
+    parser.add_argument("--profile", help="the AWS profile")
+    parser.add_argument("--region", default="us-east-1", help="for targets that name none")
+    parser.add_argument("--account-id", help="refuse any other account")
+    parser.add_argument("-n", "--count", type=int, default=1, help="instances per target")
+    parser.add_argument("--timeout-s", type=float, default=600.0)
+    parser.add_argument("--wait-for", choices=["running", "ready"], default="ready")
+    parser.add_argument("--image", help="an AMI id; default: the newest Amazon Linux 2023")
+
+
+def _check(given: argparse.Namespace) -> int:
+    if given.profile and given.endpoint == "sandbox":
+        raise ValueError("--profile is for AWS: add --endpoint aws (check spends nothing)")
+    plans = plan_launches(
+        [parse_target(each, given.region) for each in given.targets],
+        count=given.count,
+        timeout_s=given.timeout_s,
+        wanted=Stage[given.wait_for.upper()],
+        image=given.image,
+    )
+    connection = connect(given.endpoint, profile=given.profile)
+    try:
+        checked = preflight(connection, plans, account_id=given.account_id)
+    finally:
+        connection.close()
+    kind = "AWS" if is_aws(given.endpoint) else f"endpoint {given.endpoint}"
+    kind = "SIMULATED (sandbox), not AWS" if connection.simulated else kind
+    print("\n".join(report(checked, kind)))
+    return 1 if checked.problems else 0
+
+
+def parse_target(text: str, region: str) -> Target:
+    """``t3.nano``, ``t3.nano@sa-east-1`` or ``t3.nano@sa-east-1/sae1-az2``."""
+    name, _, place = text.partition("@")
+    region, _, zone = (place or region).partition("/")
+    return Target(name, region, zone or None)
+
+
+def report(checked: Checked, kind: str) -> list[str]:
+    """The preflight's answer in lines for a terminal."""
+    lines = [f"{kind}: account {checked.account} as {checked.arn}"]
+    for each in checked.prepared:
+        largest = "unknown" if each.largest_count is None else str(each.largest_count)
+        lines.append(
+            f"{each.plan.target}: n={each.plan.count} (largest n under the quota: {largest}), "
+            f"{each.vcpus} vCPU, spot {_usd(each.price_usd)}/h, "
+            f"on demand {_usd(each.on_demand_usd)}/h, image {each.image} ({each.image_name}), "
+            f"expected {_usd(each.expected_usd)}, at most {_usd(each.bound_usd)}"
+        )
+    if checked.prepared:
+        waves = len(split_waves(checked.prepared, checked.free_vcpus))
+        lines.append(
+            f"a round: expected {_usd(checked.expected_usd)}, hard bound {_usd(checked.bound_usd)}"
+            f", in {waves} wave{'s' if waves > 1 else ''}; nothing was launched"
+        )
+    lines += [f"warning: {each}" for each in checked.warnings]
+    lines += [f"PROBLEM: {each}" for each in checked.problems]
+    lines.append("not ready to launch" if checked.problems else "ready to launch")
+    return lines
+
+
+def _usd(amount: float) -> str:
+    return "unknown" if math.isnan(amount) else f"${amount:.4f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,161 @@
+"""Leave nothing behind: release a plan, then a whole batch until nothing of it is left.
+
+The order is always cancel, *then* look, then terminate: a cancelled request can no longer
+launch, but one fulfilled a moment before has an instance that only the look shows.  A launch can
+even be in flight while its request is cancelled, so a batch is clean only after a settle time in
+which nothing was open or alive, and only if every request we know of was seen.
+"""
+
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from spotlib.connection import Connection
+from spotlib.ec2 import Survey, cancel, survey, terminate
+from spotlib.refusals import Refusal
+
+SETTLE_S = 30.0  # how long a launch may be in flight is not documented: a choice
+GIVE_UP_S = 1800.0
+
+Note = Callable[..., None]  # writes one event: note("release", region=..., ...)
+
+
+@dataclass(frozen=True)
+class Released:
+    """What one pass of clean-up did in a region, and what it found before terminating."""
+
+    region: str
+    cancelled: tuple[str, ...] = ()
+    terminated: tuple[str, ...] = ()
+    found: Survey | None = None
+    error: str | None = None
+
+    @property
+    def did_something(self) -> bool:
+        """Whether there is something to record."""
+        return bool(self.cancelled or self.terminated or self.error)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether this pass saw everything, and nothing of it open or alive."""
+        return self.found is not None and self.found.quiet
+
+
+def release(
+    connection: Connection,
+    region: str,
+    *,
+    open_ids: Sequence[str] = (),
+    known: Collection[str] = (),
+    batch_id: str | None = None,
+) -> Released:
+    """One pass: cancel, look by the ids and the tag, cancel what else is open, terminate.
+
+    An error ends the pass and is told, not raised: the settling that follows passes again.
+    """
+    cancelled: list[str] = []
+    try:
+        cancel(connection, region, open_ids)
+        cancelled.extend(open_ids)
+        found = survey(connection, region, batch_id=batch_id, known=known)
+        late = [each for each in found.open_requests if each not in cancelled]
+        if late:
+            cancel(connection, region, late)
+            cancelled.extend(late)
+            found = survey(connection, region, batch_id=batch_id, known=known)
+        terminate(connection, region, found.live_instances)
+    except Refusal as refusal:
+        return Released(region, tuple(cancelled), error=str(refusal))
+    return Released(region, tuple(cancelled), tuple(found.live_instances), found)
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """Whether it is confirmed that nothing of a batch is left, and what is if it is not."""
+
+    confirmed: bool
+    open_requests: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    live_instances: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
+    terminated: frozenset[str] = frozenset()
+
+    def commands(self) -> list[str]:
+        """The AWS CLI commands that finish the job by hand."""
+        return [
+            f"aws ec2 cancel-spot-instance-requests --region {region} "
+            f"--spot-instance-request-ids {' '.join(ids)}"
+            for region, ids in self.open_requests.items()
+            if ids
+        ] + [
+            f"aws ec2 terminate-instances --region {region} --instance-ids {' '.join(ids)}"
+            for region, ids in self.live_instances.items()
+            if ids
+        ]
+
+
+def settle(
+    connection: Connection,
+    *,
+    batch_id: str,
+    known: Mapping[str, Collection[str]],
+    note: Note,
+    settle_s: float = SETTLE_S,
+    give_up_s: float = GIVE_UP_S,
+) -> Cleaned:
+    """Pass again and again until every region was quiet for ``settle_s``, or give up.
+
+    Parameters
+    ----------
+    known
+        For each region the ids of the requests we know of; more are found by the batch's tag.
+    note
+        Called with each pass that did something.
+    """
+    clock, pauses = connection.clock, _pauses()
+    give_up_at_s = clock.now_s() + give_up_s
+    quiet_since: dict[str, float] = {}
+    last: dict[str, Released] = {}
+    terminated: set[str] = set()
+    while True:
+        quiet = True
+        for region in sorted(known):
+            asked_s = clock.now_s()
+            last[region] = release(connection, region, known=known[region], batch_id=batch_id)
+            terminated.update(last[region].terminated)
+            if last[region].did_something:
+                note_release(note, last[region])
+            if last[region].quiet:
+                quiet &= asked_s - quiet_since.setdefault(region, asked_s) >= settle_s
+            else:
+                quiet_since.pop(region, None)
+                quiet = False
+        if quiet or clock.now_s() >= give_up_at_s:
+            return _cleaned(quiet, last, frozenset(terminated))
+        clock.sleep(next(pauses))
+
+
+def note_release(note: Note, released: Released, **fields: object) -> None:
+    """Record one pass of clean-up."""
+    note(
+        "release",
+        **fields,
+        region=released.region,
+        cancelled=released.cancelled,
+        terminated=released.terminated,
+        error=released.error,
+    )
+
+
+def _pauses() -> Iterator[float]:
+    return itertools.chain((1.0, 2.0, 4.0, 8.0), itertools.repeat(10.0))
+
+
+def _cleaned(confirmed: bool, last: Mapping[str, Released], terminated: frozenset[str]) -> Cleaned:
+    surveys = {region: each.found for region, each in last.items() if each.found is not None}
+    return Cleaned(
+        confirmed,
+        {region: found.open_requests + sorted(found.missing) for region, found in surveys.items()},
+        {region: found.live_instances for region, found in surveys.items()},
+        {region: each.error for region, each in last.items() if each.error is not None},
+        terminated,
+    )

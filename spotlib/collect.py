@@ -1,0 +1,253 @@
+"""One batch: preflight, rounds of waves, and the end in which nothing is left behind.
+
+However a batch ends (ready, out of time, a signal, an error), every request gets one outcome and
+everything launched is released and confirmed gone.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import wait
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from spotlib.batch import Batch, Progress, Run, new_executor
+from spotlib.close import SETTLE_S, Cleaned, note_release, release, settle
+from spotlib.connection import Connection
+from spotlib.ec2 import warm
+from spotlib.features import Features
+from spotlib.model import Outcome, Plan, Stage, Target, require_intervals
+from spotlib.preflight import preflight
+from spotlib.prepared import Checked, Prepared, split_waves
+from spotlib.stopping import Stopping
+from spotlib.store import EventLog
+from spotlib.watch import end, watch
+
+_LAST_CALLS_S = 60  # how long calls in flight may take when everything ends
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """How a batch ended; ``spent_at_most_usd`` is NaN where the on-demand price is unknown."""
+
+    batch_id: str
+    log: Path
+    simulated: bool
+    outcomes: Mapping[str, int]
+    cleaned: Cleaned
+    spent_at_most_usd: float
+    problems: tuple[str, ...] = ()
+
+    def last_line(self) -> str:
+        """What a person wants to know before closing the lid."""
+        left = f"open requests {_total(self.cleaned.open_requests)}, "
+        left += f"live instances {_total(self.cleaned.live_instances)}"
+        sure = "confirmed" if self.cleaned.confirmed else "NOT CONFIRMED"
+        money = "simulated " if self.simulated else ""
+        return f"{left} ({sure}); spent at most {money}${self.spent_at_most_usd:.4f}"
+
+    def require(self) -> None:
+        """Raise RuntimeError with all that went wrong, if anything did."""
+        if self.problems:
+            raise RuntimeError("; ".join(self.problems))
+
+
+def collect(
+    connection: Connection,
+    plans: Sequence[Plan] | Checked,
+    *,
+    log: str | Path,
+    rounds: int = 1,
+    every_s: float = 900.0,
+    poll_s: float = 3.0,
+    seed: int | None = None,
+    settle_s: float = SETTLE_S,
+    selection: pd.DataFrame | None = None,
+    placement_scores: bool = True,
+    advisor: bool = True,
+    launched_at: Mapping[Target, datetime] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    on_look: Callable[[Progress], None] | None = None,
+) -> BatchSummary:
+    """Launch the plans, watch them until ready or out of time, and leave nothing behind.
+
+    Parameters
+    ----------
+    plans
+        Plans, or the answer of ``preflight`` for them.
+    log
+        The new log's path; its stem is the batch's id.
+    rounds, every_s
+        Rounds start at ``k * every_s``; one that would start late is skipped and recorded.
+    poll_s
+        Seconds between looks; the phase of their grid is drawn from ``seed`` and recorded.
+    seed
+        For the phase and the random order of the plans in a round; None draws one and records it.
+    settle_s
+        How long nothing may be open or alive before the batch is called clean.
+    selection, placement_scores, advisor
+        Where the features known before a request come from.
+    launched_at
+        When each target was last launched by us, before this batch.
+    notes
+        More for the parameters in the first line, such as the selection's name.
+    on_look
+        Told of the progress after each look.
+
+    Raises
+    ------
+    ValueError
+        If something is wrong that can be known before money is spent: nothing was launched.
+    """
+    checked = plans if isinstance(plans, Checked) else preflight(connection, plans)
+    checked.require()
+    _require_schedule(checked, rounds, every_s, poll_s)
+    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+    phase_s = random.Random(f"{seed} phase").uniform(0.0, poll_s)
+    schedule = {"rounds": rounds, "every_s": every_s, "poll_s": poll_s, "phase_s": phase_s}
+    features = Features(
+        connection,
+        [each.plan for each in checked.prepared],
+        placement_scores=placement_scores,
+        advisor=advisor,
+        selection=selection,
+    )
+    with closing(EventLog(log)) as events, new_executor(connection) as executor, Stopping() as stop:
+        batch = Batch(
+            *(connection, events, executor, stop, checked, rounds, poll_s, phase_s),
+            began_s=connection.clock.now_s(),
+            on_look=on_look,
+            launched_at=dict(launched_at or {}),
+        )
+        batch.begin({**schedule, "seed": seed, "settle_s": settle_s, **(notes or {})})
+        try:
+            for number in range(rounds):
+                _run_round(batch, number, features, every_s=every_s, settle_s=settle_s, seed=seed)
+        finally:
+            cleaned = _finish(batch, settle_s)
+        return _summary(batch, cleaned)
+
+
+def _require_schedule(checked: Checked, rounds: int, every_s: float, poll_s: float) -> None:
+    for each in checked.prepared:
+        require_intervals(timeout_s=each.plan.timeout_s, poll_s=poll_s)
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(f"rounds must be a whole number of at least 1, got {rounds!r}")
+    if not every_s > 0:
+        raise ValueError(f"every_s must be above 0, got {every_s!r}")
+
+
+def _run_round(
+    batch: Batch, number: int, features: Features, *, every_s: float, settle_s: float, seed: int
+) -> None:
+    """All plans once, in random order so that no target always goes first."""
+    due_s = number * every_s
+    if batch.now_s() > due_s + batch.poll_s:
+        reason = f"due at {due_s:g} s, the round before ended at {batch.now_s():.1f} s"
+        batch.events.append("skipped", round=number, ticks=[], reason=reason)
+        return
+    while batch.now_s() < due_s and batch.stopping.by is None:
+        batch.rest(due_s)
+    order = list(batch.checked.prepared)
+    random.Random(f"{seed} order {number}").shuffle(order)
+    waves = split_waves(order, batch.checked.free_vcpus)
+    for wave, plans in enumerate(waves):
+        if batch.stopping.by is not None:
+            return
+        if wave:  # what the wave before held counts against the quota until it is gone
+            _clear(batch, settle_s)
+        _run_wave(batch, number, plans, features)
+
+
+def _run_wave(batch: Batch, number: int, plans: Sequence[Prepared], features: Features) -> None:
+    indices = {each.plan.target: i for i, each in enumerate(batch.checked.prepared)}
+    runs = [Run(each, number, indices[each.plan.target]) for each in plans]
+    facts = features.known()
+    for region in sorted({run.region for run in runs}):
+        warm(batch.connection, region, round_tag=batch.round_tag(number))
+    batch.runs.extend(runs)
+    watch(batch, runs, facts)
+
+
+def _finish(batch: Batch, settle_s: float) -> Cleaned:
+    """End everything: first what saves money, then what is owed to the record, then the proof."""
+    if any(not run.ended for run in batch.runs):
+        for region, ids in _known_ids(batch).items():
+            passed = release(batch.connection, region, known=ids, batch_id=batch.batch_id)
+            note_release(batch.note, passed)
+    try:
+        wait(batch.flying, timeout=_LAST_CALLS_S)
+        batch.land()
+        for run in batch.runs:
+            if not run.ended:
+                end(batch, run, Outcome.ABANDONED)
+    except OSError as error:  # a full disk: the looks still say what an outcome would
+        batch.problems.append(f"the log could not be written: {error}")
+    return _clear(batch, settle_s, last=True)
+
+
+def _clear(batch: Batch, settle_s: float, *, last: bool = False) -> Cleaned:
+    cleaned = settle(
+        batch.connection,
+        batch_id=batch.batch_id,
+        known=_known_ids(batch),
+        note=batch.note,
+        settle_s=settle_s,
+    )
+    if last:
+        batch.note(
+            "clean",
+            confirmed=cleaned.confirmed,
+            open_requests=cleaned.open_requests,
+            live_instances=cleaned.live_instances,
+            errors=cleaned.errors,
+        )
+    return cleaned
+
+
+def _known_ids(batch: Batch) -> dict[str, set[str]]:
+    """The request ids of each region that anything was sent to, or may have been."""
+    known: dict[str, set[str]] = {}
+    for run in batch.runs:
+        known.setdefault(run.region, set()).update(run.tracks)
+    return known
+
+
+def _summary(batch: Batch, cleaned: Cleaned) -> BatchSummary:
+    problems = list(batch.problems)
+    if batch.stopping.by is not None:
+        problems.append(f"stopped by {batch.stopping.by}: what was seen until then is recorded")
+    if not cleaned.confirmed:
+        by_hand = " && ".join(cleaned.commands()) or "look in the EC2 console"
+        problems.append(f"it is NOT confirmed that nothing is left; finish by hand: {by_hand}")
+    ended = Counter(
+        str(track.outcome) for run in batch.runs for track in run.tracks.values() if track.outcome
+    )
+    refused = sum(run.plan.count for run in batch.runs if run.ended and not run.tracks)
+    return BatchSummary(
+        batch_id=batch.batch_id,
+        log=batch.events.path,
+        simulated=batch.connection.simulated,
+        outcomes=dict(ended) | ({str(Outcome.REFUSED): refused} if refused else {}),
+        cleaned=cleaned,
+        spent_at_most_usd=math.fsum(_spent_usd(run, batch.now_s()) for run in batch.runs),
+        problems=tuple(problems),
+    )
+
+
+def _spent_usd(run: Run, end_s: float) -> float:
+    """Every instance that came, at the on-demand price, from the request to the batch's end."""
+    if run.sent_s is None:
+        return 0.0
+    came = sum(Stage.FULFILLED in track.brackets for track in run.tracks.values())
+    return came * run.prepared.most_usd(end_s - run.sent_s)
+
+
+def _total(ids: Mapping[str, Sequence[str]]) -> int:
+    return sum(len(some) for some in ids.values())

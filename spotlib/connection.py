@@ -1,0 +1,236 @@
+"""Where EC2 is: clients for every region, the clock that belongs to it, one attempt a call.
+
+botocore never retries here, because a retry inside a measured interval would be read as latency.
+``sandbox`` is a pretend market in a process of its own; ``aws`` is the one endpoint that costs
+money, and any amazonaws.com URL counts as it.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
+
+from spotlib.clock import Clock, ScaledClock, SystemClock, VirtualClock, control
+from spotlib.refusals import refusal_of
+
+_LOOK_READ_S = 5  # a look that takes longer is a missed tick, not a stalled schedule
+_ACT_READ_S = 20
+_SANDBOX_IDLE_S = 600  # a person may think between two cells
+
+
+@dataclass
+class Connection:
+    """Where EC2 is, and the clock that belongs to it.
+
+    ``endpoint`` is what the user named: ``sandbox``, ``aws`` or a URL.  ``world`` is the id of a
+    pretend market and None at a real one.  ``attach`` hooks an in-process market to each client.
+    """
+
+    endpoint: str
+    clock: Clock
+    session: Any
+    url: str | None = None
+    world: str | None = None
+    attach: Callable[[Any], None] | None = None
+    profile: str | None = None
+    process: subprocess.Popen[bytes] | None = None
+    _clients: dict[tuple[str, str, int], Any] = field(default_factory=dict)
+    _server: tuple[datetime, float] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether this is a pretend market: its results say nothing about AWS."""
+        return self.world is not None
+
+    def server_utc(self) -> datetime:
+        """EC2's own idea of now: its last Date header, carried on by our clock."""
+        if self._server is None:
+            return self.clock.utc()
+        said, heard_s = self._server
+        return said + timedelta(seconds=self.clock.now_s() - heard_s)
+
+    def call(
+        self,
+        region: str,
+        action: str,
+        /,
+        *,
+        service: str = "ec2",
+        quick: bool = False,
+        **given: Any,
+    ) -> dict[str, Any]:
+        """One attempt at one call; ``quick`` gives up on a slow answer early.
+
+        Raises
+        ------
+        Refusal
+            If it did not succeed, for whatever reason.
+        """
+        try:
+            client = self._client(service, region, _LOOK_READ_S if quick else _ACT_READ_S)
+            reply: dict[str, Any] = getattr(client, action)(**given)
+        except (ClientError, BotoCoreError) as error:
+            response = getattr(error, "response", {})
+            self.clock.heard(response.get("ResponseMetadata", {}).get("HTTPHeaders"))
+            raise refusal_of(error, action=action, region=region) from error
+        headers = reply["ResponseMetadata"]["HTTPHeaders"]
+        self.clock.heard(headers)
+        if "date" in headers:
+            self._server = (parsedate_to_datetime(headers["date"]), self.clock.now_s())
+        return reply
+
+    def pages(
+        self, region: str, action: str, key: str, /, *, service: str = "ec2", **given: Any
+    ) -> Iterator[dict[str, Any]]:
+        """The items under ``key`` of every page; a page may be empty and not the last."""
+        while True:
+            reply = self.call(region, action, service=service, quick=True, **given)
+            yield from reply[key]
+            if not reply.get("NextToken"):
+                return
+            given["NextToken"] = reply["NextToken"]
+
+    def _client(self, service: str, region: str, read_s: int) -> Any:
+        with self._lock:  # a Session is not thread-safe, its clients are
+            key = (service, region, read_s)
+            if key not in self._clients:
+                self._clients[key] = self._new_client(service, region, read_s)
+            return self._clients[key]
+
+    def _new_client(self, service: str, region: str, read_s: int) -> Any:
+        loopback = self.url is not None and urlsplit(self.url).hostname in (
+            "127.0.0.1",
+            "localhost",
+        )
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": 1},
+            connect_timeout=3,
+            read_timeout=read_s,
+            max_pool_connections=16,
+            user_agent_extra="spotlib",
+            proxies={} if loopback else None,  # one for the outside would break 127.0.0.1
+        )
+        client = self.session.client(
+            service, region_name=region, endpoint_url=self.url, config=config
+        )
+        if self.attach is not None:
+            self.attach(client)
+        return client
+
+    def close(self) -> None:
+        """End the sandbox that this connection started, if it did; it would end by itself."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+            self.process = None
+
+
+def connect(
+    endpoint: str,
+    *,
+    profile: str | None = None,
+    seed: int | None = None,
+    speed: float | None = None,
+) -> Connection:
+    """Clients for every region, and the clock.
+
+    Parameters
+    ----------
+    endpoint
+        ``sandbox`` starts a pretend market of its own; ``aws`` is Amazon and the one that costs
+        money; a URL is any other EC2-compatible endpoint.
+    profile
+        The AWS profile, for ``aws`` and URLs.
+    seed, speed
+        The sandbox's market, and how many times faster than real it runs; None is virtual time.
+
+    Raises
+    ------
+    ValueError
+        If the endpoint is none of these, or the profile does not exist.
+    """
+    if endpoint == "sandbox":
+        process, at = _start_sandbox(seed=seed, speed=speed)
+        return _sandbox_connection(endpoint, at, control(at, "/sandbox"), process)
+    if is_aws(endpoint):
+        url = None if endpoint == "aws" else endpoint
+        return Connection(endpoint, SystemClock(), _session(profile), url=url, profile=profile)
+    if urlsplit(endpoint).scheme not in ("http", "https"):
+        raise ValueError(
+            f"endpoint {endpoint!r} is unknown: use 'sandbox' (free), 'aws' (costs money), "
+            "or the URL of an EC2-compatible endpoint"
+        )
+    try:
+        told = control(endpoint, "/sandbox")
+    except (OSError, ValueError):  # not ours: some other EC2-compatible endpoint
+        return Connection(endpoint, SystemClock(), _session(profile), url=endpoint, profile=profile)
+    return _sandbox_connection(endpoint, endpoint, told, None)
+
+
+def is_aws(endpoint: str) -> bool:
+    """Whether the endpoint is Amazon's, and so costs money: ``aws`` or any amazonaws.com URL."""
+    host = urlsplit(endpoint).hostname or ""
+    return endpoint == "aws" or f".{host}".endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
+def _session(profile: str | None) -> Any:
+    try:
+        return boto3.Session(profile_name=profile)
+    except ProfileNotFound as error:
+        known = ", ".join(boto3.Session().available_profiles) or "none"
+        raise ValueError(f"profile {profile!r} is not configured; there are: {known}") from error
+
+
+def _sandbox_connection(
+    endpoint: str, url: str, told: Mapping[str, Any], process: subprocess.Popen[bytes] | None
+) -> Connection:
+    epoch = datetime.fromisoformat(told["epoch"]).astimezone(UTC)
+    clock: Clock = VirtualClock(url, epoch=epoch, now_s=told["now_s"])
+    if told["mode"] != "virtual":
+        utc = epoch + timedelta(seconds=told["now_s"])
+        clock = ScaledClock(speed=told["speed"], utc=utc)
+    return Connection(
+        endpoint, clock, sandbox_session(), url=url, world=told["world"], process=process
+    )
+
+
+def sandbox_session() -> Any:
+    """A session whose keys are nobody's: real ones are never shown to a pretend endpoint."""
+    return boto3.Session(aws_access_key_id="sandbox", aws_secret_access_key="sandbox")
+
+
+def _start_sandbox(*, seed: int | None, speed: float | None) -> tuple[subprocess.Popen[bytes], str]:
+    """A pretend market in a process of its own, so that it outlives the kernel."""
+    command = [sys.executable, "-m", "spotlib", "sandbox", "--json"]
+    command += ["--idle-s", str(_SANDBOX_IDLE_S)]
+    command += [] if seed is None else ["--seed", str(seed)]
+    command += ["--virtual"] if speed is None else ["--speed", str(speed)]
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        with process.stdout:
+            line = process.stdout.readline()
+        if not line:
+            process.wait()
+            complaints.seek(0)
+            words = complaints.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise OSError(f"the sandbox did not start: {' '.join(words)}")
+    return process, str(json.loads(line)["url"])

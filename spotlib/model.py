@@ -1,0 +1,331 @@
+"""The nouns: what we ask EC2 for, what one look showed, and the rule from looks to brackets.
+
+Every request walks one timeline::
+
+    sent ----> ACCEPTED ----> FULFILLED ----> RUNNING ----> READY
+    0 s        EC2 gave it    it has an       state is      status checks
+               an id          instance        "running"     are "ok"
+
+A poll shows only that a stage was passed between two looks.  So a stage carries a bracket, the
+two looks around it, and never an invented instant.  Names carry their unit: ``*_s`` is seconds
+on a clock that does not stop, ``*_at`` an aware UTC instant that is never subtracted to get a
+duration.  Nothing here reads a clock, a file or the network.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+
+METHODS = ("request_spot_instances",)
+MOST_INSTANCES_A_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
+
+_INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
+_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
+_ZONE_ID = re.compile(r"[a-z]{3,4}\d-az\d+")
+
+
+class Stage(IntEnum):
+    """How far a request has come; a later stage implies the earlier ones."""
+
+    ACCEPTED = 1
+    FULFILLED = 2
+    RUNNING = 3
+    READY = 4
+
+    @property
+    def label(self) -> str:
+        """The name in logs, tables and figures: ``accepted``, ``fulfilled``, ..."""
+        return self.name.lower()
+
+
+class Outcome(StrEnum):
+    """How a request ended.  Each has exactly one; EC2's own status code stands beside it."""
+
+    READY = "ready"  # the wanted stage was shown
+    TIMED_OUT = "timed_out"  # still waiting when the time was up: right-censored
+    REFUSED = "refused"  # the request call itself was refused: there is no request id
+    FAILED = "failed"  # EC2 or its user ended it for another reason than capacity or price
+    EXPIRED = "expired"  # its ValidUntil passed
+    INTERRUPTED = "interrupted"  # EC2 took the instance back
+    ABANDONED = "abandoned"  # we stopped watching before any of these: right-censored
+
+
+# EC2 User Guide, "Get the status of a Spot Instance request".  A code that is not listed here,
+# or that is waiting, ends nothing: an unknown code may well have a running instance behind it.
+INTERRUPTED_CODES = frozenset(
+    {
+        "instance-stopped-by-price",
+        "instance-stopped-no-capacity",
+        "instance-terminated-by-price",
+        "instance-terminated-by-schedule",
+        "instance-terminated-by-service",
+        "instance-terminated-capacity-oversubscribed",
+        "instance-terminated-launch-group-constraint",
+        "instance-terminated-no-capacity",
+    }
+)
+EXPIRED_CODES = frozenset({"schedule-expired"})
+FAILED_CODES = frozenset(
+    {
+        "bad-parameters",
+        "canceled-before-fulfillment",
+        "constraint-not-fulfillable",
+        "instance-stopped-by-user",
+        "instance-terminated-by-user",
+        "limit-exceeded",
+        "request-canceled-and-instance-running",
+        "spot-instance-terminated-by-user",
+        "system-error",
+    }
+)
+GONE_STATES = frozenset({"shutting-down", "terminated"})
+LIVE_STATES = frozenset({"pending", "running", "stopping", "stopped"})  # they cost or may again
+OPEN_STATES = frozenset({"open", "active", "disabled"})  # of a request: it can still launch
+
+
+@dataclass(frozen=True, order=True)
+class Target:
+    """What is measured: an instance type in a region, or in one availability zone of it.
+
+    The zone is named by its **id** (``use1-az4``): names are shuffled between accounts.  A zone
+    target is a different variable from a region target, where EC2 chooses the zone.
+    """
+
+    instance_type: str
+    region: str
+    availability_zone_id: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse names that cannot be EC2's."""
+        _require_match("instance_type", self.instance_type, _INSTANCE_TYPE, "t3.nano")
+        _require_match("region", self.region, _REGION, "us-east-1")
+        if self.availability_zone_id is not None:
+            _require_match(
+                "availability_zone_id",
+                self.availability_zone_id,
+                _ZONE_ID,
+                "use1-az4; zone ids, not zone names such as us-east-1a",
+            )
+
+    def __str__(self) -> str:
+        return f"{self.instance_type} in {self.availability_zone_id or self.region}"
+
+    @property
+    def placement(self) -> str:
+        """``region`` where EC2 chooses the zone, ``zone`` where we do; never pooled."""
+        return "zone" if self.availability_zone_id else "region"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One request call: ``count`` instances of a target, and how long to wait for which stage.
+
+    ``image`` is an AMI id; None means the newest Amazon Linux 2023 for the type's architecture,
+    which the preflight resolves.  ``max_price_usd`` (per instance and hour) is sent as SpotPrice.
+    """
+
+    target: Target
+    count: int
+    timeout_s: float = 600.0
+    wanted: Stage = Stage.READY
+    image: str | None = None
+    max_price_usd: float | None = None
+    method: str = "request_spot_instances"
+
+    def __post_init__(self) -> None:
+        """Refuse what EC2 would refuse, or what could never be measured."""
+        if not _is_whole(self.count) or not 1 <= self.count <= MOST_INSTANCES_A_CALL:
+            raise ValueError(
+                f"n must be a whole number from 1 to {MOST_INSTANCES_A_CALL} "
+                f"(instances per target), got {self.count!r}"
+            )
+        if not _is_finite_number(self.timeout_s) or self.timeout_s <= 0:
+            raise ValueError(f"timeout_s must be a positive number, got {self.timeout_s!r}")
+        if self.wanted not in (Stage.RUNNING, Stage.READY):
+            raise ValueError(f"wanted must be running or ready, got {self.wanted!r}")
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {METHODS}, got {self.method!r}")
+        if self.max_price_usd is not None and not self.max_price_usd > 0:
+            raise ValueError(
+                f"max_price_usd must be above 0 or left out, got {self.max_price_usd!r}"
+            )
+
+
+def plan_launches(
+    targets: Iterable[Target],
+    *,
+    count: int,
+    timeout_s: float = 600.0,
+    wanted: Stage = Stage.READY,
+    image: str | None = None,
+    max_price_usd: float | None = None,
+) -> list[Plan]:
+    """One plan for each target, all alike but for the target.
+
+    Raises
+    ------
+    ValueError
+        If there is no target, a target comes twice, or a value is out of its range.
+    """
+    chosen = list(targets)
+    if not chosen:
+        raise ValueError("there is no target to launch: name a selection, or a type and a region")
+    if len(set(chosen)) < len(chosen):
+        twice = sorted({str(target) for target in chosen if chosen.count(target) > 1})
+        raise ValueError(f"each target may be planned once a round, got twice: {', '.join(twice)}")
+    return [
+        Plan(target, count, timeout_s, wanted, image=image, max_price_usd=max_price_usd)
+        for target in chosen
+    ]
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """``(after_s, by_s]``: when the API first showed a stage.
+
+    After the last look without it was *sent*, by the time the first look with it was *answered*.
+    Reads can be stale, so only ``by_s`` bounds the event itself.
+    """
+
+    after_s: float
+    by_s: float
+
+    def __post_init__(self) -> None:
+        """Refuse an empty bracket: a look takes time."""
+        if not self.after_s < self.by_s:
+            raise ValueError(f"a bracket needs after_s < by_s, got ({self.after_s}, {self.by_s}]")
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What one look showed of one request, in EC2's own words.
+
+    ``checks`` maps ``instance``, ``system`` and, where EC2 reported it, ``attached_ebs`` to
+    their status; it is None where the status was not asked for or EC2 had none.  The ``*_at``
+    are EC2's own timestamps, whole seconds.
+    """
+
+    request_state: str = ""
+    status_code: str = ""
+    status_message: str = ""
+    instance_id: str | None = None
+    instance_state: str | None = None
+    instance_reason: str | None = None
+    checks: Mapping[str, str] | None = None
+    availability_zone_id: str | None = None
+    created_at: datetime | None = None
+    status_updated_at: datetime | None = None
+    launched_at: datetime | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """The furthest stage that this sighting shows."""
+        if self.instance_id is None:
+            return Stage.ACCEPTED
+        if self.instance_state != "running":
+            return Stage.FULFILLED
+        return Stage.READY if checks_passed(self.checks) else Stage.RUNNING
+
+    @property
+    def ended(self) -> Outcome | None:
+        """How EC2 says that the request ended, or None while it may still come to something."""
+        if self.status_code in INTERRUPTED_CODES:
+            return Outcome.INTERRUPTED
+        if self.status_code in EXPIRED_CODES:
+            return Outcome.EXPIRED
+        if self.status_code in FAILED_CODES or self.request_state == "failed":
+            return Outcome.FAILED
+        return Outcome.FAILED if self.instance_state in GONE_STATES else None
+
+
+def checks_passed(checks: Mapping[str, str] | None) -> bool:
+    """Whether status checks say ready: instance and system ``ok``, attached EBS no veto.
+
+    EBS is checked on Nitro types only: where it is absent or ``not-applicable`` it says nothing.
+    """
+    if checks is None or checks.get("instance") != "ok" or checks.get("system") != "ok":
+        return False
+    return checks.get("attached_ebs", "ok") in ("ok", "not-applicable")
+
+
+@dataclass(frozen=True)
+class Track:
+    """What is known of one request so far.
+
+    ``looked_s`` is when the last complete look was sent (at first: when the request was), so it
+    is the lower end of the next bracket and, if nothing more comes, where the record is censored.
+    """
+
+    request_id: str
+    looked_s: float
+    brackets: Mapping[Stage, Bracket] = field(default_factory=lambda: MappingProxyType({}))
+    sighting: Sighting | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def stage(self) -> Stage | None:
+        """The furthest stage shown so far: a stage never regresses, even if a read is stale."""
+        return max(self.brackets, default=None)
+
+
+def advance(track: Track, sighting: Sighting | None, *, asked_s: float, answered_s: float) -> Track:
+    """Return ``track`` after one more complete look; ``sighting`` None if it was not listed.
+
+    A stage first shown now was first shown after the previous look was asked and by the time
+    this one was answered.  Stages first shown together share that bracket: we know that they
+    came, not when.  A track with an outcome is closed and stays as it is.
+    """
+    if track.outcome is not None:
+        return track
+    if sighting is None:  # a new request may be invisible for seconds; it is not gone
+        return replace(track, looked_s=asked_s)
+    window = Bracket(track.looked_s, answered_s)
+    shown = (stage for stage in Stage if stage <= sighting.stage)
+    fresh = {stage: window for stage in shown if stage not in track.brackets}
+    return replace(
+        track,
+        looked_s=asked_s,
+        brackets=MappingProxyType({**track.brackets, **fresh}),
+        sighting=sighting,
+    )
+
+
+def conclude(track: Track, *, wanted: Stage) -> Track:
+    """Return ``track`` with its outcome if it has come to one: the wanted stage, or EC2's end.
+
+    The wanted stage wins over an end shown by the same look: the API did show it.
+    """
+    if track.outcome is not None or track.sighting is None:
+        return track
+    if wanted in track.brackets:
+        return replace(track, outcome=Outcome.READY)
+    return replace(track, outcome=track.sighting.ended)
+
+
+def count_stages(tracks: Iterable[Track]) -> dict[Stage, int]:
+    """How many requests have been shown at each stage so far, later stages included in earlier."""
+    furthest = [track.stage for track in tracks]
+    return {stage: sum(seen is not None and seen >= stage for seen in furthest) for stage in Stage}
+
+
+def require_intervals(*, timeout_s: float, poll_s: float) -> None:
+    """Refuse a timeout below the poll interval: such a batch could not be watched."""
+    if not _is_finite_number(poll_s) or not 0 < poll_s <= timeout_s:
+        raise ValueError(f"need 0 < poll_s <= timeout_s, got {poll_s=}, {timeout_s=}")
+
+
+def _require_match(name: str, value: object, pattern: re.Pattern[str], example: str) -> None:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise ValueError(f"{name} {value!r} is not a name EC2 could know (example: {example})")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,135 @@
+"""A plan made ready to send: image, placement, prices, quota; its cost; and its waves.  Pure.
+
+What is expected and what is bounded are two numbers: the first assumes that all goes well, the
+second that every machine of ours dies for good right after the request.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from spotlib.model import Plan, Stage
+
+VALID_MARGIN_S = 60  # a request lives this much longer than we watch it
+SWITCH_MARGIN_S = 300  # an instance shuts itself down this much later than we would end it
+BOOT_MARGIN_S = 120  # the switch counts from the end of the boot
+
+# USD an hour, US prices of 2024; beside the instance's own price.
+_IPV4_USD = 0.005
+_VOLUME_USD = 8 * 0.08 / 730  # 8 GiB of gp3
+_SURPLUS_USD_A_VCPU = 0.05  # T types are "unlimited" for spot: credits beyond the earned are billed
+_LEAST_BILLED_S = 60
+_EXPECTED_HOLD_S = {Stage.RUNNING: 60.0, Stage.READY: 300.0}  # until ready, typically
+
+_QUOTA_FAMILIES = {
+    **dict.fromkeys("acdhimrtz", "Standard (A, C, D, H, I, M, R, T, Z)"),
+    **{"f": "F", "g": "G and VT", "vt": "G and VT", "p": "P", "x": "X", "inf": "Inf"},
+    **{"dl": "DL", "trn": "Trn"},
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with all that its request call needs and all that is known of its cost.
+
+    ``price_usd`` and ``on_demand_usd`` are per instance and hour, NaN where unknown;
+    ``largest_count`` is None where the quota could not be looked up.
+    """
+
+    plan: Plan
+    image: str
+    image_name: str
+    vcpus: int
+    burstable: bool
+    family: str
+    price_usd: float = math.nan
+    on_demand_usd: float = math.nan
+    largest_count: int | None = None
+    subnet_id: str | None = None
+    group_id: str | None = None
+
+    @property
+    def shutdown_after_min(self) -> int:
+        """When the dead-man's switch in the instance turns it off, in minutes after its boot."""
+        return math.ceil((self.plan.timeout_s + SWITCH_MARGIN_S) / 60)
+
+    @property
+    def expected_usd(self) -> float:
+        """What a round costs if the instances come at once and are ready in the usual time."""
+        hold_s = min(_EXPECTED_HOLD_S[self.plan.wanted], self.plan.timeout_s)
+        return self.plan.count * self._cost(self.price_usd, hold_s, surplus=False)
+
+    @property
+    def bound_usd(self) -> float:
+        """The most a round can cost, if every machine of ours dies for good after the request.
+
+        Every instance at the on-demand price, until the switch in it turns it off.
+        """
+        life_s = self.shutdown_after_min * 60 + BOOT_MARGIN_S
+        return self.plan.count * self.most_usd(life_s)
+
+    def most_usd(self, hold_s: float) -> float:
+        """The most that one instance can cost while held: a spot price never exceeds on-demand."""
+        return self._cost(self.on_demand_usd, hold_s, surplus=True)
+
+    def _cost(self, usd_an_hour: float, hold_s: float, *, surplus: bool) -> float:
+        address = 0.0 if self.subnet_id else _IPV4_USD
+        credits = _SURPLUS_USD_A_VCPU * self.vcpus if surplus and self.burstable else 0.0
+        hours = max(hold_s, _LEAST_BILLED_S) / 3600
+        return hours * (usd_an_hour + address + _VOLUME_USD + credits)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The answer of the preflight; ``free_vcpus`` is None where the quota is not known."""
+
+    account: str | None
+    arn: str | None
+    prepared: tuple[Prepared, ...]
+    free_vcpus: Mapping[tuple[str, str], int | None]
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def require(self) -> "Checked":
+        """Return itself, or raise ValueError with what stops the batch."""
+        if self.problems:
+            raise ValueError("; ".join(self.problems))
+        return self
+
+    @property
+    def expected_usd(self) -> float:
+        """The expected cost of one round."""
+        return math.fsum(each.expected_usd for each in self.prepared)
+
+    @property
+    def bound_usd(self) -> float:
+        """The hard bound of the cost of one round."""
+        return math.fsum(each.bound_usd for each in self.prepared)
+
+
+def split_waves(
+    prepared: Sequence[Prepared], free_vcpus: Mapping[tuple[str, str], int | None]
+) -> list[list[Prepared]]:
+    """The plans in their order, cut into waves that each fit under every quota.
+
+    Running and open requests both count against a quota, so the next wave starts when the one
+    before is cleared.  A plan that fits no quota by itself gets a wave of its own.
+    """
+    waves: list[list[Prepared]] = []
+    used: dict[tuple[str, str], int] = {}
+    for each in prepared:
+        key, needs = (each.plan.target.region, each.family), each.plan.count * each.vcpus
+        limit = free_vcpus.get(key)
+        if not waves or (limit is not None and used.get(key, 0) + needs > limit):
+            waves.append([])
+            used = {}
+        waves[-1].append(each)
+        used[key] = used.get(key, 0) + needs
+    return waves
+
+
+def quota_family(instance_type: str) -> str:
+    """The name of the vCPU quota that a type counts against, as in Service Quotas."""
+    family = "".join(itertools.takewhile(str.isalpha, instance_type))
+    return _QUOTA_FAMILIES.get(family, _QUOTA_FAMILIES.get(family[:1], family))

@@ -1,0 +1,42 @@
+"""A request to stop, by Ctrl-C or a signal, turned into a flag that the loop reads.
+
+A handler that raises would abort whatever it lands in, a half-written log line or the clean-up
+itself.  So the first signal asks for an orderly end, and further ones change nothing: what was
+launched is always cleaned up.
+"""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopping:
+    """While entered, ``by`` is the name of the signal that asked to stop, or None."""
+
+    def __init__(self) -> None:
+        self.by: str | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Stopping":
+        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+            self._before = {each: signal.signal(each, self._asked) for each in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        again = self.by is not None
+        self.by = signal.Signals(number).name
+        words = "still cleaning up; please wait" if again else "stopping: cleaning up first"
+        os.write(2, f"{self.by}: {words}\n".encode())  # print could land in a print, and fail

@@ -1,0 +1,431 @@
+"""What is kept: the append-only event log of each batch, the selections, and tables out of them.
+
+One log a batch, ``<batch_id>.jsonl``, a JSON object a line: the only raw record, and at once the
+write-ahead journal of the clean-up, so that the two cannot disagree.  Whoever holds the file's
+lock is its writer and may only append.  Tables are derived here and nowhere stored.
+
+History of the log's schema:
+
+1. 2026-11: first.  Times are seconds since the batch's first line; see ``EVENTS``.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import spotlib
+from spotlib.model import Stage, Target
+
+SCHEMA = 1
+EVENTS = {
+    "batch": "first line: schema, parameters, endpoint, world, identity, versions, host",
+    "intent": "before a request call: plan, client token, exact parameters, what is known of it",
+    "requested": "the call was answered: request ids, when it was sent and answered",
+    "refused": "the call was refused: EC2's code and message, its kind, what to do",
+    "skipped": "a round that would have started late, or ticks that passed without a look",
+    "look": "one sight of a region, also a failed one: the count of each plan at each stage",
+    "stage": "a request is first shown at a stage: the bracket and EC2's own timestamps",
+    "outcome": "a request ended: how, EC2's status code, until when it was watched",
+    "release": "clean-up: what was cancelled and terminated",
+    "clean": "the end: whether it is confirmed that nothing is left",
+}
+SELECTION_COLUMNS = ("rank", "instance_type", "region", "source")
+
+Event = dict[str, Any]
+_LOOK = '{"event":"look"'
+
+
+def workspace() -> Path:
+    """The folder that holds ``notebooks/`` and ``results/``: where the package is installed."""
+    return Path(spotlib.__file__).parents[1]
+
+
+def results_folder(results: str | Path = "") -> Path:
+    """The results folder: the workspace's own, or the one given (relative to the workspace).
+
+    Raises
+    ------
+    ValueError
+        If it cannot be written to, before anything is spent on what could not be kept.
+    """
+    folder = workspace() / (results or "results")
+    try:
+        (folder / "launches").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"results {str(folder)!r} cannot be made: {error.strerror}") from error
+    if not os.access(folder / "launches", os.W_OK):
+        raise ValueError(f"results {str(folder)!r} cannot be written to: choose another folder")
+    return folder
+
+
+def new_batch_id(started_at: datetime) -> str:
+    """A sortable name: when the batch started and something that no other one has."""
+    return f"{started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+class EventLog:
+    """The writer of one batch's log: one write a line, never edited, locked while it lives.
+
+    ``flock`` frees itself when its holder dies, however it dies, so a stale lock is impossible.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            self._file = os.open(self.path, flags, 0o644)
+        except FileExistsError as error:
+            raise ValueError(f"{self.path} exists: a log is never written twice") from error
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _sync_folder(self.path.parent)
+
+    @property
+    def batch_id(self) -> str:
+        """The batch's name, from the file's."""
+        return self.path.stem
+
+    def append(self, event: str, /, *, sync: bool = False, **fields: Any) -> None:
+        """Write one event; ``sync`` waits until it is on the disk.
+
+        Raises
+        ------
+        OSError
+            If it could not be written whole (a full disk).
+        """
+        line = json.dumps({"event": event, **fields}, separators=(",", ":"), default=_plain)
+        data = line.encode() + b"\n"
+        if os.write(self._file, data) != len(data):
+            raise OSError(f"{self.path}: the disk took only a part of a line; is it full?")
+        if sync:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        """Flush to the disk and let go of the lock."""
+        os.fsync(self._file)
+        os.close(self._file)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{value!r} has no place in a log")
+
+
+def _sync_folder(folder: Path) -> None:
+    # A new file's name is safe on the disk only once its folder is.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def log_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The logs among ``paths``: files as they are, folders for the ``.jsonl`` in them, sorted."""
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    found: list[Path] = []
+    for path in map(Path, given):
+        if path.is_dir():
+            found.extend(sorted(path.glob("*.jsonl")))
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"there is no log or folder of logs at {path}")
+    return found
+
+
+def read_events(path: str | Path, *, looks: bool = True) -> tuple[list[Event], bool]:
+    """All whole events of one log, and whether its last line is torn (or still being written).
+
+    Raises
+    ------
+    ValueError
+        If the file is no log, is of an unknown schema, or is broken before its last line.
+    """
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+    tail = lines.pop()  # empty after a whole line
+    kept = lines if looks else [line for line in lines if not line.startswith(_LOOK)]
+    try:
+        events: list[Event] = [json.loads(line) for line in kept]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is broken before its last line: {error}") from error
+    _require_schema(path, events)
+    return events, tail != ""
+
+
+def _require_schema(path: str | Path, events: Sequence[Event]) -> None:
+    if not events:
+        return
+    first = events[0]
+    if not isinstance(first, dict) or first.get("event") != "batch":
+        raise ValueError(f"{path} is not a log of spotlib: its first line is no batch event")
+    if first.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {first.get('schema')!r}, this spotlib reads {SCHEMA}: update it"
+        )
+
+
+def load_batches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """One row a batch: what ran, where, and whether it is confirmed that nothing is left."""
+    return _table(_batch_rows(log_files(paths)), times=("started_at",), columns=BATCH_COLUMNS)
+
+
+def load_launches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """One row a request, with every stage's bracket, the outcome and what was known before.
+
+    ``*_s`` are seconds since the plan's request call was sent.  A stage never shown has NaN
+    brackets and is censored at ``watched_s``; a refused call gives its ``n`` rows without an id;
+    a request still under way (or cut off by a crash) has no outcome yet.
+    """
+    rows = (row for path in log_files(paths) for row in _launch_rows(path))
+    return _table(rows, times=LAUNCH_TIMES, columns=LAUNCH_COLUMNS)
+
+
+def load_polls(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """One row a look and plan: when it was asked and answered, how many were at each stage.
+
+    ``*_s`` are seconds since the plan's request call was sent.  A missed look has NaN counts and
+    says why in ``error``.
+    """
+    rows = (row for path in log_files(paths) for row in _poll_rows(path))
+    return _table(rows, times=("at",), columns=POLL_COLUMNS)
+
+
+_PLACE = ("simulated", "world", "endpoint", "batch_id")
+_PLAN = (
+    *("round", "plan", "instance_type", "region", "availability_zone_id", "placement"),
+    *("method", "wanted", "n", "timeout_s"),
+)
+_FEATURES = (
+    *("price_usd", "price_at", "price_source", "on_demand_usd"),
+    *("sps", "sps_at", "sps_source", "if_score", "if_at", "if_source", "since_last_s"),
+)
+_STAMPS = ("created_at", "fulfilled_at", "launched_at")
+BATCH_COLUMNS = (
+    *_PLACE,
+    *("started_at", "account", "profile", "rounds", "every_s", "poll_s", "phase_s", "seed"),
+    *("plans", "requests", "ended", "clean", "torn"),
+)
+LAUNCH_TIMES = ("sent_at", *_STAMPS, "price_at", "sps_at", "if_at")
+LAUNCH_COLUMNS = (
+    *_PLACE,
+    *_PLAN,
+    *("request_id", "instance_id", "zone_id", "image", "max_price_usd", "sent_at"),
+    *("outcome", "status_code", "kind", "watched_s"),
+    *(f"{stage.label}_{end}_s" for stage in Stage for end in ("after", "by")),
+    *_STAMPS,
+    *_FEATURES,
+)
+POLL_COLUMNS = (
+    *_PLACE,
+    *_PLAN,
+    *("tick", "asked_s", "answered_s", "at"),
+    *(stage.label for stage in Stage),
+    "error",
+)
+_COUNTS = ("round", "plan", "n", "tick", *(stage.label for stage in Stage))
+_WHOLE = {*_COUNTS, "rounds", "plans", "requests", "ended", "seed", "sps"}
+
+
+def _table(
+    rows: Iterable[dict[str, Any]], *, times: Sequence[str], columns: Sequence[str]
+) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=list(columns))
+    for name in columns:
+        if name in times:
+            table[name] = pd.to_datetime(table[name], utc=True, format="ISO8601")
+        elif name in _WHOLE:
+            table[name] = table[name].astype("Int64")
+        elif name.endswith(("_s", "_usd")) or name == "if_score":
+            table[name] = table[name].astype("float64")
+        elif name in ("simulated", "torn", "clean"):
+            table[name] = table[name].astype("boolean")
+        else:
+            table[name] = table[name].astype("str" if table[name].notna().any() else "object")
+    return table
+
+
+def _place(first: Event) -> dict[str, Any]:
+    return {name: first.get(name) for name in _PLACE}
+
+
+def _plan(intent: Event) -> dict[str, Any]:
+    return {name: intent.get(name) for name in _PLAN}
+
+
+def _batch_rows(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        events, torn = read_events(path, looks=False)
+        if not events:
+            continue  # a batch that has just been born
+        first = events[0]
+        row = {name: first.get(name) for name in BATCH_COLUMNS}
+        row |= first["parameters"] | {"account": (first["identity"] or {}).get("account")}
+        row["plans"] = sum(event["event"] == "intent" for event in events)
+        row["requests"] = sum(len(event.get("request_ids", ())) for event in events[1:])
+        row["ended"] = sum(event["event"] == "outcome" for event in events)
+        ends = [event["confirmed"] for event in events if event["event"] == "clean"]
+        yield row | {"clean": ends[-1] if ends else None, "torn": torn}
+
+
+def _launch_rows(path: Path) -> Iterator[dict[str, Any]]:
+    events, _ = read_events(path, looks=False)
+    if not events:
+        return
+    place = _place(events[0])
+    intents: dict[tuple[int, int], Event] = {}
+    requests: dict[str, dict[str, Any]] = {}
+    for event in events:
+        key = (event.get("round", -1), event.get("plan", -1))
+        match event["event"]:
+            case "intent":
+                intents[key] = event
+            case "requested":
+                for row in _requested_rows(place, intents[key], event):
+                    requests[row["request_id"]] = row
+            case "refused":
+                yield from _refused_rows(place, intents[key], event)
+            case "stage":
+                _note_stage(requests[event["request_id"]], event)
+            case "outcome":
+                _note_outcome(requests[event["request_id"]], event)
+    _censor_unfinished(path, requests)
+    for row in requests.values():
+        yield _since_sent(row)
+
+
+def _before(place: Event, intent: Event) -> dict[str, Any]:
+    known = {name: intent["known"].get(name) for name in _FEATURES}
+    return {**place, **_plan(intent), **known} | {
+        name: intent.get(name) for name in ("image", "max_price_usd")
+    }
+
+
+def _requested_rows(place: Event, intent: Event, event: Event) -> Iterator[dict[str, Any]]:
+    for request_id in event["request_ids"]:
+        yield _before(place, intent) | {
+            "request_id": request_id,
+            "sent_s": event["asked_s"],
+            "sent_at": event["at"],
+            "accepted_after_s": event["asked_s"],
+            "accepted_by_s": event["answered_s"],
+        }
+
+
+def _refused_rows(place: Event, intent: Event, event: Event) -> Iterator[dict[str, Any]]:
+    row = _before(place, intent) | {
+        "sent_at": event["at"],
+        "outcome": "refused",
+        "status_code": event["code"],
+        "kind": event["kind"],
+        "watched_s": 0.0,
+    }
+    yield from (dict(row) for _ in range(intent["n"]))
+
+
+def _note_stage(row: dict[str, Any], event: Event) -> None:
+    row[f"{event['stage']}_after_s"] = event["after_s"]
+    row[f"{event['stage']}_by_s"] = event["by_s"]
+    row["instance_id"] = event["instance_id"]
+    row["zone_id"] = event["availability_zone_id"]
+    row["created_at"] = event["created_at"]
+    if event["stage"] == "fulfilled":  # EC2 overwrites this time with the next status change
+        row["fulfilled_at"] = event["status_updated_at"]
+    row["launched_at"] = event["launched_at"] or row.get("launched_at")
+
+
+def _note_outcome(row: dict[str, Any], event: Event) -> None:
+    row["outcome"] = event["outcome"]
+    row["status_code"] = event["status_code"]
+    row["watched_at_s"] = event["watched_s"]
+
+
+def _censor_unfinished(path: Path, requests: dict[str, dict[str, Any]]) -> None:
+    unfinished = [row for row in requests.values() if "outcome" not in row]
+    if not unfinished:
+        return
+    looked: dict[tuple[int, str], float] = {}
+    for event in read_events(path)[0]:
+        if event["event"] == "look" and event["error"] is None:
+            looked.update({(event["round"], plan): event["asked_s"] for plan in event["plans"]})
+    for row in unfinished:
+        row["watched_at_s"] = looked.get((row["round"], str(row["plan"])), row["sent_s"])
+
+
+def _since_sent(row: dict[str, Any]) -> dict[str, Any]:
+    sent_s = row["sent_s"]
+    for name in (f"{stage.label}_{end}_s" for stage in Stage for end in ("after", "by")):
+        if row.get(name) is not None:
+            row[name] -= sent_s
+    row["watched_s"] = row["watched_at_s"] - sent_s
+    return row
+
+
+def _poll_rows(path: Path) -> Iterator[dict[str, Any]]:
+    events, _ = read_events(path)
+    intents: dict[tuple[int, int], Event] = {}
+    sent: dict[tuple[int, int], float] = {}
+    for event in events:
+        if event["event"] == "intent":
+            intents[event["round"], event["plan"]] = event
+        elif event["event"] == "requested":
+            sent[event["round"], event["plan"]] = event["asked_s"]
+        elif event["event"] == "look":
+            for plan, counts in event["plans"].items():
+                key = (event["round"], int(plan))
+                yield {
+                    **_place(events[0]),
+                    **_plan(intents[key]),
+                    "tick": event["tick"],
+                    "asked_s": event["asked_s"] - sent[key],
+                    "answered_s": event["answered_s"] - sent[key],
+                    "at": event["at"],
+                    **{stage.label: (counts or {}).get(stage.label) for stage in Stage},
+                    "error": event["error"],
+                }
+
+
+def newest_selection(results: Path) -> Path | None:
+    """The last selection written, or None; their names sort by time."""
+    return max((results / "selection").glob("*.csv"), default=None)
+
+
+def read_selection(path: str | Path) -> pd.DataFrame:
+    """A selection file, best target first, as ``01_select`` writes it.
+
+    Raises
+    ------
+    ValueError
+        If it is missing, empty, lacks a column, or mixes simulated and real targets.
+    """
+    try:
+        table = pd.read_csv(path)
+    except (OSError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"selection {str(path)!r} cannot be read: {error}") from error
+    missing = [name for name in SELECTION_COLUMNS if name not in table.columns]
+    if missing:
+        raise ValueError(
+            f"selection {str(path)!r} lacks the columns {missing}, it has {list(table.columns)}: "
+            "write it with 01_select"
+        )
+    if table.empty or table["source"].nunique() != 1:
+        raise ValueError(f"selection {str(path)!r} needs rows of one source, spotlake or sandbox")
+    return table.sort_values("rank", kind="stable", ignore_index=True)
+
+
+def selection_targets(selection: pd.DataFrame, *, top: int) -> list[Target]:
+    """The first ``top`` targets of a selection."""
+    zones = selection.get("availability_zone_id", pd.Series(None, index=selection.index))
+    columns = zip(selection["instance_type"], selection["region"], zones, strict=True)
+    return [
+        Target(instance_type, region, None if pd.isna(zone) else zone)
+        for instance_type, region, zone in list(columns)[:top]
+    ]
