@@ -1,0 +1,152 @@
+"""The things in the pretend account: spot requests, instances, and how they are found.
+
+Plain records and their indexes.  What happens to them, and when, is ``world``'s; how EC2 words
+them is ``shapes``'s.  All times are seconds since the world began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Literal
+
+from spotlib.sandbox.market import Pool
+
+EbsForm = Literal["reported", "not-applicable", "absent"]
+
+# Every status code this sandbox reaches -> the state its request is in.  A request that was
+# cancelled stays cancelled, whatever happens to its instance afterwards.
+STATE_OF_CODE = {
+    "pending-evaluation": "open",
+    "pending-fulfillment": "open",
+    "capacity-not-available": "open",
+    "price-too-low": "open",
+    "fulfilled": "active",
+    "instance-terminated-by-user": "closed",
+    "instance-terminated-no-capacity": "closed",
+    "request-canceled-and-instance-running": "cancelled",
+    "canceled-before-fulfillment": "cancelled",
+    "schedule-expired": "cancelled",
+    "bad-parameters": "failed",
+    "system-error": "closed",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fate:
+    """What becomes of one request, decided in advance: delays in seconds, ``None`` for never.
+
+    A test gives these through ``World(script=...)``; the market then has no say.
+    """
+
+    evaluate_s: float = 0.5  # accepted -> evaluated (until then pending-evaluation)
+    held_s: float | None = 0.0  # evaluated -> capacity is there (until then capacity-not-available)
+    in_flight_s: float = 1.0  # pending-fulfillment lasts so long; a cancel in it comes too late
+    boot_s: float | None = 6.0  # fulfilled -> running
+    ok_s: float | None = 200.0  # running -> instance and system status ok
+    ebs: EbsForm | None = None  # None: as the type has it (reported on Nitro, absent on Xen)
+    ebs_ok_s: float | None = 0.0  # running -> attached-EBS status ok, where it is reported
+    interrupted_s: float | None = None  # fulfilled -> interruption notice
+    shutdown_s: float = 10.0  # shutting-down -> terminated
+    fails: str | None = None  # a status code to end in at evaluation: bad-parameters, system-error
+
+
+@dataclass(kw_only=True)
+class SpotRequest:
+    """One spot instance request, ``sir-...``."""
+
+    request_id: str
+    name: str  # names its random draws
+    index: int  # its place in the call that made it
+    token: str
+    pool: Pool
+    launch: dict[str, Any]  # the LaunchSpecification as asked
+    vcpus: int
+    accepted_s: float
+    valid_until_s: float
+    max_price_usd: float | None
+    tags: dict[str, str]
+    fate: Fate | None  # None: the market decides
+    code: str = "pending-evaluation"
+    state: str = "open"
+    updated_s: float = 0.0
+    in_flight: bool = False  # a launch is under way that a cancel can no longer stop
+    instance: Instance | None = None
+    happened_s: dict[str, float] = field(default_factory=dict)  # truth: first time of each event
+
+
+@dataclass(kw_only=True)
+class Instance:
+    """One instance, launched for a spot request."""
+
+    instance_id: str
+    request: SpotRequest
+    launched_s: float
+    fate: Fate
+    ebs: EbsForm
+    state: str = "pending"
+    ok_at_s: float = inf  # when its status checks pass, known once it runs
+    ebs_ok_at_s: float = inf
+    reason: tuple[str, str] | None = None  # StateReason, once it ends
+    ended_s: float | None = None  # when it began to shut down
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def checks(self, now_s: float) -> tuple[str, str | None]:
+        """(instance and system status, attached-EBS status or None where absent)."""
+        running = self.state == "running"
+        status = _summary(self.ok_at_s, now_s) if running else "not-applicable"
+        if self.ebs == "absent":
+            return status, None
+        if self.ebs == "not-applicable" or not running:
+            return status, "not-applicable"
+        return status, _summary(self.ebs_ok_at_s, now_s)
+
+
+def _summary(ok_at_s: float, now_s: float) -> str:
+    return "ok" if now_s >= ok_at_s else "initializing"
+
+
+Script = Callable[[SpotRequest], Fate | None]
+Tagged = SpotRequest | Instance
+
+
+class Region:
+    """What one region of the account holds, indexed so that a look costs what it returns."""
+
+    def __init__(self) -> None:
+        self.requests: dict[str, SpotRequest] = {}
+        self.instances: dict[str, Instance] = {}
+        self.calls = 0  # launch calls so far; names their draws
+        self.tokens: dict[str, tuple[str, list[SpotRequest]]] = {}
+        self.held: dict[Pool, int] = {}  # instances of ours a pool has given and not got back
+        self._by_tag: dict[tuple[str, str], dict[str, SpotRequest]] = {}
+
+    def add(self, request: SpotRequest) -> None:
+        self.requests[request.request_id] = request
+        for tag in request.tags.items():
+            self._by_tag.setdefault(tag, {})[request.request_id] = request
+
+    def tag(self, thing: Tagged, tags: dict[str, str]) -> None:
+        if isinstance(thing, SpotRequest):
+            self._unindex(thing)
+            thing.tags.update(tags)
+            self.add(thing)
+        else:
+            thing.tags.update(tags)
+
+    def forget(self, thing: Tagged) -> None:
+        if isinstance(thing, SpotRequest):
+            self._unindex(thing)
+            self.requests.pop(thing.request_id, None)
+        else:
+            self.instances.pop(thing.instance_id, None)
+
+    def tagged(self, key: str, values: Iterable[str]) -> Iterator[SpotRequest]:
+        """The requests that carry this tag with one of these values."""
+        for value in values:
+            yield from self._by_tag.get((key, value), {}).values()
+
+    def _unindex(self, request: SpotRequest) -> None:
+        for tag in request.tags.items():
+            self._by_tag.get(tag, {}).pop(request.request_id, None)

@@ -1,0 +1,63 @@
+"""What moto answers for us: the furniture of an account that no spot request changes.
+
+Images, subnets, VPCs, security groups, regions, zones, SSM parameters.  moto's backends are
+process-wide, shared by all worlds, and only read here.  ``mock_aws`` is never used: it would
+replace credentials and block every other AWS call of the process.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from spotlib.sandbox.protocol import Answer, Asked
+
+_READS = {
+    "ec2": {
+        "DescribeAvailabilityZones",
+        "DescribeImages",
+        "DescribeInstanceTypeOfferings",
+        "DescribeRegions",
+        "DescribeSecurityGroups",
+        "DescribeSubnets",
+        "DescribeVpcs",
+    },
+    "ssm": {"GetParameter", "GetParameters", "GetParametersByPath"},
+}
+_ACCOUNT = "123456789012"
+
+
+def answers(asked: Asked) -> bool:
+    """Whether moto's answer to this call is good enough to pass on."""
+    return asked.action in _READS.get(asked.service, ())
+
+
+def pass_on(asked: Asked) -> Answer:
+    """moto's own answer to the call."""
+    from moto.core.request import Request  # noqa: PLC0415 (moto's backends are slow to import)
+
+    url = f"https://{asked.service}.{asked.region}.amazonaws.com/"
+    backend = _backend(asked.service, asked.region)
+    request = Request.from_primitives("POST", url, asked.headers, asked.body)
+    handle = next(h for pattern, h in backend.urls.items() if re.match(pattern, url))
+    status, headers, answer = handle(request, url, request.headers)
+    body = answer.encode() if isinstance(answer, str) else answer
+    return status, {str(name): str(value) for name, value in headers.items()}, body
+
+
+def subnet_zones(region: str) -> dict[str, str]:
+    """Subnet id -> id of its availability zone."""
+    return {
+        subnet.id: subnet.availability_zone_id
+        for subnet in _backend("ec2", region).describe_subnets()
+    }
+
+
+def _backend(service: str, region: str) -> Any:
+    from moto.backends import get_backend  # noqa: PLC0415
+    from moto.moto_api._internal import mock_random  # noqa: PLC0415
+
+    # moto draws the ids of a region's subnets when it is first used; the same in every process.
+    mock_random.seed(f"{service}/{region}")
+    find: Any = get_backend
+    return find(service)[_ACCOUNT][region]

@@ -1,0 +1,132 @@
+"""Which instance types, zones and images exist: moto's packaged data, read lazily and directly.
+
+Importing ``moto.ec2.models`` would take a second; the files are all this needs.  Owned here: the
+facts about types, offerings, zones and images.  Refused: anything that moves (see ``market``).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+# The regions every account may use without opting in; the ones SpotLake covers.
+DEFAULT_REGIONS = (
+    "ap-northeast-1", "ap-northeast-2", "ap-northeast-3", "ap-south-1", "ap-southeast-1",
+    "ap-southeast-2", "ca-central-1", "eu-central-1", "eu-north-1", "eu-west-1", "eu-west-2",
+    "eu-west-3", "sa-east-1", "us-east-1", "us-east-2", "us-west-1", "us-west-2",
+)  # fmt: skip
+
+# Families that share a spot quota (EC2's quota names); all others are "Standard".
+_QUOTA_GROUPS = {
+    "f": "F", "g": "G and VT", "gr": "G and VT", "vt": "G and VT", "p": "P", "x": "X",
+    "u": "X", "inf": "Inf", "dl": "DL", "trn": "Trn",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InstanceType:
+    """What the market and the endpoint need to know of an instance type."""
+
+    name: str
+    vcpus: int
+    memory_gib: float
+    architectures: tuple[str, ...]
+    nitro: bool  # bare metal counts as nitro: it has attached-EBS checks too
+    burstable: bool
+    accelerators: int
+    sold_as_spot: bool
+
+    @property
+    def quota_group(self) -> str:
+        """The name of the spot quota this type counts against."""
+        letters = self.name.split(".")[0].split("-")[0]
+        prefix = letters[: next((i for i, c in enumerate(letters) if c.isdigit()), len(letters))]
+        return _QUOTA_GROUPS.get(prefix, "Standard")
+
+
+@dataclass(frozen=True)
+class Zone:
+    """One availability zone: its name in this account and its id in the world."""
+
+    name: str
+    zone_id: str
+    region: str
+
+
+def _resource(path: str) -> Any:
+    spec = find_spec("moto")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("the sandbox needs moto: pip install 'moto[ec2,ssm]'")
+    file = Path(spec.origin).parent / path
+    return json.loads(gzip.decompress(file.read_bytes())) if file.exists() else []
+
+
+@cache
+def raw_types() -> dict[str, dict[str, Any]]:
+    """Instance types as DescribeInstanceTypes gives them, by name."""
+    return dict(sorted(_resource("ec2/resources/instance_types.json.gz").items()))
+
+
+@cache
+def instance_type(name: str) -> InstanceType | None:
+    """The instance type of this name, or None."""
+    raw = raw_types().get(name)
+    if raw is None:
+        return None
+    groups = (("GpuInfo", "Gpus"), ("InferenceAcceleratorInfo", "Accelerators"))
+    return InstanceType(
+        name=name,
+        vcpus=raw["VCpuInfo"]["DefaultVCpus"],
+        memory_gib=raw["MemoryInfo"]["SizeInMiB"] / 1024,
+        architectures=tuple(raw["ProcessorInfo"]["SupportedArchitectures"]),
+        nitro=raw.get("Hypervisor") != "xen",
+        burstable=raw.get("BurstablePerformanceSupported", False),
+        accelerators=sum(x.get("Count", 0) for g, k in groups for x in raw.get(g, {}).get(k, [])),
+        sold_as_spot="spot" in raw["SupportedUsageClasses"],
+    )
+
+
+@cache
+def offered(region: str) -> dict[str, tuple[str, ...]]:
+    """Instance type -> ids of the zones of the region that offer it."""
+    zones: dict[str, list[str]] = {}
+    path = f"ec2/resources/instance_type_offerings/availability-zone-id/{region}.json.gz"
+    for row in _resource(path):
+        zones.setdefault(row["InstanceType"], []).append(row["Location"])
+    return {name: tuple(sorted(ids)) for name, ids in sorted(zones.items())}
+
+
+@cache
+def zones(region: str) -> tuple[Zone, ...]:
+    """The availability zones of a region, by name; empty for an unknown region."""
+    # moto keeps the mapping of names to ids in code, and a passed-on DescribeSubnets shows it.
+    from moto.ec2.models.availability_zones_and_regions import (  # noqa: PLC0415 (slow to import)
+        RegionsAndZonesBackend,
+    )
+
+    found = RegionsAndZonesBackend.zones.get(region, [])
+    return tuple(Zone(zone.name, zone.zone_id, region) for zone in found)
+
+
+@cache
+def opted_in(region: str) -> bool:
+    """Whether the account may use the region."""
+    from moto.ec2.models.availability_zones_and_regions import (  # noqa: PLC0415 (slow to import)
+        RegionsAndZonesBackend,
+    )
+
+    states = {known.name: known.opt_in_status for known in RegionsAndZonesBackend.regions}
+    return states.get(region, "not-opted-in") != "not-opted-in"
+
+
+@cache
+def images(region: str) -> dict[str, str]:
+    """Image id -> architecture, for the images of a region."""
+    rows = _resource(f"ec2/resources/latest_amis/{region}.json.gz")
+    rows = rows + _resource("ec2/resources/amis.json.gz")
+    return {row["ami_id"]: row["architecture"] for row in rows}

@@ -1,0 +1,110 @@
+"""How EC2 narrows a describe call: filters, explicit ids, pages, and the limits of each.
+
+A resource is its wire form, a dict; a filter names a dotted path into it.  Nothing is known here
+of what the resources are.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from spotlib.sandbox.protocol import ApiError
+
+_MOST_VALUES = 200
+
+Shape = dict[str, Any]
+
+
+def narrow(
+    shapes: Iterable[Shape], params: Mapping[str, Any], paths: Mapping[str, str]
+) -> list[Shape]:
+    """The shapes that pass every filter of the call.  ``paths``: filter name -> dotted path."""
+    wanted = asked_filters(params)
+    for name in wanted:
+        if name not in paths and not name.startswith("tag:"):
+            raise ApiError("InvalidParameterValue", f"The filter '{name}' is invalid")
+    return [
+        shape
+        for shape in shapes
+        if all(_matches(_values(shape, name, paths), values) for name, values in wanted.items())
+    ]
+
+
+def asked_filters(params: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Filter name -> values, checked against EC2's limit."""
+    filters = {item.get("Name", ""): item.get("Values", []) for item in params.get("Filters", [])}
+    if sum(map(len, filters.values())) > _MOST_VALUES:
+        message = (
+            f"The maximum number of filter values specified on a single call is {_MOST_VALUES}"
+        )
+        raise ApiError("FilterLimitExceeded", message)
+    return filters
+
+
+def page(
+    shapes: Sequence[Shape],
+    params: Mapping[str, Any],
+    *,
+    ids: Sequence[str] = (),
+    id_name: str = "",
+) -> tuple[list[Shape], dict[str, str]]:
+    """One page of the shapes, and ``{"NextToken": ...}`` when there are more."""
+    most = params.get("MaxResults")
+    if most is None and "NextToken" not in params:
+        return list(shapes), {}
+    if ids:
+        message = f"The parameter {id_name} cannot be used with the parameter maxResults"
+        raise ApiError("InvalidParameterCombination", message)
+    most = 1000 if most is None else most
+    if not 5 <= most <= 1000:
+        message = f"Value ( {most} ) for parameter maxResults is not between 5 and 1000."
+        raise ApiError("InvalidParameterValue", message)
+    start = _start(params.get("NextToken", ""))
+    end = start + most
+    return list(shapes[start:end]), {"NextToken": _token(end)} if end < len(shapes) else {}
+
+
+def _start(token: str) -> int:
+    try:
+        return int(base64.b64decode(token, validate=True).decode() or 0)
+    except (binascii.Error, ValueError):
+        raise ApiError("InvalidNextToken", f"The token '{token}' is invalid") from None
+
+
+def _token(start: int) -> str:
+    return base64.b64encode(str(start).encode()).decode()
+
+
+def _values(shape: Shape, name: str, paths: Mapping[str, str]) -> list[str]:
+    if name.startswith("tag:"):
+        return [tag["Value"] for tag in shape.get("Tags", []) if tag["Key"] == name[4:]]
+    if name == "tag-key":
+        return [tag["Key"] for tag in shape.get("Tags", [])]
+    return [_text(value) for value in _follow(shape, paths[name].split("."))]
+
+
+def _follow(value: Any, path: Sequence[str]) -> list[Any]:
+    if isinstance(value, list):
+        return [found for item in value for found in _follow(item, path)]
+    if not path:
+        return [] if value is None else [value]
+    return _follow(value.get(path[0]), path[1:]) if isinstance(value, dict) else []
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value.strftime("%Y-%m-%dT%H:%M:%S.000Z") if hasattr(value, "strftime") else str(value)
+
+
+def _matches(values: Iterable[str], patterns: Sequence[str]) -> bool:
+    # EC2's wildcards are * and ?; fnmatch would read brackets as a third.
+    return any(
+        value == pattern or fnmatchcase(value, pattern.replace("[", "[[]"))
+        for value in values
+        for pattern in patterns
+    )

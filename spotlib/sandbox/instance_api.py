@@ -1,0 +1,169 @@
+"""The calls about instances: describe, status, terminate, tag.
+
+Each public function is one EC2 action: ``(world, region, params) -> result``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from spotlib.sandbox.account import Instance, Tagged
+from spotlib.sandbox.chance import digest
+from spotlib.sandbox.filters import Shape, asked_filters, narrow, page
+from spotlib.sandbox.protocol import ApiError
+from spotlib.sandbox.shapes import instance_shape, state, status_shape, tag_list
+from spotlib.sandbox.spot_api import find_requests, invalid, missing
+from spotlib.sandbox.world import World
+
+Params = dict[str, Any]
+
+_MOST_STATUS_IDS = 100
+_INSTANCE_ID = re.compile(r"i-[0-9a-f]{17}")
+
+_PATHS = {
+    "architecture": "Architecture",
+    "availability-zone": "Placement.AvailabilityZone",
+    "availability-zone-id": "Placement.AvailabilityZoneId",
+    "image-id": "ImageId",
+    "instance-id": "InstanceId",
+    "instance-lifecycle": "InstanceLifecycle",
+    "instance-state-code": "State.Code",
+    "instance-state-name": "State.Name",
+    "instance-type": "InstanceType",
+    "launch-time": "LaunchTime",
+    "spot-instance-request-id": "SpotInstanceRequestId",
+    "state-reason-code": "StateReason.Code",
+    "tag-key": "Tags.Key",
+}
+_STATUS_PATHS = {
+    "attached-ebs-status.status": "AttachedEbsStatus.Status",
+    "availability-zone": "AvailabilityZone",
+    "availability-zone-id": "AvailabilityZoneId",
+    "instance-state-code": "InstanceState.Code",
+    "instance-state-name": "InstanceState.Name",
+    "instance-status.reachability": "InstanceStatus.Details.Status",
+    "instance-status.status": "InstanceStatus.Status",
+    "system-status.reachability": "SystemStatus.Details.Status",
+    "system-status.status": "SystemStatus.Status",
+}
+_TAG_PATHS = {
+    "key": "Key",
+    "resource-id": "ResourceId",
+    "resource-type": "ResourceType",
+    "value": "Value",
+}
+
+
+def describe_instances(world: World, region: str, params: Params) -> Shape:
+    """Instances by id or filter, each in a reservation of its own, as spot launches are."""
+    ids = params.get("InstanceIds", [])
+    found = find_instances(world, region, ids) if ids else _candidates(world, region, params)
+    shapes = narrow((instance_shape(world, instance) for instance in found), params, _PATHS)
+    shown, more = page(shapes, params, ids=ids, id_name="InstanceIds")
+    return {"Reservations": [_reservation(world, shape) for shape in shown], **more}
+
+
+def describe_instance_status(world: World, region: str, params: Params) -> Shape:
+    """Status checks; of running instances only, unless all are asked for."""
+    ids = params.get("InstanceIds", [])
+    if len(ids) > _MOST_STATUS_IDS:
+        raise invalid(f"At most {_MOST_STATUS_IDS} instance ids can be given, not {len(ids)}")
+    home = world.region(region)
+    found: Iterable[Instance] = home.instances.values()
+    if ids:
+        found = find_instances(world, region, ids)
+    if not params.get("IncludeAllInstances", False):
+        found = [instance for instance in found if instance.state == "running"]
+    shapes = narrow((status_shape(world, instance) for instance in found), params, _STATUS_PATHS)
+    shown, more = page(shapes, params, ids=ids, id_name="InstanceIds")
+    return {"InstanceStatuses": shown, **more}
+
+
+def terminate_instances(world: World, region: str, params: Params) -> Shape:
+    """Terminate instances, all or none."""
+    ids = params.get("InstanceIds", [])
+    if not ids:
+        raise missing("InstanceId")
+    changes = []
+    for instance in find_instances(world, region, ids):
+        before = instance.state
+        world.terminate(instance)
+        changes.append(
+            {
+                "InstanceId": instance.instance_id,
+                "PreviousState": state(before),
+                "CurrentState": state(instance.state),
+            }
+        )
+    return {"TerminatingInstances": changes}
+
+
+def create_tags(world: World, region: str, params: Params) -> Shape:
+    """Tag requests and instances, all or none."""
+    ids = params.get("Resources", [])
+    if not ids:
+        raise missing("ResourceIdSet")
+    tags = {tag["Key"]: tag.get("Value", "") for tag in params.get("Tags", [])}
+    if not tags:
+        raise missing("Tag")
+    for thing in [_thing(world, region, i) for i in ids]:
+        world.region(region).tag(thing, tags)
+    return {}
+
+
+def describe_tags(world: World, region: str, params: Params) -> Shape:
+    """The tags of all requests and instances of the region."""
+    home = world.region(region)
+    rows = [
+        {"ResourceId": i, "ResourceType": kind, **tag}
+        for kind, things in (
+            ("spot-instances-request", home.requests),
+            ("instance", home.instances),
+        )
+        for i, thing in things.items()
+        for tag in tag_list(thing.tags)
+    ]
+    shown, more = page(narrow(rows, params, _TAG_PATHS), params)
+    return {"Tags": shown, **more}
+
+
+def find_instances(world: World, region: str, ids: Sequence[str]) -> list[Instance]:
+    """The instances with these ids; one bad id refuses the whole call."""
+    known = world.region(region).instances
+    malformed = [i for i in ids if not _INSTANCE_ID.fullmatch(i)]
+    if malformed:
+        raise ApiError("InvalidInstanceID.Malformed", f'Invalid id: "{malformed[0]}"')
+    unknown = [i for i in ids if i not in known]
+    if unknown:
+        word = "ID" if len(unknown) == 1 else "IDs"
+        verb = "does" if len(unknown) == 1 else "do"
+        message = f"The instance {word} '{', '.join(unknown)}' {verb} not exist"
+        raise ApiError("InvalidInstanceID.NotFound", message)
+    return [known[i] for i in dict.fromkeys(ids)]
+
+
+def _candidates(world: World, region: str, params: Params) -> Iterable[Instance]:
+    """The instances worth looking at: through their requests where a filter names those."""
+    home = world.region(region)
+    values = asked_filters(params).get("spot-instance-request-id")
+    if values is None or any(mark in value for value in values for mark in "*?"):
+        return home.instances.values()
+    requests = [home.requests.get(i) for i in dict.fromkeys(values)]
+    instances = [request.instance for request in requests if request and request.instance]
+    return [instance for instance in instances if instance.instance_id in home.instances]
+
+
+def _thing(world: World, region: str, resource_id: str) -> Tagged:
+    if resource_id.startswith("sir-"):
+        return find_requests(world, region, [resource_id])[0]
+    return find_instances(world, region, [resource_id])[0]
+
+
+def _reservation(world: World, shape: Shape) -> Shape:
+    return {
+        "ReservationId": f"r-0{digest(8, 'r', shape['InstanceId']).hex()}",
+        "OwnerId": world.account_id,
+        "Instances": [shape],
+    }

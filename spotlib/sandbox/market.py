@@ -1,0 +1,306 @@
+"""The pretend spot market: how tight each pool is at any time, and what follows from that.
+
+A pool is one instance type in one availability zone.  Its tightness is a level, plus its own
+movement, plus the movement of its zone, plus a day cycle: a weighted sum of sines, so any moment
+can be asked in any order, in any process, with the same answer for the same seed.  Free capacity,
+scores, prices, interruptions and the times of a launch follow from it.
+
+Times ``at`` are POSIX seconds, a scalar or an array.  The plural functions take many pools and
+give one row a pool; they are what makes a month of every pool quick.  Nothing is remembered and
+no clock is read: who holds which instance is ``world``'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from spotlib.sandbox import catalogue
+from spotlib.sandbox.chance import Floats, normals, uniforms
+from spotlib.sandbox.numbers import DEFAULT_SEED, PROFILES, Numbers
+
+DAY_S = 86400.0
+_PERIODS_S = np.geomspace(3600.0, 14 * DAY_S, 9)
+_DRIFT_PERIODS_S = np.array([11.0, 23.0, 47.0]) * DAY_S
+_TIGHTEST_HOUR = 15.0
+# Whole hours east of Greenwich, for the day cycle.
+_HOURS_EAST = {
+    "af": 2, "ap-northeast": 9, "ap-south": 5, "ap-southeast-1": 8, "ap-southeast-2": 10,
+    "ca": -5, "eu": 1, "il": 2, "me": 3, "sa": -3, "us-east": -5, "us-west": -8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One instance type in one availability zone."""
+
+    instance_type: str
+    zone_id: str
+    region: str
+
+
+@dataclass(frozen=True)
+class Boot:
+    """The times of one launch, in seconds: fulfilled to running, running to status checks ok."""
+
+    boot_s: float
+    ok_s: float
+
+
+class Market:
+    """One seeded market.  ``profile`` names a set of numbers; ``numbers`` overrides it."""
+
+    def __init__(
+        self, seed: int = DEFAULT_SEED, *, profile: str = "calm", numbers: Numbers | None = None
+    ) -> None:
+        if profile not in PROFILES:
+            raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
+        self.seed = seed
+        self.profile = profile
+        self.numbers = numbers or PROFILES[profile]
+        self._weights = lru_cache(maxsize=None)(self._draw_weights)
+
+    # Tightness and what EC2 tells of it.
+
+    def tightness(self, pool: Pool, at: ArrayLike) -> Floats:
+        """How tight the pool is: below 0 is plenty, from ``full_at`` on nothing is free."""
+        return _only(self.tightnesses([pool], at), at)
+
+    def tightnesses(self, pools: Sequence[Pool], at: ArrayLike) -> Floats:
+        """The same for many pools: one row a pool, one column a moment."""
+        weights = np.array([self._weights(pool)[0] for pool in pools])
+        values: Floats = np.matmul(weights, _basis(at))
+        return values
+
+    def free_capacity(self, pool: Pool, at: ArrayLike) -> Floats:
+        """Instances the pool could still launch if nobody of ours held any: whole numbers."""
+        n = self.numbers
+        free = np.exp((n.full_at - self.tightness(pool, at)) / n.capacity_width)
+        return np.floor(np.minimum(free, n.capacity_most))
+
+    def placement_score(self, pool: Pool, at: ArrayLike) -> Floats:
+        """1 (unlikely) to 3: an imperfect, late view of the tightness, renewed every 10 min."""
+        return _only(self.placement_scores([pool], at), at)
+
+    def placement_scores(self, pools: Sequence[Pool], at: ArrayLike) -> Floats:
+        """The same for many pools: one row a pool."""
+        n = self.numbers
+        seen_at = np.floor(np.asarray(at) / 600.0) * 600.0 - n.score_lag_s
+        error = np.array([self._weights(pool)[1] for pool in pools])
+        seen = self.tightnesses(pools, seen_at) + np.matmul(error, _basis(seen_at))
+        score: Floats = 3.0 - (seen >= n.score_2_at) - (seen >= n.score_1_at)
+        return score
+
+    def interruption_score(self, instance_type: str, region: str, at: ArrayLike) -> Floats:
+        """SpotLake's IF: 3.0 (few interruptions) to 1.0; NaN where the advisor lists no such type.
+
+        It moves over weeks and is renewed once a day.
+        """
+        n = self.numbers
+        if uniforms(1, self.seed, "unlisted", instance_type)[0] < n.interruption_unlisted:
+            return np.full(np.shape(at), np.nan)
+        renewed = uniforms(1, self.seed, "renewed", region)[0] * DAY_S
+        day = np.floor((np.asarray(at) - renewed) / DAY_S) * DAY_S
+        name = (self.seed, "interruption", instance_type, region)
+        mean = math.sqrt(n.interruption_tightness) * self._shared_level(instance_type, region)
+        own = math.sqrt(1.0 - n.interruption_tightness) * normals(1, *name)[0]
+        drift = normals(2 * len(_DRIFT_PERIODS_S), *name, "drift") @ _waves(day, _DRIFT_PERIODS_S)
+        drift = drift.reshape(np.shape(at)) / math.sqrt(len(_DRIFT_PERIODS_S))
+        steps = np.searchsorted(self._score_steps(), mean + own + n.interruption_drift * drift)
+        score: Floats = 3.0 - 0.5 * steps
+        return score
+
+    # Money.
+
+    def on_demand_usd(self, instance_type: str, region: str) -> float:
+        """A plausible on-demand price, USD an hour."""
+        n, kind = self.numbers, catalogue.instance_type(instance_type)
+        if kind is None:
+            raise ValueError(f"no such instance type: {instance_type!r}")
+        usd = n.price_burstable_per_gib * kind.memory_gib
+        if not kind.burstable:
+            usd = n.price_per_vcpu * kind.vcpus + n.price_per_gib * kind.memory_gib
+        usd = usd * (n.price_arm_factor if "arm64" in kind.architectures else 1.0)
+        dear = uniforms(1, self.seed, "dear", region)[0] if region != "us-east-1" else 0.0
+        usd = (usd + n.price_gpu * kind.accelerators) * (1.0 + dear * (n.price_region_most - 1.0))
+        return round(float(usd), 4)
+
+    def price_usd(self, pool: Pool, at: ArrayLike) -> Floats:
+        """The spot price, USD an hour."""
+        return _only(self.prices_usd([pool], at), at)
+
+    def prices_usd(self, pools: Sequence[Pool], at: ArrayLike) -> Floats:
+        """The same for many pools.  A price holds for hours, so few distinct moments matter."""
+        n = self.numbers
+        since = np.array(
+            [[self.price_since(pool, moment) for moment in _row(at)] for pool in pools]
+        )
+        moments, column = np.unique(since, return_inverse=True)
+        tight = np.take_along_axis(
+            self.tightnesses(pools, moments), column.reshape(since.shape), axis=1
+        )
+        base = np.array([[self._base_price(pool)] for pool in pools])
+        on_demand = np.array([[self.on_demand_usd(p.instance_type, p.region)] for p in pools])
+        price = np.minimum(base * np.exp(n.spot_tightness * tight), on_demand)
+        usd: Floats = np.maximum(np.round(price, 4), 0.0001)
+        return usd
+
+    def price_since(self, pool: Pool, at: float) -> float:
+        """Since when the spot price of this moment holds."""
+        hold_s = self.numbers.price_holds_s
+        slots = int(hold_s / 600.0)
+        offset = 600.0 * math.floor(slots * self._weights(pool)[2])
+        return math.floor((at - offset) / hold_s) * hold_s + offset
+
+    # Draws of a launch.  ``name`` tells one draw from another.
+
+    def decision_s(self, *name: object) -> tuple[float, float]:
+        """Seconds to EC2's decision, and from there to fulfilled if there is capacity."""
+        n = self.numbers
+        decide, fly = normals(2, self.seed, "decision", *name)
+        return (
+            n.evaluate_median_s * math.exp(n.evaluate_sigma * decide),
+            n.in_flight_median_s * math.exp(n.in_flight_sigma * fly),
+        )
+
+    def boot(self, pool: Pool, at: float, *, request: str, index: int) -> Boot:
+        """The times of one launch at ``at``; ``request`` names the call, ``index`` the instance."""
+        n = self.numbers
+        pool_part = normals(1, self.seed, "boot", pool)[0]
+        shared = normals(1, self.seed, "boot", request)[0]
+        own = normals(1, self.seed, "boot", request, index)[0]
+        share = n.boot_share_request
+        part = math.sqrt(share) * shared + math.sqrt(1.0 - share) * own
+        log_s = n.boot_sigma * part + n.boot_pool_sigma * pool_part
+        log_s += n.boot_tightness * float(np.clip(self.tightness(pool, at), -2.0, 4.0))
+        boot_s = n.boot_median_s * math.exp(log_s)
+        lag, phase = uniforms(2, self.seed, "checks", request, index)
+        seen_at = at + boot_s + n.ok_least_s + lag * (n.ok_most_s - n.ok_least_s)
+        phase_s = phase * n.check_every_s  # each instance has its own minute
+        checked_at = math.ceil((seen_at - phase_s) / n.check_every_s) * n.check_every_s + phase_s
+        return Boot(boot_s=float(boot_s), ok_s=float(checked_at - at - boot_s))
+
+    def interruption(
+        self, pool: Pool, at: float, *, until: float, request: str, index: int
+    ) -> float | None:
+        """When an instance that runs from ``at`` is taken back, or None if not by ``until``.
+
+        A pool takes back nearly all its instances in one slot of three minutes.
+        """
+        n = self.numbers
+        slots = np.arange(int(at // n.interruption_slot_s) + 1, int(until // n.interruption_slot_s))
+        starts = slots * n.interruption_slot_s
+        rates = n.interruption_per_hour * np.exp(
+            n.interruption_steepness * self.tightness(pool, starts)
+        )
+        chance = -np.expm1(-rates * n.interruption_slot_s / 3600.0)
+        for slot, start, probability in zip(slots, starts, chance, strict=True):
+            if uniforms(1, self.seed, "taken", pool, slot)[0] < probability:
+                joins, when = uniforms(2, self.seed, "taken", pool, slot, request, index)
+                if joins < n.interruption_together:
+                    return float(start + when * n.interruption_slot_s)
+        return None
+
+    def shutdown_s(self, *name: object) -> float:
+        """Seconds from shutting-down to terminated."""
+        n = self.numbers
+        draw = normals(1, self.seed, "shutdown", *name)[0]
+        return float(n.shutdown_median_s * math.exp(n.shutdown_sigma * draw))
+
+    def latency_s(self, kind: str, *name: object) -> float:
+        """Seconds an API call takes; ``kind`` is ``describe``, ``mutate`` or ``request``."""
+        median_s: float = getattr(self.numbers, f"{kind}_median_s")
+        draw = normals(1, self.seed, "latency", *name)[0]
+        return float(median_s * math.exp(self.numbers.latency_sigma * draw))
+
+    def choose_zone(self, pools: Sequence[Pool], at: float, *name: object) -> Pool:
+        """The pool EC2 picks when the request names no zone: most room, seen with an error."""
+        noise = self.numbers.zone_choice_noise * normals(len(pools), self.seed, "zone", *name)
+        room = -self.tightnesses(pools, at)[:, 0] / self.numbers.capacity_width
+        return pools[int(np.argmax(room + noise))]
+
+    # How pools differ.
+
+    def _shared_level(self, instance_type: str, region: str) -> float:
+        """The level of a type in a region, scaled to variance 1."""
+        n = self.numbers
+        a, b = n.level_share_type, n.level_share_region
+        wide = normals(1, self.seed, "level", instance_type)[0]
+        near = normals(1, self.seed, "level", instance_type, region)[0]
+        return float((math.sqrt(a) * wide + math.sqrt(b) * near) / math.sqrt(a + b))
+
+    def _draw_weights(self, pool: Pool) -> tuple[Floats, Floats, float]:
+        """Weights of the pool's tightness and of its score's error on the basis; a phase."""
+        n, waves = self.numbers, 2 * len(_PERIODS_S)
+        shared = n.level_share_type + n.level_share_region
+        draws = normals(3 + 2 * waves, self.seed, "pool", pool)
+        level = math.sqrt(shared) * self._shared_level(pool.instance_type, pool.region)
+        level = n.level_shift + n.level_spread * (level + math.sqrt(1.0 - shared) * draws[0])
+        volatility = n.volatility_median * math.exp(n.volatility_sigma * draws[1])
+        zone = n.zone_volatility * normals(waves, self.seed, "zone", pool.zone_id)
+        moves = (volatility * draws[3 : 3 + waves] + zone) / math.sqrt(len(_PERIODS_S))
+        error = n.score_error * draws[3 + waves :] / math.sqrt(len(_PERIODS_S))
+        tightness = np.concatenate([[level], moves, n.day_amplitude * _day_weights(pool.region)])
+        phase = uniforms(1, self.seed, "price", pool)[0]
+        return (
+            tightness,
+            np.concatenate([[n.score_bias * draws[2]], error, [0.0, 0.0]]),
+            float(phase),
+        )
+
+    def _base_price(self, pool: Pool) -> float:
+        n = self.numbers
+        draw = normals(1, self.seed, "share", pool)[0]
+        on_demand = self.on_demand_usd(pool.instance_type, pool.region)
+        return float(on_demand * n.spot_share * math.exp(n.spot_share_sigma * draw))
+
+    def _score_steps(self) -> list[float]:
+        """Where the interruption score changes: quantiles that give the measured shares."""
+        n = self.numbers
+        lowest = np.cumsum(
+            [
+                n.interruption_share_1,
+                n.interruption_share_1_5,
+                n.interruption_share_2,
+                n.interruption_share_2_5,
+            ]
+        )
+        spread = math.sqrt(1.0 + n.interruption_drift**2)
+        return [NormalDist().inv_cdf(1.0 - share) * spread for share in lowest[::-1]]
+
+
+def _only(rows: Floats, at: ArrayLike) -> Floats:
+    """The row of a single pool, in the shape of the question."""
+    row: Floats = rows[0].reshape(np.shape(at))
+    return row
+
+
+def _row(at: ArrayLike) -> Floats:
+    return np.atleast_1d(np.asarray(at, dtype=np.float64))
+
+
+def _waves(at: ArrayLike, periods_s: Floats) -> Floats:
+    """Sines then cosines of these periods, one row each, one column a moment."""
+    angle = 2.0 * np.pi * _row(at)[None, :] / periods_s[:, None]
+    return np.concatenate([np.sin(angle), np.cos(angle)])
+
+
+def _basis(at: ArrayLike) -> Floats:
+    """The functions of time every tightness is a weighted sum of; first the constant."""
+    row = _row(at)
+    return np.concatenate(
+        [np.ones((1, row.size)), _waves(row, _PERIODS_S), _waves(row, np.array([DAY_S]))]
+    )
+
+
+def _day_weights(region: str) -> Floats:
+    """Weights of the day's sine and cosine so that local 15 h is tightest."""
+    east = next((h for prefix, h in _HOURS_EAST.items() if region.startswith(prefix)), 0)
+    angle = 2.0 * np.pi * (_TIGHTEST_HOUR - east) / 24.0
+    return np.array([math.sin(angle), math.cos(angle)])

@@ -1,0 +1,292 @@
+"""The calls about the market and the account's terms: prices, scores, types, quotas, identity.
+
+Each public function is one AWS action: ``(world, region, params) -> result``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from spotlib.sandbox import catalogue
+from spotlib.sandbox.filters import Shape, narrow, page
+from spotlib.sandbox.market import Pool
+from spotlib.sandbox.protocol import ApiError
+from spotlib.sandbox.world import World
+
+Params = dict[str, Any]
+
+_PRICE_DAYS = 90  # EC2 keeps so many days of price history
+_PRODUCT = "Linux/UNIX"
+_MOST_SCORES = 10
+
+# Quota codes by family group; EC2 finds them by name, so only the names matter.
+_QUOTAS = {
+    "Standard": ("L-34B43A08", "All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests"),
+    "F": ("L-88CF9481", "All F Spot Instance Requests"),
+    "G and VT": ("L-3819A6DF", "All G and VT Spot Instance Requests"),
+    "P": ("L-7212CCBC", "All P Spot Instance Requests"),
+    "X": ("L-E3A00192", "All X Spot Instance Requests"),
+    "Inf": ("L-B5D1601B", "All Inf Spot Instance Requests"),
+    "DL": ("L-85EED4F7", "All DL Spot Instance Requests"),
+    "Trn": ("L-6B0D517C", "All Trn Spot Instance Requests"),
+}
+_PRICE_PATHS = {
+    "availability-zone": "AvailabilityZone",
+    "availability-zone-id": "AvailabilityZoneId",
+    "instance-type": "InstanceType",
+    "product-description": "ProductDescription",
+    "spot-price": "SpotPrice",
+    "timestamp": "Timestamp",
+}
+_TYPE_PATHS = {
+    "bare-metal": "BareMetal",
+    "burstable-performance-supported": "BurstablePerformanceSupported",
+    "current-generation": "CurrentGeneration",
+    "hypervisor": "Hypervisor",
+    "instance-type": "InstanceType",
+    "memory-info.size-in-mib": "MemoryInfo.SizeInMiB",
+    "processor-info.supported-architecture": "ProcessorInfo.SupportedArchitectures",
+    "supported-usage-class": "SupportedUsageClasses",
+    "vcpu-info.default-vcpus": "VCpuInfo.DefaultVCpus",
+}
+
+
+def describe_spot_price_history(world: World, region: str, params: Params) -> Shape:
+    """Price changes between two moments, newest first, and the last one before the first."""
+    rows: list[Shape] = []
+    if _PRODUCT in params.get("ProductDescriptions", [_PRODUCT]):
+        start_s, end_s = _price_window(world, params)
+        names = {zone.zone_id: zone.name for zone in catalogue.zones(region)}
+        for pool in _asked_pools(region, params.get("InstanceTypes", [])):
+            where = (pool.zone_id, names[pool.zone_id])
+            if params.get("AvailabilityZone", where[1]) != where[1]:
+                continue
+            if params.get("AvailabilityZoneId", where[0]) == where[0]:
+                rows += _price_rows(world, pool, where, start_s, end_s)
+    shown, more = page(narrow(rows, params, _PRICE_PATHS), params)
+    return {"SpotPriceHistory": shown, "NextToken": "", **more}
+
+
+def get_spot_placement_scores(world: World, _: str, params: Params) -> Shape:
+    """The ten best regions or zones for a capacity of these types."""
+    types = params.get("InstanceTypes", [])
+    if not types:
+        message = "Only InstanceTypes are modelled by the sandbox, not InstanceRequirements."
+        raise ApiError("UnsupportedOperation", message)
+    if params.get("TargetCapacity", 0) < 1:
+        raise ApiError("InvalidParameterValue", "TargetCapacity must be at least 1.")
+    regions = params.get("RegionNames") or catalogue.DEFAULT_REGIONS
+    rows = [
+        row
+        for region in regions
+        for row in _score_rows(world, region, types, params.get("SingleAvailabilityZone", False))
+    ]
+    rows.sort(key=lambda row: -row["Score"])
+    return {"SpotPlacementScores": rows[:_MOST_SCORES]}
+
+
+def describe_instance_types(_: World, region: str, params: Params) -> Shape:
+    """The types a region offers, by name or filter."""
+    offered, types = catalogue.offered(region), catalogue.raw_types()
+    names = params.get("InstanceTypes") or list(offered)
+    unknown = [name for name in names if name not in offered or name not in types]
+    if unknown and params.get("InstanceTypes"):
+        message = f"The following supplied instance types do not exist: [{', '.join(unknown)}]"
+        raise ApiError("InvalidInstanceType", message)
+    shapes = narrow((types[name] for name in names if name in types), params, _TYPE_PATHS)
+    shown, more = page(shapes, params)
+    return {"InstanceTypes": shown, **more}
+
+
+def list_service_quotas(world: World, region: str, params: Params) -> Shape:
+    """The spot quotas of EC2, one a family group."""
+    if params.get("ServiceCode") != "ec2":
+        raise ApiError("NoSuchResourceException", "Only the quotas of ec2 are modelled.", 400)
+    return {"Quotas": [_quota(world, region, group) for group in _QUOTAS]}
+
+
+def get_service_quota(world: World, region: str, params: Params) -> Shape:
+    """One spot quota by its code."""
+    for quota in list_service_quotas(world, region, params)["Quotas"]:
+        if quota["QuotaCode"] == params.get("QuotaCode"):
+            return {"Quota": quota}
+    message = "The request failed because the specified service quota does not exist."
+    raise ApiError("NoSuchResourceException", message)
+
+
+def get_products(world: World, _: str, params: Params) -> Shape:
+    """On-demand prices of EC2 in the price list's own JSON form."""
+    wanted = {item["Field"]: item["Value"] for item in params.get("Filters", [])}
+    regions = [wanted.get("regionCode", "us-east-1")]
+    names = [wanted["instanceType"]] if "instanceType" in wanted else sorted(catalogue.raw_types())
+    products = [
+        _product(world, name, region)
+        for region in regions
+        for name in names
+        if name in catalogue.offered(region) and catalogue.instance_type(name)
+    ]
+    matching = [p for p in products if _has(p["product"]["attributes"], wanted)]
+    most = params.get("MaxResults", 100)
+    start = int(params.get("NextToken") or 0)
+    more = {"NextToken": str(start + most)} if start + most < len(matching) else {}
+    texts = [json.dumps(product) for product in matching[start : start + most]]
+    return {"FormatVersion": "aws_v1", "PriceList": texts, **more}
+
+
+def get_role(world: World, _: str, params: Params) -> Shape:
+    """The service-linked role of spot requests, where the account has it."""
+    name = params.get("RoleName", "")
+    if name != "AWSServiceRoleForEC2Spot" or not world.spot_role:
+        raise ApiError("NoSuchEntity", f"The role with name {name} cannot be found.", 404)
+    path = "/aws-service-role/spot.amazonaws.com/"
+    role = {
+        "Path": path,
+        "RoleName": name,
+        "RoleId": "AROASANDBOXSPOTROLE00",
+        "Arn": f"arn:aws:iam::{world.account_id}:role{path}{name}",
+        "CreateDate": datetime(2024, 1, 1, tzinfo=UTC),
+    }
+    return {"Role": role}
+
+
+def get_caller_identity(world: World, _region: str, _params: Params) -> Shape:
+    """Who calls: always the same user of the pretend account."""
+    arn = f"arn:aws:iam::{world.account_id}:user/sandbox"
+    return {"UserId": "AIDASANDBOXUSER000000", "Account": world.account_id, "Arn": arn}
+
+
+def advisor(world: World) -> dict[str, Any]:
+    """The Spot Advisor's JSON file as of now, in its real form."""
+    types, regions = catalogue.raw_types(), catalogue.DEFAULT_REGIONS
+    labels = (("<5%", 5), ("5-10%", 11), ("10-15%", 16), ("15-20%", 22), (">20%", 100))
+    return {
+        "ranges": [
+            {"index": i, "label": label, "dots": i, "max": most}
+            for i, (label, most) in enumerate(labels)
+        ],
+        "instance_types": {name: _advised_type(name) for name in types},
+        "spot_advisor": {region: {"Linux": _advised(world, region)} for region in regions},
+        "global_rate": "<10%",
+    }
+
+
+def _price_window(world: World, params: Params) -> tuple[float, float]:
+    end = params.get("EndTime")
+    start = params.get("StartTime")
+    end_s = world.now_s if end is None else (end - world.epoch).total_seconds()
+    end_s = min(end_s, world.now_s)
+    oldest_s = world.now_s - _PRICE_DAYS * 86400.0
+    start_s = oldest_s if start is None else (start - world.epoch).total_seconds()
+    return max(min(start_s, end_s), oldest_s), end_s
+
+
+def _price_rows(
+    world: World, pool: Pool, where: tuple[str, str], start_s: float, end_s: float
+) -> list[Shape]:
+    market, hold_s = world.market, world.market.numbers.price_holds_s
+    first = market.price_since(pool, world.posix(start_s))
+    moments = np.arange(first, world.posix(end_s) + 0.001, hold_s)
+    prices = market.price_usd(pool, moments)
+    changed = np.flatnonzero(np.append(True, np.diff(prices) != 0.0))
+    return [
+        {
+            "AvailabilityZone": where[1],
+            "AvailabilityZoneId": where[0],
+            "InstanceType": pool.instance_type,
+            "ProductDescription": _PRODUCT,
+            "SpotPrice": f"{prices[i]:.6f}",
+            "Timestamp": datetime.fromtimestamp(moments[i], UTC),
+        }
+        for i in reversed(changed)
+    ]
+
+
+def _asked_pools(region: str, types: Sequence[str]) -> Iterable[Pool]:
+    offered = catalogue.offered(region)
+    for name in types or offered:
+        kind = catalogue.instance_type(name)
+        if kind and kind.sold_as_spot:
+            yield from (Pool(name, zone_id, region) for zone_id in offered.get(name, ()))
+
+
+def _score_rows(world: World, region: str, types: Sequence[str], by_zone: bool) -> list[Shape]:
+    pools = list(_asked_pools(region, types))
+    if not pools:
+        return []
+    scores = world.market.placement_scores(pools, world.posix(world.now_s))[:, 0]
+    best: dict[str, int] = {}
+    for pool, score in zip(pools, scores, strict=True):
+        best[pool.zone_id] = max(best.get(pool.zone_id, 1), int(score))
+    if by_zone:
+        return [{"Region": region, "AvailabilityZoneId": z, "Score": s} for z, s in best.items()]
+    return [{"Region": region, "Score": max(best.values())}]
+
+
+def _quota(world: World, region: str, group: str) -> Shape:
+    code, name = _QUOTAS[group]
+    return {
+        "ServiceCode": "ec2",
+        "ServiceName": "Amazon Elastic Compute Cloud (Amazon EC2)",
+        "QuotaArn": f"arn:aws:servicequotas:{region}:{world.account_id}:ec2/{code}",
+        "QuotaCode": code,
+        "QuotaName": name,
+        "Value": float(world.quota_vcpus),
+        "Unit": "None",
+        "Adjustable": True,
+        "GlobalQuota": False,
+    }
+
+
+def _product(world: World, name: str, region: str) -> Shape:
+    kind = catalogue.instance_type(name)
+    usd = world.market.on_demand_usd(name, region)
+    attributes = {
+        "instanceType": name,
+        "regionCode": region,
+        "operatingSystem": "Linux",
+        "tenancy": "Shared",
+        "preInstalledSw": "NA",
+        "capacitystatus": "Used",
+        "licenseModel": "No License required",
+        "marketoption": "OnDemand",
+        "vcpu": str(kind.vcpus if kind else ""),
+    }
+    price = {"unit": "Hrs", "pricePerUnit": {"USD": f"{usd:.10f}"}}
+    term = {
+        "offerTermCode": "JRTCKXETXF",
+        "priceDimensions": {"SANDBOX.JRTCKXETXF.6YS6EN2CT7": price},
+    }
+    return {
+        "product": {"productFamily": "Compute Instance", "attributes": attributes},
+        "serviceCode": "AmazonEC2",
+        "terms": {"OnDemand": {"SANDBOX.JRTCKXETXF": term}},
+    }
+
+
+def _has(attributes: dict[str, str], wanted: dict[str, str]) -> bool:
+    # A field the sandbox does not model cannot tell products apart here.
+    return all(attributes.get(field, value) == value for field, value in wanted.items())
+
+
+def _advised_type(name: str) -> Shape:
+    kind = catalogue.instance_type(name)
+    return {"emr": False, "cores": kind.vcpus, "ram_gb": kind.memory_gib} if kind else {}
+
+
+def _advised(world: World, region: str) -> dict[str, Shape]:
+    rows: dict[str, Shape] = {}
+    at = world.posix(world.now_s)
+    for pool in _asked_pools(region, []):
+        if pool.instance_type in rows:
+            continue
+        score = float(world.market.interruption_score(pool.instance_type, region, at))
+        if not np.isnan(score):
+            on_demand = world.market.on_demand_usd(pool.instance_type, region)
+            saved = 100.0 - 100.0 * float(world.market.price_usd(pool, at)) / on_demand
+            rows[pool.instance_type] = {"s": int(saved), "r": int((3.0 - score) * 2.0)}
+    return rows

@@ -1,0 +1,168 @@
+"""Every number of the pretend market, in one table: value, unit, and where it comes from.
+
+A number is ``measured`` (the note names the source) or ``invented`` (the note says what it does).
+Nothing else in the sandbox holds a number of the market, and results obtained with these numbers
+are never findings about AWS.  No random number is drawn and no clock is read here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+DEFAULT_SEED = 20240901  # the archive and the endpoint must agree on the world they show
+
+
+def _measured(value: float, unit: str, note: str) -> Any:
+    return field(default=value, metadata={"unit": unit, "label": "measured", "note": note})
+
+
+def _invented(value: float, unit: str, note: str) -> Any:
+    return field(default=value, metadata={"unit": unit, "label": "invented", "note": note})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """The parameters of one market; ``PROFILES`` holds the named sets."""
+
+    # How tight a pool is: a dimensionless index, about 0 +- 1 over all pools.
+    level_shift: float = _invented(0.0, "index", "added to every pool: how tight the market is")
+    level_spread: float = _invented(1.0, "index", "spread of the pools' mean tightness")
+    level_share_type: float = _invented(
+        0.35, "share", "part of a pool's mean shared by its type in all regions"
+    )
+    level_share_region: float = _invented(
+        0.57, "share", "part shared by its type in the zones of a region"
+    )
+    volatility_median: float = _invented(
+        0.03, "index", "median over pools of the standard deviation of their own movement"
+    )
+    volatility_sigma: float = _invented(
+        1.2, "log", "pools differ in volatility: sigma of its lognormal over pools"
+    )
+    zone_volatility: float = _invented(
+        0.03, "index", "standard deviation of the movement the pools of a zone share"
+    )
+    day_amplitude: float = _invented(0.03, "index", "half the swing of the day; tightest at 15 h")
+
+    # From tightness to free instances and scores.
+    full_at: float = _invented(1.58, "index", "tightness at which one instance is left")
+    capacity_width: float = _invented(
+        0.25, "index", "tightness that divides the free instances by e"
+    )
+    capacity_most: float = _invented(5000.0, "instances", "no pool has more free than this")
+    score_lag_s: float = _invented(600.0, "s", "the placement score shows the past")
+    score_bias: float = _invented(0.25, "index", "spread of the score's lasting error over pools")
+    score_error: float = _invented(0.03, "index", "standard deviation of its moving error")
+    score_2_at: float = _measured(
+        1.11, "index", "set so that SPS 3 has 85.9 % of pools (SpotLake snapshot of 2022-07-12)"
+    )
+    score_1_at: float = _measured(
+        1.35, "index", "set so that SPS 1 has 9.6 % of pools (SpotLake snapshot of 2022-07-12)"
+    )
+    interruption_tightness: float = _invented(
+        0.25, "share", "weight of a type's mean tightness in its interruption frequency score"
+    )
+    interruption_drift: float = _invented(
+        0.2, "index", "standard deviation of the score's drift over weeks"
+    )
+    interruption_unlisted: float = _invented(
+        0.03, "share", "types the advisor does not list (the score is -1)"
+    )
+    interruption_share_1: float = _measured(
+        0.241, "share", "pools with IF 1.0 (SpotLake snapshot of 2022-07-12)"
+    )
+    interruption_share_1_5: float = _measured(0.070, "share", "pools with IF 1.5, same snapshot")
+    interruption_share_2: float = _measured(0.143, "share", "pools with IF 2.0, same snapshot")
+    interruption_share_2_5: float = _measured(0.241, "share", "pools with IF 2.5, same snapshot")
+
+    # From request to ready.
+    evaluate_median_s: float = _invented(
+        0.6, "s", "request to decision; the outcome is known within 0.3..1.5 s"
+    )
+    evaluate_sigma: float = _invented(0.4, "log", "sigma of its lognormal")
+    in_flight_median_s: float = _measured(
+        1.0, "s", "decision to fulfilled: about 2 s from create to fulfilled, two public samples"
+    )
+    in_flight_sigma: float = _invented(0.3, "log", "sigma of its lognormal")
+    reevaluate_s: float = _invented(20.0, "s", "a request held for capacity is looked at again")
+    boot_median_s: float = _measured(
+        6.0, "s", "pending to running: 4.9 s (ec2-boot-bench, 2021), under 26 s whole boots"
+    )
+    boot_sigma: float = _invented(0.557, "log", "so that 95 % are running within 15 s")
+    boot_share_request: float = _invented(
+        0.3, "share", "part of the log-variance shared by the instances of a request"
+    )
+    boot_pool_sigma: float = _invented(0.15, "log", "pools differ in their median boot")
+    boot_tightness: float = _invented(0.20, "log/index", "tight pools boot more slowly")
+    guest_boot_s: float = _measured(
+        15.0, "s", "running to the guest being up; user data runs then (public boot timings)"
+    )
+    ok_least_s: float = _measured(
+        150.0, "s", "running to status ok; checks lag the instance by 3 to 5 minutes"
+    )
+    ok_most_s: float = _measured(270.0, "s", "same source: ansible-collections, public threads")
+    check_every_s: float = _measured(60.0, "s", "status checks are performed every minute (AWS)")
+    zone_choice_noise: float = _invented(
+        1.0, "log", "EC2 chooses the zone with most room, seen with this error"
+    )
+    recover_s: float = _invented(60.0, "s", "a terminated instance's place becomes free again")
+
+    # Interruption and end.
+    interruption_per_hour: float = _invented(
+        0.004, "1/h", "rate at which a pool of tightness 0 takes instances back"
+    )
+    interruption_steepness: float = _invented(1.2, "log/index", "that rate grows with tightness")
+    interruption_together: float = _measured(
+        0.92, "share", "instances of a pool taken within 3 minutes (arXiv 2604.16457)"
+    )
+    interruption_slot_s: float = _measured(180.0, "s", "same source: the 3 minutes")
+    notice_s: float = _measured(120.0, "s", "interruption notice to the end (AWS user guide)")
+    shutdown_median_s: float = _invented(12.0, "s", "shutting-down to terminated")
+    shutdown_sigma: float = _invented(0.4, "log", "sigma of its lognormal")
+    request_retained_s: float = _measured(14400.0, "s", "ended requests stay visible (AWS)")
+    instance_retained_s: float = _measured(3600.0, "s", "terminated instances stay visible (AWS)")
+    request_valid_s: float = _measured(604800.0, "s", "default ValidUntil: 7 days (AWS)")
+
+    # The API.
+    describe_median_s: float = _invented(0.25, "s", "latency of calls that only read")
+    mutate_median_s: float = _invented(0.6, "s", "latency of cancel, terminate, tag")
+    request_median_s: float = _measured(
+        1.5, "s", "latency of a launch call: 1.54 s, ec2-boot-bench"
+    )
+    latency_sigma: float = _invented(0.3, "log", "sigma of the latencies' lognormal")
+
+    # Money.
+    price_per_vcpu: float = _invented(0.037, "USD/h", "on demand, us-east-1, x86")
+    price_per_gib: float = _invented(0.00275, "USD/h", "on demand, us-east-1, x86")
+    price_burstable_per_gib: float = _invented(0.0105, "USD/h", "burstable types, x86")
+    price_arm_factor: float = _invented(0.8, "ratio", "arm64 over x86_64; t4g.nano is 0.0042 USD/h")
+    price_gpu: float = _invented(0.45, "USD/h", "each GPU or accelerator")
+    price_region_most: float = _invented(1.6, "ratio", "dearest region over us-east-1")
+    spot_share: float = _measured(0.30, "ratio", "spot over on demand: savings have median 70 %")
+    spot_share_sigma: float = _invented(0.25, "log", "pools differ in that ratio")
+    spot_tightness: float = _invented(0.12, "log/index", "tight pools are dearer")
+    price_holds_s: float = _invented(14400.0, "s", "a spot price holds at least this long")
+
+
+PROFILES = {
+    "calm": Numbers(),
+    "tight": Numbers(level_shift=0.8, volatility_median=0.25, interruption_per_hour=0.02),
+    "outage": Numbers(level_shift=2.2, zone_volatility=0.6, interruption_per_hour=0.3),
+}
+
+
+def table_markdown(numbers: Numbers | None = None) -> str:
+    """The table as Markdown, for the documentation."""
+    numbers = numbers or PROFILES["calm"]
+    lines = [
+        "| number | value | unit | label | what it is, or its source |",
+        "|---|---|---|---|---|",
+    ]
+    for item in dataclasses.fields(numbers):
+        meta, value = item.metadata, getattr(numbers, item.name)
+        lines.append(
+            f"| `{item.name}` | {value:g} | {meta['unit']} | {meta['label']} | {meta['note']} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,189 @@
+"""The sandbox as a server on this machine, for the AWS CLI, boto3 and other processes.
+
+A thin HTTP layer over ``wire.answer``; it adds control paths under ``/sandbox`` and ends by
+itself when nobody asks anything for a while.  It listens on loopback only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from botocore.exceptions import HTTPClientError
+
+from spotlib.sandbox.market import Market
+from spotlib.sandbox.market_api import advisor
+from spotlib.sandbox.numbers import DEFAULT_SEED, PROFILES
+from spotlib.sandbox.wire import answer
+from spotlib.sandbox.world import ScaledTime, VirtualTime, World
+
+
+def serve(
+    world: World,
+    *,
+    port: int = 0,
+    idle_s: float = 60.0,
+    ready: Callable[[str], object] = str,
+) -> None:
+    """Serve until nobody has asked anything for ``idle_s`` real seconds (0: for ever)."""
+    server = ThreadingHTTPServer(("127.0.0.1", port), _handler(world))
+    server.daemon_threads = True
+    server.timeout = 1.0
+    server.last_asked_s = time.monotonic()  # type: ignore[attr-defined]
+    if idle_s > 0:
+        threading.Thread(target=_end_when_idle, args=(server, idle_s), daemon=True).start()
+    ready(f"http://127.0.0.1:{server.server_address[1]}")
+    with server:
+        server.serve_forever(poll_interval=0.1)
+
+
+def describe(world: World) -> dict[str, Any]:
+    """What a client needs to know of the world behind an endpoint."""
+    return {
+        "world_id": world.world_id,
+        "seed": world.seed,
+        "profile": world.market.profile,
+        "mode": world.clock.mode,
+        "speed": world.clock.speed,
+        "epoch": world.epoch.isoformat(),
+        "now_s": world.now_s,
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``python -m spotlib sandbox``."""
+    parser.add_argument("--seed", type=int, default=1, help="names the draws of this world")
+    parser.add_argument("--market-seed", type=int, default=DEFAULT_SEED, help="names the market")
+    parser.add_argument("--profile", choices=sorted(PROFILES), default="calm")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--virtual", action="store_true", help="time moves only when a client asks")
+    parser.add_argument("--speed", type=float, default=1.0, help="times real time")
+    parser.add_argument("--idle-s", type=float, default=0.0, help="end when idle so long; 0: never")
+    parser.add_argument("--quota-vcpus", type=float, default=1000.0, help="spot quota per family")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON when ready")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve a world as the options say, until interrupted or idle."""
+    world = World(
+        args.seed,
+        market=Market(args.market_seed, profile=args.profile),
+        clock=VirtualTime() if args.virtual else ScaledTime(args.speed),
+        quota_vcpus=args.quota_vcpus,
+    )
+
+    def ready(url: str) -> None:
+        text = json.dumps({"url": url, **describe(world)}) if args.json else _how_to(url, world)
+        print(text, flush=True)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(world, port=args.port, idle_s=args.idle_s, ready=ready)
+    return 0
+
+
+def _end_when_idle(server: Any, idle_s: float) -> None:
+    while time.monotonic() - server.last_asked_s < idle_s:
+        time.sleep(min(1.0, idle_s / 10))
+    server.shutdown()
+
+
+def _handler(world: World) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_GET(self) -> None:
+            self._reply()
+
+        def do_POST(self) -> None:
+            self._reply()
+
+        def _reply(self) -> None:
+            self.server.last_asked_s = time.monotonic()  # type: ignore[attr-defined]
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            control = _CONTROL.get((self.command, self.path.split("?")[0]))
+            try:
+                if control is None:
+                    url = f"http://{self.headers.get('Host', '')}{self.path}"
+                    headers = {name.lower(): value for name, value in self.headers.items()}
+                    self._send(*answer(world, url, headers, body))
+                else:
+                    self._send(*_control(world, control, body))
+            except HTTPClientError:  # a fault: the client must see its connection break
+                self.close_connection = True
+
+        def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            self.send_response_only(status)
+            for name, value in headers.items():
+                if name.lower() != "content-length":
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing: the world keeps the journal."""
+
+    return Handler
+
+
+def _control(
+    world: World, control: Callable[[World, dict[str, Any]], Any], body: bytes
+) -> tuple[int, dict[str, str], bytes]:
+    status = 200
+    try:
+        result = control(world, json.loads(body or b"{}"))
+    except (ValueError, KeyError, TypeError) as error:
+        status, result = 400, {"error": str(error)}
+    return status, {"Content-Type": "application/json"}, json.dumps(result).encode()
+
+
+def _advance(world: World, body: dict[str, Any]) -> dict[str, float]:
+    return {"now_s": world.advance(float(body["seconds"]))}
+
+
+_CONTROL: dict[tuple[str, str], Callable[[World, dict[str, Any]], Any]] = {
+    ("GET", "/sandbox"): lambda world, _: describe(world),
+    ("GET", "/sandbox/now"): lambda world, _: {"now_s": world.now_s},
+    ("GET", "/sandbox/truth"): lambda world, _: world.truth(),
+    ("GET", "/sandbox/leftovers"): lambda world, _: world.leftovers(),
+    ("GET", "/spot-advisor-data.json"): lambda world, _: advisor(world),
+    ("POST", "/sandbox/advance"): _advance,
+}
+
+
+def _how_to(url: str, world: World) -> str:
+    return f"""\
+A pretend spot market (nothing here is AWS, nothing costs money): {url}
+world {world.world_id}, seed {world.seed}, profile {world.market.profile}, {world.clock.mode} time
+
+Point boto3 or the AWS CLI at it:
+
+  export AWS_ENDPOINT_URL={url}
+  export AWS_ACCESS_KEY_ID=sandbox AWS_SECRET_ACCESS_KEY=sandbox AWS_DEFAULT_REGION=us-east-1
+
+Then, for example:
+
+  image=$(aws ssm get-parameter --query Parameter.Value --output text \\
+    --name /aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64)
+  aws ec2 request-spot-instances --instance-count 2 \\
+    --launch-specification "ImageId=$image,InstanceType=t4g.nano"
+  aws ec2 describe-spot-instance-requests
+  aws ec2 describe-instance-status
+  aws ec2 cancel-spot-instance-requests --spot-instance-request-ids sir-...
+  aws ec2 terminate-instances --instance-ids i-...
+
+Ctrl-C ends it."""
+
+
+if __name__ == "__main__":
+    _parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(_parser)
+    sys.exit(run(_parser.parse_args()))

@@ -1,0 +1,162 @@
+"""How EC2 words the account's things: requests, instances and their status as wire dicts.
+
+Only the fields a client of spot instances reads, each in EC2's own form; times are cut to whole
+seconds, as EC2 shows them.  Decides nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from spotlib.sandbox import catalogue
+from spotlib.sandbox.account import Instance, SpotRequest
+from spotlib.sandbox.chance import digest
+from spotlib.sandbox.world import World
+
+Shape = dict[str, Any]
+
+_STATE_CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48}
+_MESSAGES = {
+    "pending-evaluation": "Your Spot request is pending evaluation.",
+    "pending-fulfillment": "Your Spot request is pending fulfillment.",
+    "capacity-not-available": "There is no Spot capacity available that matches your request.",
+    "price-too-low": "Your Spot request price is lower than the minimum required price.",
+    "fulfilled": "Your Spot request is fulfilled.",
+    "schedule-expired": "Your Spot request expired before it could be fulfilled.",
+    "canceled-before-fulfillment": "Your Spot request was canceled before it was fulfilled.",
+    "request-canceled-and-instance-running": (
+        "Your Spot request is canceled, but your instance is still running."
+    ),
+    "instance-terminated-by-user": "Your Spot instance was terminated by you.",
+    "instance-terminated-no-capacity": (
+        "Your Spot instance was terminated because there is no longer enough Spot capacity."
+    ),
+    "bad-parameters": "Your Spot request failed due to bad parameters.",
+    "system-error": "Your Spot request failed due to a system error.",
+}
+
+
+def tag_list(tags: dict[str, str]) -> list[Shape]:
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def state(name: str) -> Shape:
+    return {"Code": _STATE_CODES[name], "Name": name}
+
+
+def request_shape(world: World, request: SpotRequest) -> Shape:
+    """One ``SpotInstanceRequest``.  The zone shows only once the request is fulfilled."""
+    message = _MESSAGES[request.code]
+    launch = {key: value for key, value in request.launch.items() if key != "SecurityGroupIds"}
+    shape: Shape = {
+        "SpotInstanceRequestId": request.request_id,
+        "CreateTime": _second(world, request.accepted_s),
+        "State": request.state,
+        "Status": {
+            "Code": request.code,
+            "Message": message,
+            "UpdateTime": _second(world, request.updated_s),
+        },
+        "LaunchSpecification": launch,
+        "Type": "one-time",
+        "InstanceInterruptionBehavior": "terminate",
+        "ProductDescription": "Linux/UNIX",
+        "ValidUntil": _second(world, request.valid_until_s),
+        "Tags": tag_list(request.tags),
+    }
+    if request.max_price_usd is not None:
+        shape["SpotPrice"] = f"{request.max_price_usd:.6f}"
+    if request.instance is not None:
+        shape["InstanceId"] = request.instance.instance_id
+        shape["LaunchedAvailabilityZone"] = _zone_name(request)
+        shape["LaunchedAvailabilityZoneId"] = request.pool.zone_id
+    if request.state == "failed":
+        shape["Fault"] = {"Code": request.code, "Message": message}
+    return shape
+
+
+def instance_shape(world: World, instance: Instance) -> Shape:
+    """One ``Instance``."""
+    request, launched = instance.request, _second(world, instance.launched_s)
+    kind = catalogue.raw_types()[request.pool.instance_type]
+    image = request.launch["ImageId"]
+    shape: Shape = {
+        "InstanceId": instance.instance_id,
+        "ImageId": image,
+        "InstanceType": request.pool.instance_type,
+        "Architecture": catalogue.images(request.pool.region)[image],
+        "Hypervisor": kind.get("Hypervisor", "nitro").replace("nitro", "xen"),  # as EC2 says it
+        "State": state(instance.state),
+        "InstanceLifecycle": "spot",
+        "SpotInstanceRequestId": request.request_id,
+        "LaunchTime": launched,
+        "AmiLaunchIndex": 0,
+        "Monitoring": {"State": "disabled"},
+        "Placement": {
+            "AvailabilityZone": _zone_name(request),
+            "AvailabilityZoneId": request.pool.zone_id,
+            "Tenancy": "default",
+        },
+        "StateTransitionReason": "",
+        "Tags": tag_list(instance.tags),
+        "NetworkInterfaces": [],
+    }
+    if instance.state in ("pending", "running"):
+        shape["NetworkInterfaces"] = [_interface(instance, launched)]
+        shape["PrivateIpAddress"] = shape["NetworkInterfaces"][0]["PrivateIpAddress"]
+    if instance.reason is not None:
+        code, message = instance.reason
+        shape["StateReason"] = {"Code": code, "Message": message}
+        if code.startswith("Client.User") and instance.ended_s is not None:
+            ended = _second(world, instance.ended_s).strftime("%Y-%m-%d %H:%M:%S GMT")
+            shape["StateTransitionReason"] = f"User initiated ({ended})"
+    return shape
+
+
+def status_shape(world: World, instance: Instance) -> Shape:
+    """One ``InstanceStatus``.  The attached-EBS status is there only where the type has it."""
+    status, ebs = instance.checks(world.now_s)
+    shape: Shape = {
+        "InstanceId": instance.instance_id,
+        "InstanceState": state(instance.state),
+        "AvailabilityZone": _zone_name(instance.request),
+        "AvailabilityZoneId": instance.request.pool.zone_id,
+        "InstanceStatus": _checked(status),
+        "SystemStatus": _checked(status),
+    }
+    if ebs is not None:
+        shape["AttachedEbsStatus"] = _checked(ebs)
+    return shape
+
+
+def _checked(status: str) -> Shape:
+    if status == "not-applicable":
+        return {"Status": status}
+    details = {"Name": "reachability", "Status": "passed" if status == "ok" else status}
+    return {"Status": status, "Details": [details]}
+
+
+def _interface(instance: Instance, launched: datetime) -> Shape:
+    bits = digest(8, "eni", instance.instance_id)
+    return {
+        "NetworkInterfaceId": f"eni-0{bits.hex()}",
+        "PrivateIpAddress": f"172.31.{bits[0]}.{bits[1]}",
+        "Status": "in-use",
+        "Attachment": {
+            "AttachTime": launched,
+            "AttachmentId": f"eni-attach-0{bits[::-1].hex()}",
+            "DeleteOnTermination": True,
+            "DeviceIndex": 0,
+            "Status": "attached" if instance.state == "running" else "attaching",
+        },
+    }
+
+
+def _zone_name(request: SpotRequest) -> str:
+    zones = catalogue.zones(request.pool.region)
+    return next(zone.name for zone in zones if zone.zone_id == request.pool.zone_id)
+
+
+def _second(world: World, at_s: float) -> datetime:
+    return world.utc(at_s).replace(microsecond=0)

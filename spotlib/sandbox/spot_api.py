@@ -1,0 +1,286 @@
+"""The calls about spot requests: request, describe, cancel; with the refusals EC2 would give.
+
+Each public function is one EC2 action: ``(world, region, params) -> result``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from spotlib.sandbox import borrowed, catalogue
+from spotlib.sandbox.account import SpotRequest
+from spotlib.sandbox.filters import Shape, asked_filters, narrow, page
+from spotlib.sandbox.market import Pool
+from spotlib.sandbox.protocol import ApiError
+from spotlib.sandbox.shapes import request_shape
+from spotlib.sandbox.world import World
+
+Params = dict[str, Any]
+
+_MOST_INSTANCES = 3000
+_IMAGE_ID = re.compile(r"ami-(?:[0-9a-f]{8}|[0-9a-f]{17})")
+_REQUEST_ID = re.compile(r"sir-[0-9a-z]{8}")
+
+_PATHS = {
+    "availability-zone-group": "AvailabilityZoneGroup",
+    "create-time": "CreateTime",
+    "fault-code": "Fault.Code",
+    "instance-id": "InstanceId",
+    "launch.image-id": "LaunchSpecification.ImageId",
+    "launch.instance-type": "LaunchSpecification.InstanceType",
+    "launch.key-name": "LaunchSpecification.KeyName",
+    "launched-availability-zone": "LaunchedAvailabilityZone",
+    "launched-availability-zone-id": "LaunchedAvailabilityZoneId",
+    "product-description": "ProductDescription",
+    "spot-instance-request-id": "SpotInstanceRequestId",
+    "spot-price": "SpotPrice",
+    "state": "State",
+    "status-code": "Status.Code",
+    "status-message": "Status.Message",
+    "tag-key": "Tags.Key",
+    "type": "Type",
+    "valid-until": "ValidUntil",
+}
+
+
+def request_spot_instances(world: World, region: str, params: Params) -> Shape:
+    """Accept n one-time requests, or refuse the whole call."""
+    token, home = params.get("ClientToken", ""), world.region(region)
+    fingerprint = json.dumps(params, sort_keys=True, default=str)
+    if token in home.tokens:
+        return _again(world, token, fingerprint, *home.tokens[token])
+    count = _count(params)
+    launch = params.get("LaunchSpecification") or {}
+    kind = _instance_type(launch, region)
+    _check_image(launch, region, kind)
+    _check_user_data(launch)
+    _check_terms(params)
+    pools = _pools(launch, region, kind)
+    _check_quota(world, region, kind, count)
+    made = world.request(
+        pools,
+        count=count,
+        launch=launch,
+        token=token,
+        tags=_tags(params),
+        valid_until_s=_valid_until_s(world, params),
+        max_price_usd=_max_price(params),
+    )
+    if token:
+        home.tokens[token] = (fingerprint, made)
+    return {"SpotInstanceRequests": [request_shape(world, request) for request in made]}
+
+
+def describe_spot_instance_requests(world: World, region: str, params: Params) -> Shape:
+    """The requests named by id, or those that pass the filters."""
+    ids = params.get("SpotInstanceRequestIds", [])
+    found = find_requests(world, region, ids) if ids else _candidates(world, region, params)
+    shapes = narrow((request_shape(world, request) for request in found), params, _PATHS)
+    shown, more = page(shapes, params, ids=ids, id_name="SpotInstanceRequestIds")
+    return {"SpotInstanceRequests": shown, **more}
+
+
+def cancel_spot_instance_requests(world: World, region: str, params: Params) -> Shape:
+    """Cancel requests, all or none.  What they launched keeps running."""
+    ids = params.get("SpotInstanceRequestIds", [])
+    if not ids:
+        raise missing("SpotInstanceRequestId")
+    done = []
+    for request in find_requests(world, region, ids):
+        world.cancel(request)
+        state = request.state if request.state in ("closed", "cancelled") else "completed"
+        done.append({"SpotInstanceRequestId": request.request_id, "State": state})
+    return {"CancelledSpotInstanceRequests": done}
+
+
+def find_requests(world: World, region: str, ids: Sequence[str]) -> list[SpotRequest]:
+    """The requests with these ids; one bad id refuses the whole call."""
+    known = world.region(region).requests
+    malformed = [i for i in ids if not _REQUEST_ID.fullmatch(i)]
+    if malformed:
+        message = f'Invalid id: "{malformed[0]}"'
+        raise ApiError("InvalidSpotInstanceRequestID.Malformed", message)
+    unknown = [i for i in ids if i not in known]
+    if unknown:
+        message = f"The spot instance request ID '{', '.join(unknown)}' does not exist"
+        raise ApiError("InvalidSpotInstanceRequestID.NotFound", message)
+    return [known[i] for i in dict.fromkeys(ids)]
+
+
+def missing(parameter: str) -> ApiError:
+    """The refusal of a call that lacks a parameter."""
+    message = f"The request must contain the parameter {parameter}"
+    return ApiError("MissingParameter", message)
+
+
+def invalid(message: str) -> ApiError:
+    return ApiError("InvalidParameterValue", message)
+
+
+def _again(
+    world: World, token: str, fingerprint: str, first: str, made: Iterable[SpotRequest]
+) -> Shape:
+    if fingerprint != first:
+        message = f"The client token '{token}' was used before with other parameters"
+        raise ApiError("IdempotentParameterMismatch", message)
+    return {"SpotInstanceRequests": [request_shape(world, request) for request in made]}
+
+
+def _candidates(world: World, region: str, params: Params) -> Iterable[SpotRequest]:
+    """The requests worth looking at: by index where a filter allows it."""
+    home, filters = world.region(region), asked_filters(params)
+    for name, values in filters.items():
+        plain = not any(mark in value for value in values for mark in "*?")
+        if name.startswith("tag:") and plain:
+            return home.tagged(name[4:], values)
+        if name == "spot-instance-request-id" and plain:
+            return [home.requests[i] for i in dict.fromkeys(values) if i in home.requests]
+    return home.requests.values()
+
+
+def _count(params: Params) -> int:
+    count = int(params.get("InstanceCount", 1))
+    if count < 1:
+        raise invalid(f"Invalid value '{count}' for instanceCount. Must be greater than 0.")
+    if count > _MOST_INSTANCES:
+        message = f"At most {_MOST_INSTANCES} instances can be requested in one call, not {count}"
+        raise ApiError("RequestResourceCountExceeded", message)
+    return count
+
+
+def _instance_type(launch: Params, region: str) -> catalogue.InstanceType:
+    name = launch.get("InstanceType")
+    if not name:
+        raise missing("launchSpecification.instanceType")
+    kind = catalogue.instance_type(name)
+    if kind is None or name not in catalogue.offered(region):
+        raise invalid(f"Invalid value '{name}' for InstanceType.")
+    if not kind.sold_as_spot:
+        message = f"The instance type '{name}' is not supported by Spot Instances."
+        raise ApiError("UnsupportedOperation", message)
+    return kind
+
+
+def _check_image(launch: Params, region: str, kind: catalogue.InstanceType) -> None:
+    image = launch.get("ImageId")
+    if not image:
+        raise missing("launchSpecification.imageId")
+    if not _IMAGE_ID.fullmatch(image):
+        raise ApiError("InvalidAMIID.Malformed", f'Invalid id: "{image}" (expecting "ami-...")')
+    architecture = catalogue.images(region).get(image)
+    if architecture is None:
+        raise ApiError("InvalidAMIID.NotFound", f"The image id '[{image}]' does not exist")
+    if architecture not in kind.architectures:
+        raise invalid(
+            f"The architecture '{','.join(kind.architectures)}' of the specified instance type "
+            f"does not match the architecture '{architecture}' of the specified AMI. "
+            "Specify an instance type and an AMI that have matching architectures, and try again."
+        )
+
+
+def _check_user_data(launch: Params) -> None:
+    try:
+        base64.b64decode(launch.get("UserData") or "", validate=True)
+    except (binascii.Error, ValueError):
+        raise invalid("Invalid BASE64 encoding of user data.") from None
+
+
+def _check_terms(params: Params) -> None:
+    kind, behaviour = params.get("Type", "one-time"), params.get("InstanceInterruptionBehavior")
+    if kind not in ("one-time", "persistent"):
+        raise invalid(f"Invalid value '{kind}' for type. Allowed: one-time, persistent.")
+    if kind == "persistent":
+        raise ApiError(
+            "UnsupportedOperation", "persistent requests are not modelled by the sandbox."
+        )
+    if behaviour not in (None, "terminate"):
+        message = (
+            f"request with type '{kind}' is not supported when instanceInterruptionBehavior "
+            f"is set to '{behaviour}'"
+        )
+        raise ApiError("InvalidParameterCombination", message)
+    if "ValidFrom" in params:
+        raise ApiError("UnsupportedOperation", "ValidFrom is not modelled by the sandbox.")
+
+
+def _max_price(params: Params) -> float | None:
+    if "SpotPrice" not in params:
+        return None
+    try:
+        price = float(params["SpotPrice"])
+    except ValueError:
+        price = -1.0
+    if not 0.0 < price < float("inf"):
+        raise invalid(f"Invalid value '{params['SpotPrice']}' for spotPrice.")
+    return price
+
+
+def _valid_until_s(world: World, params: Params) -> float | None:
+    if "ValidUntil" not in params:
+        return None
+    until_s = float((params["ValidUntil"] - world.epoch).total_seconds())
+    if until_s <= world.now_s:
+        message = "The time specified in validUntil must be in the future."
+        raise ApiError("InvalidTime", message)
+    return until_s
+
+
+def _tags(params: Params) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for item in params.get("TagSpecifications", []):
+        if item.get("ResourceType") != "spot-instances-request":
+            raise invalid(
+                f"'{item.get('ResourceType')}' is not a valid taggable resource type "
+                "for this operation."
+            )
+        tags.update({tag["Key"]: tag.get("Value", "") for tag in item.get("Tags", [])})
+    return tags
+
+
+def _pools(launch: Params, region: str, kind: catalogue.InstanceType) -> list[Pool]:
+    """The pools the request may be served from: one if it names a zone, else the region's."""
+    offered = catalogue.offered(region)[kind.name]
+    zone_id = _named_zone(launch, region)
+    if zone_id is None:
+        return [Pool(kind.name, offer, region) for offer in offered]
+    if zone_id not in offered:
+        names = {zone.zone_id: zone.name for zone in catalogue.zones(region)}
+        others = ", ".join(sorted(names[offer] for offer in offered))
+        raise ApiError(
+            "Unsupported",
+            f"Your requested instance type ({kind.name}) is not supported in your requested "
+            f"Availability Zone ({names[zone_id]}). Please retry your request by not specifying "
+            f"an Availability Zone or choosing {others}.",
+        )
+    return [Pool(kind.name, zone_id, region)]
+
+
+def _named_zone(launch: Params, region: str) -> str | None:
+    """The id of the zone the request pins, by name, by id or through its subnet."""
+    interfaces = launch.get("NetworkInterfaces") or [{}]
+    subnet = launch.get("SubnetId") or interfaces[0].get("SubnetId")
+    if subnet:
+        zone_of = borrowed.subnet_zones(region)
+        if subnet not in zone_of:
+            message = f"The subnet ID '{subnet}' does not exist"
+            raise ApiError("InvalidSubnetID.NotFound", message)
+        return zone_of[subnet]
+    placement = launch.get("Placement") or {}
+    name = placement.get("AvailabilityZone") or placement.get("AvailabilityZoneId")
+    if name is None:
+        return None
+    for zone in catalogue.zones(region):
+        if name in (zone.name, zone.zone_id):
+            return zone.zone_id
+    raise invalid(f"Invalid availability zone: [{name}]")
+
+
+def _check_quota(world: World, region: str, kind: catalogue.InstanceType, count: int) -> None:
+    in_use = world.vcpus_in_use(region, kind.quota_group)
+    if in_use + count * kind.vcpus > world.quota_vcpus:
+        raise ApiError("MaxSpotInstanceCountExceeded", "Max spot instance count exceeded")
