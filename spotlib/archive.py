@@ -1,0 +1,241 @@
+"""Where SpotLake snapshots lie, and when each was taken.
+
+Owns finding snapshot files in a folder, a downloaded zip or an S3 bucket, reading their time from
+their path, and handing out their bytes.  It refuses to look inside a file (``dataset`` does that)
+and it writes nothing: an archive is never modified.
+
+The time comes from the path because some eras of SpotLake have no time column, and in others the
+column's name changes::
+
+    aws-2024-08.zip / aws-2024-08/31/23-50-00.csv.gz     as downloaded (stored or deflated)
+    aws-2024-08/31/23-50-00.csv                          unpacked, gzipped or not
+    data/aws/2025/06/15/12-00-00.csv.gz                  the 2025 open data, also at s3://
+    aws-2026-01/aws-2026-01-31.parquet                   a whole day in one file
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import date, time
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+import boto3
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+_SNAPSHOT = re.compile(
+    r"(\d{4})[-/](\d\d)[-/](\d\d)[-/_T ](\d\d)[-:](\d\d)[-:](\d\d)\.csv(?:\.gz)?$"
+)
+_DAY = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)\.parquet$")
+_SUFFIXES = (".csv", ".csv.gz", ".parquet")
+_NO_TIME = "no snapshot time in its path, expected .../YYYY-MM/DD/HH-MM-SS.csv.gz"
+_HIDDEN = ("__MACOSX",)  # what archivers of some desktops add beside the real members
+
+
+class ArchiveError(ValueError):
+    """An archive cannot be read as it is: ``name`` is the file, ``reason`` what is wrong."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)  # both, so that it crosses to and from another process
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class File:
+    """One snapshot, or one day of snapshots in Parquet.
+
+    ``version`` tells two contents of the same name apart: a checksum (zip), an ETag (S3) or the
+    time of modification (folder).  ``at`` is None for a whole day.
+    """
+
+    name: str  # what a message shows
+    container: str  # "", the path of a zip, or the name of a bucket
+    member: str  # the path, or the name inside the container
+    size: int  # bytes
+    version: str
+    day: date
+    at: time | None
+
+    @property
+    def is_parquet(self) -> bool:
+        return self.at is None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+def find_files(
+    dataset: str | Path, *, skip_bad_files: bool = False
+) -> tuple[list[File], list[Skipped]]:
+    """Return the snapshots of ``dataset`` in order of time, and what looked like one but is not.
+
+    A snapshot time that occurs twice is read once, from the first name in alphabetical order.
+    """
+    skipped: list[Skipped] = []
+    files: list[File] = []
+    for name, container, member, size, version in _listing(dataset, skip_bad_files, skipped):
+        # A zip's own name carries the month if its members do not.
+        path = f"{container.removesuffix('.zip')}/{member}"
+        when = _time_of(path)
+        if when is None:
+            skipped.append(Skipped(name, _NO_TIME))
+        else:
+            files.append(File(name, container, member, size, version, *when))
+    files.sort(key=lambda file: (file.day, file.is_parquet, file.at or time.min, file.name))
+    kept = _without_repeats(files, skipped)
+    if not kept:
+        raise ArchiveError(str(dataset), _nothing_found(skipped))
+    return kept, skipped
+
+
+@contextmanager
+def opened() -> Iterator[Callable[[File], bytes]]:
+    """Give a function from file to bytes that keeps zips and connections open while in use."""
+    with ExitStack() as stack:
+        zips: dict[str, ZipFile] = {}
+        clients: dict[str, Any] = {}
+
+        def read(file: File) -> bytes:
+            if file.name.startswith("s3://"):
+                client = clients.get("s3") or clients.setdefault("s3", _s3_client())
+                reply = client.get_object(Bucket=file.container, Key=file.member)
+                return bytes(reply["Body"].read())
+            if not file.container:
+                return Path(file.member).read_bytes()
+            if file.container not in zips:
+                zips[file.container] = stack.enter_context(ZipFile(file.container))
+            return zips[file.container].read(file.member)
+
+        yield _with_sentences(read)
+
+
+def _with_sentences(read: Callable[[File], bytes]) -> Callable[[File], bytes]:
+    def read_or_say(file: File) -> bytes:
+        try:
+            return read(file)
+        except (OSError, BadZipFile, BotoCoreError, ClientError) as error:
+            raise ArchiveError(file.name, f"cannot be read ({error})") from error
+
+    return read_or_say
+
+
+_Entry = tuple[str, str, str, int, str]
+
+
+def _listing(dataset: str | Path, skip_bad_files: bool, skipped: list[Skipped]) -> Iterator[_Entry]:
+    if str(dataset).startswith("s3://"):
+        yield from _s3_listing(str(dataset))
+        return
+    path = Path(dataset)
+    if path.is_dir():
+        candidates = _walk(path)
+    elif path.is_file() and path.name.endswith((*_SUFFIXES, ".zip")):
+        candidates = iter([path])
+    else:
+        found = "is neither a folder nor a zip" if path.exists() else "does not exist"
+        raise ArchiveError(
+            str(path), f"{found}; give a folder, a SpotLake zip or s3://bucket/prefix"
+        )
+    for candidate in candidates:
+        if candidate.suffix != ".zip":
+            stat = candidate.stat()
+            member = candidate.resolve().as_posix()
+            yield str(candidate), "", member, stat.st_size, str(stat.st_mtime_ns)
+            continue
+        try:
+            yield from _zip_listing(candidate)
+        except (BadZipFile, OSError) as error:
+            reason = f"not a whole zip file ({error}); download it again"
+            if not skip_bad_files:
+                raise ArchiveError(str(candidate), reason) from error
+            skipped.append(Skipped(str(candidate), reason))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if _is_visible(name))
+        for name in sorted(names):
+            if _is_visible(name) and name.endswith((*_SUFFIXES, ".zip")):
+                yield Path(parent, name)
+
+
+def _zip_listing(path: Path) -> Iterator[_Entry]:
+    container = path.resolve().as_posix()
+    with ZipFile(path) as archive:
+        for info in archive.infolist():
+            visible = all(_is_visible(part) for part in info.filename.split("/"))
+            if visible and info.filename.endswith(_SUFFIXES):
+                name = f"{path}/{info.filename}"
+                yield name, container, info.filename, info.file_size, f"{info.CRC:08x}"
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name not in _HIDDEN
+
+
+def _s3_listing(address: str) -> Iterator[_Entry]:
+    bucket, _, prefix = address.removeprefix("s3://").partition("/")
+    if prefix and not prefix.endswith("/"):
+        prefix += "/"  # a folder: 2025/1 must not also mean 2025/10
+    pages = _s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    try:
+        for page in pages:
+            for item in page.get("Contents", []):
+                if item["Key"].endswith(_SUFFIXES):
+                    name = f"s3://{bucket}/{item['Key']}"
+                    yield name, bucket, item["Key"], item["Size"], item["ETag"].strip('"')
+    except (BotoCoreError, ClientError) as error:
+        raise ArchiveError(address, f"cannot be listed without an account ({error})") from error
+
+
+def _s3_client() -> Any:
+    return boto3.client("s3", config=Config(signature_version=UNSIGNED))
+
+
+def _time_of(path: str) -> tuple[date, time | None] | None:
+    try:
+        if match := _SNAPSHOT.search(path):
+            year, month, day, *clock = map(int, match.groups())
+            return date(year, month, day), time(clock[0], clock[1], clock[2])
+        if match := _DAY.search(path):
+            year, month, day = map(int, match.groups())
+            return date(year, month, day), None
+    except ValueError:  # 2024-13-45
+        pass
+    return None
+
+
+def _without_repeats(files: list[File], skipped: list[Skipped]) -> list[File]:
+    kept: dict[tuple[date, time | None], File] = {}
+    days_in_csv = {file.day for file in files if not file.is_parquet}
+    for file in files:
+        if file.is_parquet and file.day in days_in_csv:
+            skipped.append(Skipped(file.name, f"{file.day} is read from its csv snapshots"))
+        elif (file.day, file.at) in kept:
+            first = kept[file.day, file.at].name
+            skipped.append(Skipped(file.name, f"the same snapshot time as {first}"))
+        else:
+            kept[file.day, file.at] = file
+    return list(kept.values())
+
+
+def _nothing_found(skipped: list[Skipped]) -> str:
+    if skipped:
+        return f"holds no snapshot that can be read; {skipped[0].name}: {skipped[0].reason}"
+    return (
+        "holds no SpotLake snapshots (.csv.gz, .csv, .parquet or .zip);"
+        " spot_dataset/README.md says how to get them"
+    )

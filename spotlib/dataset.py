@@ -1,0 +1,272 @@
+"""SpotLake archives, in every form they come in, as exact integer counts.
+
+A month is some 4,460 snapshots and 130 million rows, so nothing here concatenates them::
+
+    archive.find_files --> one job a day --> snapshots.count_day --> counts of the archive
+                                              (cached as Parquet)
+
+Days share nothing, so they map over any ``concurrent.futures.Executor``, and adding integers gives
+the same answer in every order.  Owns the cache, the executor and the account of what was read.
+No statistic is taken here, see ``select``, and the archive is never written to.
+"""
+
+import hashlib
+import json
+import os
+from calendar import monthrange
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, time, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+import polars as pl
+
+from spotlib.archive import ArchiveError, File, find_files
+from spotlib.snapshots import Day, count_day
+
+CACHE: Final = Path(__file__).parents[1] / "results" / "counts"
+SNAPSHOTS_PER_DAY: Final = 144  # one each ten minutes
+OPEN_DATA_NOTICE: Final = (
+    "Data: SpotLake Open Data, DDPS Lab (spotlake.ddps.cloud), licensed CC BY-NC 4.0:"
+    " name the source, make no commercial use of it."
+)
+
+_FORMAT = "1"  # of a cached day; 1 = the first
+_MINUTES = 24 * 60 // SNAPSHOTS_PER_DAY
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an archive holds, and what became of each part of it.
+
+    ``counts`` has one row for each pool, pair of values and day: region, instance_type,
+    availability_zone_id, sps, if_score (NaN where missing), day, snapshots (how many showed the
+    pair), sps_changes and if_changes (how often the pool came to this value from another one known
+    before it that day), first_at and last_at (UTC, the first and last snapshot that showed it),
+    price_usd_per_hour (of the pool in the day's last snapshot), day_snapshots (read that day).
+
+    ``days`` has one row a day: what was read and what is missing.  ``gaps`` has one row for each
+    run of missing snapshots.  ``skipped`` has one row for each file left out, with the reason.
+    """
+
+    counts: pd.DataFrame
+    days: pd.DataFrame
+    gaps: pd.DataFrame
+    skipped: pd.DataFrame
+    notice: str = ""  # the licence to show beside whatever is made of these data
+
+
+def read_counts(
+    dataset: str | Path,
+    *,
+    days: str | date | Iterable[str | date] | None = None,
+    executor: Executor | None = None,
+    cache: str | Path | None = CACHE,
+    progress: Callable[[int, int], None] | None = None,
+    skip_bad_files: bool = False,
+) -> Reading:
+    """Count the values of every pool in ``dataset``: a folder, a zip or ``s3://bucket/prefix``.
+
+    ``days`` picks days and months: ``"2024-08"`` or ``["2024-08-01", date(2024, 8, 2)]``.
+    ``executor`` runs one job a day; by default one thread for each processor does.
+    ``cache`` is the folder of counted days, None for none.  ``progress`` is told how many days
+    are done, of how many.
+
+    A file that cannot be trusted raises ``ArchiveError``; with ``skip_bad_files`` the reading goes
+    on without it and lists it in ``skipped``.
+    """
+    files, skipped = find_files(dataset, skip_bad_files=skip_bad_files)
+    asked = None if days is None else _days_of(days)
+    jobs = {
+        day: list(group)
+        for day, group in groupby(files, key=lambda file: file.day)
+        if asked is None or day in asked
+    }
+    if not jobs:
+        held = f"{files[0].day} to {files[-1].day}"
+        raise ArchiveError(str(dataset), f"holds no snapshots of {days}, only of {held}")
+    counted: dict[date, tuple[Day, bool]] = {}
+    for day, was_cached in _count_days(jobs, executor, cache, skip_bad_files):
+        counted[day.day] = day, was_cached
+        if progress is not None:
+            progress(len(counted), len(jobs))
+    found = [counted[day] for day in sorted(counted)]
+    skipped += [file for day, _ in found for file in day.skipped]
+    counts = pl.concat(day.table for day, _ in found)
+    if counts.is_empty():
+        raise ArchiveError(str(dataset), f"no file could be read; {skipped[0].reason}")
+    span = sorted(asked) if asked else _days_between(min(jobs), max(jobs))
+    return Reading(
+        counts=_to_pandas(counts),
+        days=_account(span, counted),
+        gaps=_gaps(span, counted),
+        skipped=pd.DataFrame([vars(file) for file in skipped], columns=["name", "reason"]),
+        notice=OPEN_DATA_NOTICE if _is_open_data(files) else "",
+    )
+
+
+def _days_of(days: str | date | Iterable[str | date]) -> set[date]:
+    asked: set[date] = set()
+    for text in map(str, [days] if isinstance(days, str | date) else days):
+        try:
+            if len(text) == len("2024-08"):
+                first = date.fromisoformat(f"{text}-01")
+                last = first.replace(day=monthrange(first.year, first.month)[1])
+                asked.update(_days_between(first, last))
+            else:
+                asked.add(date.fromisoformat(text))
+        except ValueError as error:
+            raise ValueError(f"days are written 2024-08 or 2024-08-01, got {text!r}") from error
+    return asked
+
+
+def _days_between(first: date, last: date) -> list[date]:
+    return [first + timedelta(days=after) for after in range((last - first).days + 1)]
+
+
+def _count_days(
+    jobs: dict[date, list[File]],
+    executor: Executor | None,
+    cache: str | Path | None,
+    skip_bad_files: bool,
+) -> Iterator[tuple[Day, bool]]:
+    """Give each day, and whether it came from the cache, in the order they are done."""
+    to_read: dict[date, Path | None] = {}
+    for day, files in jobs.items():
+        path = None if cache is None else Path(cache, f"{day}-{_digest(files)}.parquet")
+        if path is not None and (cached := _load(path, day)):
+            yield cached, True
+        else:
+            to_read[day] = path
+    with _running(executor) as running:
+        futures = {
+            running.submit(count_day, jobs[day], skip_bad_files=skip_bad_files): path
+            for day, path in to_read.items()
+        }
+        try:
+            for future in as_completed(futures):
+                counted, path = future.result(), futures.pop(future)
+                if path is not None and not counted.skipped:  # bad files are named every time
+                    _save(counted, path)
+                yield counted, False
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+@contextmanager
+def _running(executor: Executor | None) -> Iterator[Executor]:
+    if executor is None:
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            yield threads
+        return
+    context: Any = getattr(executor, "_mp_context", None)
+    if isinstance(executor, ProcessPoolExecutor) and context.get_start_method() == "fork":
+        raise ValueError(  # polars would wait for ever on locks its threads held at the fork
+            "polars cannot run in forked processes; give"
+            " ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))"
+        )
+    yield executor
+
+
+def _digest(files: Iterable[File]) -> str:
+    """Name what a day is read from: any other name, size or content gives another digest."""
+    read = [(file.member, file.size, file.version) for file in files]
+    return hashlib.sha256(json.dumps([_FORMAT, read]).encode()).hexdigest()[:16]
+
+
+def _load(path: Path, day: date) -> Day | None:
+    if not path.exists():
+        return None
+    try:
+        facts = json.loads(pl.read_parquet_metadata(path)["facts"])
+        return Day(day, pl.read_parquet(path), facts)
+    except (pl.exceptions.PolarsError, OSError, KeyError, ValueError):
+        return None  # not ours, or damaged: counting the day again replaces it
+
+
+def _save(day: Day, path: Path) -> None:
+    """Write a counted day whole or not at all, also when two processes do so at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
+    try:
+        day.table.write_parquet(temporary, metadata={"facts": json.dumps(day.facts)})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _to_pandas(table: pl.DataFrame) -> pd.DataFrame:
+    """Convert without pyarrow; names become categories, for a month repeats each many times."""
+    return pd.DataFrame({column.name: _to_pandas_column(column) for column in table})
+
+
+def _to_pandas_column(column: pl.Series) -> Any:
+    if column.dtype == pl.String:
+        names: list[str] = column.unique().sort().to_list()
+        codes = column.cast(pl.Enum(names)).to_physical().to_numpy()
+        return pd.Categorical.from_codes(codes, pd.Index(names))
+    if column.dtype == pl.Datetime:
+        return pd.Series(column.to_numpy()).dt.tz_localize("UTC")
+    if column.name in ("sps", "if_score"):
+        return column.cast(pl.Float64).to_numpy()
+    return column.to_numpy()
+
+
+def _account(span: list[date], counted: dict[date, tuple[Day, bool]]) -> pd.DataFrame:
+    rows = []
+    for day in span:
+        found, was_cached = counted.get(day, (None, False))
+        facts = dict(found.facts) if found else {}
+        present = _slots(facts.pop("times", []))
+        missing = int((~present).sum())
+        rows.append({"day": day, **facts, "missing_snapshots": missing, "from_cache": was_cached})
+    table = pd.DataFrame(rows).astype({"day": "datetime64[s]"})
+    numbers = table.columns.difference(["day", "from_cache"])
+    table[numbers] = table[numbers].fillna(0).astype(int)
+    return table
+
+
+def _slots(times: list[str]) -> Any:
+    """Return which of the day's ten-minute slots have a snapshot, were it a few minutes late."""
+    present = np.zeros(SNAPSHOTS_PER_DAY, np.bool_)
+    for at in map(time.fromisoformat, times):
+        present[(60 * at.hour + at.minute) // _MINUTES] = True
+    return present
+
+
+def _gaps(span: list[date], counted: dict[date, tuple[Day, bool]]) -> pd.DataFrame:
+    """Return each run of missing snapshots: its first and last time, and how many they are."""
+    unasked = np.ones(SNAPSHOTS_PER_DAY, np.bool_)
+    present = [
+        unasked
+        if day not in span
+        else _slots(counted[day][0].facts["times"] if day in counted else [])
+        for day in _days_between(span[0], span[-1])
+    ]
+    edges = np.flatnonzero(np.diff(~np.concatenate(present), prepend=False, append=False))
+    first, after = edges.reshape(-1, 2).T
+    start, step = pd.Timestamp(span[0], tz="UTC"), pd.Timedelta(minutes=_MINUTES)
+    return pd.DataFrame(
+        {
+            "first_at": start + first * step,
+            "last_at": start + (after - 1) * step,
+            "snapshots": after - first,
+        }
+    )
+
+
+def _is_open_data(files: Iterable[File]) -> bool:
+    """Tell the public sample by its address or its layout; the raw archive adds ``rawdata``."""
+    return any(
+        file.name.startswith("s3://")
+        or ("/aws/2025/" in file.member and "rawdata" not in file.member)
+        for file in files
+    )

@@ -1,0 +1,301 @@
+"""Which targets are worth measuring: variation, score and choice, from exact counts.
+
+The score of a (type, region) is CoV(SPS) x CoV(IF), as the study defines it: large where both the
+placement score and the interruption frequency move, so that a launch-time measurement has
+something to be explained by.  It is not a forecast of launch times and not a ranking of quality.
+
+Sums are taken over integers (SPS as it is, IF in halves), and only then divided, so a ranking is
+the same to the last digit whatever the order of files, days or machines.  Pure: no file is read
+and no clock; random choices take a seed.  ``write_selection`` alone touches the disk.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+SMALL_SIZES: Final = ("medium", "small", "micro", "nano")  # larger ones cost too much to repeat
+
+Form = Literal["pooled", "within"]
+Missing = Literal["drop", "as_value"]
+
+PAIR: Final = ["instance_type", "region"]
+ZONE: Final = [*PAIR, "availability_zone_id"]
+PER_ONE: Final = {"sps": 1, "if_score": 2}  # whole units in one: IF comes in halves
+_SHORT = {"sps": "sps", "if_score": "if"}
+_STUDY_CODE = -1  # what the archive writes for missing, and the study took for a value
+
+
+def coefficient_of_variation(values: ArrayLike, *, ddof: int = 1) -> float:
+    """Standard deviation over mean of a sample.
+
+    Parameters
+    ----------
+    values : array_like, 1-D
+        The sample; NaN is missing and left out.
+    ddof : int, default 1
+        The variance is divided by ``n - ddof``.
+
+    Returns
+    -------
+    float
+        As ``scipy.stats.variation(values, ddof=ddof, nan_policy="omit")`` (a negative mean gives
+        a negative value), except that a constant sample gives exactly 0 and that undefined is NaN,
+        never infinite: no more than ``ddof`` values, a zero mean, or an infinite value.
+
+    Raises
+    ------
+    ValueError
+        If ``values`` has another number of dimensions than one.
+    """
+    sample = np.asarray(values, dtype=float)
+    if sample.ndim != 1:
+        raise ValueError(f"values must be one-dimensional, got {sample.ndim} dimensions")
+    sample = sample[~np.isnan(sample)]
+    if sample.size <= ddof or not np.isfinite(sample).all() or sample.mean() == 0:
+        return float("nan")
+    if sample.min() == sample.max():
+        return 0.0
+    return float(sample.std(ddof=ddof) / sample.mean())
+
+
+def variation(
+    counts: pd.DataFrame, *, form: Form = "pooled", missing: Missing = "drop"
+) -> pd.DataFrame:
+    """Mean, standard deviation and CoV of SPS and IF of every (type, region).
+
+    Parameters
+    ----------
+    counts : DataFrame, any number of rows
+        Needs instance_type, region, availability_zone_id, sps, if_score (NaN where missing) and
+        snapshots (an integer count); further columns are ignored and rows may repeat.
+    form : {"pooled", "within"}
+        ``pooled``: over all rows of all zones, as the study does.  A pair whose zones differ for
+        ever then looks as if it moved.  ``within``: the root of the pooled within-zone variance
+        (n minus zones degrees of freedom) over the same mean, so that only change counts.
+    missing : {"drop", "as_value"}
+        ``as_value`` counts every missing SPS or IF as -1, as the study did; it is here to
+        reproduce it.
+
+    Returns
+    -------
+    DataFrame, one row a pair, sorted by instance_type and region
+        instance_type, region, zones, snapshots (rows of the archive: one a zone and snapshot),
+        and for SPS and IF: ``*_snapshots`` (those with a value), ``*_mean``, ``*_std``, ``*_cov``.
+        Undefined is NaN: the mean of no value, the deviation of one (or of one a zone), the CoV
+        of a zero mean.
+
+    Raises
+    ------
+    ValueError
+        If a column is lacking, an option is unknown, or a value is no whole SPS or half IF.
+
+    Notes
+    -----
+    With n values of sum S and sum of squares Q, all integers, the pooled variance is
+    (n Q - S^2) / (n (n - 1)); only the division leaves the integers.
+    """
+    _require(form in ("pooled", "within"), f"form is pooled or within, got {form!r}")
+    _require(missing in ("drop", "as_value"), f"missing is drop or as_value, got {missing!r}")
+    require_columns(counts, [*ZONE, "sps", "if_score", "snapshots"])
+    sums = {"snapshots": counts["snapshots"].astype("int64")}
+    for feature in PER_ONE:
+        sums |= _weighted_powers(counts, feature, missing)
+    by_zone = pd.DataFrame(sums).groupby([counts[name] for name in ZONE], observed=True).sum()
+    by_pair = by_zone.groupby(level=PAIR, observed=True)
+    totals = by_pair.sum()
+    table = pd.DataFrame({"zones": by_pair.size(), "snapshots": totals["snapshots"]})
+    for feature in PER_ONE:
+        table = table.join(_moments(by_zone, totals, feature, form))
+    table = table.reset_index().astype(dict.fromkeys(PAIR, "str"))
+    return table.sort_values(PAIR, ignore_index=True)
+
+
+def score_targets(
+    variation: pd.DataFrame, *, sizes: Iterable[str] | None = SMALL_SIZES
+) -> pd.DataFrame:
+    """Rank the pairs of a variation table by CoV(SPS) x CoV(IF), best first.
+
+    Parameters
+    ----------
+    variation : DataFrame
+        Needs instance_type, region, sps_cov and if_cov; other columns are kept.
+    sizes : iterable of str or None
+        Sizes by their exact token, the part after the first dot: ``large`` does not mean
+        ``xlarge``.  None takes all.
+
+    Returns
+    -------
+    DataFrame
+        ``variation`` with rank (from 1) and score, without the pairs of other sizes and those
+        whose score is zero, undefined, or the product of negative CoVs (a mean below zero comes
+        only from missing taken for a value).  Ties are in order of name.
+
+    Raises
+    ------
+    ValueError
+        If a column is lacking.
+    """
+    require_columns(variation, [*PAIR, "sps_cov", "if_cov"])
+    table = variation.astype(dict.fromkeys(PAIR, "str"))
+    score = table["sps_cov"] * table["if_cov"]
+    moving = (table["sps_cov"] > 0) & (table["if_cov"] > 0) & np.isfinite(score) & (score > 0)
+    table = table.assign(score=score)[moving & _is_of_size(table, sizes)]
+    table = table.sort_values(
+        ["score", *PAIR], ascending=[False, True, True], ignore_index=True, kind="stable"
+    )
+    table.insert(0, "rank", np.arange(1, len(table) + 1))
+    return table
+
+
+def choose_targets(
+    scored: pd.DataFrame,
+    *,
+    top: int,
+    max_per_region: int | None = None,
+    max_per_family: int | None = None,
+) -> pd.DataFrame:
+    """Take the best ``top`` of a ranking, passing over those whose region or family is full.
+
+    A family is the part of the type before its first dot.  The chosen ones are ranked anew and
+    get the role ``ranked`` and an inclusion probability of 1.
+    """
+    family = scored["instance_type"].str.split(".").str[0]
+    taken: list[int] = []
+    regions: dict[str, int] = {}
+    families: dict[str, int] = {}
+    for row, region, name in zip(scored.index, scored["region"], family, strict=True):
+        full = regions.get(region, 0) == max_per_region or families.get(name, 0) == max_per_family
+        if not full and len(taken) < top:
+            taken.append(row)
+            regions[region] = regions.get(region, 0) + 1
+            families[name] = families.get(name, 0) + 1
+    chosen = scored.loc[taken].assign(role="ranked", inclusion_probability=1.0)
+    return chosen.assign(rank=np.arange(1, len(chosen) + 1)).reset_index(drop=True)
+
+
+def add_controls(
+    chosen: pd.DataFrame,
+    variation: pd.DataFrame,
+    *,
+    controls: int,
+    seed: int,
+    sizes: Iterable[str] | None = SMALL_SIZES,
+) -> pd.DataFrame:
+    """Append random targets, for a predictor that never saw a stable target cannot predict one.
+
+    Of the pairs of the right sizes that were not chosen, ``controls`` are drawn from those whose
+    SPS never varied (role ``constant``) and ``controls`` from all others (role ``random``), each
+    stratum without replacement; a smaller one is taken whole.  ``inclusion_probability`` is the
+    share drawn of the stratum, the weight for any later statement about all pairs.
+    """
+    rest = variation[_is_of_size(variation, sizes)].sort_values(PAIR)
+    known = set(zip(chosen["instance_type"], chosen["region"], strict=True))
+    rest = rest[[pair not in known for pair in zip(*(rest[name] for name in PAIR), strict=True)]]
+    random = np.random.default_rng(seed)
+    parts = [chosen]
+    constant = rest["sps_cov"] == 0
+    for role, stratum in (("constant", rest[constant]), ("random", rest[~constant])):
+        drawn = min(controls, len(stratum))
+        rows = np.sort(random.choice(len(stratum), drawn, replace=False))
+        probability = drawn / len(stratum) if len(stratum) else float("nan")
+        parts.append(stratum.iloc[rows].assign(role=role, inclusion_probability=probability))
+    table = pd.concat([part for part in parts if len(part)] or [chosen], ignore_index=True)
+    return table.assign(score=table["sps_cov"] * table["if_cov"], rank=np.arange(1, len(table) + 1))
+
+
+def write_selection(
+    selection: pd.DataFrame,
+    folder: str | Path,
+    *,
+    source: Literal["spotlake", "sandbox"],
+    created: datetime,
+    parameters: Mapping[str, Any],
+) -> Path:
+    """Write ``selection`` as ``folder/<created>.csv``, best first, and return that path.
+
+    Each row also carries the source, the time of creation and the parameters, so that a file
+    explains itself.  Never overwrites.
+    """
+    _require(source in ("spotlake", "sandbox"), f"source is spotlake or sandbox, got {source!r}")
+    _require(created.tzinfo is not None, "created must be aware of its time zone")
+    created = created.astimezone(UTC)
+    stamp = f"{created:%Y-%m-%dT%H:%M:%SZ}"
+    facts: dict[str, Any] = {"source": source, "created": stamp, **parameters}
+    clash = sorted(set(facts) & set(selection.columns))
+    _require(not clash, f"parameters are named like columns of the selection: {clash}")
+    path = Path(folder, f"{created:%Y%m%dT%H%M%SZ}.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    selection.assign(**facts).to_csv(path, index=False, mode="x")
+    return path
+
+
+def _weighted_powers(
+    counts: pd.DataFrame, feature: str, missing: Missing
+) -> dict[str, "pd.Series[int]"]:
+    """Return n, S and Q of a feature for each row of counts, as integers in its own units."""
+    units, known = feature_units(counts, feature, missing)
+    weight = counts["snapshots"].astype("int64").where(known, 0)
+    return {
+        f"{feature}_n": weight,
+        f"{feature}_sum": weight * units,
+        f"{feature}_squares": weight * units * units,
+    }
+
+
+def feature_units(
+    counts: pd.DataFrame, feature: str, missing: Missing
+) -> tuple["pd.Series[int]", "pd.Series[bool]"]:
+    """Return whole units of a feature (0 where unknown) and which are known."""
+    values = counts[feature].astype("float64")
+    if missing == "as_value":
+        values = values.fillna(_STUDY_CODE)
+    known = values.notna()
+    scaled = values.fillna(0) * PER_ONE[feature]
+    units = scaled.round().astype("int64")
+    _require(bool((units == scaled).all()), f"{feature} holds values that are no archive's")
+    return units, known
+
+
+def _moments(by_zone: pd.DataFrame, totals: pd.DataFrame, feature: str, form: Form) -> pd.DataFrame:
+    """Return count, mean, deviation and CoV of a feature by pair, in the feature's own unit."""
+    count, total, squares = (totals[f"{feature}_{part}"] for part in ("n", "sum", "squares"))
+    mean = (total / count.where(count > 0)).rename("mean")
+    if form == "pooled":
+        variance = (count * squares - total * total) / (count * (count - 1)).where(count > 1)
+    else:
+        n, s, q = (by_zone[f"{feature}_{part}"] for part in ("n", "sum", "squares"))
+        within = ((n * q - s * s) / n.where(n > 0)).groupby(level=PAIR, observed=True).sum()
+        freedom = count - (n > 0).groupby(level=PAIR, observed=True).sum()
+        variance = within / freedom.where(freedom > 0)
+    deviation = np.sqrt(variance)
+    short = _SHORT[feature]
+    return pd.DataFrame(
+        {
+            f"{short}_snapshots": count,
+            f"{short}_mean": mean / PER_ONE[feature],
+            f"{short}_std": deviation / PER_ONE[feature],
+            f"{short}_cov": deviation / mean.where(mean != 0),
+        }
+    )
+
+
+def _is_of_size(table: pd.DataFrame, sizes: Iterable[str] | None) -> "pd.Series[bool]":
+    if sizes is None:
+        return pd.Series(True, index=table.index)
+    _require(not isinstance(sizes, str), f"sizes is a list of sizes, got the text {sizes!r}")
+    return table["instance_type"].str.split(".", n=1).str[1].isin(set(sizes))
+
+
+def require_columns(table: pd.DataFrame, names: Iterable[str]) -> None:
+    lacking = [name for name in names if name not in table]
+    _require(not lacking, f"the table lacks the columns {lacking}, it has {list(table.columns)}")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
