@@ -18,17 +18,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m spotlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_check(commands.add_parser("check", help="the preflight alone: spends nothing"))
-    # The sandbox has options of its own, and is slow to import: only when asked for.
-    commands.add_parser("sandbox", help="start a pretend EC2 by hand", add_help=False)
+    sandbox = commands.add_parser("sandbox", help="start a pretend EC2 by hand")
     if given[:1] == ["sandbox"]:
-        from spotlib.sandbox.server import main as sandbox_main  # noqa: PLC0415
-
-        return sandbox_main(given[1:])
+        return _sandbox(parser, sandbox, given)
     try:
         return _check(parser.parse_args(given))
     except (ValueError, Refusal, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _sandbox(
+    parser: argparse.ArgumentParser, sandbox: argparse.ArgumentParser, given: Sequence[str]
+) -> int:
+    from spotlib.sandbox import server  # noqa: PLC0415 - slow: only when it is asked for
+
+    server.add_arguments(sandbox)
+    return server.run(parser.parse_args(given))
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:

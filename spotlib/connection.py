@@ -202,7 +202,7 @@ def _sandbox_connection(
         utc = epoch + timedelta(seconds=told["now_s"])
         clock = ScaledClock(speed=told["speed"], utc=utc)
     return Connection(
-        endpoint, clock, sandbox_session(), url=url, world=told["world"], process=process
+        endpoint, clock, sandbox_session(), url=url, world=told["world_id"], process=process
     )
 
 

@@ -1,0 +1,48 @@
+# make study | make test | make lab: each sets up first.  Needs Python 3.11+; uv is used if present.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STUDY := results/study
+READY := $(VENV)/ready
+
+.PHONY: study test lab setup constraints clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	  "spotlib needs Python 3.11 or newer, this is %d.%d: make PYTHON=/path/to/python3.11 ..." % v[:2])'
+	@if command -v uv > /dev/null; then \
+	  test -x $(BIN)/python || uv venv --quiet --python "$$(command -v $(PYTHON))" $(VENV); \
+	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[test]'; \
+	else \
+	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'; \
+	fi
+	@# JupyterLab's pop-up with news would be the first thing that a newcomer sees.
+	@$(BIN)/jupyter labextension disable --level=sys_prefix \
+	  "@jupyterlab/apputils-extension:announcements" > /dev/null 2>&1 || true
+	@touch $@
+
+study: setup
+	@mkdir -p $(STUDY)/notebooks
+	@$(BIN)/papermill notebooks/02_collect.ipynb $(STUDY)/notebooks/02_collect.ipynb \
+	  -p results $(STUDY) -p n 5 -p seed 1 --no-progress-bar --log-level WARNING
+	@$(BIN)/jupyter nbconvert --to html --log-level ERROR $(STUDY)/notebooks/02_collect.ipynb
+	@echo "Simulated study done. Open $(STUDY)/notebooks/02_collect.html"
+	@echo "The record is in $(STUDY)/launches, the figure in $(STUDY)/figures."
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+lab: setup
+	$(BIN)/jupyter lab --notebook-dir=. notebooks/02_collect.ipynb
+
+constraints: setup
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt
+
+clean:
+	rm -rf $(VENV) $(STUDY)

@@ -1,0 +1,235 @@
+"""The notebooks' parameters: typed, checked together, and an unknown name refused.
+
+papermill hands over what it was given without looking: ``-p dry_run false`` arrives as text and a
+misspelt name is only warned of.  So the cell after the parameters checks them all at once, and
+every complaint says what was wrong, what was seen and what is allowed.
+"""
+
+import ast
+import difflib
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import pandas as pd
+
+from spotlib.connection import is_aws
+from spotlib.model import (
+    MOST_INSTANCES_A_CALL,
+    Plan,
+    Stage,
+    Target,
+    plan_launches,
+    require_intervals,
+)
+from spotlib.store import newest_selection, read_selection, selection_targets
+
+# What the sandbox measures when nothing was selected: the head of the published ranking for
+# August 2024, from which the question came.
+BUILTIN_TARGETS = (
+    Target("t3.nano", "sa-east-1"),
+    Target("t3.medium", "sa-east-1"),
+    Target("t4g.medium", "ap-northeast-3"),
+)
+
+_INJECTED = "# Parameters"  # papermill's mark on the cell that it adds
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text in quotes"}
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Parameters = TypeVar("Parameters", bound=_Dataclass)
+
+
+def check_parameters(kind: type[Parameters], namespace: Mapping[str, Any]) -> Parameters:
+    """The notebook's parameters as a ``kind``, a dataclass that refuses bad values.
+
+    Parameters
+    ----------
+    namespace
+        The notebook's ``globals()``: the parameters, and IPython's ``In``, the cells so far.
+
+    Raises
+    ------
+    ValueError
+        With one sentence for each thing that is wrong.
+    """
+    types = typing.get_type_hints(kind)
+    names = [each.name for each in fields(kind)]
+    problems = [_unknown(name, names) for name in _injected_names(namespace.get("In", [])) if name not in names]
+    problems += [
+        f"{name} must be {_WORDS[types[name]]}, got {namespace[name]!r}"
+        for name in names
+        if not _is_a(namespace[name], types[name])
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
+    return kind(**{name: namespace[name] for name in names})
+
+
+def _unknown(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+    return f"there is no parameter {name!r}{hint}"
+
+
+def _injected_names(cells: Sequence[str]) -> list[str]:
+    """The names that papermill set, in the cell that it marks as its own."""
+    return [
+        target.id
+        for source in cells
+        if source.startswith(_INJECTED)
+        for statement in ast.parse(source).body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    ]
+
+
+def _is_a(value: object, kind: type) -> bool:
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and math.isfinite(typing.cast("float", value))
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+@dataclass(frozen=True)
+class CollectParameters:
+    """The parameters of ``02_collect``; the notebook explains each."""
+
+    n: int
+    selection: str
+    top: int
+    instance_type: str
+    region: str
+    availability_zone_id: str
+    rounds: int
+    every_s: float
+    endpoint: str
+    profile: str
+    account_id: str
+    ready: str
+    timeout_s: float
+    poll_s: float
+    image: str
+    max_price_usd: float
+    placement_scores: bool
+    dry_run: bool
+    speed: float
+    seed: int
+    results: str
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, all of it at once."""
+        problems = [words for wrong, words in self._rules() if wrong]
+        try:
+            require_intervals(timeout_s=self.timeout_s, poll_s=self.poll_s)
+        except ValueError as error:
+            problems.append(str(error))
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def _rules(self) -> list[tuple[bool, str]]:
+        sandbox, known = self.endpoint == "sandbox", self.endpoint in ("sandbox", "aws")
+        url = self.endpoint.startswith(("http://", "https://"))
+        pair = bool(self.instance_type) + bool(self.region)
+        return [
+            (
+                not 1 <= self.n <= MOST_INSTANCES_A_CALL,
+                f"n must be from 1 to {MOST_INSTANCES_A_CALL} instances per target, got {self.n}",
+            ),
+            (self.top < 1, f"top must be at least 1 target, got {self.top}"),
+            (self.rounds < 1, f"rounds must be at least 1, got {self.rounds}"),
+            (self.every_s <= 0, f"every_s must be above 0 seconds, got {self.every_s}"),
+            (
+                self.ready not in ("ready", "running"),
+                f"ready must be 'ready' (status checks ok) or 'running', got {self.ready!r}",
+            ),
+            (
+                not (known or url),
+                f"endpoint must be 'sandbox' (free), 'aws' (costs money) or a URL, "
+                f"got {self.endpoint!r}",
+            ),
+            (
+                pair == 1,
+                "instance_type and region belong together, got "
+                f"{self.instance_type!r} and {self.region!r}",
+            ),
+            (
+                bool(self.availability_zone_id) and pair != 2,
+                "availability_zone_id needs an instance_type and a region",
+            ),
+            (
+                bool(self.selection) and pair > 0,
+                "give either a selection or an instance_type and a region, not both",
+            ),
+            (
+                bool(self.profile) and sandbox,
+                "profile is for AWS, the sandbox has none: set endpoint='aws'",
+            ),
+            (self.speed < 0, f"speed must be 0 (virtual time) or above, got {self.speed}"),
+            (self.max_price_usd < 0, f"max_price_usd must be 0 or above, got {self.max_price_usd}"),
+        ]
+
+    def plans(self, targets: Sequence[Target]) -> list[Plan]:
+        """One plan for each target."""
+        return plan_launches(
+            targets,
+            count=self.n,
+            timeout_s=self.timeout_s,
+            wanted=Stage[self.ready.upper()],
+            image=self.image or None,
+            max_price_usd=self.max_price_usd or None,
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to be measured, and a sentence that says why these."""
+
+    targets: tuple[Target, ...]
+    words: str
+    selection: pd.DataFrame | None = None
+    path: Path | None = None
+
+
+def choose_targets(parameters: CollectParameters, results: Path) -> Choice:
+    """The targets that the parameters name, or those of the newest selection.
+
+    Raises
+    ------
+    ValueError
+        If there is none to take, or a simulated selection would be launched on AWS.
+    """
+    given = parameters
+    if given.instance_type:
+        one = Target(given.instance_type, given.region, given.availability_zone_id or None)
+        return Choice((one,), f"{one}, as given")
+    path = Path(given.selection) if given.selection else newest_selection(results)
+    if path is None:
+        return _builtin(given)
+    path = path if path.exists() else results / "selection" / path
+    table = read_selection(path)
+    if is_aws(given.endpoint) and table["source"].iloc[0] != "spotlake":
+        raise ValueError(
+            f"selection {path.name} is simulated, and AWS costs money: run 01_select on a real "
+            "SpotLake archive, or give an instance_type and a region"
+        )
+    chosen = tuple(selection_targets(table, top=given.top))
+    words = f"the first {len(chosen)} of {len(table)} targets of {path.name}"
+    return Choice(chosen, f"{words}, from {table['source'].iloc[0]}", table, path)
+
+
+def _builtin(given: CollectParameters) -> Choice:
+    if given.endpoint != "sandbox":
+        raise ValueError(
+            f"endpoint={given.endpoint!r} needs targets: write a selection with 01_select, or give "
+            "an instance_type and a region"
+        )
+    chosen = BUILTIN_TARGETS[: given.top]
+    return Choice(chosen, f"no selection is written yet, so a built-in list: {len(chosen)} targets")

@@ -1,0 +1,172 @@
+"""The live view and the figures that more than one notebook shows.
+
+Figures are made without pyplot, so that nothing global is left behind, from the tables alone.  A
+simulated one says so across its face.
+"""
+
+import html
+import io
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from spotlib.batch import Progress
+from spotlib.model import Stage
+from spotlib.store import load_polls
+
+SIMULATED = "SIMULATED (sandbox)"
+_THEME = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("notebook"),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+
+
+def target_names(table: pd.DataFrame) -> "pd.Series[str]":
+    """``t3.nano in sa-east-1`` for each row: the one name of a target in every figure."""
+    return table["instance_type"] + " in " + table["availability_zone_id"].fillna(table["region"])
+
+
+def target_colours(names: Iterable[str]) -> dict[str, tuple[float, float, float]]:
+    """One colour for each target, the same in every figure of the same targets."""
+    ordered = sorted(set(names))
+    palette = sns.color_palette("colorblind" if len(ordered) <= 10 else "husl", len(ordered))
+    return dict(zip(ordered, palette, strict=True))
+
+
+def ready_counts_figure(polls: pd.DataFrame) -> Figure:
+    """How many instances were running, and how many ready, over the time since the request.
+
+    A step goes up when a look first showed the instance; the shade reaches back to the look
+    before, since it came some time between the two.  After a run's dot nobody looked.
+    """
+    seen = polls[polls["ready"].notna()].assign(target=target_names(polls))
+    stages = (Stage.RUNNING, Stage.READY)
+    figure, axes = _panels(len(stages))
+    colours = target_colours(seen["target"])
+    for ax, stage in zip(axes, stages, strict=True):
+        for name, rows in seen.groupby("target"):
+            for _, run in rows.groupby(["batch_id", "round"]):
+                _draw_run(ax, run, stage, colours[str(name)], str(name))
+        _label_counts(ax, stage, int(seen["n"].max()) if len(seen) else 1)
+    axes[-1].set_xlabel("seconds since the request was sent")
+    _legend(figure, axes[0])
+    if polls["simulated"].any():
+        mark_simulated(figure)
+    return figure
+
+
+def _panels(rows: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(9.0, 2.6 * rows), layout="constrained")
+    with mpl.rc_context(_THEME):
+        axes = figure.subplots(rows, 1, sharex=True, squeeze=False)
+    return figure, list(axes[:, 0])
+
+
+def _draw_run(ax: Axes, run: pd.DataFrame, stage: Stage, colour: object, name: str) -> None:
+    rows = run.sort_values("tick")
+    times = [0.0, *rows["answered_s"]]
+    counts = [0, *rows[stage.label].astype(int)]
+    ax.step(times, counts, where="post", color=colour, linewidth=2, label=name)
+    ax.plot(times[-1], counts[-1], "o", color=colour, markersize=6)  # not watched after this
+    asked = [0.0, *rows["asked_s"].shift(fill_value=0.0)]
+    for after, by, low, high in zip(asked[1:], times[1:], counts, counts[1:], strict=False):
+        if high > low:  # somewhere in this bracket
+            ax.fill_betweenx([low, high], after, by, color=colour, alpha=0.25, linewidth=0)
+
+
+def _label_counts(ax: Axes, stage: Stage, most: int) -> None:
+    ax.set_ylabel(f"{stage.label}, instances")
+    ax.set_ylim(-0.03 * most, most * 1.08)
+    ax.set_xlim(left=0)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _legend(figure: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    if unique:
+        figure.legend(
+            unique.values(), unique.keys(), loc="outside upper left", ncols=3, frameon=False
+        )
+
+
+def mark_simulated(figure: Figure) -> None:
+    """Write across a figure that it shows nothing of AWS."""
+    figure.text(
+        *(0.5, 0.5, SIMULATED),
+        fontsize=34,
+        color="grey",
+        alpha=0.18,
+        ha="center",
+        va="center",
+        rotation=20,
+    )
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Save a figure as PNG and SVG beside each other; the PNG's path."""
+    png = Path(path).with_suffix(".png")
+    png.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(png, dpi=150)
+    figure.savefig(png.with_suffix(".svg"))
+    return png
+
+
+class LiveView:
+    """A progress bar and the ready-count plot that renew themselves while a batch runs.
+
+    The same in JupyterLab, under papermill and in exported HTML.  It draws from the log, so that
+    it shows what is recorded, and seldom: a draw may take a twentieth of the time.
+    """
+
+    def __init__(self, log: str | Path, *, simulated: bool) -> None:
+        self._log = Path(log)
+        self._simulated = simulated
+        self._bar = display({"text/html": "starting"}, raw=True, display_id=True)
+        self._plot = display({"text/html": ""}, raw=True, display_id=True)
+        self._next_draw_s = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        """After a look: draw, if it is time."""
+        if time.monotonic() >= self._next_draw_s:
+            self._draw(progress)
+
+    def finish(self, words: str) -> None:
+        """Draw for the last time."""
+        self._show_bar(words, 1.0)
+        self._show_plot()
+
+    def _draw(self, progress: Progress) -> None:
+        began_s = time.monotonic()
+        share = min(progress.elapsed_s / progress.timeout_s, 1.0)
+        self._show_bar(
+            f"round {progress.round + 1} of {progress.rounds}: {progress.ready} of "
+            f"{progress.requests} ready, {progress.elapsed_s:.0f} s of at most "
+            f"{progress.timeout_s:.0f} s",
+            (progress.round + share) / progress.rounds,
+        )
+        self._show_plot()
+        ended_s = time.monotonic()
+        self._next_draw_s = ended_s + max(1.0, 20 * (ended_s - began_s))
+
+    def _show_bar(self, words: str, share: float) -> None:
+        mark = f"<b>{SIMULATED}</b> " if self._simulated else ""
+        bar = f'<progress value="{share:.3f}" max="1" style="width:40%"></progress>'
+        self._bar.update({"text/html": f"{bar} {mark}{html.escape(words)}"}, raw=True)
+
+    def _show_plot(self) -> None:
+        image = io.BytesIO()
+        ready_counts_figure(load_polls([self._log])).savefig(image, format="png", dpi=80)
+        self._plot.update({"image/png": image.getvalue()}, raw=True)

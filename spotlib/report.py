@@ -1,0 +1,70 @@
+"""Small tables and sentences for people: the plan before a launch, the outcomes after it."""
+
+import html
+
+import pandas as pd
+
+from spotlib.connection import Connection, is_aws
+from spotlib.model import Outcome
+from spotlib.plots import SIMULATED, target_names
+from spotlib.prepared import Checked
+
+
+def banner(connection: Connection) -> str:
+    """One loud line: whether this is a pretend market, or costs money."""
+    if connection.simulated:
+        words = f"{SIMULATED}: a pretend market, world {connection.world}. No AWS, no cost."
+        return _banner(words, "#e8f0fe", "#1a4fa0")
+    if is_aws(connection.endpoint):
+        return _banner("AWS: the next cells spend real money.", "#fdecea", "#a61b1b")
+    return _banner(
+        f"Endpoint {connection.endpoint}: whether it costs is its own affair.", "#fff4e0", "#8a5a00"
+    )
+
+
+def _banner(words: str, ground: str, ink: str) -> str:
+    style = f"background:{ground};color:{ink};padding:.6em 1em;font-weight:bold;border-radius:4px"
+    return f'<div style="{style}">{html.escape(words)}</div>'
+
+
+def market_name(connection: Connection) -> str:
+    """What every table and sentence calls the place that was measured."""
+    if connection.simulated:
+        return SIMULATED
+    return "AWS" if is_aws(connection.endpoint) else connection.endpoint
+
+
+def plan_table(checked: Checked, market: str) -> pd.DataFrame:
+    """One row a target: what will be asked for, and what it costs (USD)."""
+    rows = [
+        {
+            "market": market,
+            "target": str(each.plan.target),
+            "n": each.plan.count,
+            "largest n": each.largest_count,
+            "vCPUs each": each.vcpus,
+            "spot $/h": each.price_usd,
+            "on demand $/h": each.on_demand_usd,
+            "expected $": round(each.expected_usd, 4),
+            "at most $": round(each.bound_usd, 4),
+            "image": each.image_name or each.image,
+        }
+        for each in checked.prepared
+    ]
+    return pd.DataFrame(rows)
+
+
+def outcome_table(launches: pd.DataFrame) -> pd.DataFrame:
+    """How many requests of each target ended how; one column an outcome, with EC2's codes."""
+    named = launches.assign(
+        target=target_names(launches),
+        outcome=pd.Categorical(launches["outcome"], [str(each) for each in Outcome]),
+    )
+    counts = named.groupby(["simulated", "target", "outcome"], observed=True).size()
+    table = counts.unstack("outcome", fill_value=0)
+    codes = named.groupby(["simulated", "target"])["status_code"].agg(
+        lambda values: ", ".join(
+            f"{code} x{count}" for code, count in values.value_counts().items()
+        )
+    )
+    return table.assign(**{"EC2's status codes": codes})
