@@ -75,6 +75,12 @@ class SpotRequest:
     instance: Instance | None = None
     happened_s: dict[str, float] = field(default_factory=dict)  # truth: first time of each event
 
+    @property
+    def holds_quota(self) -> bool:
+        """Whether it uses a part of the spot quota, or may still come to."""
+        alive = self.instance is not None and self.instance.state != "terminated"
+        return self.state == "open" or self.in_flight or alive
+
 
 @dataclass(kw_only=True)
 class Instance:
@@ -144,7 +150,7 @@ class Region:
 
     def tagged(self, key: str, values: Iterable[str]) -> Iterator[SpotRequest]:
         """The requests that carry this tag with one of these values."""
-        for value in values:
+        for value in dict.fromkeys(values):
             yield from self._by_tag.get((key, value), {}).values()
 
     def _unindex(self, request: SpotRequest) -> None:

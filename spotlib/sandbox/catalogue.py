@@ -1,7 +1,6 @@
 """Which instance types, zones and images exist: moto's packaged data, read lazily and directly.
 
-Importing ``moto.ec2.models`` would take a second; the files are all this needs.  Owned here: the
-facts about types, offerings, zones and images.  Refused: anything that moves (see ``market``).
+The facts about types, offerings, zones and images.  Refused: anything that moves (see ``market``).
 """
 
 from __future__ import annotations
@@ -94,33 +93,26 @@ def instance_type(name: str) -> InstanceType | None:
 @cache
 def offered(region: str) -> dict[str, tuple[str, ...]]:
     """Instance type -> ids of the zones of the region that offer it."""
-    zones: dict[str, list[str]] = {}
+    known = {zone.zone_id for zone in zones(region)}  # the data name one zone the account lacks
+    where: dict[str, list[str]] = {}
     path = f"ec2/resources/instance_type_offerings/availability-zone-id/{region}.json.gz"
     for row in _resource(path):
-        zones.setdefault(row["InstanceType"], []).append(row["Location"])
-    return {name: tuple(sorted(ids)) for name, ids in sorted(zones.items())}
+        if row["Location"] in known:
+            where.setdefault(row["InstanceType"], []).append(row["Location"])
+    return {name: tuple(sorted(ids)) for name, ids in sorted(where.items())}
 
 
 @cache
 def zones(region: str) -> tuple[Zone, ...]:
     """The availability zones of a region, by name; empty for an unknown region."""
-    # moto keeps the mapping of names to ids in code, and a passed-on DescribeSubnets shows it.
-    from moto.ec2.models.availability_zones_and_regions import (  # noqa: PLC0415 (slow to import)
-        RegionsAndZonesBackend,
-    )
-
-    found = RegionsAndZonesBackend.zones.get(region, [])
+    found = _furniture().zones.get(region, [])
     return tuple(Zone(zone.name, zone.zone_id, region) for zone in found)
 
 
 @cache
 def opted_in(region: str) -> bool:
     """Whether the account may use the region."""
-    from moto.ec2.models.availability_zones_and_regions import (  # noqa: PLC0415 (slow to import)
-        RegionsAndZonesBackend,
-    )
-
-    states = {known.name: known.opt_in_status for known in RegionsAndZonesBackend.regions}
+    states = {known.name: known.opt_in_status for known in _furniture().regions}
     return states.get(region, "not-opted-in") != "not-opted-in"
 
 
@@ -130,3 +122,12 @@ def images(region: str) -> dict[str, str]:
     rows = _resource(f"ec2/resources/latest_amis/{region}.json.gz")
     rows = rows + _resource("ec2/resources/amis.json.gz")
     return {row["ami_id"]: row["architecture"] for row in rows}
+
+
+def _furniture() -> Any:
+    """moto's regions and zones: they are in its code, and what we borrow from moto shows them."""
+    from moto.ec2.models.availability_zones_and_regions import (  # noqa: PLC0415 (slow to import)
+        RegionsAndZonesBackend,
+    )
+
+    return RegionsAndZonesBackend

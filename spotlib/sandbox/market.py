@@ -84,16 +84,19 @@ class Market:
         free = np.exp((n.full_at - self.tightness(pool, at)) / n.capacity_width)
         return np.floor(np.minimum(free, n.capacity_most))
 
-    def placement_score(self, pool: Pool, at: ArrayLike) -> Floats:
+    def placement_score(self, pool: Pool, at: ArrayLike, *, capacity: int = 1) -> Floats:
         """1 (unlikely) to 3: an imperfect, late view of the tightness, renewed every 10 min."""
-        return _only(self.placement_scores([pool], at), at)
+        return _only(self.placement_scores([pool], at, capacity=capacity), at)
 
-    def placement_scores(self, pools: Sequence[Pool], at: ArrayLike) -> Floats:
+    def placement_scores(
+        self, pools: Sequence[Pool], at: ArrayLike, *, capacity: int = 1
+    ) -> Floats:
         """The same for many pools: one row a pool."""
         n = self.numbers
         seen_at = np.floor(np.asarray(at) / 600.0) * 600.0 - n.score_lag_s
         error = np.array([self._weights(pool)[1] for pool in pools])
         seen = self.tightnesses(pools, seen_at) + np.matmul(error, _basis(seen_at))
+        seen += n.capacity_width * math.log(capacity)  # so much tighter is room for one of so many
         score: Floats = 3.0 - (seen >= n.score_2_at) - (seen >= n.score_1_at)
         return score
 
@@ -138,9 +141,7 @@ class Market:
     def prices_usd(self, pools: Sequence[Pool], at: ArrayLike) -> Floats:
         """The same for many pools.  A price holds for hours, so few distinct moments matter."""
         n = self.numbers
-        since = np.array(
-            [[self.price_since(pool, moment) for moment in _row(at)] for pool in pools]
-        )
+        since = self.price_since(pools, at)
         moments, column = np.unique(since, return_inverse=True)
         tight = np.take_along_axis(
             self.tightnesses(pools, moments), column.reshape(since.shape), axis=1
@@ -151,12 +152,13 @@ class Market:
         usd: Floats = np.maximum(np.round(price, 4), 0.0001)
         return usd
 
-    def price_since(self, pool: Pool, at: float) -> float:
-        """Since when the spot price of this moment holds."""
+    def price_since(self, pools: Sequence[Pool], at: ArrayLike) -> Floats:
+        """Since when the spot price of each moment holds: one row a pool."""
         hold_s = self.numbers.price_holds_s
-        slots = int(hold_s / 600.0)
-        offset = 600.0 * math.floor(slots * self._weights(pool)[2])
-        return math.floor((at - offset) / hold_s) * hold_s + offset
+        share = np.array([[self._weights(pool)[2]] for pool in pools])
+        offset = 600.0 * np.floor(share * hold_s / 600.0)
+        since: Floats = np.floor((_row(at) - offset) / hold_s) * hold_s + offset
+        return since
 
     # Draws of a launch.  ``name`` tells one draw from another.
 

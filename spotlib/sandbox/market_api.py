@@ -78,13 +78,12 @@ def get_spot_placement_scores(world: World, _: str, params: Params) -> Shape:
     if not types:
         message = "Only InstanceTypes are modelled by the sandbox, not InstanceRequirements."
         raise ApiError("UnsupportedOperation", message)
-    if params.get("TargetCapacity", 0) < 1:
+    capacity, by_zone = params.get("TargetCapacity", 0), params.get("SingleAvailabilityZone", False)
+    if capacity < 1:
         raise ApiError("InvalidParameterValue", "TargetCapacity must be at least 1.")
     regions = params.get("RegionNames") or catalogue.DEFAULT_REGIONS
     rows = [
-        row
-        for region in regions
-        for row in _score_rows(world, region, types, params.get("SingleAvailabilityZone", False))
+        row for region in regions for row in _score_rows(world, region, types, capacity, by_zone)
     ]
     rows.sort(key=lambda row: -row["Score"])
     return {"SpotPlacementScores": rows[:_MOST_SCORES]}
@@ -189,7 +188,7 @@ def _price_rows(
     world: World, pool: Pool, where: tuple[str, str], start_s: float, end_s: float
 ) -> list[Shape]:
     market, hold_s = world.market, world.market.numbers.price_holds_s
-    first = market.price_since(pool, world.posix(start_s))
+    first = float(market.price_since([pool], world.posix(start_s))[0, 0])
     moments = np.arange(first, world.posix(end_s) + 0.001, hold_s)
     prices = market.price_usd(pool, moments)
     changed = np.flatnonzero(np.append(True, np.diff(prices) != 0.0))
@@ -214,11 +213,14 @@ def _asked_pools(region: str, types: Sequence[str]) -> Iterable[Pool]:
             yield from (Pool(name, zone_id, region) for zone_id in offered.get(name, ()))
 
 
-def _score_rows(world: World, region: str, types: Sequence[str], by_zone: bool) -> list[Shape]:
+def _score_rows(
+    world: World, region: str, types: Sequence[str], capacity: int, by_zone: bool
+) -> list[Shape]:
     pools = list(_asked_pools(region, types))
     if not pools:
         return []
-    scores = world.market.placement_scores(pools, world.posix(world.now_s))[:, 0]
+    now = world.posix(world.now_s)
+    scores = world.market.placement_scores(pools, now, capacity=capacity)[:, 0]
     best: dict[str, int] = {}
     for pool, score in zip(pools, scores, strict=True):
         best[pool.zone_id] = max(best.get(pool.zone_id, 1), int(score))
@@ -279,14 +281,13 @@ def _advised_type(name: str) -> Shape:
 
 
 def _advised(world: World, region: str) -> dict[str, Shape]:
+    at, market = world.posix(world.now_s), world.market
+    first = {pool.instance_type: pool for pool in reversed(list(_asked_pools(region, [])))}
+    prices = market.prices_usd(list(first.values()), at)[:, 0]
     rows: dict[str, Shape] = {}
-    at = world.posix(world.now_s)
-    for pool in _asked_pools(region, []):
-        if pool.instance_type in rows:
-            continue
-        score = float(world.market.interruption_score(pool.instance_type, region, at))
+    for name, price in zip(first, prices, strict=True):
+        score = float(market.interruption_score(name, region, at))
         if not np.isnan(score):
-            on_demand = world.market.on_demand_usd(pool.instance_type, region)
-            saved = 100.0 - 100.0 * float(world.market.price_usd(pool, at)) / on_demand
-            rows[pool.instance_type] = {"s": int(saved), "r": int((3.0 - score) * 2.0)}
+            saved = 100.0 - 100.0 * float(price) / market.on_demand_usd(name, region)
+            rows[name] = {"s": int(saved), "r": int((3.0 - score) * 2.0)}
     return rows

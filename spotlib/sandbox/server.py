@@ -30,7 +30,7 @@ def serve(
     *,
     port: int = 0,
     idle_s: float = 60.0,
-    ready: Callable[[str], object] = str,
+    ready: Callable[[str], object] | None = None,
 ) -> None:
     """Serve until nobody has asked anything for ``idle_s`` real seconds (0: for ever)."""
     server = ThreadingHTTPServer(("127.0.0.1", port), _handler(world))
@@ -39,7 +39,8 @@ def serve(
     server.last_asked_s = time.monotonic()  # type: ignore[attr-defined]
     if idle_s > 0:
         threading.Thread(target=_end_when_idle, args=(server, idle_s), daemon=True).start()
-    ready(f"http://127.0.0.1:{server.server_address[1]}")
+    if ready is not None:
+        ready(f"http://127.0.0.1:{server.server_address[1]}")
     with server:
         server.serve_forever(poll_interval=0.1)
 

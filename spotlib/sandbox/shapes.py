@@ -16,6 +16,7 @@ from spotlib.sandbox.world import World
 
 Shape = dict[str, Any]
 
+_ASKED_ONLY = ("SecurityGroupIds", "SecurityGroups")  # shown in another form than asked
 _STATE_CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48}
 _MESSAGES = {
     "pending-evaluation": "Your Spot request is pending evaluation.",
@@ -48,7 +49,7 @@ def state(name: str) -> Shape:
 def request_shape(world: World, request: SpotRequest) -> Shape:
     """One ``SpotInstanceRequest``.  The zone shows only once the request is fulfilled."""
     message = _MESSAGES[request.code]
-    launch = {key: value for key, value in request.launch.items() if key != "SecurityGroupIds"}
+    launch = {key: value for key, value in request.launch.items() if key not in _ASKED_ONLY}
     shape: Shape = {
         "SpotInstanceRequestId": request.request_id,
         "CreateTime": _second(world, request.accepted_s),

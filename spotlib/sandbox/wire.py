@@ -42,7 +42,9 @@ def attach(world: World, client: Any) -> None:
         raw = HTTPResponse(body=BytesIO(answer_body), preload_content=False)
         return AWSResponse(request.url, status, answer_headers, raw)
 
-    client.meta.events.register_first("before-send", before_send, unique_id="sandbox")
+    events = client.meta.events
+    events.unregister("before-send", unique_id="sandbox")  # a client has one world at a time
+    events.register_first("before-send", before_send, unique_id="sandbox")
 
 
 def answer(world: World, url: str, headers: Mapping[str, str], body: bytes) -> Answer:

@@ -99,7 +99,7 @@ class World:
         self.denied = set(denied)
         self.spot_role = spot_role
         self.calls: list[Call] = []
-        self.faults: list[Any] = []
+        self.faults: list[Callable[[Any, bool], None]] = []  # see ``faults``
         self.lock = threading.RLock()
         self.regions: dict[str, Region] = {}
         self._due: list[tuple[float, int, Callable[[float], None]]] = []
@@ -188,11 +188,14 @@ class World:
 
     def cancel(self, request: SpotRequest) -> None:
         """Cancel a request.  Its instance, there or in flight, lives on."""
+        if request.state not in ("open", "active"):
+            return
+        request.happened_s["cancelled"] = self.now_s
         if request.state == "open":
             self._set_code(request, "canceled-before-fulfillment", self.now_s)
             if not request.in_flight:
                 self._end(request, self.now_s)
-        elif request.state == "active":
+        else:
             self._set_code(request, "request-canceled-and-instance-running", self.now_s)
 
     def terminate(self, instance: Instance) -> None:
@@ -200,12 +203,11 @@ class World:
         self._shut_down(instance, self.now_s, _USER)
 
     def vcpus_in_use(self, region: str, quota_group: str) -> int:
-        """vCPUs of open and active requests that count against a quota."""
+        """vCPUs of open requests and live instances that count against a quota."""
         return sum(
             request.vcpus
             for request in self.region(region).requests.values()
-            if request.state in ("open", "active") or request.in_flight
-            if _quota_group(request.pool.instance_type) == quota_group
+            if request.holds_quota and _quota_group(request.pool.instance_type) == quota_group
         )
 
     # What tests and the researcher may know.
@@ -284,8 +286,9 @@ class World:
             free_s = evaluated_s + fate.held_s
             return (None, None) if at_s >= free_s else ("capacity-not-available", free_s)
         again_s = at_s + self.market.numbers.reevaluate_s
-        price_usd = float(self.market.price_usd(request.pool, self.posix(at_s)))
-        if request.max_price_usd is not None and request.max_price_usd < price_usd:
+        if request.max_price_usd is not None and request.max_price_usd < float(
+            self.market.price_usd(request.pool, self.posix(at_s))
+        ):
             return "price-too-low", again_s
         held = self.region(request.pool.region).held.get(request.pool, 0)
         if self.market.free_capacity(request.pool, self.posix(at_s)) <= held:
