@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from xml.sax.saxutils import escape
 
+from botocore.exceptions import DataNotFoundError, UnknownServiceError
 from botocore.model import OperationNotFoundError
 from botocore.utils import parse_timestamp
 from moto.core.parse import PROTOCOL_PARSERS
@@ -30,6 +31,7 @@ _SCOPE = re.compile(r"Credential=[^/]+/\d+/(?P<region>[^/]+)/(?P<service>[^/]+)/
 _HOST = re.compile(r"^(?P<service>[a-z0-9-]+)\.(?P<region>[a-z0-9-]+)\.amazonaws\.com")
 _XML = "text/xml;charset=UTF-8"
 _HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
+_SERVICES = ("ec2", "iam", "pricing", "service-quotas", "ssm", "sts")
 _MODEL_OF_SIGNING_NAME = {"servicequotas": "service-quotas"}
 
 
@@ -121,20 +123,19 @@ def write_error(protocol: str, error: ApiError, request_id: str) -> Answer:
 
 @cache
 def protocol_of(service: str) -> str:
-    """The protocol a service speaks; EC2's form for a service nobody knows."""
+    """The protocol a service speaks; EC2's for a service nobody knows."""
     try:
-        return str(_model(service).protocol)
-    except ApiError:
+        return str(get_service_model(service).protocol)
+    except (UnknownServiceError, DataNotFoundError):
         return "ec2"
 
 
 @cache
 def _model(service: str) -> Any:
-    try:
-        return get_service_model(service)
-    except Exception as error:
+    if service not in _SERVICES:
         message = f"The service {service} is not modelled by the sandbox."
-        raise ApiError("UnsupportedOperation", message) from error
+        raise ApiError("UnsupportedOperation", message)
+    return get_service_model(service)
 
 
 def _aware(value: str) -> datetime:

@@ -1,0 +1,236 @@
+"""The market: stateless, seeded, and with the shares its table promises."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from spotlib.sandbox import catalogue
+from spotlib.sandbox.market import DAY_S, Market, Pool
+from spotlib.sandbox.numbers import DEFAULT_SEED, PROFILES, Numbers, table_markdown
+
+AUGUST = 1722470400.0  # 2024-08-01T00:00:00Z
+NANO = Pool("t4g.nano", "use1-az1", "us-east-1")
+
+
+@pytest.fixture(scope="module")
+def market():
+    return Market()
+
+
+@pytest.fixture(scope="module")
+def pools():
+    """Every pool of the 17 regions that is sold as spot."""
+    return [
+        Pool(name, zone_id, region)
+        for region in catalogue.DEFAULT_REGIONS
+        for name, zone_ids in catalogue.offered(region).items()
+        if (kind := catalogue.instance_type(name)) and kind.sold_as_spot
+        for zone_id in zone_ids
+    ]
+
+
+@pytest.fixture(scope="module")
+def month(market, pools):
+    """Placement scores of every pool, at eight moments of a month."""
+    return market.placement_scores(pools, AUGUST + np.arange(8) * 4 * DAY_S)
+
+
+def test_a_moment_has_the_same_answer_asked_alone_in_a_row_or_backwards(market):
+    at = AUGUST + np.arange(50) * 617.0
+    for ask in (market.tightness, market.free_capacity, market.placement_score, market.price_usd):
+        row = ask(NANO, at)
+        assert np.allclose(ask(NANO, at[::-1])[::-1], row, rtol=0, atol=1e-12)
+        assert np.allclose([ask(NANO, moment) for moment in at], row, rtol=0, atol=1e-12)
+
+
+def test_a_pool_is_the_same_asked_alone_or_among_others(market, pools):
+    at = AUGUST + np.arange(5) * 3600.0
+    some = pools[::5000]
+    assert np.allclose(
+        market.tightnesses(some, at), [market.tightness(pool, at) for pool in some], atol=1e-12
+    )
+    assert (
+        market.prices_usd(some, at) == np.array([market.price_usd(pool, at) for pool in some])
+    ).all()
+
+
+def test_two_processes_with_the_same_seed_agree_to_the_last_bit():
+    program = (
+        "import json; from spotlib.sandbox.market import Market, Pool;"
+        "market, pool = Market(7), Pool('c5.large', 'euw1-az1', 'eu-west-1');"
+        "boot = market.boot(pool, 1.7e9, request='r', index=1);"
+        "taken = market.interruption(pool, 1.7e9, until=1.71e9, request='r', index=1);"
+        "print(json.dumps([float(market.tightness(pool, 1.7e9)), boot.boot_s, boot.ok_s, taken]))"
+    )
+    run = [sys.executable, "-c", program]
+    first, second = (subprocess.run(run, capture_output=True, check=True).stdout for _ in range(2))
+    assert first == second
+    assert len(json.loads(first)) == 4
+
+
+def test_another_seed_is_another_market(market):
+    assert Market(1).tightness(NANO, AUGUST) != market.tightness(NANO, AUGUST)
+
+
+def test_placement_scores_have_the_measured_shares(month):
+    shares = [float((month == score).mean()) for score in (1, 2, 3)]
+    assert shares == pytest.approx([0.096, 0.045, 0.859], abs=0.01)
+
+
+def test_interruption_scores_have_the_measured_shares_and_are_halves(market, pools):
+    pairs = sorted({(pool.instance_type, pool.region) for pool in pools})
+    scores = np.array([market.interruption_score(*pair, AUGUST) for pair in pairs])
+    listed = scores[~np.isnan(scores)]
+    shares = [float((listed == score).mean()) for score in (1.0, 1.5, 2.0, 2.5, 3.0)]
+    assert shares == pytest.approx([0.241, 0.070, 0.143, 0.241, 0.304], abs=0.02)
+    assert 0.01 < np.isnan(scores).mean() < 0.05
+
+
+def test_the_interruption_score_changes_on_few_days_and_never_within_one(market):
+    at = AUGUST + np.arange(31 * 144) * 600.0
+    names = [name for name in catalogue.offered("us-east-1") if name.endswith((".small", ".micro"))]
+    changes = [np.diff(market.interruption_score(name, "us-east-1", at)) != 0 for name in names]
+    per_month = np.sum(changes, axis=1)
+    assert 0.3 < np.mean(per_month > 0) < 0.9
+    assert per_month.max() <= 10
+
+
+def test_most_pools_show_the_same_score_all_month_and_some_never_rest(market, pools):
+    at = AUGUST + np.arange(0, 31 * 24, 3) * 3600.0
+    scores = market.placement_scores(pools[::40], at)
+    changes = (np.diff(scores, axis=1) != 0).sum(axis=1)
+    assert 0.75 < np.mean(changes == 0) < 0.95
+    assert (changes > 20).any()
+
+
+def test_pools_differ_in_level_and_in_volatility(market, pools):
+    tight = market.tightnesses(pools[::50], AUGUST + np.arange(300) * 8900.0)
+    levels, spreads = tight.mean(axis=1), tight.std(axis=1)
+    assert levels.std() > 0.8
+    assert np.quantile(spreads, 0.9) > 2 * np.quantile(spreads, 0.1)
+
+
+def test_the_pools_of_a_zone_move_together():
+    market = Market(numbers=replace(Numbers(), zone_volatility=0.5))
+    at = AUGUST + np.arange(400) * 7200.0
+    here, there = "use1-az1", "use1-az2"
+    names = ("c5.large", "m6g.medium", "r5.large")
+    same = market.tightnesses([Pool(name, here, "us-east-1") for name in names], at)
+    other = market.tightness(Pool("c5.large", there, "us-east-1"), at)
+    together = np.corrcoef(same)[np.triu_indices(3, 1)]
+    assert together.min() > 0.8
+    assert abs(np.corrcoef(same[0], other)[0, 1]) < 0.6
+
+
+def test_the_placement_score_informs_about_room_but_imperfectly(market, pools, month):
+    at = AUGUST + np.arange(8) * 4 * DAY_S
+    n = market.numbers
+    room = market.tightnesses(pools, at) <= n.full_at
+    filled = [float(room[month == score].mean()) for score in (1, 2, 3)]
+    assert filled[0] < filled[1] < filled[2]
+    assert 0.2 < filled[0] < 0.6
+    assert filled[2] > 0.97
+
+
+def test_room_for_three_of_five_happens(market, pools):
+    free = np.array([market.free_capacity(pool, AUGUST) for pool in pools[::10]])
+    assert 0.005 < np.mean((free >= 1) & (free < 5)) < 0.1
+    assert (free == np.floor(free)).all()
+
+
+def test_a_larger_capacity_never_scores_better(market, pools):
+    one = market.placement_scores(pools[::50], AUGUST)
+    fifty = market.placement_scores(pools[::50], AUGUST, capacity=50)
+    assert (fifty <= one).all()
+    assert (fifty < one).any()
+
+
+def test_profiles_are_ordered_by_the_room_they_leave(pools):
+    some = pools[::200]
+    room = [
+        np.mean([Market(profile=name).free_capacity(pool, AUGUST) >= 1 for pool in some])
+        for name in ("calm", "tight", "outage")
+    ]
+    assert room[0] > 0.9 > room[1] > room[2]
+
+
+def test_prices_are_plausible_and_hold_for_hours(market, pools):
+    assert market.on_demand_usd("t4g.nano", "us-east-1") == 0.0042
+    at = AUGUST + np.arange(144) * 600.0
+    prices = market.prices_usd(pools[::500], at)
+    on_demand = [market.on_demand_usd(pool.instance_type, pool.region) for pool in pools[::500]]
+    saved = 1.0 - prices[:, 0] / on_demand
+    assert 0.6 < np.median(saved) < 0.8
+    assert (prices <= np.array(on_demand)[:, None]).all()
+    assert (np.diff(prices, axis=1) != 0).sum(axis=1).max() <= 6
+
+
+def test_boots_have_the_measured_median_and_tail(market, pools):
+    boots = [
+        market.boot(pool, AUGUST, request=str(i), index=0) for i, pool in enumerate(pools[::20])
+    ]
+    boot_s = np.array([boot.boot_s for boot in boots])
+    ok_s = np.array([boot.ok_s for boot in boots])
+    assert np.median(boot_s) == pytest.approx(6.0, rel=0.1)
+    assert np.quantile(boot_s, 0.95) == pytest.approx(15.0, rel=0.25)
+    assert 150 <= ok_s.min() <= ok_s.max() <= 330
+
+
+def test_the_instances_of_a_request_boot_alike(market):
+    boots = np.log(
+        [
+            [market.boot(NANO, AUGUST, request=str(r), index=i).boot_s for i in (0, 1)]
+            for r in range(800)
+        ]
+    )
+    assert np.corrcoef(boots.T)[0, 1] == pytest.approx(0.3, abs=0.1)
+
+
+def test_a_pool_takes_nearly_all_its_instances_within_three_minutes():
+    market = Market(numbers=replace(Numbers(), interruption_per_hour=1.0))
+    until = AUGUST + 6 * 3600.0
+    taken = [
+        market.interruption(NANO, AUGUST, until=until, request=str(i), index=0) for i in range(50)
+    ]
+    slots = [int(moment // 180) for moment in taken if moment is not None]
+    first = max(set(slots), key=slots.count)
+    assert slots.count(first) >= 40
+    assert all(moment > AUGUST for moment in taken if moment is not None)
+
+
+def test_an_interruption_does_not_depend_on_when_it_is_asked_for():
+    market = Market(numbers=replace(Numbers(), interruption_per_hour=1.0))
+    late = market.interruption(NANO, AUGUST, until=AUGUST + 36000.0, request="r", index=0)
+    assert late is not None
+    again = market.interruption(NANO, late - 400.0, until=late + 400.0, request="r", index=0)
+    assert again == late
+
+
+def test_latencies_have_their_medians(market):
+    describe = [market.latency_s("describe", i) for i in range(2000)]
+    request = [market.latency_s("request", i) for i in range(2000)]
+    assert np.median(describe) == pytest.approx(0.25, rel=0.05)
+    assert np.median(request) == pytest.approx(1.5, rel=0.05)
+
+
+def test_the_table_tells_of_every_number_its_unit_and_its_source():
+    text = table_markdown()
+    for item in fields(Numbers):
+        assert f"| `{item.name}` | " in text
+        assert item.metadata["label"] in ("measured", "invented")
+        assert item.metadata["unit"]
+        assert item.metadata["note"]
+
+
+def test_an_unknown_profile_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="calm, tight, outage, got 'wild'"):
+        Market(profile="wild")
+
+
+def test_the_default_seed_is_one_constant():
+    assert Market().seed == DEFAULT_SEED
+    assert PROFILES["calm"] == Numbers()
