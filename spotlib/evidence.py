@@ -63,6 +63,9 @@ def evidence(
         sps_changes_per_day
             How often a zone's SPS differs from the last one known before, for each day of known
             snapshots.
+        sps_above_3
+            The share of known SPS beyond 3.  Between 0 and 1 the scale itself may have changed, as
+            it did for some GPU types in September 2025: such a CoV is an artefact.
         price_usd_per_hour
             The mean over the zones of the last spot price known.
 
@@ -78,6 +81,7 @@ def evidence(
             "coverage": _coverage(counts),
             "sps_ordinal_variation": _ordinal_variation(counts),
             "sps_changes_per_day": _changes_per_day(counts),
+            "sps_above_3": _share_above(counts, _SPS_LEVELS),
             "price_usd_per_hour": _last_price(counts),
         }
     )
@@ -167,6 +171,14 @@ def _ordinal_variation(counts: pd.DataFrame) -> "pd.Series[float]":
     share = table.cumsum(axis=1).div(table.sum(axis=1), axis=0)
     spread: pd.Series[float] = np.minimum(share, 1 - share).sum(axis=1)
     return spread * 2 / (highest - 1)
+
+
+def _share_above(counts: pd.DataFrame, level: int) -> "pd.Series[float]":
+    known = counts["snapshots"].astype("int64").where(counts["sps"].notna(), 0)
+    above = known.where(counts["sps"] > level, 0)
+    sums = pd.DataFrame({"above": above, "known": known})
+    sums = sums.groupby([counts[name] for name in PAIR], observed=True).sum()
+    return sums["above"] / sums["known"]
 
 
 def _changes_per_day(counts: pd.DataFrame) -> "pd.Series[float]":

@@ -201,7 +201,7 @@ def _header(data: bytes, name: str) -> list[str]:
         try:
             start = zlib.decompressobj(wbits=31).decompress(start)
         except zlib.error as error:
-            raise ArchiveError(name, f"is not a gzip file ({error})") from error
+            raise ArchiveError(name, f"is not a whole gzip file ({error})") from error
     header = start.partition(b"\n")[0].decode("utf-8-sig", "replace").strip().split(",")
     if header == [""]:
         raise ArchiveError(name, "is empty")

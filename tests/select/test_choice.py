@@ -1,0 +1,259 @@
+"""What a score rests on, how targets are chosen, and the file 02_collect reads."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import numpy as np
+import pandas as pd
+import pytest
+from market import market, random_market, write_tree
+
+from spotlib.dataset import read_counts
+from spotlib.evidence import FLAGGED_SHARE, evidence, measurement_cost_usd, stability
+from spotlib.select import add_controls, choose_targets, score_targets, variation, write_selection
+
+NAN = float("nan")
+CREATED = datetime(2026, 11, 23, 6, 15, tzinfo=UTC)
+
+
+def history(*series, instance_type="t3.nano", start=datetime(2024, 8, 1, tzinfo=UTC), step=10):
+    """One zone of sa-east-1 for each series of (SPS, IF)."""
+    return market(
+        [
+            (
+                start + timedelta(minutes=step * tick),
+                instance_type,
+                "sa-east-1",
+                f"sae1-az{zone}",
+                *pair,
+            )
+            for zone, pairs in enumerate(series, start=1)
+            for tick, pair in enumerate(pairs)
+            if pair is not None
+        ]
+    )
+
+
+def counted(history, folder):
+    return read_counts(write_tree(history, folder), cache=None).counts
+
+
+class TestEvidence:
+    def test_a_score_that_rests_on_one_snapshot_shows_its_share(self, tmp_path):
+        pairs = [(3, 2.5)] * 130 + [(2, 2.5)] * 9 + [(3, 3.0)]
+        [row] = evidence(counted(history(pairs), tmp_path)).to_dict("records")
+
+        assert row["resting_share"] == pytest.approx(1 / 140)
+        assert row["resting_share"] < FLAGGED_SHARE
+
+    def test_within_zones_only_what_differs_from_the_zones_own_value_counts(self, tmp_path):
+        one, other = [(3, 2.5)] * 5 + [(3, 3.0)] * 5, [(1, 2.5)] * 5 + [(1, 3.0)] * 4 + [(2, 3.0)]
+        counts = counted(history(one, other), tmp_path)
+
+        assert evidence(counts)["resting_share"].tolist() == [pytest.approx(0.5)]
+        within = evidence(counts, form="within")["resting_share"]
+        assert within.tolist() == [pytest.approx(1 / 20)]
+
+    def test_a_missing_value_bears_a_score_only_where_it_is_taken_for_one(self, tmp_path):
+        counts = counted(history([(3, 3.0), (2, 3.0), (2, NAN), (3, 3.0)]), tmp_path)
+
+        assert evidence(counts)["resting_share"].tolist() == [0.0]
+        assert evidence(counts, missing="as_value")["resting_share"].tolist() == [0.25]
+
+    def test_coverage_is_the_share_of_snapshots_with_both_values_known(self, tmp_path):
+        full, partial = [(3, 2.5)] * 10, [(3, 2.5)] * 4 + [(3, NAN)] + [None] * 5
+        counts = counted(history(full, partial), tmp_path)
+
+        assert evidence(counts)["coverage"].tolist() == [pytest.approx(14 / 20)]
+
+    @pytest.mark.parametrize(
+        ("scores", "expected"),
+        [
+            ([3, 3, 3, 3], 0.0),
+            ([1, 1, 3, 3], 1.0),  # as far apart as three levels allow
+            ([2, 2, 3, 3], 0.5),
+            ([1, 2, 3], 2 / 3),  # F = 1/3, 2/3: (1/3 + 1/3) * 2 / 2
+            ([1, 10], 1.0),
+            ([NAN, 3], 0.0),
+        ],
+    )
+    def test_ordinal_variation_is_leiks(self, scores, expected, tmp_path):
+        counts = counted(history([(score, 2.5) for score in scores]), tmp_path)
+
+        assert evidence(counts)["sps_ordinal_variation"].tolist() == [pytest.approx(expected)]
+
+    def test_changes_are_counted_within_days_over_midnight_and_never_between_zones(self, tmp_path):
+        one = [(3, 2.5)] * 5 + [(2, 2.5)] * 5  # changes at midnight
+        other = [(1, 2.5)] * 3 + [(NAN, 2.5)] * 3 + [(1, 2.5), (2, 2.5), (1, 2.5), (1, 2.5)]
+        start = datetime(2024, 8, 1, 23, 10, tzinfo=UTC)
+        counts = counted(history(one, other, start=start), tmp_path)
+
+        [rate] = evidence(counts)["sps_changes_per_day"]
+
+        assert rate == pytest.approx((1 + 2) / (17 / 144))
+
+    def test_a_scale_that_changed_inside_the_month_is_seen(self, tmp_path):
+        jump = counted(history([(3, 2.0), (3, 2.0), (9, 2.5), (9, 2.5)]), tmp_path)
+
+        assert evidence(jump)["sps_above_3"].tolist() == [0.5]
+
+    def test_the_cost_of_one_measurement_knows_the_billed_minimum_and_the_address(self):
+        a_minute, five = (measurement_cost_usd(0.0052, held_s=held_s) for held_s in (20, 300))
+
+        assert a_minute == pytest.approx(60 / 3600 * (0.0052 + 0.005 + 8 * 0.08 / 730))
+        assert five == pytest.approx(5 * a_minute)
+        assert measurement_cost_usd(0.0052, instances=10) == pytest.approx(10 * five)
+        assert np.isnan(measurement_cost_usd([NAN, 1.0])).tolist() == [True, False]
+
+    def test_the_last_known_price_is_the_mean_over_zones(self, tmp_path):
+        counts = counted(history([(3, 2.5)] * 3, [(3, 2.5)] * 3), tmp_path)
+
+        assert evidence(counts)["price_usd_per_hour"].tolist() == [pytest.approx(0.0021)]
+
+
+class TestStability:
+    def test_a_market_that_repeats_itself_every_day_agrees_with_itself(self, tmp_path):
+        rows = random_market(days=1, snapshots=12, seed=3).rows
+        rows = pd.concat([rows.assign(at=rows["at"] + timedelta(days=day)) for day in range(4)])
+        counts = counted(market(rows.to_numpy().tolist()), tmp_path)
+
+        found = stability(counts, sizes=None, top=3)
+
+        assert found.rank_correlation == pytest.approx(1.0)
+        assert found.shared == found.top == 3
+
+    def test_one_day_agrees_with_nothing(self, tmp_path):
+        counts = counted(random_market(days=1), tmp_path)
+
+        assert np.isnan(stability(counts, sizes=None).rank_correlation)
+        assert stability(counts, sizes=None).shared == 0
+
+
+@pytest.fixture(scope="module")
+def table():
+    names = [
+        (f"{family}.{size}", region)
+        for family in ("t3", "t4g", "m6gd")
+        for size in ("nano", "medium")
+        for region in ("us-east-1", "eu-west-1", "sa-east-1")
+    ]
+    frame = pd.DataFrame(names, columns=["instance_type", "region"])
+    cov = np.linspace(0.5, 0.1, len(frame))
+    frame["sps_cov"] = np.where(np.arange(len(frame)) % 3 == 2, 0.0, cov)
+    frame["if_cov"] = 0.2
+    return frame
+
+
+class TestChoice:
+    def test_caps_pass_over_what_is_full(self, table):
+        scored = score_targets(table)
+
+        chosen = choose_targets(scored, top=4, max_per_region=2)
+        assert chosen["region"].value_counts().max() == 2
+        assert chosen["rank"].tolist() == [1, 2, 3, 4]
+        assert chosen["score"].is_monotonic_decreasing
+
+        families = choose_targets(scored, top=9, max_per_family=1)
+        assert families["instance_type"].str.split(".").str[0].tolist() == ["t3", "t4g", "m6gd"]
+        assert (families["inclusion_probability"] == 1).all()
+        assert len(choose_targets(scored, top=100)) == len(scored)
+        assert choose_targets(scored.head(0), top=3).empty
+
+    def test_controls_are_random_and_constant_targets_with_their_probabilities(self, table):
+        chosen = choose_targets(score_targets(table), top=4)
+
+        selection = add_controls(chosen, table, controls=2, seed=7)
+
+        assert selection["role"].tolist() == ["ranked"] * 4 + ["constant"] * 2 + ["random"] * 2
+        pairs = selection[["instance_type", "region"]].apply(tuple, axis=1)
+        assert pairs.is_unique
+        constant = selection[selection["role"] == "constant"]
+        assert (constant["sps_cov"] == 0).all()
+        assert constant["inclusion_probability"].tolist() == [2 / 6] * 2
+        assert selection["inclusion_probability"].iloc[-1] == 2 / (12 - 4)
+        assert selection["rank"].tolist() == list(range(1, 9))
+        again = add_controls(chosen, table.sample(frac=1, random_state=0), controls=2, seed=7)
+        pd.testing.assert_frame_equal(again, selection)
+        other = [add_controls(chosen, table, controls=2, seed=seed) for seed in range(5)]
+        assert any(not frame.equals(selection) for frame in other)
+
+    def test_no_controls_change_nothing_and_too_many_take_all(self, table):
+        chosen = choose_targets(score_targets(table), top=4)
+
+        assert len(add_controls(chosen, table, controls=0, seed=0)) == 4
+        everything = add_controls(chosen, table, controls=99, seed=0)
+        assert len(everything) == len(table)
+        assert (everything["inclusion_probability"] == 1).all()
+
+    def test_inclusion_probabilities_are_those_of_the_draw(self, table):
+        chosen = choose_targets(score_targets(table), top=4)
+        draws = [
+            add_controls(chosen, table, controls=2, seed=seed).query("role == 'random'")
+            for seed in range(400)
+        ]
+        often = pd.concat(draws).groupby(["instance_type", "region"]).size() / 400
+
+        assert len(often) == 8
+        assert often.between(0.25 - 0.09, 0.25 + 0.09).all()
+
+
+class TestSelectionFile:
+    def test_it_carries_its_source_time_and_parameters_and_reads_back_exactly(
+        self, table, tmp_path
+    ):
+        chosen = choose_targets(score_targets(table), top=3)
+
+        path = write_selection(
+            chosen, tmp_path, source="sandbox", created=CREATED, parameters={"form": "pooled"}
+        )
+
+        assert path.name == "20261123T061500Z.csv"
+        back = pd.read_csv(path)
+        assert back["rank"].tolist() == [1, 2, 3]
+        assert back["score"].tolist() == chosen["score"].tolist()
+        assert back[["source", "created", "form"]].drop_duplicates().to_numpy().tolist() == [
+            ["sandbox", "2026-11-23T06:15:00Z", "pooled"]
+        ]
+
+    def test_its_name_is_the_utc_time_whatever_the_zone(self, table, tmp_path):
+        created = CREATED.astimezone(timezone(timedelta(hours=9)))
+
+        path = write_selection(table, tmp_path, source="spotlake", created=created, parameters={})
+
+        assert path.name == "20261123T061500Z.csv"
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"source": "aws"}, "source is spotlake or sandbox, got 'aws'"),
+            ({"created": datetime(2026, 11, 23)}, "aware of its time zone"),  # noqa: DTZ001
+            ({"parameters": {"region": "x"}}, r"columns of the selection: \['region'\]"),
+        ],
+    )
+    def test_what_would_mislead_is_refused(self, change, message, table, tmp_path):
+        arguments = {"source": "sandbox", "created": CREATED, "parameters": {}} | change
+
+        with pytest.raises(ValueError, match=message):
+            write_selection(table, tmp_path, **arguments)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_it_never_overwrites(self, table, tmp_path):
+        arguments = {"source": "sandbox", "created": CREATED, "parameters": {}}
+        write_selection(table, tmp_path, **arguments)
+
+        with pytest.raises(FileExistsError):
+            write_selection(table.head(1), tmp_path, **arguments)
+
+
+def test_the_study_s_way_from_archive_to_ranking_is_reproduced(tmp_path):
+    """The study: concatenate, std over mean of all rows, multiply, drop zeros."""
+    history = random_market(days=3, snapshots=20, seed=5)
+    rows = history.rows.fillna({"if_score": -1.0})
+    grouped = rows.groupby(["instance_type", "region"])[["sps", "if_score"]]
+    cov = grouped.std() / grouped.mean()
+    study = (cov["sps"] * cov["if_score"]).sort_values(ascending=False)
+
+    ours = score_targets(variation(counted(history, tmp_path), missing="as_value"), sizes=None)
+
+    pairs = list(zip(ours["instance_type"], ours["region"], strict=True))
+    assert pairs == list(study.index)
+    np.testing.assert_allclose(ours["score"], study, rtol=1e-12)

@@ -1,0 +1,186 @@
+"""Every form of the same market gives the same counts and the same ranking."""
+
+import gzip
+from datetime import UTC, datetime
+
+import pandas as pd
+import pytest
+from loopback_s3 import s3_server, upload
+from market import (
+    csv_text,
+    naive_counts,
+    random_market,
+    write_open_data,
+    write_parquet,
+    write_tree,
+    write_zip,
+)
+from market import market as history
+
+from spotlib.dataset import OPEN_DATA_NOTICE, read_counts
+from spotlib.select import score_targets, variation
+
+FORMS = {
+    "zip as downloaded": write_zip,
+    "tree of csv.gz": write_tree,
+    "tree of csv": lambda market, root: write_tree(market, root, suffix=".csv"),
+    "daily Parquet": write_parquet,
+    "zip of Parquet": lambda market, root: write_parquet(market, root, zipped=True),
+    "open data": write_open_data,
+    "a folder that holds the zip": lambda market, root: write_zip(market, root).parent,
+    "era a": lambda market, root: write_tree(market, root, era="a"),
+    "era b1": lambda market, root: write_tree(market, root, era="b1"),
+    "era b2": lambda market, root: write_tree(market, root, era="b2"),
+    "era d": lambda market, root: write_tree(market, root, era="d"),
+    "SPS written 3.0": lambda market, root: write_tree(market, root, sps_suffix=".0"),
+    "Windows line ends": lambda market, root: _with_crlf(write_tree(market, root, suffix=".csv")),
+    "missing as empty": lambda market, root: write_tree(market, root, missing=""),
+}
+
+
+def _with_crlf(root):
+    for path in root.rglob("*.csv"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    return root
+
+
+def ranking(reading):
+    return score_targets(variation(reading.counts), sizes=None).to_csv(index=False)
+
+
+@pytest.fixture(scope="module")
+def market():
+    return random_market()
+
+
+@pytest.fixture(scope="module")
+def expected(market, tmp_path_factory):
+    return read_counts(write_tree(market, tmp_path_factory.mktemp("tree")), cache=None)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_counts_and_a_byte_identical_ranking(
+    form, market, expected, tmp_path
+):
+    reading = read_counts(FORMS[form](market, tmp_path / "archive"), cache=None)
+
+    pd.testing.assert_frame_equal(reading.counts, expected.counts)
+    assert ranking(reading) == ranking(expected)
+    assert len(ranking(reading).splitlines()) > 3
+
+
+def test_an_s3_folder_is_read_without_an_account_and_its_licence_is_said(
+    market, expected, tmp_path, monkeypatch
+):
+    with s3_server() as (endpoint, signatures):
+        upload(endpoint, "lake", write_open_data(market, tmp_path / "open"))
+        signatures.clear()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        reading = read_counts("s3://lake/data/aws/2024", cache=None)
+
+        assert set(signatures) == {""}
+        assert ranking(reading) == ranking(expected)
+        pd.testing.assert_frame_equal(reading.counts, expected.counts)
+        assert reading.notice == OPEN_DATA_NOTICE
+        assert "CC BY-NC 4.0" in reading.notice
+
+        with pytest.raises(ValueError, match="s3://lake/data/gcp: holds no SpotLake snapshots"):
+            read_counts("s3://lake/data/gcp", cache=None)
+        with pytest.raises(ValueError, match="s3://absent/x: cannot be listed without an account"):
+            read_counts("s3://absent/x", cache=None)
+
+
+def test_the_counts_are_those_of_a_plain_group_by(market, expected):
+    keys = ["region", "instance_type", "zone", "sps", "if_score"]
+    ours = expected.counts.rename(columns={"availability_zone_id": "zone"})
+    ours = ours.astype({"region": str, "instance_type": str, "zone": str})
+    ours["day"] = ours["day"].dt.date
+    naive = naive_counts(market)
+
+    columns = [*keys, "day", "snapshots"]
+    pd.testing.assert_frame_equal(
+        ours[columns].sort_values([*keys, "day"], ignore_index=True),
+        naive[columns].sort_values([*keys, "day"], ignore_index=True),
+        check_dtype=False,
+    )
+
+
+def test_the_order_of_rows_in_a_file_does_not_matter(expected, tmp_path):
+    shuffled = random_market()
+    shuffled.rows = shuffled.rows.sample(frac=1, random_state=1)
+
+    reading = read_counts(write_tree(shuffled, tmp_path), cache=None)
+
+    pd.testing.assert_frame_equal(reading.counts, expected.counts)
+
+
+@pytest.mark.parametrize("write", [write_tree, write_parquet])
+def test_exact_duplicates_count_once_and_contradictions_are_unknown(write, tmp_path):
+    market = random_market(missing=0.0)
+    once = read_counts(write(market, tmp_path / "once"), cache=None)
+    doubled = random_market(missing=0.0)
+    doubled.rows = pd.concat([doubled.rows, doubled.rows])
+    twice = read_counts(write(doubled, tmp_path / "twice"), cache=None)
+
+    pd.testing.assert_frame_equal(twice.counts, once.counts)
+    assert twice.days["repeated_rows"].sum() == len(market.rows)
+
+    disputed = random_market(missing=0.0)
+    first = disputed.rows.iloc[[0]].assign(sps=lambda row: row["sps"] % 3 + 1)
+    disputed.rows = pd.concat([disputed.rows, first, disputed.rows.iloc[[0]]])
+    reading = read_counts(write(disputed, tmp_path / "disputed"), cache=None)
+
+    assert reading.days["contradictions"].sum() == 1
+    unknown = reading.counts[reading.counts["sps"].isna()]
+    assert unknown["snapshots"].tolist() == [1]
+    assert unknown["if_score"].isna().all()
+
+
+def test_rows_without_a_zone_belong_to_no_pool(market, expected, tmp_path):
+    root = write_tree(market, tmp_path, suffix=".csv")
+    for path in root.rglob("*.csv"):
+        path.write_text(path.read_text() + "2022-11-01 00:00:00,t3.nano,,,-1,2.5,-1.0,-1.0,-1\n")
+
+    reading = read_counts(root, cache=None)
+
+    pd.testing.assert_frame_equal(reading.counts, expected.counts)
+    assert reading.days["nameless_rows"].sum() == len(market.times)
+
+
+def test_object_names_with_colons_and_any_folder_above_the_month_are_read(market, tmp_path):
+    at = market.times[0]
+    root = tmp_path / "2022" / "10" / "05"
+    root.mkdir(parents=True)
+    data = gzip.compress(csv_text(market.snapshot(at), era="b1").encode())
+    (root / "04:20:00.csv.gz").write_bytes(data)
+
+    reading = read_counts(root, cache=None)
+
+    assert reading.counts["first_at"].unique().tolist() == [
+        pd.Timestamp("2022-10-05 04:20", tz="UTC")
+    ]
+
+
+def test_changes_and_the_first_and_last_time_of_each_value_are_kept(tmp_path):
+    rows = [
+        (
+            datetime(2024, 8, 1, 0, 10 * tick, tzinfo=UTC),
+            "t3.nano",
+            "sa-east-1",
+            "sae1-az1",
+            sps,
+            if_score,
+        )
+        for tick, (sps, if_score) in enumerate(
+            [(3, 2.5), (3, float("nan")), (2, 2.5), (float("nan"), 2.5), (3, 2.0), (3, 2.0)]
+        )
+    ]
+    counts = read_counts(write_tree(history(rows), tmp_path), cache=None).counts
+
+    assert counts["sps_changes"].sum() == 2  # 3 -> 2, then 2 -> (unknown) -> 3
+    assert counts["if_changes"].sum() == 1  # 2.5 -> 2.0; the missing one is no value to change to
+    last = counts[counts["if_score"] == 2.0].iloc[0]
+    assert (last["first_at"], last["last_at"]) == tuple(
+        pd.Timestamp(f"2024-08-01 00:{minute}", tz="UTC") for minute in (40, 50)
+    )
+    assert last["snapshots"] == 2
