@@ -24,6 +24,7 @@ ACTIONS: Mapping[tuple[str, str], Handler] = {
     ("ec2", "TerminateInstances"): instance_api.terminate_instances,
     ("ec2", "CreateTags"): instance_api.create_tags,
     ("ec2", "DescribeTags"): instance_api.describe_tags,
+    ("ec2", "DescribeImages"): market_api.describe_images,
     ("ec2", "DescribeInstanceTypes"): market_api.describe_instance_types,
     ("ec2", "DescribeSpotPriceHistory"): market_api.describe_spot_price_history,
     ("ec2", "GetSpotPlacementScores"): market_api.get_spot_placement_scores,

@@ -1,6 +1,6 @@
 """What moto answers for us: the furniture of an account that no spot request changes.
 
-Images, subnets, VPCs, security groups, regions, zones, SSM parameters.  moto's backends are
+Subnets, VPCs, security groups, regions, zones, SSM parameters.  moto's backends are
 process-wide, shared by all worlds, and only read here.  ``mock_aws`` is never used: it would
 replace credentials and block every other AWS call of the process.
 """
@@ -15,7 +15,6 @@ from spotlib.sandbox.protocol import Answer, Asked
 _READS = {
     "ec2": {
         "DescribeAvailabilityZones",
-        "DescribeImages",
         "DescribeInstanceTypeOfferings",
         "DescribeRegions",
         "DescribeSecurityGroups",
@@ -42,7 +41,8 @@ def pass_on(asked: Asked) -> Answer:
     handle = next(h for pattern, h in backend.urls.items() if re.match(pattern, url))
     status, headers, answer = handle(request, url, request.headers)
     body = answer.encode() if isinstance(answer, str) else answer
-    return status, {str(name): str(value) for name, value in headers.items()}, body
+    # moto's other headers tell this machine's date.
+    return status, {"Content-Type": str(headers["Content-Type"])}, body
 
 
 def subnet_zones(region: str) -> dict[str, str]:

@@ -113,15 +113,35 @@ def zones(region: str) -> tuple[Zone, ...]:
 def opted_in(region: str) -> bool:
     """Whether the account may use the region."""
     states = {known.name: known.opt_in_status for known in _furniture().regions}
-    return states.get(region, "not-opted-in") != "not-opted-in"
+    return bool(states.get(region, "not-opted-in") != "not-opted-in")
 
 
 @cache
-def images(region: str) -> dict[str, str]:
-    """Image id -> architecture, for the images of a region."""
+def images(region: str) -> dict[str, dict[str, Any]]:
+    """The images of a region as DescribeImages gives them, by id."""
     rows = _resource(f"ec2/resources/latest_amis/{region}.json.gz")
     rows = rows + _resource("ec2/resources/amis.json.gz")
-    return {row["ami_id"]: row["architecture"] for row in rows}
+    return {row["ami_id"]: _image(row) for row in rows}
+
+
+def _image(row: dict[str, Any]) -> dict[str, Any]:
+    root = {"DeleteOnTermination": True, "VolumeSize": 8, "VolumeType": "gp3"}
+    return {
+        "ImageId": row["ami_id"],
+        "Name": row["name"],
+        "Description": row["description"],
+        "Architecture": row["architecture"],
+        "State": row["state"],
+        "OwnerId": row["owner_id"],
+        "Public": row["public"],
+        "ImageType": row["image_type"],
+        "Platform": row["platform"],
+        "Hypervisor": row["hypervisor"],
+        "VirtualizationType": row["virtualization_type"],
+        "RootDeviceName": row["root_device_name"],
+        "RootDeviceType": row["root_device_type"],
+        "BlockDeviceMappings": [{"DeviceName": row["root_device_name"], "Ebs": root}],
+    }
 
 
 def _furniture() -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from botocore.exceptions import ConnectionClosedError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ConnectionClosedError
 
 from spotlib.sandbox.protocol import ApiError, Asked
 
@@ -25,17 +25,17 @@ def fail(action: str, nth: int = 1, code: str = "InternalError") -> Fault:
     return _at_call(action, nth, ApiError(code, message, _STATUS.get(code, 400)), executed=False)
 
 
-def cut_off(action: str, nth: int = 1, error: HTTPClientError | None = None) -> Fault:
+def cut_off(action: str, nth: int = 1, error: BotoCoreError | None = None) -> Fault:
     """The connection breaks before the nth call of this action is executed."""
     return _at_call(action, nth, error or _closed(), executed=False)
 
 
-def lose_answer(action: str, nth: int = 1, error: HTTPClientError | None = None) -> Fault:
+def lose_answer(action: str, nth: int = 1, error: BotoCoreError | None = None) -> Fault:
     """The nth call of this action is executed, but its answer never arrives."""
     return _at_call(action, nth, error or _closed(), executed=True)
 
 
-def _closed() -> HTTPClientError:
+def _closed() -> BotoCoreError:
     return ConnectionClosedError(endpoint_url="sandbox")
 
 

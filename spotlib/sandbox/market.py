@@ -191,22 +191,24 @@ class Market:
     def interruption(
         self, pool: Pool, at: float, *, until: float, request: str, index: int
     ) -> float | None:
-        """When an instance that runs from ``at`` is taken back, or None if not by ``until``.
+        """When an instance that runs from ``at`` is taken back; None if not by about ``until``.
 
-        A pool takes back nearly all its instances in one slot of three minutes.
+        A pool takes back nearly all its instances in one slot of three minutes.  The slots that
+        begin in (at, until] are looked at, so that consecutive questions miss none.
         """
         n = self.numbers
-        slots = np.arange(int(at // n.interruption_slot_s) + 1, int(until // n.interruption_slot_s))
-        starts = slots * n.interruption_slot_s
+        slot_s = n.interruption_slot_s
+        slots = np.arange(int(at // slot_s) + 1, int(until // slot_s) + 1)
+        starts = slots * slot_s
         rates = n.interruption_per_hour * np.exp(
             n.interruption_steepness * self.tightness(pool, starts)
         )
-        chance = -np.expm1(-rates * n.interruption_slot_s / 3600.0)
+        chance = -np.expm1(-rates * slot_s / 3600.0)
         for slot, start, probability in zip(slots, starts, chance, strict=True):
             if uniforms(1, self.seed, "taken", pool, slot)[0] < probability:
                 joins, when = uniforms(2, self.seed, "taken", pool, slot, request, index)
                 if joins < n.interruption_together:
-                    return float(start + when * n.interruption_slot_s)
+                    return float(start + when * slot_s)
         return None
 
     def shutdown_s(self, *name: object) -> float:

@@ -35,6 +35,21 @@ _QUOTAS = {
     "DL": ("L-85EED4F7", "All DL Spot Instance Requests"),
     "Trn": ("L-6B0D517C", "All Trn Spot Instance Requests"),
 }
+_IMAGE_PATHS = {
+    "architecture": "Architecture",
+    "description": "Description",
+    "hypervisor": "Hypervisor",
+    "image-id": "ImageId",
+    "image-type": "ImageType",
+    "is-public": "Public",
+    "name": "Name",
+    "owner-id": "OwnerId",
+    "platform": "Platform",
+    "root-device-name": "RootDeviceName",
+    "root-device-type": "RootDeviceType",
+    "state": "State",
+    "virtualization-type": "VirtualizationType",
+}
 _PRICE_PATHS = {
     "availability-zone": "AvailabilityZone",
     "availability-zone-id": "AvailabilityZoneId",
@@ -100,6 +115,20 @@ def describe_instance_types(_: World, region: str, params: Params) -> Shape:
     shapes = narrow((types[name] for name in names if name in types), params, _TYPE_PATHS)
     shown, more = page(shapes, params)
     return {"InstanceTypes": shown, **more}
+
+
+def describe_images(_: World, region: str, params: Params) -> Shape:
+    """The public images of a region, by id, owner or filter."""
+    known = catalogue.images(region)
+    ids = params.get("ImageIds") or list(known)
+    unknown = [image for image in ids if image not in known]
+    if unknown:
+        message = f"The image id '[{', '.join(unknown)}]' does not exist"
+        raise ApiError("InvalidAMIID.NotFound", message)
+    owners = set(params.get("Owners", ())) - {"amazon"}  # all of them are Amazon's to give
+    owned = (known[image] for image in ids if not owners or known[image]["OwnerId"] in owners)
+    shown, more = page(narrow(owned, params, _IMAGE_PATHS), params)
+    return {"Images": shown, **more}
 
 
 def list_service_quotas(world: World, region: str, params: Params) -> Shape:

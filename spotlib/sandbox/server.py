@@ -16,7 +16,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from botocore.exceptions import HTTPClientError
+from botocore.exceptions import BotoCoreError
 
 from spotlib.sandbox.market import Market
 from spotlib.sandbox.market_api import advisor
@@ -117,7 +117,7 @@ def _handler(world: World) -> type[BaseHTTPRequestHandler]:
                     self._send(*answer(world, url, headers, body))
                 else:
                     self._send(*_control(world, control, body))
-            except HTTPClientError:  # a fault: the client must see its connection break
+            except BotoCoreError:  # a fault: the client must see its connection break
                 self.close_connection = True
 
         def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:

@@ -86,7 +86,7 @@ def instance_shape(world: World, instance: Instance) -> Shape:
         "InstanceId": instance.instance_id,
         "ImageId": image,
         "InstanceType": request.pool.instance_type,
-        "Architecture": catalogue.images(request.pool.region)[image],
+        "Architecture": catalogue.images(request.pool.region)[image]["Architecture"],
         "Hypervisor": kind.get("Hypervisor", "nitro").replace("nitro", "xen"),  # as EC2 says it
         "State": state(instance.state),
         "InstanceLifecycle": "spot",

@@ -172,9 +172,10 @@ def _check_image(launch: Params, region: str, kind: catalogue.InstanceType) -> N
         raise missing("launchSpecification.imageId")
     if not _IMAGE_ID.fullmatch(image):
         raise ApiError("InvalidAMIID.Malformed", f'Invalid id: "{image}" (expecting "ami-...")')
-    architecture = catalogue.images(region).get(image)
-    if architecture is None:
+    known = catalogue.images(region)
+    if image not in known:
         raise ApiError("InvalidAMIID.NotFound", f"The image id '[{image}]' does not exist")
+    architecture = known[image]["Architecture"]
     if architecture not in kind.architectures:
         raise invalid(
             f"The architecture '{','.join(kind.architectures)}' of the specified instance type "

@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import Any
 
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
-from botocore.exceptions import HTTPClientError
+from botocore.exceptions import BotoCoreError
 from urllib3.response import HTTPResponse
 
 from spotlib.sandbox import api, borrowed
@@ -61,7 +61,7 @@ def answer(world: World, url: str, headers: Mapping[str, str], body: bytes) -> A
             service, region = address(url, headers)
             asked = parse(service, region, url, headers, body)
             reply = _carry_out(world, asked, number)
-        except HTTPClientError as error:
+        except BotoCoreError as error:
             code = type(error).__name__
             raise
         except Exception as error:  # noqa: BLE001 (even a bug of ours is answered as AWS would)

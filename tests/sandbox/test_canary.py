@@ -1,0 +1,76 @@
+"""Fails with one clear sentence when moto changes under the sandbox."""
+
+import inspect
+from importlib import import_module
+
+import moto
+import pytest
+
+from spotlib.sandbox import catalogue
+
+SENTENCE = (
+    f"moto {moto.__version__} changed a private part the sandbox stands on: {{}}. "
+    "Pin the version before, or adapt the module named."
+)
+
+
+def check(part, test):
+    try:
+        good = test()
+    except Exception as error:  # noqa: BLE001 (whatever it is, the sentence says where)
+        pytest.fail(SENTENCE.format(f"{part} ({error!r})"))
+    assert good, SENTENCE.format(part)
+
+
+def test_the_parsers_still_read_requests_by_botocores_model():
+    """``protocol`` parses every request with them."""
+
+    def parsed():
+        model = import_module("moto.core.utils").get_service_model("ec2")
+        request = import_module("moto.core.request")
+        protocol = request.determine_request_protocol(model, "application/x-www-form-urlencoded")
+        parser = import_module("moto.core.parse").PROTOCOL_PARSERS[protocol](
+            model.operation_model("DescribeInstances"), timestamp_parser=str
+        )
+        sent = {"values": {"Filter.1.Name": "a", "Filter.1.Value.1": "b", "MaxResults": "5"}}
+        read = parser.parse({"body": b"", "headers": {}, "url_params": {}, **sent})
+        return read == {"Filters": [{"Name": "a", "Values": ["b"]}], "MaxResults": 5}
+
+    check("moto.core.parse.PROTOCOL_PARSERS (spotlib/sandbox/protocol.py)", parsed)
+
+
+def test_the_backends_still_answer_requests():
+    """``borrowed`` passes calls on to them."""
+
+    def answers():
+        backend = import_module("moto.backends").get_backend("ec2")["123456789012"]["us-east-1"]
+        request = import_module("moto.core.request").Request
+        subnet = backend.describe_subnets()[0]
+        return (
+            callable(next(iter(backend.urls.values())))
+            and {"method", "url", "headers", "body"}
+            == set(inspect.signature(request.from_primitives).parameters)
+            and hasattr(import_module("moto.moto_api._internal").mock_random, "seed")
+            and subnet.availability_zone_id.startswith("use1-az")
+        )
+
+    check("moto.backends.get_backend (spotlib/sandbox/borrowed.py)", answers)
+
+
+def test_the_packaged_data_are_still_there():
+    """``catalogue`` reads types, offerings and images from moto's files, zones from its code."""
+
+    def known():
+        kind = catalogue.instance_type("t4g.nano")
+        architectures = {i["Architecture"] for i in catalogue.images("us-east-1").values()}
+        return (
+            kind is not None
+            and kind.vcpus == 2
+            and "use1-az1" in catalogue.offered("us-east-1")["t4g.nano"]
+            and len(catalogue.zones("us-east-1")) == 6
+            and catalogue.opted_in("us-east-1")
+            and not catalogue.opted_in("me-central-1")
+            and architectures >= {"arm64", "x86_64"}
+        )
+
+    check("the files under moto/ec2/resources (spotlib/sandbox/catalogue.py)", known)
