@@ -36,10 +36,10 @@ ZONES = {
     "ap-northeast-2": ("apne2", 4),
     "ap-northeast-3": ("apne3", 3),
 }
-FAMILIES = [
-    f"{letter}{series}" for letter in "mcrtixgp" for series in "5 5d 6g 6gd 6i 7g 7i 7a".split()
-]
-SIZES = "nano micro small medium large xlarge 2xlarge 4xlarge 8xlarge 12xlarge metal 24xlarge 48xlarge".split()
+SERIES = ["5", "5d", "6g", "6gd", "6i", "7g", "7i", "7a"]
+FAMILIES = [f"{letter}{series}" for letter in "mcrtixgp" for series in SERIES]
+SIZES = ["nano", "micro", "small", "medium", "large", "xlarge"]
+SIZES += [f"{count}xlarge" for count in (2, 4, 8, 12, 24, 48)] + ["metal"]
 
 
 def write_day(folder: Path, day: date, *, seed: int = 0, form: str = "csv.gz") -> None:

@@ -16,10 +16,11 @@ column's name changes::
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, time
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
@@ -103,21 +104,25 @@ def find_files(
 
 @contextmanager
 def opened() -> Iterator[Callable[[File], bytes]]:
-    """Give a function from file to bytes that keeps zips and connections open while in use."""
+    """Give a function from file to bytes, for any thread; it keeps zips and connections open."""
     with ExitStack() as stack:
-        zips: dict[str, ZipFile] = {}
-        clients: dict[str, Any] = {}
+        held: dict[str, Any] = {}
+        lock = Lock()
+
+        def hold(name: str, make: Callable[[], Any]) -> Any:
+            with lock:
+                if name not in held:
+                    held[name] = stack.enter_context(closing(make()))
+                return held[name]
 
         def read(file: File) -> bytes:
             if file.name.startswith("s3://"):
-                client = clients.get("s3") or clients.setdefault("s3", _s3_client())
-                reply = client.get_object(Bucket=file.container, Key=file.member)
+                reply = hold("s3", _s3_client).get_object(Bucket=file.container, Key=file.member)
                 return bytes(reply["Body"].read())
             if not file.container:
                 return Path(file.member).read_bytes()
-            if file.container not in zips:
-                zips[file.container] = stack.enter_context(ZipFile(file.container))
-            return zips[file.container].read(file.member)
+            member: bytes = hold(file.container, lambda: ZipFile(file.container)).read(file.member)
+            return member
 
         yield _with_sentences(read)
 
@@ -139,42 +144,40 @@ def _listing(dataset: str | Path, skip_bad_files: bool, skipped: list[Skipped]) 
     if str(dataset).startswith("s3://"):
         yield from _s3_listing(str(dataset))
         return
-    path = Path(dataset)
-    if path.is_dir():
-        candidates = _walk(path)
-    elif path.is_file() and path.name.endswith((*_SUFFIXES, ".zip")):
-        candidates = iter([path])
-    else:
+    for name, member in _files_below(Path(dataset)):
+        if not member.endswith(".zip"):
+            stat = os.stat(member)
+            yield name, "", member, stat.st_size, str(stat.st_mtime_ns)
+            continue
+        try:
+            yield from _zip_listing(name, member)
+        except (BadZipFile, OSError) as error:
+            reason = f"not a whole zip file ({error}); download it again"
+            if not skip_bad_files:
+                raise ArchiveError(name, reason) from error
+            skipped.append(Skipped(name, reason))
+
+
+def _files_below(path: Path) -> Iterator[tuple[str, str]]:
+    """Give each file's name as the user would write it, and its absolute path with slashes."""
+    root = path.resolve().as_posix()
+    if path.is_file() and path.name.endswith((*_SUFFIXES, ".zip")):
+        yield str(path), root
+    elif not path.is_dir():
         found = "is neither a folder nor a zip" if path.exists() else "does not exist"
         raise ArchiveError(
             str(path), f"{found}; give a folder, a SpotLake zip or s3://bucket/prefix"
         )
-    for candidate in candidates:
-        if candidate.suffix != ".zip":
-            stat = candidate.stat()
-            member = candidate.resolve().as_posix()
-            yield str(candidate), "", member, stat.st_size, str(stat.st_mtime_ns)
-            continue
-        try:
-            yield from _zip_listing(candidate)
-        except (BadZipFile, OSError) as error:
-            reason = f"not a whole zip file ({error}); download it again"
-            if not skip_bad_files:
-                raise ArchiveError(str(candidate), reason) from error
-            skipped.append(Skipped(str(candidate), reason))
+    for parent, folders, names in os.walk(root, followlinks=True):
+        folders[:] = filter(_is_visible, folders)
+        for name in filter(_is_visible, names):
+            if name.endswith((*_SUFFIXES, ".zip")):
+                member = f"{parent}/{name}"
+                yield f"{path}{member[len(root) :]}", member
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if _is_visible(name))
-        for name in sorted(names):
-            if _is_visible(name) and name.endswith((*_SUFFIXES, ".zip")):
-                yield Path(parent, name)
-
-
-def _zip_listing(path: Path) -> Iterator[_Entry]:
-    container = path.resolve().as_posix()
-    with ZipFile(path) as archive:
+def _zip_listing(path: str, container: str) -> Iterator[_Entry]:
+    with ZipFile(container) as archive:
         for info in archive.infolist():
             visible = all(_is_visible(part) for part in info.filename.split("/"))
             if visible and info.filename.endswith(_SUFFIXES):

@@ -12,13 +12,12 @@ No statistic is taken here, see ``select``, and the archive is never written to.
 
 import hashlib
 import json
-import os
 from calendar import monthrange
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import date, time, timedelta
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
@@ -75,7 +74,8 @@ def read_counts(
     """Count the values of every pool in ``dataset``: a folder, a zip or ``s3://bucket/prefix``.
 
     ``days`` picks days and months: ``"2024-08"`` or ``["2024-08-01", date(2024, 8, 2)]``.
-    ``executor`` runs one job a day; by default one thread for each processor does.
+    ``executor`` runs one job a day; by default the days are counted one after another here, each
+    on all processors, which needs the memory of one day however many there are.
     ``cache`` is the folder of counted days, None for none.  ``progress`` is told how many days
     are done, of how many.
 
@@ -145,35 +145,38 @@ def _count_days(
             yield cached, True
         else:
             to_read[day] = path
-    with _running(executor) as running:
-        futures = {
-            running.submit(count_day, jobs[day], skip_bad_files=skip_bad_files): path
-            for day, path in to_read.items()
-        }
-        try:
-            for future in as_completed(futures):
-                counted, path = future.result(), futures.pop(future)
-                if path is not None and not counted.skipped:  # bad files are named every time
-                    _save(counted, path)
-                yield counted, False
-        finally:
-            for future in futures:
-                future.cancel()
+    for counted in _run(executor, [jobs[day] for day in to_read], skip_bad_files):
+        path = to_read[counted.day]
+        if path is not None and not counted.skipped:  # bad files are to be named every time
+            _save(counted, path)
+        yield counted, False
 
 
-@contextmanager
-def _running(executor: Executor | None) -> Iterator[Executor]:
+def _run(executor: Executor | None, jobs: list[list[File]], skip_bad_files: bool) -> Iterator[Day]:
+    """Count day after day here, or all at once on the executor, in the order they are done."""
+    count = partial(count_day, skip_bad_files=skip_bad_files)
     if executor is None:
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            yield threads
+        yield from map(count, jobs)
         return
+    _refuse_forked(executor)
+    futures = {executor.submit(count, job) for job in jobs}
+    try:
+        for future in as_completed(futures):
+            futures.discard(future)  # and with it the day, once it was handed on
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _refuse_forked(executor: Executor) -> None:
+    """Polars would wait for ever in a forked process, on locks its threads held at the fork."""
     context: Any = getattr(executor, "_mp_context", None)
     if isinstance(executor, ProcessPoolExecutor) and context.get_start_method() == "fork":
-        raise ValueError(  # polars would wait for ever on locks its threads held at the fork
+        raise ValueError(
             "polars cannot run in forked processes; give"
             " ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))"
         )
-    yield executor
 
 
 def _digest(files: Iterable[File]) -> str:

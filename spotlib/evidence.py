@@ -75,13 +75,16 @@ def evidence(
     three levels, or as many as the pair shows.
     """
     require_columns(counts, [*ZONE, "sps", "if_score", "day", "snapshots", "day_snapshots"])
+    snapshots_read = counts.groupby("day")["day_snapshots"].max().sum()
+    values = [*ZONE, "sps", "if_score"]
+    held = counts.groupby(values, observed=True, dropna=False)["snapshots"].sum().reset_index()
     table = pd.DataFrame(
         {
-            "resting_share": _resting_share(counts, form, missing),
-            "coverage": _coverage(counts),
-            "sps_ordinal_variation": _ordinal_variation(counts),
+            "resting_share": _resting_share(held, form, missing),
+            "coverage": _coverage(held, snapshots_read),
+            "sps_ordinal_variation": _ordinal_variation(held),
             "sps_changes_per_day": _changes_per_day(counts),
-            "sps_above_3": _share_above(counts, _SPS_LEVELS),
+            "sps_above_3": _share_above(held, _SPS_LEVELS),
             "price_usd_per_hour": _last_price(counts),
         }
     )
@@ -152,8 +155,7 @@ def _resting_share(counts: pd.DataFrame, form: Form, missing: Missing) -> "pd.Se
     return pd.concat(shares, axis=1).min(axis=1, skipna=False)
 
 
-def _coverage(counts: pd.DataFrame) -> "pd.Series[float]":
-    snapshots_read = counts.groupby("day")["day_snapshots"].max().sum()
+def _coverage(counts: pd.DataFrame, snapshots_read: float) -> "pd.Series[float]":
     known = counts[["sps", "if_score"]].notna().all(axis=1)
     zones = counts[ZONE].drop_duplicates().groupby(PAIR, observed=True).size()
     held = counts["snapshots"].astype("int64").where(known, 0)

@@ -13,13 +13,16 @@ or an empty cell) is missing, and so is a pool that one snapshot shows with two 
 No day knows of another here, and no statistic is taken.
 """
 
+import os
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -47,6 +50,7 @@ _TYPES: dict[str, Any] = {
     "at": pl.Datetime("us"),
 }
 _ROWS_AT_ONCE = 1 << 18  # of a Parquet day, to bound memory
+_REMOTE_READERS = 8  # a bucket is slow to answer, not busy
 
 # A cell's code is 1 + 7 x SPS + IF in halves, where 0 stands for a missing SPS or IF.
 # So 1 is "listed, nothing known", 77 is SPS 10 and IF 3.0, and code 0 is "not listed".
@@ -56,6 +60,8 @@ _NOTHING_KNOWN = 1
 _Codes = np.ndarray[Any, np.dtype[np.uint8]]
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
 _Read = Callable[[File], bytes]
+_Result = TypeVar("_Result")
+_Ahead = tuple[File, Future[_Result]]
 
 
 @dataclass(frozen=True)
@@ -140,18 +146,43 @@ class _Grid:
 def _fill_from_csv(files: Sequence[File], read: _Read, skipped: list[Skipped] | None) -> _Grid:
     grid = _Grid(np.zeros((len(files), 0), np.uint8))
     last = None
-    for file in files:
+
+    def prepare(file: File) -> tuple[pl.DataFrame, _Codes]:
+        rows = _parse(read(file), file.name, _COLUMNS)
+        return rows.select(_POOL), _codes(rows, file.name)
+
+    for file, prepared in _ahead(prepare, files):
         with _or_skip(skipped):
-            data = read(file)
-            rows = _parse(data, file.name, _COLUMNS)
-            grid.add(len(grid.times), rows.select(_POOL), _codes(rows, file.name))
+            grid.add(len(grid.times), *prepared.result())
             grid.times.append(file.at or time.min)
-            last = data, file
+            last = file
     grid.codes = grid.codes[: len(grid.times)]
     if last:  # prices serve an estimate of cost: the day's last ones are enough, and cost one file
         with _or_skip(skipped):
-            grid.prices = _parse(last[0], last[1].name, _POOL_COLUMNS, optional=_PRICES)
+            grid.prices = _parse(read(last), last.name, _POOL_COLUMNS, optional=_PRICES)
     return grid
+
+
+def _ahead(work: Callable[[File], _Result], files: Sequence[File]) -> Iterator[_Ahead[_Result]]:
+    """Give each file with the future of its work, done on threads a few files ahead.
+
+    polars and the network wait outside the interpreter's lock, so that threads help; the window
+    keeps a whole day from being held at once.
+    """
+    remote = files[0].name.startswith("s3://")
+    threads = _REMOTE_READERS if remote else os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[_Ahead[_Result]] = deque()
+        try:
+            for file in files:
+                waiting.append((file, pool.submit(work, file)))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            for _, future in waiting:
+                future.cancel()
 
 
 def _fill_from_parquet(files: Sequence[File], read: _Read, skipped: list[Skipped] | None) -> _Grid:

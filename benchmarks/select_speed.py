@@ -1,0 +1,191 @@
+"""The study's way and ours from archive to ranking: time, rows per second, peak memory.
+
+    python benchmarks/select_speed.py                 one day and three, all forms (some minutes)
+    python benchmarks/select_speed.py --month FOLDER  a month written by select_archive.py
+
+Every figure is the median of runs in processes of their own, the ways taking turns, so that a
+noisy machine is noisy for all of them; read the ratios.  ``study`` reads only the four columns it
+needs and concatenates them in pandas, which is kinder than the original.  ``limit`` decompresses
+and tokenises those four columns and does nothing else, on as many threads as ours.  ``ours``
+validates everything.
+"""
+
+# ruff: noqa: PLC0415 (each way imports only what it needs, for its memory is measured)
+import argparse
+import gzip
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
+from io import BytesIO
+from pathlib import Path
+from zipfile import ZipFile
+
+COLUMNS = ["InstanceType", "Region", "SPS", "IF"]
+FORMS = ["csv", "csv.gz", "zip", "parquet"]
+WAYS = ["study", "limit", "ours", "cached"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--month", type=Path, help="read this month once instead")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--forms", nargs="*", default=FORMS)
+    parser.add_argument("--one", nargs=3, metavar=("WAY", "FORM", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(run_here(*options.one)))
+    elif options.month:
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ["SPOTLIB_BENCHMARK_CACHE"] = cache
+            for way in ("ours", "cached", "limit"):
+                show(way, "csv.gz", [run_apart(way, "csv.gz", options.month)], None)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            compare(Path(folder), options.forms, options.repeat)
+
+
+def compare(folder: Path, forms: list[str], repeat: int) -> None:
+    for days in (1, 3):
+        sources = write_archives(folder / f"{days} days", days)
+        for form in forms:
+            os.environ["SPOTLIB_BENCHMARK_CACHE"] = str(folder / f"cache {days} {form}")
+            runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+            for _ in range(repeat):
+                for way in WAYS:
+                    runs[way].append(run_apart(way, form, sources[form]))
+            for way in WAYS:
+                show(way, f"{days} d {form}", runs[way], runs["study"])
+
+
+def write_archives(folder: Path, days: int) -> dict[str, Path]:
+    from select_archive import write_day, write_parquet, write_zip
+
+    for after in range(days):
+        for form in ("csv", "csv.gz"):
+            write_day(folder / form, date(2024, 8, 8) + timedelta(days=after), form=form)
+    (folder / "zip").mkdir()
+    write_zip(folder / "csv.gz", folder / "zip" / "aws-2024-08.zip")
+    write_parquet(folder / "csv.gz", folder / "parquet")
+    return {form: folder / form for form in FORMS}
+
+
+def run_apart(way: str, form: str, folder: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, "--one", way, form, str(folder)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def run_here(way: str, form: str, folder: str) -> dict[str, float]:
+    """Time one way after its imports; peak memory includes them."""
+    work = {"study": study, "limit": limit, "ours": ours, "cached": ours}[way]
+    if way in ("ours", "cached"):
+        import spotlib.dataset  # noqa: F401
+    elif way == "study" or form == "parquet":
+        import pandas  # noqa: F401
+    os.environ.setdefault("SPOTLIB_BENCHMARK_CACHE", "")
+    before, cpu = time.perf_counter(), time.process_time()
+    rows = work(Path(folder), form, way)
+    seconds, cpu = time.perf_counter() - before, time.process_time() - cpu
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "cpu": cpu, "peak_mb": peak_mb, "rows": rows}
+
+
+def study(folder: Path, form: str, _: str) -> int:
+    """Concatenate all snapshots, std over mean by (type, region), multiply, drop zeros."""
+    import pandas as pd
+
+    if form == "parquet":
+        parts = [
+            pd.read_parquet(path, columns=COLUMNS) for path in sorted(folder.rglob("*.parquet"))
+        ]
+    else:
+        parts = [pd.read_csv(source, usecols=COLUMNS) for source in _opened(folder, form)]
+    table = pd.concat(parts, ignore_index=True)
+    grouped = table.groupby(["InstanceType", "Region"])[["SPS", "IF"]]
+    cov = (grouped.std() / grouped.mean()).reset_index()
+    cov["score"] = cov["SPS"] * cov["IF"]
+    cov = cov[(cov["score"] != 0) & ~cov["InstanceType"].str.contains("metal|large")]
+    cov.sort_values("score", ascending=False)
+    return len(table)
+
+
+def limit(folder: Path, form: str, _: str) -> int:
+    """Decompress and tokenise the four columns, day by day on threads, and count the rows."""
+    import polars as pl
+
+    def read(sources: list[Path]) -> int:
+        if form == "parquet":
+            return sum(pl.read_parquet(path, columns=COLUMNS).height for path in sources)
+        return sum(pl.read_csv(data, columns=COLUMNS).height for data in _bytes(sources, form))
+
+    if form == "zip":
+        days = [sorted(folder.rglob("*.zip"))]
+    else:
+        by_day: dict[Path, list[Path]] = {}
+        for path in sorted(folder.rglob(f"*.{form}")):
+            by_day.setdefault(path if form == "parquet" else path.parent, []).append(path)
+        days = list(by_day.values())
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return sum(threads.map(read, days))
+
+
+def ours(folder: Path, form: str, way: str) -> int:
+    from spotlib.dataset import read_counts
+    from spotlib.select import score_targets, variation
+
+    cache = os.environ["SPOTLIB_BENCHMARK_CACHE"]
+    if way == "cached":
+        reading = read_counts(folder, cache=cache)
+        if not reading.days["from_cache"].all():
+            return ours(folder, form, way)
+    else:
+        reading = read_counts(folder, cache=None)
+    score_targets(variation(reading.counts))
+    return int(reading.days["rows"].sum())
+
+
+def _opened(folder: Path, form: str) -> Iterator[object]:
+    if form != "zip":
+        yield from sorted(folder.rglob(f"*.{form}"))
+        return
+    for path in sorted(folder.rglob("*.zip")):
+        with ZipFile(path) as archive:
+            yield from (
+                BytesIO(gzip.decompress(archive.read(name))) for name in sorted(archive.namelist())
+            )
+
+
+def _bytes(sources: list[Path], form: str) -> Iterator[bytes]:
+    for path in sources:
+        if form != "zip":
+            yield path.read_bytes()
+            continue
+        with ZipFile(path) as archive:
+            yield from (archive.read(name) for name in sorted(archive.namelist()))
+
+
+def show(
+    way: str, what: str, runs: list[dict[str, float]], study_runs: list[dict[str, float]] | None
+) -> None:
+    middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    line = (
+        f"{what:12} {way:7} {middle['seconds']:7.2f} s  {middle['cpu']:7.2f} s cpu"
+        f"  {middle['rows'] / middle['seconds'] / 1e6:7.2f} M rows/s  {middle['peak_mb']:6.0f} MB"
+    )
+    if study_runs:
+        pairs = list(zip(study_runs, runs, strict=True))
+        faster = statistics.median(one["seconds"] / other["seconds"] for one, other in pairs)
+        smaller = statistics.median(one["peak_mb"] / other["peak_mb"] for one, other in pairs)
+        line += f"  {faster:6.2f} x faster  {smaller:5.2f} x smaller"
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
