@@ -53,6 +53,17 @@ class Boot:
     ok_s: float
 
 
+@dataclass(frozen=True)
+class _Character:
+    """What tells one pool from another."""
+
+    tightness: Floats  # weights on the basis
+    score_error: Floats  # the same, of what its placement score sees wrongly
+    price_phase: float  # when in its holding time the price changes, as a share of it
+    spot_usd: float  # at tightness 0
+    on_demand_usd: float
+
+
 class Market:
     """One seeded market.  ``profile`` names a set of numbers; ``numbers`` overrides it."""
 
@@ -64,7 +75,8 @@ class Market:
         self.seed = seed
         self.profile = profile
         self.numbers = numbers or PROFILES[profile]
-        self._weights = lru_cache(maxsize=None)(self._draw_weights)
+        self._character = lru_cache(maxsize=None)(self._draw_character)
+        self._repute = lru_cache(maxsize=None)(self._draw_repute)
 
     # Tightness and what EC2 tells of it.
 
@@ -74,7 +86,7 @@ class Market:
 
     def tightnesses(self, pools: Sequence[Pool], at: ArrayLike) -> Floats:
         """The same for many pools: one row a pool, one column a moment."""
-        weights = np.array([self._weights(pool)[0] for pool in pools])
+        weights = np.array([self._character(pool).tightness for pool in pools])
         values: Floats = np.matmul(weights, _basis(at))
         return values
 
@@ -94,7 +106,7 @@ class Market:
         """The same for many pools: one row a pool."""
         n = self.numbers
         seen_at = np.floor(np.asarray(at) / 600.0) * 600.0 - n.score_lag_s
-        error = np.array([self._weights(pool)[1] for pool in pools])
+        error = np.array([self._character(pool).score_error for pool in pools])
         seen = self.tightnesses(pools, seen_at) + np.matmul(error, _basis(seen_at))
         seen += n.capacity_width * math.log(capacity)  # so much tighter is room for one of so many
         score: Floats = 3.0 - (seen >= n.score_2_at) - (seen >= n.score_1_at)
@@ -105,19 +117,22 @@ class Market:
 
         It moves over weeks and is renewed once a day.
         """
+        return _only(self.interruption_scores([instance_type], region, at), at)
+
+    def interruption_scores(self, types: Sequence[str], region: str, at: ArrayLike) -> Floats:
+        """The same for many types of a region: one row a type."""
         n = self.numbers
-        if uniforms(1, self.seed, "unlisted", instance_type)[0] < n.interruption_unlisted:
-            return np.full(np.shape(at), np.nan)
         renewed = uniforms(1, self.seed, "renewed", region)[0] * DAY_S
         day = np.floor((np.asarray(at) - renewed) / DAY_S) * DAY_S
-        name = (self.seed, "interruption", instance_type, region)
-        mean = math.sqrt(n.interruption_tightness) * self._shared_level(instance_type, region)
-        own = math.sqrt(1.0 - n.interruption_tightness) * normals(1, *name)[0]
-        drift = normals(2 * len(_DRIFT_PERIODS_S), *name, "drift") @ _waves(day, _DRIFT_PERIODS_S)
-        drift = drift.reshape(np.shape(at)) / math.sqrt(len(_DRIFT_PERIODS_S))
-        steps = np.searchsorted(self._score_steps(), mean + own + n.interruption_drift * drift)
-        score: Floats = 3.0 - 0.5 * steps
-        return score
+        weights = np.array([self._repute(name, region) for name in types])
+        constant = np.ones((1, _row(at).size))
+        value = weights @ np.concatenate([constant, _waves(day, _DRIFT_PERIODS_S)])
+        shares = (n.interruption_share_1, n.interruption_share_1_5, n.interruption_share_2)
+        lowest = np.cumsum([*shares, n.interruption_share_2_5])[::-1]
+        spread = math.sqrt(1.0 + n.interruption_drift**2)
+        steps = [NormalDist().inv_cdf(1.0 - share) * spread for share in lowest]
+        score = 3.0 - 0.5 * np.searchsorted(steps, value)
+        return np.where(np.isnan(value), np.nan, score)
 
     # Money.
 
@@ -146,8 +161,9 @@ class Market:
         tight = np.take_along_axis(
             self.tightnesses(pools, moments), column.reshape(since.shape), axis=1
         )
-        base = np.array([[self._base_price(pool)] for pool in pools])
-        on_demand = np.array([[self.on_demand_usd(p.instance_type, p.region)] for p in pools])
+        own = [self._character(pool) for pool in pools]
+        base = np.array([[one.spot_usd] for one in own])
+        on_demand = np.array([[one.on_demand_usd] for one in own])
         price = np.minimum(base * np.exp(n.spot_tightness * tight), on_demand)
         usd: Floats = np.maximum(np.round(price, 4), 0.0001)
         return usd
@@ -155,7 +171,7 @@ class Market:
     def price_since(self, pools: Sequence[Pool], at: ArrayLike) -> Floats:
         """Since when the spot price of each moment holds: one row a pool."""
         hold_s = self.numbers.price_holds_s
-        share = np.array([[self._weights(pool)[2]] for pool in pools])
+        share = np.array([[self._character(pool).price_phase] for pool in pools])
         offset = 600.0 * np.floor(share * hold_s / 600.0)
         since: Floats = np.floor((_row(at) - offset) / hold_s) * hold_s + offset
         return since
@@ -231,52 +247,42 @@ class Market:
 
     # How pools differ.
 
-    def _shared_level(self, instance_type: str, region: str) -> float:
-        """The level of a type in a region, scaled to variance 1."""
-        n = self.numbers
-        a, b = n.level_share_type, n.level_share_region
-        wide = normals(1, self.seed, "level", instance_type)[0]
-        near = normals(1, self.seed, "level", instance_type, region)[0]
-        return float((math.sqrt(a) * wide + math.sqrt(b) * near) / math.sqrt(a + b))
-
-    def _draw_weights(self, pool: Pool) -> tuple[Floats, Floats, float]:
-        """Weights of the pool's tightness and of its score's error on the basis; a phase."""
+    def _draw_character(self, pool: Pool) -> _Character:
         n, waves = self.numbers, 2 * len(_PERIODS_S)
         shared = n.level_share_type + n.level_share_region
-        draws = normals(3 + 2 * waves, self.seed, "pool", pool)
-        level = math.sqrt(shared) * self._shared_level(pool.instance_type, pool.region)
-        level = n.level_shift + n.level_spread * (level + math.sqrt(1.0 - shared) * draws[0])
-        volatility = n.volatility_median * math.exp(n.volatility_sigma * draws[1])
+        level, bias, volatility, share, *rest = normals(4 + 2 * waves, self.seed, "pool", pool)
+        level = math.sqrt(shared) * self._shared_level(pool) + math.sqrt(1.0 - shared) * level
         zone = n.zone_volatility * normals(waves, self.seed, "zone", pool.zone_id)
-        moves = (volatility * draws[3 : 3 + waves] + zone) / math.sqrt(len(_PERIODS_S))
-        error = n.score_error * draws[3 + waves :] / math.sqrt(len(_PERIODS_S))
-        tightness = np.concatenate([[level], moves, n.day_amplitude * _day_weights(pool.region)])
-        phase = uniforms(1, self.seed, "price", pool)[0]
-        return (
-            tightness,
-            np.concatenate([[n.score_bias * draws[2]], error, [0.0, 0.0]]),
-            float(phase),
+        own = n.volatility_median * math.exp(n.volatility_sigma * volatility)
+        moves = (own * np.array(rest[:waves]) + zone) / math.sqrt(len(_PERIODS_S))
+        error = n.score_error * np.array(rest[waves:]) / math.sqrt(len(_PERIODS_S))
+        day = n.day_amplitude * _day_weights(pool.region)
+        on_demand_usd = self.on_demand_usd(pool.instance_type, pool.region)
+        return _Character(
+            tightness=np.concatenate([[n.level_shift + n.level_spread * level], moves, day]),
+            score_error=np.concatenate([[n.score_bias * bias], error, [0.0, 0.0]]),
+            price_phase=float(uniforms(1, self.seed, "price", pool)[0]),
+            spot_usd=on_demand_usd * n.spot_share * math.exp(n.spot_share_sigma * share),
+            on_demand_usd=on_demand_usd,
         )
 
-    def _base_price(self, pool: Pool) -> float:
-        n = self.numbers
-        draw = normals(1, self.seed, "share", pool)[0]
-        on_demand = self.on_demand_usd(pool.instance_type, pool.region)
-        return float(on_demand * n.spot_share * math.exp(n.spot_share_sigma * draw))
+    def _shared_level(self, pool: Pool) -> float:
+        """The level the pools of a type share in a region, scaled to variance 1."""
+        n, name = self.numbers, (self.seed, "level", pool.instance_type)
+        a, b = n.level_share_type, n.level_share_region
+        wide, near = normals(1, *name)[0], normals(1, *name, pool.region)[0]
+        return float((math.sqrt(a) * wide + math.sqrt(b) * near) / math.sqrt(a + b))
 
-    def _score_steps(self) -> list[float]:
-        """Where the interruption score changes: quantiles that give the measured shares."""
+    def _draw_repute(self, instance_type: str, region: str) -> Floats:
+        """Weights of a type's interruption frequency: its mean, then its drift; NaN if unlisted."""
         n = self.numbers
-        lowest = np.cumsum(
-            [
-                n.interruption_share_1,
-                n.interruption_share_1_5,
-                n.interruption_share_2,
-                n.interruption_share_2_5,
-            ]
-        )
-        spread = math.sqrt(1.0 + n.interruption_drift**2)
-        return [NormalDist().inv_cdf(1.0 - share) * spread for share in lowest[::-1]]
+        if uniforms(1, self.seed, "unlisted", instance_type)[0] < n.interruption_unlisted:
+            return np.full(1 + 2 * len(_DRIFT_PERIODS_S), np.nan)
+        draws = normals(1 + 2 * len(_DRIFT_PERIODS_S), self.seed, "repute", instance_type, region)
+        shared = self._shared_level(Pool(instance_type, "", region))
+        own = math.sqrt(1.0 - n.interruption_tightness) * draws[0]
+        mean = math.sqrt(n.interruption_tightness) * shared + own
+        return np.append(mean, n.interruption_drift * draws[1:] / math.sqrt(len(_DRIFT_PERIODS_S)))
 
 
 def _only(rows: Floats, at: ArrayLike) -> Floats:

@@ -145,6 +145,18 @@ class Numbers:
     spot_tightness: float = _invented(0.12, "log/index", "tight pools are dearer")
     price_holds_s: float = _invented(14400.0, "s", "a spot price holds at least this long")
 
+    # What is wrong with the archive, as with the real one.
+    gap_share: float = _measured(
+        0.0016, "share", "snapshots missing: 7 of 4,464 in the real month of 2024-08"
+    )
+    gap_most: float = _invented(3.0, "snapshots", "the longest gap")
+    glitch_per_day: float = _invented(
+        0.05, "1/day", "snapshots whose every IF reads -1; the real 2024-08 had one in the month"
+    )
+    duplicate_per_day: float = _invented(0.1, "1/day", "snapshots with rows written twice")
+    duplicate_share: float = _invented(0.02, "share", "rows of such a snapshot written twice")
+    absent_share: float = _invented(0.01, "share", "pools missing for a part of a month")
+
 
 PROFILES = {
     "calm": Numbers(),

@@ -1,13 +1,14 @@
 """The life of a request and its instance, as the API shows it and as the truth tells it."""
 
 import base64
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
 
 from spotlib.sandbox import catalogue
 from spotlib.sandbox.account import STATE_OF_CODE
 from spotlib.sandbox.market import Market, Pool
+from spotlib.sandbox.numbers import Numbers
 from spotlib.sandbox.world import Fate
 
 from .conftest import SWITCH
@@ -286,43 +287,55 @@ def test_a_price_below_the_market_holds_the_request(account):
     assert request["SpotPrice"] == "0.000100"
 
 
-def test_the_instances_of_one_request_share_a_pool_and_deplete_it(make_account):
-    market = Market()
+@pytest.fixture
+def narrow(make_account):
+    """An account, and a launch in a pool that always has room for 2 to 6 instances."""
+    still = replace(Numbers(), volatility_median=0.0, zone_volatility=0.0, day_amplitude=0.0)
+    market = Market(numbers=still)
     account = make_account(market=market)
-    # A pool with room for a few: find one that is nearly full now.
-
-    at = account.world.posix(5.0)
-    pools = [
-        Pool(name, zone, "us-east-1")
-        for name, zones in catalogue.offered("us-east-1").items()
-        for zone in zones
-        if name.split(".")[1] in ("medium", "large")
-        and "arm64" in catalogue.instance_type(name).architectures
+    arm = [
+        Pool(name, zone_id, "us-east-1")
+        for name, zone_ids in catalogue.offered("us-east-1").items()
+        for zone_id in zone_ids
+        if "arm64" in catalogue.instance_type(name).architectures
     ]
-    pool = next(p for p in pools if 2 <= market.free_capacity(p, at) <= 6)
-    free = int(market.free_capacity(pool, at))
+    at = account.world.posix(0.0)
+    pool = next(p for p in arm if 2 <= market.free_capacity(p, at) <= 6)
     launch = {
         "InstanceType": pool.instance_type,
         "Placement": {"AvailabilityZoneId": pool.zone_id},
     }
-    ids = account.request(free + 2, launch)
-    account.world.advance(4)
-    held = account.codes(ids).count("capacity-not-available")
-    assert held == 2
+    return account, launch, int(market.free_capacity(pool, at))
 
+
+def release(account, ids):
     account.ec2.cancel_spot_instance_requests(SpotInstanceRequestIds=ids)
-    account.ec2.terminate_instances(
-        InstanceIds=[r["InstanceId"] for r in account.requests(ids) if "InstanceId" in r]
-    )
-    account.world.advance(300)  # what was released can be had again
-    again = account.request(1, launch)
+    instances = [r["InstanceId"] for r in account.requests(ids) if "InstanceId" in r]
+    account.ec2.terminate_instances(InstanceIds=instances)
+
+
+def test_the_instances_of_one_request_share_a_pool_and_deplete_it(narrow):
+    account, launch, room = narrow
+    ids = account.request(room + 2, launch)
     account.world.advance(60)
-    assert account.codes(again) == ["fulfilled"]
+    assert account.codes(ids).count("capacity-not-available") == 2
+    assert account.codes(ids).count("fulfilled") == room
+
+
+def test_a_held_request_gets_the_room_that_another_gives_back(narrow):
+    account, launch, room = narrow
+    first = account.request(room, launch)
+    account.world.advance(60)
+    second = account.request(1, launch)
+    account.world.advance(60)
+    assert account.codes(second) == ["capacity-not-available"]
+
+    release(account, first)
+    account.world.advance(20)  # the pool needs a while
+    assert account.codes(second) == ["capacity-not-available"]
+    account.world.advance(300)
+    assert account.codes(second) == ["fulfilled"]
 
 
 def test_every_status_code_has_one_of_ec2s_states():
     assert set(STATE_OF_CODE.values()) == {"open", "active", "closed", "cancelled", "failed"}
-
-
-def test_a_fate_needs_no_more_than_its_differences():
-    assert asdict(Fate(boot_s=3))["ok_s"] == Fate().ok_s
