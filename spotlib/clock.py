@@ -122,6 +122,52 @@ class VirtualClock:
             self._now_s = control(self._url, "/sandbox/now")["now_s"]
 
 
+class World(Protocol):
+    """A pretend market in this process."""
+
+    @property
+    def now_s(self) -> float:
+        """Its seconds."""
+
+    @property
+    def world_id(self) -> str:
+        """Its name: the same settings give the same."""
+
+    def utc(self) -> datetime:
+        """Its date."""
+
+    def advance(self, seconds: float) -> float:
+        """Move it on."""
+
+
+class WorldClock:
+    """The time of a pretend market in this process, moved on by us alone."""
+
+    inline = True
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def now_s(self) -> float:
+        """The market's seconds."""
+        return self._world.now_s
+
+    def utc(self) -> datetime:
+        """The market's UTC."""
+        return self._world.utc()
+
+    def sleep(self, seconds: float) -> None:
+        """Move the market on by ``seconds``."""
+        self._world.advance(max(seconds, 0.0))
+
+    def nap(self, seconds: float, most_real_s: float) -> None:  # noqa: ARG002
+        """Virtual sleep takes no real time."""
+        self.sleep(seconds)
+
+    def heard(self, headers: Mapping[str, str] | None) -> None:
+        """The market is at hand: nothing has to be heard."""
+
+
 def control(
     url: str, path: str, *, body: bytes | None = None, timeout_s: float = 10.0
 ) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Released:
     @property
     def quiet(self) -> bool:
         """Whether this pass saw everything, and nothing of it open or alive."""
-        return self.found is not None and self.found.quiet
+        return self.error is None and self.found is not None and self.found.quiet
 
 
 def release(
@@ -54,6 +54,7 @@ def release(
     An error ends the pass and is told, not raised: the settling that follows passes again.
     """
     cancelled: list[str] = []
+    found: Survey | None = None
     try:
         cancel(connection, region, open_ids)
         cancelled.extend(open_ids)
@@ -65,7 +66,7 @@ def release(
             found = survey(connection, region, batch_id=batch_id, known=known)
         terminate(connection, region, found.live_instances)
     except Refusal as refusal:
-        return Released(region, tuple(cancelled), error=str(refusal))
+        return Released(region, tuple(cancelled), found=found, error=str(refusal))
     return Released(region, tuple(cancelled), tuple(found.live_instances), found)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +22,15 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
-from spotlib.clock import Clock, ScaledClock, SystemClock, VirtualClock, control
+from spotlib.clock import (
+    Clock,
+    ScaledClock,
+    SystemClock,
+    VirtualClock,
+    World,
+    WorldClock,
+    control,
+)
 from spotlib.refusals import refusal_of
 
 _LOOK_READ_S = 5  # a look that takes longer is a missed tick, not a stalled schedule
@@ -82,7 +91,7 @@ class Connection:
             client = self._client(service, region, _LOOK_READ_S if quick else _ACT_READ_S)
             reply: dict[str, Any] = getattr(client, action)(**given)
         except (ClientError, BotoCoreError) as error:
-            response = getattr(error, "response", {})
+            response = getattr(error, "response", None) or {}  # None where no answer came
             self.clock.heard(response.get("ResponseMetadata", {}).get("HTTPHeaders"))
             raise refusal_of(error, action=action, region=region) from error
         headers = reply["ResponseMetadata"]["HTTPHeaders"]
@@ -179,6 +188,15 @@ def connect(
     return _sandbox_connection(endpoint, endpoint, told, None)
 
 
+def connect_in_process(world: World, attach: Callable[[Any], None]) -> Connection:
+    """A connection to a pretend market in this process: for tests and benchmarks.
+
+    ``attach`` hooks the market to a client, so that no socket is opened.
+    """
+    session = sandbox_session()
+    return Connection("sandbox", WorldClock(world), session, world=world.world_id, attach=attach)
+
+
 def is_aws(endpoint: str) -> bool:
     """Whether the endpoint is Amazon's, and so costs money: ``aws`` or any amazonaws.com URL."""
     host = urlsplit(endpoint).hostname or ""
@@ -206,6 +224,7 @@ def _sandbox_connection(
     )
 
 
+@cache
 def sandbox_session() -> Any:
     """A session whose keys are nobody's: real ones are never shown to a pretend endpoint."""
     return boto3.Session(aws_access_key_id="sandbox", aws_secret_access_key="sandbox")

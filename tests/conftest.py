@@ -1,0 +1,80 @@
+"""What every test stands on: no way out to the network, and pretend worlds at hand."""
+
+import ipaddress
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spotlib.connection import Connection, connect_in_process
+from spotlib.model import Stage, Target, plan_launches
+from spotlib.preflight import preflight
+from spotlib.prepared import Checked
+from spotlib.sandbox.wire import attach
+from spotlib.sandbox.world import Fate, World
+
+NANO = Target("t3.nano", "sa-east-1")
+ARM = Target("t4g.medium", "ap-northeast-3")
+QUICK = Fate(evaluate_s=0.3, in_flight_s=1.0, boot_s=5.0, ok_s=12.0)
+
+
+@pytest.fixture(autouse=True)
+def _stay_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real-looking keys are set, and any socket to elsewhere than this machine fails the test."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_here(address[0]):
+            raise AssertionError(f"a test wanted to reach {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@pytest.fixture
+def in_process() -> Callable[[World], Connection]:
+    """A connection to a world in this process."""
+    return lambda world: connect_in_process(world, partial(attach, world))
+
+
+def scripted(*fates: Fate | None, **settings: Any) -> World:
+    """A world in which the requests, in the order in which they come, have these fates."""
+    waiting = iter(fates)
+    return World(script=lambda _: next(waiting, QUICK), **settings)
+
+
+def plan_for(connection: Connection, *targets: Target, n: int = 5, **plan: Any) -> Checked:
+    """The preflight's answer for a plan of ``n`` for each target."""
+    plan.setdefault("wanted", Stage.READY)
+    return preflight(connection, plan_launches(targets or (NANO,), count=n, **plan)).require()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where a test's batch is recorded."""
+    return tmp_path / "launches" / "20240901T000000Z-abcdef.jsonl"
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).parents[1]
+
+
+os.environ.setdefault("MPLBACKEND", "agg")

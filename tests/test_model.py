@@ -1,0 +1,186 @@
+"""The nouns refuse what cannot be, and the bracket rule keeps what the looks allow."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spotlib.model import (
+    Bracket,
+    Outcome,
+    Plan,
+    Sighting,
+    Stage,
+    Target,
+    Track,
+    advance,
+    checks_passed,
+    conclude,
+    count_stages,
+    plan_launches,
+)
+
+NANO = Target("t3.nano", "sa-east-1")
+OK = {"instance": "ok", "system": "ok"}
+
+
+def running(**more):
+    return Sighting("active", "fulfilled", instance_id="i-1", instance_state="running", **more)
+
+
+@pytest.mark.parametrize("count", [0, -1, 3001, 2.0, True, "five"])
+def test_a_plan_refuses_a_count_that_ec2_would(count):
+    with pytest.raises(ValueError, match=r"n must be a whole number from 1 to 3000.*got"):
+        Plan(NANO, count)
+
+
+@pytest.mark.parametrize(
+    "names", [("t3", "sa-east-1"), ("T3.nano", "sa-east-1"), ("t3.nano", "sa-east-1a")]
+)
+def test_a_target_refuses_names_that_cannot_be_ec2s(names):
+    with pytest.raises(ValueError, match="is not a name EC2 could know"):
+        Target(*names)
+
+
+def test_a_zone_is_named_by_its_id_and_not_by_its_name():
+    with pytest.raises(ValueError, match="zone ids, not zone names"):
+        Target("t3.nano", "sa-east-1", "sa-east-1a")
+
+    assert Target("t3.nano", "sa-east-1", "sae1-az1").placement == "zone"
+
+
+def test_the_same_target_twice_in_a_round_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"got twice: t3\.nano in sa-east-1"):
+        plan_launches([NANO, NANO], count=1)
+
+
+@pytest.mark.parametrize(
+    ("checks", "ready"),
+    [
+        (None, False),
+        ({}, False),
+        ({"instance": "ok"}, False),
+        (OK, True),
+        ({**OK, "attached_ebs": "ok"}, True),
+        ({**OK, "attached_ebs": "not-applicable"}, True),
+        ({**OK, "attached_ebs": "initializing"}, False),
+        ({**OK, "attached_ebs": "impaired"}, False),
+        ({**OK, "system": "initializing"}, False),
+        ({**OK, "system": "not-applicable"}, False),
+    ],
+)
+def test_ready_is_instance_and_system_ok_without_a_veto_of_attached_ebs(checks, ready):
+    assert checks_passed(checks) is ready
+    assert (running(checks=checks).stage is Stage.READY) is ready
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "outcome"),
+    [
+        ("pending-fulfillment", "open", None),
+        ("capacity-not-available", "open", None),
+        ("price-too-low", "open", None),
+        ("a-code-of-tomorrow", "active", None),
+        ("fulfilled", "active", None),
+        ("marked-for-termination", "active", None),
+        ("schedule-expired", "cancelled", Outcome.EXPIRED),
+        ("instance-terminated-no-capacity", "closed", Outcome.INTERRUPTED),
+        ("instance-terminated-by-price", "closed", Outcome.INTERRUPTED),
+        ("instance-terminated-by-user", "closed", Outcome.FAILED),
+        ("bad-parameters", "failed", Outcome.FAILED),
+        ("system-error", "closed", Outcome.FAILED),
+    ],
+)
+def test_a_status_code_ends_a_request_only_if_it_says_so(code, state, outcome):
+    assert Sighting(state, code).ended is outcome
+
+
+def test_an_instance_that_died_in_its_boot_fails_the_request_whatever_its_code_still_says():
+    gone = Sighting("active", "fulfilled", instance_id="i-1", instance_state="terminated")
+
+    assert gone.ended is Outcome.FAILED
+    assert gone.stage is Stage.FULFILLED
+
+
+def test_stages_first_shown_by_one_look_share_its_bracket():
+    track = advance(Track("sir-1", 0.0), running(checks=OK), asked_s=3.0, answered_s=3.5)
+
+    assert set(track.brackets.values()) == {Bracket(0.0, 3.5)}
+    assert track.stage is Stage.READY
+
+
+def test_a_stage_never_regresses_when_a_read_is_stale():
+    track = advance(Track("sir-1", 0.0), running(), asked_s=3.0, answered_s=3.5)
+    stale = advance(track, Sighting("open", "pending-fulfillment"), asked_s=6.0, answered_s=6.5)
+
+    assert stale.stage is Stage.RUNNING
+    assert stale.brackets == track.brackets
+
+
+def test_a_request_that_is_not_listed_yet_is_not_gone():
+    track = advance(Track("sir-1", 0.0), None, asked_s=3.0, answered_s=3.5)
+
+    assert track.looked_s == 3.0
+    assert conclude(track, wanted=Stage.READY).outcome is None
+
+
+def test_a_request_with_an_outcome_is_closed():
+    ready = conclude(
+        advance(Track("sir-1", 0.0), running(), asked_s=3.0, answered_s=3.5), wanted=Stage.RUNNING
+    )
+
+    assert ready.outcome is Outcome.READY
+    assert advance(ready, running(checks=OK), asked_s=6.0, answered_s=6.5) is ready
+
+
+def test_a_bracket_is_never_empty():
+    with pytest.raises(ValueError, match="after_s < by_s"):
+        Bracket(2.0, 2.0)
+
+
+moments = st.lists(st.floats(0.01, 100.0), min_size=4, max_size=4).map(sorted)
+gaps = st.lists(st.tuples(st.floats(0.01, 20.0), st.floats(0.001, 2.0)), min_size=1, max_size=40)
+
+
+@given(moments=moments, gaps=gaps, failed=st.sets(st.integers(0, 39)))
+def test_every_bracket_contains_the_moment_of_its_stage_whatever_looks_fail(moments, gaps, failed):
+    """Looks at random times, each answered from the state at some moment while it was under way."""
+    shown = dict(zip(Stage, moments, strict=True))
+    track, asked_s = Track("sir-1", 0.0), 0.0
+    for number, (wait_s, took_s) in enumerate(gaps):
+        asked_s += wait_s
+        at_s, answered_s = asked_s + took_s / 2, asked_s + took_s
+        if number not in failed:
+            stage = max((s for s in Stage if shown[s] <= at_s), default=None)
+            track = advance(track, sighting_at(stage), asked_s=asked_s, answered_s=answered_s)
+        asked_s = answered_s
+
+    for stage, bracket in track.brackets.items():
+        assert bracket.after_s < shown[stage] <= bracket.by_s
+    unseen = set(Stage) - set(track.brackets)
+    assert all(shown[stage] > track.looked_s for stage in unseen)
+
+
+def sighting_at(stage):
+    return {
+        None: None,
+        Stage.ACCEPTED: Sighting("open", "pending-fulfillment"),
+        Stage.FULFILLED: Sighting(
+            "active", "fulfilled", instance_id="i-1", instance_state="pending"
+        ),
+        Stage.RUNNING: running(checks={"instance": "initializing", "system": "ok"}),
+        Stage.READY: running(checks=OK),
+    }[stage]
+
+
+@given(st.lists(st.sampled_from([None, *Stage]), max_size=30))
+def test_counts_never_rise_from_an_earlier_stage_to_a_later_one(stages):
+    tracks = [
+        Track("sir", 0.0, {each: Bracket(0, 1) for each in Stage if stage and each <= stage})
+        for stage in stages
+    ]
+
+    counts = count_stages(tracks)
+
+    assert list(counts) == list(Stage)
+    assert sorted(counts.values(), reverse=True) == list(counts.values())
+    assert counts[Stage.READY] == stages.count(Stage.READY)
