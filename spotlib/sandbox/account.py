@@ -63,11 +63,12 @@ class SpotRequest:
     pool: Pool
     launch: dict[str, Any]  # the LaunchSpecification as asked
     vcpus: int
+    quota_group: str
     accepted_s: float
     valid_until_s: float
     max_price_usd: float | None
     tags: dict[str, str]
-    fate: Fate | None  # None: the market decides
+    fate: Fate | None = None  # None: the market decides
     code: str = "pending-evaluation"
     state: str = "open"
     updated_s: float = 0.0

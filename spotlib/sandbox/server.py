@@ -18,6 +18,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError
 
+from spotlib.sandbox import faults
 from spotlib.sandbox.market import Market
 from spotlib.sandbox.market_api import advisor
 from spotlib.sandbox.numbers import DEFAULT_SEED, PROFILES
@@ -33,14 +34,11 @@ def serve(
     ready: Callable[[str], object] | None = None,
 ) -> None:
     """Serve until nobody has asked anything for ``idle_s`` real seconds (0: for ever)."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), _handler(world))
-    server.daemon_threads = True
-    server.timeout = 1.0
-    server.last_asked_s = time.monotonic()  # type: ignore[attr-defined]
+    server = _Server(world, port)
     if idle_s > 0:
         threading.Thread(target=_end_when_idle, args=(server, idle_s), daemon=True).start()
     if ready is not None:
-        ready(f"http://127.0.0.1:{server.server_address[1]}")
+        ready(f"http://127.0.0.1:{server.server_port}")
     with server:
         server.serve_forever(poll_interval=0.1)
 
@@ -89,50 +87,53 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _end_when_idle(server: Any, idle_s: float) -> None:
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+    def __init__(self, world: World, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.world = world
+        self.last_asked_s = time.monotonic()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        """Answer any request: a control path, or a call of AWS."""
+        self.server.last_asked_s = time.monotonic()
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        control = _CONTROL.get((self.command, self.path.split("?")[0]))
+        if control is not None:
+            self._send(*_control(self.server.world, control, body))
+            return
+        url = f"http://{self.headers.get('Host', '')}{self.path}"
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        try:
+            self._send(*answer(self.server.world, url, headers, body))
+        except BotoCoreError:  # a fault: the client must see its connection break
+            self.close_connection = True
+
+    do_POST = do_PUT = do_DELETE = do_GET
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: the world keeps the journal."""
+
+
+def _end_when_idle(server: _Server, idle_s: float) -> None:
     while time.monotonic() - server.last_asked_s < idle_s:
         time.sleep(min(1.0, idle_s / 10))
     server.shutdown()
-
-
-def _handler(world: World) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def do_GET(self) -> None:
-            self._reply()
-
-        def do_POST(self) -> None:
-            self._reply()
-
-        def _reply(self) -> None:
-            self.server.last_asked_s = time.monotonic()  # type: ignore[attr-defined]
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            control = _CONTROL.get((self.command, self.path.split("?")[0]))
-            try:
-                if control is None:
-                    url = f"http://{self.headers.get('Host', '')}{self.path}"
-                    headers = {name.lower(): value for name, value in self.headers.items()}
-                    self._send(*answer(world, url, headers, body))
-                else:
-                    self._send(*_control(world, control, body))
-            except BotoCoreError:  # a fault: the client must see its connection break
-                self.close_connection = True
-
-        def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
-            self.send_response_only(status)
-            for name, value in headers.items():
-                if name.lower() != "content-length":
-                    self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            """Nothing: the world keeps the journal."""
-
-    return Handler
 
 
 def _control(
@@ -150,6 +151,13 @@ def _advance(world: World, body: dict[str, Any]) -> dict[str, float]:
     return {"now_s": world.advance(float(body["seconds"]))}
 
 
+def _add_fault(world: World, body: dict[str, Any]) -> dict[str, int]:
+    """``{"fault": "fail", "action": ..., "nth": ...}``: the arguments of one of ``faults``."""
+    make = {"fail": faults.fail, "cut_off": faults.cut_off, "lose_answer": faults.lose_answer}
+    world.faults.append(make[body.pop("fault")](**body))
+    return {"faults": len(world.faults)}
+
+
 _CONTROL: dict[tuple[str, str], Callable[[World, dict[str, Any]], Any]] = {
     ("GET", "/sandbox"): lambda world, _: describe(world),
     ("GET", "/sandbox/now"): lambda world, _: {"now_s": world.now_s},
@@ -157,6 +165,7 @@ _CONTROL: dict[tuple[str, str], Callable[[World, dict[str, Any]], Any]] = {
     ("GET", "/sandbox/leftovers"): lambda world, _: world.leftovers(),
     ("GET", "/spot-advisor-data.json"): lambda world, _: advisor(world),
     ("POST", "/sandbox/advance"): _advance,
+    ("POST", "/sandbox/faults"): _add_fault,
 }
 
 

@@ -99,20 +99,13 @@ def instance_shape(world: World, instance: Instance) -> Shape:
             "AvailabilityZoneId": request.pool.zone_id,
             "Tenancy": "default",
         },
-        "StateTransitionReason": "",
         "Tags": tag_list(instance.tags),
         "NetworkInterfaces": [],
     }
     if instance.state in ("pending", "running"):
         shape["NetworkInterfaces"] = [_interface(instance, launched)]
         shape["PrivateIpAddress"] = shape["NetworkInterfaces"][0]["PrivateIpAddress"]
-    if instance.reason is not None:
-        code, message = instance.reason
-        shape["StateReason"] = {"Code": code, "Message": message}
-        if code.startswith("Client.User") and instance.ended_s is not None:
-            ended = _second(world, instance.ended_s).strftime("%Y-%m-%d %H:%M:%S GMT")
-            shape["StateTransitionReason"] = f"User initiated ({ended})"
-    return shape
+    return {**shape, **_ending(world, instance)}
 
 
 def status_shape(world: World, instance: Instance) -> Shape:
@@ -129,6 +122,18 @@ def status_shape(world: World, instance: Instance) -> Shape:
     if ebs is not None:
         shape["AttachedEbsStatus"] = _checked(ebs)
     return shape
+
+
+def _ending(world: World, instance: Instance) -> Shape:
+    """Why an instance ended; EC2 dates it only where the user did it."""
+    if instance.reason is None or instance.ended_s is None:
+        return {"StateTransitionReason": ""}
+    code, message = instance.reason
+    reason: Shape = {"StateReason": {"Code": code, "Message": message}}
+    if code.startswith("Client.User"):
+        ended = _second(world, instance.ended_s).strftime("%Y-%m-%d %H:%M:%S GMT")
+        reason["StateTransitionReason"] = f"User initiated ({ended})"
+    return reason
 
 
 def _checked(status: str) -> Shape:

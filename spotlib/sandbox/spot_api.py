@@ -63,6 +63,7 @@ def request_spot_instances(world: World, region: str, params: Params) -> Shape:
     pools = _pools(launch, region, kind)
     _check_quota(world, region, kind, count)
     made = world.request(
+        kind,
         pools,
         count=count,
         launch=launch,

@@ -149,6 +149,7 @@ class World:
 
     def request(
         self,
+        kind: catalogue.InstanceType,
         pools: Sequence[Pool],
         *,
         count: int,
@@ -158,32 +159,32 @@ class World:
         valid_until_s: float | None,
         max_price_usd: float | None,
     ) -> list[SpotRequest]:
-        """Accept a request for ``count`` instances in one of these pools (EC2 chooses which)."""
+        """Accept a request for ``count`` instances in one of these pools: EC2 chooses which."""
         region, now_s = self.region(pools[0].region), self.now_s
         region.calls += 1
         name = f"{self.seed}/{pools[0].region}/{region.calls}"
         pool = self.market.choose_zone(pools, self.posix(now_s), name)
-        kind = catalogue.instance_type(pool.instance_type)
-        made = []
-        for index in range(count):
-            request = SpotRequest(
-                request_id="sir-" + digest(4, "sir", name, index).hex(),
+        if valid_until_s is None:
+            valid_until_s = now_s + self.market.numbers.request_valid_s
+        made = [
+            SpotRequest(
+                request_id="sir-" + base64.b32encode(digest(5, "sir", name, i)).decode().lower(),
                 name=name,
-                index=index,
+                index=i,
                 token=token,
                 pool=pool,
                 launch=launch,
-                vcpus=kind.vcpus if kind else 0,
+                vcpus=kind.vcpus,
+                quota_group=kind.quota_group,
                 accepted_s=now_s,
-                valid_until_s=now_s + self.market.numbers.request_valid_s
-                if valid_until_s is None
-                else valid_until_s,
+                valid_until_s=valid_until_s,
                 max_price_usd=max_price_usd,
                 tags=dict(tags),
-                fate=None,
             )
+            for i in range(count)
+        ]
+        for request in made:
             self._accept(request)
-            made.append(request)
         return made
 
     def cancel(self, request: SpotRequest) -> None:
@@ -207,7 +208,7 @@ class World:
         return sum(
             request.vcpus
             for request in self.region(region).requests.values()
-            if request.holds_quota and _quota_group(request.pool.instance_type) == quota_group
+            if request.holds_quota and request.quota_group == quota_group
         )
 
     # What tests and the researcher may know.
@@ -435,11 +436,6 @@ def _never(delay_s: float | None) -> float:
 
 def _give_back(region: Region, pool: Pool) -> None:
     region.held[pool] -= 1
-
-
-def _quota_group(instance_type: str) -> str:
-    kind = catalogue.instance_type(instance_type)
-    return kind.quota_group if kind else "Standard"
 
 
 def _shutdown_minutes(user_data: str | None) -> int | None:

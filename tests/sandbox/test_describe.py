@@ -3,6 +3,7 @@
 import pytest
 from botocore.exceptions import ClientError
 
+from spotlib.sandbox import instance_api, spot_api
 from spotlib.sandbox.world import Fate
 
 
@@ -150,6 +151,24 @@ def test_pages_and_ids_do_not_go_together(account):
 def test_a_bad_page_token_is_refused(account):
     call = account.ec2.describe_spot_instance_requests
     assert code_of(call, NextToken="?") == "InvalidNextToken"
+
+
+def test_a_look_costs_what_it_shows_not_what_the_account_holds(make_account, monkeypatch):
+    account = make_account(script=lambda _: Fate(boot_s=1))
+    account.request(300)
+    ids = account.request(3, TagSpecifications=tagged(batch="a"))
+    account.world.advance(30)
+    worded = []
+    for module, name in ((spot_api, "request_shape"), (instance_api, "instance_shape")):
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda world, thing, real=real: worded.append(1) or real(world, thing)
+        )
+
+    assert shown(account, ("tag:batch", ["a"])) == ids
+    assert shown(account, ("spot-instance-request-id", ids)) == ids
+    assert len(account.instances(ids)) == 3
+    assert len(worded) == 9
 
 
 def test_regions_see_only_their_own(account):

@@ -129,6 +129,16 @@ def test_a_lost_answer_drops_the_socket():
     assert ec2.describe_instances()["Reservations"] == []
 
 
+def test_a_fault_can_be_ordered_over_http():
+    url = served(World())
+    order = {"fault": "fail", "action": "DescribeInstances", "code": "RequestLimitExceeded"}
+    assert control(url, "/sandbox/faults", order) == {"faults": 1}
+    ec2 = plain("ec2", url)
+    with pytest.raises(ClientError, match="RequestLimitExceeded"):
+        ec2.describe_instances()
+    ec2.describe_instances()
+
+
 def test_the_advisor_file_is_served():
     url = served(World())
     assert "us-east-1" in control(url, "/spot-advisor-data.json")["spot_advisor"]
