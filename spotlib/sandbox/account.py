@@ -6,12 +6,17 @@ them is ``shapes``'s.  All times are seconds since the world began.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
 
 from spotlib.sandbox.market import Pool
+
+_SHUTDOWN = re.compile(rb"^\s*(?:sudo\s+)?shutdown\s+-[hP]\s+\+(\d+)", re.MULTILINE)
 
 EbsForm = Literal["reported", "not-applicable", "absent"]
 
@@ -75,6 +80,16 @@ class SpotRequest:
     in_flight: bool = False  # a launch is under way that a cancel can no longer stop
     instance: Instance | None = None
     happened_s: dict[str, float] = field(default_factory=dict)  # truth: first time of each event
+
+    @property
+    def shutdown_minutes(self) -> int | None:
+        """Minutes after its boot at which the user data shut the machine down."""
+        try:
+            script = base64.b64decode(self.launch.get("UserData") or "", validate=True)
+        except binascii.Error:
+            return None
+        found = _SHUTDOWN.search(script) if script.startswith(b"#!") else None
+        return int(found[1]) if found else None
 
     @property
     def holds_quota(self) -> bool:

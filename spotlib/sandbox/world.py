@@ -11,11 +11,8 @@ happened and when the API could first show it.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import heapq
-import itertools
-import re
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -51,7 +48,6 @@ _MARKET = (
     "Server.SpotInstanceTermination: Spot instance termination",
 )
 _INTERRUPTED = "instance-terminated-no-capacity"
-_SHUTDOWN = re.compile(rb"^\s*(?:sudo\s+)?shutdown\s+-[hP]\s+\+(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -102,9 +98,16 @@ class World:
         self.faults: list[Callable[[Any, bool], None]] = []  # see ``faults``
         self.lock = threading.RLock()
         self.regions: dict[str, Region] = {}
-        self._due: list[tuple[float, int, Callable[[float], None]]] = []
-        self._order = itertools.count()
+        self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._events = 0  # so far; what is due at once happens in the order of its planning
         self._requests: list[SpotRequest] = []  # all there ever were, for the truth
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the world goes on by itself, and alike: all but the lock is copied."""
+        return {name: value for name, value in vars(self).items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, lock=threading.RLock())
 
     # Identity and time.
 
@@ -139,8 +142,8 @@ class World:
         """Let everything happen that is due by now, in its order, each at its own moment."""
         now_s = self.now_s
         while self._due and self._due[0][0] <= now_s:
-            at_s, _, happen = heapq.heappop(self._due)
-            happen(at_s)
+            at_s, _, happen, to = heapq.heappop(self._due)
+            happen(*to, at_s)
 
     # What the account can be told to do.
 
@@ -201,7 +204,7 @@ class World:
 
     def terminate(self, instance: Instance) -> None:
         """Begin to shut an instance down."""
-        self._shut_down(instance, self.now_s, _USER)
+        self._shut_down(instance, _USER, self.now_s)
 
     def vcpus_in_use(self, region: str, quota_group: str) -> int:
         """vCPUs of open requests and live instances that count against a quota."""
@@ -245,8 +248,10 @@ class World:
 
     # The course of a request.
 
-    def _at(self, at_s: float, happen: Callable[[float], None]) -> None:
-        heapq.heappush(self._due, (at_s, next(self._order), happen))
+    def _at(self, at_s: float, happen: Callable[..., None], *to: Any) -> None:
+        """Let something happen at a moment.  No closures: a copied world has its own events."""
+        heapq.heappush(self._due, (at_s, self._events, happen, to))
+        self._events += 1
 
     def _accept(self, request: SpotRequest) -> None:
         now_s = self.now_s
@@ -259,8 +264,8 @@ class World:
             evaluate_s = request.fate.evaluate_s
         else:  # one decision a call: its instances succeed or fail together
             evaluate_s, _ = self.market.decision_s(request.name)
-        self._at(now_s + evaluate_s, lambda at_s: self._evaluate(request, at_s))
-        self._at(request.valid_until_s, lambda at_s: self._expire(request, at_s))
+        self._at(now_s + evaluate_s, self._evaluate, request)
+        self._at(request.valid_until_s, self._expire, request)
 
     def _evaluate(self, request: SpotRequest, at_s: float) -> None:
         if request.state != "open" or request.in_flight:
@@ -276,7 +281,7 @@ class World:
         if request.code != refusal:
             self._set_code(request, refusal, at_s)
         if again_s is not None:
-            self._at(again_s, lambda later_s: self._evaluate(request, later_s))
+            self._at(again_s, self._evaluate, request)
 
     def _obstacle(self, request: SpotRequest, at_s: float) -> tuple[str | None, float | None]:
         """Why the request cannot launch now (None: it can), and when to look again."""
@@ -304,7 +309,7 @@ class World:
         _, in_flight_s = self.market.decision_s(request.name, request.index)
         if request.fate:
             in_flight_s = request.fate.in_flight_s
-        self._at(at_s + in_flight_s, lambda then_s: self._fulfil(request, then_s))
+        self._at(at_s + in_flight_s, self._fulfil, request)
 
     def _expire(self, request: SpotRequest, at_s: float) -> None:
         if request.state == "open" and not request.in_flight:
@@ -331,9 +336,9 @@ class World:
         request.instance = instance
         self.region(request.pool.region).instances[instance.instance_id] = instance
         if fate.boot_s is not None:
-            self._at(at_s + fate.boot_s, lambda then_s: self._run(instance, then_s))
+            self._at(at_s + fate.boot_s, self._run, instance)
         if fate.interrupted_s is not None:
-            self._at(at_s + fate.interrupted_s, lambda then_s: self._interrupt(instance, then_s))
+            self._at(at_s + fate.interrupted_s, self._interrupt, instance)
         elif request.fate is None:
             self._watch_pool(instance, at_s)
 
@@ -362,10 +367,10 @@ class World:
             index=request.index,
         )
         if taken is None:
-            self._at(until_s, lambda then_s: self._watch_pool(instance, then_s))
+            self._at(until_s, self._watch_pool, instance)
         else:
             taken_s = taken - self.epoch.timestamp()
-            self._at(taken_s, lambda then_s: self._interrupt(instance, then_s))
+            self._at(taken_s, self._interrupt, instance)
 
     # The course of an instance.
 
@@ -381,11 +386,11 @@ class World:
         if instance.ebs == "reported":
             ready_s = max(ready_s, instance.ebs_ok_at_s)
         if ready_s < inf:
-            self._at(ready_s, lambda then_s: self._pass_checks(instance, then_s))
-        minutes = _shutdown_minutes(instance.request.launch.get("UserData"))
+            self._at(ready_s, self._pass_checks, instance)
+        minutes = instance.request.shutdown_minutes
         if minutes is not None:
             stop_s = at_s + self.market.numbers.guest_boot_s + 60.0 * minutes
-            self._at(stop_s, lambda then_s: self._shut_down(instance, then_s, _GUEST))
+            self._at(stop_s, self._shut_down, instance, _GUEST)
 
     def _pass_checks(self, instance: Instance, at_s: float) -> None:
         if instance.state == "running":
@@ -398,31 +403,35 @@ class World:
         self._set_code(instance.request, _INTERRUPTED, at_s)
         instance.request.happened_s["interrupted"] = at_s
         end_s = at_s + self.market.numbers.notice_s
-        self._at(end_s, lambda then_s: self._shut_down(instance, then_s, _MARKET))
+        self._at(end_s, self._shut_down, instance, _MARKET)
 
-    def _shut_down(self, instance: Instance, at_s: float, reason: tuple[str, str]) -> None:
+    def _shut_down(self, instance: Instance, reason: tuple[str, str], at_s: float) -> None:
         if instance.state not in ("pending", "running"):
             return
         instance.state, instance.reason, instance.ended_s = "shutting-down", reason, at_s
         instance.request.happened_s["shutting-down"] = at_s
-        self._at(at_s + instance.fate.shutdown_s, lambda then_s: self._terminated(instance, then_s))
+        self._at(at_s + instance.fate.shutdown_s, self._terminated, instance)
 
     def _terminated(self, instance: Instance, at_s: float) -> None:
         instance.state = "terminated"
         request, numbers = instance.request, self.market.numbers
         if request.code != _INTERRUPTED:
             self._set_code(request, "instance-terminated-by-user", at_s)
-        region = self.region(request.pool.region)
-        self._at(at_s + numbers.instance_retained_s, lambda _: region.forget(instance))
-        self._at(at_s + numbers.recover_s, lambda _: _give_back(region, request.pool))
+        self._at(at_s + numbers.instance_retained_s, self._forget, request.pool, instance)
+        self._at(at_s + numbers.recover_s, self._give_back, request.pool)
         self._end(request, at_s)
 
     def _end(self, request: SpotRequest, at_s: float) -> None:
         """Nothing more can happen to the request; EC2 forgets it some hours later."""
         request.happened_s["ended"] = at_s
-        region = self.region(request.pool.region)
         retained_s = self.market.numbers.request_retained_s
-        self._at(at_s + retained_s, lambda _: region.forget(request))
+        self._at(at_s + retained_s, self._forget, request.pool, request)
+
+    def _forget(self, pool: Pool, thing: SpotRequest | Instance, _: float) -> None:
+        self.region(pool.region).forget(thing)
+
+    def _give_back(self, pool: Pool, _: float) -> None:
+        self.region(pool.region).held[pool] -= 1
 
     def _set_code(self, request: SpotRequest, code: str, at_s: float) -> None:
         request.code, request.updated_s = code, at_s
@@ -432,17 +441,3 @@ class World:
 
 def _never(delay_s: float | None) -> float:
     return inf if delay_s is None else delay_s
-
-
-def _give_back(region: Region, pool: Pool) -> None:
-    region.held[pool] -= 1
-
-
-def _shutdown_minutes(user_data: str | None) -> int | None:
-    """Minutes after boot at which a user-data script shuts the machine down."""
-    try:
-        script = base64.b64decode(user_data or "", validate=True)
-    except binascii.Error:
-        return None
-    found = _SHUTDOWN.search(script) if script.startswith(b"#!") else None
-    return int(found[1]) if found else None

@@ -1,6 +1,7 @@
 """The life of a request and its instance, as the API shows it and as the truth tells it."""
 
 import base64
+import copy
 from dataclasses import replace
 
 import pytest
@@ -137,6 +138,7 @@ def test_a_cancel_too_late_leaves_an_instance_that_appears_afterwards(make_accou
     account.ec2.cancel_spot_instance_requests(SpotInstanceRequestIds=ids)
     assert account.instances(ids) == []
     assert account.world.leftovers()["requests"] == ids
+    assert "ended" not in account.world.truth()[0]["happened_s"]
 
     account.world.advance(20)
     [request] = account.requests(ids)
@@ -335,6 +337,18 @@ def test_a_held_request_gets_the_room_that_another_gives_back(narrow):
     assert account.codes(second) == ["capacity-not-available"]
     account.world.advance(300)
     assert account.codes(second) == ["fulfilled"]
+
+
+def test_a_copied_world_goes_on_by_itself_and_alike(account):
+    account.request(3, launch={"UserData": SWITCH})
+    account.world.advance(5)
+    copied = copy.deepcopy(account.world)
+    account.world.advance(3600)
+    assert copied.leftovers()["instances"]
+
+    copied.advance(3600)
+    assert copied.truth() == account.world.truth()
+    assert copied.leftovers() == {"requests": [], "instances": []}
 
 
 def test_every_status_code_has_one_of_ec2s_states():
