@@ -121,13 +121,18 @@ class _Grid:
         self._write(tick, self._index, codes)
 
     def _pools_of(self, keys: pl.DataFrame) -> _Integers:
-        found = self._look_up(keys)
+        """Look up each row's pool, once for each run of rows of the same pool."""
+        differs = pl.any_horizontal(pl.all() != pl.all().shift(1))
+        starts = keys.select(differs.fill_null(True)).to_series()
+        runs = keys.filter(starts)
+        found = self._look_up(runs)
         if found.null_count():
-            new = keys.filter(found.is_null()).unique(maintain_order=True)
+            new = runs.filter(found.is_null()).unique(maintain_order=True)
             self.pools = pl.concat([self.pools, new])
             self.codes = np.pad(self.codes, ((0, 0), (0, new.height)))
-            found = self._look_up(keys)
-        return found.cast(pl.Int64).to_numpy()
+            found = self._look_up(runs)
+        index: _Integers = found.cast(pl.Int64).to_numpy()[np.cumsum(starts.to_numpy()) - 1]
+        return index
 
     def _look_up(self, keys: pl.DataFrame) -> pl.Series:
         known = self.pools.with_row_index("pool")

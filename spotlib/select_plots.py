@@ -1,0 +1,156 @@
+"""The figures that ``01_select`` shows, and its progress bar; they read tables and decide nothing.
+
+As in ``plots``, figures are made without pyplot and a simulated one says so across its face.
+"""
+
+from collections.abc import Callable
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from spotlib.plots import SIMULATED, mark_simulated
+from spotlib.select import PAIR
+
+_THEME = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("notebook"),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+_GREY = "0.78"
+_MARKERS = {"ranked": "o", "constant": "s", "random": "D"}
+
+
+def day_progress(words: str) -> Callable[[int, int], None]:
+    """Show a bar that renews itself in place; the same in Lab, under papermill and in HTML."""
+    handle = display({"text/html": words}, raw=True, display_id=True)
+
+    def show(done: int, days: int) -> None:
+        bar = f'<progress value="{done}" max="{days}" style="width:40%"></progress>'
+        handle.update({"text/html": f"{bar} {words}: {done} of {days} days"}, raw=True)
+
+    return show
+
+
+def variation_figure(pairs: pd.DataFrame, chosen: pd.DataFrame, *, simulated: bool) -> Figure:
+    """SPS CoV against IF CoV of all pairs, the chosen ones numbered and named beside it."""
+    figure, ax = _one_panel(10, 5.6)
+    ax.scatter(pairs["if_cov"], pairs["sps_cov"], s=10, color=_GREY, label="all pairs")
+    _draw_least_score(ax, chosen)
+    palette = sns.color_palette("colorblind", 10)
+    for number, row in reversed(list(enumerate(chosen.to_dict("records")))):  # the best on top
+        point = (row["if_cov"], row["sps_cov"])
+        style = {"color": palette[number % 10], "edgecolor": "white", "linewidth": 0.8}
+        name = f"{row['rank']}  {row['instance_type']} in {row['region']}"
+        ax.scatter(*point, s=210, marker=_MARKERS[row["role"]], label=name, zorder=3, **style)
+        halo = [withStroke(linewidth=2, foreground="white")]
+        text = ax.annotate(f"{row['rank']}", point, ha="center", va="center", zorder=3)
+        text.set(fontsize=9, path_effects=halo)
+    ax.set(xlabel="CoV of IF (interruption frequency)", ylabel="CoV of SPS (placement score)")
+    handles, labels = ax.get_legend_handles_labels()
+    order = [0, 1, *range(len(labels) - 1, 1, -1)] if len(labels) > 2 else range(len(labels))
+    figure.legend(
+        [handles[each] for each in order],
+        [labels[each] for each in order],
+        loc="outside right upper",
+        frameon=False,
+        fontsize="small",
+        markerscale=0.6,
+    )
+    return _marked(figure, simulated)
+
+
+def score_heatmap(scored: pd.DataFrame, *, simulated: bool, types: int = 24) -> Figure:
+    """The score of the best ``types`` instance types in every region that ranks one of them."""
+    best = scored.drop_duplicates("instance_type").head(types)["instance_type"]
+    shown = scored[scored["instance_type"].isin(best)]
+    table = shown.pivot_table(index="instance_type", columns="region", values="score").loc[best]
+    figure, ax = _one_panel(0.62 * table.shape[1] + 3.4, 0.31 * len(table) + 1.8)
+    bar = {"label": "score", "shrink": 0.8}
+    sns.heatmap(table, ax=ax, cmap="viridis", cbar_kws=bar, linewidths=0.5)
+    _quiet(ax)
+    _slant(ax, list(table.columns))
+    return _marked(figure, simulated)
+
+
+def history_figure(counts: pd.DataFrame, chosen: pd.DataFrame, *, simulated: bool) -> Figure:
+    """Mean SPS and IF of the chosen targets day by day; blank where nothing is known."""
+    figure = Figure(figsize=(10, 0.62 * len(chosen) + 2.4), layout="constrained")
+    with mpl.rc_context(_THEME):
+        axes = figure.subplots(2, 1, sharex=True)
+    titles = {"sps": "SPS, the day's mean over zones and snapshots", "if_score": "IF"}
+    for ax, (column, title) in zip(axes, titles.items(), strict=True):
+        table = _daily_means(counts, chosen, column)
+        highest = np.nanmax(table.to_numpy(), initial=3.0)
+        bar = {"label": "score", "ticks": [1, 2, 3]}
+        sns.heatmap(table, ax=ax, vmin=1, vmax=highest, cmap="cividis", cbar_kws=bar)
+        ax.set_title(title, loc="left", fontsize="medium")
+        _quiet(ax)
+    _slant(axes[-1], [f"{day:%d %b}" for day in table.columns], most=16)
+    return _marked(figure, simulated)
+
+
+def ranks_figure(ranks: pd.DataFrame, *, simulated: bool) -> Figure:
+    """The rank of each target under each way of scoring; blank where it is not ranked at all."""
+    figure, ax = _one_panel(9.5, 0.34 * len(ranks) + 1.6)
+    labels = ranks.map(lambda rank: "" if pd.isna(rank) else f"{rank:.0f}")
+    style = {"annot": labels, "fmt": "", "cmap": "crest", "cbar": False, "linewidths": 1}
+    sns.heatmap(np.log(ranks), ax=ax, **style)
+    _quiet(ax)
+    ax.xaxis.tick_top()
+    return _marked(figure, simulated)
+
+
+def _one_panel(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    with mpl.rc_context(_THEME):
+        return figure, figure.subplots()
+
+
+def _marked(figure: Figure, simulated: bool) -> Figure:
+    if simulated:
+        mark_simulated(figure)
+        figure.suptitle(SIMULATED, x=0.01, ha="left", fontsize="medium", color="#1a4fa0")
+    return figure
+
+
+def _quiet(ax: Axes) -> None:
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(axis="both", rotation=0, length=0)
+
+
+def _slant(ax: Axes, names: list[str], *, most: int = 40) -> None:
+    """Label the columns of a heat map, leaving names out evenly beyond ``most``."""
+    every = -(-len(names) // most)
+    ticks = [column + 0.5 for column in range(0, len(names), every)]
+    ax.set_xticks(ticks, names[::every], rotation=40, ha="right")
+
+
+def _draw_least_score(ax: Axes, chosen: pd.DataFrame) -> None:
+    """Draw where the score equals that of the last chosen: what is beyond was chosen or capped."""
+    ranked = chosen[chosen["role"] == "ranked"]
+    if len(ranked):
+        least = ranked["score"].min()
+        x = np.linspace(
+            least / (1.15 * ranked["sps_cov"].max()), 1.05 * ranked["if_cov"].max(), 200
+        )
+        label = f"score {least:.3g}, of the last ranked"
+        ax.plot(x, least / x, color="0.4", linewidth=1, linestyle="--", label=label)
+
+
+def _daily_means(counts: pd.DataFrame, chosen: pd.DataFrame, column: str) -> pd.DataFrame:
+    known = counts[counts[column].notna()].astype(dict.fromkeys(PAIR, "str"))
+    known = known.merge(chosen[PAIR], on=PAIR)
+    weight = known["snapshots"].astype("int64")
+    sums = pd.DataFrame({"weight": weight, "total": weight * known[column]})
+    sums = sums.groupby([*(known[name] for name in PAIR), known["day"]]).sum()
+    table = (sums["total"] / sums["weight"]).unstack("day")
+    table = table.reindex(pd.MultiIndex.from_frame(chosen[PAIR]))
+    table.index = pd.Index([f"{name} in {region}" for name, region in table.index])
+    return table.reindex(columns=pd.date_range(counts["day"].min(), counts["day"].max()))

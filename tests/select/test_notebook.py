@@ -1,0 +1,181 @@
+"""``01_select`` from an archive to the file that ``02_collect`` reads, and what it needs."""
+
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+from market import random_market, write_tree, write_zip
+
+from spotlib import selection
+from spotlib.dataset import read_counts
+from spotlib.sandbox.history import write_archive
+from spotlib.selection import SelectParameters, compare_ways, find_archive, select_targets
+from spotlib.store import read_selection, selection_targets
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "01_select.ipynb"
+DEFAULTS = {
+    "dataset": "",
+    "month": "",
+    "days": "",
+    "sizes": "medium small micro nano",
+    "top": 10,
+    "form": "pooled",
+    "missing": "drop",
+    "max_per_region": 0,
+    "max_per_family": 0,
+    "controls": 0,
+    "seed": 0,
+    "held_s": 300.0,
+    "skip_bad_files": False,
+    "results": "",
+    "out": "",
+}
+
+
+def parameters(**changes):
+    return SelectParameters(**(DEFAULTS | changes))
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """The notebook run on a small archive that is called real."""
+    folder = tmp_path_factory.mktemp("study")
+    write_tree(random_market(days=3, snapshots=20, seed=5), folder / "archive")
+    given = {"dataset": str(folder / "archive"), "results": str(folder / "results")}
+    papermill.execute_notebook(
+        str(NOTEBOOK),
+        str(folder / "out.ipynb"),
+        parameters=given | {"sizes": "medium nano xlarge", "top": 3, "controls": 1},
+        cwd=str(folder),
+        progress_bar=False,
+    )
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+class TestNotebook:
+    def test_it_writes_a_selection_that_collect_can_read(self, executed):
+        [path] = (executed / "results" / "selection").glob("*.csv")
+        table = read_selection(path)
+
+        assert [str(target) for target in selection_targets(table, top=1)]
+        assert table["rank"].tolist() == list(range(1, len(table) + 1))
+        assert table["source"].unique().tolist() == ["spotlake"]
+        assert table["role"].iloc[:2].unique().tolist() == ["ranked"]
+        assert {"sps_cov", "if_cov", "resting_share", "coverage", "form", "top"} <= set(table)
+
+    def test_it_shows_its_numbers_and_figures_and_never_calls_real_data_simulated(self, executed):
+        book = nbformat.read(executed / "out.ipynb", as_version=4)
+        text = "\n".join(str(cell.get("outputs", "")) for cell in book.cells)
+
+        assert "60 snapshots of 3 days" in text
+        assert "3 of 3 days" in text
+        outputs = [out for cell in book.cells for out in cell.get("outputs", [])]
+        assert sum("image/png" in out.get("data", {}) for out in outputs) == 4
+        assert "SIMULATED" not in text
+        assert len(list((executed / "results" / "figures").glob("select-*.png"))) == 4
+
+    def test_it_is_committed_as_a_template(self):
+        book = nbformat.read(NOTEBOOK, as_version=4)
+        code = [cell for cell in book.cells if cell.cell_type == "code"]
+
+        assert not any(cell.outputs or cell.execution_count for cell in code)
+        assert book.metadata.kernelspec.name == "python3"
+        assert [cell.metadata.get("tags") for cell in code].count(["parameters"]) == 1
+        assert max(cell.source.count("\n") + 1 for cell in code) <= 20
+        found = papermill.inspect_notebook(str(NOTEBOOK))
+        assert list(found) == list(DEFAULTS)
+        assert all(each["help"] and each["inferred_type_name"] for each in found.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"month": "2024-13"}, "month must look like 2024-08, got '2024-13'"),
+        ({"month": "2024-08", "days": "2024-08-01"}, "give either a month or days, not both"),
+        ({"sizes": " , "}, "sizes must name at least one size"),
+        ({"form": "between"}, "form must be 'pooled' or 'within', got 'between'"),
+        ({"missing": "zero"}, "missing must be 'drop' or 'as_value', got 'zero'"),
+        ({"top": 0}, "top must be at least 1 target, got 0"),
+        ({"controls": -1}, "controls must be 0 or above, got -1"),
+        ({"held_s": 0.0}, "held_s must be above 0 seconds, got 0.0"),
+        ({"top": 0, "form": "x"}, "form must be.*; top must be"),
+    ],
+)
+def test_parameters_that_cannot_be_meant_are_refused_together(change, message):
+    with pytest.raises(ValueError, match=message):
+        parameters(**change)
+
+
+@pytest.fixture
+def one_day_a_month(monkeypatch):
+    """The sandbox's writer, for one day and one region: quick."""
+
+    def write(folder, *, month):
+        return write_archive(folder, month=month, days=[1], regions=["sa-east-1"])
+
+    monkeypatch.setattr(selection, "write_archive", write)
+
+
+@pytest.mark.usefixtures("one_day_a_month")
+class TestArchive:
+    def test_with_no_archive_the_sandbox_writes_one_once_and_says_so(self, tmp_path):
+        first = find_archive(parameters(), spot_dataset=tmp_path)
+        again = find_archive(parameters(), spot_dataset=tmp_path)
+
+        assert first.simulated
+        assert first.source == "sandbox"
+        assert "SIMULATED" in selection.banner(first)
+        assert "written now" in first.words
+        assert "written now" not in again.words
+        assert (first.days, again.days) == ("2024-08", "2024-08")
+        counts = read_counts(again.path, days=again.days, cache=None)
+        assert counts.days["snapshots"].sum() > 100
+        assert [path.name for path in (tmp_path / "sandbox").iterdir()] == ["aws-2024-08"]
+
+    def test_a_real_archive_comes_first_and_its_newest_month(self, tmp_path):
+        write_zip(random_market(days=1), tmp_path / "aws")
+
+        found = find_archive(parameters(), spot_dataset=tmp_path)
+
+        assert not found.simulated
+        assert found.path == tmp_path / "aws"
+        assert found.days == "2024-08"
+        assert "SIMULATED" not in selection.banner(found)
+        assert find_archive(parameters(dataset="sandbox"), spot_dataset=tmp_path).simulated
+
+    def test_a_named_one_is_taken_relative_to_the_workspace_and_days_as_given(self, tmp_path):
+        write_tree(random_market(days=2), tmp_path / "mine")
+
+        found = find_archive(
+            parameters(dataset="mine", days="2024-08-01, 2024-08-02"),
+            spot_dataset=tmp_path / "spot_dataset",
+        )
+
+        assert found.days == ("2024-08-01", "2024-08-02")
+        assert found.path == tmp_path / "mine"
+
+
+def test_a_sample_in_which_nothing_varies_says_what_to_do(tmp_path):
+    still = random_market(days=1, missing=0.0)
+    still.rows["if_score"] = 3.0
+    counts = read_counts(write_tree(still, tmp_path), cache=None).counts
+
+    with pytest.raises(ValueError, match=r"varies in both SPS and IF in these 1 days: read more"):
+        select_targets(counts, parameters(sizes="medium nano"))
+
+
+def test_the_four_ways_are_compared_over_whatever_is_in_the_top_of_one(tmp_path):
+    counts = read_counts(
+        write_tree(random_market(days=2, snapshots=20), tmp_path), cache=None
+    ).counts
+
+    ranks, ranked = compare_ways(counts, sizes=("nano", "medium", "xlarge"), top=2)
+
+    assert (ranks.min(axis=1) <= 2).all()
+    assert list(ranks.columns) == list(ranked) == list(selection.WAYS)
+    assert isinstance(ranks, pd.DataFrame)
+    assert ranks.iloc[0, 0] == 1
