@@ -148,7 +148,7 @@ def _run_round(
 ) -> None:
     """All plans once, in random order so that no target always goes first."""
     due_s = number * every_s
-    if batch.now_s() > due_s + batch.poll_s:
+    if number and batch.now_s() > due_s + batch.poll_s:
         reason = f"due at {due_s:g} s, the round before ended at {batch.now_s():.1f} s"
         batch.events.append("skipped", round=number, ticks=[], reason=reason)
         return

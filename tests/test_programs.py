@@ -1,0 +1,228 @@
+"""The real programs in processes of their own: papermill, python -m spotlib, plain boto3."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from spotlib.connection import connect
+from spotlib.store import load_batches, load_launches, load_polls, read_events
+
+BIN = Path(sys.executable).parent
+SOON = {"timeout": 240}
+
+
+def run(*command, cwd=None, check=True, **environment):
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+        **SOON,
+    )
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def papermill(*given, cwd=None, check=True):
+    return run(BIN / "papermill", *given, "--no-progress-bar", cwd=cwd, check=check)
+
+
+def texts(path):
+    """All text that a reader of an executed notebook sees in its outputs."""
+    found = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            found += [output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")]
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize("folder", [".", "notebooks"])
+def test_collect_runs_from_the_root_and_from_its_own_folder(repository, tmp_path, folder):
+    notebook = Path("notebooks/02_collect.ipynb")
+    name = notebook if folder == "." else notebook.name
+    out = tmp_path / "out.ipynb"
+    given = ["-p", "n", "5", "-p", "seed", "1", "-p", "results", tmp_path / "results"]
+
+    papermill(name, out, *given, cwd=repository / folder)
+
+    logs = tmp_path / "results" / "launches"
+    launches, polls = load_launches(logs), load_polls(logs)
+    seen = texts(out)
+    assert launches.groupby(["instance_type", "region"]).size().tolist() == [5, 5, 5]
+    assert polls["tick"].diff().dropna().isin([0, 1]).mean() > 0.95
+    assert load_batches(logs)["clean"].all()
+    assert "open requests 0, live instances 0 (confirmed)" in seen
+    assert "SIMULATED (sandbox)" in seen
+    assert "no selection is written yet, so a built-in list" in seen
+    assert list((tmp_path / "results" / "figures").glob("ready-counts-*.png"))
+
+
+def test_a_dry_run_shows_the_plan_and_launches_nothing(repository, tmp_path):
+    out = tmp_path / "out.ipynb"
+
+    papermill(
+        repository / "notebooks/02_collect.ipynb",
+        *(out, "-p", "results", tmp_path / "results", "-p", "dry_run", "True", "-p", "seed", "1"),
+    )
+
+    assert "dry run: nothing is launched" in texts(out)
+    assert "at most $" in texts(out)
+    assert list((tmp_path / "results" / "launches").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["-r", "n", "five"], "n must be a whole number, got 'five'"),
+        (["-r", "dry_run", "false"], "dry_run must be True or False, got 'false'"),
+        (["-p", "timeout", "30"], "no parameter 'timeout'; did you mean timeout_s"),
+        (
+            ["-p", "instance_type", "t3.nan0", "-p", "region", "us-east-1"],
+            "'t3.nan0' is not offered in us-east-1; nearest: t3.nano",
+        ),
+    ],
+)
+def test_bad_input_stops_the_notebook_with_one_sentence(repository, tmp_path, given, words):
+    done = papermill(
+        repository / "notebooks/02_collect.ipynb",
+        *(tmp_path / "out.ipynb", "-p", "results", tmp_path / "results", *given),
+        check=False,
+    )
+
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert list((tmp_path / "results" / "launches").glob("*")) == []
+
+
+def test_a_parameterized_batch_as_the_readme_shows_it(repository, tmp_path):
+    """The README's own lines, but for where the results go."""
+    readme = (repository / "README.md").read_text()
+    block = readme.split("<!-- batch -->")[1].split("```")[1].removeprefix("sh\n")
+    script = block.replace("results/notebooks", str(tmp_path / "notebooks")).replace(
+        "-p n $n", f"-p n $n -p top 1 -p results {tmp_path}"
+    )
+    assert "for n in 1 5 10" in script
+
+    run("sh", "-ec", script, cwd=repository, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
+
+    launches = load_launches(tmp_path / "launches")
+    assert len(list((tmp_path / "launches").glob("*.jsonl"))) == 3
+    assert launches.groupby("batch_id").size().tolist() == [1, 5, 10]
+    assert len(list((tmp_path / "notebooks").glob("*.ipynb"))) == 3
+
+
+def test_the_readmes_cron_line_runs(repository, tmp_path):
+    """What cron runs is what stands after its five fields."""
+    readme = (repository / "README.md").read_text()
+    line = readme.split("<!-- cron -->")[1].split("```")[1].removeprefix("cron\n").strip()
+    command = line.split(maxsplit=5)[5].replace("\\%", "%")
+    command = command.replace("/path/to/workspace", str(repository))
+    command = command.replace("results/notebooks", str(tmp_path / "notebooks"))
+    command = command.replace("-p n 5", f"-p n 1 -p top 1 -p results {tmp_path}")
+    command = command.replace(".venv/bin", str(BIN))
+
+    run("sh", "-ec", command)
+
+    assert len(load_launches(tmp_path / "launches")) == 1
+
+
+SCRIPT = """
+    import sys
+    from spotlib.collect import collect
+    from spotlib.connection import connect
+    from spotlib.model import Stage, Target, plan_launches
+
+    connection = connect("sandbox", seed=11)
+    targets = [Target("t3.nano", "sa-east-1"), Target("t4g.medium", "ap-northeast-3")]
+    summary = collect(connection, plan_launches(targets, count=4), log=sys.argv[1], seed=11)
+    connection.close()
+    summary.require()
+"""
+
+
+def test_the_same_seed_and_batch_id_give_the_same_events_byte_for_byte(tmp_path):
+    """Twice, in two processes, each with a sandbox process of its own."""
+    logs = [tmp_path / name / "20240901T000000Z-abcdef.jsonl" for name in ("a", "b")]
+    for log in logs:
+        run(sys.executable, "-c", textwrap.dedent(SCRIPT), log)
+
+    first, second = (log.read_text().splitlines() for log in logs)
+    assert first[1:] == second[1:]
+    heads = [json.loads(lines[0]) for lines in (first, second)]
+    assert [heads[0].pop("host")["url"] != heads[1].pop("host")["url"]] == [True]
+    assert heads[0] == heads[1]
+
+
+def test_check_tells_what_a_round_costs_and_the_largest_n():
+    done = run(sys.executable, "-m", "spotlib", "check", "t3.nano@sa-east-1", "-n", "5")
+
+    assert "SIMULATED (sandbox), not AWS: account 123456789012" in done.stdout
+    assert "largest n under the quota: 500" in done.stdout
+    assert "hard bound $0." in done.stdout
+    assert done.stdout.rstrip().endswith("ready to launch")
+
+
+def test_check_exits_with_one_and_names_each_problem():
+    done = run(sys.executable, "-m", "spotlib", "check", "t3.nan0", check=False)
+
+    assert done.returncode == 1
+    assert "PROBLEM: instance type 't3.nan0' is not offered in us-east-1" in done.stdout
+    assert done.stdout.rstrip().endswith("not ready to launch")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--endpoint", "asw"], "endpoint 'asw' is unknown: use 'sandbox'"),
+        (["--profile", "work"], "--profile is for AWS: add --endpoint aws"),
+        (["--endpoint", "aws", "--profile", "nobody"], "profile 'nobody' is not configured"),
+        (["-n", "0"], "n must be a whole number from 1 to 3000"),
+        (["t3nano"], "instance_type 't3nano' is not a name EC2 could know"),
+    ],
+)
+def test_a_misused_command_is_one_sentence_and_exit_code_two(given, words):
+    done = run(sys.executable, "-m", "spotlib", "check", *given, check=False)
+
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sandbox_started_by_hand_serves_a_collection_in_scaled_time(tmp_path):
+    """As watching live, or several programs at once, would use it."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "spotlib", "sandbox", "--speed", "20", "--json", "--seed", "3"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        url = json.loads(started.stdout.readline())["url"]
+        script = SCRIPT.replace('connect("sandbox", seed=11)', f'connect("{url}")')
+        script = script.replace("count=4", "count=4, wanted=Stage.RUNNING")
+        run(sys.executable, "-c", textwrap.dedent(script), tmp_path / "a.jsonl")
+    finally:
+        started.terminate()
+        started.wait()
+        started.stdout.close()
+
+    events, _ = read_events(tmp_path / "a.jsonl")
+    assert events[0]["world"].startswith("w-")
+    assert [event["confirmed"] for event in events if event["event"] == "clean"] == [True]
+    assert len(load_launches(tmp_path / "a.jsonl")) == 8
+
+
+def test_a_sandbox_that_cannot_start_says_why(monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+
+    with pytest.raises(OSError, match="the sandbox did not start"):
+        connect("sandbox")

@@ -1,0 +1,171 @@
+"""The workspace keeps its own promises: environment, layering, notebooks, prose."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+NOTEBOOKS = sorted(path.stem for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+# What each module may import of its own package: data flows one way.
+LAYERS = [
+    {"model", "clock", "refusals", "stopping"},
+    {"connection", "store"},
+    {"features", "ec2"},
+    {"prepared"},
+    {"preflight", "close"},
+    {"batch"},
+    {"watch", "parameters"},
+    {"collect", "plots"},
+    {"report"},
+]
+STANDARD = set(sys.stdlib_module_names)
+CONDA_NAMES = {"matplotlib": "matplotlib-base"}
+
+
+def bounds(text):
+    requirement = Requirement(text)
+    return requirement.name.lower(), str(requirement.specifier)
+
+
+@pytest.fixture(scope="module")
+def project(repository):
+    return tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+
+
+def test_environment_yml_has_the_names_and_bounds_of_pyproject(repository, project):
+    environment = yaml.safe_load((repository / "environment.yml").read_text())["dependencies"]
+    conda = [each for each in environment if isinstance(each, str)]
+    [pip] = [each["pip"] for each in environment if isinstance(each, dict)]
+    found = dict(map(bounds, [*conda, *(each for each in pip if not each.startswith("-e"))]))
+    wanted = dict(map(bounds, project["dependencies"]))
+
+    assert found.pop("pip") == ""
+    assert found.pop("python") == project["requires-python"]
+    assert found == {CONDA_NAMES.get(name, name): bound for name, bound in wanted.items()}
+    assert "-e ." in pip
+
+
+def test_constraints_pin_every_dependency_within_its_bounds(repository, project):
+    lines = (repository / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines]
+    pinned = {each.name.lower().replace("_", "-"): each.specifier for each in pins}
+    extras = [each for some in project["optional-dependencies"].values() for each in some]
+    for text in [*project["dependencies"], *extras]:
+        requirement = Requirement(text)
+        [pin] = pinned[requirement.name.lower()]
+        assert pin.operator == "=="
+        assert requirement.specifier.contains(pin.version), text
+    assert not any("://" in line for line in lines)
+
+
+def imported(source):
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module or ""
+
+
+def code_of(path):
+    book = nbformat.read(path, as_version=4)
+    return "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
+
+
+def test_everything_imported_is_a_named_dependency(repository, project):
+    extras = [each for some in project["optional-dependencies"].values() for each in some]
+    runtime = {Requirement(each).name.lower() for each in project["dependencies"]}
+    testing = runtime | {Requirement(each).name.lower() for each in extras}
+    ours = {"spotlib", "conftest"} | {path.stem for path in (repository / "tests").rglob("*.py")}
+    provided = packages_distributions()
+    # Libraries that moto, boto3 and pytest are made of and speak with.
+    parts = {"botocore": "boto3", "xmltodict": "moto", "werkzeug": "moto", "packaging": "pytest"}
+    parts["urllib3"] = "boto3"
+    sources = [(path, path.read_text(), testing) for path in (repository / "tests").rglob("*.py")]
+    sources += [(p, p.read_text(), testing) for p in (repository / "benchmarks").glob("*.py")]
+    sources += [(p, p.read_text(), runtime) for p in (repository / "spotlib").rglob("*.py")]
+    sources += [(p, code_of(p), runtime) for p in (repository / "notebooks").glob("*.ipynb")]
+    ours |= {path.stem for path in (repository / "benchmarks").glob("*.py")}
+    for path, source, allowed in sources:
+        for name in {each.split(".")[0] for each in imported(source)} - STANDARD - ours:
+            names = {dist.lower() for dist in provided.get(name, [name])} | {parts.get(name, name)}
+            assert names & allowed, f"{path.name} imports {name}, which no dependency provides"
+
+
+def test_imports_point_one_way(repository):
+    level = {name: number for number, names in enumerate(LAYERS) for name in names}
+    for path in (repository / "spotlib").glob("*.py"):
+        if path.stem not in level:
+            continue
+        for module in imported(path.read_text()):
+            other = module.removeprefix("spotlib.")
+            if module.startswith("spotlib.sandbox"):
+                raise AssertionError(f"{path.name} imports the sandbox")
+            if module.startswith("spotlib.") and other in level:
+                assert level[other] < level[path.stem], f"{path.stem} imports {other}"
+
+
+def test_importing_spotlib_does_no_work():
+    script = "import sys, spotlib; print(sorted({'boto3', 'pandas', 'moto'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_is_kept_clean_and_thin(repository, name):
+    book = nbformat.read(repository / "notebooks" / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+
+    assert book.metadata.kernelspec.name == "python3"
+    assert len(tagged) == 1
+    for cell in code:
+        assert not cell.outputs
+        assert cell.execution_count is None
+        assert not re.search(r"^\s*(def|class) ", cell.source, re.MULTILINE)
+        assert "sys.path" not in cell.source
+        if cell not in tagged:
+            assert cell.source.count("\n") < 24
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_parameter_has_a_type_and_a_word_of_help(repository, name):
+    found = papermill.inspect_notebook(str(repository / "notebooks" / f"{name}.ipynb"))
+
+    assert found
+    for parameter in found.values():
+        assert parameter["inferred_type_name"] != "None"
+        assert parameter["help"]
+
+
+def test_nothing_tracked_names_a_machine_or_a_registry(repository):
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=repository, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    words = re.compile(r"index-url|/home/|/root/" + "|" + re.escape(str(repository)))
+    for name in filter(None, listed.stdout.split("\0")):
+        path = repository / name
+        if path.suffix in {".png", ".svg"} or path.name == "test_workspace.py" or not path.exists():
+            continue
+        assert not words.search(path.read_text()), name
+
+
+def test_the_policy_in_the_package_is_valid_json(repository):
+    policy = json.loads((repository / "spotlib" / "policy.json").read_text())
+
+    assert policy["Version"] == "2012-10-17"
