@@ -207,13 +207,13 @@ def _save(day: Day, path: Path) -> None:
 
 
 def _to_pandas(table: pl.DataFrame) -> pd.DataFrame:
-    """Convert without pyarrow; names become categories, for a month repeats each many times."""
+    """Convert without pyarrow; the categories are in order of name, whatever was read first."""
     return pd.DataFrame({column.name: _to_pandas_column(column) for column in table})
 
 
 def _to_pandas_column(column: pl.Series) -> Any:
-    if column.dtype == pl.String:
-        names: list[str] = column.unique().sort().to_list()
+    if column.dtype == pl.Categorical:
+        names: list[str] = column.unique().cast(pl.String).sort().to_list()
         codes = column.cast(pl.Enum(names)).to_physical().to_numpy()
         return pd.Categorical.from_codes(codes, pd.Index(names))
     if column.dtype == pl.Datetime:

@@ -102,10 +102,11 @@ def variation(
     _require(form in ("pooled", "within"), f"form is pooled or within, got {form!r}")
     _require(missing in ("drop", "as_value"), f"missing is drop or as_value, got {missing!r}")
     require_columns(counts, [*ZONE, "sps", "if_score", "snapshots"])
-    sums = {"snapshots": counts["snapshots"].astype("int64")}
+    held = snapshots_by_value(counts)
+    sums = {"snapshots": held["snapshots"]}
     for feature in PER_ONE:
-        sums |= _weighted_powers(counts, feature, missing)
-    by_zone = pd.DataFrame(sums).groupby([counts[name] for name in ZONE], observed=True).sum()
+        sums |= _weighted_powers(held, feature, missing)
+    by_zone = pd.DataFrame(sums).groupby([held[name] for name in ZONE], observed=True).sum()
     by_pair = by_zone.groupby(level=PAIR, observed=True)
     totals = by_pair.sum()
     table = pd.DataFrame({"zones": by_pair.size(), "snapshots": totals["snapshots"]})
@@ -234,12 +235,19 @@ def write_selection(
     return path
 
 
+def snapshots_by_value(counts: pd.DataFrame) -> pd.DataFrame:
+    """Add up the days: one row for each zone and pair of values; a month becomes small."""
+    values = [*ZONE, "sps", "if_score"]
+    held = counts.groupby(values, observed=True, dropna=False)["snapshots"].sum()
+    return held.astype("int64").reset_index()
+
+
 def _weighted_powers(
     counts: pd.DataFrame, feature: str, missing: Missing
 ) -> dict[str, "pd.Series[int]"]:
     """Return n, S and Q of a feature for each row of counts, as integers in its own units."""
     units, known = feature_units(counts, feature, missing)
-    weight = counts["snapshots"].astype("int64").where(known, 0)
+    weight = counts["snapshots"].where(known, 0)
     return {
         f"{feature}_n": weight,
         f"{feature}_sum": weight * units,

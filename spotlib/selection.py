@@ -226,7 +226,8 @@ def select_targets(counts: pd.DataFrame, parameters: SelectParameters) -> Select
             seed=parameters.seed,
             sizes=parameters.size_tokens,
         )
-    chosen = chosen.merge(evidence(counts, form=form, missing=missing), on=PAIR, how="left")
+    known = evidence(counts, form=form, missing=missing, pairs=chosen)
+    chosen = chosen.merge(known, on=PAIR, how="left")
     cost = measurement_cost_usd(chosen["price_usd_per_hour"], held_s=parameters.held_s)
     flagged = chosen["resting_share"].gt(0) & chosen["resting_share"].lt(FLAGGED_SHARE)
     return Selection(pairs, ranked, chosen.assign(expected_cost_usd=cost, flagged=flagged))

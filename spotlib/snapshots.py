@@ -313,6 +313,7 @@ def _table(grid: _Grid, day: date) -> pl.DataFrame:
             day_snapshots=pl.lit(len(at), pl.Int16),
         )
         .sort(*_POOL, "sps", "if_score")
+        .with_columns(pl.col(*_POOL).cast(pl.Categorical))  # a month repeats each name many times
     )
 
 

@@ -96,6 +96,16 @@ class TestEvidence:
 
         assert evidence(jump)["sps_above_3"].tolist() == [0.5]
 
+    def test_some_pairs_alone_have_the_evidence_they_have_among_all(self, tmp_path):
+        counts = counted(random_market(), tmp_path)
+        pairs = variation(counts).iloc[[1, 4]]
+
+        some, every = evidence(counts, pairs=pairs), evidence(counts)
+
+        expected = every.merge(pairs[["instance_type", "region"]])
+        pd.testing.assert_frame_equal(some.reset_index(drop=True), expected)
+        assert len(some) == 2
+
     def test_the_cost_of_one_measurement_knows_the_billed_minimum_and_the_address(self):
         a_minute, five = (measurement_cost_usd(0.0052, held_s=held_s) for held_s in (20, 300))
 

@@ -260,6 +260,14 @@ def test_unknown_options_are_refused(change, message):
         variation(_toy([3], [2.5]), **change)
 
 
+def test_sums_do_not_overflow_the_small_integers_that_counts_are_kept_in():
+    counts = counts_of([("t3.nano", "sa-east-1", "az1", sps, 2.5, 30_000) for sps in (3, 3, 2, 2)])
+    small = counts.astype({"snapshots": "int16"})
+
+    pd.testing.assert_frame_equal(variation(small), variation(counts))
+    assert variation(small)["snapshots"].tolist() == [120_000]
+
+
 def test_a_table_that_is_not_counts_is_refused():
     with pytest.raises(ValueError, match=r"lacks the columns \['snapshots'\]"):
         variation(_toy([3], [2.5]).drop(columns="snapshots"))
