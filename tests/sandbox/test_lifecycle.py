@@ -164,7 +164,9 @@ def test_cancelling_does_not_terminate_and_terminating_takes_seconds(make_accoun
     [ended] = account.instances(ids)
     assert ended["State"]["Name"] == "terminated"
     assert ended["StateReason"]["Code"] == "Client.UserInitiatedShutdown"
-    assert account.codes(ids) == ["instance-terminated-by-user"]
+    [request] = account.requests(ids)
+    assert request["Status"]["Code"] == "instance-terminated-by-user"
+    assert request["State"] == "cancelled"  # what was cancelled stays so
     assert account.world.leftovers() == {"requests": [], "instances": []}
 
 
