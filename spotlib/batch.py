@@ -16,10 +16,10 @@ from typing import Any
 
 import spotlib
 from spotlib.connection import Connection
+from spotlib.log import SCHEMA, EventLog
 from spotlib.model import Plan, Target, Track
 from spotlib.prepared import Checked, Prepared
 from spotlib.stopping import Stopping
-from spotlib.store import SCHEMA, EventLog
 
 _THREADS = 8
 _TINY_S = 1e-6  # a step that floating point cannot swallow

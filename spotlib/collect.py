@@ -22,11 +22,11 @@ from spotlib.close import SETTLE_S, Cleaned, note_release, release, settle
 from spotlib.connection import Connection
 from spotlib.ec2 import warm
 from spotlib.features import Features
+from spotlib.log import EventLog
 from spotlib.model import Outcome, Plan, Stage, Target, require_intervals
 from spotlib.preflight import preflight
 from spotlib.prepared import Checked, Prepared, split_waves
 from spotlib.stopping import Stopping
-from spotlib.store import EventLog
 from spotlib.watch import end, watch
 
 _LAST_CALLS_S = 60  # how long calls in flight may take when everything ends

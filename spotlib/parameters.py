@@ -61,7 +61,8 @@ def check_parameters(kind: type[Parameters], namespace: Mapping[str, Any]) -> Pa
     """
     types = typing.get_type_hints(kind)
     names = [each.name for each in fields(kind)]
-    problems = [_unknown(name, names) for name in _injected_names(namespace.get("In", [])) if name not in names]
+    injected = _injected_names(namespace.get("In", []))
+    problems = [_unknown(name, names) for name in injected if name not in names]
     problems += [
         f"{name} must be {_WORDS[types[name]]}, got {namespace[name]!r}"
         for name in names
@@ -175,6 +176,22 @@ class CollectParameters:
             (self.speed < 0, f"speed must be 0 (virtual time) or above, got {self.speed}"),
             (self.max_price_usd < 0, f"max_price_usd must be 0 or above, got {self.max_price_usd}"),
         ]
+
+    @property
+    def market_seed(self) -> int | None:
+        """The seed, or None to draw one."""
+        return self.seed if self.seed >= 0 else None
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """What ``collect`` is told of the rounds, the looks and the seed."""
+        return {
+            "rounds": self.rounds,
+            "every_s": self.every_s,
+            "poll_s": self.poll_s,
+            "seed": self.market_seed,
+            "placement_scores": self.placement_scores,
+        }
 
     def plans(self, targets: Sequence[Target]) -> list[Plan]:
         """One plan for each target."""

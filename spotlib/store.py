@@ -1,18 +1,10 @@
-"""What is kept: the append-only event log of each batch, the selections, and tables out of them.
+"""What was kept, as tables: batches, requests and looks out of the event logs; and selections.
 
-One log a batch, ``<batch_id>.jsonl``, a JSON object a line: the only raw record, and at once the
-write-ahead journal of the clean-up, so that the two cannot disagree.  Whoever holds the file's
-lock is its writer and may only append.  Tables are derived here and nowhere stored.
-
-History of the log's schema:
-
-1. 2026-11: first.  Times are seconds since the batch's first line; see ``EVENTS``.
+Tables are derived from the logs whenever they are wanted and stored nowhere.  Logs that are
+still being written are read too.
 """
 
-import fcntl
-import json
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,25 +13,10 @@ from typing import Any
 import pandas as pd
 
 import spotlib
+from spotlib.log import Event, log_files, read_events
 from spotlib.model import Stage, Target
 
-SCHEMA = 1
-EVENTS = {
-    "batch": "first line: schema, parameters, endpoint, world, identity, versions, host",
-    "intent": "before a request call: plan, client token, exact parameters, what is known of it",
-    "requested": "the call was answered: request ids, when it was sent and answered",
-    "refused": "the call was refused: EC2's code and message, its kind, what to do",
-    "skipped": "a round that would have started late, or ticks that passed without a look",
-    "look": "one sight of a region, also a failed one: the count of each plan at each stage",
-    "stage": "a request is first shown at a stage: the bracket and EC2's own timestamps",
-    "outcome": "a request ended: how, EC2's status code, until when it was watched",
-    "release": "clean-up: what was cancelled and terminated",
-    "clean": "the end: whether it is confirmed that nothing is left",
-}
 SELECTION_COLUMNS = ("rank", "instance_type", "region", "source")
-
-Event = dict[str, Any]
-_LOOK = '{"event":"look"'
 
 
 def workspace() -> Path:
@@ -65,114 +42,6 @@ def results_folder(results: str | Path = "") -> Path:
     return folder
 
 
-def new_batch_id(started_at: datetime) -> str:
-    """A sortable name: when the batch started and something that no other one has."""
-    return f"{started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-
-
-class EventLog:
-    """The writer of one batch's log: one write a line, never edited, locked while it lives.
-
-    ``flock`` frees itself when its holder dies, however it dies, so a stale lock is impossible.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            self._file = os.open(self.path, flags, 0o644)
-        except FileExistsError as error:
-            raise ValueError(f"{self.path} exists: a log is never written twice") from error
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _sync_folder(self.path.parent)
-
-    @property
-    def batch_id(self) -> str:
-        """The batch's name, from the file's."""
-        return self.path.stem
-
-    def append(self, event: str, /, *, sync: bool = False, **fields: Any) -> None:
-        """Write one event; ``sync`` waits until it is on the disk.
-
-        Raises
-        ------
-        OSError
-            If it could not be written whole (a full disk).
-        """
-        line = json.dumps({"event": event, **fields}, separators=(",", ":"), default=_plain)
-        data = line.encode() + b"\n"
-        if os.write(self._file, data) != len(data):
-            raise OSError(f"{self.path}: the disk took only a part of a line; is it full?")
-        if sync:
-            os.fsync(self._file)
-
-    def close(self) -> None:
-        """Flush to the disk and let go of the lock."""
-        os.fsync(self._file)
-        os.close(self._file)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{value!r} has no place in a log")
-
-
-def _sync_folder(folder: Path) -> None:
-    # A new file's name is safe on the disk only once its folder is.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def log_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The logs among ``paths``: files as they are, folders for the ``.jsonl`` in them, sorted."""
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
-    found: list[Path] = []
-    for path in map(Path, given):
-        if path.is_dir():
-            found.extend(sorted(path.glob("*.jsonl")))
-        elif path.exists():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"there is no log or folder of logs at {path}")
-    return found
-
-
-def read_events(path: str | Path, *, looks: bool = True) -> tuple[list[Event], bool]:
-    """All whole events of one log, and whether its last line is torn (or still being written).
-
-    Raises
-    ------
-    ValueError
-        If the file is no log, is of an unknown schema, or is broken before its last line.
-    """
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
-    tail = lines.pop()  # empty after a whole line
-    kept = lines if looks else [line for line in lines if not line.startswith(_LOOK)]
-    try:
-        events: list[Event] = [json.loads(line) for line in kept]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is broken before its last line: {error}") from error
-    _require_schema(path, events)
-    return events, tail != ""
-
-
-def _require_schema(path: str | Path, events: Sequence[Event]) -> None:
-    if not events:
-        return
-    first = events[0]
-    if not isinstance(first, dict) or first.get("event") != "batch":
-        raise ValueError(f"{path} is not a log of spotlib: its first line is no batch event")
-    if first.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{path} has schema {first.get('schema')!r}, this spotlib reads {SCHEMA}: update it"
-        )
-
-
 def load_batches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """One row a batch: what ran, where, and whether it is confirmed that nothing is left."""
     return _table(_batch_rows(log_files(paths)), times=("started_at",), columns=BATCH_COLUMNS)
@@ -195,8 +64,12 @@ def load_polls(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     ``*_s`` are seconds since the plan's request call was sent.  A missed look has NaN counts and
     says why in ``error``.
     """
-    rows = (row for path in log_files(paths) for row in _poll_rows(path))
-    return _table(rows, times=("at",), columns=POLL_COLUMNS)
+    plans: list[dict[str, Any]] = []
+    looks: list[tuple[Any, ...]] = []
+    counts: list[tuple[Any, ...]] = []
+    for path in log_files(paths):
+        _note_looks(path, plans, looks, counts)
+    return _polls(plans, looks, counts)
 
 
 _PLACE = ("simulated", "world", "endpoint", "batch_id")
@@ -231,13 +104,14 @@ POLL_COLUMNS = (
     *(stage.label for stage in Stage),
     "error",
 )
+_LABELS = tuple(stage.label for stage in Stage)
+_UNSEEN = (None,) * len(_LABELS)
+_LOOK_FIELDS = ("tick", "asked_s", "answered_s", "at", "error")
 _COUNTS = ("round", "plan", "n", "tick", *(stage.label for stage in Stage))
 _WHOLE = {*_COUNTS, "rounds", "plans", "requests", "ended", "seed", "sps"}
 
 
-def _table(
-    rows: Iterable[dict[str, Any]], *, times: Sequence[str], columns: Sequence[str]
-) -> pd.DataFrame:
+def _table(rows: Iterable[Any], *, times: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=list(columns))
     for name in columns:
         if name in times:
@@ -369,28 +243,63 @@ def _since_sent(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _poll_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _note_looks(
+    path: Path,
+    plans: list[dict[str, Any]],
+    looks: list[tuple[Any, ...]],
+    counts: list[tuple[Any, ...]],
+) -> None:
+    """Add a log's plans, its looks, and the counts of each plan in each look, by their places."""
     events, _ = read_events(path)
-    intents: dict[tuple[int, int], Event] = {}
-    sent: dict[tuple[int, int], float] = {}
+    place: dict[tuple[int, str], int] = {}
     for event in events:
-        if event["event"] == "intent":
-            intents[event["round"], event["plan"]] = event
-        elif event["event"] == "requested":
-            sent[event["round"], event["plan"]] = event["asked_s"]
-        elif event["event"] == "look":
-            for plan, counts in event["plans"].items():
-                key = (event["round"], int(plan))
-                yield {
-                    **_place(events[0]),
-                    **_plan(intents[key]),
-                    "tick": event["tick"],
-                    "asked_s": event["asked_s"] - sent[key],
-                    "answered_s": event["answered_s"] - sent[key],
-                    "at": event["at"],
-                    **{stage.label: (counts or {}).get(stage.label) for stage in Stage},
-                    "error": event["error"],
-                }
+        match event["event"]:
+            case "intent":
+                place[event["round"], str(event["plan"])] = len(plans)
+                plans.append({**_place(events[0]), **_plan(event)})
+            case "requested":
+                plans[place[event["round"], str(event["plan"])]]["sent_s"] = event["asked_s"]
+            case "look":
+                for plan, seen in event["plans"].items():
+                    row = [seen[label] for label in _LABELS] if seen else _UNSEEN
+                    counts.append((len(looks), place[event["round"], plan], *row))
+                looks.append(tuple(event[name] for name in _LOOK_FIELDS))
+
+
+def _polls(
+    plans: list[dict[str, Any]], looks: list[tuple[Any, ...]], counts: list[tuple[Any, ...]]
+) -> pd.DataFrame:
+    """The rows, each from its plan, its look and its counts: nothing is built twice."""
+    which = pd.DataFrame(counts, columns=["look", "plan", *_LABELS])
+    plan_columns = (*_PLACE, *_PLAN)
+    about = _table(plans, times=(), columns=(*plan_columns, "sent_s"))
+    seen = _table(looks, times=("at",), columns=_LOOK_FIELDS)
+    rows = about.take(which.pop("plan").to_numpy()).reset_index(drop=True)
+    looked = seen.take(which.pop("look").to_numpy()).reset_index(drop=True)
+    sent_s = rows.pop("sent_s")
+    looked[["asked_s", "answered_s"]] = looked[["asked_s", "answered_s"]].sub(sent_s, axis=0)
+    return pd.concat([rows, looked, which.astype("Int64")], axis=1)[list(POLL_COLUMNS)]
+
+
+def last_launches(folder: Path, *, since: datetime) -> dict[Target, datetime]:
+    """When each target was last launched for real, in the batches of a folder since then.
+
+    Our own demand may still be felt in a pool, so a later request should know of it.
+    """
+    found: dict[Target, datetime] = {}
+    for path in log_files(folder):
+        if path.stem < f"{since:%Y%m%dT%H%M%SZ}":
+            continue  # batch ids begin with their start
+        events, _ = read_events(path, looks=False)
+        if not events or events[0]["simulated"]:
+            continue  # every simulated batch has a world of its own
+        for event in events:
+            if event["event"] == "intent":
+                zone = event["availability_zone_id"]
+                target = Target(event["instance_type"], event["region"], zone)
+                at = datetime.fromisoformat(event["at"])
+                found[target] = max(at, found.get(target, at))
+    return found
 
 
 def newest_selection(results: Path) -> Path | None:

@@ -11,10 +11,11 @@ from conftest import ARM, NANO, QUICK, plan_for, scripted
 
 from spotlib.close import settle
 from spotlib.collect import collect
+from spotlib.log import read_events
 from spotlib.model import Stage, Target
 from spotlib.sandbox.faults import cut_off, fail, lose_answer
 from spotlib.sandbox.world import Fate, World
-from spotlib.store import load_batches, load_launches, load_polls, read_events
+from spotlib.store import load_batches, load_launches, load_polls
 
 NEVER = Fate(held_s=None)
 EMPTY = {"requests": [], "instances": []}
@@ -326,6 +327,20 @@ def test_what_is_known_before_the_request_is_recorded_with_its_age_and_source(ru
     assert launch["sps_source"] == "placement score for 2"
     assert launch["if_source"] == "not known"
     assert launch["if_score"] != launch["if_score"]  # NaN, not 0
+
+
+def test_the_highest_price_is_sent_and_too_low_a_one_is_an_outcome_of_the_market(in_process, log):
+    """Below the market's price nothing comes; EC2's own code says why."""
+    world = World(seed=1)
+    connection = in_process(world)
+    checked = plan_for(connection, n=2, timeout_s=60, max_price_usd=0.0001)
+
+    summary = collect(connection, checked, log=log, seed=1)
+
+    assert summary.outcomes == {"timed_out": 2}
+    assert summary.problems == ()
+    assert events_of(log, "intent")[0]["request"]["SpotPrice"] == "0.000100"
+    assert set(load_launches(log)["status_code"]) == {"price-too-low"}
 
 
 def test_a_placement_score_that_is_refused_is_unknown_and_stops_nothing(run, log):

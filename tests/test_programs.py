@@ -12,7 +12,8 @@ import nbformat
 import pytest
 
 from spotlib.connection import connect
-from spotlib.store import load_batches, load_launches, load_polls, read_events
+from spotlib.log import read_events
+from spotlib.store import load_batches, load_launches, load_polls
 
 BIN = Path(sys.executable).parent
 SOON = {"timeout": 240}

@@ -5,23 +5,21 @@ import os
 import subprocess
 import sys
 import textwrap
+from datetime import UTC, datetime
 
 import pandas as pd
 import pytest
 from conftest import ARM, NANO, QUICK, plan_for, scripted
 
 from spotlib.collect import collect
+from spotlib.log import EVENTS, EventLog, log_files, new_batch_id, read_events
 from spotlib.sandbox.world import Fate
 from spotlib.store import (
-    EVENTS,
-    EventLog,
+    last_launches,
     load_batches,
     load_launches,
     load_polls,
-    log_files,
-    new_batch_id,
     newest_selection,
-    read_events,
     read_selection,
     results_folder,
     selection_targets,
@@ -263,3 +261,18 @@ def test_every_line_of_a_log_is_one_json_object_with_a_known_event(batch):
     assert {"batch", "intent", "requested", "look", "stage", "outcome", "release", "clean"} <= {
         json.loads(line)["event"] for line in lines
     }
+
+
+def test_our_last_launch_of_a_target_is_known_from_real_batches_only(batch, tmp_path):
+    year = datetime(2024, 1, 1, tzinfo=UTC)
+    real = tmp_path / "real"
+    real.mkdir()
+    text = batch.read_text()
+    (real / "20240901T000000Z-a.jsonl").write_text(text.replace("true", "false", 1))
+    (real / "20240902T000000Z-b.jsonl").write_text(text)
+    (real / "20230901T000000Z-c.jsonl").write_text("not even read: it is too old")
+
+    assert last_launches(batch.parent, since=year) == {}
+    found = last_launches(real, since=year)
+    assert set(found) == {NANO, ARM}
+    assert all(each.year == 2024 for each in found.values())

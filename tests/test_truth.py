@@ -8,10 +8,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from spotlib.collect import collect
+from spotlib.log import read_events
 from spotlib.model import Stage
 from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import Fate
-from spotlib.store import load_launches, load_polls, read_events
+from spotlib.store import load_launches, load_polls
 
 delays = st.floats(0.0, 40.0)
 fates = st.builds(

@@ -1,0 +1,143 @@
+"""The append-only event log of a batch: the only raw record, and the journal of its clean-up.
+
+``<batch_id>.jsonl``, a JSON object a line, each appended with one write and never edited.  It is
+the data and the write-ahead journal at once, so that the two cannot disagree.  Whoever holds the
+file's lock is its writer.
+
+History of the schema:
+
+1. 2026-11: first.  Times are seconds since the batch's first line; see ``EVENTS``.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+EVENTS = {
+    "batch": "first line: schema, parameters, endpoint, world, identity, versions, host",
+    "intent": "before a request call: plan, client token, exact parameters, what is known of it",
+    "requested": "the call was answered: request ids, when it was sent and answered",
+    "refused": "the call was refused: EC2's code and message, its kind, what to do",
+    "skipped": "a round that would have started late, or ticks that passed without a look",
+    "look": "one sight of a region, also a failed one: the count of each plan at each stage",
+    "stage": "a request is first shown at a stage: the bracket and EC2's own timestamps",
+    "outcome": "a request ended: how, EC2's status code, until when it was watched",
+    "release": "clean-up: what was cancelled and terminated",
+    "clean": "the end: whether it is confirmed that nothing is left",
+}
+Event = dict[str, Any]
+_LOOK = '{"event":"look"'
+
+
+def new_batch_id(started_at: datetime) -> str:
+    """A sortable name: when the batch started and something that no other one has."""
+    return f"{started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+class EventLog:
+    """The writer of one batch's log: one write a line, never edited, locked while it lives.
+
+    ``flock`` frees itself when its holder dies, however it dies, so a stale lock is impossible.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            self._file = os.open(self.path, flags, 0o644)
+        except FileExistsError as error:
+            raise ValueError(f"{self.path} exists: a log is never written twice") from error
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _sync_folder(self.path.parent)
+
+    @property
+    def batch_id(self) -> str:
+        """The batch's name, from the file's."""
+        return self.path.stem
+
+    def append(self, event: str, /, *, sync: bool = False, **fields: Any) -> None:
+        """Write one event; ``sync`` waits until it is on the disk.
+
+        Raises
+        ------
+        OSError
+            If it could not be written whole (a full disk).
+        """
+        line = json.dumps({"event": event, **fields}, separators=(",", ":"), default=_plain)
+        data = line.encode() + b"\n"
+        if os.write(self._file, data) != len(data):
+            raise OSError(f"{self.path}: the disk took only a part of a line; is it full?")
+        if sync:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        """Flush to the disk and let go of the lock."""
+        os.fsync(self._file)
+        os.close(self._file)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{value!r} has no place in a log")
+
+
+def _sync_folder(folder: Path) -> None:
+    # A new file's name is safe on the disk only once its folder is.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def log_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The logs among ``paths``: files as they are, folders for the ``.jsonl`` in them, sorted."""
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    found: list[Path] = []
+    for path in map(Path, given):
+        if path.is_dir():
+            found.extend(sorted(path.glob("*.jsonl")))
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"there is no log or folder of logs at {path}")
+    return found
+
+
+def read_events(path: str | Path, *, looks: bool = True) -> tuple[list[Event], bool]:
+    """All whole events of one log, and whether its last line is torn (or still being written).
+
+    Raises
+    ------
+    ValueError
+        If the file is no log, is of an unknown schema, or is broken before its last line.
+    """
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+    tail = lines.pop()  # empty after a whole line
+    kept = lines if looks else [line for line in lines if not line.startswith(_LOOK)]
+    try:
+        events: list[Event] = [json.loads(line) for line in kept]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is broken before its last line: {error}") from error
+    _require_schema(path, events)
+    return events, tail != ""
+
+
+def _require_schema(path: str | Path, events: Sequence[Event]) -> None:
+    if not events:
+        return
+    first = events[0]
+    if not isinstance(first, dict) or first.get("event") != "batch":
+        raise ValueError(f"{path} is not a log of spotlib: its first line is no batch event")
+    if first.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {first.get('schema')!r}, this spotlib reads {SCHEMA}: update it"
+        )
