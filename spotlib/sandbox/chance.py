@@ -1,8 +1,8 @@
 """Random numbers that depend on nothing but their name.
 
 ``uniforms(3, seed, "pool", "t3.nano")`` gives the same three numbers in every process, in any
-order of asking, on any platform.  So the market needs no state and two processes cannot drift
-apart.  No generator object, no global state.
+order of asking.  So the market needs no state and two processes cannot drift apart.  No generator
+object, no global state.
 """
 
 from __future__ import annotations

@@ -83,12 +83,12 @@ class Numbers:
     )
     evaluate_sigma: float = _invented(0.4, "log", "sigma of its lognormal")
     in_flight_median_s: float = _measured(
-        1.0, "s", "decision to fulfilled: about 2 s from create to fulfilled, two public samples"
+        1.0, "s", "decision to fulfilled: create to fulfilled took 2 s in two public samples"
     )
     in_flight_sigma: float = _invented(0.3, "log", "sigma of its lognormal")
     reevaluate_s: float = _invented(20.0, "s", "a request held for capacity is looked at again")
-    boot_median_s: float = _measured(
-        6.0, "s", "pending to running: 4.9 s (ec2-boot-bench, 2021), under 26 s whole boots"
+    boot_median_s: float = _invented(
+        6.0, "s", "pending to running: a judgement; one public run of 2021 took 4.9 s"
     )
     boot_sigma: float = _invented(0.557, "log", "so that 95 % are running within 15 s")
     boot_share_request: float = _invented(
@@ -96,13 +96,15 @@ class Numbers:
     )
     boot_pool_sigma: float = _invented(0.15, "log", "pools differ in their median boot")
     boot_tightness: float = _invented(0.20, "log/index", "tight pools boot more slowly")
-    guest_boot_s: float = _measured(
-        15.0, "s", "running to the guest being up; user data runs then (public boot timings)"
+    guest_boot_s: float = _invented(
+        15.0, "s", "running to user data: a judgement from public boot timings of 3 to 23 s"
     )
-    ok_least_s: float = _measured(
-        150.0, "s", "running to status ok; checks lag the instance by 3 to 5 minutes"
+    ok_least_s: float = _invented(
+        150.0, "s", "running to status ok: a judgement; checks are said to lag by 3 to 5 minutes"
     )
-    ok_most_s: float = _measured(270.0, "s", "same source: ansible-collections, public threads")
+    ok_most_s: float = _invented(
+        270.0, "s", "the longest such lag; then up to the next minute check"
+    )
     check_every_s: float = _measured(60.0, "s", "status checks are performed every minute (AWS)")
     zone_choice_noise: float = _invented(
         1.0, "log", "EC2 chooses the zone with most room, seen with this error"
@@ -129,7 +131,7 @@ class Numbers:
     describe_median_s: float = _invented(0.25, "s", "latency of calls that only read")
     mutate_median_s: float = _invented(0.6, "s", "latency of cancel, terminate, tag")
     request_median_s: float = _measured(
-        1.5, "s", "latency of a launch call: 1.54 s, ec2-boot-bench"
+        1.5, "s", "latency of a launch call: 1.54 s in ec2-boot-bench, 2021, one run"
     )
     latency_sigma: float = _invented(0.3, "log", "sigma of the latencies' lognormal")
 
@@ -140,7 +142,9 @@ class Numbers:
     price_arm_factor: float = _invented(0.8, "ratio", "arm64 over x86_64; t4g.nano is 0.0042 USD/h")
     price_gpu: float = _invented(0.45, "USD/h", "each GPU or accelerator")
     price_region_most: float = _invented(1.6, "ratio", "dearest region over us-east-1")
-    spot_share: float = _measured(0.30, "ratio", "spot over on demand: savings have median 70 %")
+    spot_share: float = _measured(
+        0.30, "ratio", "spot over on demand: median saving 70 % (SpotLake snapshot of 2022-07-12)"
+    )
     spot_share_sigma: float = _invented(0.25, "log", "pools differ in that ratio")
     spot_tightness: float = _invented(0.12, "log/index", "tight pools are dearer")
     price_holds_s: float = _invented(14400.0, "s", "a spot price holds at least this long")
