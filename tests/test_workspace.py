@@ -24,10 +24,10 @@ LAYERS = [
     {"features", "ec2", "dataset", "evidence"},
     {"prepared"},
     {"preflight", "close"},
-    {"batch", "selection"},
+    {"batch"},
     {"watch", "parameters"},
     {"collect", "plots"},
-    {"report", "select_plots"},
+    {"report", "select_plots", "selection"},
 ]
 STANDARD = set(sys.stdlib_module_names)
 CONDA_NAMES = {"matplotlib": "matplotlib-base"}
