@@ -1,0 +1,119 @@
+"""Whatever the fates and whenever one looks, the API shows exactly what the truth tells."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spotlib.sandbox import catalogue
+from spotlib.sandbox.instance_api import describe_instance_status, describe_instances
+from spotlib.sandbox.market import Pool
+from spotlib.sandbox.spot_api import describe_spot_instance_requests
+from spotlib.sandbox.world import Fate, World
+
+REGION = "us-east-1"
+POOL = Pool("t4g.nano", "use1-az1", REGION)
+IMAGE = next(
+    name for name, image in catalogue.images(REGION).items() if image["Architecture"] == "arm64"
+)
+
+delays = st.floats(0.0, 90.0)
+fates = st.builds(
+    Fate,
+    evaluate_s=delays,
+    held_s=st.none() | delays,
+    in_flight_s=delays,
+    boot_s=st.none() | delays,
+    ok_s=st.none() | delays,
+    ebs=st.sampled_from([None, "reported", "not-applicable", "absent"]),
+    ebs_ok_s=st.none() | delays,
+    interrupted_s=st.none() | delays,
+    shutdown_s=delays,
+    fails=st.sampled_from([None, None, None, "bad-parameters"]),
+)
+deeds = st.sampled_from(["look", "look", "look", "cancel", "terminate"])
+
+
+def requested(some, valid_until_s=None):
+    """A world with one request for each of these fates."""
+    world = World(script=lambda request: some[request.index])
+    world.request(
+        catalogue.instance_type(POOL.instance_type),
+        [POOL],
+        count=len(some),
+        launch={"ImageId": IMAGE, "InstanceType": POOL.instance_type},
+        token="",
+        tags={},
+        valid_until_s=valid_until_s,
+        max_price_usd=None,
+    )
+    return world
+
+
+def shown(world):
+    """Request id -> the stages the API shows now."""
+    requests = describe_spot_instance_requests(world, REGION, {})["SpotInstanceRequests"]
+    reservations = describe_instances(world, REGION, {})["Reservations"]
+    statuses = describe_instance_status(world, REGION, {})["InstanceStatuses"]
+    states = {i["InstanceId"]: i["State"]["Name"] for r in reservations for i in r["Instances"]}
+    checks = {
+        s["InstanceId"]: {s[key]["Status"] for key in s if key.endswith("Status")} for s in statuses
+    }
+    return {
+        r["SpotInstanceRequestId"]: (
+            "InstanceId" in r,
+            states.get(r.get("InstanceId")) == "running",
+            checks.get(r.get("InstanceId"), {""}) <= {"ok", "not-applicable"},
+        )
+        for r in requests
+    }
+
+
+def told(world):
+    """The same by the truth's moments alone."""
+    stages = {}
+    for request in world.truth():
+        moments = request["shown_s"]
+        running = "running" in moments and "shutting-down" not in moments
+        stages[request["request_id"]] = (
+            "fulfilled" in moments,
+            running,
+            running and "ready" in moments,
+        )
+        assert all(moment <= world.now_s for moment in moments.values())
+    return stages
+
+
+def do(world, deed):
+    region = world.region(REGION)
+    if deed == "cancel":
+        for request in region.requests.values():
+            world.cancel(request)
+    if deed == "terminate":
+        for instance in list(region.instances.values()):
+            world.terminate(instance)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(fates, min_size=1, max_size=4),
+    st.lists(st.tuples(st.floats(0.0, 60.0), deeds), min_size=1, max_size=15),
+    st.none() | st.floats(1.0, 200.0),
+)
+def test_a_look_shows_what_the_truth_tells(some, steps, valid_s):
+    world = requested(some, valid_until_s=valid_s)
+    for seconds, deed in steps:
+        world.advance(seconds)
+        do(world, deed)
+        assert shown(world) == told(world)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(fates, min_size=1, max_size=4), st.lists(st.floats(0.0, 60.0), max_size=8))
+def test_cancelling_and_terminating_until_nothing_is_left_always_ends(some, pauses):
+    world = requested(some)
+    for pause_s in [*pauses, 100.0, 100.0]:  # nothing is in flight for longer than 90 s
+        world.advance(pause_s)
+        do(world, "cancel")
+        do(world, "terminate")
+    assert world.leftovers() == {"requests": [], "instances": []}
+    world.advance(100.0)
+    assert all("ended" in request["happened_s"] for request in world.truth())
