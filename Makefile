@@ -24,13 +24,19 @@ $(READY): pyproject.toml constraints.txt
 	  "@jupyterlab/apputils-extension:announcements" > /dev/null 2>&1 || true
 	@touch $@
 
+RUN := $(BIN)/papermill --no-progress-bar --log-level ERROR
+
 study: setup
 	@mkdir -p $(STUDY)/notebooks
-	@$(BIN)/papermill notebooks/02_collect.ipynb $(STUDY)/notebooks/02_collect.ipynb \
-	  -p results $(STUDY) -p n 5 -p seed 1 --no-progress-bar --log-level WARNING
-	@$(BIN)/jupyter nbconvert --to html --log-level ERROR $(STUDY)/notebooks/02_collect.ipynb
-	@echo "Simulated study done. Open $(STUDY)/notebooks/02_collect.html"
-	@echo "The record is in $(STUDY)/launches, the figure in $(STUDY)/figures."
+	@echo "01 select: the targets whose spot market moved (simulated archive)"
+	@$(RUN) notebooks/01_select.ipynb $(STUDY)/notebooks/01_select.ipynb \
+	  -p results $(STUDY) -p dataset sandbox
+	@echo "02 collect: request, watch, clean up (simulated market)"
+	@$(RUN) notebooks/02_collect.ipynb $(STUDY)/notebooks/02_collect.ipynb \
+	  -p results $(STUDY) -p n 5 -p seed 1
+	@$(BIN)/jupyter nbconvert --to html --log-level ERROR $(STUDY)/notebooks/*.ipynb
+	@echo "Done, all of it simulated. Open $(STUDY)/notebooks/02_collect.html first."
+	@echo "The record is in $(STUDY)/launches, the figures in $(STUDY)/figures."
 
 test: setup
 	$(BIN)/ruff check .

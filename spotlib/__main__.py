@@ -1,4 +1,4 @@
-"""What a person or cron runs without a notebook: ``python -m spotlib check``, ``... sandbox``."""
+"""What a person or cron runs without a notebook: ``check``, ``sandbox``, ``sandbox archive``."""
 
 import argparse
 import math
@@ -18,23 +18,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m spotlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_check(commands.add_parser("check", help="the preflight alone: spends nothing"))
-    sandbox = commands.add_parser("sandbox", help="start a pretend EC2 by hand")
-    if given[:1] == ["sandbox"]:
-        return _sandbox(parser, sandbox, given)
+    commands.add_parser(
+        "sandbox", help="start a pretend EC2 by hand; 'sandbox archive': its history"
+    )
     try:
+        if given[:1] == ["sandbox"]:
+            return _sandbox(given[1:])
         return _check(parser.parse_args(given))
     except (ValueError, Refusal, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _sandbox(
-    parser: argparse.ArgumentParser, sandbox: argparse.ArgumentParser, given: Sequence[str]
-) -> int:
-    from spotlib.sandbox import server  # noqa: PLC0415 - slow: only when it is asked for
+def _sandbox(given: Sequence[str]) -> int:
+    """The sandbox's own commands: importing it is slow, so only when it is asked for."""
+    from spotlib.sandbox import history, server  # noqa: PLC0415
 
-    server.add_arguments(sandbox)
-    return server.run(parser.parse_args(given))
+    archive = given[:1] == ["archive"]
+    command, words = (history, "sandbox archive") if archive else (server, "sandbox")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m spotlib {words}", description=command.add_arguments.__doc__
+    )
+    command.add_arguments(parser)
+    status: int = command.run(parser.parse_args(given[archive:]))
+    return status
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
