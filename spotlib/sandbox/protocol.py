@@ -159,7 +159,7 @@ def _element(shape: Any, tag: str, value: Any) -> str:
     elif shape.type_name == "list":
         item_tag = shape.member.serialization.get("name", "member")
         text = "".join(_element(shape.member, item_tag, item) for item in value)
-    elif shape.type_name == "timestamp":
+    elif shape.type_name == "timestamp":  # EC2 shows whole seconds
         text = value.strftime("%Y-%m-%dT%H:%M:%S.000Z")
     elif shape.type_name == "boolean":
         text = "true" if value else "false"

@@ -1,7 +1,6 @@
 """How EC2 words the account's things: requests, instances and their status as wire dicts.
 
-Only the fields a client of spot instances reads, each in EC2's own form; times are cut to whole
-seconds, as EC2 shows them.  Decides nothing.
+Only the fields a client of spot instances reads, each in EC2's own form.  Decides nothing.
 """
 
 from __future__ import annotations
@@ -52,18 +51,18 @@ def request_shape(world: World, request: SpotRequest) -> Shape:
     launch = {key: value for key, value in request.launch.items() if key not in _ASKED_ONLY}
     shape: Shape = {
         "SpotInstanceRequestId": request.request_id,
-        "CreateTime": _second(world, request.accepted_s),
+        "CreateTime": world.utc(request.accepted_s),
         "State": request.state,
         "Status": {
             "Code": request.code,
             "Message": message,
-            "UpdateTime": _second(world, request.updated_s),
+            "UpdateTime": world.utc(request.updated_s),
         },
         "LaunchSpecification": launch,
         "Type": "one-time",
         "InstanceInterruptionBehavior": "terminate",
         "ProductDescription": "Linux/UNIX",
-        "ValidUntil": _second(world, request.valid_until_s),
+        "ValidUntil": world.utc(request.valid_until_s),
         "Tags": tag_list(request.tags),
     }
     if request.max_price_usd is not None:
@@ -79,7 +78,7 @@ def request_shape(world: World, request: SpotRequest) -> Shape:
 
 def instance_shape(world: World, instance: Instance) -> Shape:
     """One ``Instance``."""
-    request, launched = instance.request, _second(world, instance.launched_s)
+    request, launched = instance.request, world.utc(instance.launched_s)
     kind = catalogue.raw_types()[request.pool.instance_type]
     image = request.launch["ImageId"]
     shape: Shape = {
@@ -131,7 +130,7 @@ def _ending(world: World, instance: Instance) -> Shape:
     code, message = instance.reason
     reason: Shape = {"StateReason": {"Code": code, "Message": message}}
     if code.startswith("Client.User"):
-        ended = _second(world, instance.ended_s).strftime("%Y-%m-%d %H:%M:%S GMT")
+        ended = world.utc(instance.ended_s).strftime("%Y-%m-%d %H:%M:%S GMT")
         reason["StateTransitionReason"] = f"User initiated ({ended})"
     return reason
 
@@ -162,7 +161,3 @@ def _interface(instance: Instance, launched: datetime) -> Shape:
 def _zone_name(request: SpotRequest) -> str:
     zones = catalogue.zones(request.pool.region)
     return next(zone.name for zone in zones if zone.zone_id == request.pool.zone_id)
-
-
-def _second(world: World, at_s: float) -> datetime:
-    return world.utc(at_s).replace(microsecond=0)
