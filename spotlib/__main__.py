@@ -1,14 +1,13 @@
 """What a person or cron runs without a notebook: ``check``, ``sandbox``, ``sandbox archive``."""
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 
 from spotlib.connection import connect, is_aws
 from spotlib.model import Stage, Target, plan_launches
 from spotlib.preflight import preflight
-from spotlib.prepared import Checked, split_waves
+from spotlib.prepared import Checked, split_waves, usd
 from spotlib.refusals import Refusal
 
 
@@ -96,24 +95,20 @@ def report(checked: Checked, kind: str) -> list[str]:
         largest = "unknown" if each.largest_count is None else str(each.largest_count)
         lines.append(
             f"{each.plan.target}: n={each.plan.count} (largest n under the quota: {largest}), "
-            f"{each.vcpus} vCPU, spot {_usd(each.price_usd)}/h, "
-            f"on demand {_usd(each.on_demand_usd)}/h, image {each.image} ({each.image_name}), "
-            f"expected {_usd(each.expected_usd)}, at most {_usd(each.bound_usd)}"
+            f"{each.vcpus} vCPU, spot {usd(each.price_usd)}/h, "
+            f"on demand {usd(each.on_demand_usd)}/h, image {each.image} ({each.image_name}), "
+            f"expected {usd(each.expected_usd)}, at most {usd(each.bound_usd)}"
         )
     if checked.prepared:
         waves = len(split_waves(checked.prepared, checked.free_vcpus))
         lines.append(
-            f"a round: expected {_usd(checked.expected_usd)}, hard bound {_usd(checked.bound_usd)}"
+            f"a round: expected {usd(checked.expected_usd)}, hard bound {usd(checked.bound_usd)}"
             f", in {waves} wave{'s' if waves > 1 else ''}; nothing was launched"
         )
     lines += [f"warning: {each}" for each in checked.warnings]
     lines += [f"PROBLEM: {each}" for each in checked.problems]
     lines.append("not ready to launch" if checked.problems else "ready to launch")
     return lines
-
-
-def _usd(amount: float) -> str:
-    return "unknown" if math.isnan(amount) else f"${amount:.4f}"
 
 
 if __name__ == "__main__":

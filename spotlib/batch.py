@@ -160,6 +160,7 @@ class Batch:
             batch_id=self.batch_id,
             simulated=connection.simulated,
             world=connection.world,
+            world_seed=connection.world_seed,
             endpoint=connection.endpoint,
             started_at=connection.clock.utc(),
             parameters=parameters,

@@ -6,6 +6,7 @@ everything launched is released and confirmed gone.
 
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
@@ -25,7 +26,7 @@ from spotlib.features import Features
 from spotlib.log import EventLog
 from spotlib.model import Outcome, Plan, Stage, Target, require_intervals
 from spotlib.preflight import preflight
-from spotlib.prepared import Checked, Prepared, split_waves
+from spotlib.prepared import Checked, Prepared, split_waves, usd
 from spotlib.stopping import Stopping
 from spotlib.watch import end, watch
 
@@ -50,7 +51,7 @@ class BatchSummary:
         left += f"live instances {_total(self.cleaned.live_instances)}"
         sure = "confirmed" if self.cleaned.confirmed else "NOT CONFIRMED"
         money = "simulated " if self.simulated else ""
-        return f"{left} ({sure}); spent at most {money}${self.spent_at_most_usd:.4f}"
+        return f"{left} ({sure}); spent at most {money}{usd(self.spent_at_most_usd)}"
 
     def require(self) -> None:
         """Raise RuntimeError with all that went wrong, if anything did."""
@@ -105,6 +106,7 @@ def collect(
     ValueError
         If something is wrong that can be known before money is spent: nothing was launched.
     """
+    _require_batch_id(Path(log).stem)
     checked = plans if isinstance(plans, Checked) else preflight(connection, plans)
     checked.require()
     _require_schedule(checked, rounds, every_s, poll_s)
@@ -132,6 +134,14 @@ def collect(
         finally:
             cleaned = _finish(batch, settle_s)
         return _summary(batch, cleaned)
+
+
+def _require_batch_id(name: str) -> None:
+    """It becomes part of client tokens, which EC2 limits to 64 ASCII characters, and of tags."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,48}", name):
+        raise ValueError(
+            f"the log's name is the batch's id: 1 to 48 letters, digits, - _ or ., got {name!r}"
+        )
 
 
 def _require_schedule(checked: Checked, rounds: int, every_s: float, poll_s: float) -> None:

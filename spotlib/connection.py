@@ -6,6 +6,7 @@ money, and any amazonaws.com URL counts as it.
 """
 
 import json
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,7 @@ class Connection:
     """Where EC2 is, and the clock that belongs to it.
 
     ``endpoint`` is what the user named: ``sandbox``, ``aws`` or a URL.  ``world`` is the id of a
-    pretend market and None at a real one.  ``attach`` hooks an in-process market to each client.
+    pretend market, made with ``world_seed``, and None at a real one.  ``attach`` hooks an in-process market to each client.
     """
 
     endpoint: str
@@ -51,6 +52,7 @@ class Connection:
     session: Any
     url: str | None = None
     world: str | None = None
+    world_seed: int | None = None
     attach: Callable[[Any], None] | None = None
     profile: str | None = None
     process: subprocess.Popen[bytes] | None = None
@@ -163,7 +165,8 @@ def connect(
     profile
         The AWS profile, for ``aws`` and URLs.
     seed, speed
-        The sandbox's market, and how many times faster than real it runs; None is virtual time.
+        Of the sandbox's draws, None draws one; and how many times faster than real it runs, None
+        is virtual time.
 
     Raises
     ------
@@ -220,7 +223,13 @@ def _sandbox_connection(
         utc = epoch + timedelta(seconds=told["now_s"])
         clock = ScaledClock(speed=told["speed"], utc=utc)
     return Connection(
-        endpoint, clock, sandbox_session(), url=url, world=told["world_id"], process=process
+        endpoint,
+        clock,
+        sandbox_session(),
+        url=url,
+        world=told["world_id"],
+        world_seed=told["seed"],
+        process=process,
     )
 
 
@@ -234,7 +243,7 @@ def _start_sandbox(*, seed: int | None, speed: float | None) -> tuple[subprocess
     """A pretend market in a process of its own, so that it outlives the kernel."""
     command = [sys.executable, "-m", "spotlib", "sandbox", "--json"]
     command += ["--idle-s", str(_SANDBOX_IDLE_S)]
-    command += [] if seed is None else ["--seed", str(seed)]
+    command += ["--seed", str(secrets.randbelow(2**31) if seed is None else seed)]
     command += ["--virtual"] if speed is None else ["--speed", str(speed)]
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(

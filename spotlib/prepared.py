@@ -108,6 +108,11 @@ class Checked:
         return math.fsum(each.bound_usd for each in self.prepared)
 
 
+def usd(amount: float) -> str:
+    """An amount of money for people, who must see where it is not known."""
+    return "unknown" if math.isnan(amount) else f"${amount:.4f}"
+
+
 def split_waves(
     prepared: Sequence[Prepared], free_vcpus: Mapping[tuple[str, str], int | None]
 ) -> list[list[Prepared]]:

@@ -397,3 +397,15 @@ def test_no_call_breaks_a_limit_of_ec2_when_there_are_many_requests(in_process, 
     assert max(each["calls"] for each in looks) == 1 + 3 + 5
     assert [call for call in world.calls[asked:] if call.code] == []
     assert world.leftovers() == EMPTY
+
+
+@pytest.mark.parametrize("name", ["a b", "x" * 49, "batch:1"])
+def test_a_log_whose_name_cannot_be_a_client_token_is_refused(in_process, tmp_path, name):
+    world = scripted()
+    connection = in_process(world)
+
+    with pytest.raises(ValueError, match="the log's name is the batch's id"):
+        collect(connection, plan_for(connection, n=1), log=tmp_path / f"{name}.jsonl")
+
+    assert world.truth() == []
+    assert list(tmp_path.iterdir()) == []

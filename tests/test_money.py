@@ -108,3 +108,13 @@ def test_an_unreachable_endpoint_is_said_so_and_launches_nothing(log):
         collect(connection, plan_launches([NANO], count=1), log=log)
 
     assert not log.exists()
+
+
+def test_without_a_seed_each_sandbox_is_a_world_of_its_own():
+    worlds = []
+    for _ in range(2):
+        connection = connect("sandbox")
+        worlds.append((connection.world, connection.world_seed))
+        connection.close()
+
+    assert len(set(worlds)) == 2

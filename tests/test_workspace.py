@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -17,18 +18,15 @@ from packaging.requirements import Requirement
 
 NOTEBOOKS = sorted(path.stem for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
-# What each module may import of its own package: data flows one way.
-LAYERS = [
-    {"model", "clock", "refusals", "stopping", "log", "archive"},
-    {"connection", "store", "select", "snapshots"},
-    {"features", "ec2", "dataset", "evidence"},
-    {"prepared"},
-    {"preflight", "close"},
-    {"batch"},
-    {"watch", "parameters"},
-    {"collect", "plots"},
-    {"report", "select_plots", "selection"},
-]
+# Who may know of what: the rest of the package does not.
+ONLY = {
+    "boto3": {"connection", "archive"},
+    "botocore": {"connection", "archive", "refusals", "snapshots"},
+    "spotlib.sandbox": {"selection", "__main__"},  # 01 writes its archive where there is none
+    "polars": {"archive", "dataset", "snapshots", "exports"},
+    "IPython": {"plots", "select_plots"},
+}
+PURE = {"model", "prepared", "select", "evidence"}  # no clock, no file, no network
 STANDARD = set(sys.stdlib_module_names)
 CONDA_NAMES = {"matplotlib": "matplotlib-base"}
 
@@ -102,18 +100,38 @@ def test_everything_imported_is_a_named_dependency(repository, project):
             assert names & allowed, f"{path.name} imports {name}, which no dependency provides"
 
 
+def modules(repository):
+    return {
+        path.stem: set(imported(path.read_text()))
+        for path in (repository / "spotlib").glob("*.py")
+        if path.stem != "__init__"
+    }
+
+
 def test_imports_point_one_way(repository):
-    level = {name: number for number, names in enumerate(LAYERS) for name in names}
-    for path in (repository / "spotlib").glob("*.py"):
-        if path.stem.startswith("__"):
-            continue
-        assert path.stem in level, f"{path.name} has no place among the layers"
-        for module in imported(path.read_text()):
-            other = module.removeprefix("spotlib.")
-            if module.startswith("spotlib.sandbox"):  # 01 writes its archive where there is none
-                assert path.stem == "selection", f"{path.name} imports the sandbox"
-            if module.startswith("spotlib.") and other in level:
-                assert level[other] < level[path.stem], f"{path.stem} imports {other}"
+    names = modules(repository)
+    graph = {
+        name: {each.removeprefix("spotlib.") for each in found} & set(names)
+        for name, found in names.items()
+    }
+
+    TopologicalSorter(graph).prepare()  # raises CycleError with the cycle
+
+    assert not {name for name, found in graph.items() if "__main__" in found}
+
+
+def test_each_library_is_known_only_where_it_belongs(repository):
+    for name, found in modules(repository).items():
+        for library, allowed in ONLY.items():
+            if any(each == library or each.startswith(f"{library}.") for each in found):
+                assert name in allowed, f"{name} imports {library}"
+
+
+def test_the_pure_modules_touch_neither_clock_nor_file_nor_network(repository):
+    doing = {"time", "os", "socket", "subprocess", "urllib.request", "boto3", "pathlib"}
+    for name, found in modules(repository).items():
+        if name in PURE:
+            assert not found & doing, name
 
 
 def test_importing_spotlib_does_no_work():
