@@ -44,7 +44,8 @@ class Connection:
     """Where EC2 is, and the clock that belongs to it.
 
     ``endpoint`` is what the user named: ``sandbox``, ``aws`` or a URL.  ``world`` is the id of a
-    pretend market, made with ``world_seed``, and None at a real one.  ``attach`` hooks an in-process market to each client.
+    pretend market, made with ``world_seed``, and None at a real one.  ``attach`` hooks an
+    in-process market to each client.
     """
 
     endpoint: str

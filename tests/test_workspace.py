@@ -26,7 +26,7 @@ ONLY = {
     "polars": {"archive", "dataset", "snapshots", "exports"},
     "IPython": {"plots", "select_plots"},
 }
-PURE = {"model", "prepared", "select", "evidence"}  # no clock, no file, no network
+PURE = {"model", "prepared", "evidence"}  # no clock, no file, no network
 STANDARD = set(sys.stdlib_module_names)
 CONDA_NAMES = {"matplotlib": "matplotlib-base"}
 
