@@ -86,6 +86,8 @@ def test_an_s3_folder_is_read_without_an_account_and_its_licence_is_said(
 
         with pytest.raises(ValueError, match="s3://lake/data/gcp: holds no SpotLake snapshots"):
             read_counts("s3://lake/data/gcp", cache=None)
+        with pytest.raises(ValueError, match="aws/202: holds no"):  # a folder, not a prefix
+            read_counts("s3://lake/data/aws/202", cache=None)
         with pytest.raises(ValueError, match="s3://absent/x: cannot be listed without an account"):
             read_counts("s3://absent/x", cache=None)
 

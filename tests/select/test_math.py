@@ -51,8 +51,7 @@ def test_pooled_is_pandas_own_std_over_mean(rows, missing):
         cov = (std[feature] / mean[feature]).where(mean[feature] != 0)
         np.testing.assert_allclose(ours[f"{short}_mean"], mean[feature], rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(ours[f"{short}_std"], std[feature], rtol=1e-12, atol=1e-12)
-        # std is a difference of near-equal sums in pandas: compare where it is not all rounding
-        np.testing.assert_allclose(ours[f"{short}_cov"], cov, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(ours[f"{short}_cov"], cov, rtol=1e-12, atol=1e-12)
 
 
 @settings(deadline=None)
