@@ -1,0 +1,243 @@
+"""Which observations belong together: the newest comparable group, and what was left out.
+
+Owns the rule that two requests may be read together, the names of runs and targets, and the
+parameters of ``03_analyze``.  It estimates nothing.
+
+A **run** is a plan in a round of a batch: one request call.  Its instances share one moment of
+one pool, so the run, not the instance, is the sample in everything that follows.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from spotlib.log import log_files
+from spotlib.model import Stage
+from spotlib.store import load_batches, load_launches, load_polls
+
+# What makes two requests different variables, with the words for it.  The image's id is a
+# region's own, so images are compared within a target.
+_SAME = ("simulated", "endpoint", "method", "wanted", "placement")
+_MARKET_KINDS = ("capacity", "price")  # refusals that say something about the market
+_OURS = {
+    "limit-exceeded": "a quota of the account",
+    "bad-parameters": "an error in the request",
+}
+STAGES = (Stage.FULFILLED, Stage.RUNNING, Stage.READY)
+
+
+@dataclass(frozen=True)
+class AnalyzeParameters:
+    """The parameters of ``03_analyze``; the notebook explains each."""
+
+    launches: str
+    figures: str
+    horizon_s: float
+    ready: str
+    targets: str
+    results: str
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, all of it at once."""
+        problems = []
+        if self.horizon_s < 0:
+            problems.append(
+                f"horizon_s must be above 0, or 0 for as long as all were watched, "
+                f"got {self.horizon_s}"
+            )
+        if self.ready not in ("", *(stage.label for stage in STAGES)):
+            problems.append(
+                f"ready must be 'fulfilled', 'running', 'ready' or '' for the stage that was "
+                f"waited for, got {self.ready!r}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def stage(self, wanted: Stage) -> Stage:
+        """The stage that counts: the one named, or the one that was waited for.
+
+        Raises
+        ------
+        ValueError
+            If it lies beyond what was waited for, so that nobody looked for it to the end.
+        """
+        stage = Stage[self.ready.upper()] if self.ready else wanted
+        if stage > wanted:
+            raise ValueError(
+                f"ready={self.ready!r} was not watched: these launches waited for "
+                f"{wanted.label!r} only"
+            )
+        return stage
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """What may be read together.
+
+    ``launches`` (one row a request) and ``polls`` (one row a look and plan) have two columns more
+    than the store's: ``target`` and ``run``.  ``left_out`` says what was not taken: ``batch_id``,
+    ``target``, ``requests``, ``why``.
+    """
+
+    launches: pd.DataFrame
+    polls: pd.DataFrame
+    batches: pd.DataFrame
+    left_out: pd.DataFrame
+    wanted: Stage
+    simulated: bool
+
+    @property
+    def words(self) -> str:
+        """One sentence: how much this is."""
+        here = self.launches
+        return (
+            f"{len(here)} requests in {here['run'].nunique()} runs of "
+            f"{here['target'].nunique()} targets, from {here['batch_id'].nunique()} batches"
+            + (" (simulated)" if self.simulated else "")
+        )
+
+
+def load_comparable(paths: str | Path | Iterable[str | Path], *, targets: str = "") -> Comparable:
+    """Load the newest group of requests that are the same variable, and list what was left out.
+
+    The newest batch's simulated or real, endpoint, method, wanted stage and placement; of each
+    target the newest image; logs of this schema; a simulated world that was repeated with the same
+    seed counts once; refusals that say nothing about the market (quota, permission, ...) do not
+    count.  ``targets`` keeps those whose name contains one of its comma-separated words.
+
+    Raises
+    ------
+    ValueError
+        If nothing is there, or nothing remains.
+    """
+    files = log_files(paths)
+    readable, left_out = _readable(files)
+    launches = load_launches(readable)
+    if launches.empty:
+        raise ValueError(_nothing(paths, left_out))
+    launches = _named(launches)
+    batches = load_batches(readable)
+    for reason in (_no_market, partial(_repeated, batches=batches), _other):
+        why = reason(launches)
+        left_out.append(_left_out(launches, why))
+        launches = launches[why == ""]
+        if launches.empty:
+            raise ValueError(f"no request is left to analyze: each {why.iloc[0]}")
+    launches = _chosen(launches, targets)
+    kept = set(launches["batch_id"])
+    polls = _named(load_polls([path for path in readable if path.stem in kept]))
+    return Comparable(
+        launches=launches.reset_index(drop=True),
+        polls=polls[polls["run"].isin(set(launches["run"]))].reset_index(drop=True),
+        batches=batches[batches["batch_id"].isin(kept)].reset_index(drop=True),
+        left_out=pd.concat(left_out, ignore_index=True),
+        wanted=Stage[launches["wanted"].iloc[0].upper()],
+        simulated=bool(launches["simulated"].iloc[0]),
+    )
+
+
+def target_of(table: pd.DataFrame) -> "pd.Series[str]":
+    """``t3.nano in sa-east-1`` for each row, or the zone's id where one was asked for."""
+    return table["instance_type"] + " in " + table["availability_zone_id"].fillna(table["region"])
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    place = table["round"].astype(str) + "/" + table["plan"].astype(str)
+    run = table["batch_id"].astype(str) + "/" + place
+    return table.assign(target=target_of(table).astype(str), run=run)
+
+
+def _readable(files: Sequence[Path]) -> tuple[list[Path], list[pd.DataFrame]]:
+    """The logs that can be read, and the others as left out: of another schema, or broken."""
+    try:
+        load_batches(files)
+    except ValueError:
+        why = {path: _trouble(path) for path in files}
+    else:
+        return list(files), [_rows([])]
+    bad = [(path.stem, "", np.nan, words) for path, words in why.items() if words]
+    return [path for path, words in why.items() if not words], [_rows(bad)]
+
+
+def _trouble(path: Path) -> str:
+    try:
+        load_batches([path])
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _nothing(paths: object, left_out: Sequence[pd.DataFrame]) -> str:
+    reasons = [words for table in left_out for words in table["why"]]
+    hint = f"; not readable: {reasons[0]}" if reasons else ": run 02_collect first"
+    return f"there is no launch in {str(paths)!r}{hint}"
+
+
+def _rows(rows: Sequence[tuple[str, str, float, str]]) -> pd.DataFrame:
+    table = pd.DataFrame(list(rows), columns=["batch_id", "target", "requests", "why"])
+    return table.astype({"requests": "float64"})
+
+
+def _left_out(launches: pd.DataFrame, why: "pd.Series[str]") -> pd.DataFrame:
+    gone = launches[why != ""].assign(why=why)
+    counts = gone.groupby(["batch_id", "target", "why"]).size()
+    table = counts.rename("requests").reset_index().astype({"requests": "float64"})
+    return table[["batch_id", "target", "requests", "why"]]
+
+
+def _repeated(launches: pd.DataFrame, batches: pd.DataFrame) -> "pd.Series[str]":
+    """Batches that replay a simulated world with the same seed, but for the largest of them."""
+    replays = batches[batches["simulated"] & batches["seed"].notna()]
+    order = replays.sort_values(["requests", "batch_id"], ascending=False)
+    again = order[order.duplicated(["world", "seed"])].set_index("batch_id")
+    words = "repeats the simulated world " + again["world"] + " with the same seed: counts once"
+    return launches["batch_id"].map(words.to_dict()).fillna("").astype(str)
+
+
+def _other(launches: pd.DataFrame) -> "pd.Series[str]":
+    """What is another variable than the newest batch's, or another image than a target's newest."""
+    newest = launches[launches["batch_id"] == launches["batch_id"].max()]
+    wanted = newest.groupby(list(_SAME)).size().idxmax()
+    why = pd.Series("", index=launches.index)
+    for name, value in zip(_SAME, wanted, strict=True):
+        other = launches[name] != value
+        words = name + " " + launches[name].astype(str) + f", not {value}"
+        why = why.mask(other & (why == ""), words)
+    image = launches["image"].fillna("").astype(str)
+    same = launches.assign(image=image)[why == ""].sort_values("batch_id")
+    last = launches["target"].map(same.groupby("target")["image"].last().to_dict()).fillna("")
+    return why.mask((image != last) & (why == ""), "image " + image + ", newest is " + last)
+
+
+def _no_market(launches: pd.DataFrame) -> "pd.Series[str]":
+    """Refusals and failures that are ours or the account's, not the market's."""
+    refused = (launches["outcome"] == "refused") & ~launches["kind"].isin(_MARKET_KINDS)
+    kind = launches["kind"].fillna("unknown").astype(str)
+    code = launches["status_code"].fillna("").astype(str)
+    ours = (launches["outcome"] == "failed") & code.isin(_OURS)
+    words = pd.Series("", index=launches.index)
+    words = words.mask(refused, "refused (" + kind + "): says nothing about the market")
+    return words.mask(ours, "failed: " + code.map(_OURS).fillna("").astype(str))
+
+
+def _chosen(launches: pd.DataFrame, targets: str) -> pd.DataFrame:
+    words = [word.strip() for word in targets.split(",") if word.strip()]
+    names = sorted(set(launches["target"]))
+    unknown = [word for word in words if not any(word in name for name in names)]
+    if unknown:
+        raise ValueError(
+            f"targets names {', '.join(unknown)}, which was not launched: {', '.join(names)}"
+        )
+    if not words:
+        return launches
+    return launches[[any(word in name for word in words) for name in launches["target"]]]
+
+
+def by_target(launches: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each target's name with its requests, in order of name."""
+    for name, rows in launches.groupby("target"):
+        yield str(name), rows
