@@ -15,6 +15,7 @@ column's name changes::
 
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ _SNAPSHOT = re.compile(
 _DAY = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)\.parquet$")
 _SUFFIXES = (".csv", ".csv.gz", ".parquet")
 _NO_TIME = "no snapshot time in its path, expected .../YYYY-MM/DD/HH-MM-SS.csv.gz"
+# What zipfile raises for a damaged or (RuntimeError) an encrypted member, and what files raise.
+_UNREADABLE = (OSError, BadZipFile, zlib.error, EOFError, RuntimeError)
 _HIDDEN = ("__MACOSX",)  # what archivers of some desktops add beside the real members
 
 
@@ -131,7 +134,7 @@ def _with_sentences(read: Callable[[File], bytes]) -> Callable[[File], bytes]:
     def read_or_say(file: File) -> bytes:
         try:
             return read(file)
-        except (OSError, BadZipFile, BotoCoreError, ClientError) as error:
+        except (*_UNREADABLE, BotoCoreError, ClientError) as error:
             raise ArchiveError(file.name, f"cannot be read ({error})") from error
 
     return read_or_say

@@ -37,7 +37,7 @@ OPEN_DATA_NOTICE: Final = (
     " name the source, make no commercial use of it."
 )
 
-_FORMAT = "1"  # of a cached day; 1 = the first
+_FORMAT = "2"  # of a cached day; 1 = names as text, 2 = names as categories
 _MINUTES = 24 * 60 // SNAPSHOTS_PER_DAY
 
 
@@ -101,7 +101,8 @@ def read_counts(
     skipped += [file for day, _ in found for file in day.skipped]
     counts = pl.concat(day.table for day, _ in found)
     if counts.is_empty():
-        raise ArchiveError(str(dataset), f"no file could be read; {skipped[0].reason}")
+        why = f"; {skipped[-1].name}: {skipped[-1].reason}" if skipped else ""
+        raise ArchiveError(str(dataset), f"holds no pool that could be read{why}")
     span = sorted(asked) if asked else _days_between(min(jobs), max(jobs))
     return Reading(
         counts=_to_pandas(counts),

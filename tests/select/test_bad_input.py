@@ -141,6 +141,37 @@ def test_a_damaged_member_of_a_zip_is_named(market, tmp_path):
         read_counts(path, cache=None)
 
 
+def test_a_damaged_member_of_a_zip_that_was_packed_again_is_named(market, tmp_path):
+    tree = write_tree(market, tmp_path / "tree", suffix=".csv")
+    path = tmp_path / "aws-2024-08.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member in sorted(tree.rglob("*.csv")):
+            archive.write(member, member.relative_to(tree))
+    assert read_counts(path, cache=None).days["snapshots"].sum() == 8
+    with zipfile.ZipFile(path) as archive:
+        info = archive.infolist()[1]
+    data = path.read_bytes()
+    for position in (120, 150, 200):
+        data = _flipped(data, info.header_offset + position)
+    path.write_bytes(data)
+
+    with pytest.raises(ArchiveError, match=r"aws-2024-08.zip/aws-2024-08/01/00-10-00.csv: cannot"):
+        read_counts(path, cache=None)
+    assert len(read_counts(path, cache=None, skip_bad_files=True).skipped) == 1
+
+
+def test_an_archive_of_nothing_but_bad_files_or_nameless_rows_says_so(tmp_path):
+    root = tmp_path / "aws-2024-08" / "01"
+    root.mkdir(parents=True)
+    (root / "00-00-00.csv").write_text(HEADER + "2024-08-01 00:00:00,t3.nano,,,-1,2.5,1,1,1\n")
+
+    with pytest.raises(ArchiveError, match=r"holds no pool that could be read$"):
+        read_counts(root, cache=None)
+    (root / "00-00-00.csv").write_text(HEADER)
+    with pytest.raises(ArchiveError, match=r"holds no pool that could be read; .* no rows"):
+        read_counts(root, cache=None, skip_bad_files=True)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
