@@ -20,16 +20,15 @@ Definitions used throughout:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy import sparse, stats
+from numpy.typing import NDArray
+from scipy import stats
 
+from spotlib.brackets import Curve, Floats, Observed, turnbull
 from spotlib.model import Stage
-
-Floats = NDArray[np.float64]
 
 FEWEST_RUNS = 6  # the range of 6 draws covers their median in 97 % of cases, of 5 in 94 %
 _USER_CODES = frozenset(
@@ -40,37 +39,6 @@ _USER_CODES = frozenset(
     }
 )
 _COMPETING = frozenset({"refused", "failed", "interrupted"})
-
-
-@dataclass(frozen=True)
-class Observed:
-    """One row a request: its time lies in ``(after_s, by_s]``; both are (requests,) arrays.
-
-    Not shown while watched: ``by_s`` is infinity.  Ended otherwise: both are.  ``run`` numbers
-    the run of each from 0.
-    """
-
-    after_s: Floats
-    by_s: Floats
-    run: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        """Refuse brackets that no look can have made."""
-        never = np.isposinf(self.after_s) & np.isposinf(self.by_s)
-        if not np.all((self.after_s < self.by_s) | never) or np.any(self.after_s < 0):
-            raise ValueError("brackets need 0 <= after_s < by_s, without NaN")
-        if len(self.after_s) == 0:
-            raise ValueError("there is no request to estimate from")
-
-    @property
-    def runs(self) -> int:
-        """How many runs: the size of the sample."""
-        return int(self.run.max()) + 1
-
-    @property
-    def events(self) -> int:
-        """How many requests were shown at the stage."""
-        return int(np.isfinite(self.by_s).sum())
 
 
 def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None) -> Observed:
@@ -100,131 +68,6 @@ def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None)
         first, last = (rows[f"{since.label}_{end}_s"].to_numpy() for end in ("after", "by"))
         after_s, by_s = np.maximum(after_s - last, 0.0), by_s - first
     return Observed(after_s, by_s, pd.factorize(rows["run"])[0].astype(np.int64))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The share that has come by a time, or many such curves on the same pieces.
-
-    ``mass[..., j]`` came in ``(after_s[j], by_s[j]]``; the data do not say when within, so it is
-    spread evenly.  The last piece reaches to infinity: later than watched, or never.  Beyond
-    ``known_until_s`` nobody looked, and the answer is NaN.
-    """
-
-    after_s: Floats
-    by_s: Floats
-    mass: Floats
-    known_until_s: float
-
-    def share_by(self, time_s: ArrayLike) -> Floats:
-        """The share come by each time; shape ``mass.shape[:-1] + time_s.shape``."""
-        time_s = np.asarray(time_s, dtype=np.float64)
-        width = np.where(np.isfinite(self.by_s), self.by_s - self.after_s, np.inf)
-        part = np.clip((time_s[..., None] - self.after_s) / width, 0.0, 1.0)
-        share = np.tensordot(self.mass, part, axes=(-1, -1))
-        return np.where(time_s > self.known_until_s, np.nan, share)
-
-    def quantile(self, share: float) -> Floats:
-        """The first time by which ``share`` of the requested have come; infinity if not reached.
-
-        Infinity means later than watched, or never.
-        """
-        total = np.cumsum(self.mass, axis=-1)
-        # A sum of many small parts may miss a half by rounding.
-        reached = total >= share - 1e-6
-        piece = reached.argmax(axis=-1)
-        at = np.take_along_axis(total, piece[..., None], -1)[..., 0]
-        own = np.take_along_axis(self.mass, piece[..., None], -1)[..., 0]
-        after_s, by_s = self.after_s[piece], self.by_s[piece]
-        left = np.clip((at - share) / np.where(own > 0, own, 1.0), 0.0, 1.0)
-        finite = np.isfinite(by_s) & reached.any(axis=-1)
-        width = np.where(finite, by_s - after_s, 0.0)
-        return np.where(finite, after_s + width * (1.0 - left), np.inf)
-
-    def restricted_mean_s(self, horizon_s: float) -> Floats:
-        """The mean of min(time, horizon): the area above the curve up to the horizon.
-
-        Irwin, Journal of Hygiene 1949; it needs no law and counts those that never come.
-        """
-        by_s = np.where(np.isfinite(self.by_s), self.by_s, self.after_s + 1.0)
-        low, high = np.minimum(self.after_s, horizon_s), np.minimum(by_s, horizon_s)
-        inside = (high**2 - low**2) / 2.0 + horizon_s * (by_s - high - (self.after_s - low))
-        each = np.where(np.isfinite(self.by_s), inside / (by_s - self.after_s), horizon_s)
-        mean: Floats = self.mass @ each
-        return mean if horizon_s <= self.known_until_s else np.full_like(mean, np.nan)
-
-
-def turnbull(observed: Observed, *, draws: ArrayLike | None = None) -> Curve:
-    """The nonparametric maximum-likelihood curve through brackets.
-
-    Turnbull, JRSS B 1976: all mass lies in the innermost brackets, and self-consistency finds it.
-    Where nothing but right-censoring occurs this is Kaplan and Meier's curve.
-
-    Parameters
-    ----------
-    draws : array_like, shape (resamples, runs), optional
-        How often each run is counted; one curve for each row.  Without, each run counts once.
-    """
-    after_s, by_s, ends_s = _innermost(observed)
-    first = np.searchsorted(after_s, ends_s[0], side="left")
-    last = np.searchsorted(by_s, ends_s[1], side="right") - 1
-    spread = _spread(first, last, len(by_s))
-    weight = 1.0 / np.bincount(observed.run)[observed.run]
-    counted = np.ones((1, observed.runs)) if draws is None else np.asarray(draws, np.float64)
-    mass = _self_consistent(
-        spread,
-        counted[:, observed.run] * weight,
-        tolerance=1e-9 if draws is None else 1e-5,
-    )
-    return Curve(after_s, by_s, mass if draws is not None else mass[0], _known_until_s(observed))
-
-
-def _known_until_s(observed: Observed) -> float:
-    """The longest that a request still waiting was looked at; infinity if none was left waiting."""
-    waiting = np.isfinite(observed.after_s) & np.isposinf(observed.by_s)
-    seen = np.concatenate([observed.after_s[waiting], observed.by_s[np.isfinite(observed.by_s)]])
-    return float(seen.max()) if waiting.any() else np.inf
-
-
-def _innermost(observed: Observed) -> tuple[Floats, Floats, tuple[Floats, Floats]]:
-    """The pieces that can hold mass, and the brackets with "never" put after all other times."""
-    finite = np.concatenate([observed.after_s, observed.by_s])
-    beyond = finite[np.isfinite(finite)].max(initial=0.0) + 1.0
-    after_s = np.where(np.isinf(observed.after_s), beyond, observed.after_s)
-    left, right = np.unique(after_s), np.unique(observed.by_s)
-    # A piece: from a beginning up to the next end, if no other beginning lies between.
-    end = right[np.searchsorted(right, left, side="right").clip(max=len(right) - 1)]
-    following = np.append(left[1:], np.inf)
-    inner = (end > left) & (end <= following)
-    return left[inner], end[inner], (after_s, observed.by_s)
-
-
-def _spread(first: NDArray[np.int64], last: NDArray[np.int64], pieces: int) -> sparse.csr_array:
-    """Which pieces each bracket holds, first to last, as differences: +1 at first, -1 after last."""
-    rows = np.arange(len(first))
-    ends = (np.concatenate([rows, rows]), np.concatenate([first, last + 1]))
-    signs = np.concatenate([np.ones(len(rows)), -np.ones(len(rows))])
-    return sparse.csr_array((signs, ends), shape=(len(rows), pieces + 1))
-
-
-def _self_consistent(
-    spread: sparse.csr_array, weight: Floats, *, tolerance: float, most: int = 5000
-) -> Floats:
-    """EM for all rows of ``weight`` (resamples, requests) at once; mass (resamples, pieces)."""
-    pieces = spread.shape[1] - 1
-    mass = np.full((len(weight), pieces), 1.0 / pieces)
-    total = weight.sum(axis=1, keepdims=True)
-    back = spread.T.tocsr()
-    for _ in range(most):
-        below = np.pad(np.cumsum(mass, axis=1), ((0, 0), (1, 0)))
-        chance = np.maximum(-(below @ back), 1e-300)
-        share = np.cumsum((weight / chance) @ spread, axis=1)[:, :-1]
-        renewed = mass * np.maximum(share, 0.0) / total
-        moved = np.abs(renewed - mass).max()
-        mass = renewed
-        if moved < tolerance:
-            break
-    return mass / mass.sum(axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -271,6 +114,25 @@ def run_level_interval(
     return Estimate(point, float(low) if np.isfinite(low) else np.nan, float(high))
 
 
+def share_interval(value: float, resampled: Floats, *, runs: int, level: float = 0.95) -> Estimate:
+    """Wilson's interval for a share, at the number of independent requests it is worth.
+
+    That number is what a binomial share would need for the variance seen over resampled runs, in
+    the manner of Korn and Graubard (Survey Methodology 1998), Student's t included.  Where the
+    resamples all agree (20 of 20 ready) it is the number of runs: certainty is not on offer.
+    """
+    why = few_runs(runs)
+    if why or np.isnan(value) or np.isnan(resampled).any():
+        return Estimate(value, np.nan, np.nan, why or "it is not known in every resample")
+    variance = float(resampled.var()) * runs / (runs - 1)
+    worth = value * (1 - value) / variance if variance > 1e-12 else float(runs)
+    z, t = stats.norm.ppf(0.5 + level / 2), stats.t.ppf(0.5 + level / 2, runs - 1)
+    worth = max(worth, 1.0) * (z / t) ** 2
+    middle = (value + z**2 / (2 * worth)) / (1 + z**2 / worth)
+    half = z * np.sqrt(value * (1 - value) / worth + z**2 / (4 * worth**2)) / (1 + z**2 / worth)
+    return Estimate(value, max(float(middle - half), 0.0), min(float(middle + half), 1.0))
+
+
 def few_runs(runs: int) -> str:
     """Why there is no interval, or nothing."""
     if runs >= FEWEST_RUNS:
@@ -290,7 +152,7 @@ class LaunchTimes:
 
     def share_ready(self, time_s: float) -> Estimate:
         """The share of the requested that has come by a time."""
-        return self._estimate(float(self.curve.share_by(time_s)), self.resampled.share_by(time_s))
+        return self._share(float(self.curve.share_by(time_s)), self.resampled.share_by(time_s))
 
     def quantile(self, share: float = 0.5) -> Estimate:
         """The time by which a share of the requested have come; 0.5 is the median."""
@@ -306,9 +168,12 @@ class LaunchTimes:
     def band(self, time_s: Floats) -> pd.DataFrame:
         """``time_s``, ``share``, ``low``, ``high``: the curve with a pointwise 95 % band."""
         shares, resampled = self.curve.share_by(time_s), self.resampled.share_by(time_s)
-        each = [self._estimate(float(v), r) for v, r in zip(shares, resampled.T, strict=True)]
+        each = [self._share(float(v), r) for v, r in zip(shares, resampled.T, strict=True)]
         ends = {name: [getattr(one, name) for one in each] for name in ("low", "high")}
         return pd.DataFrame({"time_s": time_s, "share": shares, **ends})
+
+    def _share(self, value: float, resampled: Floats) -> Estimate:
+        return share_interval(value, resampled, runs=self.observed.runs)
 
     def _estimate(self, value: float, resampled: Floats) -> Estimate:
         return run_level_interval(value, resampled, runs=self.observed.runs)
@@ -370,50 +235,6 @@ def summarize(laws: Sequence[LaunchTimes], *, horizon_s: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@dataclass(frozen=True)
-class LognormalFit:
-    """A lognormal law of those that came, and the share that did."""
-
-    median_s: float
-    sigma: float
-    events: int
-
-    def quantile_s(self, share: float) -> float:
-        """The time by which this share of those that came have come."""
-        return float(stats.lognorm.ppf(share, self.sigma, scale=self.median_s))
-
-
-def fit_lognormal(observed: Observed) -> LognormalFit:
-    """Maximum likelihood of a lognormal over the brackets of the requests that came.
-
-    The probability of each bracket is its likelihood (scipy's ``CensoredData``), the location is
-    fixed at 0.  It is the law *of those that came*: one lognormal over all, with those that never
-    come as right-censored, would stretch to reach them.  So it says nothing of the share that
-    comes, and is short if many were still to come when the watch ended.
-
-    Raises
-    ------
-    ValueError
-        Below 5 requests that came, or 3 different brackets: a fit would return a number all the
-        same.
-    """
-    came = np.isfinite(observed.by_s)
-    brackets = np.column_stack([observed.after_s, observed.by_s])[came]
-    distinct = len(np.unique(brackets, axis=0))
-    if len(brackets) < 5 or distinct < 3:
-        raise ValueError(
-            f"a fit needs at least 5 requests that came and 3 different brackets, "
-            f"got {len(brackets)} and {distinct}"
-        )
-    data = stats.CensoredData(interval=brackets)
-    start = np.log(brackets.mean(axis=1))
-    with np.errstate(all="ignore"):  # of trial values on the way
-        sigma, _, scale = stats.lognorm.fit(
-            data, max(start.std(), 0.05), floc=0, scale=np.exp(np.median(start))
-        )
-    return LognormalFit(float(scale), float(sigma), int(came.sum()))
-
-
 def ready_counts(polls: pd.DataFrame, stage: Stage = Stage.READY) -> pd.DataFrame:
     """How many of the n requested each run has been shown to have, look by look.
 
@@ -453,8 +274,3 @@ def server_times(launches: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def stale(observed: Observed, seconds: float) -> Observed:
-    """The same brackets if each look had shown what was true up to ``seconds`` before."""
-    return replace(observed, after_s=np.maximum(observed.after_s - seconds, 0.0))
