@@ -1,0 +1,148 @@
+"""Launches drawn straight from the sandbox's market, without its endpoint: hundreds of runs.
+
+Each run is a plan of ``n`` in a round: EC2 chooses the pool, decides once for the call, holds it
+while the pool is full and looks again, boots, passes its checks; a look every 3 s at a random
+phase shows it.  The rows are those of ``store.load_launches``.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from spotlib.sandbox import catalogue
+from spotlib.sandbox.market import Market, Pool
+from spotlib.store import LAUNCH_COLUMNS
+
+START = pd.Timestamp("2024-09-01", tz="UTC")
+POLL_S, LATENCY_S, TIMEOUT_S = 3.0, 0.7, 600.0
+DAY_S = 86400.0
+
+
+def choose_targets(
+    market: Market, count: int, *, rng: np.random.Generator, days: float = 4.0
+) -> list[tuple[str, str]]:
+    """Types and regions, half of them with a placement score that moves or is below 3."""
+    times = START.timestamp() + np.linspace(0.0, days * DAY_S, 24)
+    calm: list[tuple[str, str]] = []
+    moving: list[tuple[str, str]] = []
+    offers = [(t, r) for r in catalogue.DEFAULT_REGIONS for t in sorted(catalogue.offered(r))]
+    for index in rng.permutation(len(offers)):
+        name, region = offers[index]
+        scores = market.placement_scores(pools_of(name, region), times).max(axis=0)
+        (calm if scores.min() == 3 else moving).append((name, region))
+        if min(len(calm), len(moving)) * 2 >= count:
+            break
+    return calm[: count - count // 2] + moving[: count // 2]
+
+
+def pools_of(instance_type: str, region: str) -> list[Pool]:
+    """The pools that EC2 may choose from where no zone is named."""
+    return [Pool(instance_type, zone, region) for zone in catalogue.offered(region)[instance_type]]
+
+
+def simulate_launches(
+    market: Market,
+    targets: Sequence[tuple[str, str]],
+    *,
+    rounds: int,
+    n: int,
+    every_s: float,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """One row a request of ``rounds`` rounds of ``n`` for each target."""
+    rows = [
+        row
+        for number in range(rounds)
+        for plan, target in enumerate(targets)
+        for row in _run(market, target, number, plan, n=n, every_s=every_s, rng=rng)
+    ]
+    table = pd.DataFrame(rows, columns=list(LAUNCH_COLUMNS))
+    for name in ("sent_at", "sps_at", "if_at"):
+        table[name] = pd.to_datetime(table[name], utc=True)
+    for name in ("round", "plan", "n", "sps"):
+        table[name] = table[name].astype("Int64")
+    numbers = [name for name in LAUNCH_COLUMNS if name.endswith(("_s", "_usd"))]
+    return table.astype(dict.fromkeys([*numbers, "if_score"], "float64"))
+
+
+def _run(
+    market: Market,
+    target: tuple[str, str],
+    number: int,
+    plan: int,
+    *,
+    n: int,
+    every_s: float,
+    rng: np.random.Generator,
+) -> Iterator[dict[str, Any]]:
+    name, region = target
+    at = START.timestamp() + number * every_s + rng.uniform(0.0, 60.0)
+    call = f"{number}/{plan}"
+    pools = pools_of(name, region)
+    pool = market.choose_zone(pools, at, call)
+    sps = float(market.placement_scores(pools, at, capacity=n).max())
+    phase_s = rng.uniform(0.0, POLL_S)
+    when = START + pd.Timedelta(seconds=at - START.timestamp())
+    price = float(market.prices_usd(pools, at).min())
+    common = {
+        "simulated": True,
+        "world": f"market-{market.seed}",
+        "endpoint": "sandbox",
+        "batch_id": f"20240901T000000Z-{market.seed:06x}",
+        "round": number,
+        "plan": plan,
+        "instance_type": name,
+        "region": region,
+        "placement": "region",
+        "method": "request_spot_instances",
+        "wanted": "ready",
+        "n": n,
+        "timeout_s": TIMEOUT_S,
+        "sent_at": when,
+        "price_usd": price,
+        "on_demand_usd": market.on_demand_usd(name, region),
+        "sps": sps,
+        "sps_at": when,
+        "if_score": float(market.interruption_score(name, region, at)),
+        "if_at": when,
+        "since_last_s": every_s if number else None,
+    }
+    for index, times_s in enumerate(_events(market, pool, at, call, n)):
+        yield {**common, "request_id": f"sir-{call}/{index}", **_watched(times_s, phase_s)}
+
+
+def _events(
+    market: Market, pool: Pool, at: float, call: str, n: int
+) -> Iterator[tuple[float, float, float]]:
+    """When each instance was fulfilled, running and ready; inf if never."""
+    decided_s, _ = market.decision_s(call)
+    looks_s = decided_s + market.numbers.reevaluate_s * np.arange(30)
+    free = market.free_capacity(pool, at + looks_s)
+    for index in range(n):
+        room = np.flatnonzero(free > index)
+        if room.size == 0:
+            yield np.inf, np.inf, np.inf
+            continue
+        _, flight_s = market.decision_s(call, index)
+        fulfilled_s = float(looks_s[room[0]]) + flight_s
+        boot = market.boot(pool, at + fulfilled_s, request=call, index=index)
+        running_s = fulfilled_s + boot.boot_s
+        yield fulfilled_s, running_s, running_s + boot.ok_s
+
+
+def _watched(times_s: tuple[float, float, float], phase_s: float) -> dict[str, Any]:
+    """What looks every 3 s showed: brackets, and where the watching ended."""
+    asked_s = np.arange(phase_s, TIMEOUT_S, POLL_S)
+    seen: dict[str, Any] = {"accepted_after_s": 0.0, "accepted_by_s": 1.0}
+    for stage, happened_s in zip(("fulfilled", "running", "ready"), times_s, strict=True):
+        look = int(np.searchsorted(asked_s, happened_s))
+        if look < asked_s.size:
+            seen[f"{stage}_after_s"] = float(asked_s[look - 1]) if look else 0.0
+            seen[f"{stage}_by_s"] = float(asked_s[look]) + LATENCY_S
+            seen["watched_s"] = float(asked_s[look])
+    if "ready_by_s" in seen:
+        return seen | {"outcome": "ready", "status_code": "fulfilled"}
+    code = "fulfilled" if "fulfilled_by_s" in seen else "capacity-not-available"
+    return seen | {"outcome": "timed_out", "status_code": code, "watched_s": float(asked_s[-1])}
