@@ -4,6 +4,7 @@ As in ``plots``, figures are made without pyplot and a simulated one says so acr
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -44,25 +45,14 @@ def variation_figure(pairs: pd.DataFrame, chosen: pd.DataFrame, *, simulated: bo
     ax.scatter(pairs["if_cov"], pairs["sps_cov"], s=10, color=_GREY, label="all pairs")
     _draw_least_score(ax, chosen)
     palette = sns.color_palette("colorblind", 10)
-    for number, row in reversed(list(enumerate(chosen.to_dict("records")))):  # the best on top
-        point = (row["if_cov"], row["sps_cov"])
-        style = {"color": palette[number % 10], "edgecolor": "white", "linewidth": 0.8}
+    for number, row in enumerate(chosen.to_dict("records")):
+        style = {"color": palette[number % 10], "edgecolor": "white", "linewidth": 0.6}
         name = f"{row['rank']}  {row['instance_type']} in {row['region']}"
-        ax.scatter(*point, s=210, marker=_MARKERS[row["role"]], label=name, zorder=3, **style)
-        halo = [withStroke(linewidth=2, foreground="white")]
-        text = ax.annotate(f"{row['rank']}", point, ha="center", va="center", zorder=3)
-        text.set(fontsize=9, path_effects=halo)
+        style |= {"marker": _MARKERS[row["role"]], "label": name, "zorder": 3 - number / 1000}
+        ax.scatter(row["if_cov"], row["sps_cov"], s=80, **style)
     ax.set(xlabel="CoV of IF (interruption frequency)", ylabel="CoV of SPS (placement score)")
-    handles, labels = ax.get_legend_handles_labels()
-    order = [0, 1, *range(len(labels) - 1, 1, -1)] if len(labels) > 2 else range(len(labels))
-    figure.legend(
-        [handles[each] for each in order],
-        [labels[each] for each in order],
-        loc="outside right upper",
-        frameon=False,
-        fontsize="small",
-        markerscale=0.6,
-    )
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    _number(figure, ax, chosen)
     return _marked(figure, simulated)
 
 
@@ -142,6 +132,39 @@ def _draw_least_score(ax: Axes, chosen: pd.DataFrame) -> None:
         )
         label = f"score {least:.3g}, of the last ranked"
         ax.plot(x, least / x, color="0.4", linewidth=1, linestyle="--", label=label)
+
+
+def _number(figure: Figure, ax: Axes, chosen: pd.DataFrame) -> None:
+    """Write the rank beside each chosen point, where it covers no other rank and no other point."""
+    figure.draw_without_rendering()  # the layout has to be known before anything is placed
+    pixels = ax.transData.transform(chosen[["if_cov", "sps_cov"]].to_numpy())
+    points = pixels * 72 / figure.dpi
+    for rank, point, spot in zip(chosen["rank"], points, _free_spots(points), strict=True):
+        text = ax.annotate(
+            f"{rank}",
+            chosen.loc[chosen["rank"] == rank, ["if_cov", "sps_cov"]].iloc[0],
+            xytext=spot - point,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": "0.3"},
+            zorder=4,
+        )
+        text.set(fontsize=9, path_effects=[withStroke(linewidth=2.5, foreground="white")])
+
+
+def _free_spots(points: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """Find a spot near each point, in typographic points, clear of all points and earlier spots."""
+    angles = np.deg2rad(45 + np.arange(0, 360, 22.5))
+    ring = np.column_stack([np.cos(angles), np.sin(angles)])
+    around = np.concatenate([radius * ring for radius in (14, 20, 28, 38, 50)])
+    spots: list[np.ndarray[Any, Any]] = []
+    for point in points:
+        tried = point + around
+        taken = np.array([*points, *spots])
+        nearest = np.linalg.norm(tried[:, None] - taken[None], axis=2).min(axis=1)
+        spots.append(tried[np.argmax(nearest >= 12)])  # the closest free one, else the first
+    return spots
 
 
 def _daily_means(counts: pd.DataFrame, chosen: pd.DataFrame, column: str) -> pd.DataFrame:
