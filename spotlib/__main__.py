@@ -1,14 +1,18 @@
-"""What a person or cron runs without a notebook: ``check``, ``sandbox``, ``sandbox archive``."""
+"""What a person or cron runs without a notebook: check, sweep, status, sandbox."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from spotlib.connection import connect, is_aws
 from spotlib.model import Stage, Target, plan_launches
 from spotlib.preflight import preflight
 from spotlib.prepared import Checked, split_waves, usd
 from spotlib.refusals import Refusal
+from spotlib.store import results_folder
+from spotlib.sweep import SweepReport, Unfinished, sweep, unfinished
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,13 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m spotlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_check(commands.add_parser("check", help="the preflight alone: spends nothing"))
+    _add_sweep(commands.add_parser("sweep", help="close what dead batches left behind"))
+    _add_status(commands.add_parser("status", help="the batches that are not confirmed clean"))
     commands.add_parser(
         "sandbox", help="start a pretend EC2 by hand; 'sandbox archive': its history"
     )
     try:
         if given[:1] == ["sandbox"]:
             return _sandbox(given[1:])
-        return _check(parser.parse_args(given))
+        parsed = parser.parse_args(given)
+        return int(parsed.run(parsed))
     except (ValueError, Refusal, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -44,6 +51,7 @@ def _sandbox(given: Sequence[str]) -> int:
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_check)
     parser.add_argument(
         "targets",
         nargs="*",
@@ -79,6 +87,69 @@ def _check(given: argparse.Namespace) -> int:
     kind = "SIMULATED (sandbox), not AWS" if connection.simulated else kind
     print("\n".join(report(checked, kind)))
     return 1 if checked.problems else 0
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_sweep)
+    parser.add_argument("--batch", help="only this batch, and even if it has not expired")
+    parser.add_argument("--region", nargs="+", help="only here; default: wherever it may be")
+    parser.add_argument(
+        "--endpoint", help="aws, or a URL; default: the worlds of the simulated logs"
+    )
+    parser.add_argument("--profile", help="the AWS profile")
+    parser.add_argument("--results", default="", help="the results folder; default: results/")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing")
+
+
+def _sweep(given: argparse.Namespace) -> int:
+    folder = results_folder(given.results) / "launches"
+    options = {"batch_id": given.batch, "regions": given.region, "dry_run": given.dry_run}
+    if given.endpoint:
+        connection = connect(given.endpoint, profile=given.profile)
+        return _tell(sweep(connection, folder=folder, **options))
+    worlds = {each.first["host"]["url"] for each in unfinished(folder) if each.first["simulated"]}
+    if not worlds:
+        print("no simulated batch is unfinished; for AWS add --endpoint aws")
+    return max((_sweep_world(url, folder, options) for url in sorted(worlds, key=str)), default=0)
+
+
+def _sweep_world(url: str | None, folder: Path, options: dict[str, Any]) -> int:
+    """A pretend market that has ended has nothing left in it."""
+    connection = connect(url) if url else None
+    if connection is None or not connection.simulated:
+        print(f"{url}: that pretend market is gone, and all that was in it")
+        return 0
+    return _tell(sweep(connection, folder=folder, **options))
+
+
+def _tell(report: SweepReport) -> int:
+    print("\n".join(report.lines()))
+    return 0 if report.clean else 1
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_status)
+    parser.add_argument("--results", default="", help="the results folder; default: results/")
+
+
+def _status(given: argparse.Namespace) -> int:
+    found = unfinished(results_folder(given.results) / "launches")
+    print("\n".join(map(status_line, found)) or "every batch is confirmed clean")
+    return 1 if any(not each.alive for each in found) else 0
+
+
+def status_line(each: Unfinished) -> str:
+    """One unfinished batch in a line: is it alive, what is open, what can it cost."""
+    rounds = each.first["parameters"]["rounds"]
+    bound_usd = each.first["bound_usd"]
+    most = "unknown" if bound_usd is None else usd(rounds * bound_usd)
+    kind = "simulated" if each.first["simulated"] else each.first["endpoint"]
+    state = "running" if each.alive else "DEAD: run python -m spotlib sweep"
+    return (
+        f"{each.batch_id} ({kind}): {state}; round {each.rounds_begun} of {rounds}, "
+        f"{each.requests - each.ended} of {each.requests} requests without an outcome, "
+        f"at most {most} in all, in {', '.join(each.regions) or 'no region yet'}"
+    )
 
 
 def parse_target(text: str, region: str) -> Target:

@@ -18,6 +18,7 @@ from spotlib.refusals import PASSING_KINDS, Refusal
 
 TAG_BATCH = "spotlib:batch"
 TAG_ROUND = "spotlib:round"
+TAG_PLAN = "spotlib:plan"
 TAG_EXPIRES = "spotlib:expires"
 
 _MOST_FILTER_VALUES = 200  # a call; EC2: FilterLimitExceeded
@@ -324,6 +325,45 @@ def survey(
                 instances[instance["InstanceId"]] = instance["State"]["Name"]
     states = {request_id: item["State"] for request_id, item in requests.items()}
     return Survey(states, instances, frozenset(ids) - frozenset(states))
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A request that carries our tags; ``expires_at`` is when it would end by itself."""
+
+    request_id: str
+    batch_id: str
+    round: int | None
+    plan: int | None
+    expires_at: datetime | None
+
+
+def find_ours(connection: Connection, region: str, *, batch_id: str | None = None) -> list[Ours]:
+    """Every request in a region that carries our tag, or that of one batch."""
+    wanted = {"Name": "tag-key", "Values": [TAG_BATCH]}
+    if batch_id is not None:
+        wanted = {"Name": f"tag:{TAG_BATCH}", "Values": [batch_id]}
+    found = connection.pages(
+        region,
+        "describe_spot_instance_requests",
+        "SpotInstanceRequests",
+        Filters=[wanted],
+        MaxResults=_PAGE,
+    )
+    return [_ours(item) for item in found]
+
+
+def _ours(item: Mapping[str, Any]) -> Ours:
+    tags = {tag["Key"]: tag["Value"] for tag in item.get("Tags", [])}
+    _, _, number = tags.get(TAG_ROUND, "").rpartition("/")
+    plan, expires = tags.get(TAG_PLAN, ""), tags.get(TAG_EXPIRES)
+    return Ours(
+        request_id=item["SpotInstanceRequestId"],
+        batch_id=tags[TAG_BATCH],
+        round=int(number) if number.isdecimal() else None,
+        plan=int(plan) if plan.isdecimal() else None,
+        expires_at=datetime.fromisoformat(expires) if expires else None,
+    )
 
 
 def cancel(connection: Connection, region: str, request_ids: Sequence[str]) -> None:

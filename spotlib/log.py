@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ EVENTS = {
     "outcome": "a request ended: how, EC2's status code, until when it was watched",
     "release": "clean-up: what was cancelled and terminated",
     "clean": "the end: whether it is confirmed that nothing is left",
+    "recovered": "another process takes the log up after its writer died; torn: mid-line",
 }
 Event = dict[str, Any]
 _LOOK = '{"event":"look"'
@@ -46,16 +47,31 @@ class EventLog:
     ``flock`` frees itself when its holder dies, however it dies, so a stale lock is impossible.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, file: int | None = None) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._file = _new_file(self.path) if file is None else file
+
+    @classmethod
+    def resume(cls, path: str | Path) -> "EventLog":
+        """Take up the log of a writer that died, to complete it: from now on this is the writer.
+
+        Raises
+        ------
+        BlockingIOError
+            If its writer lives.
+        """
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         try:
-            self._file = os.open(self.path, flags, 0o644)
-        except FileExistsError as error:
-            raise ValueError(f"{self.path} exists: a log is never written twice") from error
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _sync_folder(self.path.parent)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise
+        log = cls(path, file=file)
+        torn = os.path.getsize(path) > 0 and os.pread(file, 1, os.path.getsize(path) - 1) != b"\n"
+        if torn:  # what comes next must start on a line of its own
+            os.write(file, b"\n")
+        log.append("recovered", sync=True, torn=torn, at=datetime.now(UTC), pid=os.getpid())
+        return log
 
     @property
     def batch_id(self) -> str:
@@ -81,6 +97,30 @@ class EventLog:
         """Flush to the disk and let go of the lock."""
         os.fsync(self._file)
         os.close(self._file)
+
+
+def is_alive(path: str | Path) -> bool:
+    """Whether a log's writer lives: it holds the lock, and loses it however it dies."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _new_file(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        file = os.open(path, flags, 0o644)
+    except FileExistsError as error:
+        raise ValueError(f"{path} exists: a log is never written twice") from error
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _sync_folder(path.parent)
+    return file
 
 
 def _plain(value: object) -> str:
@@ -126,9 +166,30 @@ def read_events(path: str | Path, *, looks: bool = True) -> tuple[list[Event], b
     try:
         events: list[Event] = [json.loads(line) for line in kept]
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is broken before its last line: {error}") from error
+        events = _around_torn_lines(kept, f"{path} is broken before its last line: {error}")
     _require_schema(path, events)
     return events, tail != ""
+
+
+def _around_torn_lines(lines: Sequence[str], complaint: str) -> list[Event]:
+    """The events where a line torn by a crash is followed by the recovery that says so."""
+    events: list[Event] = []
+    torn = False
+    for line in lines:
+        try:
+            event: Event = json.loads(line)
+        except json.JSONDecodeError as error:
+            if torn:
+                raise ValueError(complaint) from error
+            torn = True
+            continue
+        if torn and not (event.get("event") == "recovered" and event.get("torn")):
+            raise ValueError(complaint)
+        torn = False
+        events.append(event)
+    if torn:
+        raise ValueError(complaint)
+    return events
 
 
 def _require_schema(path: str | Path, events: Sequence[Event]) -> None:

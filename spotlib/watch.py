@@ -18,6 +18,7 @@ from spotlib.close import Released, note_release, release
 from spotlib.ec2 import (
     TAG_BATCH,
     TAG_EXPIRES,
+    TAG_PLAN,
     TAG_ROUND,
     Answer,
     Look,
@@ -79,6 +80,7 @@ def _send(batch: Batch, run: Run, facts: Known) -> None:
         tags={
             TAG_BATCH: batch.batch_id,
             TAG_ROUND: batch.round_tag(run.round),
+            TAG_PLAN: str(run.index),
             TAG_EXPIRES: valid_until.isoformat(),
         },
         shutdown_after_min=run.prepared.shutdown_after_min,

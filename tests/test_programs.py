@@ -227,3 +227,41 @@ def test_a_sandbox_that_cannot_start_says_why(monkeypatch):
 
     with pytest.raises(OSError, match="the sandbox did not start"):
         connect("sandbox")
+
+
+DYING = """
+    import os, signal, sys
+    from spotlib.collect import collect
+    from spotlib.connection import connect
+    from spotlib.model import Target, plan_launches
+
+    def die(progress):
+        if progress.ready >= 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    targets = [Target("t3.nano", "sa-east-1"), Target("t4g.medium", "ap-northeast-3")]
+    plans = plan_launches(targets, count=4)
+    collect(connect("sandbox", seed=11), plans, log=sys.argv[1], seed=11, on_look=die)
+"""
+
+
+def test_a_killed_collection_is_reported_and_swept_from_the_command_line(tmp_path):
+    """kill -9 in the middle: status tells, sweep closes it in its own world, and then all is well."""
+    log = tmp_path / "launches" / "20240901T000000Z-abcdef.jsonl"
+    killed = run(sys.executable, "-c", textwrap.dedent(DYING), log, check=False)
+    assert killed.returncode == -9
+    command = (sys.executable, "-m", "spotlib")
+
+    before = run(*command, "status", "--results", tmp_path, check=False)
+    dry = run(*command, "sweep", "--results", tmp_path, "--dry-run", check=False)
+    swept = run(*command, "sweep", "--results", tmp_path)
+    after = run(*command, "status", "--results", tmp_path)
+
+    assert "DEAD: run python -m spotlib sweep" in before.stdout
+    assert (before.returncode, dry.returncode) == (1, 1)
+    assert "to be closed" in dry.stdout
+    assert "20240901T000000Z-abcdef: closed" in swept.stdout
+    assert "every batch is confirmed clean" in after.stdout
+    launches = load_launches(log)
+    assert set(launches["outcome"]) == {"ready", "abandoned"}
+    assert len(launches) == 8
