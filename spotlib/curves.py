@@ -163,24 +163,30 @@ def _keys(features: pd.DataFrame, names: Sequence[str]) -> "pd.Index[str]":
 
 
 def _fit_hazard(runs: Runs) -> Shares:
-    """Logistic regression of coming in a step, given pending at its start; each run counts once."""
+    """Logistic regression of coming in a step, given pending at its start; each run counts once.
+
+    A step in which none ever came has hazard 0 and tells the regression nothing.
+    """
     before = np.pad(runs.ready, ((0, 0), (1, 0)))[:, :-1]
     n = runs.features[["n"]].to_numpy(float)
     came = runs.weight / n * np.maximum(runs.ready - before, 0.0)
     stayed = runs.weight / n * (n - np.maximum(runs.ready, before))
-    weight = np.concatenate([came.ravel(), stayed.ravel()])
+    steps = np.flatnonzero(came.any(axis=0))
+    weight = np.concatenate([came[:, steps].ravel(), stayed[:, steps].ravel()])
     asked = weight > 0
-    steps = runs.times_s.size
     rows = _hazard_rows(runs.features, steps)
-    both = pd.concat([rows, rows], ignore_index=True)[asked]
+    event = np.repeat([1, 0], len(rows))[asked]
+    if np.unique(event).size < 2:  # none came at all, or all in one step: nothing to regress on
+        return _fit_shrunken(runs, (), ())
     model = _regression([name for name in rows.columns if name not in _CATEGORIES])
-    event = np.repeat([1, 0], came.size)[asked]
+    both = pd.concat([rows, rows], ignore_index=True)[asked]
     model.fit(both, event, logisticregression__sample_weight=weight[asked])
 
     def shares(features: pd.DataFrame) -> Floats:
+        hazard = np.zeros((len(features), before.shape[1]))
         chance = model.predict_proba(_hazard_rows(features, steps))[:, 1]
-        share: Floats = 1.0 - np.cumprod(1.0 - chance.reshape(len(features), -1), axis=1)
-        return share
+        hazard[:, steps] = chance.reshape(len(features), -1)
+        return np.asarray(1.0 - np.cumprod(1.0 - hazard, axis=1))
 
     return shares
 
@@ -197,10 +203,10 @@ def _regression(numbers: Sequence[str]) -> Any:
     scaled = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
     encoded = OneHotEncoder(handle_unknown="ignore")
     columns = make_column_transformer((encoded, _CATEGORIES), (scaled, list(numbers)))
-    return make_pipeline(columns, LogisticRegression(max_iter=1000, tol=1e-3))
+    return make_pipeline(columns, LogisticRegression(C=10.0, max_iter=1000))
 
 
-def _hazard_rows(features: pd.DataFrame, steps: int) -> pd.DataFrame:
+def _hazard_rows(features: pd.DataFrame, steps: NDArray[np.intp]) -> pd.DataFrame:
     """What the regression sees: one row a run and step."""
     angle = 2.0 * np.pi * features["hour_utc"] / 24.0
     seen = pd.DataFrame(
@@ -215,5 +221,5 @@ def _hazard_rows(features: pd.DataFrame, steps: int) -> pd.DataFrame:
             "log_since_last": np.log(features["since_last_s"].astype(float)),
         }
     )
-    rows = seen.loc[seen.index.repeat(steps)].reset_index(drop=True)
-    return rows.assign(step=np.tile(np.arange(steps), len(features)))
+    rows = seen.loc[seen.index.repeat(steps.size)].reset_index(drop=True)
+    return rows.assign(step=np.tile(steps, len(features)))

@@ -6,7 +6,6 @@ before the request beside what came of it, and every column is described once, h
 estimated but the weights, and simulated and real launches in one table are refused.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,14 +31,15 @@ class Column:
     unit: str
     meaning: str
     missing: str = "never missing"
+    identity: str = ""  # what it would tell of us: published as a salted alias
 
 
 _UNKNOWN = "NaN where it was not known before the request"
 _RUN_COLUMNS = (
     Column("simulated", "boolean", "whether the run happened in the sandbox, not in EC2"),
     Column("world", "name", "the pretend world of a simulated run", "empty where real"),
-    Column("endpoint", "name", "where the requests went: aws, sandbox, or another endpoint"),
-    Column("batch_id", "name", "the batch; with round and plan it names the run"),
+    Column("endpoint", "name", "where the requests went: aws, sandbox, or other", identity="host"),
+    Column("batch_id", "name", "with round and plan it names the run", identity="batch"),
     Column("round", "count", "the round within the batch, from 0"),
     Column("plan", "count", "the plan within the round, from 0"),
     Column("instance_type", "name", "EC2 instance type"),
@@ -72,22 +72,35 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
     "requests": (
         *_RUN_COLUMNS,
-        Column("request_id", "name", "EC2's spot request", "empty where the call was refused"),
-        Column("instance_id", "name", "the instance it got", "empty where it got none"),
+        Column("request_id", "name", "EC2's spot request", "empty where refused", "request"),
+        Column("instance_id", "name", "the instance it got", "empty without one", "instance"),
         Column("zone_id", "name", "the zone the instance came in", "empty where it got none"),
         Column("lower_s", "s", "not at the stage until then, since the request was sent"),
         Column("upper_s", "s", "at the stage by then; inf where it was never shown there"),
         Column("event", "0 or 1", "1: came within (lower_s, upper_s]; 0: censored at lower_s"),
         Column("cause", "name", "the stage if it came, else how it ended, or unfinished"),
         Column("status_code", "name", "EC2's own word at the end", "empty while unfinished"),
-        Column("watched_s", "s", "the last look before which nothing was missed"),
+        Column("watched_s", "s", "when the last look at it was sent"),
+    ),
+    "batches": (
+        *_RUN_COLUMNS[:4],
+        Column("started_at", "UTC time", "when the batch began"),
+        Column("account", "name", "the AWS account", "empty where unknown", "account"),
+        Column("rounds", "count", "rounds planned"),
+        Column("every_s", "s", "from the start of one round to the next"),
+        Column("poll_s", "s", "from one look to the next"),
+        Column("phase_s", "s", "random start of the looks' schedule"),
     ),
 }
 
 
 def data_dictionary() -> pd.DataFrame:
     """One row a column of the exported tables: table, column, unit, meaning, missing."""
-    rows = [(table, *vars(column).values()) for table in COLUMNS for column in COLUMNS[table]]
+    rows = [
+        (table, column.name, column.unit, column.meaning, column.missing)
+        for table, columns in COLUMNS.items()
+        for column in columns
+    ]
     return pd.DataFrame(rows, columns=["table", "column", "unit", "meaning", "missing"])
 
 
@@ -116,7 +129,7 @@ def request_table(launches: pd.DataFrame, *, stage: Stage = Stage.READY) -> pd.D
     table["lower_s"] = table[f"{stage.label}_after_s"].where(shown, waited_s)
     table["upper_s"] = table[f"{stage.label}_by_s"].fillna(np.inf)
     table["cause"] = table["outcome"].fillna("unfinished").mask(shown, stage.label)
-    return table[_names("requests")].reset_index(drop=True)
+    return table[names_of("requests")].reset_index(drop=True)
 
 
 def training_table(
@@ -157,7 +170,7 @@ def training_table(
         ready_most=most.ravel(),
         weight=weight.ravel(),
     )
-    return runs[known.ravel()][_names("training")].reset_index(drop=True)
+    return runs[known.ravel()][names_of("training")].reset_index(drop=True)
 
 
 def left_out(launches: pd.DataFrame) -> pd.DataFrame:
@@ -211,7 +224,8 @@ def _describe_runs(launches: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _names(table: str) -> list[str]:
+def names_of(table: str) -> list[str]:
+    """The columns of an exported table, in order."""
     return [column.name for column in COLUMNS[table]]
 
 
@@ -260,8 +274,3 @@ def target_of(table: pd.DataFrame) -> "pd.Series[str]":
         .where(table["availability_zone_id"].notna(), table["region"])
     )
     return table["instance_type"].astype(str) + " in " + place.astype(str)
-
-
-def concatenate(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Tables of the same columns under each other, empty columns keeping their kind."""
-    return pd.concat(list(tables), ignore_index=True)
