@@ -36,13 +36,14 @@ def coverage(*, studies: int, runs: int, count: int = 10, seed: int = 1) -> pd.D
         alone = launches.assign(run=launches.index.astype(str))
         row = {}
         for name, table in (("run", launches), ("instance", alone)):
-            laws = launch_time_distribution(table, Stage.READY, rng=rng, resamples=399)
+            laws = launch_time_distribution(table, Stage.READY, rng=rng, resamples=299)
             [law] = laws.values()
             found = (law.quantile(), law.restricted_mean(HORIZON_S), law.share_ready(TIME_S))
             for (what, true), estimate in zip(truths.items(), found, strict=True):
                 row[name, what] = covers(estimate, true)
         rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.set_axis(pd.MultiIndex.from_tuples(table.columns), axis=1)
 
 
 def main() -> None:
@@ -53,8 +54,8 @@ def main() -> None:
     for runs in options.runs:
         share = coverage(studies=options.studies, runs=runs).mean()
         print(f"{options.studies} studies of {runs} runs x 10: the 95 % intervals cover")
-        for what in share.index.unique(level=1):
-            by_run, by_instance = share["run", what], share["instance", what]
+        for what in dict.fromkeys(what for _, what in share.index):
+            by_run, by_instance = share[("run", what)], share[("instance", what)]
             print(f"  {what:16} over runs {by_run:6.1%}   over instances {by_instance:6.1%}")
 
 

@@ -106,7 +106,7 @@ def _row(track: Track, run: int, target: str, time_s: float) -> dict[str, object
     shown = track.brackets.get(Stage.READY)
     return {
         "target": target,
-        "run": f"{target}/{run}",
+        "run": f"20240901T000000Z-abcdef/{run}/{target}",
         "batch_id": "20240901T000000Z-abcdef",
         "round": run,
         "outcome": track.outcome or Outcome.TIMED_OUT,

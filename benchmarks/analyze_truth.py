@@ -10,7 +10,7 @@ import numpy as np
 from analyze_study import Truth, simulate
 
 from spotlib.analyze import observe
-from spotlib.brackets import Curve, Observed, turnbull
+from spotlib.brackets import Curve, Observed, smoothed, turnbull
 from spotlib.model import Stage
 
 HORIZON_S = 590.0
@@ -34,10 +34,11 @@ def errors(truth: Truth, *, studies: int, seed: int) -> np.ndarray:
     for _ in range(studies):
         launches = simulate(truth, runs=200, count=10, rng=rng)
         true_s = launches["true_s"].to_numpy()
-        median_s = np.quantile(true_s, 0.5, method="inverted_cdf")
+        median_s = np.median(true_s)
         mean_s = np.minimum(true_s, HORIZON_S).mean()
         observed = observe(launches, Stage.READY)
-        curves = (turnbull(observed), first_seen(observed))
+        ours = smoothed(turnbull(observed), observed.width_s)
+        curves = (ours, first_seen(observed))
         rows.append(
             [curve.quantile(0.5) - median_s for curve in curves]
             + [curve.restricted_mean_s(HORIZON_S) - mean_s for curve in curves]

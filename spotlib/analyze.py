@@ -19,7 +19,7 @@ Definitions used throughout:
   whole runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from spotlib.brackets import Curve, Floats, Observed, turnbull
+from spotlib.brackets import Curve, Floats, Observed, smoothed, turnbull
 from spotlib.model import Stage
 
 FEWEST_RUNS = 6  # the range of 6 draws covers their median in 97 % of cases, of 5 in 94 %
@@ -142,13 +142,14 @@ def few_runs(runs: int) -> str:
 
 @dataclass(frozen=True)
 class LaunchTimes:
-    """The law of one target's times to a stage, and its resamples over runs."""
+    """The law of one target's times to a stage, its resamples over runs, and their rounds."""
 
     target: str
     stage: Stage
     observed: Observed
     curve: Curve
     resampled: Curve
+    rounds: tuple[str, ...]
 
     def share_ready(self, time_s: float) -> Estimate:
         """The share of the requested that has come by a time."""
@@ -189,19 +190,52 @@ def launch_time_distribution(
 ) -> dict[str, LaunchTimes]:
     """The law of the time to a stage, for each target that has any request to tell of it.
 
-    Turnbull's curve (see ``turnbull``), resampled over whole runs.  ``since`` counts from another
-    stage than the request, over the requests that reached that one.
+    Turnbull's curve (see ``turnbull``), averaged over one bracket's width, or over its own
+    interquartile range if that is less (see ``smoothed``), and resampled over whole runs.  Where
+    every target was launched in every round, whole rounds are drawn, the same ones for all
+    targets, so that their resamples can be compared one by one; otherwise each target's runs are
+    drawn on their own.  ``since`` counts from another stage than the request, over the requests
+    that reached that one.
     """
-    laws = {}
-    for target, rows in launches.groupby("target"):
-        if since is not None and rows[f"{since.label}_by_s"].isna().all():
-            continue
-        observed = observe(rows, stage, since=since)
-        draws = resample_runs(observed.runs, resamples, rng=rng)
-        laws[str(target)] = LaunchTimes(
-            str(target), stage, observed, turnbull(observed), turnbull(observed, draws=draws)
-        )
-    return laws
+    rows = launches if since is None else launches[launches[f"{since.label}_by_s"].notna()]
+    runs = {str(name): list(dict.fromkeys(here["run"])) for name, here in rows.groupby("target")}
+    rounds = {name: tuple(map(round_of, here)) for name, here in runs.items()}
+    draws = _draw_runs(rounds, resamples, rng=rng)
+    return {
+        str(name): _law(str(name), stage, observe(here, stage, since=since), rounds, draws)
+        for name, here in rows.groupby("target")
+    }
+
+
+def _law(
+    target: str,
+    stage: Stage,
+    observed: Observed,
+    rounds: Mapping[str, tuple[str, ...]],
+    draws: Mapping[str, NDArray[np.int64]],
+) -> LaunchTimes:
+    found = turnbull(observed)
+    again = turnbull(observed, draws=draws[target], near=found)
+    width_s = min(observed.width_s, found.interquartile_s())
+    curve, resampled = (smoothed(each, width_s) for each in (found, again))
+    return LaunchTimes(target, stage, observed, curve, resampled, rounds[target])
+
+
+def round_of(run: str) -> str:
+    """The round of a run: all that was launched at the same time."""
+    return run.rsplit("/", 1)[0]
+
+
+def _draw_runs(
+    rounds: Mapping[str, tuple[str, ...]], resamples: int, *, rng: np.random.Generator
+) -> dict[str, NDArray[np.int64]]:
+    """How often each run of each target is drawn: shapes (resamples, runs)."""
+    every = list(dict.fromkeys(each for here in rounds.values() for each in here))
+    if all(sorted(here) == sorted(every) for here in rounds.values()):
+        drawn = resample_runs(len(every), resamples, rng=rng)
+        place = {each: number for number, each in enumerate(every)}
+        return {name: drawn[:, [place[one] for one in here]] for name, here in rounds.items()}
+    return {name: resample_runs(len(here), resamples, rng=rng) for name, here in rounds.items()}
 
 
 def resample_runs(runs: int, resamples: int, *, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -39,6 +39,12 @@ class Observed:
         return int(self.run.max()) + 1
 
     @property
+    def width_s(self) -> float:
+        """The median width of the brackets of what was shown; 0 if nothing was."""
+        widths = (self.by_s - self.after_s)[np.isfinite(self.by_s)]
+        return float(np.median(widths)) if len(widths) else 0.0
+
+    @property
     def events(self) -> int:
         """How many requests were shown at the stage."""
         return int(np.isfinite(self.by_s).sum())
@@ -74,19 +80,26 @@ class Curve:
     def quantile(self, share: float) -> Floats:
         """The first time by which ``share`` of the requested have come; infinity if not reached.
 
-        Infinity means later than watched, or never.
+        Infinity means later than watched, or never.  Shape ``mass.shape[:-1]``.
         """
-        total = np.cumsum(self.mass, axis=-1)
-        # A sum of many small parts may miss a half by rounding.
-        reached = total >= share - 1e-6
-        piece = reached.argmax(axis=-1)
-        at = np.take_along_axis(total, piece[..., None], -1)[..., 0]
-        own = np.take_along_axis(self.mass, piece[..., None], -1)[..., 0]
-        after_s, by_s = self.after_s[piece], self.by_s[piece]
-        left = np.clip((at - share) / np.where(own > 0, own, 1.0), 0.0, 1.0)
-        finite = np.isfinite(by_s) & reached.any(axis=-1)
-        width = np.where(finite, by_s - after_s, 0.0)
-        return np.where(finite, after_s + width * (1.0 - left), np.inf)
+        finite = np.isfinite(self.by_s)
+        after_s, by_s, mass = self.after_s[finite], self.by_s[finite], self.mass[..., finite]
+        reached = mass.sum(axis=-1) >= share - 1e-6  # a sum of many may miss it by rounding
+        low = np.zeros(mass.shape[:-1])
+        high = np.full(mass.shape[:-1], by_s.max(initial=0.0))
+        for _ in range(40):  # halves the longest time to well below a microsecond
+            middle = (low + high) / 2.0
+            part = np.clip((middle[..., None] - after_s) / (by_s - after_s), 0.0, 1.0)
+            enough = (mass * part).sum(axis=-1) >= share - 1e-6
+            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        return np.where(reached, high, np.inf)
+
+    def interquartile_s(self) -> float:
+        """How far apart the quartiles of what came are; 0 if nothing came.  For a single curve."""
+        came = float(self.mass[np.isfinite(self.by_s)].sum())
+        if came < 1e-6:
+            return 0.0
+        return float(self.quantile(0.75 * came) - self.quantile(0.25 * came))
 
     def restricted_mean_s(self, horizon_s: float) -> Floats:
         """The mean of min(time, horizon): the area above the curve up to the horizon.
@@ -101,7 +114,28 @@ class Curve:
         return mean if horizon_s <= self.known_until_s else np.full_like(mean, np.nan)
 
 
-def turnbull(observed: Observed, *, draws: ArrayLike | None = None) -> Curve:
+def smoothed(curve: Curve, width_s: float) -> Curve:
+    """The curve averaged over a window of ``width_s``, by spreading each piece at least so wide.
+
+    Means are kept, and no piece begins before 0.  Turnbull's curve alone errs locally by the cube
+    root of the sample, so a median read off it is as rough as the looks are apart; averaged over
+    one bracket it is not (the smoothed maximum-likelihood estimator: Groeneboom, Jongbloed, Witte,
+    Annals of Statistics 2010).
+    """
+    finite = np.isfinite(curve.by_s)
+    by_s = np.where(finite, curve.by_s, curve.after_s)
+    middle_s = (curve.after_s + by_s) / 2.0
+    half_s = np.minimum(np.maximum(by_s - curve.after_s, width_s) / 2.0, middle_s)
+    return replace(
+        curve,
+        after_s=np.where(finite, middle_s - half_s, curve.after_s),
+        by_s=np.where(finite, middle_s + half_s, np.inf),
+    )
+
+
+def turnbull(
+    observed: Observed, *, draws: ArrayLike | None = None, near: Curve | None = None
+) -> Curve:
     """The nonparametric maximum-likelihood curve through brackets.
 
     Turnbull, JRSS B 1976: all mass lies in the innermost brackets, and self-consistency finds it.
@@ -111,6 +145,8 @@ def turnbull(observed: Observed, *, draws: ArrayLike | None = None) -> Curve:
     ----------
     draws : array_like, shape (resamples, runs), optional
         How often each run is counted; one curve for each row.  Without, each run counts once.
+    near
+        A curve of the same requests to start from: it saves most of the steps.
     """
     after_s, by_s, ends_s = _innermost(observed)
     first = np.searchsorted(after_s, ends_s[0], side="left")
@@ -118,11 +154,10 @@ def turnbull(observed: Observed, *, draws: ArrayLike | None = None) -> Curve:
     spread = _spread(first, last, len(by_s))
     weight = 1.0 / np.bincount(observed.run)[observed.run]
     counted = np.ones((1, observed.runs)) if draws is None else np.asarray(draws, np.float64)
-    mass = _self_consistent(
-        spread,
-        counted[:, observed.run] * weight,
-        tolerance=1e-9 if draws is None else 1e-5,
-    )
+    weights = counted[:, observed.run] * weight
+    even = np.full(len(by_s), 1.0 / len(by_s))
+    start = even if near is None else 0.9 * near.mass + 0.1 * even
+    mass = _self_consistent(spread, weights, start, tolerance=1e-9 if draws is None else 1e-4)
     return Curve(after_s, by_s, mass if draws is not None else mass[0], _known_until_s(observed))
 
 
@@ -155,11 +190,15 @@ def _spread(first: NDArray[np.int64], last: NDArray[np.int64], pieces: int) -> s
 
 
 def _self_consistent(
-    spread: sparse.csr_array, weight: Floats, *, tolerance: float, most: int = 5000
+    spread: sparse.csr_array,
+    weight: Floats,
+    start: Floats,
+    *,
+    tolerance: float,
+    most: int = 5000,
 ) -> Floats:
     """EM for all rows of ``weight`` (resamples, requests) at once; mass (resamples, pieces)."""
-    pieces = spread.shape[1] - 1
-    mass = np.full((len(weight), pieces), 1.0 / pieces)
+    mass = np.tile(start, (len(weight), 1))
     total = weight.sum(axis=1, keepdims=True)
     back = spread.T.tocsr()
     for _ in range(most):

@@ -1,0 +1,259 @@
+"""Which target is quicker, what selected them, and how sure that is.
+
+Owns the comparisons between targets.  Targets launched in one round share its time of day and
+the state of the market, so labels are exchanged only within a round: a difference between times
+is never read as a difference between targets.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
+from math import ceil, log
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from spotlib.analyze import Estimate, LaunchTimes, run_level_interval
+from spotlib.brackets import Floats
+
+MOST_FLIPS = 4096  # up to 12 rounds every exchange of labels is tried; beyond, so many at random
+FEWEST_TARGETS = 6  # below, even a perfect rank correlation could well be chance
+_SELECTED_BY = ("score", "sps_cov", "if_cov", "sps_ordinal_variation")  # of a selection file
+_KNOWN = ("sps", "if_score", "price_usd", "hour")  # of the launches
+
+
+def compare_targets(
+    laws: Mapping[str, LaunchTimes],
+    *,
+    horizon_s: float,
+    rng: np.random.Generator,
+    precision: float = 0.1,
+) -> pd.DataFrame:
+    """Compare every pair of targets, one row a pair.
+
+    ``ratio`` of the medians (first over second) with its interval over rounds; ``difference`` of
+    the shares come by the horizon (Newcombe, Statistics in Medicine 1998, from the two Wilson
+    intervals); ``p_value`` of the difference in restricted mean when labels are exchanged within
+    rounds, and ``p_holm``, adjusted over all pairs (Holm, Scandinavian Journal of Statistics
+    1979); ``rounds`` that both were launched in; ``runs_needed`` for the interval of the ratio to
+    reach ``precision`` (0.1 is within 10 %), at the scatter seen; ``why`` something is missing.
+    """
+    rows = [
+        _compare(laws[first], laws[second], horizon_s=horizon_s, rng=rng, precision=precision)
+        for first, second in combinations(sorted(laws), 2)
+    ]
+    table = pd.DataFrame(rows, columns=list(_COLUMNS))
+    return table.assign(p_holm=holm(table["p_value"].to_numpy(dtype=np.float64)))
+
+
+_COLUMNS = (
+    *("first", "second", "rounds", "ratio", "ratio_low", "ratio_high"),
+    *("difference", "difference_low", "difference_high", "p_value", "runs_needed", "why"),
+)
+
+
+def _compare(
+    first: LaunchTimes,
+    second: LaunchTimes,
+    *,
+    horizon_s: float,
+    rng: np.random.Generator,
+    precision: float,
+) -> dict[str, object]:
+    runs = min(first.observed.runs, second.observed.runs)
+    again = _ratio(first.resampled.quantile(0.5), second.resampled.quantile(0.5))
+    here = _ratio(first.curve.quantile(0.5), second.curve.quantile(0.5))
+    ratio = run_level_interval(float(here), again, runs=runs)
+    difference = _difference(first.share_ready(horizon_s), second.share_ready(horizon_s))
+    paired = round_differences(first, second, horizon_s=horizon_s)
+    return {
+        "first": first.target,
+        "second": second.target,
+        "rounds": len(paired),
+        "ratio": ratio.value,
+        "ratio_low": ratio.low,
+        "ratio_high": ratio.high,
+        "difference": difference.value,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "p_value": exchange_p_value(paired, rng=rng),
+        "runs_needed": runs_needed(again, runs=runs, precision=precision),
+        "why": _missing(paired, ratio),
+    }
+
+
+def _ratio(first: Floats, second: Floats) -> Floats:
+    """First over second; unknown where neither was reached."""
+    unknown = np.isinf(first) & np.isinf(second)
+    ratio: Floats = np.where(unknown, np.nan, first) / np.where(unknown, 1.0, second)
+    return ratio
+
+
+def _difference(first: Estimate, second: Estimate) -> Estimate:
+    value = first.value - second.value
+    low = np.hypot(first.value - first.low, second.high - second.value)
+    high = np.hypot(first.high - first.value, second.value - second.low)
+    return Estimate(value, float(value - low), float(value + high), first.why or second.why)
+
+
+def _missing(paired: Floats, ratio: Estimate) -> str:
+    if len(paired) == 0:
+        return "never launched in the same round: target and time cannot be told apart"
+    return f"no interval: {ratio.why}" if ratio.why else ""
+
+
+def round_differences(first: LaunchTimes, second: LaunchTimes, *, horizon_s: float) -> Floats:
+    """First less second in the rounds they share: the mean of min(time, horizon) of each run.
+
+    The middle of a bracket stands for the time, the horizon for what had not come: any score will
+    do for a test that exchanges labels.
+    """
+    scores = [_run_scores(each, horizon_s) for each in (first, second)]
+    shared = [each for each in scores[0] if each in scores[1]]
+    return np.array([scores[0][each] - scores[1][each] for each in shared], dtype=np.float64)
+
+
+def _run_scores(law: LaunchTimes, horizon_s: float) -> dict[str, float]:
+    seen = law.observed
+    came = np.isfinite(seen.by_s)
+    middle_s = np.where(came, (np.where(came, seen.after_s, 0.0) + seen.by_s) / 2, horizon_s)
+    totals = np.bincount(seen.run, np.minimum(middle_s, horizon_s)) / np.bincount(seen.run)
+    return dict(zip(law.rounds, totals.tolist(), strict=True))
+
+
+def exchange_p_value(differences: ArrayLike, *, rng: np.random.Generator) -> float:
+    """Two-sided p-value of a mean difference, exchanging the labels within each round.
+
+    Exact under its hypothesis that labels mean nothing (Fisher 1935): all exchanges are tried up
+    to 12 rounds, ``MOST_FLIPS`` at random beyond.  Without a round it is NaN; with few it cannot
+    be small (at least 2 / 2^rounds).
+    """
+    paired = np.asarray(differences, dtype=np.float64)
+    if len(paired) == 0:
+        return np.nan
+    if 2 ** len(paired) <= MOST_FLIPS:
+        signs = np.array(list(product((1.0, -1.0), repeat=len(paired))))
+    else:
+        signs = rng.choice((1.0, -1.0), size=(MOST_FLIPS, len(paired)))
+        signs[0] = 1.0  # what was observed is one of the possible
+    totals = np.abs(signs @ paired)
+    return float(np.mean(totals >= totals[0] * (1 - 1e-12)))
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Holm's step-down adjustment; NaN stays NaN and is not counted as a test."""
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values)
+    tests = int(np.isfinite(values).sum())
+    adjusted = np.full(len(values), np.nan)
+    highest = 0.0
+    for rank, place in enumerate(order[:tests]):
+        highest = max(highest, min(1.0, float(values[place]) * (tests - rank)))
+        adjusted[place] = highest
+    return adjusted
+
+
+def runs_needed(resampled: Floats, *, runs: int, precision: float) -> float:
+    """How many runs bring a ratio, or a time, within a factor of 1 + precision at 95 %.
+
+    The standard error of the logarithm falls with the root of the runs.  NaN below 6 runs or where
+    a resample is infinite: the scatter is not known then.
+    """
+    if runs < 6 or not np.all(np.isfinite(resampled)) or np.any(resampled <= 0):
+        return np.nan
+    error = np.log(resampled).std(ddof=1)
+    return float(ceil(runs * (stats.norm.ppf(0.975) * error / log(1 + precision)) ** 2))
+
+
+def target_features(
+    launches: pd.DataFrame, selections: Sequence[pd.DataFrame] = ()
+) -> pd.DataFrame:
+    """What was known of each target before it was launched, indexed by target; NaN if unknown.
+
+    The mean over its requests of SPS, IF, price and hour (UTC); and, of each selection file, what
+    it was selected by, with the file's form in the name: ``sps_cov (pooled)``.
+    """
+    hour = launches["sent_at"].dt.hour + launches["sent_at"].dt.minute / 60
+    known = launches.assign(hour=hour).groupby("target")[list(_KNOWN)].mean()
+    table = known.astype("float64")
+    for selection in selections:
+        form = selection["form"].iloc[0] if "form" in selection else "form unknown"
+        names = [name for name in _SELECTED_BY if name in selection]
+        numbers = selection[names].astype("float64")
+        numbers.columns = pd.Index([f"{name} ({form})" for name in names])
+        numbers.index = pd.Index(selection["instance_type"] + " in " + selection["region"])
+        table = table.join(numbers[[name for name in numbers if name not in table]])
+    return table
+
+
+def target_outcomes(laws: Mapping[str, LaunchTimes], *, horizon_s: float) -> pd.DataFrame:
+    """The share come, the median, and the spread between runs of each target."""
+    rows = {
+        name: {
+            "share": law.share_ready(horizon_s).value,
+            "median_s": law.quantile(0.5).value,
+            "spread_s": _spread_s(list(_run_scores(law, horizon_s).values())),
+        }
+        for name, law in laws.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")
+
+
+def _spread_s(scores: Sequence[float]) -> float:
+    """The standard deviation between runs, n - 1 in the divisor; NaN for a single run."""
+    return float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan
+
+
+def associations(features: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation over targets, one row a feature and outcome.
+
+    ``rho`` with ``low`` and ``high``: Fisher's transformation with the variance of Bonett and
+    Wright (Psychometrika 2000).  The sample is the targets, so below 6 of them, or where a
+    feature or an outcome does not vary, they are NaN and ``why`` says so.
+    """
+    rows = []
+    for feature, outcome in product(features.columns, outcomes.columns):
+        pair = pd.concat([features[feature], outcomes[outcome]], axis=1, join="inner").dropna()
+        rows.append({"feature": feature, "outcome": outcome, **_spearman(pair)})
+    return pd.DataFrame(rows)
+
+
+def _spearman(pair: pd.DataFrame) -> dict[str, object]:
+    targets, constant = len(pair), [name for name in pair if pair[name].nunique() < 2]
+    unknown: dict[str, object] = {"targets": targets}
+    unknown |= dict.fromkeys(("rho", "low", "high"), np.nan)
+    if targets < FEWEST_TARGETS:
+        few = f"{targets} targets say nothing, at least {FEWEST_TARGETS} are needed"
+        return unknown | {"why": few}
+    if constant:
+        return unknown | {"why": f"{constant[0]} is the same for all targets"}
+    rho = float(stats.spearmanr(pair.iloc[:, 0], pair.iloc[:, 1]).statistic)
+    half = stats.norm.ppf(0.975) * np.sqrt((1 + rho**2 / 2) / (targets - 3))
+    middle = np.arctanh(np.clip(rho, -0.999999, 0.999999))
+    ends = {"low": float(np.tanh(middle - half)), "high": float(np.tanh(middle + half))}
+    return {"targets": targets, "rho": rho, **ends, "why": ""}
+
+
+def best_selector(table: pd.DataFrame, outcome: str = "spread_s") -> str:
+    """One sentence: which feature goes with an outcome best, and whether that is more than chance.
+
+    A selector is to find targets whose launches differ from run to run, hence the spread.
+    """
+    known = table[(table["outcome"] == outcome) & table["rho"].notna()]
+    if known.empty:
+        why = table.loc[table["outcome"] == outcome, "why"]
+        return f"nothing can be said of selectors: {why.iloc[0] if len(why) else 'no feature'}"
+    rows = known.to_dict("records")
+    best = max(rows, key=lambda row: abs(row["rho"]))
+    sure = best["low"] > 0 or best["high"] < 0
+    verdict = (
+        "its interval leaves out 0, but it is the best of "
+        f"{len(known)} looked at: confirm it on other targets"
+        if sure
+        else "its interval holds 0: no selector is shown to be better than another"
+    )
+    return (
+        f"over {best['targets']} targets {best['feature']} goes best with {outcome}: rank correlation "
+        f"{best['rho']:.2f} ({best['low']:.2f} to {best['high']:.2f}); {verdict}"
+    )
