@@ -27,7 +27,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from spotlib.brackets import Curve, Floats, Observed, smoothed, turnbull
+from spotlib.brackets import Curve, Floats, Observed, fit_lognormal, smoothed, turnbull
 from spotlib.model import Stage
 
 FEWEST_RUNS = 6  # the range of 6 draws covers their median in 97 % of cases, of 5 in 94 %
@@ -267,6 +267,55 @@ def summarize(laws: Sequence[LaunchTimes], *, horizon_s: float) -> pd.DataFrame:
             row |= {name: estimate.value, **ends}
         rows.append(row | {"why_no_interval": estimates["share"].why})
     return pd.DataFrame(rows)
+
+
+PHASES = {
+    "request to fulfilled": (None, Stage.FULFILLED),
+    "fulfilled to running": (Stage.FULFILLED, Stage.RUNNING),
+    "running to ready": (Stage.RUNNING, Stage.READY),
+}
+
+
+def phases(
+    launches: pd.DataFrame, last: Stage, *, rng: np.random.Generator, resamples: int = 999
+) -> pd.DataFrame:
+    """The median of each phase up to ``last``: ``target``, ``phase``, ``median_s``, its interval.
+
+    Each over the requests that began the phase; a median of all is no sum of those of its parts.
+    """
+    rows = []
+    for phase, (since, stage) in PHASES.items():
+        if stage > last:
+            continue
+        laws = launch_time_distribution(launches, stage, rng=rng, since=since, resamples=resamples)
+        for target, law in laws.items():
+            median = law.quantile(0.5)
+            ends = {"low_s": median.low, "high_s": median.high, "runs": law.observed.runs}
+            rows.append({"target": target, "phase": phase, "median_s": median.value, **ends})
+    return pd.DataFrame(rows)
+
+
+def lognormal_table(laws: Mapping[str, LaunchTimes]) -> pd.DataFrame:
+    """The lognormal fit of each target beside its curve, of those that came, or why there is none.
+
+    ``median_s``, ``sigma``, ``p90_s`` of the fit (see ``fit_lognormal``); ``curve_median_s`` is the
+    nonparametric median of the same requests.
+    """
+    rows = []
+    for target, law in laws.items():
+        came = float(law.curve.mass[np.isfinite(law.curve.by_s)].sum())
+        row: dict[str, object] = {"target": target, "events": law.observed.events}
+        try:
+            fit = fit_lognormal(law.observed)
+        except ValueError as error:
+            row |= {"why": str(error)}
+        else:
+            p90_s = fit.quantile_s(0.9)
+            row |= {"median_s": fit.median_s, "sigma": fit.sigma, "p90_s": p90_s, "why": ""}
+            row |= {"curve_median_s": float(law.curve.quantile(0.5 * came))}
+        rows.append(row)
+    names = ["target", "events", "median_s", "curve_median_s", "sigma", "p90_s", "why"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def ready_counts(polls: pd.DataFrame, stage: Stage = Stage.READY) -> pd.DataFrame:

@@ -36,8 +36,8 @@ def compare_targets(
     the shares come by the horizon (Newcombe, Statistics in Medicine 1998, from the two Wilson
     intervals); ``p_value`` of the difference in restricted mean when labels are exchanged within
     rounds, and ``p_holm``, adjusted over all pairs (Holm, Scandinavian Journal of Statistics
-    1979); ``rounds`` that both were launched in; ``runs_needed`` for the interval of the ratio to
-    reach ``precision`` (0.1 is within 10 %), at the scatter seen; ``why`` something is missing.
+    1979); ``rounds`` that both were launched in; ``more_runs`` that the interval of the ratio needs
+    to reach ``precision`` (0.1 is within 10 %), at the scatter seen; ``why`` something is missing.
     """
     rows = [
         _compare(laws[first], laws[second], horizon_s=horizon_s, rng=rng, precision=precision)
@@ -49,7 +49,7 @@ def compare_targets(
 
 _COLUMNS = (
     *("first", "second", "rounds", "ratio", "ratio_low", "ratio_high"),
-    *("difference", "difference_low", "difference_high", "p_value", "runs_needed", "why"),
+    *("difference", "difference_low", "difference_high", "p_value", "more_runs", "why"),
 )
 
 
@@ -63,6 +63,7 @@ def _compare(
 ) -> dict[str, object]:
     runs = min(first.observed.runs, second.observed.runs)
     again = _ratio(first.resampled.quantile(0.5), second.resampled.quantile(0.5))
+    needed = runs_needed(again, runs=runs, precision=precision)
     here = _ratio(first.curve.quantile(0.5), second.curve.quantile(0.5))
     ratio = run_level_interval(float(here), again, runs=runs)
     difference = _difference(first.share_ready(horizon_s), second.share_ready(horizon_s))
@@ -78,7 +79,7 @@ def _compare(
         "difference_low": difference.low,
         "difference_high": difference.high,
         "p_value": exchange_p_value(paired, rng=rng),
-        "runs_needed": runs_needed(again, runs=runs, precision=precision),
+        "more_runs": max(needed - runs, 0.0),
         "why": _missing(paired, ratio),
     }
 
@@ -254,6 +255,6 @@ def best_selector(table: pd.DataFrame, outcome: str = "spread_s") -> str:
         else "its interval holds 0: no selector is shown to be better than another"
     )
     return (
-        f"over {best['targets']} targets {best['feature']} goes best with {outcome}: rank correlation "
-        f"{best['rho']:.2f} ({best['low']:.2f} to {best['high']:.2f}); {verdict}"
+        f"over {best['targets']} targets {best['feature']} goes best with {outcome}: "
+        f"rank correlation {best['rho']:.2f} ({best['low']:.2f} to {best['high']:.2f}); {verdict}"
     )

@@ -1,0 +1,228 @@
+"""The figures that ``03_analyze`` shows; they read results and decide nothing.
+
+As in ``plots``, figures are made without pyplot and a simulated one says so across its face.  One
+colour and one line style for each target throughout, so that they are told apart in grey too.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter, ScalarFormatter
+
+from spotlib.analyze import PHASES, LaunchTimes
+from spotlib.model import Stage
+from spotlib.plots import SIMULATED, mark_simulated, target_colours
+
+_THEME = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("notebook"),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_MARKERS = "osD^vP*X<>"
+_MOST_PANELS = 9
+_STAGE_SHADES = {Stage.FULFILLED: "0.75", Stage.RUNNING: "0.5", Stage.READY: "0.15"}
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How each target looks in every figure: ``line`` and ``point`` are matplotlib's keywords."""
+
+    colours: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, targets: Iterable[str]) -> "Looks":
+        """The looks of these targets."""
+        return cls(target_colours(targets))
+
+    def line(self, target: str) -> dict[str, Any]:
+        """Colour and line style of a target."""
+        place = list(self.colours).index(target)
+        return {"color": self.colours[target], "linestyle": _LINES[place % len(_LINES)]}
+
+    def point(self, target: str) -> dict[str, Any]:
+        """Colour and marker of a target."""
+        place = list(self.colours).index(target)
+        return {"color": self.colours[target], "marker": _MARKERS[place % len(_MARKERS)]}
+
+
+def panels(
+    targets: Sequence[str], *, stage: Stage, until_s: float, simulated: bool
+) -> tuple[Figure, dict[str, Axes]]:
+    """A panel a target, of the share at a stage over the seconds since the request; at most 9."""
+    shown = list(targets)[:_MOST_PANELS]
+    columns = min(len(shown), 3)
+    rows = ceil(len(shown) / columns)
+    figure, grid = _figure(rows, columns, (3.6 * columns + 0.6, 2.9 * rows + 0.5), simulated)
+    for ax in grid.flat[len(shown) :]:
+        ax.set_visible(False)
+    for number, (target, ax) in enumerate(zip(shown, grid.flat, strict=False)):
+        ax.set_title(target, loc="left", fontsize="medium")
+        _share_axis(ax, until_s)
+        ax.tick_params(labelleft=number % columns == 0)
+    figure.supxlabel("seconds since the request was sent", fontsize="medium")
+    figure.supylabel(f"{stage.label}, share of the n requested", fontsize="medium")
+    return figure, dict(zip(shown, grid.flat, strict=False))
+
+
+def distribution_figure(
+    laws: Mapping[str, Mapping[str, LaunchTimes]], looks: Looks, *, simulated: bool
+) -> Figure:
+    """The share that has come over time, with its band over runs: a panel for each kind of time."""
+    figure, grid = _figure(2, 2, (10.2, 7.0), simulated)
+    for ax in grid.flat[len(laws) :]:
+        ax.set_visible(False)
+    for (name, by_target), ax in zip(laws.items(), grid.flat, strict=False):
+        until_s = _long_enough_s(by_target.values())
+        times_s = np.linspace(0.0, until_s, 241)
+        for target, law in by_target.items():
+            band = law.band(times_s)
+            colour = looks.colours[target]
+            ax.fill_between(times_s, band["low"], band["high"], color=colour, alpha=0.15, lw=0)
+            ax.plot(times_s, band["share"], linewidth=2, label=target, **looks.line(target))
+        ax.set_title(name, loc="left", fontsize="medium")
+        _share_axis(ax, until_s)
+        ax.set(xlabel="seconds", ylabel="share")
+    _legend(figure, grid.flat[0])
+    return figure
+
+
+def phases_figure(phases: pd.DataFrame, looks: Looks, *, simulated: bool) -> Figure:
+    """The median of each phase by target, a panel a phase, bars over runs where there are enough."""
+    names = [name for name in PHASES if name in set(phases["phase"])]
+    targets = list(looks.colours)
+    size = (10.2, 0.42 * len(targets) + 1.6)
+    figure, grid = _figure(1, len(names), size, simulated, sharey=True)
+    for name, ax in zip(names, grid.flat, strict=True):
+        for row in phases[phases["phase"] == name].to_dict("records"):
+            y = targets.index(row["target"])
+            ends = [row["low_s"], min(row["high_s"], 1e6)]
+            ax.plot(ends, [y, y], color=looks.colours[row["target"]], linewidth=3, alpha=0.5)
+            ax.plot(row["median_s"], y, markersize=8, **looks.point(row["target"]))
+        ax.set_title(name, loc="left", fontsize="medium")
+        ax.set(xlabel="median, seconds", yticks=range(len(targets)), yticklabels=targets)
+        ax.set_ylim(len(targets) - 0.5, -0.5)
+        ax.set_xlim(left=0)
+    return figure
+
+
+def timeline_figure(launches: pd.DataFrame, looks: Looks, *, simulated: bool) -> Figure:
+    """One bar a request of one round, each stage drawn as the bracket that holds it.
+
+    The bar reaches to the last look; a cross is an end that was EC2's, an open end was censored.
+    """
+    rows = launches.sort_values(["target", "plan", "ready_by_s", "running_by_s"])
+    rows = rows.reset_index(drop=True)
+    size = (10.2, min(0.17 * len(rows) + 1.8, 12.0))
+    figure, grid = _figure(1, 1, size, simulated)
+    ax = grid[0, 0]
+    for y, row in enumerate(rows.to_dict("records")):
+        last_s = max(
+            row["watched_s"], np.nanmax([row[f"{s.label}_by_s"] for s in _STAGE_SHADES] + [0])
+        )
+        ax.barh(y, last_s, height=0.25, color=looks.colours[row["target"]], alpha=0.6)
+        for stage, shade in _STAGE_SHADES.items():
+            after_s, by_s = row[f"{stage.label}_after_s"], row[f"{stage.label}_by_s"]
+            if np.isfinite(by_s):
+                ax.barh(y, by_s - after_s, left=after_s, height=0.8, color=shade)
+        if row["outcome"] in ("interrupted", "failed", "refused"):
+            ax.plot(last_s, y, "x", color="black", markersize=7)
+    _target_rows(ax, rows["target"])
+    ax.set(xlabel="seconds since the request was sent", xlim=(0, None))
+    shades = [Patch(color=s, label=f"{stage.label}: bracket") for stage, s in _STAGE_SHADES.items()]
+    shades.append(Line2D([], [], color="black", marker="x", linestyle="", label="ended by EC2"))
+    figure.legend(handles=shades, loc="outside upper right", ncols=4, frameon=False)
+    return figure
+
+
+def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
+    """The ratio of medians of each pair, with its interval over rounds; 1 is no difference."""
+    shown = pairs[pairs["ratio"].notna()].head(20).reset_index(drop=True)
+    figure, grid = _figure(1, 1, (10.2, 0.38 * max(len(shown), 1) + 1.7), simulated)
+    ax = grid[0, 0]
+    for y, row in shown.iterrows():
+        ends = [row["ratio_low"], min(row["ratio_high"], 1e6)]
+        sure = row["p_holm"] < 0.05
+        ax.plot(ends, [y, y], color="0.55", linewidth=3, solid_capstyle="butt")
+        ax.plot(row["ratio"], y, "o", color="black", mfc="black" if sure else "white", markersize=8)
+    ax.axvline(1.0, color="0.3", linewidth=1, linestyle="--")
+    ax.set_xscale("log")
+    _plain_log(ax)
+    labels = (shown["first"] + "\nover " + shown["second"]).tolist()
+    ax.set_yticks(range(len(shown)), labels, fontsize="small")
+    ax.set_ylim(len(shown) - 0.5, -0.5)
+    ax.set_xlabel("ratio of medians (filled: p below 0.05 after Holm)")
+    return figure
+
+
+def association_figure(table: pd.DataFrame, outcome: str, *, simulated: bool) -> Figure:
+    """The rank correlation of what was known before with an outcome, with its interval."""
+    shown = table[(table["outcome"] == outcome) & table["rho"].notna()].reset_index(drop=True)
+    figure, grid = _figure(1, 1, (10.2, 0.36 * max(len(shown), 1) + 1.5), simulated)
+    ax = grid[0, 0]
+    for y, row in shown.iterrows():
+        ax.plot([row["low"], row["high"]], [y, y], color="0.55", linewidth=3)
+        ax.plot(row["rho"], y, "o", color="black", markersize=8)
+    ax.axvline(0.0, color="0.3", linewidth=1, linestyle="--")
+    ax.set_yticks(range(len(shown)), shown["feature"].tolist())
+    ax.set(xlim=(-1, 1), ylim=(len(shown) - 0.5, -0.5))
+    ax.set_xlabel(f"rank correlation with {outcome} over targets")
+    return figure
+
+
+def _figure(
+    rows: int, columns: int, size: tuple[float, float], simulated: bool, *, sharey: bool = False
+) -> tuple[Figure, Any]:
+    figure = Figure(figsize=size, layout="constrained")
+    with mpl.rc_context(_THEME):
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    if simulated:
+        mark_simulated(figure)
+        figure.suptitle(SIMULATED, x=0.01, ha="left", fontsize="medium", color="#1a4fa0")
+    return figure, grid
+
+
+def _share_axis(ax: Axes, until_s: float) -> None:
+    ax.set(xlim=(0, until_s), ylim=(-0.03, 1.05))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def _long_enough_s(laws: Iterable[LaunchTimes]) -> float:
+    """The time by which nearly all that comes has come, for the slowest."""
+    last = [law.curve.by_s[np.isfinite(law.curve.by_s)].max(initial=1.0) for law in laws]
+    return float(max(last, default=1.0)) * 1.05
+
+
+def _legend(figure: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+
+
+def _target_rows(ax: Axes, targets: "pd.Series[str]") -> None:
+    """Name each block of rows once, at its middle."""
+    places = targets.reset_index().groupby(targets)["index"].agg(["mean", "max"])
+    ax.set_yticks(places["mean"], places.index)
+    for last in places["max"]:
+        ax.axhline(last + 0.5, color="0.85", linewidth=1)
+    ax.set_ylim(len(targets) - 0.5, -0.5)
+    ax.grid(False, axis="y")
+
+
+def _plain_log(ax: Axes) -> None:
+    for axis_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+        axis_formatter(ScalarFormatter())
+    ax.tick_params(axis="x", which="minor", labelsize="small")
