@@ -23,6 +23,7 @@ from spotlib.close import SETTLE_S, Cleaned, note_release, release, settle
 from spotlib.connection import Connection
 from spotlib.ec2 import warm
 from spotlib.features import Features
+from spotlib.guard import Guard
 from spotlib.log import EventLog
 from spotlib.model import Outcome, Plan, Stage, Target, require_intervals
 from spotlib.preflight import preflight
@@ -74,6 +75,7 @@ def collect(
     advisor: bool = True,
     launched_at: Mapping[Target, datetime] | None = None,
     notes: Mapping[str, Any] | None = None,
+    guard: bool = True,
     on_look: Callable[[Progress], None] | None = None,
 ) -> BatchSummary:
     """Launch the plans, watch them until ready or out of time, and leave nothing behind.
@@ -98,6 +100,8 @@ def collect(
         When each target was last launched by us, before this batch.
     notes
         More for the parameters in the first line, such as the selection's name.
+    guard
+        Start a process of its own that closes the batch if this one dies, however it dies.
     on_look
         Told of the progress after each look.
 
@@ -128,12 +132,24 @@ def collect(
             launched_at=dict(launched_at or {}),
         )
         batch.begin({**schedule, "seed": seed, "settle_s": settle_s, **(notes or {})})
+        watchman = _guard(batch) if guard else None
         try:
             for number in range(rounds):
                 _run_round(batch, number, features, every_s=every_s, settle_s=settle_s, seed=seed)
         finally:
             cleaned = _finish(batch, settle_s)
+            if watchman is not None:
+                (watchman.dismiss if cleaned.confirmed else watchman.leave_to_it)()
         return _summary(batch, cleaned)
+
+
+def _guard(batch: Batch) -> Guard | None:
+    """Started before the first request; a market in this very process it could not reach."""
+    connection = batch.connection
+    if connection.attach is not None:
+        return None
+    endpoint = (connection.url if connection.simulated else None) or connection.endpoint
+    return Guard(batch.events.path.absolute(), endpoint=endpoint, profile=connection.profile)
 
 
 def _require_batch_id(name: str) -> None:

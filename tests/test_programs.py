@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from spotlib.clock import control
 from spotlib.connection import connect
 from spotlib.log import read_events
 from spotlib.store import load_batches, load_launches, load_polls
@@ -241,12 +244,60 @@ DYING = """
 
     targets = [Target("t3.nano", "sa-east-1"), Target("t4g.medium", "ap-northeast-3")]
     plans = plan_launches(targets, count=4)
-    collect(connect("sandbox", seed=11), plans, log=sys.argv[1], seed=11, on_look=die)
+    connection = connect("sandbox", seed=11)
+    guard = "--guard" in sys.argv
+    collect(connection, plans, log=sys.argv[1], seed=11, on_look=die, guard=guard)
 """
 
 
+def until(shown, *, within_s=60.0):
+    deadline_s = time.monotonic() + within_s
+    while not shown():
+        assert time.monotonic() < deadline_s, "it never came"
+        time.sleep(0.2)
+
+
+def left_in(log):
+    """What the pretend market of a log's batch still holds."""
+    url = read_events(log)[0][0]["host"]["url"]
+    return control(url, "/sandbox/leftovers")
+
+
+@pytest.mark.parametrize("ready", [0, 1, 5])
+def test_the_guard_closes_a_batch_whose_collector_was_killed(tmp_path, ready):
+    """kill -9 before anything was ready, and while some were; nobody sweeps by hand."""
+    log = tmp_path / "launches" / "20240901T000000Z-abcdef.jsonl"
+    script = textwrap.dedent(DYING).replace("progress.ready >= 2", f"progress.ready >= {ready}")
+
+    killed = run(sys.executable, "-c", script, log, "--guard", check=False)
+    until(lambda: load_batches(log)["clean"].fillna(False).all())
+
+    assert killed.returncode == -9
+    assert left_in(log) == {"requests": [], "instances": []}
+    assert load_launches(log)["outcome"].notna().all()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_papermill_stopped_in_the_middle_leaves_nothing(repository, tmp_path, number):
+    """The kernel dies with it, most often without a word; the guard does not."""
+    command = [BIN / "papermill", repository / "notebooks/02_collect.ipynb", tmp_path / "o.ipynb"]
+    command += ["-p", "results", tmp_path, "-p", "speed", "20", "-p", "top", "1", "-p", "n", "2"]
+    started = subprocess.Popen(
+        [str(part) for part in command], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    logs = tmp_path / "launches"
+    until(lambda: logs.exists() and len(load_polls(logs)) > 3)
+    started.send_signal(number)
+    started.wait(timeout=60)
+    [log] = logs.glob("*.jsonl")
+    until(lambda: load_batches(log)["clean"].fillna(False).all(), within_s=90)
+
+    assert left_in(log) == {"requests": [], "instances": []}
+    assert load_launches(log)["outcome"].notna().all()
+
+
 def test_a_killed_collection_is_reported_and_swept_from_the_command_line(tmp_path):
-    """kill -9 in the middle: status tells, sweep closes it in its own world, and then all is well."""
+    """kill -9 in the middle: status tells, sweep closes it in its world, then all is well."""
     log = tmp_path / "launches" / "20240901T000000Z-abcdef.jsonl"
     killed = run(sys.executable, "-c", textwrap.dedent(DYING), log, check=False)
     assert killed.returncode == -9
