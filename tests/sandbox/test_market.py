@@ -104,7 +104,7 @@ def test_most_pools_show_the_same_score_all_month_and_some_never_rest(market, po
     at = AUGUST + np.arange(0, 31 * 24, 3) * 3600.0
     scores = market.placement_scores(pools[::10], at)
     changes = (np.diff(scores, axis=1) != 0).sum(axis=1)
-    assert 0.75 < np.mean(changes == 0) < 0.95
+    assert 0.9 < np.mean(changes == 0) < 0.98
     assert (changes > 20).any()
 
 
@@ -224,7 +224,7 @@ def test_an_interruption_does_not_depend_on_when_it_is_asked_for():
 def test_latencies_have_their_medians(market):
     describe = [market.latency_s("describe", i) for i in range(2000)]
     request = [market.latency_s("request", i) for i in range(2000)]
-    assert np.median(describe) == pytest.approx(0.25, rel=0.05)
+    assert np.median(describe) == pytest.approx(0.12, rel=0.05)
     assert np.median(request) == pytest.approx(1.5, rel=0.05)
 
 
