@@ -101,7 +101,7 @@ def distribution_figure(
 
 
 def phases_figure(phases: pd.DataFrame, looks: Looks, *, simulated: bool) -> Figure:
-    """The median of each phase by target, a panel a phase, bars over runs where there are enough."""
+    """The median of each phase by target, a panel a phase, bars over runs if enough."""
     names = [name for name in PHASES if name in set(phases["phase"])]
     targets = list(looks.colours)
     size = (10.2, 0.42 * len(targets) + 1.6)
@@ -142,7 +142,9 @@ def timeline_figure(launches: pd.DataFrame, looks: Looks, *, simulated: bool) ->
             ax.plot(last_s, y, "x", color="black", markersize=7)
     _target_rows(ax, rows["target"])
     ax.set(xlabel="seconds since the request was sent", xlim=(0, None))
-    shades = [Patch(color=s, label=f"{stage.label}: bracket") for stage, s in _STAGE_SHADES.items()]
+    shades: list[Any] = [
+        Patch(color=s, label=f"{stage.label}: bracket") for stage, s in _STAGE_SHADES.items()
+    ]
     shades.append(Line2D([], [], color="black", marker="x", linestyle="", label="ended by EC2"))
     figure.legend(handles=shades, loc="outside upper right", ncols=4, frameon=False)
     return figure
