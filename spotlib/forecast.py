@@ -70,7 +70,7 @@ class Forecast:
         return np.asarray(np.argmax(reached, axis=1))
 
     def time_to(self, k: int, *, level: float = 0.5) -> float:
-        """Seconds until ``k`` are ready with chance ``level``; inf if not within the grid."""
+        """The first of ``times_s`` at which ``k`` are ready with chance ``level``; inf if none."""
         return _first(self.times_s, self.at_least(k) >= level)
 
 

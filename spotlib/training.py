@@ -19,6 +19,7 @@ from spotlib.refusals import OUTCOME_KINDS
 Floats = NDArray[np.float64]
 RUN = ["batch_id", "round", "plan"]  # what names a run
 _ALIKE = ("simulated", "endpoint", "method", "placement", "wanted")
+_SAME_RUN = pd.Timedelta(seconds=60)
 _NOT_THE_MARKET = ("bad-parameters", "constraint-not-fulfillable", "limit-exceeded")
 _ENDED = (Outcome.REFUSED, Outcome.INTERRUPTED)  # for good: such a request can never come
 
@@ -193,10 +194,15 @@ def _reasons(launches: pd.DataFrame) -> "pd.Series[str]":
 
 
 def _repeated(launches: pd.DataFrame) -> "pd.Series[bool]":
-    """Runs of a pretend world that an earlier batch holds already: they are the same run."""
+    """Runs of a pretend world that an earlier batch holds already: they are the same run.
+
+    A repeated seed starts the world's clock again; a later batch in a living world does not.
+    """
     key = ["world", "round", "instance_type", "region", "availability_zone_id", "n"]
-    first = launches.groupby(key, dropna=False)["batch_id"].transform("min")
-    return launches["simulated"].fillna(False).astype(bool) & (launches["batch_id"] != first)
+    groups = launches.groupby(key, dropna=False)
+    again = launches["batch_id"] != groups["batch_id"].transform("min")
+    late = launches["sent_at"] - groups["sent_at"].transform("min")
+    return launches["simulated"].fillna(False).astype(bool) & again & (late < _SAME_RUN)
 
 
 def _require_alike(launches: pd.DataFrame, stage: Stage) -> None:

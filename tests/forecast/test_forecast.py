@@ -1,0 +1,222 @@
+"""A forecast is a distribution: it adds up, rises with time, and knows what it does not know."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from launch_rows import INF, drawn_training, run_rows, table_of
+from scipy import stats
+
+from spotlib.curves import MODELS, Runs, time_blocks
+from spotlib.forecast import (
+    Forecast,
+    count_distribution,
+    estimate_correlation,
+    fit_forecaster,
+    forecast_ready,
+    requests_needed,
+    waiting_pays_until_s,
+)
+from spotlib.model import Target
+from spotlib.training import target_of, training_table
+
+NANO = Target("t3.nano", "sa-east-1")
+ELSEWHERE = Target("t3.nano", "eu-west-1")
+
+
+def two_targets(*, rounds=12):
+    """One target always comes, the other fails whole in two rounds of three."""
+    good = [run_rows([200.0, 220.0], number=i) for i in range(rounds)]
+    bad = [
+        run_rows([INF, INF] if i % 3 else [200.0, 230.0], number=i, plan=1, region="eu-west-1")
+        for i in range(rounds)
+    ]
+    return training_table(table_of(*good, *bad))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12),
+    st.lists(st.floats(0.0, 1.0), min_size=12, max_size=12),
+    st.integers(1, 40),
+)
+def test_counts_add_up_to_one_and_rise_with_time(shares, correlation, n):
+    share = np.sort(np.array(shares))
+    chances = count_distribution(share, np.array(correlation)[: share.size], n=n)
+    at_least = chances[:, ::-1].cumsum(axis=1)[:, ::-1]
+
+    assert chances.shape == (share.size, n + 1)
+    assert chances.min() > -1e-9
+    assert chances.sum(axis=1) == pytest.approx(np.ones(share.size))
+    assert (np.diff(at_least, axis=0) >= -1e-9).all()
+
+
+def test_without_correlation_counts_are_binomial_and_with_it_wider():
+    share = np.array([0.3])
+    alone = count_distribution(share, np.array([0.0]), n=10)[0]
+    together = count_distribution(share, np.array([0.9]), n=10)[0]
+
+    assert alone == pytest.approx(stats.binom.pmf(np.arange(11), 10, 0.3), abs=1e-3)
+    assert together[[0, 10]].sum() > 0.8
+    assert together @ np.arange(11) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.2, 0.6, 0.95])
+def test_the_known_correlation_is_found(truth):
+    rng = np.random.default_rng(2)
+    n = rng.integers(2, 12, size=4000)
+    share = rng.uniform(0.2, 0.8, size=4000)
+    spread = 1.0 / max(truth, 1e-6) - 1.0
+    ready = rng.binomial(n, rng.beta(share * spread, (1.0 - share) * spread))
+    one = np.ones((4000, 1))
+
+    [found] = estimate_correlation(ready[:, None], n, share[:, None], one)
+
+    assert found == pytest.approx(truth, abs=0.03)
+
+
+def test_single_instances_have_no_correlation():
+    one = np.ones((5, 1))
+
+    assert estimate_correlation(one, np.ones(5), 0.5 * one, one) == [0.0]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_forecasts_a_whole_distribution(model):
+    forecaster = fit_forecaster(drawn_training(), model=model)
+    name = sorted(forecaster.targets)[0].split(" in ")
+    forecast = forecast_ready(forecaster, Target(*name), n=7, known={"sps": 3})
+
+    assert forecast.known_target
+    assert forecast.simulated
+    assert forecast.probabilities.shape == (38, 8)
+    assert forecast.probabilities.sum(axis=1) == pytest.approx(np.ones(38))
+    assert (np.diff(forecast.expected) >= -1e-9).all()
+    assert (np.diff(forecast.quantile(0.9)) >= 0).all()
+    assert forecast.at_least(0) == pytest.approx(np.ones(38))
+
+
+def test_a_target_is_told_from_another_and_an_unknown_one_lies_between():
+    forecaster = fit_forecaster(two_targets(), model="target")
+    by = {"n": 2, "times_s": [570.0]}
+    good = forecast_ready(forecaster, NANO, **by).expected[0]
+    bad = forecast_ready(forecaster, ELSEWHERE, **by).expected[0]
+    unknown = forecast_ready(forecaster, Target("t3.nano", "us-east-1"), **by)
+
+    assert bad < 1.2 < unknown.expected[0] < 1.6 < good
+    assert not unknown.known_target
+
+
+def test_instances_that_fail_together_are_forecast_to():
+    forecast = forecast_ready(fit_forecaster(two_targets(), model="target"), ELSEWHERE, n=2)
+
+    assert forecast.probabilities[-1, 1] < 0.15  # none or both, hardly ever one
+
+
+def test_more_requests_help_little_where_they_fail_together():
+    forecaster = fit_forecaster(two_targets(), model="target")
+
+    assert requests_needed(forecaster, NANO, k=2, by_s=400.0) in (2, 3)
+    assert requests_needed(forecaster, ELSEWHERE, k=2, by_s=400.0) is None
+
+
+def test_an_integer_score_is_the_score():
+    forecaster = fit_forecaster(drawn_training(), model="target x SPS")
+    [name] = [sorted(forecaster.targets)[0].split(" in ")]
+    whole, real = (
+        forecast_ready(forecaster, Target(*name), n=3, known={"sps": sps}).expected
+        for sps in (3, 3.0)
+    )
+    other = forecast_ready(forecaster, Target(*name), n=3).expected
+
+    assert (whole == real).all()
+    assert (whole != other).any()
+
+
+def test_one_moment_and_a_whole_grid_agree():
+    forecaster = fit_forecaster(two_targets())
+    whole = forecast_ready(forecaster, NANO, n=4)
+    one = forecast_ready(forecaster, NANO, n=4, times_s=[210.0])
+
+    assert one.probabilities[0] == pytest.approx(whole.probabilities[whole.times_s == 210.0][0])
+
+
+def forecast_of(expected, *, n=1):
+    """A forecast of one instance by its mean at 10 s, 20 s, ..."""
+    share = np.asarray(expected)
+    times_s = 10.0 * np.arange(1, share.size + 1)
+    chances = count_distribution(share, np.zeros(share.size), n=n)
+    return Forecast(NANO, n, times_s, chances, "global", 6, True, True)
+
+
+def test_waiting_pays_until_nothing_more_comes():
+    flat = forecast_of([0.0, 0.2, 0.6, 0.8, 0.8, 0.8, 0.8])
+
+    assert waiting_pays_until_s(flat, within_s=10.0) == 30.0
+    assert waiting_pays_until_s(forecast_of([0.0] * 9), within_s=10.0) == 0.0
+    assert np.isnan(waiting_pays_until_s(flat, within_s=900.0))
+
+
+def test_the_time_to_k_is_the_first_with_that_chance():
+    forecast = forecast_of([0.0, 0.2, 0.6, 0.95])
+
+    assert forecast.time_to(1) == 30.0
+    assert forecast.time_to(1, level=0.9) == 40.0
+    assert forecast.time_to(1, level=0.99) == INF
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_runs_of_which_none_came_forecast_none(model):
+    training = training_table(table_of(*(run_rows([INF, INF], number=i) for i in range(8))))
+    forecast = forecast_ready(fit_forecaster(training, model=model), NANO, n=2)
+
+    assert forecast.expected[-1] < 0.2
+
+
+def test_too_few_runs_and_one_target_are_one_clear_sentence():
+    few = training_table(table_of(*(run_rows([9.0], number=i) for i in range(5))))
+    with pytest.raises(ValueError, match="at least 6 runs, got 5"):
+        fit_forecaster(few)
+    one = training_table(table_of(*(run_rows([9.0], number=i) for i in range(8))))
+    with pytest.raises(ValueError, match="learnt from one target only"):
+        forecast_ready(fit_forecaster(one), ELSEWHERE, n=1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"n": 0}, "n must be at least 1"),
+        ({"n": 1, "known": {"weather": 1.0}}, "known may hold"),
+        ({"n": 1, "times_s": [10.0, 9000.0]}, "from 0 to 570"),
+        ({"n": 1, "times_s": [20.0, 10.0]}, "must rise"),
+    ],
+)
+def test_what_cannot_be_forecast_is_refused(wrong, words):
+    forecaster = fit_forecaster(two_targets())
+
+    with pytest.raises(ValueError, match=words):
+        forecast_ready(forecaster, NANO, **wrong)
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(ValueError, match="model must be one of"):
+        fit_forecaster(two_targets(), model="crystal ball")
+
+
+def test_blocks_of_time_keep_rounds_whole_and_in_order():
+    runs = Runs.of(drawn_training())
+    blocks = pd.Series(time_blocks(runs.features))
+
+    assert blocks.nunique() == 5
+    assert (blocks.groupby(runs.features["round"]).nunique() == 1).all()
+    assert blocks.groupby(runs.features["round"]).first().is_monotonic_increasing
+
+
+def test_shares_learnt_from_are_those_of_the_table():
+    training = drawn_training(targets=4, rounds=6)
+    runs = Runs.of(training)
+    last = training[training["elapsed_s"] == runs.times_s[-1]]
+
+    assert runs.share[:, -1].mean() == pytest.approx((last["ready"] / last["n"]).mean())
+    assert set(runs.features["target"]) == set(target_of(training))

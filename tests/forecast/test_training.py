@@ -1,0 +1,176 @@
+"""The training and per-request tables say what was known, and nothing more."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from launch_rows import INF, drawn, run_rows, table_of
+
+from spotlib.model import Stage
+from spotlib.training import (
+    COLUMNS,
+    RUN,
+    data_dictionary,
+    left_out,
+    request_table,
+    run_count,
+    training_table,
+)
+
+
+def counts(training, *, number=0):
+    run = training[training["round"] == number]
+    return dict(zip(run["elapsed_s"], run["ready"], strict=True))
+
+
+def test_the_count_is_what_looks_had_shown_by_then():
+    training = training_table(table_of(run_rows([20.0, 31.0])), step_s=10.0, horizon_s=50.0)
+
+    assert counts(training) == {10.0: 0, 20.0: 1, 30.0: 1, 40.0: 2, 50.0: 2}
+    assert training["ready_most"].tolist() == [0, 1, 2, 2, 2]
+
+
+def test_a_run_that_ended_because_all_were_ready_stays_at_n():
+    training = training_table(table_of(run_rows([20.0, 31.0])))
+
+    assert training["elapsed_s"].max() == 570.0
+    assert counts(training)[570.0] == 2
+    assert (training["weight"] == 1.0).all()
+
+
+def test_nothing_is_said_of_a_run_after_its_last_look():
+    rows = run_rows([20.0, INF], until_s=100.0, outcome="abandoned")
+    training = training_table(table_of(rows, run_rows([30.0, 40.0], number=1)), step_s=50.0)
+
+    assert max(counts(training)) == 100.0
+    assert len(counts(training, number=1)) == 11
+
+
+def test_an_abandoned_run_is_stood_in_for_by_those_like_it():
+    whole = [run_rows([INF], number=i) for i in range(5)]
+    cut = [run_rows([INF], number=i, until_s=200.0, outcome="abandoned") for i in range(5, 10)]
+    training = training_table(table_of(*whole, *cut), step_s=100.0)
+    weight = training.groupby("elapsed_s")["weight"].sum()
+
+    assert weight.tolist() == pytest.approx([10.0] * 5)
+
+
+def test_censoring_does_not_bias_the_weighted_share():
+    rng = np.random.default_rng(1)
+    rows = []
+    for number in range(2000):
+        by_s = float(rng.exponential(300.0)) + 4.0
+        end_s = float(rng.exponential(400.0))
+        came = by_s < min(end_s, 599.0)
+        ends = {} if came or end_s >= 599.0 else {"outcome": "abandoned"}
+        rows += run_rows([by_s if came else INF], number=number, until_s=min(end_s, 599.0), **ends)
+    training = training_table(table_of(rows), step_s=100.0)
+    ready = (training["ready"] * training["weight"]).groupby(training["elapsed_s"]).sum()
+    share = ready / training.groupby("elapsed_s")["weight"].sum()
+
+    truth = 1.0 - np.exp(-(share.index.to_numpy() - 4.0) / 300.0)
+    assert share.to_numpy() == pytest.approx(truth, abs=0.035)
+    unweighted = training.groupby("elapsed_s")["ready"].mean()
+    assert unweighted.iloc[-1] > truth[-1] + 0.035  # the quick ones are over-represented
+
+
+def test_a_refusal_for_capacity_is_a_run_with_none_ready():
+    fields = {"outcome": "refused", "kind": "capacity", "watched_s": 0.0, "request_id": None}
+    launches = table_of(run_rows([INF, INF], **fields))
+    training, requests = training_table(launches), request_table(launches)
+
+    assert len(training) == 38
+    assert (training["ready"] == 0).all()
+    assert requests["lower_s"].tolist() == [600.0, 600.0]
+    assert requests["cause"].tolist() == ["refused", "refused"]
+
+
+def test_an_interrupted_request_can_never_come():
+    rows = run_rows([20.0, INF], until_s=100.0, outcome="interrupted")
+    launches = table_of(
+        [{**row, "outcome": "ready"} if i == 0 else row for i, row in enumerate(rows)]
+    )
+
+    assert counts(training_table(launches))[570.0] == 1
+
+
+def test_what_is_no_observation_of_the_market_is_left_out_with_its_reason():
+    quota = run_rows([INF], number=1, outcome="refused", kind="quota")
+    wrong = run_rows([5.0, INF], number=2)
+    wrong = [
+        {**row, "outcome": "failed", "status_code": "limit-exceeded"} if i else row
+        for i, row in enumerate(wrong)
+    ]
+    launches = table_of(run_rows([20.0]), quota, wrong)
+
+    assert run_count(training_table(launches)) == 1
+    assert left_out(launches).set_index("reason")["requests"].to_dict() == {
+        "failed: limit-exceeded": 2,
+        "refused: quota": 1,
+    }
+
+
+def test_a_request_without_an_outcome_is_censored_at_its_last_look():
+    [row] = request_table(table_of(run_rows([INF], until_s=77.0, outcome=None))).to_dict("records")
+
+    assert (row["lower_s"], row["upper_s"], row["event"]) == (77.0, INF, 0)
+    assert row["cause"] == "unfinished"
+
+
+def test_a_repeated_world_counts_once_and_a_later_batch_in_it_again():
+    again = {"batch_id": "20240902T000000Z-bbbbbb"}
+    later = {"batch_id": "20240903T000000Z-cccccc", "sent_at": pd.Timestamp("2024-09-02", tz="UTC")}
+    launches = table_of(run_rows([20.0]), run_rows([20.0], **again), run_rows([30.0], **later))
+
+    assert run_count(training_table(launches)) == 2
+    assert left_out(launches)["reason"].tolist() == ["a repeat of a simulated world"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("simulated", False), ("endpoint", "aws"), ("method", "create_fleet"), ("placement", "zone")],
+)
+def test_different_variables_are_never_pooled(name, value):
+    launches = table_of(run_rows([20.0]), run_rows([20.0], number=1, **{name: value}))
+
+    with pytest.raises(ValueError, match=f"different {name} are never pooled"):
+        training_table(launches)
+
+
+def test_a_stage_that_was_not_watched_for_is_refused():
+    with pytest.raises(ValueError, match="ready was not watched for"):
+        training_table(table_of(run_rows([20.0], wanted="running")))
+
+
+def test_no_launch_and_no_grid_are_one_clear_sentence():
+    with pytest.raises(ValueError, match="no launch to learn from"):
+        training_table(table_of())
+    with pytest.raises(ValueError, match="horizon_s=10"):
+        training_table(table_of(run_rows([20.0])), horizon_s=10.0)
+
+
+def test_earlier_stages_are_counted_by_their_own_brackets():
+    launches = drawn(targets=4, rounds=3)
+    running = training_table(launches, stage=Stage.RUNNING)
+    ready = training_table(launches)
+
+    assert (running["ready"].to_numpy() >= ready["ready"].to_numpy()).all()
+    assert set(running["stage"]) == {"running"}
+
+
+def test_the_dictionary_covers_every_column_of_every_table():
+    launches = drawn(targets=4, rounds=3)
+    dictionary = data_dictionary().groupby("table")["column"].agg(list)
+
+    assert dictionary["training"] == list(training_table(launches).columns)
+    assert dictionary["requests"] == list(request_table(launches).columns)
+    for column in (each for columns in COLUMNS.values() for each in columns):
+        assert column.unit
+        assert column.meaning
+
+
+def test_counts_of_a_run_never_fall_and_stay_within_n():
+    training = training_table(drawn(targets=4, rounds=3))
+
+    assert training["ready"].between(0, training["n"]).all()
+    assert (training["ready_most"] >= training["ready"]).all()
+    assert (training.groupby(RUN)["ready"].diff().fillna(0) >= 0).all()
