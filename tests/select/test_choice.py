@@ -217,7 +217,7 @@ class TestSelectionFile:
         )
 
         assert path.name == "20261123T061500Z.csv"
-        back = pd.read_csv(path)
+        back = pd.read_csv(path, float_precision="round_trip")
         assert back["rank"].tolist() == [1, 2, 3]
         assert back["score"].tolist() == chosen["score"].tolist()
         assert back[["source", "created", "form"]].drop_duplicates().to_numpy().tolist() == [
