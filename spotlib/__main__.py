@@ -12,7 +12,7 @@ from spotlib.preflight import preflight
 from spotlib.prepared import Checked, split_waves, usd
 from spotlib.refusals import Refusal
 from spotlib.store import results_folder
-from spotlib.sweep import SweepReport, Unfinished, sweep, unfinished
+from spotlib.sweep import SweepReport, sweep, unfinished
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,22 +134,8 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 
 def _status(given: argparse.Namespace) -> int:
     found = unfinished(results_folder(given.results) / "launches")
-    print("\n".join(map(status_line, found)) or "every batch is confirmed clean")
+    print("\n".join(each.line() for each in found) or "every batch is confirmed clean")
     return 1 if any(not each.alive for each in found) else 0
-
-
-def status_line(each: Unfinished) -> str:
-    """One unfinished batch in a line: is it alive, what is open, what can it cost."""
-    rounds = each.first["parameters"]["rounds"]
-    bound_usd = each.first["bound_usd"]
-    most = "unknown" if bound_usd is None else usd(rounds * bound_usd)
-    kind = "simulated" if each.first["simulated"] else each.first["endpoint"]
-    state = "running" if each.alive else "DEAD: run python -m spotlib sweep"
-    return (
-        f"{each.batch_id} ({kind}): {state}; round {each.rounds_begun} of {rounds}, "
-        f"{each.requests - each.ended} of {each.requests} requests without an outcome, "
-        f"at most {most} in all, in {', '.join(each.regions) or 'no region yet'}"
-    )
 
 
 def parse_target(text: str, region: str) -> Target:

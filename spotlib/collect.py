@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from spotlib.batch import Batch, Progress, Run, new_executor
+from spotlib.batch import Batch, Progress, Run, known, new_executor
 from spotlib.close import SETTLE_S, Cleaned, note_release, release, settle
 from spotlib.connection import Connection
 from spotlib.ec2 import warm
@@ -29,6 +29,7 @@ from spotlib.model import Outcome, Plan, Stage, Target, require_intervals
 from spotlib.preflight import preflight
 from spotlib.prepared import Checked, Prepared, split_waves, usd
 from spotlib.stopping import Stopping
+from spotlib.store import earlier_usd
 from spotlib.watch import end, watch
 
 _LAST_CALLS_S = 60  # how long calls in flight may take when everything ends
@@ -76,6 +77,8 @@ def collect(
     launched_at: Mapping[Target, datetime] | None = None,
     notes: Mapping[str, Any] | None = None,
     guard: bool = True,
+    budget_usd: float | None = None,
+    campaign_budget_usd: float | None = None,
     on_look: Callable[[Progress], None] | None = None,
 ) -> BatchSummary:
     """Launch the plans, watch them until ready or out of time, and leave nothing behind.
@@ -102,6 +105,9 @@ def collect(
         More for the parameters in the first line, such as the selection's name.
     guard
         Start a process of its own that closes the batch if this one dies, however it dies.
+    budget_usd, campaign_budget_usd
+        Refuse the batch if its hard bound exceeds the first, or together with what the earlier
+        logs beside this one have cost at most the second.
     on_look
         Told of the progress after each look.
 
@@ -114,6 +120,12 @@ def collect(
     checked = plans if isinstance(plans, Checked) else preflight(connection, plans)
     checked.require()
     _require_schedule(checked, rounds, every_s, poll_s)
+    checked.require_budget(
+        rounds=rounds,
+        budget_usd=budget_usd,
+        campaign_budget_usd=campaign_budget_usd,
+        earlier_usd=_earlier_usd(Path(log).parent, connection, campaign_budget_usd),
+    )
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     phase_s = random.Random(f"{seed} phase").uniform(0.0, poll_s)
     schedule = {"rounds": rounds, "every_s": every_s, "poll_s": poll_s, "phase_s": phase_s}
@@ -141,6 +153,12 @@ def collect(
             if watchman is not None:
                 (watchman.dismiss if cleaned.confirmed else watchman.leave_to_it)()
         return _summary(batch, cleaned)
+
+
+def _earlier_usd(folder: Path, connection: Connection, campaign_budget_usd: float | None) -> float:
+    if campaign_budget_usd is None or not folder.exists():
+        return 0.0
+    return earlier_usd(folder, simulated=connection.simulated)
 
 
 def _guard(batch: Batch) -> Guard | None:
@@ -233,6 +251,7 @@ def _clear(batch: Batch, settle_s: float, *, last: bool = False) -> Cleaned:
             open_requests=cleaned.open_requests,
             live_instances=cleaned.live_instances,
             errors=cleaned.errors,
+            spent_at_most_usd=known(_batch_usd(batch)),
         )
     return cleaned
 
@@ -262,9 +281,13 @@ def _summary(batch: Batch, cleaned: Cleaned) -> BatchSummary:
         simulated=batch.connection.simulated,
         outcomes=dict(ended) | ({str(Outcome.REFUSED): refused} if refused else {}),
         cleaned=cleaned,
-        spent_at_most_usd=math.fsum(_spent_usd(run, batch.now_s()) for run in batch.runs),
+        spent_at_most_usd=_batch_usd(batch),
         problems=tuple(problems),
     )
+
+
+def _batch_usd(batch: Batch) -> float:
+    return math.fsum(_spent_usd(run, batch.now_s()) for run in batch.runs)
 
 
 def _spent_usd(run: Run, end_s: float) -> float:

@@ -366,6 +366,18 @@ def _ours(item: Mapping[str, Any]) -> Ours:
     )
 
 
+def tag_instances(
+    connection: Connection, region: str, instance_ids: Sequence[str], *, batch_id: str
+) -> str | None:
+    """Tag instances, which are born untagged, so that the bill can be checked; or the refusal."""
+    tags = [{"Key": TAG_BATCH, "Value": batch_id}]
+    try:
+        connection.call(region, "create_tags", Resources=list(instance_ids), Tags=tags)
+    except Refusal as refusal:
+        return str(refusal)
+    return None
+
+
 def cancel(connection: Connection, region: str, request_ids: Sequence[str]) -> None:
     """Cancel requests.  It does not end their instances, and a launch may be in flight."""
     for some in chunks(request_ids, _MOST_FILTER_VALUES):

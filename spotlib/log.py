@@ -28,6 +28,7 @@ EVENTS = {
     "look": "one sight of a region, also a failed one: the count of each plan at each stage",
     "stage": "a request is first shown at a stage: the bracket and EC2's own timestamps",
     "outcome": "a request ended: how, EC2's status code, until when it was watched",
+    "tagged": "instances got the batch's tag, so that the bill can be checked",
     "release": "clean-up: what was cancelled and terminated",
     "clean": "the end: whether it is confirmed that nothing is left",
     "recovered": "another process takes the log up after its writer died; torn: mid-line",

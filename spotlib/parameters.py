@@ -119,6 +119,8 @@ class CollectParameters:
     poll_s: float
     image: str
     max_price_usd: float
+    budget_usd: float
+    campaign_budget_usd: float
     placement_scores: bool
     dry_run: bool
     speed: float
@@ -174,7 +176,10 @@ class CollectParameters:
                 "profile is for AWS, the sandbox has none: set endpoint='aws'",
             ),
             (self.speed < 0, f"speed must be 0 (virtual time) or above, got {self.speed}"),
-            (self.max_price_usd < 0, f"max_price_usd must be 0 or above, got {self.max_price_usd}"),
+            *(
+                (getattr(self, name) < 0, f"{name} must be 0 or above, got {getattr(self, name)}")
+                for name in ("max_price_usd", "budget_usd", "campaign_budget_usd")
+            ),
         ]
 
     @property
@@ -184,13 +189,15 @@ class CollectParameters:
 
     @property
     def schedule(self) -> dict[str, Any]:
-        """What ``collect`` is told of the rounds, the looks and the seed."""
+        """What ``collect`` is told of the rounds, the looks, the seed and the budgets."""
         return {
             "rounds": self.rounds,
             "every_s": self.every_s,
             "poll_s": self.poll_s,
             "seed": self.market_seed,
             "placement_scores": self.placement_scores,
+            "budget_usd": self.budget_usd or None,
+            "campaign_budget_usd": self.campaign_budget_usd or None,
         }
 
     def plans(self, targets: Sequence[Target]) -> list[Plan]:

@@ -97,6 +97,34 @@ class Checked:
             raise ValueError("; ".join(self.problems))
         return self
 
+    def require_budget(
+        self,
+        *,
+        rounds: int,
+        budget_usd: float | None,
+        campaign_budget_usd: float | None,
+        earlier_usd: float,
+    ) -> None:
+        """Refuse a batch whose hard bound exceeds a budget, alone or with all earlier batches.
+
+        Raises
+        ------
+        ValueError
+            If it does, or if the bound is unknown, for then nobody can say that it does not.
+        """
+        batch_usd = rounds * self.bound_usd
+        if budget_usd is not None and not batch_usd <= budget_usd:
+            raise ValueError(
+                f"the batch can cost {usd(batch_usd)} at most, over budget_usd={budget_usd:g}: "
+                "use a smaller n, fewer targets or rounds, or a shorter timeout_s"
+            )
+        total_usd = earlier_usd + batch_usd
+        if campaign_budget_usd is not None and not total_usd <= campaign_budget_usd:
+            raise ValueError(
+                f"with {usd(earlier_usd)} of earlier batches the campaign can cost "
+                f"{usd(total_usd)} at most, over campaign_budget_usd={campaign_budget_usd:g}"
+            )
+
     @property
     def expected_usd(self) -> float:
         """The expected cost of one round."""

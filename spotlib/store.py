@@ -4,6 +4,7 @@ Tables are derived from the logs whenever they are wanted and stored nowhere.  L
 still being written are read too.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -300,6 +301,23 @@ def last_launches(folder: Path, *, since: datetime) -> dict[Target, datetime]:
                 at = datetime.fromisoformat(event["at"])
                 found[target] = max(at, found.get(target, at))
     return found
+
+
+def earlier_usd(folder: Path, *, simulated: bool) -> float:
+    """The most that the batches of a folder have cost: NaN if that of one is unknown.
+
+    A batch that was not confirmed clean counts with its hard bound.
+    """
+    costs = []
+    for path in log_files(folder):
+        events, _ = read_events(path, looks=False)
+        if not events or events[0]["simulated"] is not simulated:
+            continue
+        bound_usd, rounds = events[0]["bound_usd"], events[0]["parameters"]["rounds"]
+        spent = [event.get("spent_at_most_usd") for event in events if event["event"] == "clean"]
+        bound = math.nan if bound_usd is None else rounds * bound_usd
+        costs.append(spent[-1] if spent and spent[-1] is not None else bound)
+    return math.fsum(costs)
 
 
 def newest_selection(results: Path) -> Path | None:

@@ -18,6 +18,7 @@ from spotlib.connection import Connection, is_aws
 from spotlib.ec2 import Ours, find_ours, survey
 from spotlib.log import Event, EventLog, is_alive, log_files, read_events
 from spotlib.preflight import HOME_REGION
+from spotlib.prepared import usd
 from spotlib.recovery import missing_events
 from spotlib.refusals import Refusal
 
@@ -49,6 +50,24 @@ class Unfinished:
     def requests(self) -> int:
         """How many requests it made, as far as its log knows."""
         return sum(map(len, self.request_ids.values()))
+
+    def line(self) -> str:
+        """The batch in a line: is it alive, what is open, what can it cost."""
+        rounds = self.first["parameters"]["rounds"]
+        bound_usd = self.first["bound_usd"]
+        most = "unknown" if bound_usd is None else usd(rounds * bound_usd)
+        kind = "simulated" if self.first["simulated"] else self.first["endpoint"]
+        state = "running" if self.alive else f"DEAD, close it with: {self.command()}"
+        return (
+            f"{self.batch_id} ({kind}): {state}; round {self.rounds_begun} of {rounds}, "
+            f"{self.requests - self.ended} of {self.requests} requests without an outcome, "
+            f"at most {most} in all, in {', '.join(self.regions) or 'no region yet'}"
+        )
+
+    def command(self) -> str:
+        """What closes it."""
+        where = "" if self.first["simulated"] else f" --endpoint {self.first['endpoint']}"
+        return f"python -m spotlib sweep --batch {self.batch_id}{where}"
 
 
 def unfinished(folder: str | Path) -> list[Unfinished]:

@@ -25,6 +25,7 @@ from spotlib.ec2 import (
     look,
     request,
     request_parameters,
+    tag_instances,
 )
 from spotlib.features import Known, since_last_launch_s
 from spotlib.model import (
@@ -204,10 +205,27 @@ def _looked(batch: Batch, runs: Sequence[Run], tick: int, future: Future[Look]) 
         error=seen.error,
         seen=_instance_ids(seen) if seen.error else {},
     )
+    came: list[str] = []
     for run in watched:
         for track in run.tracks.values():
-            _note_progress(batch, run, before[run.index][track.request_id], track)
+            old = before[run.index][track.request_id]
+            _note_progress(batch, run, old, track)
+            came += _new_instance(old, track)
+    if came:
+        tagged = partial(_tagged, batch, seen.region, came)
+        args = (batch.connection, seen.region, came)
+        batch.submit(tagged, tag_instances, *args, batch_id=batch.batch_id)
     _tell(batch)
+
+
+def _new_instance(before: Track, after: Track) -> list[str]:
+    known = before.sighting and before.sighting.instance_id
+    now = after.sighting and after.sighting.instance_id
+    return [now] if now and not known else []
+
+
+def _tagged(batch: Batch, region: str, ids: Sequence[str], future: Future[str | None]) -> None:
+    batch.events.append("tagged", region=region, instance_ids=ids, error=future.result())
 
 
 def _after(track: Track, seen: Look, run: Run, asked_s: float, answered_s: float) -> Track:

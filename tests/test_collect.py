@@ -409,3 +409,46 @@ def test_a_log_whose_name_cannot_be_a_client_token_is_refused(in_process, tmp_pa
 
     assert world.truth() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_instances_are_tagged_once_they_are_seen(run, log):
+    world = scripted()
+    run(world, n=3)
+
+    tagged = [each for event in events_of(log, "tagged") for each in event["instance_ids"]]
+    assert sorted(tagged) == sorted(each["instance_id"] for each in world.truth())
+    assert {event["error"] for event in events_of(log, "tagged")} == {None}
+
+
+def test_a_batch_over_its_budget_is_refused_before_anything_is_sent(in_process, log):
+    world = scripted()
+    connection = in_process(world)
+    checked = plan_for(connection, n=5)
+
+    with pytest.raises(ValueError, match=r"can cost \$0\.\d+ at most, over budget_usd=0\.01"):
+        collect(connection, checked, log=log, budget_usd=0.01)
+
+    assert world.truth() == []
+    assert not log.exists()
+
+
+def test_a_campaign_counts_what_earlier_batches_have_cost_at_most(in_process, log):
+    world = scripted()
+    connection = in_process(world)
+    checked = plan_for(connection, n=5)
+    first = collect(connection, checked, log=log, seed=1)
+    limit_usd = checked.bound_usd + first.spent_at_most_usd
+    later = log.with_name("20240901T010000Z-abcdef.jsonl")
+
+    with pytest.raises(ValueError, match="of earlier batches the campaign can cost"):
+        collect(connection, checked, log=later, campaign_budget_usd=0.999 * limit_usd)
+
+    summary = collect(connection, checked, log=later, campaign_budget_usd=1.001 * limit_usd)
+    assert summary.outcomes == {"ready": 5}
+
+
+def test_an_unknown_bound_is_over_any_budget(in_process, log):
+    connection = in_process(scripted(denied={"pricing:GetProducts"}))
+
+    with pytest.raises(ValueError, match="can cost unknown at most, over budget_usd"):
+        collect(connection, plan_for(connection, n=1), log=log, budget_usd=1000.0)

@@ -14,7 +14,14 @@ GOOD = {
     **{"n": 5, "selection": "", "top": 3, "instance_type": "", "region": ""},
     **{"availability_zone_id": "", "rounds": 1, "every_s": 900.0, "endpoint": "sandbox"},
     **{"profile": "", "account_id": "", "ready": "ready", "timeout_s": 600.0, "poll_s": 3.0},
-    **{"image": "", "max_price_usd": 0.0, "placement_scores": True, "dry_run": False},
+    **{
+        "image": "",
+        "max_price_usd": 0.0,
+        "budget_usd": 0.0,
+        "placement_scores": True,
+        "dry_run": False,
+    },
+    "campaign_budget_usd": 0.0,
     **{"speed": 0.0, "seed": -1, "results": ""},
 }
 

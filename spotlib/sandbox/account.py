@@ -20,24 +20,6 @@ _SHUTDOWN = re.compile(rb"^\s*(?:sudo\s+)?shutdown\s+-[hP]\s+\+(\d+)", re.MULTIL
 
 EbsForm = Literal["reported", "not-applicable", "absent"]
 
-# Every status code this sandbox reaches -> the state its request is in.  A request that was
-# cancelled stays cancelled, whatever happens to its instance afterwards.
-STATE_OF_CODE = {
-    "pending-evaluation": "open",
-    "pending-fulfillment": "open",
-    "capacity-not-available": "open",
-    "price-too-low": "open",
-    "fulfilled": "active",
-    "instance-terminated-by-user": "closed",
-    "instance-terminated-no-capacity": "closed",
-    "request-canceled-and-instance-running": "cancelled",
-    "canceled-before-fulfillment": "cancelled",
-    "schedule-expired": "cancelled",
-    "bad-parameters": "failed",
-    "system-error": "closed",
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Fate:
     """What becomes of one request, decided in advance: delays in seconds, ``None`` for never.
@@ -73,13 +55,19 @@ class SpotRequest:
     valid_until_s: float
     max_price_usd: float | None
     tags: dict[str, str]
+    owner: str = ""  # whose it is: "" for ours, that is, the API's caller's
+    on_demand: bool = False  # no spot request at all: the launch of an on-demand instance
+    flaw: str = ""  # why it fails when it is evaluated
     fate: Fate | None = None  # None: the market decides
-    code: str = "pending-evaluation"
+    code: str = ""
     state: str = "open"
     updated_s: float = 0.0
     in_flight: bool = False  # a launch is under way that a cancel can no longer stop
     instance: Instance | None = None
+    known_s: float = 0.0  # when reads may first know of it
     happened_s: dict[str, float] = field(default_factory=dict)  # truth: first time of each event
+    seen_s: dict[str, float] = field(default_factory=dict)  # truth: the first answer to show it
+    path: list[tuple[float, str, str]] = field(default_factory=list)  # since when, code, state
 
     @property
     def shutdown_minutes(self) -> int | None:
@@ -94,7 +82,8 @@ class SpotRequest:
     @property
     def holds_quota(self) -> bool:
         """Whether it uses a part of the spot quota, or may still come to."""
-        alive = self.instance is not None and self.instance.state != "terminated"
+        ended = ("terminated", "stopped")
+        alive = self.instance is not None and self.instance.state not in ended
         return self.state == "open" or self.in_flight or alive
 
 
@@ -107,26 +96,33 @@ class Instance:
     launched_s: float
     fate: Fate
     ebs: EbsForm
-    state: str = "pending"
+    state: str = ""
+    known_s: float = 0.0  # when reads may first know of it
     ok_at_s: float = inf  # when its status checks pass, known once it runs
     ebs_ok_at_s: float = inf
     reason: tuple[str, str] | None = None  # StateReason, once it ends
-    ended_s: float | None = None  # when it began to shut down
+    ended_s: float | None = None  # when it began to shut down or to stop
     tags: dict[str, str] = field(default_factory=dict)
+    path: list[tuple[float, str]] = field(default_factory=list)  # since when, state
 
-    def checks(self, now_s: float) -> tuple[str, str | None]:
-        """(instance and system status, attached-EBS status or None where absent)."""
+    def checks(self, at_s: float, *, pending: str) -> tuple[str, str | None]:
+        """(instance and system status, attached-EBS status or None where absent).
+
+        ``pending`` is what a pending instance says, which is not known for sure.
+        """
         running = self.state == "running"
-        status = _summary(self.ok_at_s, now_s) if running else "not-applicable"
+        status = _summary(self.ok_at_s, at_s) if running else "not-applicable"
+        if self.state == "pending":
+            status = pending
         if self.ebs == "absent":
             return status, None
         if self.ebs == "not-applicable" or not running:
             return status, "not-applicable"
-        return status, _summary(self.ebs_ok_at_s, now_s)
+        return status, _summary(self.ebs_ok_at_s, at_s)
 
 
-def _summary(ok_at_s: float, now_s: float) -> str:
-    return "ok" if now_s >= ok_at_s else "initializing"
+def _summary(ok_at_s: float, at_s: float) -> str:
+    return "ok" if at_s >= ok_at_s else "initializing"
 
 
 Script = Callable[[SpotRequest], Fate | None]
