@@ -176,7 +176,7 @@ def test_nothing_tracked_names_a_machine_or_a_registry(repository):
     )
     if listed.returncode:
         pytest.skip("not a git checkout")
-    words = re.compile(r"index-url|/home/|/root/" + "|" + re.escape(str(repository)))
+    words = re.compile(r"index[-]url|/home[/]|/root[/]|" + re.escape(str(repository)))
     for name in filter(None, listed.stdout.split("\0")):
         path = repository / name
         if path.suffix in {".png", ".svg"} or path.name == "test_workspace.py" or not path.exists():
