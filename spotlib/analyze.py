@@ -114,12 +114,15 @@ def run_level_interval(
     return Estimate(point, float(low) if np.isfinite(low) else np.nan, float(high))
 
 
-def share_interval(value: float, resampled: Floats, *, runs: int, level: float = 0.95) -> Estimate:
+def share_interval(
+    value: float, resampled: Floats, *, runs: int, requests: int, level: float = 0.95
+) -> Estimate:
     """Wilson's interval for a share, at the number of independent requests it is worth.
 
     That number is what a binomial share would need for the variance seen over resampled runs, in
-    the manner of Korn and Graubard (Survey Methodology 1998), Student's t included.  Where the
-    resamples all agree (20 of 20 ready) it is the number of runs: certainty is not on offer.
+    the manner of Korn and Graubard (Survey Methodology 1998), Student's t included, and never more
+    than there are.  Where the resamples all agree (20 of 20 ready) it is the number of runs:
+    certainty is not on offer.
     """
     why = few_runs(runs)
     if why or np.isnan(value) or np.isnan(resampled).any():
@@ -127,7 +130,7 @@ def share_interval(value: float, resampled: Floats, *, runs: int, level: float =
     variance = float(resampled.var()) * runs / (runs - 1)
     worth = value * (1 - value) / variance if variance > 1e-12 else float(runs)
     z, t = stats.norm.ppf(0.5 + level / 2), stats.t.ppf(0.5 + level / 2, runs - 1)
-    worth = max(worth, 1.0) * (z / t) ** 2
+    worth = float(np.clip(worth, 1.0, requests)) * (z / t) ** 2
     middle = (value + z**2 / (2 * worth)) / (1 + z**2 / worth)
     half = z * np.sqrt(value * (1 - value) / worth + z**2 / (4 * worth**2)) / (1 + z**2 / worth)
     return Estimate(value, max(float(middle - half), 0.0), min(float(middle + half), 1.0))
@@ -167,14 +170,21 @@ class LaunchTimes:
         )
 
     def band(self, time_s: Floats) -> pd.DataFrame:
-        """``time_s``, ``share``, ``low``, ``high``: the curve with a pointwise 95 % band."""
+        """``time_s``, ``share``, ``low``, ``high``: the curve with a pointwise 95 % band.
+
+        A share never falls, so a limit from below holds from there on, and one from above until
+        there.
+        """
         shares, resampled = self.curve.share_by(time_s), self.resampled.share_by(time_s)
         each = [self._share(float(v), r) for v, r in zip(shares, resampled.T, strict=True)]
-        ends = {name: [getattr(one, name) for one in each] for name in ("low", "high")}
-        return pd.DataFrame({"time_s": time_s, "share": shares, **ends})
+        band = pd.DataFrame({"time_s": time_s, "share": shares})
+        band["low"] = pd.Series([one.low for one in each], dtype="float64").cummax()
+        band["high"] = pd.Series([one.high for one in each], dtype="float64")[::-1].cummin()[::-1]
+        return band
 
     def _share(self, value: float, resampled: Floats) -> Estimate:
-        return share_interval(value, resampled, runs=self.observed.runs)
+        seen = self.observed
+        return share_interval(value, resampled, runs=seen.runs, requests=len(seen.run))
 
     def _estimate(self, value: float, resampled: Floats) -> Estimate:
         return run_level_interval(value, resampled, runs=self.observed.runs)
@@ -267,6 +277,35 @@ def summarize(laws: Sequence[LaunchTimes], *, horizon_s: float) -> pd.DataFrame:
             row |= {name: estimate.value, **ends}
         rows.append(row | {"why_no_interval": estimates["share"].why})
     return pd.DataFrame(rows)
+
+
+def ready_words(laws: Mapping[str, LaunchTimes], *, horizon_s: float) -> str:
+    """One sentence: how long half of the requested took, and how many came at all."""
+    medians = {name: law.quantile(0.5) for name, law in laws.items()}
+    shares = [law.share_ready(horizon_s).value for law in laws.values()]
+    stage = next(iter(laws.values())).stage.label
+    came = f"{min(shares):.0%}" + (f" to {max(shares):.0%}" if len(shares) > 1 else "")
+    end = f"{came} of the instances requested were {stage} by {horizon_s:.0f} s"
+    known = {name: each for name, each in medians.items() if not np.isnan(each.value)}
+    if not known:
+        return f"{end}, and half of them in no target."
+    quick = min(known, key=lambda name: known[name].value)
+    words = f"Half of the {quick} requested were {stage} by {known[quick].words()}"
+    slow = max(known, key=lambda name: known[name].value)
+    if len(known) > 1:
+        words += f", half of the {slow} by {known[slow].words()}"
+    return f"{words}; {end}."
+
+
+def in_words(summary: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``summarize`` for people: each number with its interval in one cell."""
+    shown = summary[[name for name in ("time", "target", "runs", "requests") if name in summary]]
+    units = {"share": ("", 2), "median_s": ("s", 1), "p90_s": ("s", 1)}
+    for name, (unit, digits) in (units | {"restricted_mean_s": ("s", 1)}).items():
+        ends = zip(summary[name], summary[f"{name}_low"], summary[f"{name}_high"], strict=True)
+        cells = [Estimate(*each, "few runs").words(unit, digits=digits) for each in ends]
+        shown = shown.assign(**{name.removesuffix("_s").replace("_", " "): cells})
+    return shown
 
 
 PHASES = {

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import FormatStrFormatter, NullLocator, PercentFormatter
 
 from spotlib.analyze import PHASES, LaunchTimes
 from spotlib.model import Stage
@@ -34,6 +34,28 @@ _THEME = {
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = "osD^vP*X<>"
 _MOST_PANELS = 9
+_RATIOS = (
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.33,
+    0.5,
+    0.67,
+    0.8,
+    0.9,
+    1,
+    1.1,
+    1.25,
+    1.5,
+    2,
+    3,
+    5,
+    10,
+    20,
+    50,
+)
 _STAGE_SHADES = {Stage.FULFILLED: "0.75", Stage.RUNNING: "0.5", Stage.READY: "0.15"}
 
 
@@ -162,7 +184,10 @@ def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
         ax.plot(row["ratio"], y, "o", color="black", mfc="black" if sure else "white", markersize=8)
     ax.axvline(1.0, color="0.3", linewidth=1, linestyle="--")
     ax.set_xscale("log")
-    _plain_log(ax)
+    low, high = ax.get_xlim()
+    ax.set_xticks([tick for tick in _RATIOS if low <= tick <= high], minor=False)
+    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.xaxis.set_minor_locator(NullLocator())
     labels = (shown["first"] + "\nover " + shown["second"]).tolist()
     ax.set_yticks(range(len(shown)), labels, fontsize="small")
     ax.set_ylim(len(shown) - 0.5, -0.5)
@@ -204,8 +229,9 @@ def _share_axis(ax: Axes, until_s: float) -> None:
 
 def _long_enough_s(laws: Iterable[LaunchTimes]) -> float:
     """The time by which nearly all that comes has come, for the slowest."""
-    last = [law.curve.by_s[np.isfinite(law.curve.by_s)].max(initial=1.0) for law in laws]
-    return float(max(last, default=1.0)) * 1.05
+    came = [(law, float(law.curve.mass[np.isfinite(law.curve.by_s)].sum())) for law in laws]
+    last_s = [float(law.curve.quantile(0.98 * share)) for law, share in came if share > 1e-6]
+    return max(last_s, default=1.0) * 1.15
 
 
 def _legend(figure: Figure, ax: Axes) -> None:
@@ -222,9 +248,3 @@ def _target_rows(ax: Axes, targets: "pd.Series[str]") -> None:
         ax.axhline(last + 0.5, color="0.85", linewidth=1)
     ax.set_ylim(len(targets) - 0.5, -0.5)
     ax.grid(False, axis="y")
-
-
-def _plain_log(ax: Axes) -> None:
-    for axis_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
-        axis_formatter(ScalarFormatter())
-    ax.tick_params(axis="x", which="minor", labelsize="small")

@@ -94,11 +94,18 @@ class Comparable:
     def words(self) -> str:
         """One sentence: how much this is."""
         here = self.launches
-        return (
-            f"{len(here)} requests in {here['run'].nunique()} runs of "
-            f"{here['target'].nunique()} targets, from {here['batch_id'].nunique()} batches"
-            + (" (simulated)" if self.simulated else "")
-        )
+        counts = [
+            _count(len(here), "request"),
+            "in " + _count(here["run"].nunique(), "run"),
+            "of " + _count(here["target"].nunique(), "target"),
+        ]
+        batches = here["batch_id"].nunique()
+        from_batches = f", from {batches} batch{'es' * (batches != 1)}"
+        return " ".join(counts) + from_batches + " (simulated)" * self.simulated
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def load_comparable(paths: str | Path | Iterable[str | Path], *, targets: str = "") -> Comparable:
