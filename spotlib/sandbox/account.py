@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import inf
@@ -19,6 +20,7 @@ from spotlib.sandbox.market import Pool
 _SHUTDOWN = re.compile(rb"^\s*(?:sudo\s+)?shutdown\s+-[hP]\s+\+(\d+)", re.MULTILINE)
 
 EbsForm = Literal["reported", "not-applicable", "absent"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fate:
@@ -135,7 +137,7 @@ class Region:
     def __init__(self) -> None:
         self.requests: dict[str, SpotRequest] = {}
         self.instances: dict[str, Instance] = {}
-        self.calls = 0  # launch calls so far; names their draws
+        self.calls: Counter[str] = Counter()  # launch calls so far, by owner: names their draws
         self.tokens: dict[str, tuple[str, list[SpotRequest]]] = {}
         self.held: dict[Pool, int] = {}  # instances of ours a pool has given and not got back
         self._by_tag: dict[tuple[str, str], dict[str, SpotRequest]] = {}

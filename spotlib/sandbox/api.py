@@ -6,10 +6,11 @@ subject; how calls travel is ``wire``'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from spotlib.sandbox import catalogue, instance_api, market_api, spot_api
+from spotlib.sandbox import instance_api, market_api, spot_api
+from spotlib.sandbox.account import Region, SpotRequest
 from spotlib.sandbox.protocol import ApiError, Asked
 from spotlib.sandbox.world import World
 
@@ -24,6 +25,7 @@ ACTIONS: Mapping[tuple[str, str], Handler] = {
     ("ec2", "TerminateInstances"): instance_api.terminate_instances,
     ("ec2", "CreateTags"): instance_api.create_tags,
     ("ec2", "DescribeTags"): instance_api.describe_tags,
+    ("ec2", "DescribeRegions"): market_api.describe_regions,
     ("ec2", "DescribeImages"): market_api.describe_images,
     ("ec2", "DescribeInstanceTypes"): market_api.describe_instance_types,
     ("ec2", "DescribeSpotPriceHistory"): market_api.describe_spot_price_history,
@@ -50,9 +52,12 @@ def latency_kind(action: str) -> str:
 
 def authorize(world: World, asked: Asked) -> None:
     """Refuse what the caller may not do, and answer dry runs."""
-    if asked.service == "ec2" and not catalogue.opted_in(asked.region):
-        message = "AWS was not able to validate the provided access credentials"
-        raise ApiError("AuthFailure", message, 401)
+    if not market_api.opted_in(world, asked.region):
+        _refuse_region(asked.service)
+    if world.buckets and not world.buckets.take(
+        asked.region, asked.action, asked.params, world.now_s
+    ):
+        raise ApiError("RequestLimitExceeded", "Request limit exceeded.", 503)
     name = f"{asked.service}:{asked.action}"
     if name in world.denied:
         code = "UnauthorizedOperation" if asked.service == "ec2" else "AccessDenied"
@@ -65,6 +70,16 @@ def authorize(world: World, asked: Asked) -> None:
         raise ApiError("DryRunOperation", message, 412)
 
 
+def _refuse_region(service: str) -> None:
+    """What a region says that the account has not opted in to."""
+    if service == "ec2":
+        message = "AWS was not able to validate the provided access credentials"
+        raise ApiError("AuthFailure", message, 401)
+    if service in ("ssm", "service-quotas"):
+        message = "The security token included in the request is invalid."
+        raise ApiError("UnrecognizedClientException", message)
+
+
 def execute(world: World, asked: Asked) -> dict[str, Any]:
     """The result of one authorized call."""
     handler = ACTIONS.get((asked.service, asked.action))
@@ -72,3 +87,38 @@ def execute(world: World, asked: Asked) -> dict[str, Any]:
         message = f"{asked.service}:{asked.action} is not modelled by the sandbox."
         raise ApiError("UnsupportedOperation", message)
     return handler(world, asked.region, asked.params)
+
+
+def note_seen(world: World, asked: Asked, result: dict[str, Any]) -> None:
+    """Keep in the truth what an answer that arrived was the first to show of our requests."""
+    if asked.service != "ec2":
+        return
+    home, now_s = world.region(asked.region), world.now_s
+    for stage, request in _shown(home, result):
+        if request is not None:
+            request.seen_s.setdefault(stage, now_s)
+
+
+def _shown(home: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotRequest | None]]:
+    """The stages that an answer shows, each with its request."""
+    for item in result.get("SpotInstanceRequests", ()):
+        request = home.requests.get(item["SpotInstanceRequestId"])
+        yield "accepted", request
+        if "InstanceId" in item:
+            yield "fulfilled", request
+    for reservation in result.get("Reservations", ()):
+        for item in reservation["Instances"]:
+            request = home.instances[item["InstanceId"]].request
+            yield "fulfilled", request
+            if item["State"]["Name"] == "running":
+                yield "running", request
+    for item in result.get("InstanceStatuses", ()):
+        request = home.instances[item["InstanceId"]].request
+        checks = (item.get(f"{name}Status", {}).get("Status") for name in _CHECKS)
+        if item["InstanceState"]["Name"] == "running":
+            yield "running", request
+            if set(checks) <= {"ok", "not-applicable", None}:
+                yield "ready", request
+
+
+_CHECKS = ("Instance", "System", "AttachedEbs")

@@ -10,18 +10,22 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from spotlib.sandbox.protocol import Answer, Asked
+from spotlib.sandbox.protocol import Answer, Asked, write
 
 _READS = {
     "ec2": {
         "DescribeAvailabilityZones",
         "DescribeInstanceTypeOfferings",
-        "DescribeRegions",
         "DescribeSecurityGroups",
         "DescribeSubnets",
         "DescribeVpcs",
     },
     "ssm": {"GetParameter", "GetParameters", "GetParametersByPath"},
+}
+_OF_VPC = {
+    "DescribeSecurityGroups": "SecurityGroups",
+    "DescribeSubnets": "Subnets",
+    "DescribeVpcs": "Vpcs",
 }
 _ACCOUNT = "123456789012"
 
@@ -31,8 +35,10 @@ def answers(asked: Asked) -> bool:
     return asked.action in _READS.get(asked.service, ())
 
 
-def pass_on(asked: Asked) -> Answer:
-    """moto's own answer to the call."""
+def pass_on(asked: Asked, *, without_vpc: bool = False) -> Answer:
+    """moto's own answer to the call; the only VPC it knows is the default one."""
+    if without_vpc and asked.action in _OF_VPC:
+        return write(asked, {_OF_VPC[asked.action]: []}, "")
     from moto.core.request import Request  # noqa: PLC0415 (moto's backends are slow to import)
 
     url = f"https://{asked.service}.{asked.region}.amazonaws.com/"

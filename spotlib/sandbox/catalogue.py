@@ -112,8 +112,13 @@ def zones(region: str) -> tuple[Zone, ...]:
 @cache
 def opted_in(region: str) -> bool:
     """Whether the account may use the region."""
-    states = {known.name: known.opt_in_status for known in _furniture().regions}
-    return bool(states.get(region, "not-opted-in") != "not-opted-in")
+    return opt_in_states().get(region, "not-opted-in") != "not-opted-in"
+
+
+@cache
+def opt_in_states() -> dict[str, str]:
+    """Region -> whether an account has to opt in to it, in EC2's words."""
+    return {known.name: known.opt_in_status for known in _furniture().regions}
 
 
 @cache

@@ -29,6 +29,9 @@ class VirtualTime:
         """Let an API call take this long."""
         self.advance(seconds)
 
+    def hold(self, seconds: float) -> None:
+        """Nothing: what an answer takes was spent."""
+
 
 class ScaledTime:
     """The machine's time, ``speed`` times as fast.  Nobody can advance it."""
@@ -53,6 +56,10 @@ class ScaledTime:
 
     def spend(self, seconds: float) -> None:
         """Nothing: the call already takes real time, and sleeping would hold up other clients."""
+
+    def hold(self, seconds: float) -> None:
+        """Keep an answer back for so long."""
+        time.sleep(seconds / self.speed)
 
 
 Clock = VirtualTime | ScaledTime

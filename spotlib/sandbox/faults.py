@@ -1,53 +1,185 @@
-"""Faults at the wire: a call refused by EC2, cut off before it arrived, or executed but unheard.
+"""Faults at the wire: what EC2 and networks do to a call, when told to.
 
 A fault is a callable in ``world.faults``, asked before a call is executed and again after:
-``fault(asked, executed)``.  It lets the call pass by returning, makes EC2 answer with an error by
-raising ``ApiError``, and breaks the connection by raising one of botocore's connection errors
-(over HTTP the socket is dropped).
+``fault(asked, executed)``.  It lets the call pass by returning None, or gives the ``Harm`` it
+does; it may also raise an ``ApiError`` (EC2 answers with it) or one of botocore's connection
+errors (the connection breaks).  ``Fault`` is the one that can be ordered by name, from Python,
+the command line and over HTTP; every fault that strikes is kept in ``world.fired``.
+
+Over HTTP the server cannot refuse a connection or a name: there ``refused`` and ``dns`` drop the
+socket, as ``cut_off`` does, and a ``black_hole`` lasts ``seconds``, not the client's time-out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
 
-from botocore.exceptions import BotoCoreError, ConnectionClosedError
+from botocore.exceptions import (
+    ConnectionClosedError,
+    EndpointConnectionError,
+    ReadTimeoutError,
+)
 
+from spotlib.sandbox.chance import uniforms
 from spotlib.sandbox.protocol import ApiError, Asked
 
-Fault = Callable[[Asked, bool], None]
-
+_URL = "sandbox"
 _STATUS = {"RequestLimitExceeded": 503, "Unavailable": 503, "InternalError": 500}
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What a fault does to one call."""
+
+    error: Exception | None = None  # EC2's answer, or how the connection breaks
+    spend_s: float = 0.0  # so long it takes
+    garbled: bool = False  # the answer's body is cut off in its middle
+
+
+# Kind -> (whether the call is executed first, what it means).
+KINDS: Mapping[str, tuple[bool, str]] = {
+    "fail": (False, "EC2 refuses the call with `code`"),
+    "throttled": (False, "RequestLimitExceeded, 503"),
+    "internal_error": (False, "InternalError, 500"),
+    "unavailable": (False, "Unavailable, 503"),
+    "refused": (False, "the connection is refused"),
+    "dns": (False, "the endpoint's name is not found"),
+    "cut_off": (False, "the connection is reset before the call is executed"),
+    "lose_answer": (True, "the connection is reset after the call was executed"),
+    "black_hole": (False, "nothing comes back: the client's read time-out is spent"),
+    "slow": (True, "the answer takes `seconds` more; past the time-out it is lost"),
+    "expired": (False, "RequestExpired for the access key of the first call struck, until renewed"),
+    "malformed": (True, "executed, and the answer's body is cut off in its middle"),
+}
+
+
+@dataclass(kw_only=True)
+class Fault:
+    """One fault: which calls it strikes, and how.
+
+    Of the calls of its ``action`` and ``region`` ("" is any) that come from ``from_s`` to ``to_s``
+    it strikes the ``nth`` only, or if that is None each with the chance ``rate``.
+    """
+
+    kind: str
+    action: str = ""
+    region: str = ""
+    nth: int | None = None
+    rate: float = 1.0
+    from_s: float = 0.0
+    to_s: float = inf
+    code: str = "InternalError"  # for "fail"
+    seconds: float = 5.0  # for "slow"; for "black_hole" where the client's time-out is not known
+    seed: int = 0  # names the draws of "rate"
+    error: Exception | None = None  # for a connection that breaks: in this way
+    _seen: int = field(default=0, init=False, repr=False)
+    _expired_key: str = field(default="", init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what no fault could be."""
+        if self.kind not in KINDS:
+            raise ValueError(f"fault must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if not 0.0 <= self.rate <= 1.0 or (self.nth is not None and self.nth < 1):
+            raise ValueError(f"need 0 <= rate <= 1 and nth >= 1, got {self.rate!r}, {self.nth!r}")
+        if not (self.from_s <= self.to_s and self.seconds >= 0.0):
+            raise ValueError(f"need from_s <= to_s and seconds >= 0, got {self!r}")
+
+    def __call__(self, asked: Asked, executed: bool) -> Harm | None:
+        """The harm it does to this call now, if any."""
+        if KINDS[self.kind][0] is not executed or not self._strikes(asked):
+            return None
+        return self._harm(asked)
+
+    def _strikes(self, asked: Asked) -> bool:
+        if self.action not in ("", asked.action) or self.region not in ("", asked.region):
+            return False
+        if not self.from_s <= asked.at_s < self.to_s:
+            return False
+        self._seen += 1
+        if self.nth is not None:
+            return self._seen == self.nth
+        draw = uniforms(1, "fault", self.seed, self.kind, self.action, asked.number)[0]
+        return self.rate >= 1.0 or float(draw) < self.rate
+
+    def _harm(self, asked: Asked) -> Harm | None:
+        waits_s = asked.read_timeout_s
+        if self.kind in _ERRORS:
+            code = _ERRORS[self.kind] or self.code
+            message = f"A fault of the sandbox: {self.kind}."
+            return Harm(ApiError(code, message, _STATUS.get(code, 400)))
+        if self.kind in _BREAKS:
+            return Harm(self.error or _BREAKS[self.kind]())
+        if self.kind == "black_hole":
+            spend_s = self.seconds if waits_s is None else waits_s
+            return Harm(self.error or ReadTimeoutError(endpoint_url=_URL), spend_s)
+        if self.kind == "slow":
+            lost = waits_s is not None and self.seconds >= waits_s
+            error = ReadTimeoutError(endpoint_url=_URL) if lost else None
+            return Harm(error, waits_s if lost and waits_s is not None else self.seconds)
+        if self.kind == "expired":
+            return self._expire(asked)
+        return Harm(garbled=True)
+
+    def _expire(self, asked: Asked) -> Harm | None:
+        scope = asked.headers.get("authorization", "").partition("Credential=")[2]
+        key = scope.partition("/")[0]
+        self._expired_key = self._expired_key or key
+        expired = key == self._expired_key
+        return Harm(ApiError("RequestExpired", "Request has expired.")) if expired else None
+
+
+_ERRORS = {
+    "fail": "",
+    "throttled": "RequestLimitExceeded",
+    "internal_error": "InternalError",
+    "unavailable": "Unavailable",
+}
+_BREAKS: Mapping[str, Callable[[], Exception]] = {
+    "refused": lambda: EndpointConnectionError(endpoint_url=_URL, error="connection refused"),
+    "dns": lambda: EndpointConnectionError(endpoint_url=_URL, error="name not known"),
+    "cut_off": lambda: ConnectionClosedError(endpoint_url=_URL),
+    "lose_answer": lambda: ConnectionClosedError(endpoint_url=_URL),
+}
 
 
 def fail(action: str, nth: int = 1, code: str = "InternalError") -> Fault:
     """The nth call of this action is refused with this code, and not executed."""
-    message = f"A fault of the sandbox: call {nth} of {action}."
-    return _at_call(action, nth, ApiError(code, message, _STATUS.get(code, 400)), executed=False)
+    return Fault(kind="fail", action=action, nth=nth, code=code)
 
 
-def cut_off(action: str, nth: int = 1, error: BotoCoreError | None = None) -> Fault:
+def cut_off(action: str, nth: int = 1, error: Exception | None = None) -> Fault:
     """The connection breaks before the nth call of this action is executed."""
-    return _at_call(action, nth, error or _closed(), executed=False)
+    return Fault(kind="cut_off", action=action, nth=nth, error=error)
 
 
-def lose_answer(action: str, nth: int = 1, error: BotoCoreError | None = None) -> Fault:
+def lose_answer(action: str, nth: int = 1, error: Exception | None = None) -> Fault:
     """The nth call of this action is executed, but its answer never arrives."""
-    return _at_call(action, nth, error or _closed(), executed=True)
+    return Fault(kind="lose_answer", action=action, nth=nth, error=error)
 
 
-def _closed() -> BotoCoreError:
-    return ConnectionClosedError(endpoint_url="sandbox")
+def order(given: Mapping[str, Any]) -> Fault:
+    """The fault of an order: ``{"fault": kind, "action": ..., "nth": ...}``."""
+    words = {item.name for item in dataclasses.fields(Fault) if item.init} - {"kind", "error"}
+    unknown = set(given) - words - {"fault"}
+    if unknown:
+        raise ValueError(
+            f"a fault has {', '.join(sorted(words))}; not {', '.join(sorted(unknown))}"
+        )
+    return Fault(kind=given["fault"], **{name: given[name] for name in given if name != "fault"})
 
 
-def _at_call(action: str, nth: int, error: Exception, *, executed: bool) -> Fault:
-    seen = 0
-
-    def fault(asked: Asked, was_executed: bool) -> None:
-        nonlocal seen
-        if asked.action != action or was_executed is not executed:
-            return
-        seen += 1
-        if seen == nth:
-            raise error
-
-    return fault
+def parse(text: str) -> Fault:
+    """The fault of a word on the command line: ``kind`` or ``kind:name=value,name=value``."""
+    kind, _, rest = text.partition(":")
+    given: dict[str, Any] = {"fault": kind}
+    for pair in filter(None, rest.split(",")):
+        name, _, value = pair.partition("=")
+        if name in ("action", "region", "code"):
+            given[name] = value
+        else:
+            given[name] = int(value) if name in ("nth", "seed") else float(value)
+    return order(given)

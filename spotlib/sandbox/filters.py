@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from spotlib.sandbox.protocol import ApiError
+from spotlib.sandbox.reads import Reads
 
 _MOST_VALUES = 200
 
@@ -51,10 +52,15 @@ def page(
     *,
     ids: Sequence[str] = (),
     id_name: str = "",
+    reads: Reads | None = None,
 ) -> tuple[list[Shape], dict[str, str]]:
-    """One page of the shapes, and ``{"NextToken": ...}`` when there are more."""
-    most = params.get("MaxResults")
-    if most is None and "NextToken" not in params:
+    """One page of the shapes, and ``{"NextToken": ...}`` when there are more.
+
+    EC2 may make any page shorter than asked for, or empty, with a token for more all the same;
+    never where things are named by id.
+    """
+    reads, most = reads or Reads(), params.get("MaxResults")
+    if most is None and "NextToken" not in params and (ids or reads.page_most is None):
         return list(shapes), {}
     if ids:
         message = f"The parameter {id_name} cannot be used with the parameter maxResults"
@@ -63,20 +69,24 @@ def page(
     if not 5 <= most <= 1000:
         message = f"Value ( {most} ) for parameter maxResults is not between 5 and 1000."
         raise ApiError("InvalidParameterValue", message)
-    start = _start(params.get("NextToken", ""))
-    end = start + most
+    start, was_empty = _place(params.get("NextToken", ""))
+    if not was_empty and reads.comes_empty(len(shapes), start):
+        return [], {"NextToken": _token(start, empty=True)}
+    end = start + min(most, reads.page_most or most)
     return list(shapes[start:end]), {"NextToken": _token(end)} if end < len(shapes) else {}
 
 
-def _start(token: str) -> int:
+def _place(token: str) -> tuple[int, bool]:
+    """Where the page starts, and whether the one before it was empty: the next one is not."""
     try:
-        return int(base64.b64decode(token, validate=True).decode() or 0)
+        start, _, empty = base64.b64decode(token, validate=True).decode().partition(" ")
+        return int(start or 0), bool(empty)
     except (binascii.Error, ValueError):
         raise ApiError("InvalidNextToken", f"The token '{token}' is invalid") from None
 
 
-def _token(start: int) -> str:
-    return base64.b64encode(str(start).encode()).decode()
+def _token(start: int, *, empty: bool = False) -> str:
+    return base64.b64encode(f"{start}{' empty' if empty else ''}".encode()).decode()
 
 
 def _values(shape: Shape, name: str, paths: Mapping[str, str]) -> list[str]:

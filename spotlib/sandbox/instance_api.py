@@ -9,10 +9,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from spotlib.sandbox import course
 from spotlib.sandbox.account import Instance, Tagged
 from spotlib.sandbox.chance import digest
 from spotlib.sandbox.filters import Shape, asked_filters, narrow, page
 from spotlib.sandbox.protocol import ApiError
+from spotlib.sandbox.reads import instance_then
 from spotlib.sandbox.shapes import instance_shape, state, status_shape, tag_list
 from spotlib.sandbox.spot_api import find_requests, invalid, missing
 from spotlib.sandbox.world import World
@@ -59,9 +61,10 @@ _TAG_PATHS = {
 def describe_instances(world: World, region: str, params: Params) -> Shape:
     """Instances by id or filter, each in a reservation of its own, as spot launches are."""
     ids = params.get("InstanceIds", [])
-    found = find_instances(world, region, ids) if ids else _candidates(world, region, params)
-    shapes = narrow((instance_shape(world, instance) for instance in found), params, _PATHS)
-    shown, more = page(shapes, params, ids=ids, id_name="InstanceIds")
+    at_s = world.read_at_s(by_ids=bool(ids))
+    found = find_instances(world, region, ids, at_s) if ids else _candidates(world, region, params)
+    shapes = narrow((instance_shape(world, each) for each in _then(found, at_s)), params, _PATHS)
+    shown, more = page(shapes, params, ids=ids, id_name="InstanceIds", reads=world.reads)
     return {"Reservations": [_reservation(world, shape) for shape in shown], **more}
 
 
@@ -70,14 +73,13 @@ def describe_instance_status(world: World, region: str, params: Params) -> Shape
     ids = params.get("InstanceIds", [])
     if len(ids) > _MOST_STATUS_IDS:
         raise invalid(f"At most {_MOST_STATUS_IDS} instance ids can be given, not {len(ids)}")
-    home = world.region(region)
-    found: Iterable[Instance] = home.instances.values()
-    if ids:
-        found = find_instances(world, region, ids)
+    at_s = world.read_at_s(by_ids=bool(ids))
+    found: Iterable[Instance] = world.region(region).instances.values()
+    found = _then(find_instances(world, region, ids, at_s) if ids else found, at_s)
     if not params.get("IncludeAllInstances", False):
         found = [instance for instance in found if instance.state == "running"]
-    shapes = narrow((status_shape(world, instance) for instance in found), params, _STATUS_PATHS)
-    shown, more = page(shapes, params, ids=ids, id_name="InstanceIds")
+    shapes = narrow((status_shape(world, each, at_s) for each in found), params, _STATUS_PATHS)
+    shown, more = page(shapes, params, ids=ids, id_name="InstanceIds", reads=world.reads)
     return {"InstanceStatuses": shown, **more}
 
 
@@ -89,7 +91,7 @@ def terminate_instances(world: World, region: str, params: Params) -> Shape:
     changes = []
     for instance in find_instances(world, region, ids):
         before = instance.state
-        world.terminate(instance)
+        course.terminate(world, instance)
         changes.append(
             {
                 "InstanceId": instance.instance_id,
@@ -109,6 +111,7 @@ def create_tags(world: World, region: str, params: Params) -> Shape:
     if not tags:
         raise missing("Tag")
     for thing in [_thing(world, region, i) for i in ids]:
+        world.touch(thing, "tag")
         world.region(region).tag(thing, tags)
     return {}
 
@@ -129,13 +132,15 @@ def describe_tags(world: World, region: str, params: Params) -> Shape:
     return {"Tags": shown, **more}
 
 
-def find_instances(world: World, region: str, ids: Sequence[str]) -> list[Instance]:
-    """The instances with these ids; one bad id refuses the whole call."""
-    known = world.region(region).instances
+def find_instances(
+    world: World, region: str, ids: Sequence[str], at_s: float | None = None
+) -> list[Instance]:
+    """The instances with these ids; one bad id, or one not known yet, refuses the whole call."""
+    known, at_s = world.region(region).instances, world.now_s if at_s is None else at_s
     malformed = [i for i in ids if not _INSTANCE_ID.fullmatch(i)]
     if malformed:
         raise ApiError("InvalidInstanceID.Malformed", f'Invalid id: "{malformed[0]}"')
-    unknown = [i for i in ids if i not in known]
+    unknown = [i for i in ids if i not in known or known[i].known_s > at_s]
     if unknown:
         word = "ID" if len(unknown) == 1 else "IDs"
         verb = "does" if len(unknown) == 1 else "do"
@@ -153,6 +158,12 @@ def _candidates(world: World, region: str, params: Params) -> Iterable[Instance]
     requests = [home.requests.get(i) for i in dict.fromkeys(values)]
     instances = [request.instance for request in requests if request and request.instance]
     return [instance for instance in instances if instance.instance_id in home.instances]
+
+
+def _then(found: Iterable[Instance], at_s: float) -> list[Instance]:
+    """The instances as they were at a moment, without those not known then."""
+    then = (instance_then(each, at_s) for each in found)
+    return [each for each in then if each is not None]
 
 
 def _thing(world: World, region: str, resource_id: str) -> Tagged:

@@ -58,6 +58,11 @@ _PRICE_PATHS = {
     "spot-price": "SpotPrice",
     "timestamp": "Timestamp",
 }
+_REGION_PATHS = {
+    "endpoint": "Endpoint",
+    "opt-in-status": "OptInStatus",
+    "region-name": "RegionName",
+}
 _TYPE_PATHS = {
     "bare-metal": "BareMetal",
     "burstable-performance-supported": "BurstablePerformanceSupported",
@@ -102,6 +107,31 @@ def get_spot_placement_scores(world: World, _: str, params: Params) -> Shape:
     ]
     rows.sort(key=lambda row: -row["Score"])
     return {"SpotPlacementScores": rows[:_MOST_SCORES]}
+
+
+def opted_in(world: World, region: str) -> bool:
+    """Whether the account may use the region."""
+    return region not in world.not_opted_in and catalogue.opted_in(region)
+
+
+def describe_regions(world: World, _: str, params: Params) -> Shape:
+    """The regions; those not opted in to only if all are asked for."""
+    known = catalogue.opt_in_states()
+    names = params.get("RegionNames") or list(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        message = f"Invalid region names: [{', '.join(unknown)}]"
+        raise ApiError("InvalidParameterValue", message)
+    rows = [
+        {
+            "RegionName": name,
+            "Endpoint": f"ec2.{name}.amazonaws.com",
+            "OptInStatus": known[name] if opted_in(world, name) else "not-opted-in",
+        }
+        for name in names
+        if params.get("AllRegions", False) or opted_in(world, name)
+    ]
+    return {"Regions": narrow(rows, params, _REGION_PATHS)}
 
 
 def describe_instance_types(_: World, region: str, params: Params) -> Shape:

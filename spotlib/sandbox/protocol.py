@@ -56,6 +56,9 @@ class Asked:
     params: dict[str, Any]
     headers: Mapping[str, str]
     body: bytes
+    at_s: float = 0.0  # when it came, on the world's clock
+    number: int = 0  # calls that came before it
+    read_timeout_s: float | None = None  # how long its client waits; None: not known (HTTP)
 
 
 def address(url: str, headers: Mapping[str, str]) -> tuple[str, str]:
@@ -159,8 +162,8 @@ def _element(shape: Any, tag: str, value: Any) -> str:
     elif shape.type_name == "list":
         item_tag = shape.member.serialization.get("name", "member")
         text = "".join(_element(shape.member, item_tag, item) for item in value)
-    elif shape.type_name == "timestamp":  # EC2 shows whole seconds
-        text = value.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    elif shape.type_name == "timestamp":
+        text = value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03}Z"
     elif shape.type_name == "boolean":
         text = "true" if value else "false"
     else:

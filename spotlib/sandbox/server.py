@@ -13,17 +13,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from botocore.exceptions import BotoCoreError
 
-from spotlib.sandbox import faults
+from spotlib.sandbox import catalogue, company, faults
 from spotlib.sandbox.market import Market
 from spotlib.sandbox.market_api import advisor
 from spotlib.sandbox.numbers import DEFAULT_SEED, PROFILES
 from spotlib.sandbox.wire import answer
-from spotlib.sandbox.world import ScaledTime, VirtualTime, World
+from spotlib.sandbox.world import Reads, ScaledTime, VirtualTime, World
 
 
 def serve(
@@ -66,6 +67,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--speed", type=float, default=1.0, help="times real time")
     parser.add_argument("--idle-s", type=float, default=0.0, help="end when idle so long; 0: never")
     parser.add_argument("--quota-vcpus", type=float, default=1000.0, help="spot quota per family")
+    parser.add_argument(
+        "--fault",
+        action="append",
+        type=faults.parse,
+        default=[],
+        metavar="KIND[:NAME=VALUE,...]",
+        help="let calls go wrong, such as throttled:action=DescribeInstances,rate=0.1 or "
+        f"black_hole:from_s=60,to_s=120; kinds: {', '.join(faults.KINDS)}",
+    )
+    parser.add_argument("--company", action="store_true", help="other people's things beside ours")
+    parser.add_argument("--unknown-s", type=float, default=0.0, help="new ids are unknown so long")
+    parser.add_argument("--lag-s", type=float, default=0.0, help="describe calls lag so long")
+    parser.add_argument("--page-most", type=int, help="no page is longer")
+    parser.add_argument("--empty-share", type=float, default=0.0, help="pages that come empty")
+    parser.add_argument("--throttled", action="store_true", help="EC2's token buckets")
     parser.add_argument("--json", action="store_true", help="print one line of JSON when ready")
 
 
@@ -76,7 +92,18 @@ def run(args: argparse.Namespace) -> int:
         market=Market(args.market_seed, profile=args.profile),
         clock=VirtualTime() if args.virtual else ScaledTime(args.speed),
         quota_vcpus=args.quota_vcpus,
+        throttled=args.throttled,
+        reads=Reads(
+            unknown_s=args.unknown_s,
+            id_lag_s=args.lag_s,
+            filter_lag_s=args.lag_s,
+            page_most=args.page_most,
+            empty_share=args.empty_share,
+        ),
     )
+    world.faults += args.fault
+    if args.company:
+        company.move_in(world, company.crowd(catalogue.DEFAULT_REGIONS))
 
     def ready(url: str) -> None:
         text = json.dumps({"url": url, **describe(world)}) if args.json else _how_to(url, world)
@@ -152,20 +179,29 @@ def _advance(world: World, body: dict[str, Any]) -> dict[str, float]:
 
 
 def _add_fault(world: World, body: dict[str, Any]) -> dict[str, int]:
-    """``{"fault": "fail", "action": ..., "nth": ...}``: the arguments of one of ``faults``."""
-    make = {"fail": faults.fail, "cut_off": faults.cut_off, "lose_answer": faults.lose_answer}
-    world.faults.append(make[body.pop("fault")](**body))
+    """``{"fault": "fail", "action": ..., "nth": ...}``: see ``faults.Fault``."""
+    with world.lock:
+        world.faults.append(faults.order(body))
     return {"faults": len(world.faults)}
+
+
+def _clear_faults(world: World, _: dict[str, Any]) -> dict[str, int]:
+    with world.lock:
+        world.faults.clear()
+    return {"faults": 0}
 
 
 _CONTROL: dict[tuple[str, str], Callable[[World, dict[str, Any]], Any]] = {
     ("GET", "/sandbox"): lambda world, _: describe(world),
     ("GET", "/sandbox/now"): lambda world, _: {"now_s": world.now_s},
     ("GET", "/sandbox/truth"): lambda world, _: world.truth(),
+    ("GET", "/sandbox/fired"): lambda world, _: [asdict(each) for each in world.fired],
+    ("GET", "/sandbox/touched"): lambda world, _: world.touched,
     ("GET", "/sandbox/leftovers"): lambda world, _: world.leftovers(),
     ("GET", "/spot-advisor-data.json"): lambda world, _: advisor(world),
     ("POST", "/sandbox/advance"): _advance,
     ("POST", "/sandbox/faults"): _add_fault,
+    ("POST", "/sandbox/faults/clear"): _clear_faults,
 }
 
 

@@ -16,7 +16,10 @@ from spotlib.sandbox.world import World
 Shape = dict[str, Any]
 
 _ASKED_ONLY = ("SecurityGroupIds", "SecurityGroups")  # shown in another form than asked
-_STATE_CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48}
+_STATE_CODES = {
+    "pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64,
+    "stopped": 80,
+}  # fmt: skip
 _MESSAGES = {
     "pending-evaluation": "Your Spot request is pending evaluation.",
     "pending-fulfillment": "Your Spot request is pending fulfillment.",
@@ -32,6 +35,8 @@ _MESSAGES = {
     "instance-terminated-no-capacity": (
         "Your Spot instance was terminated because there is no longer enough Spot capacity."
     ),
+    "marked-for-termination": "Your Spot instance is marked for termination.",
+    "instance-stopped-by-user": "Your Spot instance was stopped because a user shut it down.",
     "bad-parameters": "Your Spot request failed due to bad parameters.",
     "system-error": "Your Spot request failed due to a system error.",
 }
@@ -47,16 +52,17 @@ def state(name: str) -> Shape:
 
 def request_shape(world: World, request: SpotRequest) -> Shape:
     """One ``SpotInstanceRequest``.  The zone shows only once the request is fulfilled."""
-    message = _MESSAGES[request.code]
+    message = request.flaw if request.state == "failed" and request.flaw else ""
+    message = message or _MESSAGES[request.code]
     launch = {key: value for key, value in request.launch.items() if key not in _ASKED_ONLY}
     shape: Shape = {
         "SpotInstanceRequestId": request.request_id,
-        "CreateTime": world.utc(request.accepted_s),
+        "CreateTime": _stamp(world, request.accepted_s),
         "State": request.state,
         "Status": {
             "Code": request.code,
             "Message": message,
-            "UpdateTime": world.utc(request.updated_s),
+            "UpdateTime": _stamp(world, request.updated_s),
         },
         "LaunchSpecification": launch,
         "Type": "one-time",
@@ -78,7 +84,7 @@ def request_shape(world: World, request: SpotRequest) -> Shape:
 
 def instance_shape(world: World, instance: Instance) -> Shape:
     """One ``Instance``."""
-    request, launched = instance.request, world.utc(instance.launched_s)
+    request, launched = instance.request, _stamp(world, instance.launched_s)
     kind = catalogue.raw_types()[request.pool.instance_type]
     image = request.launch["ImageId"]
     shape: Shape = {
@@ -88,8 +94,6 @@ def instance_shape(world: World, instance: Instance) -> Shape:
         "Architecture": catalogue.images(request.pool.region)[image]["Architecture"],
         "Hypervisor": kind.get("Hypervisor", "nitro").replace("nitro", "xen"),  # as EC2 says it
         "State": state(instance.state),
-        "InstanceLifecycle": "spot",
-        "SpotInstanceRequestId": request.request_id,
         "LaunchTime": launched,
         "AmiLaunchIndex": 0,
         "Monitoring": {"State": "disabled"},
@@ -101,15 +105,18 @@ def instance_shape(world: World, instance: Instance) -> Shape:
         "Tags": tag_list(instance.tags),
         "NetworkInterfaces": [],
     }
+    if not request.on_demand:
+        shape["InstanceLifecycle"] = "spot"
+        shape["SpotInstanceRequestId"] = request.request_id
     if instance.state in ("pending", "running"):
         shape["NetworkInterfaces"] = [_interface(instance, launched)]
         shape["PrivateIpAddress"] = shape["NetworkInterfaces"][0]["PrivateIpAddress"]
     return {**shape, **_ending(world, instance)}
 
 
-def status_shape(world: World, instance: Instance) -> Shape:
+def status_shape(world: World, instance: Instance, at_s: float) -> Shape:
     """One ``InstanceStatus``.  The attached-EBS status is there only where the type has it."""
-    status, ebs = instance.checks(world.now_s)
+    status, ebs = instance.checks(at_s, pending=world.forms.pending_checks)
     shape: Shape = {
         "InstanceId": instance.instance_id,
         "InstanceState": state(instance.state),
@@ -156,6 +163,12 @@ def _interface(instance: Instance, launched: datetime) -> Shape:
             "Status": "attached" if instance.state == "running" else "attaching",
         },
     }
+
+
+def _stamp(world: World, at_s: float) -> datetime:
+    """A moment as EC2 tells it: to the second, as far as is known."""
+    moment = world.utc(at_s)
+    return moment.replace(microsecond=0) if world.forms.subdigits == "seconds" else moment
 
 
 def _zone_name(request: SpotRequest) -> str:

@@ -12,17 +12,20 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from spotlib.sandbox import borrowed, catalogue
+from spotlib.sandbox import borrowed, catalogue, course
 from spotlib.sandbox.account import SpotRequest
+from spotlib.sandbox.chance import uniforms
 from spotlib.sandbox.filters import Shape, asked_filters, narrow, page
 from spotlib.sandbox.market import Pool
 from spotlib.sandbox.protocol import ApiError
+from spotlib.sandbox.reads import request_then
 from spotlib.sandbox.shapes import request_shape
 from spotlib.sandbox.world import World
 
 Params = dict[str, Any]
 
 _MOST_INSTANCES = 3000
+_OVER_QUOTA = "Max spot instance count exceeded"
 _IMAGE_ID = re.compile(r"ami-(?:[0-9a-f]{8}|[0-9a-f]{17})")
 _REQUEST_ID = re.compile(r"sir-[0-9a-z]{8}")
 
@@ -57,12 +60,14 @@ def request_spot_instances(world: World, region: str, params: Params) -> Shape:
     count = _count(params)
     launch = params.get("LaunchSpecification") or {}
     kind = _instance_type(launch, region)
-    _check_image(launch, region, kind)
+    flaw = _image_flaw(world, launch, region, kind)
     _check_user_data(launch)
     _check_terms(params)
-    pools = _pools(launch, region, kind)
-    _check_quota(world, region, kind, count)
-    made = world.request(
+    _check_account(world, launch, region)
+    pools, zone_flaw = _pools(world, launch, region, kind)
+    room = _room(world, region, kind, count)
+    made = course.request(
+        world,
         kind,
         pools,
         count=count,
@@ -71,6 +76,7 @@ def request_spot_instances(world: World, region: str, params: Params) -> Shape:
         tags=_tags(params),
         valid_until_s=_valid_until_s(world, params),
         max_price_usd=_max_price(params),
+        flaws=[flaw or zone_flaw] * room + [_OVER_QUOTA] * (count - room),
     )
     if token:
         home.tokens[token] = (fingerprint, made)
@@ -80,9 +86,12 @@ def request_spot_instances(world: World, region: str, params: Params) -> Shape:
 def describe_spot_instance_requests(world: World, region: str, params: Params) -> Shape:
     """The requests named by id, or those that pass the filters."""
     ids = params.get("SpotInstanceRequestIds", [])
-    found = find_requests(world, region, ids) if ids else _candidates(world, region, params)
-    shapes = narrow((request_shape(world, request) for request in found), params, _PATHS)
-    shown, more = page(shapes, params, ids=ids, id_name="SpotInstanceRequestIds")
+    at_s = world.read_at_s(by_ids=bool(ids))
+    found = find_requests(world, region, ids, at_s) if ids else _candidates(world, region, params)
+    then = (request_then(each, at_s) for each in found)
+    shapes = narrow((request_shape(world, each) for each in then if each), params, _PATHS)
+    id_name = "SpotInstanceRequestIds"
+    shown, more = page(shapes, params, ids=ids, id_name=id_name, reads=world.reads)
     return {"SpotInstanceRequests": shown, **more}
 
 
@@ -93,20 +102,22 @@ def cancel_spot_instance_requests(world: World, region: str, params: Params) -> 
         raise missing("SpotInstanceRequestId")
     done = []
     for request in find_requests(world, region, ids):
-        world.cancel(request)
+        course.cancel(world, request)
         state = request.state if request.state in ("closed", "cancelled") else "completed"
         done.append({"SpotInstanceRequestId": request.request_id, "State": state})
     return {"CancelledSpotInstanceRequests": done}
 
 
-def find_requests(world: World, region: str, ids: Sequence[str]) -> list[SpotRequest]:
-    """The requests with these ids; one bad id refuses the whole call."""
-    known = world.region(region).requests
+def find_requests(
+    world: World, region: str, ids: Sequence[str], at_s: float | None = None
+) -> list[SpotRequest]:
+    """The requests with these ids; one bad id, or one not known yet, refuses the whole call."""
+    known, at_s = world.region(region).requests, world.now_s if at_s is None else at_s
     malformed = [i for i in ids if not _REQUEST_ID.fullmatch(i)]
     if malformed:
         message = f'Invalid id: "{malformed[0]}"'
         raise ApiError("InvalidSpotInstanceRequestID.Malformed", message)
-    unknown = [i for i in ids if i not in known]
+    unknown = [i for i in ids if i not in known or known[i].known_s > at_s]
     if unknown:
         message = f"The spot instance request ID '{', '.join(unknown)}' does not exist"
         raise ApiError("InvalidSpotInstanceRequestID.NotFound", message)
@@ -167,7 +178,8 @@ def _instance_type(launch: Params, region: str) -> catalogue.InstanceType:
     return kind
 
 
-def _check_image(launch: Params, region: str, kind: catalogue.InstanceType) -> None:
+def _image_flaw(world: World, launch: Params, region: str, kind: catalogue.InstanceType) -> str:
+    """Refuse a bad image; what its architecture makes fail later, or ""."""
     image = launch.get("ImageId")
     if not image:
         raise missing("launchSpecification.imageId")
@@ -177,12 +189,21 @@ def _check_image(launch: Params, region: str, kind: catalogue.InstanceType) -> N
     if image not in known:
         raise ApiError("InvalidAMIID.NotFound", f"The image id '[{image}]' does not exist")
     architecture = known[image]["Architecture"]
-    if architecture not in kind.architectures:
-        raise invalid(
-            f"The architecture '{','.join(kind.architectures)}' of the specified instance type "
-            f"does not match the architecture '{architecture}' of the specified AMI. "
-            "Specify an instance type and an AMI that have matching architectures, and try again."
-        )
+    if architecture in kind.architectures:
+        return ""
+    message = (
+        f"The architecture '{','.join(kind.architectures)}' of the specified instance type "
+        f"does not match the architecture '{architecture}' of the specified AMI. "
+        "Specify an instance type and an AMI that have matching architectures, and try again."
+    )
+    return _unfit(world, invalid(message))
+
+
+def _unfit(world: World, error: ApiError) -> str:
+    """Refuse what does not fit together, or in the other form let it fail when evaluated."""
+    if world.forms.unfit == "refused":
+        raise error
+    return error.message
 
 
 def _check_user_data(launch: Params) -> None:
@@ -244,30 +265,67 @@ def _tags(params: Params) -> dict[str, str]:
     return tags
 
 
-def _pools(launch: Params, region: str, kind: catalogue.InstanceType) -> list[Pool]:
-    """The pools the request may be served from: one if it names a zone, else the region's."""
-    offered = catalogue.offered(region)[kind.name]
-    zone_id = _named_zone(launch, region)
-    if zone_id is None:
-        return [Pool(kind.name, offer, region) for offer in offered]
-    if zone_id not in offered:
-        names = {zone.zone_id: zone.name for zone in catalogue.zones(region)}
-        others = ", ".join(sorted(names[offer] for offer in offered))
-        raise ApiError(
-            "Unsupported",
-            f"Your requested instance type ({kind.name}) is not supported in your requested "
-            f"Availability Zone ({names[zone_id]}). Please retry your request by not specifying "
-            f"an Availability Zone or choosing {others}.",
+def _check_account(world: World, launch: Params, region: str) -> None:
+    """Refuse what the account lacks: the role of spot requests, a default VPC."""
+    if not world.spot_role:
+        code = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
+        message = (
+            "The provided credentials do not have permission to create the service-linked role "
+            "for EC2 Spot Instances."
         )
-    return [Pool(kind.name, zone_id, region)]
+        raise ApiError(code, message, 403)
+    interfaces = launch.get("NetworkInterfaces")
+    if interfaces and not interfaces[0].get("SubnetId") and world.forms.bare_interface == "refused":
+        raise missing("networkInterface.subnetId")
+    if region in world.no_default_vpc and not _subnet(launch):
+        raise ApiError("VPCIdNotSpecified", "No default VPC for this user")
 
 
-def _named_zone(launch: Params, region: str) -> str | None:
-    """The id of the zone the request pins, by name, by id or through its subnet."""
+def _pools(
+    world: World, launch: Params, region: str, kind: catalogue.InstanceType
+) -> tuple[list[Pool], str]:
+    """The pools the request may be served from, and what is wrong with them, or "".
+
+    One pool if the request names a zone, else the region's.
+    """
+    offered = catalogue.offered(region)[kind.name]
+    zone_id = _named_zone(world, launch, region)
+    named = zone_id is not None
+    if zone_id is None and world.forms.zone == "any":
+        zones = catalogue.zones(region)
+        draw = uniforms(1, world.seed, "any zone", region, len(world.calls))[0]
+        zone_id = zones[int(draw * len(zones))].zone_id
+    if zone_id is None:
+        return [Pool(kind.name, offer, region) for offer in offered], ""
+    pools = [Pool(kind.name, zone_id, region)]
+    if zone_id in offered:
+        return pools, ""
+    error = _not_offered(region, kind.name, zone_id)
+    return pools, _unfit(world, error) if named else error.message
+
+
+def _not_offered(region: str, name: str, zone_id: str) -> ApiError:
+    names = {zone.zone_id: zone.name for zone in catalogue.zones(region)}
+    others = ", ".join(sorted(names[offer] for offer in catalogue.offered(region)[name]))
+    return ApiError(
+        "Unsupported",
+        f"Your requested instance type ({name}) is not supported in your requested "
+        f"Availability Zone ({names[zone_id]}). Please retry your request by not specifying "
+        f"an Availability Zone or choosing {others}.",
+    )
+
+
+def _subnet(launch: Params) -> str | None:
     interfaces = launch.get("NetworkInterfaces") or [{}]
-    subnet = launch.get("SubnetId") or interfaces[0].get("SubnetId")
+    subnet: str | None = launch.get("SubnetId") or interfaces[0].get("SubnetId")
+    return subnet
+
+
+def _named_zone(world: World, launch: Params, region: str) -> str | None:
+    """The id of the zone the request pins, by name, by id or through its subnet."""
+    subnet = _subnet(launch)
     if subnet:
-        zone_of = borrowed.subnet_zones(region)
+        zone_of = {} if region in world.no_default_vpc else borrowed.subnet_zones(region)
         if subnet not in zone_of:
             message = f"The subnet ID '{subnet}' does not exist"
             raise ApiError("InvalidSubnetID.NotFound", message)
@@ -282,7 +340,10 @@ def _named_zone(launch: Params, region: str) -> str | None:
     raise invalid(f"Invalid availability zone: [{name}]")
 
 
-def _check_quota(world: World, region: str, kind: catalogue.InstanceType, count: int) -> None:
-    in_use = world.vcpus_in_use(region, kind.quota_group)
-    if in_use + count * kind.vcpus > world.quota_vcpus:
-        raise ApiError("MaxSpotInstanceCountExceeded", "Max spot instance count exceeded")
+def _room(world: World, region: str, kind: catalogue.InstanceType, count: int) -> int:
+    """How many of ``count`` fit under the quota; fewer than all are refused, or fail later."""
+    free = world.quota_vcpus - world.vcpus_in_use(region, kind.quota_group)
+    room = min(count, max(0, int(free // kind.vcpus)))
+    if room < count and (room == 0 or world.forms.quota == "refused"):
+        raise ApiError("MaxSpotInstanceCountExceeded", _OVER_QUOTA)
+    return room

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spotlib.sandbox import catalogue
+from spotlib.sandbox import catalogue, course
 from spotlib.sandbox.instance_api import describe_instance_status, describe_instances
 from spotlib.sandbox.market import Pool
 from spotlib.sandbox.spot_api import describe_spot_instance_requests
@@ -35,7 +35,8 @@ deeds = st.sampled_from(["look", "look", "look", "cancel", "terminate"])
 def requested(some, valid_until_s=None):
     """A world with one request for each of these fates."""
     world = World(script=lambda request: some[request.index])
-    world.request(
+    course.request(
+        world,
         catalogue.instance_type(POOL.instance_type),
         [POOL],
         count=len(some),
@@ -86,10 +87,10 @@ def do(world, deed):
     region = world.region(REGION)
     if deed == "cancel":
         for request in region.requests.values():
-            world.cancel(request)
+            course.cancel(world, request)
     if deed == "terminate":
         for instance in list(region.instances.values()):
-            world.terminate(instance)
+            course.terminate(world, instance)
 
 
 @settings(deadline=None, max_examples=150)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from spotlib.sandbox import catalogue
-from spotlib.sandbox.account import STATE_OF_CODE
 from spotlib.sandbox.market import Market, Pool
 from spotlib.sandbox.numbers import Numbers
+from spotlib.sandbox.states import STATE_OF_CODE
 from spotlib.sandbox.world import Fate
 
 from .conftest import SWITCH
@@ -354,4 +354,11 @@ def test_a_copied_world_goes_on_by_itself_and_alike(account):
 
 
 def test_every_status_code_has_one_of_ec2s_states():
-    assert set(STATE_OF_CODE.values()) == {"open", "active", "closed", "cancelled", "failed"}
+    assert set(STATE_OF_CODE.values()) == {
+        "open",
+        "active",
+        "closed",
+        "cancelled",
+        "failed",
+        "disabled",
+    }

@@ -1,0 +1,81 @@
+"""Company: what other people hold in the same account.  None of it is ever ours to count or touch.
+
+On-demand and spot instances, running and held requests, with other tags or none, in whatever
+region.  They share the quota and, where they launch, the pools.  ``World.touched`` tells what a
+call did to any of them; the truth and the leftovers leave them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from spotlib.sandbox import catalogue, course
+from spotlib.sandbox.account import Fate, SpotRequest
+from spotlib.sandbox.market import Pool
+from spotlib.sandbox.world import World
+
+_RUNNING = Fate(evaluate_s=0.0, in_flight_s=0.0, boot_s=0.0, ok_s=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbours:
+    """Some things of one kind, of one owner."""
+
+    region: str
+    count: int = 1
+    instance_type: str = "t3.nano"
+    on_demand: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)  # of the spot requests
+    fate: Fate = _RUNNING
+    owner: str = "company"
+
+
+def move_in(world: World, neighbours: Iterable[Neighbours]) -> list[SpotRequest]:
+    """Let them be there, now; on-demand launches are among what is returned."""
+    made: list[SpotRequest] = []
+    with world.lock:
+        for each in neighbours:
+            made += _settle(world, each)
+        world.catch_up()
+    return made
+
+
+def crowd(regions: Iterable[str], *, tags: Mapping[str, str] | None = None) -> list[Neighbours]:
+    """A mixed company in each region; ``tags`` are those of another batch of the caller's."""
+    held = Fate(held_s=None)
+    return [
+        neighbours
+        for region in regions
+        for neighbours in (
+            Neighbours(region=region, count=3, on_demand=True),
+            Neighbours(region=region, count=2, tags={"Name": "somebody else's"}),
+            Neighbours(region=region, count=2),
+            Neighbours(region=region, count=2, fate=held),
+            Neighbours(region=region, count=2, tags=dict(tags or {}), owner="another batch"),
+            Neighbours(region=region, tags=dict(tags or {}), owner="another batch", fate=held),
+        )
+    ]
+
+
+def _settle(world: World, each: Neighbours) -> list[SpotRequest]:
+    kind = catalogue.instance_type(each.instance_type)
+    zones = catalogue.offered(each.region).get(each.instance_type)
+    if kind is None or not zones:
+        raise ValueError(f"{each.instance_type!r} is not offered in {each.region!r}")
+    image = next(
+        name
+        for name, image in catalogue.images(each.region).items()
+        if image["Architecture"] in kind.architectures
+    )
+    return course.request(
+        world,
+        kind,
+        [Pool(each.instance_type, zone_id, each.region) for zone_id in zones],
+        count=each.count,
+        launch={"ImageId": image, "InstanceType": each.instance_type},
+        tags=dict(each.tags),
+        fate=each.fate,
+        owner=each.owner,
+        on_demand=each.on_demand,
+    )

@@ -1,0 +1,364 @@
+"""The course of things: requests wait, launch, boot, are interrupted, are cancelled, end.
+
+Each transition is one small function of the world, called at its moment from the world's heap of
+due events; whether it is possible at all is in the tables of ``states``.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from math import inf
+from typing import Any
+
+from spotlib.sandbox import catalogue
+from spotlib.sandbox.account import EbsForm, Fate, Instance, SpotRequest
+from spotlib.sandbox.chance import digest, uniforms
+from spotlib.sandbox.market import Pool
+from spotlib.sandbox.states import INSTANCE_MOVES, REQUEST_MOVES, STATE_OF_CODE
+from spotlib.sandbox.world import World
+
+_USER = ("Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown")
+_GUEST = (
+    "Client.InstanceInitiatedShutdown",
+    "Client.InstanceInitiatedShutdown: Instance initiated shutdown",
+)
+_MARKET = (
+    "Server.SpotInstanceTermination",
+    "Server.SpotInstanceTermination: Spot instance termination",
+)
+_TAKEN = "instance-terminated-no-capacity"
+_MARKED = "marked-for-termination"
+_CANCELLED_RUNNING = "request-canceled-and-instance-running"
+
+# What the account can be told to do.
+
+
+def request(
+    world: World,
+    kind: catalogue.InstanceType,
+    pools: Sequence[Pool],
+    *,
+    count: int,
+    launch: dict[str, Any],
+    token: str = "",
+    tags: dict[str, str] | None = None,
+    valid_until_s: float | None = None,
+    max_price_usd: float | None = None,
+    flaws: Sequence[str] = (),
+    fate: Fate | None = None,
+    owner: str = "",
+    on_demand: bool = False,
+) -> list[SpotRequest]:
+    """Accept a request for ``count`` instances in one of these pools: EC2 chooses which.
+
+    ``flaws`` says of each, in order, why it will fail when it is evaluated ("": it will not).
+    """
+    region, now_s = world.region(pools[0].region), world.now_s
+    region.calls[owner] += 1
+    name = f"{world.seed}/{pools[0].region}/{owner}{region.calls[owner]}"
+    pool = world.market.choose_zone(pools, world.posix(now_s), name)
+    if valid_until_s is None:
+        valid_until_s = now_s + world.market.numbers.request_valid_s
+    made = [
+        SpotRequest(
+            request_id="sir-" + base64.b32encode(digest(5, "sir", name, i)).decode().lower(),
+            name=name,
+            index=i,
+            token=token,
+            pool=pool,
+            launch=launch,
+            vcpus=kind.vcpus,
+            quota_group=kind.quota_group,
+            accepted_s=now_s,
+            valid_until_s=valid_until_s,
+            max_price_usd=max_price_usd,
+            tags=dict(tags or {}),
+            owner=owner,
+            on_demand=on_demand,
+            flaw=flaws[i] if flaws else "",
+            fate=fate,
+            known_s=now_s + world.reads.unknown_for_s(name, i),
+        )
+        for i in range(count)
+    ]
+    for each in made:
+        _accept(world, each)
+    return made
+
+
+def cancel(world: World, request: SpotRequest) -> None:
+    """Cancel a request.  Its instance, there or in flight, lives on; a stopped one ends."""
+    if request.state not in ("open", "active", "disabled"):
+        return
+    world.touch(request, "cancel")
+    now_s = request.happened_s["cancelled"] = world.now_s
+    if request.state == "open":
+        _set_code(request, "canceled-before-fulfillment", now_s)
+        if not request.in_flight:
+            _end(world, request, now_s)
+    elif request.state == "active":
+        _set_code(request, _CANCELLED_RUNNING, now_s)
+    elif request.instance is not None:
+        _shut_down(world, request.instance, _USER, now_s)
+
+
+def terminate(world: World, instance: Instance) -> None:
+    """Begin to shut an instance down."""
+    world.touch(instance, "terminate")
+    _shut_down(world, instance, _USER, world.now_s)
+
+
+# The course of a request.
+
+
+def _accept(world: World, request: SpotRequest) -> None:
+    now_s = world.now_s
+    if request.fate is None and world.script and not request.owner:
+        request.fate = world.script(request)
+    request.happened_s["accepted"] = now_s
+    _set_code(request, "pending-evaluation", now_s)
+    world.enter(request)
+    if request.fate:
+        evaluate_s = request.fate.evaluate_s
+    else:  # one decision a call: its instances succeed or fail together
+        evaluate_s, _ = world.market.decision_s(request.name)
+    world.at(now_s + evaluate_s, _evaluate, request)
+    world.at(request.valid_until_s, _expire, request)
+
+
+def _evaluate(world: World, request: SpotRequest, at_s: float) -> None:
+    if request.state != "open" or request.in_flight:
+        return
+    fails = request.fate.fails if request.fate else None
+    if request.flaw or fails:
+        _set_code(request, fails or "bad-parameters", at_s)
+        _end(world, request, at_s)
+        return
+    obstacle, again_s = _obstacle(world, request, at_s)
+    if obstacle is None:
+        _take_off(world, request, at_s)
+        return
+    if request.code != obstacle:
+        _set_code(request, obstacle, at_s)
+    if again_s is not None:
+        world.at(again_s, _evaluate, request)
+
+
+def _obstacle(world: World, request: SpotRequest, at_s: float) -> tuple[str | None, float | None]:
+    """Why the request cannot launch now (None: it can), and when to look again."""
+    market, pool = world.market, request.pool
+    if request.fate:
+        fate, evaluated_s = request.fate, request.accepted_s + request.fate.evaluate_s
+        if fate.held_s is None:
+            return "capacity-not-available", None
+        free_s = evaluated_s + fate.held_s
+        return (None, None) if at_s >= free_s else ("capacity-not-available", free_s)
+    again_s = at_s + market.numbers.reevaluate_s
+    if request.max_price_usd is not None and request.max_price_usd < float(
+        market.price_usd(pool, world.posix(at_s))
+    ):
+        return "price-too-low", again_s
+    held = world.region(pool.region).held.get(pool, 0)
+    if market.free_capacity(pool, world.posix(at_s)) <= held:
+        return "capacity-not-available", again_s
+    return None, None
+
+
+def _take_off(world: World, request: SpotRequest, at_s: float) -> None:
+    request.in_flight = True
+    held = world.region(request.pool.region).held
+    held[request.pool] = held.get(request.pool, 0) + 1
+    _set_code(request, "pending-fulfillment", at_s)
+    _, in_flight_s = world.market.decision_s(request.name, request.index)
+    if request.fate:
+        in_flight_s = request.fate.in_flight_s
+    world.at(at_s + in_flight_s, _fulfil, request)
+
+
+def _expire(world: World, request: SpotRequest, at_s: float) -> None:
+    if request.state == "open" and not request.in_flight:
+        _set_code(request, "schedule-expired", at_s)
+        _end(world, request, at_s)
+
+
+def _fulfil(world: World, request: SpotRequest, at_s: float) -> None:
+    request.in_flight = False
+    late = request.state == "cancelled"
+    _set_code(request, _CANCELLED_RUNNING if late else "fulfilled", at_s)
+    request.happened_s["fulfilled"] = at_s
+    fate = request.fate or _market_fate(world, request, at_s)
+    instance = Instance(
+        instance_id="i-0" + digest(8, "i", request.name, request.index).hex(),
+        request=request,
+        launched_s=at_s,
+        fate=fate,
+        ebs=fate.ebs or _ebs_of_type(world, request),
+        known_s=at_s + world.reads.unknown_for_s(request.name, request.index, "instance"),
+    )
+    _set_state(instance, "pending", at_s)
+    request.instance = instance
+    world.region(request.pool.region).instances[instance.instance_id] = instance
+    if fate.boot_s is not None:
+        world.at(at_s + fate.boot_s, _run, instance)
+    if fate.interrupted_s is not None:
+        world.at(at_s + fate.interrupted_s, _interrupt, instance)
+    elif request.fate is None and not request.on_demand:
+        _watch_pool(world, instance, at_s)
+
+
+def _ebs_of_type(world: World, request: SpotRequest) -> EbsForm:
+    kind = catalogue.instance_type(request.pool.instance_type)
+    if kind is None or kind.nitro:
+        return "reported"
+    return "absent" if world.forms.xen_ebs == "absent" else "not-applicable"
+
+
+def _market_fate(world: World, request: SpotRequest, at_s: float) -> Fate:
+    boot = world.market.boot(
+        request.pool, world.posix(at_s), request=request.name, index=request.index
+    )
+    ebs_share = float(uniforms(1, request.name, request.index, "ebs")[0])
+    return Fate(
+        boot_s=boot.boot_s,
+        ok_s=boot.ok_s,
+        ebs_ok_s=boot.ok_s * ebs_share,
+        shutdown_s=world.market.shutdown_s(request.name, request.index),
+    )
+
+
+def _watch_pool(world: World, instance: Instance, at_s: float) -> None:
+    """Find out whether the pool takes the instance back within the hour, else look again."""
+    if instance.state not in ("pending", "running"):
+        return
+    request, until_s = instance.request, at_s + 3600.0
+    taken = world.market.interruption(
+        request.pool,
+        world.posix(at_s),
+        until=world.posix(until_s),
+        request=request.name,
+        index=request.index,
+    )
+    if taken is None:
+        world.at(until_s, _watch_pool, instance)
+    else:
+        world.at(taken - world.epoch.timestamp(), _interrupt, instance)
+
+
+# The course of an instance.
+
+
+def _run(world: World, instance: Instance, at_s: float) -> None:
+    if instance.state != "pending":
+        return
+    fate = instance.fate
+    _set_state(instance, "running", at_s)
+    instance.request.happened_s["running"] = at_s
+    instance.ok_at_s = at_s + _never(fate.ok_s)
+    instance.ebs_ok_at_s = at_s + _never(fate.ebs_ok_s)
+    ready_s = instance.ok_at_s
+    if instance.ebs == "reported":
+        ready_s = max(ready_s, instance.ebs_ok_at_s)
+    if ready_s < inf:
+        world.at(ready_s, _pass_checks, instance)
+    minutes = instance.request.shutdown_minutes
+    if minutes is not None:
+        world.at(at_s + world.market.numbers.guest_boot_s + 60.0 * minutes, _power_off, instance)
+
+
+def _pass_checks(_: World, instance: Instance, at_s: float) -> None:
+    if instance.state == "running":
+        instance.request.happened_s["ready"] = at_s
+
+
+def _power_off(world: World, instance: Instance, at_s: float) -> None:
+    """The guest shuts down: the instance ends, or in the other form stops with its request."""
+    request = instance.request
+    stops = world.forms.guest_shutdown == "stop" and request.code == "fulfilled"
+    if not stops:
+        _shut_down(world, instance, _GUEST, at_s)
+    elif instance.state == "running":
+        instance.reason, instance.ended_s = _GUEST, at_s
+        request.happened_s["shutting-down"] = at_s
+        _set_state(instance, "stopping", at_s)
+        _set_code(request, "instance-stopped-by-user", at_s)
+        world.at(at_s + instance.fate.shutdown_s, _stop, instance)
+
+
+def _stop(_: World, instance: Instance, at_s: float) -> None:
+    if instance.state == "stopping":
+        _set_state(instance, "stopped", at_s)
+
+
+def _interrupt(world: World, instance: Instance, at_s: float) -> None:
+    """The notice: the request says so at once, the instance runs on for two minutes."""
+    if instance.state not in ("pending", "running"):
+        return
+    request = instance.request
+    marked = world.forms.notice == _MARKED and request.code == "fulfilled"
+    _set_code(request, _MARKED if marked else _TAKEN, at_s)
+    request.happened_s["interrupted"] = at_s
+    world.at(at_s + world.market.numbers.notice_s, _take_back, instance)
+
+
+def _take_back(world: World, instance: Instance, at_s: float) -> None:
+    if instance.state in ("pending", "running") and instance.request.code != _TAKEN:
+        _set_code(instance.request, _TAKEN, at_s)
+    _shut_down(world, instance, _MARKET, at_s)
+
+
+def _shut_down(world: World, instance: Instance, reason: tuple[str, str], at_s: float) -> None:
+    if instance.state in ("shutting-down", "terminated"):
+        return
+    instance.reason, instance.ended_s = reason, at_s
+    _set_state(instance, "shutting-down", at_s)
+    instance.request.happened_s.setdefault("shutting-down", at_s)
+    world.at(at_s + instance.fate.shutdown_s, _terminated, instance)
+
+
+def _terminated(world: World, instance: Instance, at_s: float) -> None:
+    _set_state(instance, "terminated", at_s)
+    request, numbers = instance.request, world.market.numbers
+    if request.code != _TAKEN:
+        _set_code(request, "instance-terminated-by-user", at_s)
+    world.at(at_s + numbers.instance_retained_s, _forget, request.pool, instance)
+    world.at(at_s + numbers.recover_s, _give_back, request.pool)
+    _end(world, request, at_s)
+
+
+def _end(world: World, request: SpotRequest, at_s: float) -> None:
+    """Nothing more can happen to the request; EC2 forgets it some hours later."""
+    request.happened_s["ended"] = at_s
+    retained_s = world.market.numbers.request_retained_s
+    world.at(at_s + retained_s, _forget, request.pool, request)
+
+
+def _forget(world: World, pool: Pool, thing: SpotRequest | Instance, _: float) -> None:
+    world.region(pool.region).forget(thing)
+
+
+def _give_back(world: World, pool: Pool, _: float) -> None:
+    world.region(pool.region).held[pool] -= 1
+
+
+def _set_code(request: SpotRequest, code: str, at_s: float) -> None:
+    _require((request.code, code) in REQUEST_MOVES, "request", request.code, code)
+    request.code, request.updated_s = code, at_s
+    if request.state != "cancelled":
+        request.state = STATE_OF_CODE[code]
+    request.path.append((at_s, code, request.state))
+
+
+def _set_state(instance: Instance, state: str, at_s: float) -> None:
+    _require((instance.state, state) in INSTANCE_MOVES, "instance", instance.state, state)
+    instance.state = state
+    instance.path.append((at_s, state))
+
+
+def _require(possible: bool, what: str, before: str, after: str) -> None:
+    if not possible:
+        raise ValueError(f"no {what} goes from {before or 'nothing'} to {after}: see states")
+
+
+def _never(delay_s: float | None) -> float:
+    return inf if delay_s is None else delay_s

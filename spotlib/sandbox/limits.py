@@ -1,0 +1,63 @@
+"""EC2's token buckets: one per region and action, refilled by the second.
+
+Source: EC2 Developer Guide, "Request throttling": the size of each bucket and its refill rate.
+The number of a bucket is how many calls may come at once.  Not modelled: new accounts with less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Bucket = tuple[float, float]  # the most it holds, its refill a second
+
+READ: Bucket = (100.0, 20.0)
+UNNARROWED: Bucket = (50.0, 10.0)  # describes with neither paging nor filter
+BUCKETS: Mapping[str, Bucket] = {
+    "RequestSpotInstances": (50.0, 5.0),
+    "CancelSpotInstanceRequests": (50.0, 5.0),
+    "TerminateInstances": (100.0, 5.0),
+    "CreateTags": (100.0, 10.0),
+}
+TERMINATED: Bucket = (1000.0, 20.0)  # instances, beside the calls
+_NARROWABLE = frozenset(
+    {
+        "DescribeInstances",
+        "DescribeInstanceStatus",
+        "DescribeSpotInstanceRequests",
+        "DescribeSecurityGroups",
+    }
+)
+
+
+class Buckets:
+    """How full every bucket is."""
+
+    def __init__(self, *, status_ids_narrow: bool = True) -> None:
+        self._status_ids_narrow = status_ids_narrow
+        self._level: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def take(self, region: str, action: str, params: Mapping[str, Any], now_s: float) -> bool:
+        """Take what a call needs; False, and nothing taken, where it is not there."""
+        name, bucket = self._bucket(action, params)
+        needs = [((region, name), bucket, 1.0)]
+        if action == "TerminateInstances":
+            ended = float(len(params.get("InstanceIds", [])))
+            needs.append(((region, "instances terminated"), TERMINATED, ended))
+        levels = [(key, self._now(key, bucket, now_s) - need) for key, bucket, need in needs]
+        if any(level < 0.0 for _, level in levels):
+            return False
+        self._level.update({key: (level, now_s) for key, level in levels})
+        return True
+
+    def _bucket(self, action: str, params: Mapping[str, Any]) -> tuple[str, Bucket]:
+        narrowed = any(params.get(key) for key in ("Filters", "MaxResults", "NextToken"))
+        if action == "DescribeInstanceStatus" and self._status_ids_narrow:
+            narrowed = narrowed or bool(params.get("InstanceIds"))
+        if action in _NARROWABLE and not narrowed:
+            return f"{action}, all", UNNARROWED
+        return action, BUCKETS.get(action, READ)
+
+    def _now(self, key: tuple[str, str], bucket: Bucket, now_s: float) -> float:
+        level, then_s = self._level.get(key, (bucket[0], now_s))
+        return min(bucket[0], level + (now_s - then_s) * bucket[1])
