@@ -1,4 +1,4 @@
-"""What a person or cron runs without a notebook: check, sweep, status, sandbox."""
+"""What a person or cron runs without a notebook: check, sweep, status, export, sandbox."""
 
 import argparse
 import sys
@@ -23,12 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_check(commands.add_parser("check", help="the preflight alone: spends nothing"))
     _add_sweep(commands.add_parser("sweep", help="close what dead batches left behind"))
     _add_status(commands.add_parser("status", help="the batches that are not confirmed clean"))
+    commands.add_parser("export", help="tables for others: training data, one row a request")
     commands.add_parser(
         "sandbox", help="start a pretend EC2 by hand; 'sandbox archive': its history"
     )
     try:
         if given[:1] == ["sandbox"]:
             return _sandbox(given[1:])
+        if given[:1] == ["export"]:
+            return _export(given[1:])
         parsed = parser.parse_args(given)
         return int(parsed.run(parsed))
     except (ValueError, Refusal, OSError) as error:
@@ -48,6 +51,14 @@ def _sandbox(given: Sequence[str]) -> int:
     command.add_arguments(parser)
     status: int = command.run(parser.parse_args(given[archive:]))
     return status
+
+
+def _export(given: Sequence[str]) -> int:
+    from spotlib import exports  # noqa: PLC0415 - as slow to import as an analysis
+
+    parser = argparse.ArgumentParser(prog="python -m spotlib export", description=exports.__doc__)
+    exports.add_arguments(parser)
+    return exports.run(parser.parse_args(given))
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
