@@ -14,7 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize
 
-from spotlib.training import RUN, Floats, target_of
+from spotlib import groups
+from spotlib.training import RUN, Floats
 
 MODELS = ("global", "target", "target x SPS", "hazard regression")
 FEATURES = ("sps", "if_score", "price_share", "hour_utc", "since_last_s")
@@ -68,6 +69,11 @@ class Runs:
     def share(self) -> Floats:
         """The share ready, (runs, times)."""
         return np.asarray(self.ready / self.features[["n"]].to_numpy(float))
+
+
+def target_of(table: pd.DataFrame) -> "pd.Series[str]":
+    """The target's name for each row, also where no zone was named and a file lost its kind."""
+    return groups.target_of(table.astype({"availability_zone_id": object})).astype(str)
 
 
 def time_blocks(features: pd.DataFrame, *, folds: int = _FOLDS) -> NDArray[np.intp]:

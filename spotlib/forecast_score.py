@@ -14,9 +14,9 @@ import pandas as pd
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from spotlib.curves import MODELS, Runs
+from spotlib.curves import MODELS, Runs, target_of
 from spotlib.forecast import Forecaster, fit_forecaster
-from spotlib.training import RUN, Floats, target_of
+from spotlib.training import RUN, Floats
 
 LEVELS = (0.1, 0.5, 0.9)
 _BAND = (0.05, 0.95)

@@ -20,8 +20,13 @@ Floats = NDArray[np.float64]
 RUN = ["batch_id", "round", "plan"]  # what names a run
 _ALIKE = ("simulated", "endpoint", "method", "placement", "wanted")
 _SAME_RUN = pd.Timedelta(seconds=60)
-_NOT_THE_MARKET = ("bad-parameters", "constraint-not-fulfillable", "limit-exceeded")
-_ENDED = (Outcome.REFUSED, Outcome.INTERRUPTED)  # for good: such a request can never come
+_NOT_THE_MARKET = ("bad-parameters", "limit-exceeded")
+_ENDED = (Outcome.REFUSED, Outcome.FAILED, Outcome.INTERRUPTED)  # for good: it can never come
+_BY_USER = (
+    *("canceled-before-fulfillment", "request-canceled-and-instance-running"),
+    *("instance-terminated-by-user", "instance-stopped-by-user"),
+    "spot-instance-terminated-by-user",
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("lower_s", "s", "not at the stage until then, since the request was sent"),
         Column("upper_s", "s", "at the stage by then; inf where it was never shown there"),
         Column("event", "0 or 1", "1: came within (lower_s, upper_s]; 0: censored at lower_s"),
-        Column("cause", "name", "the stage if it came, else how it ended, or unfinished"),
+        Column("cause", "name", "the stage if it came; else the outcome, or unfinished"),
         Column("status_code", "name", "EC2's own word at the end", "empty while unfinished"),
         Column("watched_s", "s", "when the last look at it was sent"),
     ),
@@ -112,8 +117,8 @@ def request_table(launches: pd.DataFrame, *, stage: Stage = Stage.READY) -> pd.D
     has ``event`` 0 and ``upper_s`` inf: until ``lower_s`` it certainly had not come.  That is
     the last look if it was still waiting (timed out, expired at the end we set, abandoned,
     terminated by a user, or still under way), and at least ``timeout_s`` if it can never come
-    (capacity refused, taken back).  What says nothing of the market is left out whole run by
-    run; ``left_out`` counts it.
+    (refused for capacity or price, taken back, failed inside EC2).  What says nothing of the
+    market is left out whole run by run; ``left_out`` counts it.
 
     Raises
     ------
@@ -124,12 +129,14 @@ def request_table(launches: pd.DataFrame, *, stage: Stage = Stage.READY) -> pd.D
     _require_alike(found, stage)
     table = _describe_runs(found).assign(stage=stage.label)
     shown = table[f"{stage.label}_by_s"].notna()
-    ended = table["outcome"].isin(_ENDED) & ~shown
+    by_user = table["status_code"].isin(_BY_USER) & (table["outcome"] == Outcome.FAILED)
+    ended = table["outcome"].isin(_ENDED) & ~by_user & ~shown
     waited_s = table["watched_s"].where(~ended, table[["watched_s", "timeout_s"]].max(axis=1))
     table["event"] = shown.astype("int64")
     table["lower_s"] = table[f"{stage.label}_after_s"].where(shown, waited_s)
     table["upper_s"] = table[f"{stage.label}_by_s"].fillna(np.inf)
-    table["cause"] = table["outcome"].fillna("unfinished").mask(shown, stage.label)
+    cause = table["outcome"].fillna("unfinished").mask(by_user, "stopped_by_user")
+    table["cause"] = cause.mask(shown, stage.label)
     return table[names_of("requests")].reset_index(drop=True)
 
 
@@ -270,13 +277,3 @@ def _weights(requests: pd.DataFrame, first: NDArray[np.intp], times_s: Floats) -
 def run_count(table: pd.DataFrame) -> int:
     """How many runs stand in a table: the sample size, whatever its number of rows."""
     return len(table.drop_duplicates(RUN))
-
-
-def target_of(table: pd.DataFrame) -> "pd.Series[str]":
-    """``t3.nano in sa-east-1`` for each row."""
-    place = (
-        table["availability_zone_id"]
-        .astype(object)
-        .where(table["availability_zone_id"].notna(), table["region"])
-    )
-    return table["instance_type"].astype(str) + " in " + place.astype(str)

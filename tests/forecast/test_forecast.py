@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from launch_rows import INF, drawn_training, run_rows, table_of
 from scipy import stats
 
-from spotlib.curves import MODELS, Runs, time_blocks
+from spotlib.curves import MODELS, Runs, target_of, time_blocks
 from spotlib.forecast import (
     Forecast,
     count_distribution,
@@ -19,7 +19,7 @@ from spotlib.forecast import (
     waiting_pays_until_s,
 )
 from spotlib.model import Target
-from spotlib.training import target_of, training_table
+from spotlib.training import training_table
 
 NANO = Target("t3.nano", "sa-east-1")
 ELSEWHERE = Target("t3.nano", "eu-west-1")

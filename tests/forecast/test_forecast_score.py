@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from launch_rows import drawn_training, run_rows, table_of
 from scipy import integrate, stats
 
+from spotlib.curves import target_of
 from spotlib.forecast import count_distribution
 from spotlib.forecast_score import (
     crps,
@@ -17,7 +18,7 @@ from spotlib.forecast_score import (
     split_by_target,
     split_by_time,
 )
-from spotlib.training import RUN, target_of, training_table
+from spotlib.training import RUN, training_table
 
 
 @settings(max_examples=40, deadline=None)

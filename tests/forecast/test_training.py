@@ -93,6 +93,16 @@ def test_an_interrupted_request_can_never_come():
     assert counts(training_table(launches))[570.0] == 1
 
 
+def test_an_instance_that_we_ended_is_censored_and_one_that_failed_never_comes():
+    ended = {"outcome": "failed", "until_s": 100.0}
+    ours = run_rows([INF], status_code="instance-terminated-by-user", **ended)
+    theirs = run_rows([INF], number=1, status_code="system-error", **ended)
+    requests = request_table(table_of(ours, theirs))
+
+    assert requests["lower_s"].tolist() == [100.0, 600.0]
+    assert requests["cause"].tolist() == ["stopped_by_user", "failed"]
+
+
 def test_what_is_no_observation_of_the_market_is_left_out_with_its_reason():
     quota = run_rows([INF], number=1, outcome="refused", kind="quota")
     wrong = run_rows([5.0, INF], number=2)
