@@ -78,14 +78,14 @@ class _Call:
     def __init__(self, world: World, read_timeout_s: float | None) -> None:
         self.world = world
         self.read_timeout_s = read_timeout_s
-        self.number = len(world.calls)
-        self.began_s = world.now_s
+        self.number, self.began_s = 0, 0.0
         self.service, self.region = "ec2", ""
         self.asked: Asked | None = None
         self.code: str | None = None  # of the error it is answered with
         self.harmed_s = 0.0  # what faults let it take
 
     def answer(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        self.number, self.began_s = len(self.world.calls), self.world.now_s
         try:
             reply = self._carry_out(url, headers, body)
         except BotoCoreError as error:

@@ -1,6 +1,7 @@
 """The tables of moves: every move the world makes is in them, every row of them is reached."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -34,7 +35,7 @@ def moved(request: SpotRequest):
     """The moves of a request and of its instance."""
     codes = ["", *(code for _, code, _ in request.path)]
     states = ["", *(state for _, state in request.instance.path)] if request.instance else []
-    return set(zip(codes, codes[1:], strict=False)), set(zip(states, states[1:], strict=False))
+    return set(pairwise(codes)), set(pairwise(states))
 
 
 def lived(number):
@@ -51,9 +52,9 @@ def lived(number):
         fails="bad-parameters" if draws[7] < 0.03 else None,
     )
     world = World(script=lambda _: fate, forms=OTHER_FORMS if number % 2 else None)
-    request = asked(world, valid_until_s=30.0 if draws[8] < 0.2 else None)
+    request = asked(world, valid_until_s=15.0 if draws[8] < 0.2 else None)
     for at, deed in sorted(zip(draws[9:11], ("cancel", "terminate"), strict=True)):
-        world.advance(max(0.0, (1000.0 if draws[11] < 0.3 else 130.0) * at - world.now_s))
+        world.advance(max(0.0, (4000.0 if draws[11] < 0.3 else 130.0) * at - world.now_s))
         if deed == "cancel":
             course.cancel(world, request)
         elif request.instance is not None:
