@@ -38,6 +38,8 @@ _USER_CODES = frozenset(
         "spot-instance-terminated-by-user",
     }
 )
+NOT_REACHED = "not reached while watched"
+_TO_HORIZON = ("share", "restricted_mean_s")
 _COMPETING = frozenset({"refused", "failed", "interrupted"})
 
 
@@ -86,7 +88,7 @@ class Estimate:
     def words(self, unit: str = "s", *, digits: int = 1) -> str:
         """``21.3 s (19.8 to 23.1)``, or what is not known."""
         if np.isnan(self.value):
-            return "not reached while watched"
+            return NOT_REACHED
         here = f"{self.value:.{digits}f}{unit and ' '}{unit}"
         if np.isnan(self.low):
             return f"{here} (no interval: {self.why})"
@@ -303,7 +305,11 @@ def in_words(summary: pd.DataFrame) -> pd.DataFrame:
     units = {"share": ("", 2), "median_s": ("s", 1), "p90_s": ("s", 1)}
     for name, (unit, digits) in (units | {"restricted_mean_s": ("s", 1)}).items():
         ends = zip(summary[name], summary[f"{name}_low"], summary[f"{name}_high"], strict=True)
-        cells = [Estimate(*each, "few runs").words(unit, digits=digits) for each in ends]
+        missing = "not watched so long" if name in _TO_HORIZON else NOT_REACHED
+        cells = [
+            missing if np.isnan(each[0]) else Estimate(*each, "few runs").words(unit, digits=digits)
+            for each in ends
+        ]
         shown = shown.assign(**{name.removesuffix("_s").replace("_", " "): cells})
     return shown
 

@@ -34,6 +34,7 @@ _THEME = {
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = "osD^vP*X<>"
 _MOST_PANELS = 9
+_MOST_BANDS = 4  # more would hide each other
 _RATIOS = (
     0.01,
     0.02,
@@ -95,15 +96,15 @@ def panels(
         ax.set_title(target, loc="left", fontsize="medium")
         _share_axis(ax, until_s)
         ax.tick_params(labelleft=number % columns == 0)
-    figure.supxlabel("seconds since the request was sent", fontsize="medium")
-    figure.supylabel(f"{stage.label}, share of the n requested", fontsize="medium")
+    figure.supxlabel("seconds since the request was sent", fontsize=12)
+    figure.supylabel(f"{stage.label}, share of the n requested", fontsize=12)
     return figure, dict(zip(shown, grid.flat, strict=False))
 
 
 def distribution_figure(
     laws: Mapping[str, Mapping[str, LaunchTimes]], looks: Looks, *, simulated: bool
 ) -> Figure:
-    """The share that has come over time, with its band over runs: a panel for each kind of time."""
+    """The share that has come over time, a panel for each kind of time, with bands if not many."""
     figure, grid = _figure(2, 2, (10.2, 7.0), simulated)
     for ax in grid.flat[len(laws) :]:
         ax.set_visible(False)
@@ -113,7 +114,8 @@ def distribution_figure(
         for target, law in by_target.items():
             band = law.band(times_s)
             colour = looks.colours[target]
-            ax.fill_between(times_s, band["low"], band["high"], color=colour, alpha=0.15, lw=0)
+            if len(by_target) <= _MOST_BANDS:
+                ax.fill_between(times_s, band["low"], band["high"], color=colour, alpha=0.15, lw=0)
             ax.plot(times_s, band["share"], linewidth=2, label=target, **looks.line(target))
         ax.set_title(name, loc="left", fontsize="medium")
         _share_axis(ax, until_s)
@@ -129,11 +131,12 @@ def phases_figure(phases: pd.DataFrame, looks: Looks, *, simulated: bool) -> Fig
     size = (10.2, 0.42 * len(targets) + 1.6)
     figure, grid = _figure(1, len(names), size, simulated, sharey=True)
     for name, ax in zip(names, grid.flat, strict=True):
-        for row in phases[phases["phase"] == name].to_dict("records"):
-            y = targets.index(row["target"])
-            ends = [row["low_s"], min(row["high_s"], 1e6)]
-            ax.plot(ends, [y, y], color=looks.colours[row["target"]], linewidth=3, alpha=0.5)
-            ax.plot(row["median_s"], y, markersize=8, **looks.point(row["target"]))
+        here = phases[phases["phase"] == name]
+        limit_s = _finite_limit(here[["median_s", "low_s", "high_s"]])
+        for row in here.to_dict("records"):
+            y, point = targets.index(row["target"]), looks.point(row["target"])
+            _draw_interval(ax, y, row["low_s"], row["high_s"], limit_s, colour=point["color"])
+            ax.plot(row["median_s"], y, markersize=8, **point)
         ax.set_title(name, loc="left", fontsize="medium")
         ax.set(xlabel="median, seconds", yticks=range(len(targets)), yticklabels=targets)
         ax.set_ylim(len(targets) - 0.5, -0.5)
@@ -177,10 +180,10 @@ def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
     shown = pairs[pairs["ratio"].notna()].head(20).reset_index(drop=True)
     figure, grid = _figure(1, 1, (10.2, 0.38 * max(len(shown), 1) + 1.7), simulated)
     ax = grid[0, 0]
-    for y, row in shown.iterrows():
-        ends = [row["ratio_low"], min(row["ratio_high"], 1e6)]
+    limit = _finite_limit(shown[["ratio", "ratio_low", "ratio_high"]])
+    for y, row in enumerate(shown.to_dict("records")):
         sure = row["p_holm"] < 0.05
-        ax.plot(ends, [y, y], color="0.55", linewidth=3, solid_capstyle="butt")
+        _draw_interval(ax, y, row["ratio_low"], row["ratio_high"], limit, colour="0.55")
         ax.plot(row["ratio"], y, "o", color="black", mfc="black" if sure else "white", markersize=8)
     ax.axvline(1.0, color="0.3", linewidth=1, linestyle="--")
     ax.set_xscale("log")
@@ -200,7 +203,7 @@ def association_figure(table: pd.DataFrame, outcome: str, *, simulated: bool) ->
     shown = table[(table["outcome"] == outcome) & table["rho"].notna()].reset_index(drop=True)
     figure, grid = _figure(1, 1, (10.2, 0.36 * max(len(shown), 1) + 1.5), simulated)
     ax = grid[0, 0]
-    for y, row in shown.iterrows():
+    for y, row in enumerate(shown.to_dict("records")):
         ax.plot([row["low"], row["high"]], [y, y], color="0.55", linewidth=3)
         ax.plot(row["rho"], y, "o", color="black", markersize=8)
     ax.axvline(0.0, color="0.3", linewidth=1, linestyle="--")
@@ -222,16 +225,31 @@ def _figure(
     return figure, grid
 
 
+def _finite_limit(numbers: pd.DataFrame) -> float:
+    """Where an interval without an end is cut: beyond all that is finite."""
+    values = numbers.to_numpy(dtype=np.float64)
+    return float(values[np.isfinite(values)].max(initial=1.0)) * 1.2
+
+
+def _draw_interval(
+    ax: Axes, y: float, low: float, high: float, limit: float, *, colour: Any
+) -> None:
+    """A bar from low to high; one without an end leaves the panel with an arrow."""
+    ax.plot([low, min(high, limit)], [y, y], color=colour, linewidth=3, alpha=0.6)
+    if np.isposinf(high):
+        ax.plot(limit, y, ">", color=colour, markersize=8, clip_on=False)
+
+
 def _share_axis(ax: Axes, until_s: float) -> None:
     ax.set(xlim=(0, until_s), ylim=(-0.03, 1.05))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def _long_enough_s(laws: Iterable[LaunchTimes]) -> float:
-    """The time by which nearly all that comes has come, for the slowest."""
+    """The time by which most of what comes has come, for the slowest."""
     came = [(law, float(law.curve.mass[np.isfinite(law.curve.by_s)].sum())) for law in laws]
-    last_s = [float(law.curve.quantile(0.98 * share)) for law, share in came if share > 1e-6]
-    return max(last_s, default=1.0) * 1.15
+    last_s = [float(law.curve.quantile(0.9 * share)) for law, share in came if share > 1e-6]
+    return max(last_s, default=1.0) * 1.3
 
 
 def _legend(figure: Figure, ax: Axes) -> None:

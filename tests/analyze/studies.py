@@ -1,0 +1,59 @@
+"""Studies at hand for the tests: the simulator of the benchmarks, and batches on the sandbox."""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from analyze_coverage import coverage
+from analyze_study import Truth, draw_times, simulate
+from analyze_truth import errors
+
+from spotlib.brackets import Observed
+from spotlib.collect import collect
+from spotlib.connection import connect_in_process
+from spotlib.model import Target, plan_launches
+from spotlib.preflight import preflight
+from spotlib.sandbox.wire import attach
+from spotlib.sandbox.world import Fate, World
+
+__all__ = ["Truth", "coverage", "draw_times", "errors", "simulate"]
+
+NANO, SMALL = Target("t3.nano", "sa-east-1"), Target("t3.small", "sa-east-1")
+
+
+def observed(after_s, by_s, run=None):
+    """Brackets from lists; each request a run of its own unless said otherwise."""
+    runs = range(len(after_s)) if run is None else run
+    ends = (np.array(each, dtype=np.float64) for each in (after_s, by_s))
+    return Observed(*ends, np.array(runs, dtype=np.int64))
+
+
+def record(log, *, targets=(NANO, SMALL), n=3, rounds=2, seed=1, fates=(), rest=None, **plan):
+    """A batch on a sandbox in this process: requests have these fates in order, then ``rest``."""
+    waiting = iter(fates)
+    quick = rest or Fate(evaluate_s=0.5, in_flight_s=1.0, boot_s=6.0, ok_s=9.0)
+    world = World(seed=seed, script=lambda _: next(waiting, quick))
+    connection = connect_in_process(world, partial(attach, world))
+    plan.setdefault("timeout_s", 40.0)
+    checked = preflight(connection, plan_launches(targets, count=n, **plan)).require()
+    collect(connection, checked, log=log, rounds=rounds, every_s=120.0, seed=seed, guard=False)
+    return world
+
+
+def edited(source, copy, **changes):
+    """A copy of a log under another id, with some fields changed in all events that have them."""
+    lines = []
+    for line in source.read_text().splitlines():
+        event = json.loads(line)
+        for name, value in changes.items():
+            if name in event:
+                event[name] = value
+        event |= {"batch_id": copy.stem} if "batch_id" in event else {}
+        lines.append(json.dumps(event, separators=(",", ":")))
+    copy.write_text("\n".join(lines) + "\n")
+    return copy
