@@ -6,6 +6,7 @@ simulated one says so across its face.
 
 import html
 import io
+import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ from spotlib.model import Stage
 from spotlib.store import load_polls
 
 SIMULATED = "SIMULATED (sandbox)"
+_SECONDS = "seconds since the request was sent"
 _THEME = {
     **sns.axes_style("ticks"),
     **sns.plotting_context("notebook"),
@@ -49,57 +51,103 @@ def ready_counts_figure(polls: pd.DataFrame) -> Figure:
     """How many instances were running, and how many ready, over the time since the request.
 
     A step goes up when a look first showed the instance; the shade reaches back to the look
-    before, since it came some time between the two.  After a run's dot nobody looked.
+    before, since it came some time between the two.  After a run's dot nobody looked.  Where
+    targets were launched more than once, each has a panel with its runs and their mean.
     """
     seen = polls[polls["ready"].notna()].assign(target=target_names(polls))
-    stages = (Stage.RUNNING, Stage.READY)
-    figure, axes = _panels(len(stages))
     colours = target_colours(seen["target"])
-    for ax, stage in zip(axes, stages, strict=True):
-        for name, rows in seen.groupby("target"):
-            for _, run in rows.groupby(["batch_id", "round"]):
-                _draw_run(ax, run, stage, colours[str(name)], str(name))
-        _label_counts(ax, stage, int(seen["n"].max()) if len(seen) else 1)
-    axes[-1].set_xlabel("seconds since the request was sent")
-    _legend(figure, axes[0])
+    runs = [run for _, run in seen.groupby(["target", "batch_id", "round"])]
+    draw = _together if len(runs) == len(colours) else _by_target
+    with mpl.rc_context(_THEME):
+        figure = draw(runs, colours)
     if polls["simulated"].any():
         mark_simulated(figure)
     return figure
 
 
-def _panels(rows: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(9.0, 2.6 * rows), layout="constrained")
-    with mpl.rc_context(_THEME):
-        axes = figure.subplots(rows, 1, sharex=True, squeeze=False)
-    return figure, list(axes[:, 0])
+Colours = dict[str, tuple[float, float, float]]
 
 
-def _draw_run(ax: Axes, run: pd.DataFrame, stage: Stage, colour: object, name: str) -> None:
+def _together(runs: list[pd.DataFrame], colours: Colours) -> Figure:
+    """One run a target: running above, ready below."""
+    figure = Figure(figsize=(9.0, 5.2), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
+    for ax, stage in zip(axes, (Stage.RUNNING, Stage.READY), strict=True):
+        for run in runs:
+            name = run["target"].iloc[0]
+            _draw_run(ax, run, stage, colours[name], label=name)
+        _label_counts(ax, f"{stage.label}, instances", runs)
+    axes[-1].set_xlabel(_SECONDS)
+    handles, labels = axes[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
+    return figure
+
+
+def _by_target(runs: list[pd.DataFrame], colours: Colours) -> Figure:
+    """Several runs a target: a panel each, every run thin, their mean thick."""
+    columns = min(3, len(colours))
+    rows = math.ceil(len(colours) / columns)
+    figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for ax, (name, colour) in zip(axes.flat, colours.items(), strict=False):
+        mine = [run for run in runs if run["target"].iloc[0] == name]
+        for run in mine:
+            _draw_run(ax, run, Stage.READY, colour, thin=True)
+        times, mean = _mean_count(mine)
+        ax.step(times, mean, where="post", color="black", linewidth=2, label="mean")
+        ax.set_title(f"{name} ({len(mine)} runs)", fontsize="medium", loc="left")
+        _label_counts(ax, "", runs)
+    for ax in axes.flat[len(colours) :]:
+        ax.set_axis_off()
+    figure.supylabel("ready, instances (thin: each run, black: mean)", fontsize="medium")
+    figure.supxlabel(_SECONDS, fontsize="medium")
+    return figure
+
+
+def _draw_run(
+    ax: Axes,
+    run: pd.DataFrame,
+    stage: Stage,
+    colour: object,
+    *,
+    label: str | None = None,
+    thin: bool = False,
+) -> None:
     rows = run.sort_values("tick")
     times = [0.0, *rows["answered_s"]]
     counts = [0, *rows[stage.label].astype(int)]
-    ax.step(times, counts, where="post", color=colour, linewidth=2, label=name)
-    ax.plot(times[-1], counts[-1], "o", color=colour, markersize=6)  # not watched after this
+    look = {"linewidth": 1, "alpha": 0.5} if thin else {"linewidth": 2}
+    ax.step(times, counts, where="post", color=colour, label=label, **look)
+    ax.plot(times[-1], counts[-1], "o", color=colour, markersize=4 if thin else 6)
     asked = [0.0, *rows["asked_s"].shift(fill_value=0.0)]
     for after, by, low, high in zip(asked[1:], times[1:], counts, counts[1:], strict=False):
-        if high > low:  # somewhere in this bracket
+        if high > low and not thin:  # somewhere in this bracket
             ax.fill_betweenx([low, high], after, by, color=colour, alpha=0.25, linewidth=0)
 
 
-def _label_counts(ax: Axes, stage: Stage, most: int) -> None:
-    ax.set_ylabel(f"{stage.label}, instances")
+def _mean_count(runs: list[pd.DataFrame]) -> tuple[list[float], list[float]]:
+    """The mean over runs of how many had been shown ready; a run that ended keeps its count."""
+    times = sorted({0.0, *(time for run in runs for time in run["answered_s"])})
+    counts = [
+        run.sort_values("tick")
+        .drop_duplicates("answered_s", keep="last")
+        .set_index("answered_s")["ready"]
+        .astype(float)
+        .reindex(times, method="ffill")
+        .fillna(0.0)
+        for run in runs
+    ]
+    return times, pd.concat(counts, axis=1).mean(axis=1).tolist()
+
+
+def _label_counts(ax: Axes, words: str, runs: list[pd.DataFrame]) -> None:
+    most = max((int(run["n"].max()) for run in runs), default=1)
+    longest_s = max((float(run["answered_s"].max()) for run in runs), default=1.0)
+    ax.set_ylabel(words)
     ax.set_ylim(-0.03 * most, most * 1.08)
-    ax.set_xlim(left=0)
+    ax.set_xlim(0, 1.03 * longest_s)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _legend(figure: Figure, ax: Axes) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    if unique:
-        figure.legend(
-            unique.values(), unique.keys(), loc="outside upper left", ncols=3, frameon=False
-        )
 
 
 def mark_simulated(figure: Figure) -> None:
