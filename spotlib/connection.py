@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
+from botocore.parsers import ResponseParserError  # none of botocore's other errors
 
 from spotlib.clock import (
     Clock,
@@ -93,7 +94,7 @@ class Connection:
         try:
             client = self._client(service, region, _LOOK_READ_S if quick else _ACT_READ_S)
             reply: dict[str, Any] = getattr(client, action)(**given)
-        except (ClientError, BotoCoreError) as error:
+        except (ClientError, BotoCoreError, ResponseParserError) as error:
             response = getattr(error, "response", None) or {}  # None where no answer came
             self.clock.heard(response.get("ResponseMetadata", {}).get("HTTPHeaders"))
             raise refusal_of(error, action=action, region=region) from error
