@@ -37,7 +37,7 @@ def errors(truth: Truth, *, studies: int, seed: int) -> np.ndarray:
         median_s = np.median(true_s)
         mean_s = np.minimum(true_s, HORIZON_S).mean()
         observed = observe(launches, Stage.READY)
-        ours = smoothed(turnbull(observed), observed.width_s)
+        ours = smoothed(turnbull(observed), observed.width_s / 2)
         curves = (ours, first_seen(observed))
         rows.append(
             [curve.quantile(0.5) - median_s for curve in curves]

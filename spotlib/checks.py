@@ -202,7 +202,7 @@ def stale_medians(laws: Mapping[str, LaunchTimes]) -> pd.DataFrame:
         {
             "target": name,
             "stale_s": seconds,
-            "median_s": _known(smoothed(turnbull(wide), law.observed.width_s).quantile(0.5)),
+            "median_s": _known(smoothed(turnbull(wide), law.observed.width_s / 2).quantile(0.5)),
             "least_s": max(_known(law.curve.quantile(0.5)) - seconds, 0.0),
         }
         for name, law in laws.items()

@@ -110,17 +110,11 @@ def round_differences(first: LaunchTimes, second: LaunchTimes, *, horizon_s: flo
     The middle of a bracket stands for the time, the horizon for what had not come: any score will
     do for a test that exchanges labels.
     """
-    scores = [_run_scores(each, horizon_s) for each in (first, second)]
+    scores = [
+        dict(zip(each.rounds, each.run_means_s(horizon_s), strict=True)) for each in (first, second)
+    ]
     shared = [each for each in scores[0] if each in scores[1]]
     return np.array([scores[0][each] - scores[1][each] for each in shared], dtype=np.float64)
-
-
-def _run_scores(law: LaunchTimes, horizon_s: float) -> dict[str, float]:
-    seen = law.observed
-    came = np.isfinite(seen.by_s)
-    middle_s = np.where(came, (np.where(came, seen.after_s, 0.0) + seen.by_s) / 2, horizon_s)
-    totals = np.bincount(seen.run, np.minimum(middle_s, horizon_s)) / np.bincount(seen.run)
-    return dict(zip(law.rounds, totals.tolist(), strict=True))
 
 
 def exchange_p_value(differences: ArrayLike, *, rng: np.random.Generator) -> float:
@@ -194,14 +188,14 @@ def target_outcomes(laws: Mapping[str, LaunchTimes], *, horizon_s: float) -> pd.
         name: {
             "share": law.share_ready(horizon_s).value,
             "median_s": law.quantile(0.5).value,
-            "spread_s": _spread_s(list(_run_scores(law, horizon_s).values())),
+            "spread_s": _spread_s(law.run_means_s(horizon_s)),
         }
         for name, law in laws.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")
 
 
-def _spread_s(scores: Sequence[float]) -> float:
+def _spread_s(scores: Floats) -> float:
     """The standard deviation between runs, n - 1 in the divisor; NaN for a single run."""
     return float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan
 
