@@ -50,7 +50,8 @@ def score_forecasts(
     """Fit each model on a part of the runs and score it on others.
 
     ``split="time"``: learn from the first 70 % of the runs, leave out those within ``gap_s``
-    after (default a tenth of the whole span, at most a day), score the rest.
+    after (default a tenth of the whole span, at most a day), score the rest.  Runs of a target
+    at neighbouring times are alike, so the interval is rather too narrow.
     ``split="target"``: five parts of the targets, each scored by what was learnt from the rest.
 
     The table has, a model: ``crps`` (share of n, averaged over time, then over runs),
@@ -118,21 +119,23 @@ def pinball_loss(quantile: float, observed: float, *, level: float) -> float:
 def split_by_time(
     training: pd.DataFrame, *, share: float = 0.7, gap_s: float | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The first ``share`` of the runs, and those sent more than ``gap_s`` after the last of them.
+    """The first ``share`` of the runs, and those of rounds that began ``gap_s`` after them.
+
+    Rounds are kept whole.  The default gap is a tenth of the whole span, at most a day.
 
     Raises
     ------
     ValueError
         If nothing is left on one side.
     """
-    sent = training.drop_duplicates(RUN)["sent_at"].sort_values()
-    cut = sent.iloc[max(int(share * len(sent)) - 1, 0)]
-    span_s = (sent.iloc[-1] - sent.iloc[0]).total_seconds()
+    began = training.groupby(["batch_id", "round"])["sent_at"].transform("min")
+    runs = began[~training.duplicated(RUN)].sort_values()
+    span_s = (runs.iloc[-1] - runs.iloc[0]).total_seconds()
     wait_s = min(0.1 * span_s, 86400.0) if gap_s is None else gap_s
-    learn = training[training["sent_at"] <= cut]
-    test = training[training["sent_at"] > cut + pd.Timedelta(seconds=wait_s)]
+    learn = training[began <= runs.iloc[max(int(share * len(runs)) - 1, 0)]]
+    test = training[began > learn["sent_at"].max() + pd.Timedelta(seconds=wait_s)]
     if test.empty:
-        raise ValueError(f"no run was sent more than {wait_s:g} s after the first {share:.0%}")
+        raise ValueError(f"no round began more than {wait_s:g} s after the first {share:.0%}")
     return learn, test
 
 
@@ -269,7 +272,7 @@ def _gains(runs: pd.DataFrame, *, unit: str, rng: Generator, resamples: int) -> 
     drawn = rng.integers(len(sums), size=(resamples, len(sums)))
     total = sums.to_numpy()[drawn].sum(axis=1)
     at = list(sums.columns).index(base)
-    gains = 1.0 - total / total[:, [at]]
+    gains = (total[:, [at]] - total) / total[:, [at]]
     low, high = np.quantile(gains, [0.025, 0.975], axis=0)
-    gain = 1.0 - sums.sum() / sums[base].sum()
+    gain = (sums[base].sum() - sums.sum()) / sums[base].sum()
     return pd.DataFrame({"gain": gain, "gain_low": low, "gain_high": high}, index=sums.columns)

@@ -82,6 +82,7 @@ def test_no_split_leaks_a_run_or_a_target(seed, share, gap_s):
 
     assert not keys[0] & keys[1]
     assert (test["sent_at"].min() - learn["sent_at"].max()).total_seconds() > gap_s
+    assert not set(learn["round"]) & set(test["round"])
     scored = 0
     for learnt, unseen in split_by_target(training, rng=np.random.default_rng(seed)):
         assert not set(target_of(learnt)) & set(target_of(unseen))
@@ -144,5 +145,5 @@ def test_what_cannot_be_scored_is_one_clear_sentence():
         score_forecasts(training, rng=rng, split="target")
     with pytest.raises(ValueError, match="at least 6 runs, got 5"):
         score_forecasts(training, rng=rng)
-    with pytest.raises(ValueError, match="no run was sent more than"):
+    with pytest.raises(ValueError, match="no round began more than"):
         split_by_time(training, gap_s=1e6)
