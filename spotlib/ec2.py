@@ -179,7 +179,7 @@ def look(
         asked_at=asked_at,
         calls=seen.calls,
         server_date=seen.server_date,
-        sightings={item: seen.sighting(item) for item in request_ids if item in seen.by_request},
+        sightings={item: seen.sighting(item) for item in request_ids if seen.shows(item)},
         error=error,
     )
 
@@ -232,13 +232,17 @@ class _Seen:
                 return
             given["NextToken"] = reply["NextToken"]
 
+    def shows(self, request_id: str) -> bool:
+        """Whether the request was listed, or only its instance: reads can be stale."""
+        return request_id in self.by_request or request_id in self._instance
+
     def sighting(self, request_id: str) -> Sighting:
-        item = self.by_request[request_id]
+        item = self.by_request.get(request_id, {})
         instance = self._instance.get(request_id, {})
         status, placement = item.get("Status", {}), instance.get("Placement", {})
         instance_id = instance.get("InstanceId") or item.get("InstanceId")
         return Sighting(
-            request_state=item["State"],
+            request_state=item.get("State", ""),
             status_code=status.get("Code", ""),
             status_message=status.get("Message", ""),
             instance_id=instance_id,
