@@ -43,7 +43,7 @@ def move_in(world: World, neighbours: Iterable[Neighbours]) -> list[SpotRequest]
 
 def crowd(regions: Iterable[str], *, tags: Mapping[str, str] | None = None) -> list[Neighbours]:
     """A mixed company in each region; ``tags`` are those of another batch of the caller's."""
-    held = Fate(held_s=None)
+    held = Fate(evaluate_s=0.0, held_s=None)
     return [
         neighbours
         for region in regions
