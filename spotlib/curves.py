@@ -79,15 +79,13 @@ def target_of(table: pd.DataFrame) -> "pd.Series[str]":
 def time_blocks(features: pd.DataFrame, *, folds: int = _FOLDS) -> NDArray[np.intp]:
     """A fold for each run: stretches of time of about equally many runs, rounds kept whole.
 
-    Where there is one round only there is no other time, and each run is of its own fold.
+    Where all rounds began together there is no other time, and a fold is any fifth of the runs.
     """
     order = features["sent_at"].rank(method="first").to_numpy()
-    blocks = np.floor((order - 1) * folds / len(features)).astype(np.intp)
+    blocks = pd.Series(np.floor((order - 1) * folds / len(features)).astype(np.intp))
     rounds = features.groupby(["batch_id", "round"]).ngroup().to_numpy()
-    if (rounds == rounds[0]).all():
-        return np.arange(len(features), dtype=np.intp) % folds
-    first = pd.Series(blocks).groupby(rounds).transform("min")
-    return np.asarray(first, dtype=np.intp)
+    whole = np.asarray(blocks.groupby(rounds).transform("min"), dtype=np.intp)
+    return whole if np.ptp(whole) else np.arange(len(features), dtype=np.intp) % folds
 
 
 def target_folds(features: pd.DataFrame) -> NDArray[np.intp]:
@@ -127,8 +125,7 @@ def held_out(runs: Runs, fit: Callable[[Runs], Shares], folds: NDArray[np.intp])
     shares = np.empty_like(runs.ready)
     for fold in np.unique(folds):
         out = folds == fold
-        learnt = runs.take(~out) if not out.all() else runs
-        shares[out] = fit(learnt)(runs.features[out])
+        shares[out] = fit(runs.take(~out))(runs.features[out])
     return shares
 
 

@@ -213,6 +213,26 @@ def test_blocks_of_time_keep_rounds_whole_and_in_order():
     assert blocks.groupby(runs.features["round"]).first().is_monotonic_increasing
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_a_single_round_of_many_targets_is_enough(model):
+    runs = (run_rows([200.0, 9.0 * i], plan=i, region=f"us-east-{i}") for i in range(1, 9))
+    forecaster = fit_forecaster(training_table(table_of(*runs)), model=model)
+
+    assert forecast_ready(forecaster, Target("t3.nano", "us-east-1"), n=2).expected[-1] > 1.0
+
+
+def test_a_table_that_went_through_a_file_still_serves(tmp_path):
+    path = tmp_path / "training.csv"
+    two_targets().to_csv(path, index=False)
+    again = pd.read_csv(path, parse_dates=["sent_at"])
+    forecasts = [
+        forecast_ready(fit_forecaster(table), NANO, n=3).probabilities
+        for table in (two_targets(), again)
+    ]
+
+    assert (forecasts[0] == forecasts[1]).all()
+
+
 def test_shares_learnt_from_are_those_of_the_table():
     training = drawn_training(targets=4, rounds=6)
     runs = Runs.of(training)
