@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STUDY := results/study
 READY := $(VENV)/ready
 
-.PHONY: study test lab setup constraints clean
+.PHONY: study test chaos lab setup constraints clean
 
 setup: $(READY)
 
@@ -43,6 +43,10 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# Every crash point, not every sixth.
+chaos: setup
+	SPOTLIB_CRASH_STRIDE=1 $(BIN)/pytest tests/test_sweep.py tests/test_programs.py
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/02_collect.ipynb
