@@ -22,7 +22,9 @@ def covers(estimate: Estimate, true: float) -> bool:
     return bool(estimate.low <= true <= estimate.high)
 
 
-def coverage(*, studies: int, runs: int, count: int = 10, seed: int = 1) -> pd.DataFrame:
+def coverage(
+    *, studies: int, runs: int, count: int = 10, resamples: int = 299, seed: int = 1
+) -> pd.DataFrame:
     """One row a study: whether each interval held the truth, by what was resampled."""
     rng = np.random.default_rng(seed)
     truths = {
@@ -36,7 +38,7 @@ def coverage(*, studies: int, runs: int, count: int = 10, seed: int = 1) -> pd.D
         alone = launches.assign(run=launches.index.astype(str))
         row = {}
         for name, table in (("run", launches), ("instance", alone)):
-            laws = launch_time_distribution(table, Stage.READY, rng=rng, resamples=299)
+            laws = launch_time_distribution(table, Stage.READY, rng=rng, resamples=resamples)
             [law] = laws.values()
             found = (law.quantile(), law.restricted_mean(HORIZON_S), law.share_ready(TIME_S))
             for (what, true), estimate in zip(truths.items(), found, strict=True):

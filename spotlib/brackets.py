@@ -5,12 +5,15 @@ no table, no file, no random number.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, stats
 
 Floats = NDArray[np.float64]
+
+_SMALL = 100_000  # numbers in a table that is quicker dense
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Curve:
         time_s = np.asarray(time_s, dtype=np.float64)
         width = np.where(np.isfinite(self.by_s), self.by_s - self.after_s, np.inf)
         part = np.clip((time_s[..., None] - self.after_s) / width, 0.0, 1.0)
-        share = np.tensordot(self.mass, part, axes=(-1, -1))
+        share = np.clip(np.tensordot(self.mass, part, axes=(-1, -1)), 0.0, 1.0) + 0.0
         return np.where(time_s > self.known_until_s, np.nan, share)
 
     def quantile(self, share: float) -> Floats:
@@ -158,7 +161,7 @@ def turnbull(
     weights = counted[:, observed.run] * weight
     even = np.full(len(by_s), 1.0 / len(by_s))
     start = even if near is None else 0.9 * near.mass + 0.1 * even
-    mass = _self_consistent(spread, weights, start, tolerance=1e-9 if draws is None else 1e-4)
+    mass = _self_consistent(spread, weights, start, tolerance=1e-8 if draws is None else 1e-4)
     return Curve(after_s, by_s, mass if draws is not None else mass[0], _known_until_s(observed))
 
 
@@ -182,28 +185,28 @@ def _innermost(observed: Observed) -> tuple[Floats, Floats, tuple[Floats, Floats
     return left[inner], end[inner], (after_s, observed.by_s)
 
 
-def _spread(first: NDArray[np.int64], last: NDArray[np.int64], pieces: int) -> sparse.csr_array:
-    """Which pieces each bracket holds, as differences: +1 at its first, -1 after its last."""
+def _spread(first: NDArray[np.int64], last: NDArray[np.int64], pieces: int) -> Any:
+    """Which pieces each bracket holds, as differences: +1 at its first, -1 after its last.
+
+    So sums over a bracket's pieces are one product, dense where that is small, else sparse.
+    """
     rows = np.arange(len(first))
     ends = (np.concatenate([rows, rows]), np.concatenate([first, last + 1]))
     signs = np.concatenate([np.ones(len(rows)), -np.ones(len(rows))])
-    return sparse.csr_array((signs, ends), shape=(len(rows), pieces + 1))
+    table = sparse.csr_array((signs, ends), shape=(len(rows), pieces + 1))
+    return table.toarray() if len(rows) * pieces < _SMALL else table
 
 
 def _self_consistent(
-    spread: sparse.csr_array,
-    weight: Floats,
-    start: Floats,
-    *,
-    tolerance: float,
-    most: int = 5000,
+    spread: Any, weight: Floats, start: Floats, *, tolerance: float, most: int = 5000
 ) -> Floats:
     """EM for all rows of ``weight`` (resamples, requests) at once; mass (resamples, pieces)."""
     mass = np.tile(start, (len(weight), 1))
+    below = np.zeros((len(weight), len(start) + 1))
     total = weight.sum(axis=1, keepdims=True)
-    back = spread.T.tocsr()
+    back = spread.T.copy()
     for _ in range(most):
-        below = np.pad(np.cumsum(mass, axis=1), ((0, 0), (1, 0)))
+        np.cumsum(mass, axis=1, out=below[:, 1:])
         chance = np.maximum(-(below @ back), 1e-300)
         share = np.cumsum((weight / chance) @ spread, axis=1)[:, :-1]
         renewed = mass * np.maximum(share, 0.0) / total

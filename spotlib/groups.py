@@ -7,10 +7,11 @@ A **run** is a plan in a round of a batch: one request call.  Its instances shar
 one pool, so the run, not the instance, is the sample in everything that follows.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -202,7 +203,7 @@ def _repeated(launches: pd.DataFrame, batches: pd.DataFrame) -> "pd.Series[str]"
     order = replays.sort_values(["requests", "batch_id"], ascending=False)
     again = order[order.duplicated(["world", "seed"])].set_index("batch_id")
     words = "repeats the simulated world " + again["world"] + " with the same seed: counts once"
-    return launches["batch_id"].map(words.to_dict()).fillna("").astype(str)
+    return _looked_up(launches["batch_id"], words.to_dict())
 
 
 def _other(launches: pd.DataFrame) -> "pd.Series[str]":
@@ -216,7 +217,7 @@ def _other(launches: pd.DataFrame) -> "pd.Series[str]":
         why = why.mask(other & (why == ""), words)
     image = launches["image"].fillna("").astype(str)
     same = launches.assign(image=image)[why == ""].sort_values("batch_id")
-    last = launches["target"].map(same.groupby("target")["image"].last().to_dict()).fillna("")
+    last = _looked_up(launches["target"], same.groupby("target")["image"].last().to_dict())
     return why.mask((image != last) & (why == ""), "image " + image + ", newest is " + last)
 
 
@@ -228,7 +229,11 @@ def _no_market(launches: pd.DataFrame) -> "pd.Series[str]":
     ours = (launches["outcome"] == "failed") & code.isin(_OURS)
     words = pd.Series("", index=launches.index)
     words = words.mask(refused, "refused (" + kind + "): says nothing about the market")
-    return words.mask(ours, "failed: " + code.map(_OURS).fillna("").astype(str))
+    return words.mask(ours, "failed: " + _looked_up(code, _OURS))
+
+
+def _looked_up(names: "pd.Series[str]", words: Mapping[Any, str]) -> "pd.Series[str]":
+    return pd.Series([words.get(name, "") for name in names], index=names.index, dtype="str")
 
 
 def _chosen(launches: pd.DataFrame, targets: str) -> pd.DataFrame:

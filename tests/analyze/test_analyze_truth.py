@@ -1,0 +1,229 @@
+"""Estimates held against known truth: bias, coverage, and the way through the endpoint."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from studies import NANO, Truth, coverage, draw_times, errors, record, simulate
+
+from spotlib.analyze import (
+    launch_time_distribution,
+    observe,
+    phases,
+    ready_words,
+    server_times,
+    summarize,
+)
+from spotlib.brackets import turnbull
+from spotlib.groups import load_comparable
+from spotlib.model import Stage
+from spotlib.sandbox.world import Fate
+
+
+def test_median_and_restricted_mean_are_true_where_the_first_look_is_late():
+    rows = errors(Truth(median_s=20.0, never=0.3), studies=6, seed=2)
+    median, median_seen, mean, mean_seen = rows.mean(axis=0)
+    noise_s = 4 * rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
+
+    assert abs(median) < 0.1 + noise_s[0]
+    assert median_seen > 1.2
+    assert abs(mean) < 0.1
+    assert mean_seen > 1.0  # 0.7 of the requests come, each seen 1.8 s late
+
+
+def test_intervals_over_runs_cover_the_truth_and_those_over_instances_do_not():
+    studies = 50
+    share = coverage(studies=studies, runs=12, count=6, resamples=99, seed=3).mean()
+    least = stats.binom.ppf(0.001, studies, 0.92) / studies
+
+    assert (share["run"] >= least).all(), share
+    assert (share["instance"] < 0.8).all(), share
+
+
+def test_no_interval_is_given_below_six_runs_and_the_reason_is_said():
+    launches = simulate(Truth(), runs=5, count=10, rng=np.random.default_rng(1))
+    [law] = launch_time_distribution(
+        launches, Stage.READY, rng=np.random.default_rng(1), resamples=50
+    ).values()
+
+    for estimate in (law.quantile(), law.share_ready(30.0), law.restricted_mean(300.0)):
+        assert np.isfinite(estimate.value)
+        assert np.isnan(estimate.low)
+        assert estimate.why == "5 runs, and fewer than 6 cannot bound a median"
+    assert "no interval: 5 runs" in law.quantile().words()
+
+
+def test_one_run_is_estimated_without_an_interval():
+    launches = simulate(Truth(), runs=1, count=10, rng=np.random.default_rng(1))
+    [law] = launch_time_distribution(
+        launches, Stage.READY, rng=np.random.default_rng(1), resamples=50
+    ).values()
+
+    assert law.quantile().why.startswith("1 run,")
+
+
+def test_where_all_came_in_every_run_certainty_is_not_on_offer():
+    launches = simulate(Truth(), runs=20, count=1, rng=np.random.default_rng(1))
+    [law] = launch_time_distribution(
+        launches, Stage.READY, rng=np.random.default_rng(1), resamples=99
+    ).values()
+    share = law.share_ready(590.0)
+
+    assert share.value == pytest.approx(1.0)
+    assert 0.78 < share.low < 0.84  # Wilson's 0.84 for 20 of 20, a little wider by Student's t
+
+
+def test_the_band_never_falls_and_holds_the_curve():
+    launches = simulate(Truth(never=0.2), runs=12, count=5, rng=np.random.default_rng(1))
+    [law] = launch_time_distribution(
+        launches, Stage.READY, rng=np.random.default_rng(1), resamples=99
+    ).values()
+    band = law.band(np.linspace(0, 590, 60))
+
+    assert band["low"].is_monotonic_increasing
+    assert band["high"].is_monotonic_increasing
+    assert (band["low"] <= band["share"] + 1e-9).all()
+    assert (band["share"] <= band["high"] + 1e-9).all()
+
+
+def test_nobody_ready_is_an_answer():
+    launches = simulate(Truth(never=0.999), runs=8, count=2, rng=np.random.default_rng(1))
+    laws = launch_time_distribution(
+        launches, Stage.READY, rng=np.random.default_rng(1), resamples=50
+    )
+    [row] = summarize(list(laws.values()), horizon_s=590.0).to_dict("records")
+
+    assert row["shown"] == 0
+    assert row["share"] == 0
+    assert 0.2 < row["share_high"] < 0.5  # 0 of 8 runs
+    assert np.isnan(row["median_s"])
+    assert row["restricted_mean_s"] == pytest.approx(590.0)
+    assert ready_words(laws, horizon_s=590.0) == (
+        "0% of the instances requested were ready by 590 s, and half of them in no target."
+    )
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    launches = simulate(Truth(), runs=8, count=3, rng=np.random.default_rng(1))
+    tables = [
+        summarize(
+            list(
+                launch_time_distribution(
+                    launches, Stage.READY, rng=np.random.default_rng(7), resamples=50
+                ).values()
+            ),
+            horizon_s=500.0,
+        )
+        for _ in range(2)
+    ]
+
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_the_simulator_draws_what_its_truth_says():
+    truth = Truth(median_s=30.0, never=0.3)
+    times_s = draw_times(truth, runs=4000, count=5, rng=np.random.default_rng(1))
+
+    assert np.minimum(times_s, 500.0).mean() == pytest.approx(
+        truth.restricted_mean_s(500.0), rel=0.03
+    )
+    assert (times_s <= 40.0).mean() == pytest.approx(truth.share_by(40.0), abs=0.015)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Twelve requests through the endpoint, one of them never fulfilled, with their true times."""
+    log = tmp_path_factory.mktemp("study") / "20240901T000000Z-abcdef.jsonl"
+    fates = [
+        Fate(evaluate_s=0.5, in_flight_s=1.0, boot_s=4.0 + k, ok_s=9.0 + 0.7 * k) for k in range(5)
+    ]
+    fates += [Fate(evaluate_s=0.5, in_flight_s=1.0, boot_s=None, ok_s=None)]
+    world = record(log, targets=(NANO,), n=3, rounds=4, fates=fates * 2, timeout_s=60.0)
+    return load_comparable(log), world
+
+
+def test_through_the_endpoint_the_estimates_agree_with_what_truly_happened(recorded):
+    data, world = recorded
+    sent = {}
+    for row in data.launches.to_dict("records"):
+        sent[row["request_id"]] = row["sent_at"].timestamp()
+    epoch_s = world.epoch.timestamp()
+    true_s = [
+        each["shown_s"].get("ready", np.inf) + epoch_s - sent[each["request_id"]]
+        for each in world.truth()
+    ]
+    curve = turnbull(observe(data.launches, Stage.READY))
+
+    assert data.simulated
+    assert curve.share_by(50.0) == pytest.approx(10 / 12)
+    mean_s = np.minimum(true_s, 50.0).mean()
+    assert curve.restricted_mean_s(50.0) == pytest.approx(mean_s, abs=0.9)
+
+
+def test_phases_and_ec2s_own_stamps_stand_beside_the_brackets(recorded):
+    data, _ = recorded
+    parts = phases(data.launches, data.wanted, rng=np.random.default_rng(1), resamples=50)
+    [stamps] = server_times(data.launches).to_dict("records")
+
+    assert parts["phase"].tolist() == [
+        "request to fulfilled",
+        "fulfilled to running",
+        "running to ready",
+    ]
+    assert parts["median_s"].between([0, 3, 8], [5, 9, 16]).all()
+    assert stamps["requests"] == 12
+    assert 0.5 < stamps["created_to_fulfilled_s"] < 2.5  # 1.5 s, in whole seconds
+
+
+class TestEnds:
+    """What each way of ending means for the curve."""
+
+    def launches(self, *ends):
+        rows = [
+            {
+                "target": "t",
+                "run": f"b/{number}/0",
+                "outcome": outcome,
+                "status_code": code,
+                "watched_s": watched_s,
+                "ready_after_s": np.nan if by_s is None else by_s - 3.0,
+                "ready_by_s": np.nan if by_s is None else by_s,
+            }
+            for number, (outcome, code, watched_s, by_s) in enumerate(ends)
+        ]
+        return pd.DataFrame(rows).astype({"ready_by_s": float, "ready_after_s": float})
+
+    @pytest.mark.parametrize(
+        ("outcome", "code"),
+        [
+            ("interrupted", "instance-terminated-no-capacity"),
+            ("failed", "system-error"),
+            ("refused", "InsufficientInstanceCapacity"),
+        ],
+    )
+    def test_what_ec2_ended_never_comes(self, outcome, code):
+        seen = observe(self.launches((outcome, code, 20.0, None)), Stage.READY)
+
+        assert np.isposinf(seen.after_s).all()
+
+    @pytest.mark.parametrize(
+        ("outcome", "code"),
+        [
+            ("timed_out", "capacity-not-available"),
+            ("abandoned", "pending-fulfillment"),
+            ("expired", "schedule-expired"),
+            ("failed", "canceled-before-fulfillment"),
+            (None, None),
+        ],
+    )
+    def test_what_we_ended_is_censored_at_the_last_look(self, outcome, code):
+        seen = observe(self.launches((outcome, code, 20.0, None)), Stage.READY)
+
+        assert seen.after_s.tolist() == [20.0]
+        assert np.isposinf(seen.by_s).all()
+
+    def test_what_was_shown_and_then_taken_back_was_shown(self):
+        code = "instance-terminated-no-capacity"
+        seen = observe(self.launches(("interrupted", code, 30.0, 12.0)), Stage.READY)
+
+        assert seen.by_s.tolist() == [12.0]
