@@ -46,12 +46,18 @@ class Runs:
         return len(self.features)
 
     @classmethod
-    def of(cls, training: pd.DataFrame) -> "Runs":
-        """The runs of a training table, in the order in which they were sent."""
+    def of(cls, training: pd.DataFrame, *, times_s: Floats | None = None) -> "Runs":
+        """The runs of a training table, in the order in which they were sent.
+
+        ``times_s`` are the times wanted; default all that are there.
+        """
         ordered = training.sort_values(["sent_at", *RUN, "elapsed_s"], kind="stable")
+        if times_s is None:
+            times_s = np.unique(ordered["elapsed_s"])
+        ordered = ordered[ordered["elapsed_s"].isin(times_s)]
         features = ordered.drop_duplicates(RUN).reset_index(drop=True)
         features = features.assign(target=target_of(features))
-        times_s, column = np.unique(ordered["elapsed_s"], return_inverse=True)
+        column = np.searchsorted(times_s, ordered["elapsed_s"])
         row = ordered.groupby(RUN, sort=False).ngroup().to_numpy()
         ready, weight = np.zeros((2, len(features), times_s.size))
         ready[row, column] = ordered["ready"]

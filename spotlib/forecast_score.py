@@ -54,7 +54,8 @@ def score_forecasts(
     at neighbouring times are alike, so the interval is rather too narrow.
     ``split="target"``: five parts of the targets, each scored by what was learnt from the rest.
 
-    The table has, a model: ``crps`` (share of n, averaged over time, then over runs),
+    The table has, a model: ``crps`` (share of n, averaged over time, then over runs; moments at
+    which a run was no longer watched are stood in for by the weights),
     ``gain`` = 1 - crps / crps of ``global`` with a 95 % interval ``gain_low``, ``gain_high`` that
     resamples whole runs (whole targets for ``split="target"``), ``coverage`` of the 90 % band,
     ``coverage_open`` of it where no count had a chance of 95 % (elsewhere there is nothing to
@@ -213,12 +214,11 @@ def _parts(
 def _score_part(
     learn: pd.DataFrame, test: pd.DataFrame, models: Sequence[str], rng: Generator
 ) -> tuple[pd.DataFrame, dict[str, Floats]]:
-    tested = Runs.of(test)
     rows: list[dict[str, object]] = []
     pits: dict[str, Floats] = {}
     for name in models:
         fitted = fit_forecaster(learn, model=name)
-        found = list(_score_runs(fitted, tested, rng))
+        found = list(_score_runs(fitted, Runs.of(test, times_s=fitted.times_s), rng))
         rows += [{"model": name, **scores} for scores, _ in found]
         pits[name] = np.concatenate([pit for _, pit in found])
     return pd.DataFrame(rows), pits
@@ -228,7 +228,8 @@ def _score_runs(
     fitted: Forecaster, tested: Runs, rng: Generator
 ) -> Iterator[tuple[dict[str, object], Floats]]:
     for row, chances in enumerate(fitted.distributions(tested.features)):
-        known = tested.weight[row] > 0
+        weight = tested.weight[row]
+        known = weight > 0
         seen = tested.ready[row][known].astype(np.int64)
         pit = randomised_pit(chances[known], seen, rng)
         covered = (pit >= _BAND[0]) & (pit <= _BAND[1])
@@ -237,7 +238,7 @@ def _score_runs(
         n = int(run["n"])
         scores = {
             **{name: run[name] for name in (*RUN, "target")},
-            "crps": np.average(crps(chances[known], seen), weights=tested.weight[row][known]),
+            "crps": (weight[known] * crps(chances[known], seen)).sum() / weight.size,
             "coverage": covered.mean(),
             "covered_open": int(covered[undecided].sum()),
             "cells_open": int(undecided.sum()),

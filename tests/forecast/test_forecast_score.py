@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from launch_rows import drawn_training, run_rows, table_of
+from launch_rows import INF, drawn_training, run_rows, table_of
 from scipy import integrate, stats
 
 from spotlib.curves import target_of
@@ -133,6 +133,36 @@ def test_no_gain_is_claimed_where_all_targets_are_alike():
 
     assert (table["gain_low"] < 0.02).all()
     assert (table["gain"].abs() < 0.08).all()
+
+
+def test_runs_that_were_not_watched_to_the_end_are_scored_where_they_were():
+    whole = [run_rows([100.0 + 9 * i], number=i) for i in range(20)]
+    cut = [run_rows([INF], number=i, until_s=80.0, outcome="abandoned") for i in range(20, 30)]
+    training = training_table(table_of(*whole, *cut))
+    scores = score_forecasts(training, rng=np.random.default_rng(10), models=["global"])
+
+    assert training[training["round"] >= 20]["elapsed_s"].max() == 75.0
+    assert scores.table["crps"].between(0.0, 0.02).all()
+    assert scores.table["pinball_all_s"].isna().all()
+
+
+def test_censoring_does_not_move_the_score():
+    rng = np.random.default_rng(11)
+    came_s = rng.uniform(50.0, 500.0, size=600)
+    end_s = np.where(rng.random(600) < 0.5, rng.uniform(0.0, 599.0, size=600), 599.0)
+    whole = [run_rows([by_s], number=i) for i, by_s in enumerate(came_s)]
+    cut = [
+        run_rows([by_s], number=i)
+        if by_s < end
+        else run_rows([INF], number=i, until_s=end, outcome="abandoned")
+        for i, (by_s, end) in enumerate(zip(came_s, end_s, strict=True))
+    ]
+    found = [
+        score_forecasts(training_table(table_of(*runs)), rng=rng, models=["global"]).table
+        for runs in (whole, cut)
+    ]
+
+    assert found[1]["crps"][0] == pytest.approx(found[0]["crps"][0], rel=0.15)
 
 
 def test_what_cannot_be_scored_is_one_clear_sentence():
