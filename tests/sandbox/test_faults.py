@@ -17,7 +17,7 @@ from botocore.parsers import ResponseParserError
 from spotlib.sandbox import faults
 from spotlib.sandbox.faults import KINDS, Fault
 from spotlib.sandbox.wire import attach
-from spotlib.sandbox.world import Fired, ScaledTime, World
+from spotlib.sandbox.world import Fired, ScaledTime
 
 RAISES = {
     "fail": ClientError,
@@ -49,7 +49,7 @@ def test_each_kind_does_what_its_table_says(account, kind):
     assert len(account.world.fired) == 1
 
 
-def struck(world, fault, calls):
+def struck(fault, calls):
     """Numbers of the calls that a fault strikes; each call is (action, region, at)."""
     return [
         number
@@ -86,14 +86,14 @@ CALLS = [("A", "r1", 0.0), ("B", "r1", 1.0), ("A", "r2", 2.0), ("A", "r1", 3.0),
 )
 @pytest.mark.parametrize("kind", ["throttled", "lose_answer"])
 def test_a_fault_strikes_by_action_region_number_time(kind, which, numbers):
-    assert struck(World(), Fault(kind=kind, **which), CALLS) == numbers
+    assert struck(Fault(kind=kind, **which), CALLS) == numbers
 
 
 def test_a_rate_strikes_that_share_of_calls_and_the_same_ones_again():
     calls = [("A", "r", float(i)) for i in range(4000)]
-    first = struck(World(), Fault(kind="throttled", rate=0.1, seed=7), calls)
-    assert struck(World(), Fault(kind="throttled", rate=0.1, seed=7), calls) == first
-    assert struck(World(), Fault(kind="throttled", rate=0.1, seed=8), calls) != first
+    first = struck(Fault(kind="throttled", rate=0.1, seed=7), calls)
+    assert struck(Fault(kind="throttled", rate=0.1, seed=7), calls) == first
+    assert struck(Fault(kind="throttled", rate=0.1, seed=8), calls) != first
     assert 330 < len(first) < 470  # 400 +- 3.7 standard deviations
 
 

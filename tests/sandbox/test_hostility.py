@@ -63,7 +63,7 @@ def test_a_new_instance_is_not_found_by_id_and_cannot_be_terminated_yet(make_acc
 
 def test_answers_lag_by_no_more_than_told_and_may_go_back(make_account):
     reads = Reads(id_lag_s=5.0, filter_lag_s=20.0, lag_share=0.5)
-    account = make_account(reads=reads, script=lambda _: QUICK)
+    account = make_account(reads=reads, script=lambda _: Fate(boot_s=15.0))
     ids = account.request(1)
     shown = []
     for _ in range(120):
@@ -229,9 +229,6 @@ def test_a_type_that_does_not_fit_its_zone_or_image_may_fail_later(make_account)
     account = make_account(forms=Forms(unfit="bad-parameters"))
     ids = account.request(1, {"Placement": {"AvailabilityZoneId": "use1-az3"}})
     ids += account.request(1, {"ImageId": account.image("x86_64")})
-    assert account.codes(ids) == ["pending-evaluation"] * 2 or "bad-parameters" in account.codes(
-        ids
-    )
     account.world.advance(10.0)
     zone, image = account.requests(ids)
     assert {zone["Status"]["Code"], image["Status"]["Code"]} == {"bad-parameters"}

@@ -13,6 +13,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
+from botocore.parsers import ResponseParserError
 
 from spotlib.sandbox.faults import lose_answer
 from spotlib.sandbox.server import serve
@@ -131,12 +132,45 @@ def test_a_lost_answer_drops_the_socket():
 
 def test_a_fault_can_be_ordered_over_http():
     url = served(World())
-    order = {"fault": "fail", "action": "DescribeInstances", "code": "RequestLimitExceeded"}
+    order = {
+        "fault": "fail",
+        "action": "DescribeInstances",
+        "code": "RequestLimitExceeded",
+        "nth": 1,
+    }
     assert control(url, "/sandbox/faults", order) == {"faults": 1}
     ec2 = plain("ec2", url)
     with pytest.raises(ClientError, match="RequestLimitExceeded"):
         ec2.describe_instances()
     ec2.describe_instances()
+
+
+def test_faults_end_when_they_are_cleared_and_what_struck_is_told():
+    url = served(World())
+    control(url, "/sandbox/faults", {"fault": "unavailable"})
+    ec2 = plain("ec2", url)
+    with pytest.raises(ClientError, match="Unavailable"):
+        ec2.describe_instances()
+    assert control(url, "/sandbox/faults/clear", {}) == {"faults": 0}
+    ec2.describe_instances()
+    [fired] = control(url, "/sandbox/fired")
+    assert (fired["fault"], fired["action"]) == ("unavailable", "DescribeInstances")
+
+
+def test_hostility_can_be_ordered_on_the_command_line():
+    options = ["--fault", "malformed:action=DescribeVpcs", "--fault", "dns:action=DescribeSubnets"]
+    options += ["--company", "--page-most", "2", "--throttled"]
+    with started("--virtual", *options) as ready:
+        ec2 = plain("ec2", ready["url"])
+        assert len(ec2.describe_instances()["Reservations"]) == 2
+        everything = ec2.get_paginator("describe_instances").paginate().build_full_result()
+        assert len(everything["Reservations"]) == 9
+        with pytest.raises(ResponseParserError):
+            ec2.describe_vpcs()
+        with pytest.raises(ConnectionClosedError):
+            ec2.describe_subnets()
+        assert control(ready["url"], "/sandbox/touched") == []
+        assert control(ready["url"], "/sandbox/truth") == []
 
 
 def test_the_advisor_file_is_served():
