@@ -13,7 +13,7 @@ from scipy import sparse, stats
 
 Floats = NDArray[np.float64]
 
-_SMALL = 100_000  # numbers in a table that is quicker dense
+_SMALL = 100_000  # a table of fewer numbers is quicker dense, for a single curve
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,8 @@ def turnbull(
     first = np.searchsorted(after_s, ends_s[0], side="left")
     last = np.searchsorted(by_s, ends_s[1], side="right") - 1
     spread = _spread(first, last, len(by_s))
+    if draws is None and spread.shape[0] * spread.shape[1] < _SMALL:
+        spread = spread.toarray()
     weight = 1.0 / np.bincount(observed.run)[observed.run]
     counted = np.ones((1, observed.runs)) if draws is None else np.asarray(draws, np.float64)
     weights = counted[:, observed.run] * weight
@@ -188,13 +190,12 @@ def _innermost(observed: Observed) -> tuple[Floats, Floats, tuple[Floats, Floats
 def _spread(first: NDArray[np.int64], last: NDArray[np.int64], pieces: int) -> Any:
     """Which pieces each bracket holds, as differences: +1 at its first, -1 after its last.
 
-    So sums over a bracket's pieces are one product, dense where that is small, else sparse.
+    So the sums over all brackets' pieces are one product, and the way back is another.
     """
     rows = np.arange(len(first))
     ends = (np.concatenate([rows, rows]), np.concatenate([first, last + 1]))
     signs = np.concatenate([np.ones(len(rows)), -np.ones(len(rows))])
-    table = sparse.csr_array((signs, ends), shape=(len(rows), pieces + 1))
-    return table.toarray() if len(rows) * pieces < _SMALL else table
+    return sparse.csr_array((signs, ends), shape=(len(rows), pieces + 1))
 
 
 def _self_consistent(

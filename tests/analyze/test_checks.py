@@ -1,0 +1,168 @@
+"""The study's questions to its own data: each warns when it should, and only then."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from studies import NANO, SMALL, Truth, record, simulate
+
+from spotlib.analyze import launch_time_distribution
+from spotlib.checks import (
+    independent_requests,
+    self_check,
+    stale_medians,
+    stale_orders,
+    stale_words,
+)
+from spotlib.groups import Comparable, load_comparable
+from spotlib.model import Stage
+from spotlib.sandbox.world import Fate
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """Six rounds of two targets, with nothing wrong but that they are of one hour."""
+    log = tmp_path_factory.mktemp("study") / "20240901T000000Z-abcdef.jsonl"
+    rng = np.random.default_rng(1)
+    fates = [
+        Fate(evaluate_s=0.5, in_flight_s=1.0, boot_s=b, ok_s=10.0) for b in rng.uniform(3, 15, 24)
+    ]
+    record(log, targets=(NANO, SMALL), n=2, rounds=6, fates=fates)
+    return load_comparable(log)
+
+
+def checked(data, **changes):
+    """The checks by name, after some columns of the launches (or polls) were changed."""
+    polls = changes.pop("polls", data.polls)
+    launches = data.launches.assign(**changes)
+    batches = data.batches
+    data = Comparable(launches, polls, batches, data.left_out, data.wanted, data.simulated)
+    laws = launch_time_distribution(
+        launches, Stage.READY, rng=np.random.default_rng(1), resamples=20
+    )
+    return self_check(data, laws, Stage.READY).set_index("check")
+
+
+def test_clean_data_warn_of_their_one_occasion_only(clean):
+    checks = checked(clean, since_last_s=900.0)
+
+    assert checks.index[checks["warns"]].tolist() == ["one occasion"]
+    assert "intervals speak of that time only" in checks.loc["one occasion", "found"]
+
+
+def test_times_counted_in_looks_are_told_from_measured_ones(clean):
+    counted = (clean.launches["ready_by_s"] / 3).round() * 3
+    checks = checked(clean, ready_by_s=counted, ready_after_s=counted - 3)
+
+    assert checks.loc["times at multiples of the poll", "warns"]
+    assert "100% of the times" in checks.loc["times at multiples of the poll", "found"]
+
+
+def test_wide_brackets_are_gaps(clean):
+    checks = checked(clean, ready_after_s=clean.launches["ready_after_s"] - 8)
+
+    assert checks.loc["gaps between looks", "warns"]
+
+
+def test_failed_and_absent_looks_are_both_missed(clean):
+    few = clean.polls[clean.polls["tick"] % 7 != 3].copy()
+    few.loc[few["tick"] % 5 == 0, "error"] = "throttled"
+
+    assert checked(clean, polls=few).loc["missed looks", "warns"]
+
+
+def test_targets_of_different_rounds_are_confounded_with_time(clean):
+    rounds = clean.launches["run"].where(
+        clean.launches["target"] == str(NANO), "later" + clean.launches["run"]
+    )
+
+    checks = checked(clean, run=rounds)
+
+    assert checks.loc["target and time confounded", "warns"]
+
+
+def test_one_target_always_first_is_no_random_order(clean):
+    first = clean.launches["target"] == str(NANO)
+    sent_at = clean.launches["sent_at"].where(
+        ~first, clean.launches["sent_at"] - pd.Timedelta(seconds=30)
+    )
+
+    checks = checked(clean, sent_at=sent_at)
+
+    assert checks.loc["order within a round", "found"].startswith(str(NANO))
+
+
+def test_our_own_recent_launches_are_named(clean):
+    assert checked(clean, since_last_s=60.0).loc["our own earlier launches", "warns"]
+
+
+def test_mixed_counts_and_unfinished_requests_are_named(clean):
+    checks = checked(clean, n=[2] * 12 + [5] * 12, outcome=[None, *clean.launches["outcome"][1:]])
+
+    assert checks.loc["different n", "warns"]
+    assert checks.loc["unfinished requests", "found"].startswith("1 requests have no outcome")
+
+
+def test_few_runs_of_many_instances_are_imaginary_precision():
+    launches = simulate(
+        Truth(between=0.8, within=0.1), runs=4, count=20, rng=np.random.default_rng(1)
+    )
+    [law] = launch_time_distribution(
+        launches, Stage.READY, rng=np.random.default_rng(1), resamples=20
+    ).values()
+
+    assert independent_requests(law) < 8
+
+
+def test_independent_instances_are_worth_what_they_are():
+    launches = simulate(
+        Truth(between=0.0, within=0.5), runs=30, count=10, rng=np.random.default_rng(1)
+    )
+    [law] = launch_time_distribution(
+        launches, Stage.READY, rng=np.random.default_rng(1), resamples=20
+    ).values()
+
+    assert independent_requests(law) > 150
+
+
+def test_looks_further_apart_than_the_times_are_named(clean):
+    same = {"ready_after_s": 9.0, "ready_by_s": 14.0}
+
+    assert checked(clean, **same).loc["looks too far apart", "warns"]
+
+
+class TestStaleReads:
+    @pytest.fixture
+    def laws(self):
+        rng = np.random.default_rng(1)
+        studies = [
+            simulate(Truth(median_s=m), runs=8, count=10, rng=rng, target=f"{m:.0f}")
+            for m in (20.0, 24.0, 60.0)
+        ]
+        return launch_time_distribution(pd.concat(studies), Stage.READY, rng=rng, resamples=20)
+
+    def test_medians_come_earlier_but_never_by_more_than_the_staleness(self, laws):
+        table = stale_medians(laws)
+        fresh = table[table["stale_s"] == 0].set_index("target")["median_s"]
+        moved = table["target"].map(fresh) - table["median_s"]
+
+        assert sorted(table["stale_s"].unique()) == [0, 2, 5, 30]
+        assert (moved <= table["stale_s"] + 1.0).all()
+        assert (table["least_s"] >= 0).all()
+
+    def test_an_order_holds_while_the_difference_is_larger(self, laws):
+        orders = stale_orders(laws).set_index(["quicker", "slower", "stale_s"])["holds"]
+
+        assert orders["20", "60", 30.0]
+        assert not orders["20", "24", 30.0]
+        assert list(stale_words(stale_orders(laws)))[-1] == (
+            "reads stale by 30 s: 2 of 3 pairs keep their order"
+        )
+
+    def test_a_median_that_was_not_reached_has_no_order(self):
+        launches = simulate(Truth(never=0.9), runs=8, count=5, rng=np.random.default_rng(1))
+        laws = launch_time_distribution(
+            launches, Stage.READY, rng=np.random.default_rng(1), resamples=20
+        )
+
+        assert stale_orders(laws).empty
+        assert np.isnan(stale_medians(laws)["median_s"]).all()

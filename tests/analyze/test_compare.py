@@ -1,0 +1,232 @@
+"""Comparisons between targets, and what selected them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from studies import Truth, simulate
+
+from spotlib.analyze import launch_time_distribution
+from spotlib.compare import (
+    associations,
+    best_selector,
+    compare_targets,
+    exchange_p_value,
+    holm,
+    runs_needed,
+    target_features,
+    target_outcomes,
+)
+from spotlib.model import Stage
+
+A, B = "t3.nano in sa-east-1", "t3.small in sa-east-1"
+
+
+def laws_of(*studies, seed=1, resamples=199):
+    rng = np.random.default_rng(seed)
+    return launch_time_distribution(pd.concat(studies), Stage.READY, rng=rng, resamples=resamples)
+
+
+def two(*, slower=1.5, runs=12, seed=1):
+    rng = np.random.default_rng(seed)
+    first = simulate(Truth(median_s=20.0), runs=runs, count=5, rng=rng, target=A)
+    second = simulate(Truth(median_s=20.0 * slower), runs=runs, count=5, rng=rng, target=B)
+    return first, second
+
+
+def compared(laws):
+    [row] = compare_targets(laws, horizon_s=300.0, rng=np.random.default_rng(2)).to_dict("records")
+    return row
+
+
+def test_a_target_that_is_twice_as_slow_is_found_so():
+    row = compared(laws_of(*two(slower=2.0)))
+
+    assert row["rounds"] == 12
+    assert row["ratio_low"] < 0.5 < row["ratio_high"] < 1
+    assert row["p_value"] < 0.01
+    assert row["more_runs"] > 12  # 72 runs for 10 % at this scatter, by the formula
+    assert row["why"] == ""
+
+
+def test_nothing_is_found_where_nothing_is_about_as_often_as_said():
+    found = [compared(laws_of(*two(slower=1.0, runs=8, seed=s), resamples=20)) for s in range(60)]
+    false_alarms = sum(row["p_value"] < 0.05 for row in found)
+
+    assert false_alarms <= stats.binom.ppf(0.999, 60, 0.05)
+
+
+def test_rounds_in_common_are_resampled_together_so_that_their_luck_cancels():
+    first, _ = two()
+    twin = first.assign(target=B, run=first["run"].str.replace(A, B))
+    row = compared(laws_of(first, twin))
+
+    assert (row["ratio"], row["ratio_low"], row["ratio_high"]) == (1.0, 1.0, 1.0)
+    assert row["p_value"] == 1.0
+
+
+def test_targets_never_launched_in_the_same_round_are_not_tested():
+    first, second = two()
+    apart = second.assign(run=second["run"].str.replace("abcdef", "other"))
+    row = compared(laws_of(first, apart))
+
+    assert row["rounds"] == 0
+    assert np.isnan(row["p_value"])
+    assert row["why"] == "never launched in the same round: target and time cannot be told apart"
+    assert np.isfinite(row["ratio"])
+
+
+def test_with_few_runs_there_is_a_ratio_and_no_interval():
+    row = compared(laws_of(*two(runs=4)))
+
+    assert np.isfinite(row["ratio"])
+    assert np.isnan(row["ratio_low"])
+    assert np.isnan(row["more_runs"])
+    assert row["why"].startswith("no interval: 4 runs")
+
+
+def test_a_single_target_has_nothing_to_be_compared_with():
+    assert compare_targets(laws_of(two()[0]), horizon_s=300.0, rng=np.random.default_rng(1)).empty
+
+
+def test_where_neither_median_was_reached_the_ratio_is_not_known():
+    rng = np.random.default_rng(1)
+    rare = [simulate(Truth(never=0.9), runs=8, count=4, rng=rng, target=name) for name in (A, B)]
+    row = compared(laws_of(*rare))
+
+    assert np.isnan(row["ratio"])
+    assert np.isfinite(row["difference"])
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [([1.0, 2.0, 3.0], 2 / 8), ([1.0, -1.0], 1.0), ([5.0] * 6, 2 / 64), ([0.0, 0.0], 1.0)],
+)
+def test_the_exchange_of_labels_tries_every_one(differences, expected):
+    assert exchange_p_value(differences, rng=np.random.default_rng(1)) == expected
+
+
+def test_beyond_twelve_rounds_it_agrees_with_scipys_permutation_test():
+    differences = np.random.default_rng(4).normal(0.4, 1.0, 20)
+    reference = stats.permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=20_000,
+        rng=np.random.default_rng(5),
+    )
+
+    p_value = exchange_p_value(differences, rng=np.random.default_rng(1))
+
+    assert p_value == pytest.approx(reference.pvalue, abs=0.03)
+
+
+def test_without_a_round_there_is_no_p_value():
+    assert np.isnan(exchange_p_value([], rng=np.random.default_rng(1)))
+
+
+def test_holm_as_in_his_own_example():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.floats(0, 1) | st.just(np.nan), max_size=12))
+def test_holm_never_lowers_a_p_value_nor_changes_their_order(p_values):
+    adjusted = holm(p_values)
+    known = ~np.isnan(np.array(p_values, dtype=float))
+    raw, new = np.array(p_values, dtype=float)[known], adjusted[known]
+
+    assert np.isnan(adjusted[~known]).all()
+    assert (new >= raw).all()
+    assert (new <= 1).all()
+    assert (np.diff(new[np.argsort(raw, kind="stable")]) >= 0).all()
+
+
+@settings(deadline=None)
+@given(st.floats(0.02, 0.3), st.integers(6, 60))
+def test_runs_needed_grow_with_the_square_of_the_scatter(error, runs):
+    resampled = np.exp(error * stats.norm.ppf((np.arange(999) + 0.5) / 999))
+    here = runs_needed(resampled, runs=runs, precision=0.1)
+
+    assert here == pytest.approx(runs * (1.96 * error / np.log(1.1)) ** 2, rel=0.02, abs=1.0)
+
+
+def test_runs_needed_are_unknown_where_the_scatter_is():
+    assert np.isnan(runs_needed(np.array([1.0, np.inf]), runs=12, precision=0.1))
+    assert np.isnan(runs_needed(np.array([1.0, 1.1]), runs=5, precision=0.1))
+
+
+class TestSelectors:
+    def table(self, targets, seed=0):
+        rng = np.random.default_rng(seed)
+        names = [f"t{number}" for number in range(targets)]
+        features = pd.DataFrame({"sps": rng.normal(size=targets), "same": 1.0}, index=names)
+        outcomes = pd.DataFrame({"spread_s": features["sps"] ** 3}, index=names)
+        return associations(features, outcomes).set_index("feature")
+
+    def test_a_monotone_relation_is_one_whatever_its_shape(self):
+        row = self.table(10).loc["sps"]
+
+        assert row["rho"] == pytest.approx(1.0)
+        assert row["low"] > 0.9
+
+    def test_what_does_not_vary_is_undefined_and_says_so(self):
+        row = self.table(10).loc["same"]
+
+        assert np.isnan(row["rho"])
+        assert row["why"] == "same is the same for all targets"
+
+    def test_few_targets_say_nothing_and_that_is_said(self):
+        table = self.table(3).reset_index()
+
+        assert table["rho"].isna().all()
+        assert best_selector(table) == (
+            "nothing can be said of selectors: 3 targets say nothing, at least 6 are needed"
+        )
+
+    def test_the_best_of_several_is_called_so(self):
+        words = best_selector(self.table(10).reset_index())
+
+        assert words.startswith("over 10 targets sps goes best with spread_s")
+        assert "the best of 1 looked at: confirm it on other targets" in words
+
+    def test_the_interval_covers_a_known_correlation(self):
+        rng = np.random.default_rng(8)
+        covered = 0
+        true = 6 / np.pi * np.arcsin(0.6 / 2)  # Spearman's for a normal pair of 0.6
+        for _ in range(200):
+            pair = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 20)
+            table = pd.DataFrame(pair, columns=["x", "y"])
+            [row] = associations(table[["x"]], table[["y"]]).to_dict("records")
+            covered += row["low"] <= true <= row["high"]
+
+        assert stats.binom.ppf(0.001, 200, 0.94) <= covered
+
+    def test_features_come_from_the_launches_and_from_each_form_of_selection(self):
+        launches = pd.DataFrame(
+            {
+                "target": [A, A],
+                "sent_at": pd.to_datetime(["2024-09-01T06:00Z", "2024-09-01T09:00Z"]),
+                "sps": [3, 2],
+                "if_score": [np.nan, np.nan],
+                "price_usd": [0.002, 0.004],
+            }
+        )
+        chosen = pd.DataFrame(
+            {"instance_type": ["t3.nano"], "region": ["sa-east-1"], "form": ["pooled"]}
+        ).assign(score=0.2, sps_cov=0.4)
+
+        row = target_features(launches, [chosen, chosen.assign(form="within", sps_cov=0.1)]).loc[A]
+
+        assert row["hour"] == 7.5
+        assert row["sps"] == 2.5
+        assert np.isnan(row["if_score"])
+        assert (row["sps_cov (pooled)"], row["sps_cov (within)"]) == (0.4, 0.1)
+
+    def test_outcomes_are_of_the_target_and_between_its_runs(self):
+        table = target_outcomes(laws_of(*two()), horizon_s=300.0)
+
+        assert table.loc[A, "share"] == pytest.approx(1.0)
+        assert 15 < table.loc[A, "median_s"] < 27
+        assert table.loc[A, "spread_s"] > 2
