@@ -72,9 +72,11 @@ def address(url: str, headers: Mapping[str, str]) -> tuple[str, str]:
 def parse(service: str, region: str, url: str, headers: Mapping[str, str], body: bytes) -> Asked:
     """The action and its parameters, typed by the service's model; times are aware UTC."""
     model = _model(service)
-    protocol = determine_request_protocol(model, headers.get("content-type", ""))
-    query = urlsplit(url).query
-    values = dict(parse_qsl(query or body.decode(), keep_blank_values=True))
+    try:
+        protocol = determine_request_protocol(model, headers.get("content-type", ""))
+        values = dict(parse_qsl(urlsplit(url).query or body.decode(), keep_blank_values=True))
+    except (NotImplementedError, UnicodeDecodeError) as error:
+        raise ApiError("MalformedQueryString", f"The request cannot be read: {error}") from error
     action = headers.get("x-amz-target", "").rpartition(".")[2] or values.get("Action", "")
     try:
         operation = model.operation_model(action)

@@ -68,7 +68,7 @@ def request_shape(world: World, request: SpotRequest) -> Shape:
         "Type": "one-time",
         "InstanceInterruptionBehavior": "terminate",
         "ProductDescription": "Linux/UNIX",
-        "ValidUntil": world.utc(request.valid_until_s),
+        "ValidUntil": _stamp(world, request.valid_until_s),
         "Tags": tag_list(request.tags),
     }
     if request.max_price_usd is not None:
