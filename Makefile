@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STUDY := results/study
 READY := $(VENV)/ready
 
-.PHONY: study test chaos lab setup constraints clean
+.PHONY: study report test chaos lab setup constraints clean
 
 setup: $(READY)
 
@@ -31,12 +31,21 @@ study: setup
 	@echo "01 select: the targets whose spot market moved (simulated archive)"
 	@$(RUN) notebooks/01_select.ipynb $(STUDY)/notebooks/01_select.ipynb \
 	  -p results $(STUDY) -p dataset sandbox
-	@echo "02 collect: request, watch, clean up (simulated market)"
+	@echo "02 collect: request, watch, clean up, 12 rounds of 6 targets (simulated market)"
 	@$(RUN) notebooks/02_collect.ipynb $(STUDY)/notebooks/02_collect.ipynb \
-	  -p results $(STUDY) -p n 5 -p seed 1
+	  -p results $(STUDY) -p n 5 -p top 6 -p rounds 12 -p seed 1
+	@echo "03 analyze: how many are ready after t seconds"
+	@$(RUN) notebooks/03_analyze.ipynb $(STUDY)/notebooks/03_analyze.ipynb -p results $(STUDY)
 	@$(BIN)/jupyter nbconvert --to html --log-level ERROR $(STUDY)/notebooks/*.ipynb
-	@echo "Done, all of it simulated. Open $(STUDY)/notebooks/02_collect.html first."
+	@echo "Done, all of it simulated. Open first: $(STUDY)/notebooks/03_analyze.html"
 	@echo "The record is in $(STUDY)/launches, the figures in $(STUDY)/figures."
+
+# The analysis of what you recorded in results/launches, as one HTML page.
+report: setup
+	@mkdir -p results/notebooks
+	@$(RUN) notebooks/03_analyze.ipynb results/notebooks/03_analyze.ipynb
+	@$(BIN)/jupyter nbconvert --to html --no-input --log-level ERROR results/notebooks/03_analyze.ipynb
+	@echo "Open results/notebooks/03_analyze.html"
 
 test: setup
 	$(BIN)/ruff check .
