@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FormatStrFormatter, NullLocator, PercentFormatter
 
 from spotlib.analyze import PHASES, LaunchTimes
+from spotlib.forecast import Forecast
 from spotlib.model import Stage
 from spotlib.plots import SIMULATED, mark_simulated, target_colours
 
@@ -210,6 +211,26 @@ def association_figure(table: pd.DataFrame, outcome: str, *, simulated: bool) ->
     ax.set_yticks(range(len(shown)), shown["feature"].tolist())
     ax.set(xlim=(-1, 1), ylim=(len(shown) - 0.5, -0.5))
     ax.set_xlabel(f"rank correlation with {outcome} over targets")
+    return figure
+
+
+def forecast_figure(forecasts: Sequence[Forecast], looks: Looks, *, simulated: bool) -> Figure:
+    """The expected ready count of n over time, with the band that holds it in 90 % of cases."""
+    n = forecasts[0].n
+    figure, grid = _figure(1, 1, (10.2, 4.2), simulated)
+    ax = grid[0, 0]
+    for each in forecasts:
+        name = str(each.target)
+        times_s = np.concatenate([[0.0], each.times_s])
+        low, high = (np.concatenate([[0], each.quantile(level)]) for level in (0.05, 0.95))
+        if len(forecasts) <= _MOST_BANDS:
+            band = {"color": looks.colours[name], "alpha": 0.12, "linewidth": 0}
+            ax.fill_between(times_s, low, high, step="post", **band)
+        expected = np.concatenate([[0.0], each.expected])
+        ax.plot(times_s, expected, linewidth=2, label=name, **looks.line(name))
+    ax.set(xlim=(0, None), ylim=(-0.03 * n, 1.05 * n))
+    ax.set(xlabel="seconds since the request", ylabel=f"expected count of n = {n}")
+    _legend(figure, ax)
     return figure
 
 
