@@ -1,5 +1,7 @@
 """Filters, pages and limits of the describe calls."""
 
+import sys
+
 import pytest
 from botocore.exceptions import ClientError
 
@@ -175,3 +177,29 @@ def test_regions_see_only_their_own(account):
     account.request()
     there = account.client("ec2", "eu-west-1")
     assert there.describe_spot_instance_requests()["SpotInstanceRequests"] == []
+
+
+def test_the_work_of_a_look_grows_linearly_with_its_requests(make_account):
+    """Python functions called for 50 and for 200 requests: no timing, so no flicker."""
+
+    def work(count):
+        account = make_account(script=lambda _: Fate(boot_s=1))
+        ids = account.request(count, TagSpecifications=tagged(batch="a"))
+        account.world.advance(30)
+        calls = [0]
+
+        def called(_frame, event, _argument):
+            calls[0] += event == "call"
+
+        sys.setprofile(called)
+        try:
+            shown(account, ("tag:batch", ["a"]))
+            account.instances(ids)
+            account.statuses()
+        finally:
+            sys.setprofile(None)
+        return calls[0]
+
+    work(5)  # what is read once
+    few, many = work(50), work(200)
+    assert 3.0 < many / few < 4.2

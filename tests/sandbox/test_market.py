@@ -4,11 +4,14 @@ import json
 import subprocess
 import sys
 from dataclasses import fields, replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
-from spotlib.sandbox import catalogue
+from spotlib.sandbox import catalogue, history
+from spotlib.sandbox.chance import uniforms
 from spotlib.sandbox.market import DAY_S, Market, Pool
 from spotlib.sandbox.numbers import DEFAULT_SEED, PROFILES, Numbers, table_markdown
 
@@ -245,3 +248,83 @@ def test_an_unknown_profile_is_refused_with_the_known_ones():
 def test_the_default_seed_is_one_constant():
     assert Market().seed == DEFAULT_SEED
     assert PROFILES["calm"] == Numbers()
+
+
+EACH = 5
+
+
+@pytest.fixture(scope="module")
+def launches(market, pools):
+    """4,000 launches in requests of five: filled at once, and the boots of those."""
+    filled, boots = [], []
+    for i, (which, when) in enumerate(uniforms(1600, "launches").reshape(800, 2)):
+        pool, at = pools[int(which * len(pools))], AUGUST + np.floor(when * 31 * DAY_S)
+        room = int(min(EACH, market.free_capacity(pool, at)))
+        filled.append(room)
+        row = [market.boot(pool, at, request=str(i), index=j).boot_s for j in range(room)]
+        boots.append(row + [np.nan] * (EACH - room))
+    return np.array(filled), np.array(boots)
+
+
+def within(share, expected, count):
+    """Whether a share is where a binomial of the expected one has all but one in 10,000."""
+    return abs(share - expected) < 3.9 * (expected * (1 - expected) / count) ** 0.5
+
+
+def test_the_share_filled_is_that_of_the_levels_distribution(market, launches):
+    """The level of a pool is about normal: P(tightness > full_at) has nothing."""
+    n, (filled, _) = market.numbers, launches
+    expected = 1.0 - NormalDist(n.level_shift, n.level_spread).cdf(n.full_at)
+    assert within(np.mean(filled == 0), expected, len(filled))
+
+
+def test_whole_requests_fail_together_and_a_part_is_rare(launches):
+    filled, _ = launches
+    none, part = np.mean(filled == 0), np.mean((filled > 0) & (filled < EACH))
+    assert none > 0.04
+    assert 0.005 < part < 0.045  # public traces: two to three in a hundred
+    alone = 1.0 - filled.mean() / EACH
+    assert none > 100 * alone**EACH  # were they independent, nearly none would fail whole
+
+
+def test_boots_have_the_tables_median_and_correlation_within_a_request(market, launches):
+    _, boots = launches
+    median = np.nanmedian(boots)
+    assert median == pytest.approx(market.numbers.boot_median_s, rel=0.12)  # slack pools are quick
+    full = np.log(boots[~np.isnan(boots).any(axis=1)])
+    assert 0.25 < np.corrcoef(full[:, 0], full[:, 1])[0, 1] < 0.55  # the request's, and the pool's
+
+
+def test_the_day_is_tightest_at_three_in_the_afternoon_of_the_region(market):
+    days = AUGUST + np.arange(28)[:, None] * DAY_S + np.arange(24) * 3600.0
+    for region, east in (("eu-west-1", 1), ("us-west-2", -8), ("ap-northeast-1", 9)):
+        zone_id = catalogue.offered(region)["t3.medium"][0]
+        names = [name for name in catalogue.offered(region) if name.endswith(".large")][:40]
+        pools = [Pool(name, zone_id, region) for name in names]
+        tight = market.tightnesses(pools, days.ravel()).reshape(len(pools), 28, 24)
+        hourly = tight.mean(axis=(0, 1))
+        wave = np.exp(-2j * np.pi * np.arange(24) / 24) @ (hourly - hourly.mean())
+        assert abs(wave) / 12 == pytest.approx(market.numbers.day_amplitude, rel=0.3)
+        peak_h = (-np.angle(wave) * 24 / 2 / np.pi + east) % 24
+        assert peak_h == pytest.approx(15.0, abs=1.5)
+
+
+def test_the_ranking_tells_something_of_launch_times_and_shares_and_not_all(market):
+    pools = history.pools_of(["us-east-1", "eu-west-1"], history.small_types())
+    targets = {}
+    for pool in pools:
+        targets.setdefault((pool.instance_type, pool.region), []).append(pool)
+    hours = AUGUST + np.arange(0, 31 * 24, 2) * 3600.0
+    rows = []
+    for name, members in targets.items():
+        scores = market.placement_scores(members, hours)
+        room = market.tightnesses(members, hours[::36]) <= market.numbers.full_at
+        boots = [
+            market.boot(members[0], at, request=f"{name} {at}", index=0).boot_s
+            for at in hours[::31]
+        ]
+        rows.append((scores.std() / scores.mean(), np.median(boots), room.mean()))
+    cov, boot, share = np.array(rows).T
+    assert (cov > 0).sum() >= 20
+    assert 0.15 < spearmanr(cov, boot).statistic < 0.8
+    assert -0.8 < spearmanr(cov, share).statistic < -0.1
