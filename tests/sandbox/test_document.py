@@ -1,0 +1,26 @@
+"""The page about the sandbox keeps step with its tables."""
+
+from pathlib import Path
+
+import pytest
+
+from spotlib.sandbox import forms, numbers
+from spotlib.sandbox.faults import KINDS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text()
+
+
+@pytest.mark.parametrize("table", [numbers.table_markdown(), forms.table_markdown()])
+def test_the_page_has_the_tables_as_they_are(table):
+    assert table.strip() in PAGE
+
+
+def test_the_page_has_every_fault():
+    for kind, (executed, meaning) in KINDS.items():
+        row = f"| `{kind}` | {'executed' if executed else 'not executed'} | {meaning} |"
+        assert row in PAGE
+
+
+def test_the_page_has_one_sentence_a_line():
+    prose = [line for line in PAGE.splitlines() if line and line[0] not in "|-`#p"]
+    assert not [line for line in prose if ". " in line.replace("e.g. ", "")]
