@@ -21,9 +21,16 @@ from xml.sax.saxutils import escape
 from botocore.exceptions import DataNotFoundError, UnknownServiceError
 from botocore.model import OperationNotFoundError
 from botocore.utils import parse_timestamp
-from moto.core.parse import PROTOCOL_PARSERS
-from moto.core.request import determine_request_protocol
-from moto.core.utils import get_service_model
+
+try:
+    from moto.core.parse import PROTOCOL_PARSERS
+    from moto.core.request import determine_request_protocol
+    from moto.core.utils import get_service_model
+except ImportError as gone:
+    raise ImportError(
+        f"moto changed a private part the sandbox stands on ({gone}): install 'moto>=5.2,<5.3', "
+        "or adapt spotlib/sandbox/protocol.py"
+    ) from gone
 
 Answer = tuple[int, dict[str, str], bytes]
 

@@ -1,6 +1,8 @@
 """Fails with one clear sentence when moto changes under the sandbox."""
 
 import inspect
+import subprocess
+import sys
 from importlib import import_module
 
 import moto
@@ -74,3 +76,31 @@ def test_the_packaged_data_are_still_there():
         )
 
     check("the files under moto/ec2/resources (spotlib/sandbox/catalogue.py)", known)
+
+
+def test_a_part_that_is_gone_is_told_in_one_sentence_before_anything_else_fails():
+    """Without it nothing of the sandbox can be imported, this file's neighbours included."""
+    program = "import moto.core.parse as p; del p.PROTOCOL_PARSERS; import spotlib.sandbox.wire"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    *_, last = done.stderr.strip().splitlines()
+    assert last.startswith("ImportError: moto changed a private part the sandbox stands on (cannot")
+    assert "install 'moto>=5.2,<5.3', or adapt spotlib/sandbox/protocol.py" in last
+
+
+@pytest.mark.parametrize(
+    ("part", "canary"),
+    [
+        ("moto.core.request.determine_request_protocol", "parsers_still_read"),
+        ("moto.backends.get_backend", "backends_still_answer"),
+        ("spotlib.sandbox.catalogue.offered", "packaged_data"),
+    ],
+)
+def test_the_canary_falls_with_one_sentence_when_a_part_is_changed(monkeypatch, part, canary):
+    def changed(*_):
+        raise TypeError("another signature")
+
+    monkeypatch.setattr(part, changed)
+    [test] = [value for name, value in globals().items() if canary in name]
+    with pytest.raises(pytest.fail.Exception, match=r"changed a private part .*another signature"):
+        test()
