@@ -39,7 +39,7 @@ _USER_CODES = frozenset(
     }
 )
 NOT_REACHED = "not reached while watched"
-_TO_HORIZON = ("share", "restricted_mean_s")
+TO_HORIZON = ("share", "restricted_mean_s")
 _COMPETING = frozenset({"refused", "failed", "interrupted"})
 
 
@@ -252,6 +252,8 @@ def launch_time_distribution(
     that reached that one.
     """
     rows = launches if since is None else launches[launches[f"{since.label}_by_s"].notna()]
+    if rows.empty:
+        return {}
     runs = {str(name): list(dict.fromkeys(here["run"])) for name, here in rows.groupby("target")}
     rounds = {name: tuple(map(round_of, here)) for name, here in runs.items()}
     draws = _draw_runs(rounds, resamples, rng=rng)
@@ -321,39 +323,6 @@ def summarize(laws: Sequence[LaunchTimes], *, horizon_s: float) -> pd.DataFrame:
             row |= {name: estimate.value, **ends}
         rows.append(row | {"why_no_interval": estimates["share"].why})
     return pd.DataFrame(rows)
-
-
-def ready_words(laws: Mapping[str, LaunchTimes], *, horizon_s: float) -> str:
-    """One sentence: how long half of the requested took, and how many came at all."""
-    medians = {name: law.quantile(0.5) for name, law in laws.items()}
-    shares = [law.share_ready(horizon_s).value for law in laws.values()]
-    stage = next(iter(laws.values())).stage.label
-    came = f"{min(shares):.0%}" + (f" to {max(shares):.0%}" if len(shares) > 1 else "")
-    end = f"{came} of the instances requested were {stage} by {horizon_s:.0f} s"
-    known = {name: each for name, each in medians.items() if not np.isnan(each.value)}
-    if not known:
-        return f"{end}, and half of them in no target."
-    quick = min(known, key=lambda name: known[name].value)
-    words = f"Half of the {quick} requested were {stage} by {known[quick].words()}"
-    slow = max(known, key=lambda name: known[name].value)
-    if len(known) > 1:
-        words += f", half of the {slow} by {known[slow].words()}"
-    return f"{words}; {end}."
-
-
-def in_words(summary: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``summarize`` for people: each number with its interval in one cell."""
-    shown = summary[[name for name in ("time", "target", "runs", "requests") if name in summary]]
-    units = {"share": ("", 2), "median_s": ("s", 1), "p90_s": ("s", 1)}
-    for name, (unit, digits) in (units | {"restricted_mean_s": ("s", 1)}).items():
-        ends = zip(summary[name], summary[f"{name}_low"], summary[f"{name}_high"], strict=True)
-        missing = "not watched so long" if name in _TO_HORIZON else NOT_REACHED
-        cells = [
-            missing if np.isnan(each[0]) else Estimate(*each, "few runs").words(unit, digits=digits)
-            for each in ends
-        ]
-        shown = shown.assign(**{name.removesuffix("_s").replace("_", " "): cells})
-    return shown
 
 
 PHASES = {

@@ -10,11 +10,11 @@ from spotlib.analyze import (
     launch_time_distribution,
     observe,
     phases,
-    ready_words,
     server_times,
     summarize,
 )
 from spotlib.brackets import turnbull
+from spotlib.findings import ready_words
 from spotlib.groups import load_comparable
 from spotlib.model import Stage
 from spotlib.sandbox.world import Fate
