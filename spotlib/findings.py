@@ -16,7 +16,8 @@ def ready_words(laws: Mapping[str, LaunchTimes], *, horizon_s: float) -> str:
     medians = {name: law.quantile(0.5) for name, law in laws.items()}
     shares = [law.share_ready(horizon_s).value for law in laws.values()]
     stage = next(iter(laws.values())).stage.label
-    came = f"{min(shares):.0%}" + (f" to {max(shares):.0%}" if len(shares) > 1 else "")
+    ends = dict.fromkeys(f"{share:.0%}" for share in (min(shares), max(shares)))
+    came = " to ".join(ends)
     end = f"{came} of the instances requested were {stage} by {horizon_s:.0f} s"
     known = {name: each for name, each in medians.items() if not np.isnan(each.value)}
     if not known:

@@ -7,7 +7,7 @@ A **run** is a plan in a round of a batch: one request call.  Its instances shar
 one pool, so the run, not the instance, is the sample in everything that follows.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -247,9 +247,3 @@ def _chosen(launches: pd.DataFrame, targets: str) -> pd.DataFrame:
     if not words:
         return launches
     return launches[[any(word in name for word in words) for name in launches["target"]]]
-
-
-def by_target(launches: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each target's name with its requests, in order of name."""
-    for name, rows in launches.groupby("target"):
-        yield str(name), rows

@@ -47,7 +47,7 @@ class TestNotebook:
         assert text.startswith(
             "32 requests in 16 runs of 2 targets, from 1 batch (simulated)\nHalf"
         )
-        assert "100% to 100% of the instances requested were ready by" in text
+        assert "100% of the instances requested were ready by" in text
         assert "nothing can be said of selectors: 2 targets say nothing" in text
         drawn = sorted(path.stem for path in (tmp_path / "figures").glob("*.svg"))
         assert drawn == FIGURES
