@@ -31,9 +31,9 @@ study: setup
 	@echo "01 select: the targets whose spot market moved (simulated archive)"
 	@$(RUN) notebooks/01_select.ipynb $(STUDY)/notebooks/01_select.ipynb \
 	  -p results $(STUDY) -p dataset sandbox
-	@echo "02 collect: request, watch, clean up, 12 rounds of 6 targets (simulated market)"
+	@echo "02 collect: request, watch, clean up, 6 targets, once an hour for 12 hours (simulated)"
 	@$(RUN) notebooks/02_collect.ipynb $(STUDY)/notebooks/02_collect.ipynb \
-	  -p results $(STUDY) -p n 5 -p top 6 -p rounds 12 -p seed 1
+	  -p results $(STUDY) -p n 5 -p top 6 -p rounds 12 -p every_s 3600 -p seed 1
 	@echo "03 analyze: how many are ready after t seconds"
 	@$(RUN) notebooks/03_analyze.ipynb $(STUDY)/notebooks/03_analyze.ipynb -p results $(STUDY)
 	@$(BIN)/jupyter nbconvert --to html --log-level ERROR $(STUDY)/notebooks/*.ipynb

@@ -47,6 +47,7 @@ class Run:
     index: int
     sent_s: float | None = None
     ended: bool = False
+    gone_s: float = math.inf  # when it was confirmed that nothing of it is left
     tracks: dict[str, Track] = field(default_factory=dict)
 
     @property
@@ -97,6 +98,7 @@ class Batch:
     launched_at: dict[Target, datetime] = field(default_factory=dict)
     flying: dict[Future[Any], Landed] = field(default_factory=dict)
     looking: set[str] = field(default_factory=set)  # regions whose look has not come back
+    cleared: set[str] = field(default_factory=set)  # requests seen to be over and done with
     problems: list[str] = field(default_factory=list)
 
     @property

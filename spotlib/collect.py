@@ -4,6 +4,7 @@ However a batch ends (ready, out of time, a signal, an error), every request get
 everything launched is released and confirmed gone.
 """
 
+import itertools
 import math
 import random
 import re
@@ -148,6 +149,8 @@ def collect(
         try:
             for number in range(rounds):
                 _run_round(batch, number, features, every_s=every_s, settle_s=settle_s, seed=seed)
+                if number < rounds - 1 and stop.by is None:
+                    _clear(batch, settle_s)
         finally:
             cleaned = _finish(batch, settle_s)
             if watchman is not None:
@@ -237,13 +240,18 @@ def _finish(batch: Batch, settle_s: float) -> Cleaned:
 
 
 def _clear(batch: Batch, settle_s: float, *, last: bool = False) -> Cleaned:
+    known_ids = _known_ids(batch)
     cleaned = settle(
         batch.connection,
         batch_id=batch.batch_id,
-        known=_known_ids(batch),
+        known=known_ids,
         note=batch.note,
         settle_s=settle_s,
     )
+    if cleaned.confirmed:  # EC2 forgets ended requests after hours: not to be asked for again
+        batch.cleared.update(itertools.chain.from_iterable(known_ids.values()))
+        for run in batch.runs:
+            run.gone_s = min(run.gone_s, batch.now_s())
     if last:
         batch.note(
             "clean",
@@ -257,11 +265,11 @@ def _clear(batch: Batch, settle_s: float, *, last: bool = False) -> Cleaned:
 
 
 def _known_ids(batch: Batch) -> dict[str, set[str]]:
-    """The request ids of each region that anything was sent to, or may have been."""
-    known: dict[str, set[str]] = {}
+    """The ids, not yet cleared, of each region that anything was sent to or may have been."""
+    ids: dict[str, set[str]] = {}
     for run in batch.runs:
-        known.setdefault(run.region, set()).update(run.tracks)
-    return known
+        ids.setdefault(run.region, set()).update(run.tracks.keys() - batch.cleared)
+    return ids
 
 
 def _summary(batch: Batch, cleaned: Cleaned) -> BatchSummary:
@@ -291,11 +299,11 @@ def _batch_usd(batch: Batch) -> float:
 
 
 def _spent_usd(run: Run, end_s: float) -> float:
-    """Every instance that came, at the on-demand price, from the request to the batch's end."""
+    """Every instance that came, at the on-demand price, from the request until all were gone."""
     if run.sent_s is None:
         return 0.0
     came = sum(Stage.FULFILLED in track.brackets for track in run.tracks.values())
-    return came * run.prepared.most_usd(end_s - run.sent_s)
+    return came * run.prepared.most_usd(min(run.gone_s, end_s) - run.sent_s)
 
 
 def _total(ids: Mapping[str, Sequence[str]]) -> int:

@@ -452,3 +452,14 @@ def test_an_unknown_bound_is_over_any_budget(in_process, log):
 
     with pytest.raises(ValueError, match="can cost unknown at most, over budget_usd"):
         collect(connection, plan_for(connection, n=1), log=log, budget_usd=1000.0)
+
+
+def test_a_batch_that_outlives_ec2s_memory_of_its_first_requests_is_still_confirmed(run, log):
+    """EC2 forgets ended requests after four hours: they were seen to be over before."""
+    summary = run(scripted(), n=1, rounds=4, every_s=2 * 3600.0)
+
+    assert summary.outcomes == {"ready": 4}
+    assert summary.cleaned.confirmed
+    assert summary.problems == ()
+    assert len(events_of(log, "intent")) == 4
+    assert summary.spent_at_most_usd < 4 * 0.01  # each instance's minutes, not the batch's hours
