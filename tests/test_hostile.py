@@ -185,6 +185,21 @@ def test_a_request_call_that_a_fault_strikes_launches_once(in_process, log, kind
     assert requested["attempts"] == [CAUSES[kind]]
 
 
+def test_requests_whose_every_answer_is_lost_are_found_by_their_tag_and_ended(in_process, log):
+    """No id was ever told: only the batch's tag leads to what was launched."""
+
+    def strike(world):
+        world.faults.append(Fault(kind="lose_answer", action="RequestSpotInstances"))
+
+    world = scripted(Fate(ok_s=300.0), Fate(held_s=None))
+    summary, _, _ = collected(in_process, log, world, n=2, prepare=strike)
+
+    assert summary.outcomes == {"refused": 2}
+    assert len(world.fired) == 5
+    assert len(world.truth()) == 2
+    assert {each["state"] for each in world.truth()} <= {"closed", "cancelled"}
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("action", ["CancelSpotInstanceRequests", "TerminateInstances"])
 def test_clean_up_gets_through_two_minutes_of_faults(in_process, log, kind, action):
