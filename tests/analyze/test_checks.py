@@ -24,7 +24,7 @@ def clean(tmp_path_factory):
     log = tmp_path_factory.mktemp("study") / "20240901T000000Z-abcdef.jsonl"
     rng = np.random.default_rng(1)
     fates = [
-        Fate(evaluate_s=0.5, in_flight_s=1.0, boot_s=b, ok_s=10.0) for b in rng.uniform(3, 15, 24)
+        Fate(evaluate_s=0.5, in_flight_s=1.0, boot_s=b, ok_s=10.0) for b in rng.uniform(2, 22, 24)
     ]
     record(log, targets=(NANO, SMALL), n=2, rounds=6, fates=fates)
     return load_comparable(log)
