@@ -58,8 +58,7 @@ def request(
     region.calls[owner] += 1
     name = f"{world.seed}/{pools[0].region}/{owner}{region.calls[owner]}"
     pool = world.market.choose_zone(pools, world.posix(now_s), name)
-    if valid_until_s is None:
-        valid_until_s = now_s + world.market.numbers.request_valid_s
+    until_s = valid_until_s or now_s + world.market.numbers.request_valid_s
     made = [
         SpotRequest(
             request_id="sir-" + base64.b32encode(digest(5, "sir", name, i)).decode().lower(),
@@ -71,7 +70,7 @@ def request(
             vcpus=kind.vcpus,
             quota_group=kind.quota_group,
             accepted_s=now_s,
-            valid_until_s=valid_until_s,
+            valid_until_s=until_s,
             max_price_usd=max_price_usd,
             tags=dict(tags or {}),
             owner=owner,
