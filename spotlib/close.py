@@ -128,8 +128,9 @@ def settle(
             if last[region].quiet:
                 quiet &= asked_s - quiet_since.setdefault(region, asked_s) >= settle_s
             else:
-                quiet_since.pop(region, None)
                 quiet = False
+                if last[region].found is not None:  # a pass that saw nothing proves nothing
+                    quiet_since.pop(region, None)
         if quiet or clock.now_s() >= give_up_at_s:
             return _cleaned(quiet, last, frozenset(terminated))
         clock.sleep(next(pauses))
