@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 SCHEMA = 1
 EVENTS = {
     "batch": "first line: schema, parameters, endpoint, world, identity, versions, host",
@@ -34,7 +36,7 @@ EVENTS = {
     "recovered": "another process takes the log up after its writer died; torn: mid-line",
 }
 Event = dict[str, Any]
-_LOOK = '{"event":"look"'
+_LOOK = b'{"event":"look"'
 
 
 def new_batch_id(started_at: datetime) -> str:
@@ -161,25 +163,25 @@ def read_events(path: str | Path, *, looks: bool = True) -> tuple[list[Event], b
     ValueError
         If the file is no log, is of an unknown schema, or is broken before its last line.
     """
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = Path(path).read_bytes().split(b"\n")
     tail = lines.pop()  # empty after a whole line
     kept = lines if looks else [line for line in lines if not line.startswith(_LOOK)]
     try:
-        events: list[Event] = [json.loads(line) for line in kept]
-    except json.JSONDecodeError as error:
+        events: list[Event] = [orjson.loads(line) for line in kept]
+    except orjson.JSONDecodeError as error:
         events = _around_torn_lines(kept, f"{path} is broken before its last line: {error}")
     _require_schema(path, events)
-    return events, tail != ""
+    return events, tail != b""
 
 
-def _around_torn_lines(lines: Sequence[str], complaint: str) -> list[Event]:
+def _around_torn_lines(lines: Sequence[bytes], complaint: str) -> list[Event]:
     """The events where a line torn by a crash is followed by the recovery that says so."""
     events: list[Event] = []
     torn = False
     for line in lines:
         try:
-            event: Event = json.loads(line)
-        except json.JSONDecodeError as error:
+            event: Event = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
             if torn:
                 raise ValueError(complaint) from error
             torn = True
