@@ -177,6 +177,10 @@ def target_features(
         names = [name for name in _SELECTED_BY if name in selection]
         numbers = selection[names].astype("float64")
         numbers.columns = pd.Index([f"{name} ({form})" for name in names])
+        for other in ("pooled", "within"):  # the form that did not choose stands there too
+            for name in ("sps_cov", "if_cov"):
+                if f"{name}_{other}" in selection:
+                    numbers[f"{name} ({other})"] = selection[f"{name}_{other}"].astype("float64")
         numbers.index = pd.Index(selection["instance_type"] + " in " + selection["region"])
         table = table.join(numbers[[name for name in numbers if name not in table]])
     return table

@@ -228,9 +228,17 @@ def select_targets(counts: pd.DataFrame, parameters: SelectParameters) -> Select
         )
     known = evidence(counts, form=form, missing=missing, pairs=chosen)
     chosen = chosen.merge(known, on=PAIR, how="left")
+    chosen = chosen.merge(_other_form(counts, form, missing), on=PAIR, how="left")
     cost = measurement_cost_usd(chosen["price_usd_per_hour"], held_s=parameters.held_s)
     flagged = chosen["resting_share"].gt(0) & chosen["resting_share"].lt(FLAGGED_SHARE)
     return Selection(pairs, ranked, chosen.assign(expected_cost_usd=cost, flagged=flagged))
+
+
+def _other_form(counts: pd.DataFrame, form: Form, missing: Missing) -> pd.DataFrame:
+    """The CoVs in the form that did not choose, so that 03 can ask which would have been better."""
+    other: Form = "within" if form == "pooled" else "pooled"
+    table = variation(counts, form=other, missing=missing)[[*PAIR, "sps_cov", "if_cov"]]
+    return table.rename(columns={name: f"{name}_{other}" for name in ("sps_cov", "if_cov")})
 
 
 def evidence_table(chosen: pd.DataFrame, *, simulated: bool) -> Styler:

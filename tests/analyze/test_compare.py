@@ -224,6 +224,18 @@ class TestSelectors:
         assert np.isnan(row["if_score"])
         assert (row["sps_cov (pooled)"], row["sps_cov (within)"]) == (0.4, 0.1)
 
+    def test_one_selection_file_tells_the_covs_of_both_forms(self):
+        launches = pd.DataFrame(
+            {"target": [A], "sent_at": pd.to_datetime(["2024-09-01T06:00Z"])}
+        ).assign(sps=3, if_score=np.nan, price_usd=0.002)
+        chosen = pd.DataFrame(
+            {"instance_type": ["t3.nano"], "region": ["sa-east-1"], "form": ["pooled"]}
+        ).assign(score=0.2, sps_cov=0.4, sps_cov_within=0.1)
+
+        row = target_features(launches, [chosen]).loc[A]
+
+        assert (row["sps_cov (pooled)"], row["sps_cov (within)"]) == (0.4, 0.1)
+
     def test_outcomes_are_of_the_target_and_between_its_runs(self):
         table = target_outcomes(laws_of(*two()), horizon_s=300.0)
 

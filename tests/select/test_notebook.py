@@ -60,6 +60,7 @@ class TestNotebook:
     def test_it_writes_a_selection_that_collect_can_read(self, executed):
         [path] = (executed / "results" / "selection").glob("*.csv")
         table = read_selection(path)
+        assert {"sps_cov_within", "if_cov_within"} <= set(table)
 
         assert [str(target) for target in selection_targets(table, top=1)]
         assert table["rank"].tolist() == list(range(1, len(table) + 1))
