@@ -277,11 +277,23 @@ def test_the_guard_closes_a_batch_whose_collector_was_killed(tmp_path, ready):
     assert load_launches(log)["outcome"].notna().all()
 
 
+@pytest.fixture
+def market():
+    """A sandbox started by hand, which no notebook ends: its address."""
+    command = [sys.executable, "-m", "spotlib", "sandbox", "--speed", "20", "--json"]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    yield json.loads(started.stdout.readline())["url"]
+    started.terminate()
+    started.wait()
+    started.stdout.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_papermill_stopped_in_the_middle_leaves_nothing(repository, tmp_path, number):
+def test_papermill_stopped_in_the_middle_leaves_nothing(repository, tmp_path, market, number):
     """The kernel dies with it, most often without a word; the guard does not."""
     command = [BIN / "papermill", repository / "notebooks/02_collect.ipynb", tmp_path / "o.ipynb"]
-    command += ["-p", "results", tmp_path, "-p", "speed", "20", "-p", "top", "1", "-p", "n", "2"]
+    command += ["-p", "results", tmp_path, "-p", "endpoint", market, "-p", "n", "2"]
+    command += ["-p", "instance_type", "t3.nano", "-p", "region", "sa-east-1"]
     started = subprocess.Popen(
         [str(part) for part in command], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
@@ -292,7 +304,7 @@ def test_papermill_stopped_in_the_middle_leaves_nothing(repository, tmp_path, nu
     [log] = logs.glob("*.jsonl")
     until(lambda: load_batches(log)["clean"].fillna(False).all(), within_s=90)
 
-    assert left_in(log) == {"requests": [], "instances": []}
+    assert control(market, "/sandbox/leftovers") == {"requests": [], "instances": []}
     assert load_launches(log)["outcome"].notna().all()
 
 
