@@ -173,6 +173,8 @@ def report(checked: Checked, kind: str) -> list[str]:
             f"a round: expected {usd(checked.expected_usd)}, hard bound {usd(checked.bound_usd)}"
             f", in {waves} wave{'s' if waves > 1 else ''}; nothing was launched"
         )
+    if checked.credentials_end_at is not None:
+        lines.append(f"the credentials end at {checked.credentials_end_at:%Y-%m-%d %H:%M:%S} UTC")
     lines += [f"warning: {each}" for each in checked.warnings]
     lines += [f"PROBLEM: {each}" for each in checked.problems]
     lines.append("not ready to launch" if checked.problems else "ready to launch")

@@ -7,8 +7,9 @@ import math
 import os
 import platform
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from typing import Any
 
 import spotlib
 from spotlib.connection import Connection
-from spotlib.log import SCHEMA, EventLog
+from spotlib.log import SCHEMA, EventLog, LogError
 from spotlib.model import Plan, Target, Track
 from spotlib.prepared import Checked, Prepared
 from spotlib.stopping import Stopping
@@ -100,6 +101,7 @@ class Batch:
     looking: set[str] = field(default_factory=set)  # regions whose look has not come back
     cleared: set[str] = field(default_factory=set)  # requests seen to be over and done with
     problems: list[str] = field(default_factory=list)
+    unwritten: bool = False  # whether something that belongs into the log is not there
 
     @property
     def batch_id(self) -> str:
@@ -147,10 +149,17 @@ class Batch:
 
     def note(self, event: str, /, **fields: Any) -> None:
         """Record clean-up, which a full disk must not stop."""
-        try:
+        with self.whatever_the_disk_says():
             self.events.append(event, at_s=self.since_s(self.connection.clock.now_s()), **fields)
-        except OSError as error:
-            self.problems.append(f"the log could not be written: {error}")
+
+    @contextmanager
+    def whatever_the_disk_says(self) -> Iterator[None]:
+        """A log that cannot be written is a problem to tell of, no reason to leave things behind."""
+        try:
+            yield
+        except LogError as error:
+            self.unwritten = True
+            self.problems.append(str(error))
 
     def begin(self, parameters: Mapping[str, Any]) -> None:
         """Write the first line.  The host's own facts come last."""

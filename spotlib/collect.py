@@ -127,6 +127,9 @@ def collect(
         campaign_budget_usd=campaign_budget_usd,
         earlier_usd=_earlier_usd(Path(log).parent, connection, campaign_budget_usd),
     )
+    checked.require_lasting_credentials(
+        now_at=connection.server_utc(), rounds=rounds, every_s=every_s
+    )
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     phase_s = random.Random(f"{seed} phase").uniform(0.0, poll_s)
     schedule = {"rounds": rounds, "every_s": every_s, "poll_s": poll_s, "phase_s": phase_s}
@@ -147,14 +150,10 @@ def collect(
         batch.begin({**schedule, "seed": seed, "settle_s": settle_s, **(notes or {})})
         watchman = _guard(batch) if guard else None
         try:
-            for number in range(rounds):
-                _run_round(batch, number, features, every_s=every_s, settle_s=settle_s, seed=seed)
-                if number < rounds - 1 and stop.by is None:
-                    _clear(batch, settle_s)
+            with batch.whatever_the_disk_says():  # if it is full, nothing more is launched
+                _run_rounds(batch, features, every_s=every_s, settle_s=settle_s, seed=seed)
         finally:
-            cleaned = _finish(batch, settle_s)
-            if watchman is not None:
-                (watchman.dismiss if cleaned.confirmed else watchman.leave_to_it)()
+            cleaned = _finish(batch, settle_s, watchman)
         return _summary(batch, cleaned)
 
 
@@ -190,6 +189,15 @@ def _require_schedule(checked: Checked, rounds: int, every_s: float, poll_s: flo
         raise ValueError(f"every_s must be above 0, got {every_s!r}")
 
 
+def _run_rounds(
+    batch: Batch, features: Features, *, every_s: float, settle_s: float, seed: int
+) -> None:
+    for number in range(batch.rounds):
+        _run_round(batch, number, features, every_s=every_s, settle_s=settle_s, seed=seed)
+        if number < batch.rounds - 1 and batch.stopping.by is None:
+            _clear(batch, settle_s)
+
+
 def _run_round(
     batch: Batch, number: int, features: Features, *, every_s: float, settle_s: float, seed: int
 ) -> None:
@@ -222,21 +230,41 @@ def _run_wave(batch: Batch, number: int, plans: Sequence[Prepared], features: Fe
     watch(batch, runs, facts)
 
 
-def _finish(batch: Batch, settle_s: float) -> Cleaned:
-    """End everything: first what saves money, then what is owed to the record, then the proof."""
+def _finish(batch: Batch, settle_s: float, watchman: Guard | None) -> Cleaned:
+    """End everything: first what saves money, then what is owed to the record, then the proof.
+
+    Whatever goes wrong in one of them, the next is done, and the guard told how it went.
+    """
+    cleaned = Cleaned(confirmed=False)
+    try:
+        _release_all(batch)
+        _record_the_end(batch)
+    finally:
+        try:
+            cleaned = _clear(batch, settle_s, last=True)
+        finally:
+            if watchman is not None:
+                (watchman.dismiss if cleaned.confirmed else watchman.leave_to_it)()
+    return cleaned
+
+
+def _release_all(batch: Batch) -> None:
     if any(not run.ended for run in batch.runs):
         for region, ids in _known_ids(batch).items():
             passed = release(batch.connection, region, known=ids, batch_id=batch.batch_id)
             note_release(batch.note, passed)
-    try:
-        wait(batch.flying, timeout=_LAST_CALLS_S)
-        batch.land()
-        for run in batch.runs:
-            if not run.ended:
+
+
+def _record_the_end(batch: Batch) -> None:
+    """Take in what was still under way, and give every request its outcome."""
+    wait(batch.flying, timeout=_LAST_CALLS_S)
+    while any(each.done() for each in batch.flying):
+        with batch.whatever_the_disk_says():
+            batch.land()
+    for run in batch.runs:
+        if not run.ended:
+            with batch.whatever_the_disk_says():
                 end(batch, run, Outcome.ABANDONED)
-    except OSError as error:  # a full disk: the looks still say what an outcome would
-        batch.problems.append(f"the log could not be written: {error}")
-    return _clear(batch, settle_s, last=True)
 
 
 def _clear(batch: Batch, settle_s: float, *, last: bool = False) -> Cleaned:
@@ -273,9 +301,11 @@ def _known_ids(batch: Batch) -> dict[str, set[str]]:
 
 
 def _summary(batch: Batch, cleaned: Cleaned) -> BatchSummary:
-    problems = list(batch.problems)
+    problems = list(dict.fromkeys(batch.problems))
     if batch.stopping.by is not None:
         problems.append(f"stopped by {batch.stopping.by}: what was seen until then is recorded")
+    if batch.unwritten:
+        problems.append("complete the log, once it can be written, with: python -m spotlib sweep")
     if not cleaned.confirmed:
         by_hand = " && ".join(cleaned.commands()) or "look in the EC2 console"
         problems.append(f"it is NOT confirmed that nothing is left; finish by hand: {by_hand}")

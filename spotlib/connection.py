@@ -6,6 +6,7 @@ money, and any amazonaws.com URL counts as it.
 """
 
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,7 +34,7 @@ from spotlib.clock import (
     WorldClock,
     control,
 )
-from spotlib.refusals import refusal_of
+from spotlib.refusals import Kind, refusal_of
 
 _LOOK_READ_S = 5  # a look that takes longer is a missed tick, not a stalled schedule
 _ACT_READ_S = 20
@@ -45,19 +46,24 @@ class Connection:
     """Where EC2 is, and the clock that belongs to it.
 
     ``endpoint`` is what the user named: ``sandbox``, ``aws`` or a URL.  ``world`` is the id of a
-    pretend market, made with ``world_seed``, and None at a real one.  ``attach`` hooks an
-    in-process market to each client.
+    world in the pretend ``market``, made with ``world_seed``; all None at a real one.  ``attach``
+    hooks an in-process market to each client.
+
+    ``open_session`` reads the credentials.  It is called again once they were refused, because
+    clients, and new clients of their Session too, keep the old ones.
     """
 
     endpoint: str
     clock: Clock
-    session: Any
+    open_session: Callable[[], Any]
     url: str | None = None
     world: str | None = None
     world_seed: int | None = None
+    market: str | None = None
     attach: Callable[[Any], None] | None = None
     profile: str | None = None
     process: subprocess.Popen[bytes] | None = None
+    _session: Any = None
     _clients: dict[tuple[str, str, int], Any] = field(default_factory=dict)
     _server: tuple[datetime, float] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -66,6 +72,24 @@ class Connection:
     def simulated(self) -> bool:
         """Whether this is a pretend market: its results say nothing about AWS."""
         return self.world is not None
+
+    @property
+    def session(self) -> Any:
+        """The boto3 Session in use."""
+        if self._session is None:
+            self._session = self.open_session()
+        return self._session
+
+    def credentials_end_at(self) -> datetime | None:
+        """When the credentials end for good; None if they renew themselves or nobody says.
+
+        Only those in environment variables are known to end: nothing can renew them there.
+        """
+        credentials = self.session.get_credentials()
+        end = os.environ.get("AWS_CREDENTIAL_EXPIRATION")
+        if credentials is None or credentials.method != "env" or not end:
+            return None
+        return datetime.fromisoformat(end).astimezone(UTC)
 
     def server_utc(self) -> datetime:
         """EC2's own idea of now: its last Date header, carried on by our clock."""
@@ -97,7 +121,10 @@ class Connection:
         except (ClientError, BotoCoreError, ResponseParserError) as error:
             response = getattr(error, "response", None) or {}  # None where no answer came
             self.clock.heard(response.get("ResponseMetadata", {}).get("HTTPHeaders"))
-            raise refusal_of(error, action=action, region=region) from error
+            refusal = refusal_of(error, action=action, region=region)
+            if refusal.kind is Kind.CREDENTIALS:
+                self._forget_credentials()
+            raise refusal from error
         headers = reply["ResponseMetadata"]["HTTPHeaders"]
         self.clock.heard(headers)
         if "date" in headers:
@@ -121,6 +148,11 @@ class Connection:
             if key not in self._clients:
                 self._clients[key] = self._new_client(service, region, read_s)
             return self._clients[key]
+
+    def _forget_credentials(self) -> None:
+        with self._lock:
+            self._session = None
+            self._clients.clear()
 
     def _new_client(self, service: str, region: str, read_s: int) -> Any:
         loopback = self.url is not None and urlsplit(self.url).hostname in (
@@ -154,6 +186,7 @@ def connect(
     endpoint: str,
     *,
     profile: str | None = None,
+    market: str | None = None,
     seed: int | None = None,
     speed: float | None = None,
 ) -> Connection:
@@ -166,6 +199,8 @@ def connect(
         money; a URL is any other EC2-compatible endpoint.
     profile
         The AWS profile, for ``aws`` and URLs.
+    market
+        Which market the sandbox plays, such as ``calm`` or ``tight``; None is calm.
     seed, speed
         Of the sandbox's draws, None draws one; and how many times faster than real it runs, None
         is virtual time.
@@ -176,11 +211,11 @@ def connect(
         If the endpoint is none of these, or the profile does not exist.
     """
     if endpoint == "sandbox":
-        process, at = _start_sandbox(seed=seed, speed=speed)
+        process, at = _start_sandbox(market=market, seed=seed, speed=speed)
         return _sandbox_connection(endpoint, at, control(at, "/sandbox"), process)
     if is_aws(endpoint):
         url = None if endpoint == "aws" else endpoint
-        return Connection(endpoint, SystemClock(), _session(profile), url=url, profile=profile)
+        return _real_connection(endpoint, url=url, profile=profile)
     if urlsplit(endpoint).scheme not in ("http", "https"):
         raise ValueError(
             f"endpoint {endpoint!r} is unknown: use 'sandbox' (free), 'aws' (costs money), "
@@ -189,7 +224,7 @@ def connect(
     try:
         told = control(endpoint, "/sandbox")
     except (OSError, ValueError):  # not ours: some other EC2-compatible endpoint
-        return Connection(endpoint, SystemClock(), _session(profile), url=endpoint, profile=profile)
+        return _real_connection(endpoint, url=endpoint, profile=profile)
     return _sandbox_connection(endpoint, endpoint, told, None)
 
 
@@ -198,8 +233,8 @@ def connect_in_process(world: World, attach: Callable[[Any], None]) -> Connectio
 
     ``attach`` hooks the market to a client, so that no socket is opened.
     """
-    session = sandbox_session()
-    return Connection("sandbox", WorldClock(world), session, world=world.world_id, attach=attach)
+    clock = WorldClock(world)
+    return Connection("sandbox", clock, sandbox_session, world=world.world_id, attach=attach)
 
 
 def is_aws(endpoint: str) -> bool:
@@ -208,12 +243,15 @@ def is_aws(endpoint: str) -> bool:
     return endpoint == "aws" or f".{host}".endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
-def _session(profile: str | None) -> Any:
+def _real_connection(endpoint: str, *, url: str | None, profile: str | None) -> Connection:
+    open_session = partial(boto3.Session, profile_name=profile)
+    connection = Connection(endpoint, SystemClock(), open_session, url=url, profile=profile)
     try:
-        return boto3.Session(profile_name=profile)
+        _ = connection.session
     except ProfileNotFound as error:
         known = ", ".join(boto3.Session().available_profiles) or "none"
         raise ValueError(f"profile {profile!r} is not configured; there are: {known}") from error
+    return connection
 
 
 def _sandbox_connection(
@@ -227,10 +265,11 @@ def _sandbox_connection(
     return Connection(
         endpoint,
         clock,
-        sandbox_session(),
+        sandbox_session,
         url=url,
         world=told["world_id"],
         world_seed=told["seed"],
+        market=told["market"],
         process=process,
     )
 
@@ -241,11 +280,14 @@ def sandbox_session() -> Any:
     return boto3.Session(aws_access_key_id="sandbox", aws_secret_access_key="sandbox")
 
 
-def _start_sandbox(*, seed: int | None, speed: float | None) -> tuple[subprocess.Popen[bytes], str]:
+def _start_sandbox(
+    *, market: str | None, seed: int | None, speed: float | None
+) -> tuple[subprocess.Popen[bytes], str]:
     """A pretend market in a process of its own, so that it outlives the kernel."""
     command = [sys.executable, "-m", "spotlib", "sandbox", "--json"]
     command += ["--idle-s", str(_SANDBOX_IDLE_S)]
     command += ["--seed", str(secrets.randbelow(2**31) if seed is None else seed)]
+    command += ["--market", market] if market else []
     command += ["--virtual"] if speed is None else ["--speed", str(speed)]
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(

@@ -9,11 +9,12 @@ History of the schema:
 1. 2026-11: first.  Times are seconds since the batch's first line; see ``EVENTS``.
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ EVENTS = {
     "tagged": "instances got the batch's tag, so that the bill can be checked",
     "release": "clean-up: what was cancelled and terminated",
     "clean": "the end: whether it is confirmed that nothing is left",
-    "recovered": "another process takes the log up after its writer died; torn: mid-line",
+    "recovered": "goes on after its writer died, or after a line that was not written whole: torn",
 }
 Event = dict[str, Any]
 _LOOK = b'{"event":"look"'
@@ -53,6 +54,7 @@ class EventLog:
     def __init__(self, path: str | Path, *, file: int | None = None) -> None:
         self.path = Path(path)
         self._file = _new_file(self.path) if file is None else file
+        self._torn = False  # whether the file ends within a line
 
     @classmethod
     def resume(cls, path: str | Path) -> "EventLog":
@@ -62,6 +64,8 @@ class EventLog:
         ------
         BlockingIOError
             If its writer lives.
+        OSError
+            If it cannot be written: a full disk, a read-only folder.
         """
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         try:
@@ -70,10 +74,13 @@ class EventLog:
             os.close(file)
             raise
         log = cls(path, file=file)
-        torn = os.path.getsize(path) > 0 and os.pread(file, 1, os.path.getsize(path) - 1) != b"\n"
-        if torn:  # what comes next must start on a line of its own
-            os.write(file, b"\n")
-        log.append("recovered", sync=True, torn=torn, at=datetime.now(UTC), pid=os.getpid())
+        size = os.path.getsize(path)
+        log._torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        try:
+            log.append("recovered", sync=True, **_recovered(torn=log._torn))
+        except LogError:
+            log.close()
+            raise
         return log
 
     @property
@@ -86,20 +93,45 @@ class EventLog:
 
         Raises
         ------
-        OSError
-            If it could not be written whole (a full disk).
+        LogError
+            If it could not be written whole (a full disk).  What was there before stays readable.
         """
-        line = json.dumps({"event": event, **fields}, separators=(",", ":"), default=_plain)
-        data = line.encode() + b"\n"
-        if os.write(self._file, data) != len(data):
-            raise OSError(f"{self.path}: the disk took only a part of a line; is it full?")
-        if sync:
-            os.fsync(self._file)
+        data = _line(event, fields)
+        if self._torn and event != "recovered":  # a torn line is followed by what says why
+            data = _line("recovered", _recovered(torn=True)) + data
+        if self._torn:
+            data = b"\n" + data
+        try:
+            self._write(data)
+            if sync:
+                os.fsync(self._file)
+        except OSError as error:
+            raise LogError(f"{self.path} could not be written: {error}") from error
+
+    def _write(self, data: bytes) -> None:
+        whole = os.write(self._file, data) == len(data)
+        self._torn = not whole
+        if not whole:
+            raise OSError("the disk took only a part of a line; is it full?")
 
     def close(self) -> None:
         """Flush to the disk and let go of the lock."""
-        os.fsync(self._file)
+        with contextlib.suppress(OSError):  # a full disk has been told of by ``append``
+            os.fsync(self._file)
         os.close(self._file)
+
+
+class LogError(OSError):
+    """The log could not be written."""
+
+
+def _line(event: str, fields: Mapping[str, Any]) -> bytes:
+    text = json.dumps({"event": event, **fields}, separators=(",", ":"), default=_plain)
+    return text.encode() + b"\n"
+
+
+def _recovered(*, torn: bool) -> dict[str, Any]:
+    return {"torn": torn, "at": datetime.now(UTC), "pid": os.getpid()}
 
 
 def is_alive(path: str | Path) -> bool:
@@ -175,18 +207,19 @@ def read_events(path: str | Path, *, looks: bool = True) -> tuple[list[Event], b
 
 
 def _around_torn_lines(lines: Sequence[bytes], complaint: str) -> list[Event]:
-    """The events where a line torn by a crash is followed by the recovery that says so."""
+    """The events where lines torn by a crash are followed by the recovery that says so.
+
+    There is more than one such line where the recovery itself was torn.
+    """
     events: list[Event] = []
     torn = False
     for line in lines:
         try:
             event: Event = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            if torn:
-                raise ValueError(complaint) from error
+        except orjson.JSONDecodeError:
             torn = True
             continue
-        if torn and not (event.get("event") == "recovered" and event.get("torn")):
+        if torn and event.get("event") != "recovered":
             raise ValueError(complaint)
         torn = False
         events.append(event)

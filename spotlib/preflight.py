@@ -70,6 +70,7 @@ def preflight(
         arn=identity.get("Arn"),
         prepared=tuple(prepared),
         free_vcpus=free,
+        credentials_end_at=connection.credentials_end_at(),
         problems=tuple(found.problems),
         warnings=tuple(dict.fromkeys(found.warnings)),
     )

@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from spotlib.model import Plan, Stage
 
@@ -66,8 +67,12 @@ class Prepared:
 
         Every instance at the on-demand price, until the switch in it turns it off.
         """
-        life_s = self.shutdown_after_min * 60 + BOOT_MARGIN_S
-        return self.plan.count * self.most_usd(life_s)
+        return self.plan.count * self.most_usd(self.life_bound_s)
+
+    @property
+    def life_bound_s(self) -> float:
+        """How long after its request an instance can still run, if nobody ends it."""
+        return self.shutdown_after_min * 60 + BOOT_MARGIN_S
 
     def most_usd(self, hold_s: float) -> float:
         """The most that one instance can cost while held: a spot price never exceeds on-demand."""
@@ -82,12 +87,17 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Checked:
-    """The answer of the preflight; ``free_vcpus`` is None where the quota is not known."""
+    """The answer of the preflight.
+
+    ``free_vcpus`` is None where the quota is not known, ``credentials_end_at`` where they renew
+    themselves or do not say.
+    """
 
     account: str | None
     arn: str | None
     prepared: tuple[Prepared, ...]
     free_vcpus: Mapping[tuple[str, str], int | None]
+    credentials_end_at: datetime | None = None
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -124,6 +134,28 @@ class Checked:
                 f"with {usd(earlier_usd)} of earlier batches the campaign can cost "
                 f"{usd(total_usd)} at most, over campaign_budget_usd={campaign_budget_usd:g}"
             )
+
+    def require_lasting_credentials(self, *, now_at: datetime, rounds: int, every_s: float) -> None:
+        """Refuse a batch whose credentials are known to end before its clean-up surely has.
+
+        Raises
+        ------
+        ValueError
+            If they do: what is launched then could not be cancelled or terminated.
+        """
+        over_at = now_at + timedelta(seconds=self.over_by_s(rounds=rounds, every_s=every_s))
+        if self.credentials_end_at is not None and self.credentials_end_at < over_at:
+            raise ValueError(
+                f"the credentials end at {self.credentials_end_at:%Y-%m-%d %H:%M:%S} UTC, the batch "
+                f"may have to be cleaned up until {over_at:%Y-%m-%d %H:%M:%S} UTC: renew them, or "
+                "use fewer rounds or a shorter timeout_s"
+            )
+
+    def over_by_s(self, *, rounds: int, every_s: float) -> float:
+        """How long after its start a batch can still hold anything, whatever dies."""
+        waves = split_waves(self.prepared, self.free_vcpus)
+        longest_s = [max(each.life_bound_s for each in wave) for wave in waves]
+        return (rounds - 1) * every_s + math.fsum(longest_s)
 
     @property
     def expected_usd(self) -> float:

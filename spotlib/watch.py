@@ -306,10 +306,10 @@ def _end_due(batch: Batch, runs: Sequence[Run]) -> None:
 def end(batch: Batch, run: Run, outcome: Outcome) -> None:
     """Give every request of a run that has none yet this outcome: it is censored there."""
     run.ended = True
-    for track in list(run.tracks.values()):
-        if track.outcome is None:
-            run.tracks[track.request_id] = replace(track, outcome=outcome)
-            _note_outcome(batch, run, run.tracks[track.request_id])
+    late = {item: replace(run.tracks[item], outcome=outcome) for item in run.pending}
+    run.tracks |= late
+    for track in late.values():
+        _note_outcome(batch, run, track)
 
 
 def _open_ids(run: Run) -> list[str]:
