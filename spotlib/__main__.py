@@ -12,7 +12,7 @@ from spotlib.preflight import preflight
 from spotlib.prepared import Checked, split_waves, usd
 from spotlib.refusals import Refusal
 from spotlib.store import results_folder
-from spotlib.sweep import SweepReport, sweep, unfinished
+from spotlib.sweep import SweepReport, sweep, unfinished, unreadable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,9 +144,12 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(given: argparse.Namespace) -> int:
-    found = unfinished(results_folder(given.results) / "launches")
-    print("\n".join(each.line() for each in found) or "every batch is confirmed clean")
-    return 1 if any(not each.alive for each in found) else 0
+    folder = results_folder(given.results) / "launches"
+    found, broken = unfinished(folder), unreadable(folder)
+    lines = [each.line() for each in found]
+    lines += [f"{name}: NOT known: {words}" for name, words in broken.items()]
+    print("\n".join(lines) or "every batch is confirmed clean")
+    return 1 if broken or any(not each.alive for each in found) else 0
 
 
 def parse_target(text: str, region: str) -> Target:

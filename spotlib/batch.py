@@ -154,7 +154,7 @@ class Batch:
 
     @contextmanager
     def whatever_the_disk_says(self) -> Iterator[None]:
-        """A log that cannot be written is a problem to tell of, no reason to leave things behind."""
+        """A log that cannot be written is told of; it is no reason to leave things behind."""
         try:
             yield
         except LogError as error:

@@ -38,6 +38,7 @@ EVENTS = {
 }
 Event = dict[str, Any]
 _LOOK = b'{"event":"look"'
+_TAIL_BYTES = 4096  # longer than the line of a confirmed end
 
 
 def new_batch_id(started_at: datetime) -> str:
@@ -114,10 +115,14 @@ class EventLog:
         if not whole:
             raise OSError("the disk took only a part of a line; is it full?")
 
-    def close(self) -> None:
-        """Flush to the disk and let go of the lock."""
+    def flush(self) -> None:
+        """Wait until all is on the disk, as far as it takes it."""
         with contextlib.suppress(OSError):  # a full disk has been told of by ``append``
             os.fsync(self._file)
+
+    def close(self) -> None:
+        """Flush to the disk and let go of the lock."""
+        self.flush()
         os.close(self._file)
 
 
@@ -144,6 +149,18 @@ def is_alive(path: str | Path) -> bool:
     finally:
         os.close(file)
     return False
+
+
+def ends_clean(path: str | Path) -> bool:
+    """Whether a log's last line says that nothing is left of its batch: quick, for many logs."""
+    with open(path, "rb") as file:
+        file.seek(max(os.path.getsize(path) - _TAIL_BYTES, 0))
+        last = file.read().splitlines(keepends=True)[-1:]
+    try:
+        event = orjson.loads(last[0]) if last and last[0].endswith(b"\n") else {}
+    except orjson.JSONDecodeError:
+        return False
+    return bool(event.get("event") == "clean" and event.get("confirmed"))
 
 
 def _new_file(path: Path) -> int:

@@ -146,8 +146,8 @@ class Checked:
         over_at = now_at + timedelta(seconds=self.over_by_s(rounds=rounds, every_s=every_s))
         if self.credentials_end_at is not None and self.credentials_end_at < over_at:
             raise ValueError(
-                f"the credentials end at {self.credentials_end_at:%Y-%m-%d %H:%M:%S} UTC, the batch "
-                f"may have to be cleaned up until {over_at:%Y-%m-%d %H:%M:%S} UTC: renew them, or "
+                f"the credentials end at {self.credentials_end_at:%Y-%m-%d %H:%M:%S} UTC, but the "
+                f"batch may need cleaning up until {over_at:%Y-%m-%d %H:%M:%S} UTC: renew them, or "
                 "use fewer rounds or a shorter timeout_s"
             )
 

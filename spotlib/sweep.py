@@ -6,17 +6,27 @@ its requests have expired.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from spotlib.batch import new_executor
 from spotlib.close import GIVE_UP_S, SETTLE_S, Cleaned, Note, settle
 from spotlib.connection import Connection, is_aws
 from spotlib.ec2 import Ours, find_ours, survey
-from spotlib.log import Event, EventLog, is_alive, log_files, read_events
+from spotlib.log import (
+    Event,
+    EventLog,
+    LogError,
+    ends_clean,
+    is_alive,
+    log_files,
+    read_events,
+)
 from spotlib.preflight import HOME_REGION
 from spotlib.prepared import usd
 from spotlib.recovery import missing_events
@@ -28,13 +38,18 @@ WOULD = "to be closed"
 CLOSED = "closed"
 CLEAN = "nothing is left of it"
 FAILED = "NOT confirmed closed"
+UNWRITTEN = "closed, but its log could not be completed, sweep again once it can: {}"
+ELSEWHERE = "kept: it ran in account {}, these credentials are of {}: choose its profile"
 
 _LISTED_H = 3  # EC2 lists ended requests for four hours
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A batch whose log does not say that nothing is left of it."""
+    """A batch whose log does not say that nothing is left of it.
+
+    ``alive_instances`` were seen and not yet terminated by us, as far as the log knows.
+    """
 
     batch_id: str
     path: Path
@@ -42,6 +57,7 @@ class Unfinished:
     alive: bool
     regions: tuple[str, ...]
     request_ids: Mapping[str, tuple[str, ...]]  # region -> ids
+    alive_instances: int
     ended: int
     rounds_begun: int
     valid_until: datetime | None
@@ -52,17 +68,30 @@ class Unfinished:
         return sum(map(len, self.request_ids.values()))
 
     def line(self) -> str:
-        """The batch in a line: is it alive, what is open, what can it cost."""
-        rounds = self.first["parameters"]["rounds"]
-        bound_usd = self.first["bound_usd"]
-        most = "unknown" if bound_usd is None else usd(rounds * bound_usd)
+        """The batch in a line: is it alive, what is open, what can it cost, when it goes on."""
         kind = "simulated" if self.first["simulated"] else self.first["endpoint"]
         state = "running" if self.alive else f"DEAD, close it with: {self.command()}"
+        rounds = self.first["parameters"]["rounds"]
         return (
-            f"{self.batch_id} ({kind}): {state}; round {self.rounds_begun} of {rounds}, "
+            f"{self.batch_id} ({kind}): {state}; round {self.rounds_begun} of {rounds}"
+            f"{self._next_round()}, "
             f"{self.requests - self.ended} of {self.requests} requests without an outcome, "
-            f"at most {most} in all, in {', '.join(self.regions) or 'no region yet'}"
+            f"{self.alive_instances} instances not yet terminated, "
+            f"spent at most {self._most(self.rounds_begun)} of {self._most(rounds)}, "
+            f"in {', '.join(self.regions) or 'no region yet'}"
         )
+
+    def _next_round(self) -> str:
+        parameters = self.first["parameters"]
+        if not self.alive or self.rounds_begun >= parameters["rounds"]:
+            return ""
+        due = timedelta(seconds=self.rounds_begun * parameters["every_s"])
+        return f" (next at {datetime.fromisoformat(self.first['started_at']) + due:%H:%M:%S} UTC)"
+
+    def _most(self, rounds: int) -> str:
+        """The hard bound of so many rounds."""
+        bound_usd = self.first["bound_usd"]
+        return "unknown" if bound_usd is None else usd(rounds * bound_usd)
 
     def command(self) -> str:
         """What closes it."""
@@ -72,25 +101,35 @@ class Unfinished:
 
 def unfinished(folder: str | Path) -> list[Unfinished]:
     """The batches of a folder of logs that were not confirmed to be clean, oldest first."""
-    found = []
+    return [each for each in _read_logs(folder) if isinstance(each, Unfinished)]
+
+
+def unreadable(folder: str | Path) -> dict[str, str]:
+    """Batch -> why its log cannot be read: of another version of spotlib, or broken."""
+    return dict(each for each in _read_logs(folder) if isinstance(each, tuple))
+
+
+def _read_logs(folder: str | Path) -> Iterator[Unfinished | tuple[str, str]]:
     for path in log_files(folder):
-        events, _ = read_events(path, looks=False)
-        ends = [event["confirmed"] for event in events if event["event"] == "clean"]
-        if events and not (ends and ends[-1]):
-            found.append(_unfinished(path, events))
-    return found
+        if ends_clean(path):
+            continue
+        try:
+            events, _ = read_events(path, looks=False)
+        except (ValueError, OSError) as error:
+            yield path.stem, str(error)
+            continue
+        if events:
+            yield _unfinished(path, events)
 
 
 def _unfinished(path: Path, events: Sequence[Event]) -> Unfinished:
-    region = {
-        (event["round"], event["plan"]): event["region"]
-        for event in events
-        if event["event"] == "intent"
-    }
+    intents = [event for event in events if event["event"] == "intent"]
+    region = {(event["round"], event["plan"]): event["region"] for event in intents}
     ids: dict[str, tuple[str, ...]] = dict.fromkeys(sorted(set(region.values())), ())
     for event in events:
         if event["event"] == "requested":
             ids[region[event["round"], event["plan"]]] += tuple(event["request_ids"])
+    ends = [datetime.fromisoformat(event["valid_until"]) for event in intents]
     return Unfinished(
         batch_id=events[0]["batch_id"],
         path=path,
@@ -98,17 +137,20 @@ def _unfinished(path: Path, events: Sequence[Event]) -> Unfinished:
         alive=is_alive(path),
         regions=tuple(ids),
         request_ids=ids,
+        alive_instances=len(_seen_instances(events) - _terminated(events)),
         ended=sum(event["event"] == "outcome" for event in events),
         rounds_begun=len({number for number, _ in region}),
-        valid_until=max(
-            (
-                datetime.fromisoformat(event["valid_until"])
-                for event in events
-                if event["event"] == "intent"
-            ),
-            default=None,
-        ),
+        valid_until=max(ends, default=None),
     )
+
+
+def _seen_instances(events: Iterable[Event]) -> set[str]:
+    return {each["instance_id"] for each in events if each["event"] == "stage"} - {None}
+
+
+def _terminated(events: Iterable[Event]) -> set[str]:
+    ended = (each["terminated"] for each in events if each["event"] == "release")
+    return set(itertools.chain.from_iterable(ended))
 
 
 @dataclass(frozen=True)
@@ -121,13 +163,13 @@ class Swept:
 
     @property
     def done(self) -> bool:
-        """Whether nothing of it is left, or it is somebody's who lives."""
+        """Whether nothing of it is left and that is recorded, or it is somebody's who lives."""
         return self.verdict in (ALIVE, YOUNG, CLOSED, CLEAN)
 
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a sweep found and did; ``errors`` are regions that could not be looked into."""
+    """What a sweep found and did; ``errors`` are regions and logs that it could not look into."""
 
     batches: tuple[Swept, ...]
     errors: Mapping[str, str] = field(default_factory=dict)
@@ -173,18 +215,23 @@ def sweep(
     dry_run
         Make no call that changes anything.
     """
+    here = [each for each in _read_logs(folder) if batch_id in (None, _name(each))]
     journals = {
         each.batch_id: each
-        for each in unfinished(folder)
-        if _same_place(each.first, connection) and batch_id in (None, each.batch_id)
+        for each in here
+        if isinstance(each, Unfinished) and _same_place(each.first, connection)
     }
     ours, errors = _look_everywhere(connection, journals.values(), regions, batch_id)
+    errors |= dict(each for each in here if isinstance(each, tuple))
+    account = None if connection.simulated else _account(connection)
     jobs = [
         _Job(
             connection,
             name,
             journals.get(name),
             [each for each in ours if each[1].batch_id == name],
+            account,
+            is_locked=name in errors and is_alive(Path(folder) / f"{name}.jsonl"),
         )
         for name in sorted({*journals, *(each.batch_id for _, each in ours)})
     ]
@@ -203,6 +250,8 @@ class _Job:
     batch_id: str
     journal: Unfinished | None
     listed: Sequence[tuple[str, Ours]]  # (region, request)
+    account: str | None = None  # whose the credentials are, where that is known
+    is_locked: bool = False  # by its writer, where its log cannot be read
 
     @property
     def known(self) -> dict[str, set[str]]:
@@ -229,6 +278,18 @@ class _Job:
         for region, each in self.listed:
             ids[region].add(each.request_id)
         return ids
+
+
+def _name(log: Unfinished | tuple[str, str]) -> str:
+    return log.batch_id if isinstance(log, Unfinished) else log[0]
+
+
+def _account(connection: Connection) -> str | None:
+    try:
+        reply = connection.call(HOME_REGION, "get_caller_identity", service="sts")
+    except Refusal:  # what is asked next will say what is wrong
+        return None
+    return str(reply["Account"])
 
 
 def _same_place(first: Event, connection: Connection) -> bool:
@@ -272,14 +333,21 @@ def _sweep_batch(
         log = EventLog.resume(job.journal.path)
     except BlockingIOError:  # another sweep was quicker
         return Swept(job.batch_id, ALIVE)
+    except OSError as error:  # what is left costs money whether it can be written down or not
+        return _unwritten(_verdict(job, _close(job, closing, lambda *_, **__: None)), error)
     with contextlib.closing(log):
-        return _verdict(job, _close_and_complete(job, closing, log))
+        return _close_and_complete(job, closing, log)
 
 
 def _kept(job: _Job, *, named: bool) -> str | None:
     """Why a batch is left alone, or None."""
     if job.journal is not None:
+        owner = job.journal.first["identity"]["account"]
+        if None not in (owner, job.account) and owner != job.account:
+            return ELSEWHERE.format(owner, job.account)
         return ALIVE if is_alive(job.journal.path) else None
+    if job.is_locked:
+        return ALIVE
     if _is_quiet(job):
         return CLEAN
     expires = [each.expires_at for _, each in job.listed if each.expires_at]
@@ -300,26 +368,48 @@ def _close(job: _Job, closing: Callable[..., Cleaned], note: Note) -> Cleaned:
     return closing(job.connection, batch_id=job.batch_id, known=job.accounted, note=note)
 
 
-def _close_and_complete(job: _Job, closing: Callable[..., Cleaned], log: EventLog) -> Cleaned:
+def _close_and_complete(job: _Job, closing: Callable[..., Cleaned], log: EventLog) -> Swept:
     """Money first, then the record: every request gets its outcome, then comes the proof."""
-    at = job.connection.clock.utc
-    cleaned = _close(
-        job, closing, lambda event, **told: log.append(event, at_s=None, at=at(), **told)
-    )
+    journal = _Journal(log, job.connection)
+    verdict = _verdict(job, cleaned := _close(job, closing, journal.note))
     events, _ = read_events(log.path)
     for event in list(missing_events(events, [each for _, each in job.listed])):
-        log.append(event.pop("event"), **event)
-    log.append(
+        journal.append(event.pop("event"), **event)
+    journal.note(
         "clean",
-        sync=True,
-        at_s=None,
-        at=at(),
         confirmed=cleaned.confirmed,
         open_requests=cleaned.open_requests,
         live_instances=cleaned.live_instances,
         errors=cleaned.errors,
     )
-    return cleaned
+    log.flush()
+    return verdict if journal.failed is None else _unwritten(verdict, journal.failed)
+
+
+@dataclass
+class _Journal:
+    """A dead writer's log, completed as far as the disk takes it: clean-up does not end for it."""
+
+    log: EventLog
+    connection: Connection
+    failed: LogError | None = None
+
+    def append(self, event: str, /, **told: Any) -> None:
+        """Write it, unless something before could not be written: order is part of the record."""
+        if self.failed is None:
+            try:
+                self.log.append(event, **told)
+            except LogError as error:
+                self.failed = error
+
+    def note(self, event: str, /, **told: Any) -> None:
+        """Record clean-up: its writer's seconds are not ours."""
+        self.append(event, at_s=None, at=self.connection.clock.utc(), **told)
+
+
+def _unwritten(swept: Swept, error: OSError) -> Swept:
+    closed = swept.verdict == CLOSED
+    return replace(swept, verdict=UNWRITTEN.format(error)) if closed else swept
 
 
 def _verdict(job: _Job, cleaned: Cleaned) -> Swept:
