@@ -25,6 +25,7 @@ from spotlib.model import (
     plan_launches,
     require_intervals,
 )
+from spotlib.sandbox.numbers import CALM, parse_market
 from spotlib.store import newest_selection, read_selection, selection_targets
 
 # What the sandbox measures when nothing was selected: the head of the published ranking for
@@ -112,6 +113,7 @@ class CollectParameters:
     rounds: int
     every_s: float
     endpoint: str
+    market: str
     profile: str
     account_id: str
     ready: str
@@ -132,6 +134,10 @@ class CollectParameters:
         problems = [words for wrong, words in self._rules() if wrong]
         try:
             require_intervals(timeout_s=self.timeout_s, poll_s=self.poll_s)
+        except ValueError as error:
+            problems.append(str(error))
+        try:
+            parse_market(self.market or CALM)
         except ValueError as error:
             problems.append(str(error))
         if problems:
@@ -175,6 +181,10 @@ class CollectParameters:
                 bool(self.profile) and sandbox,
                 "profile is for AWS, the sandbox has none: set endpoint='aws'",
             ),
+            (
+                bool(self.market) and is_aws(self.endpoint),
+                'market is for the sandbox, AWS has its own: leave it ""',
+            ),
             (self.speed < 0, f"speed must be 0 (virtual time) or above, got {self.speed}"),
             *(
                 (getattr(self, name) < 0, f"{name} must be 0 or above, got {getattr(self, name)}")
@@ -214,12 +224,31 @@ class CollectParameters:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to be measured, and a sentence that says why these."""
+    """What is to be measured, and a sentence that says why these.
+
+    ``market`` is the sandbox's market to measure in: the one named, else that of the archive which
+    selected the targets; "" where nobody said.
+    """
 
     targets: tuple[Target, ...]
     words: str
     selection: pd.DataFrame | None = None
     path: Path | None = None
+    market: str = ""
+
+    def require_market(self, market: str | None) -> None:
+        """Refuse an endpoint whose market is another; None is one that tells of no market.
+
+        Raises
+        ------
+        ValueError
+            If what was selected in one market would be launched in another.
+        """
+        if market is not None and self.market and market != self.market:
+            raise ValueError(
+                f"these targets are for the sandbox's market {self.market}, and the endpoint is of "
+                f"the market {market}: start it with --market {self.market}, or select again"
+            )
 
 
 def choose_targets(parameters: CollectParameters, results: Path) -> Choice:
@@ -233,7 +262,7 @@ def choose_targets(parameters: CollectParameters, results: Path) -> Choice:
     given = parameters
     if given.instance_type:
         one = Target(given.instance_type, given.region, given.availability_zone_id or None)
-        return Choice((one,), f"{one}, as given")
+        return Choice((one,), f"{one}, as given", market=given.market)
     path = Path(given.selection) if given.selection else newest_selection(results)
     if path is None:
         return _builtin(given)
@@ -244,9 +273,23 @@ def choose_targets(parameters: CollectParameters, results: Path) -> Choice:
             f"selection {path.name} is simulated, and AWS costs money: run 01_select on a real "
             "SpotLake archive, or give an instance_type and a region"
         )
+    market = _market_of(table)
+    if market and given.market and given.market != market:
+        raise ValueError(
+            f"selection {path.name} was made in the sandbox's market {market}, and "
+            f'market={given.market!r} was asked for: leave market "", or select again'
+        )
     chosen = tuple(selection_targets(table, top=given.top))
     words = f"the first {len(chosen)} of {len(table)} targets of {path.name}"
-    return Choice(chosen, f"{words}, from {table['source'].iloc[0]}", table, path)
+    words += f", from {table['source'].iloc[0]}" + f", market {market}" * bool(market)
+    return Choice(chosen, words, table, path, given.market or market)
+
+
+def _market_of(selection: pd.DataFrame) -> str:
+    """The sandbox's market whose archive selected these; "" for a real archive."""
+    if selection["source"].iloc[0] != "sandbox":
+        return ""
+    return str(selection["market"].iloc[0]) if "market" in selection else CALM
 
 
 def _builtin(given: CollectParameters) -> Choice:
@@ -256,4 +299,5 @@ def _builtin(given: CollectParameters) -> Choice:
             "an instance_type and a region"
         )
     chosen = BUILTIN_TARGETS[: given.top]
-    return Choice(chosen, f"no selection is written yet, so a built-in list: {len(chosen)} targets")
+    words = f"no selection is written yet, so a built-in list: {len(chosen)} targets"
+    return Choice(chosen, words, market=given.market)

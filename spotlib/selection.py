@@ -7,7 +7,6 @@ of ``select`` and ``evidence``.
 
 import html
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +15,13 @@ from typing import Any, Final, cast
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from spotlib.archive import ArchiveError, find_files
+from spotlib.archive import ArchiveError, File, find_files
 from spotlib.dataset import Reading
 from spotlib.evidence import FLAGGED_SHARE, evidence, measurement_cost_usd
 from spotlib.plots import SIMULATED
-from spotlib.sandbox.history import write_archive
+from spotlib.sandbox.history import market_folder, write_archive
+from spotlib.sandbox.mark import market_of
+from spotlib.sandbox.numbers import CALM, parse_market
 from spotlib.select import (
     PAIR,
     Form,
@@ -46,6 +47,7 @@ class SelectParameters:
     """The parameters of ``01_select``; the notebook explains each."""
 
     dataset: str
+    market: str
     month: str
     days: str
     sizes: str
@@ -74,6 +76,8 @@ class SelectParameters:
             yield f"give either a month or days, not both: {self.month!r} and {self.days!r}"
         if not self.size_tokens:
             yield 'sizes must name at least one size, such as "medium small", got none'
+        if self.market:
+            yield from _market_problem(self.market)
         if self.form not in ("pooled", "within"):
             yield f"form must be 'pooled' or 'within', got {self.form!r}"
         if self.missing not in ("drop", "as_value"):
@@ -92,14 +96,26 @@ class SelectParameters:
         return tuple(re.findall(r"[^\s,]+", self.sizes))
 
 
+def _market_problem(market: str) -> Iterator[str]:
+    try:
+        parse_market(market)
+    except ValueError as error:
+        yield str(error)
+
+
 @dataclass(frozen=True)
 class Archive:
-    """Which archive and which of its days, and whether they are simulated."""
+    """Which archive and which of its days, and of which pretend market, None where it is real."""
 
     path: str | Path
     days: str | tuple[str, ...]
-    simulated: bool
+    market: str | None
     words: str
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it says nothing about AWS."""
+        return self.market is not None
 
     @property
     def source(self) -> str:
@@ -110,8 +126,14 @@ class Archive:
 def find_archive(parameters: SelectParameters, *, spot_dataset: Path = SPOT_DATASET) -> Archive:
     """Find the archive meant: the one named, else the newest real one, else the sandbox's.
 
-    ``dataset="sandbox"`` asks for the sandbox's although there is a real one.  It is written first
-    if need be, from the market that ``endpoint="sandbox"`` launches in.
+    ``dataset="sandbox"`` asks for the sandbox's although there is a real one, ``market`` for that
+    of a market.  It is written first if need be, from the very market that the endpoint launches
+    in.  Simulated is what bears the sandbox's mark, wherever it lies.
+
+    Raises
+    ------
+    ValueError
+        If there is no snapshot, or the archive is of another market than the one asked for.
     """
     path: str | Path = spot_dataset / "aws"
     words = "The archive named"
@@ -119,16 +141,32 @@ def find_archive(parameters: SelectParameters, *, spot_dataset: Path = SPOT_DATA
         remote = parameters.dataset.startswith("s3://")
         path = parameters.dataset if remote else spot_dataset.parent / parameters.dataset
     if parameters.dataset == "sandbox" or (not parameters.dataset and not _has_files(path)):
-        path = spot_dataset / "sandbox"
+        wanted = parameters.market or CALM
+        path = spot_dataset / "sandbox" / market_folder(wanted)
         words = "The sandbox's" if parameters.dataset else "No real one here, so the sandbox's"
-        words += _ensure_sandbox(path, parameters.month or SANDBOX_MONTH)
+        words += _ensure_sandbox(path, parameters.month or SANDBOX_MONTH, wanted)
     elif not parameters.dataset:
         words = "The real archive here"
-    simulated = not str(path).startswith("s3://") and "sandbox" in Path(path).resolve().parts
+    market = _market_of(path, asked=parameters.market)
     days: str | tuple[str, ...] = parameters.month or tuple(re.findall(r"[^\s,]+", parameters.days))
     if not days:
         days = f"{find_files(path, skip_bad_files=True)[0][-1].day:%Y-%m}"
-    return Archive(path, days, simulated, f"{words}: {path}, {_joined(days)}")
+    return Archive(path, days, market, f"{words}: {path}, {_joined(days)}")
+
+
+def _market_of(path: str | Path, *, asked: str) -> str | None:
+    """The market whose archive this is, None where it is real; it must be the one asked for."""
+    market = None
+    if not str(path).startswith("s3://"):  # nobody puts a pretend market into a bucket
+        files, _ = find_files(path, skip_bad_files=True)
+        market = market_of({_place(each) for each in files})
+    if asked and asked != market:
+        kind = f"of the sandbox's market {market}" if market else "real"
+        raise ValueError(
+            f'market={asked!r} was asked for, but {path} is {kind}: leave market "", or set '
+            "dataset='sandbox'"
+        )
+    return market
 
 
 def _has_files(path: str | Path) -> bool:
@@ -138,15 +176,16 @@ def _has_files(path: str | Path) -> bool:
         return False
 
 
-def _ensure_sandbox(folder: Path, month: str) -> str:
-    """Write the sandbox's month unless it is there, whole or not at all; say so if it was."""
+def _place(file: File) -> Path:
+    return Path(file.container) if file.container else Path(file.member).parent
+
+
+def _ensure_sandbox(folder: Path, month: str, market: str) -> str:
+    """Write the sandbox's month unless it is there; say so if it was."""
     target = folder / f"aws-{month}"
     if _has_files(target):
         return ""
-    partial = folder / f".aws-{month}.partial"  # a hidden folder is never read
-    shutil.rmtree(partial, ignore_errors=True)
-    written = write_archive(partial, month=month)
-    partial.rename(target)
+    written = write_archive(target, month=month, market=market)
     return f" (written now, {written.snapshots:,} snapshots of {written.pools:,} pools)"
 
 
@@ -158,7 +197,8 @@ def banner(archive: Archive) -> str:
     """One loud line of HTML: whether these are data of AWS or of a pretend market."""
     words, ground, ink = f"SpotLake data: {archive.words}.", "#e6f4ea", "#1e6b34"
     if archive.simulated:
-        words = f"{SIMULATED}: a pretend market, nothing here is about AWS. {archive.words}."
+        words = f"{SIMULATED}: a pretend market, {archive.market}, nothing here is about AWS. "
+        words += f"{archive.words}."
         ground, ink = "#e8f0fe", "#1a4fa0"
     style = f"background:{ground};color:{ink};padding:.6em 1em;font-weight:bold;border-radius:4px"
     return f'<div style="{style}">{html.escape(words)}</div>'
@@ -269,6 +309,7 @@ def file_columns(chosen: pd.DataFrame) -> pd.DataFrame:
 def file_parameters(parameters: SelectParameters, archive: Archive) -> dict[str, Any]:
     """The parameters as a selection file carries them, with what "" stood for filled in."""
     kept = asdict(parameters) | {"dataset": str(archive.path), "days": _joined(archive.days)}
+    kept |= {"market": archive.market or ""}
     return {name: kept[name] for name in kept if name not in ("results", "out", "month")}
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from spotlib.connection import connect
 from spotlib.model import Stage, Target
 from spotlib.parameters import (
     BUILTIN_TARGETS,
@@ -13,7 +14,14 @@ from spotlib.parameters import (
 GOOD = {
     **{"n": 5, "selection": "", "top": 3, "instance_type": "", "region": ""},
     **{"availability_zone_id": "", "rounds": 1, "every_s": 900.0, "endpoint": "sandbox"},
-    **{"profile": "", "account_id": "", "ready": "ready", "timeout_s": 600.0, "poll_s": 3.0},
+    **{
+        "market": "",
+        "profile": "",
+        "account_id": "",
+        "ready": "ready",
+        "timeout_s": 600.0,
+        "poll_s": 3.0,
+    },
     **{
         "image": "",
         "max_price_usd": 0.0,
@@ -47,6 +55,11 @@ def checked(injected="", **changes):
         ({"region": "us-east-1"}, "instance_type and region belong together, got '' and 'us-east"),
         ({"availability_zone_id": "use1-az1"}, "availability_zone_id needs an instance_type"),
         ({"profile": "work"}, "profile is for AWS, the sandbox has none: set endpoint='aws'"),
+        ({"market": "wild"}, "market must be one of calm, outage, tight, or one .* got 'wild'"),
+        (
+            {"market": "calm", "endpoint": "aws"},
+            'market is for the sandbox, AWS has its own: leave it ""',
+        ),
         ({"top": 0}, "top must be at least 1"),
         ({"rounds": 0}, "rounds must be at least 1"),
         ({"speed": -1.0}, r"speed must be 0 \(virtual time\) or above, got -1.0"),
@@ -83,14 +96,59 @@ def test_plans_carry_what_was_asked_for():
     assert (plan.count, plan.max_price_usd, plan.image) == (2, 0.01, None)
 
 
-def selection(folder, source="sandbox"):
+def selection(folder, source="sandbox", market="tight"):
     path = folder / "selection" / "20260101T000000Z.csv"
     path.parent.mkdir(exist_ok=True)
     path.write_text(
-        "rank,instance_type,region,source\n"
-        f"1,t3.nano,sa-east-1,{source}\n2,t3.micro,eu-west-1,{source}\n"
+        "rank,instance_type,region,source,market\n"
+        f"1,t3.nano,sa-east-1,{source},{market}\n2,t3.micro,eu-west-1,{source},{market}\n"
     )
     return path
+
+
+class TestMarket:
+    """The archive that selects and the endpoint that launches show the same one."""
+
+    def test_it_is_that_of_the_selection(self, tmp_path):
+        selection(tmp_path)
+
+        choice = choose_targets(checked(), tmp_path)
+
+        assert choice.market == "tight"
+        assert choice.words.endswith("from sandbox, market tight")
+
+    def test_another_than_that_of_the_selection_is_refused(self, tmp_path):
+        selection(tmp_path)
+
+        words = "20260101T000000Z.csv was made in the sandbox's market tight, and market='calm'"
+        with pytest.raises(ValueError, match=words):
+            choose_targets(checked(market="calm"), tmp_path)
+
+    def test_a_real_selection_and_a_named_target_are_launched_in_any(self, tmp_path):
+        selection(tmp_path, "spotlake", market="")
+        one = {"instance_type": "t3.nano", "region": "us-east-1"}
+
+        assert choose_targets(checked(), tmp_path).market == ""
+        assert choose_targets(checked(market="tight"), tmp_path).market == "tight"
+        assert choose_targets(checked(market="tight", **one), tmp_path).market == "tight"
+
+    def test_an_endpoint_started_by_hand_with_another_one_is_refused(self, tmp_path):
+        selection(tmp_path)
+        choice = choose_targets(checked(endpoint="http://127.0.0.1:1"), tmp_path)
+
+        choice.require_market(None)
+        choice.require_market("tight")
+        with pytest.raises(ValueError, match="market tight, and the endpoint is of the market cal"):
+            choice.require_market("calm")
+
+    def test_the_sandbox_plays_it_and_says_so(self):
+        connection = connect("sandbox", market="tight/7", seed=1)
+        try:
+            assert connection.market == "tight/7"
+        finally:
+            connection.close()
+        with pytest.raises(OSError, match="market must be one of calm, outage, tight"):
+            connect("sandbox", market="wild")
 
 
 def test_without_a_selection_the_sandbox_uses_its_built_in_list_and_says_so(tmp_path):

@@ -22,7 +22,8 @@ NOTEBOOKS = sorted(path.stem for path in (Path(__file__).parents[1] / "notebooks
 ONLY = {
     "boto3": {"connection", "archive"},
     "botocore": {"connection", "archive", "refusals", "snapshots"},
-    "spotlib.sandbox": {"selection", "__main__"},  # 01 writes its archive where there is none
+    # 01 writes the sandbox's archive where there is none; a parameter names its market.
+    "spotlib.sandbox": {"selection", "parameters", "__main__"},
     "polars": {"archive", "dataset", "snapshots", "exports"},
     "IPython": {"plots", "select_plots"},
 }
@@ -88,7 +89,7 @@ def test_everything_imported_is_a_named_dependency(repository, project):
     provided = packages_distributions()
     # Libraries that moto, boto3 and pytest are made of and speak with.
     parts = {"botocore": "boto3", "xmltodict": "moto", "werkzeug": "moto", "packaging": "pytest"}
-    parts["urllib3"] = "boto3"
+    parts |= {"urllib3": "boto3", "jupyter_client": "jupyterlab"}
     sources = [(path, path.read_text(), testing) for path in (repository / "tests").rglob("*.py")]
     sources += [(p, p.read_text(), testing) for p in (repository / "benchmarks").glob("*.py")]
     sources += [(p, p.read_text(), runtime) for p in (repository / "spotlib").rglob("*.py")]

@@ -8,5 +8,5 @@ The modules, each of which imports only those before it:
 - ``protocol``, ``filters``, ``shapes``, ``borrowed``: how AWS words things.
 - ``spot_api``, ``instance_api``, ``market_api``, ``api``: what each action does.
 - ``faults``, ``wire``, ``server``: how calls travel, in-process and over HTTP.
-- ``history``: the market's past as a SpotLake archive.
+- ``mark``, ``history``: the market's past as a SpotLake archive, marked as simulated.
 """

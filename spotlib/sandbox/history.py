@@ -3,7 +3,8 @@
 ``aws-YYYY-MM/DD/HH-MM-SS.csv.gz``, a full snapshot every ten minutes, in the columns SpotLake had
 from 2023-06-21 to 2025-02-14.  As in the real archive some snapshots are missing, in a few every
 IF reads -1, some rows are written twice, some pools are gone for a while, and types the advisor
-does not list have IF -1.0 throughout.  The same market gives the same bytes.
+does not list have IF -1.0 throughout.  The same market gives the same bytes.  Beside them lies a
+mark that says that they are simulated (``mark``).
 
 Nothing is simulated here: what each pool shows at each moment is ``market``'s, the very market a
 ``World`` launches in.
@@ -15,8 +16,10 @@ import argparse
 import calendar
 import gzip
 import os
+import shutil
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +30,9 @@ from numpy.typing import NDArray
 
 from spotlib.sandbox import catalogue
 from spotlib.sandbox.chance import Floats, uniforms
+from spotlib.sandbox.mark import write_mark
 from spotlib.sandbox.market import DAY_S, Market, Pool
-from spotlib.sandbox.numbers import DEFAULT_SEED
+from spotlib.sandbox.numbers import MARKET_HELP
 
 SLOT_S = 600.0
 SLOTS_A_DAY = 144
@@ -39,7 +43,7 @@ DEMO_REGIONS = (
 
 # The real month had about 29,000 pools; the catalogue knows types that came later.
 _FULL_SHARE_OF_TYPES = 0.6
-_COMPRESSION = 6
+_COMPRESSION = 1  # a third more bytes than at 6, in a quarter of the time
 
 
 @dataclass(frozen=True)
@@ -56,33 +60,53 @@ def write_archive(
     folder: str | os.PathLike[str],
     *,
     month: str = "2024-08",
-    seed: int = DEFAULT_SEED,
-    profile: str = "calm",
+    market: str = "calm",
     regions: Collection[str] = DEMO_REGIONS,
     types: Collection[str] | None = None,
     days: Collection[int] | None = None,
     form: str = "csv.gz",
 ) -> Written:
-    """Write a month, or some days of it, into ``folder``/DD/HH-MM-SS.csv.gz.
+    """Write a month, or some days of it, into ``folder``/DD/HH-MM-SS.csv.gz, whole or not at all.
 
-    ``types`` are the small sizes if not given; ``form`` is ``csv.gz`` or ``csv``.
+    ``market`` names the market as an endpoint does, ``types`` are the small sizes if not given,
+    ``form`` is ``csv.gz`` or ``csv``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such month, market, form or pool, or the folder holds something already.
     """
     if form not in ("csv.gz", "csv"):
         raise ValueError(f"form must be csv.gz or csv, got {form!r}")
-    root, start = Path(folder), _start_of(month)
-    market = Market(seed, profile=profile)
+    start, source = _start_of(month), Market.named(market)
     pools = pools_of(regions, small_types() if types is None else types)
-    missing = _missing(market, start)
+    missing = _missing(source, start)
     chosen = sorted(days) if days is not None else range(1, _days_in(start) + 1)
     written = 0
-    with ThreadPoolExecutor(os.cpu_count()) as writers:
+    with _whole(Path(folder)) as root, ThreadPoolExecutor(os.cpu_count()) as writers:
+        write_mark(root, market=source.name, month=month)
         for day in chosen:
-            (root / f"{day:02}").mkdir(parents=True, exist_ok=True)
+            (root / f"{day:02}").mkdir()
             first = (day - 1) * SLOTS_A_DAY
-            snapshots = _snapshots(market, pools, start, range(first, first + SLOTS_A_DAY), missing)
+            snapshots = _snapshots(source, pools, start, range(first, first + SLOTS_A_DAY), missing)
             jobs = [writers.submit(_write, root, at, frame, form) for at, frame in snapshots]
             written += sum(job.result() for job in jobs)
-    return Written(root, len(pools), written, len(chosen) * SLOTS_A_DAY - written)
+    return Written(Path(folder), len(pools), written, len(chosen) * SLOTS_A_DAY - written)
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into that becomes ``folder`` when all went well, and is gone if not."""
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds something already: remove it, or name another folder")
+    # Hidden, so never read as an archive; a name of its own, for two may write at once.
+    partial = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(folder)  # also onto an empty folder
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def small_types() -> list[str]:
@@ -118,7 +142,7 @@ def pools_of(regions: Collection[str], types: Collection[str]) -> list[Pool]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m spotlib sandbox archive``."""
     parser.add_argument("--month", default="2024-08", help="YYYY-MM")
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="names the market")
+    parser.add_argument("--market", default="calm", help=MARKET_HELP)
     parser.add_argument("--regions", nargs="+", default=list(DEMO_REGIONS))
     parser.add_argument("--days", nargs="+", type=int, help="days of the month; default all")
     parser.add_argument("--full", action="store_true", help="17 regions, about 29,000 pools")
@@ -126,13 +150,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="where to; default spot_dataset/sandbox/...")
 
 
+def market_folder(market: str) -> str:
+    """The folder of a market's archives: two markets are never read as one archive."""
+    return market.replace("/", "-")
+
+
 def run(args: argparse.Namespace) -> int:
     """Write the archive the options ask for and say what it holds."""
-    folder = args.folder or Path("spot_dataset") / "sandbox" / f"aws-{args.month}"
+    home = Path("spot_dataset") / "sandbox" / market_folder(args.market)
+    folder = args.folder or home / f"aws-{args.month}"
     done = write_archive(
         folder,
         month=args.month,
-        seed=args.seed,
+        market=args.market,
         regions=catalogue.DEFAULT_REGIONS if args.full else args.regions,
         types=full_types() if args.full else None,
         days=args.days,
@@ -140,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print(
         f"{done.folder}: {done.snapshots} snapshots of {done.pools} pools, {done.missing} missing"
-        " (simulated: nothing here was measured on AWS)"
+        f" (simulated, market {args.market}: nothing here was measured on AWS)"
     )
     return 0
 

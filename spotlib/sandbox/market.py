@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from spotlib.sandbox import catalogue
 from spotlib.sandbox.chance import Floats, normals, uniforms
-from spotlib.sandbox.numbers import DEFAULT_SEED, PROFILES, Numbers
+from spotlib.sandbox.numbers import DEFAULT_SEED, PROFILES, Numbers, parse_market
 
 DAY_S = 86400.0
 _PERIODS_S = np.geomspace(3600.0, 14 * DAY_S, 9)
@@ -77,6 +77,17 @@ class Market:
         self.numbers = numbers or PROFILES[profile]
         self._character = lru_cache(maxsize=None)(self._draw_character)
         self._repute = lru_cache(maxsize=None)(self._draw_repute)
+
+    @classmethod
+    def named(cls, name: str) -> Market:
+        """The market of a name: ``tight``, or ``tight/7`` with a seed of its own."""
+        profile, seed = parse_market(name)
+        return cls(seed, profile=profile)
+
+    @property
+    def name(self) -> str:
+        """What logs, selections and archives call it; ``named`` gives it back."""
+        return self.profile if self.seed == DEFAULT_SEED else f"{self.profile}/{self.seed}"
 
     # Tightness and what EC2 tells of it.
 

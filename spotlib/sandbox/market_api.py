@@ -343,9 +343,9 @@ def _advised(world: World, region: str) -> dict[str, Shape]:
     at, market = world.posix(world.now_s), world.market
     first = {pool.instance_type: pool for pool in reversed(list(_asked_pools(region, [])))}
     prices = market.prices_usd(list(first.values()), at)[:, 0]
+    scores = market.interruption_scores(list(first), region, at)[:, 0]
     rows: dict[str, Shape] = {}
-    for name, price in zip(first, prices, strict=True):
-        score = float(market.interruption_score(name, region, at))
+    for name, price, score in zip(first, prices, scores, strict=True):
         if not np.isnan(score):
             saved = 100.0 - 100.0 * float(price) / market.on_demand_usd(name, region)
             rows[name] = {"s": int(saved), "r": int((3.0 - score) * 2.0)}

@@ -174,6 +174,26 @@ PROFILES = {
     "outage": Numbers(level_shift=2.2, zone_volatility=0.6, interruption_per_hour=0.3),
 }
 
+CALM = "calm"  # the market where none is named
+MARKET_HELP = f"{', '.join(sorted(PROFILES))}; tight/7 is tight with a seed of its own"
+
+
+def parse_market(name: str) -> tuple[str, int]:
+    """The profile and the seed that a market's name tells: ``tight``, or ``tight/7``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such market.
+    """
+    profile, slash, seed = name.partition("/")
+    if profile not in PROFILES or bool(slash) is not seed.isdecimal():
+        raise ValueError(
+            f"market must be one of {', '.join(sorted(PROFILES))}, or one of them with a seed of "
+            f"its own, such as tight/7, got {name!r}"
+        )
+    return profile, int(seed) if seed else DEFAULT_SEED
+
 
 def table_markdown(numbers: Numbers | None = None) -> str:
     """The table as Markdown, for the documentation."""

@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError
 from spotlib.sandbox import catalogue, company, faults
 from spotlib.sandbox.market import Market
 from spotlib.sandbox.market_api import advisor
-from spotlib.sandbox.numbers import DEFAULT_SEED, PROFILES
+from spotlib.sandbox.numbers import MARKET_HELP
 from spotlib.sandbox.wire import answer
 from spotlib.sandbox.world import Reads, ScaledTime, VirtualTime, World
 
@@ -49,7 +49,7 @@ def describe(world: World) -> dict[str, Any]:
     return {
         "world_id": world.world_id,
         "seed": world.seed,
-        "profile": world.market.profile,
+        "market": world.market.name,
         "mode": world.clock.mode,
         "speed": world.clock.speed,
         "epoch": world.epoch.isoformat(),
@@ -60,8 +60,7 @@ def describe(world: World) -> dict[str, Any]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m spotlib sandbox``."""
     parser.add_argument("--seed", type=int, default=1, help="names the draws of this world")
-    parser.add_argument("--market-seed", type=int, default=DEFAULT_SEED, help="names the market")
-    parser.add_argument("--profile", choices=sorted(PROFILES), default="calm")
+    parser.add_argument("--market", default="calm", help=MARKET_HELP)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--virtual", action="store_true", help="time moves only when a client asks")
     parser.add_argument("--speed", type=float, default=1.0, help="times real time")
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve a world as the options say, until interrupted or idle."""
     world = World(
         args.seed,
-        market=Market(args.market_seed, profile=args.profile),
+        market=Market.named(args.market),
         clock=VirtualTime() if args.virtual else ScaledTime(args.speed),
         quota_vcpus=args.quota_vcpus,
         throttled=args.throttled,
@@ -208,7 +207,7 @@ _CONTROL: dict[tuple[str, str], Callable[[World, dict[str, Any]], Any]] = {
 def _how_to(url: str, world: World) -> str:
     return f"""\
 A pretend spot market (nothing here is AWS, nothing costs money): {url}
-world {world.world_id}, seed {world.seed}, profile {world.market.profile}, {world.clock.mode} time
+world {world.world_id}, seed {world.seed}, market {world.market.name}, {world.clock.mode} time
 
 Point boto3 or the AWS CLI at it:
 

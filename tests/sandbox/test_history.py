@@ -3,8 +3,11 @@
 import argparse
 import gzip
 import re
+import shutil
+import zipfile
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,6 +15,7 @@ import pytest
 
 from spotlib.sandbox import history
 from spotlib.sandbox.history import write_archive
+from spotlib.sandbox.mark import market_of
 from spotlib.sandbox.market import Market, Pool
 from spotlib.sandbox.numbers import PROFILES, Numbers
 from spotlib.sandbox.world import EPOCH, World
@@ -104,7 +108,7 @@ def test_types_the_advisor_does_not_list_read_minus_one_throughout(tmp_path):
 
 
 def test_the_dirt_of_the_real_archive_is_there(tmp_path, dirty):
-    done = write_archive(tmp_path, days=[1, 2], profile=dirty, **ONE)
+    done = write_archive(tmp_path, days=[1, 2], market=dirty, **ONE)
     frames = snapshots(tmp_path)
     assert 5 <= done.missing <= 40
     assert len(frames) == 288 - done.missing
@@ -119,7 +123,7 @@ def test_rows_are_doubled_exactly_in_a_few_snapshots(tmp_path, monkeypatch):
     monkeypatch.setitem(
         PROFILES, "double", replace(Numbers(), duplicate_per_day=9, duplicate_share=0.5)
     )
-    write_archive(tmp_path, days=[1], profile="double", **ONE)
+    write_archive(tmp_path, days=[1], market="double", **ONE)
     doubled = [f for f in snapshots(tmp_path).values() if f.is_duplicated().any()]
     assert 2 <= len(doubled) <= 25
     assert all(frame.unique().height < frame.height for frame in doubled)
@@ -127,7 +131,7 @@ def test_rows_are_doubled_exactly_in_a_few_snapshots(tmp_path, monkeypatch):
 
 def test_some_pools_are_gone_for_a_part_of_the_month(tmp_path, monkeypatch):
     monkeypatch.setitem(PROFILES, "thin", replace(Numbers(), absent_share=0.5))
-    done = write_archive(tmp_path, days=range(1, 29, 3), profile="thin", **ONE)
+    done = write_archive(tmp_path, days=range(1, 29, 3), market="thin", **ONE)
     seen = pl.concat(snapshots(tmp_path).values()).group_by("InstanceType", "AZ").len()["len"]
     assert seen.min() < 0.9 * done.snapshots
     assert seen.max() == done.snapshots
@@ -167,3 +171,70 @@ def test_the_command_writes_where_it_is_told_and_says_it_is_simulated(tmp_path, 
 def test_wrong_options_are_refused_in_one_sentence(tmp_path, wrong, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         write_archive(tmp_path, **wrong)
+
+
+def command(*options):
+    parser = argparse.ArgumentParser()
+    history.add_arguments(parser)
+    return history.run(parser.parse_args([*options, "--days", "1", "--regions", "sa-east-1"]))
+
+
+def test_each_market_has_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    assert command() == command("--market", "tight/7") == 0
+
+    home = tmp_path / "spot_dataset" / "sandbox"
+    assert market_of([home / "calm" / "aws-2024-08" / "01"]) == "calm"
+    assert market_of([home / "tight-7" / "aws-2024-08"]) == "tight/7"
+    assert "(simulated, market tight/7: nothing" in capsys.readouterr().out
+
+
+def test_a_market_that_does_not_exist_is_told_with_those_that_do(tmp_path):
+    for name in ("wild", "tight/", "tight/seven", "/7"):
+        with pytest.raises(ValueError, match="market must be one of calm, outage, tight, or one"):
+            write_archive(tmp_path / "x", market=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_archive_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(history, "_write", lambda *_: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        write_archive(tmp_path / "aws-2024-08", days=[1], **ONE)
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_lies_there_is_never_overwritten(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+
+    with pytest.raises(ValueError, match="holds something already: remove it, or name another"):
+        write_archive(tmp_path, days=[1], **ONE)
+
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+class TestMark:
+    def test_it_goes_with_the_archive_wherever_it_is_moved_or_zipped(self, tmp_path):
+        write_archive(tmp_path / "a", days=[1], market="tight", **ONE)
+        moved = (tmp_path / "a").rename(tmp_path / "real")
+        packed = Path(shutil.make_archive(str(tmp_path / "aws-2024-08"), "zip", moved))
+
+        assert market_of([moved / "01"]) == "tight"
+        shutil.rmtree(moved)
+        assert market_of([packed]) == "tight"
+
+    def test_a_real_archive_in_a_folder_called_sandbox_is_real(self, tmp_path):
+        (tmp_path / "sandbox").mkdir()
+        with zipfile.ZipFile(tmp_path / "sandbox" / "aws.zip", "w") as archive:
+            archive.writestr("01/00-00-00.csv", "Time")
+
+        assert market_of([tmp_path / "sandbox", tmp_path / "sandbox" / "aws.zip"]) is None
+
+    def test_real_and_simulated_are_never_pooled(self, tmp_path):
+        write_archive(tmp_path / "a", days=[1], **ONE)
+        (tmp_path / "b").mkdir()
+
+        with pytest.raises(ValueError, match="real ones and those of the market calm: name"):
+            market_of([tmp_path / "a" / "01", tmp_path / "b"])

@@ -74,10 +74,10 @@ def test_plain_boto3_requests_describes_looks_cancels_and_terminates():
 
 
 def test_it_says_which_world_it_is_and_what_time_it_has():
-    with started("--virtual", "--seed", "3", "--profile", "tight", "--quota-vcpus", "5") as ready:
+    with started("--virtual", "--seed", "3", "--market", "tight/7", "--quota-vcpus", "5") as ready:
         about = control(ready["url"], "/sandbox")
         assert about == {key: value for key, value in ready.items() if key != "url"}
-        assert (about["seed"], about["profile"], about["mode"]) == (3, "tight", "virtual")
+        assert (about["seed"], about["market"], about["mode"]) == (3, "tight/7", "virtual")
         assert control(ready["url"], "/sandbox/advance", {"seconds": 1.5}) == {"now_s": 1.5}
         assert control(ready["url"], "/sandbox/now") == {"now_s": 1.5}
 

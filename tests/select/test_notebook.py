@@ -11,12 +11,19 @@ from market import random_market, write_tree, write_zip
 from spotlib import selection
 from spotlib.dataset import read_counts
 from spotlib.sandbox.history import write_archive
-from spotlib.selection import SelectParameters, compare_ways, find_archive, select_targets
+from spotlib.selection import (
+    SelectParameters,
+    compare_ways,
+    file_parameters,
+    find_archive,
+    select_targets,
+)
 from spotlib.store import read_selection, selection_targets
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "01_select.ipynb"
 DEFAULTS = {
     "dataset": "",
+    "market": "",
     "month": "",
     "days": "",
     "sizes": "medium small micro nano",
@@ -98,6 +105,7 @@ class TestNotebook:
         ({"month": "2024-13"}, "month must look like 2024-08, got '2024-13'"),
         ({"month": "2024-08", "days": "2024-08-01"}, "give either a month or days, not both"),
         ({"sizes": " , "}, "sizes must name at least one size"),
+        ({"market": "wild"}, "market must be one of calm, outage, tight, or one .* got 'wild'"),
         ({"form": "between"}, "form must be 'pooled' or 'within', got 'between'"),
         ({"missing": "zero"}, "missing must be 'drop' or 'as_value', got 'zero'"),
         ({"top": 0}, "top must be at least 1 target, got 0"),
@@ -115,8 +123,8 @@ def test_parameters_that_cannot_be_meant_are_refused_together(change, message):
 def one_day_a_month(monkeypatch):
     """The sandbox's writer, for one day and one region: quick."""
 
-    def write(folder, *, month):
-        return write_archive(folder, month=month, days=[1], regions=["sa-east-1"])
+    def write(folder, **options):
+        return write_archive(folder, days=[1], regions=["sa-east-1"], **options)
 
     monkeypatch.setattr(selection, "write_archive", write)
 
@@ -135,7 +143,8 @@ class TestArchive:
         assert (first.days, again.days) == ("2024-08", "2024-08")
         counts = read_counts(again.path, days=again.days, cache=None)
         assert counts.days["snapshots"].sum() > 100
-        assert [path.name for path in (tmp_path / "sandbox").iterdir()] == ["aws-2024-08"]
+        made = [path.name for path in (tmp_path / "sandbox" / "calm").iterdir()]
+        assert made == ["aws-2024-08"]
 
     def test_a_real_archive_comes_first_and_its_newest_month(self, tmp_path):
         write_zip(random_market(days=1), tmp_path / "aws")
@@ -147,6 +156,32 @@ class TestArchive:
         assert found.days == "2024-08"
         assert "SIMULATED" not in selection.banner(found)
         assert find_archive(parameters(dataset="sandbox"), spot_dataset=tmp_path).simulated
+
+    def test_each_market_has_an_archive_of_its_own_and_the_selection_says_which(self, tmp_path):
+        calm = find_archive(parameters(dataset="sandbox"), spot_dataset=tmp_path)
+        tight = find_archive(parameters(market="tight"), spot_dataset=tmp_path)
+
+        assert (calm.market, tight.market) == ("calm", "tight")
+        assert "a pretend market, tight, nothing here is about AWS" in selection.banner(tight)
+        assert file_parameters(parameters(market="tight"), tight)["market"] == "tight"
+        assert file_parameters(parameters(), calm)["market"] == "calm"
+
+    def test_simulated_is_what_bears_the_mark_wherever_it_lies(self, tmp_path):
+        made = find_archive(parameters(market="tight"), spot_dataset=tmp_path)
+        moved = str(Path(made.path).rename(tmp_path / "aws"))
+        write_tree(random_market(days=1), tmp_path / "sandbox" / "mine")
+
+        assert find_archive(parameters(dataset=moved)).market == "tight"
+        assert not find_archive(parameters(dataset=str(tmp_path / "sandbox"))).simulated
+
+    def test_an_archive_of_another_market_than_asked_for_is_refused(self, tmp_path):
+        made = find_archive(parameters(market="tight"), spot_dataset=tmp_path)
+        write_tree(random_market(days=1), tmp_path / "mine")
+
+        with pytest.raises(ValueError, match=r"market='calm' was asked for, but .* market tight:"):
+            find_archive(parameters(dataset=str(made.path), market="calm"))
+        with pytest.raises(ValueError, match=r"market='calm' was asked for, but .*mine is real:"):
+            find_archive(parameters(dataset=str(tmp_path / "mine"), market="calm"))
 
     def test_a_named_one_is_taken_relative_to_the_workspace_and_days_as_given(self, tmp_path):
         write_tree(random_market(days=2), tmp_path / "mine")
