@@ -1,47 +1,73 @@
 """A process of its own that closes a batch when its collector dies, however it dies.
 
-It sits in a session of its own, blocked on a pipe.  The pipe closes when the collector ends, also
-by kill -9; unless the word came before that all is clean, the guard sweeps the batch until it is.
-It cannot outlive the machine: then only ValidUntil and the switch in each instance are left.
+It is nobody's child, in a session of its own, and ignores every request to stop: what ends a
+terminal, a process group or a kernel's whole tree of processes passes it by.  It blocks on a pipe
+that closes when the collector ends, also by kill -9; unless the word came before that all is
+clean, the guard sweeps the batch until it is.
+
+It cannot outlive kill -9 of itself, nor the end of the machine, the container or the job (cgroup)
+as a whole: then only ValidUntil and the switch in each instance are left.
 """
 
 import argparse
+import itertools
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ALL_CLEAN = b"clean\n"
-_TRIES = 40
-_PAUSE_S = 5.0  # real seconds, also to let the dead collector's lock go
+_TRY_S = 300.0  # of the market's time, for one try: the next has newly read credentials
+# In real seconds: soon again, for a dying collector lets its lock go late; then for an hour more.
+_PAUSES_S = (*itertools.repeat(5.0, 12), *itertools.repeat(60.0, 60))
 
 
 class Guard:
-    """The collector's end of the pipe."""
+    """The collector's end of the pipe.
+
+    Raises
+    ------
+    OSError
+        If there is no guard: then nothing should be launched.
+    """
 
     def __init__(self, log: Path, *, endpoint: str, profile: str | None) -> None:
-        command = [sys.executable, "-m", "spotlib.guard", str(log), "--endpoint", endpoint]
+        # -P: a file that happens to lie where the notebook runs must not pass for a library.
+        command = [sys.executable, "-P", "-m", "spotlib.guard", str(log), "--endpoint", endpoint]
         command += ["--profile", profile] if profile else []
-        self._process = subprocess.Popen(
+        started = subprocess.Popen(
             command,
+            bufsize=0,
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        assert started.stdin is not None
+        assert started.stdout is not None
+        self._pipe, self._gone = started.stdin, started.stdout
+        if started.wait() != 0:
+            words = self._gone.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise OSError(f"the guard did not start, so nothing was launched: {' '.join(words)}")
+        # A forked child (multiprocessing) would keep the pipe open when this process is dead.
+        os.register_at_fork(after_in_child=self._pipe.close)
 
     def dismiss(self) -> None:
         """Tell it that all is clean, and see it go."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(ALL_CLEAN)
-        self._process.stdin.close()
-        self._process.wait()
+        with suppress(BrokenPipeError):  # somebody killed it; all is clean without it
+            self._pipe.write(ALL_CLEAN)
+        self._pipe.close()
+        with self._gone:
+            self._gone.read()  # nothing is ever written: it ends when the guard does
 
     def leave_to_it(self) -> None:
         """Let it take over: it was not confirmed that all is clean."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._pipe.close()
+        self._gone.close()
 
 
 def main() -> int:
@@ -51,30 +77,48 @@ def main() -> int:
     parser.add_argument("--endpoint", required=True)
     parser.add_argument("--profile")
     given = parser.parse_args()
-    for each in (signal.SIGINT, signal.SIGHUP):
+    for each in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
-    if sys.stdin.buffer.read() == ALL_CLEAN:
+    if os.fork():  # an orphan from now on: editors end a kernel's children with it
         return 0
-    return 0 if any(_closed(given) for _ in range(_TRIES)) else 1
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    if sys.stdin.buffer.readline() == ALL_CLEAN:
+        return 0
+    for pause_s in _PAUSES_S:
+        if _closed(given):
+            return 0
+        time.sleep(pause_s)
+    return 1
 
 
 def _closed(given: argparse.Namespace) -> bool:
+    try:
+        return _close(given)
+    except Exception:  # noqa: BLE001 - whatever it was: nobody else is there to try again
+        return False
+
+
+def _close(given: argparse.Namespace) -> bool:
     """One try, with new clients and newly read credentials: old ones may be why it died."""
     # Imported only now: a guard that waits should cost next to nothing.
     from spotlib.connection import connect  # noqa: PLC0415
     from spotlib.sweep import sweep, unfinished  # noqa: PLC0415
 
-    mine = [each for each in unfinished(given.log.parent) if each.path.name == given.log.name]
-    if not mine:
-        return True  # a sweep was quicker
-    if not mine[0].alive:
-        connection = connect(given.endpoint, profile=given.profile)
-        regions = mine[0].regions or ("us-east-1",)
-        swept = sweep(connection, folder=given.log.parent, batch_id=given.log.stem, regions=regions)
-        if swept.clean:
-            return True
-    time.sleep(_PAUSE_S)
-    return False
+    connection = connect(given.endpoint, profile=given.profile)
+    if not given.log.exists():  # thrown away meanwhile: the tag still leads to what is left
+        with tempfile.TemporaryDirectory() as empty:
+            return sweep(connection, folder=empty, batch_id=given.log.stem, give_up_s=_TRY_S).clean
+    mine = unfinished(given.log)
+    if mine and mine[0].first["simulated"] and not connection.simulated:
+        return True  # that pretend market is gone, and all that was in it
+    swept = sweep(
+        connection,
+        folder=given.log.parent,
+        batch_id=given.log.stem,
+        regions=(mine[0].regions or ("us-east-1",)) if mine else None,
+        give_up_s=_TRY_S,
+    )
+    return swept.clean and not unfinished(given.log)  # another sweep may be at it, and may fail
 
 
 if __name__ == "__main__":

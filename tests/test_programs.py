@@ -3,51 +3,17 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
-import nbformat
 import pytest
+from programs import BIN, papermill, run, sandbox, texts, until
 
 from spotlib.clock import control
 from spotlib.connection import connect
 from spotlib.log import read_events
 from spotlib.store import load_batches, load_launches, load_polls
-
-BIN = Path(sys.executable).parent
-SOON = {"timeout": 240}
-
-
-def run(*command, cwd=None, check=True, **environment):
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-        **SOON,
-    )
-    assert not check or done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
-def papermill(*given, cwd=None, check=True):
-    return run(BIN / "papermill", *given, "--no-progress-bar", cwd=cwd, check=check)
-
-
-def texts(path):
-    """All text that a reader of an executed notebook sees in its outputs."""
-    found = []
-    for cell in nbformat.read(path, as_version=4).cells:
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            found += [output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")]
-    return "\n".join(found)
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks"])
@@ -204,20 +170,10 @@ def test_a_misused_command_is_one_sentence_and_exit_code_two(given, words):
 
 def test_a_sandbox_started_by_hand_serves_a_collection_in_scaled_time(tmp_path):
     """As watching live, or several programs at once, would use it."""
-    started = subprocess.Popen(
-        [sys.executable, "-m", "spotlib", "sandbox", "--speed", "20", "--json", "--seed", "3"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        url = json.loads(started.stdout.readline())["url"]
+    with sandbox("--speed", "20", "--seed", "3") as url:
         script = SCRIPT.replace('connect("sandbox", seed=11)', f'connect("{url}")')
         script = script.replace("count=4", "count=4, wanted=Stage.RUNNING")
         run(sys.executable, "-c", textwrap.dedent(script), tmp_path / "a.jsonl")
-    finally:
-        started.terminate()
-        started.wait()
-        started.stdout.close()
 
     events, _ = read_events(tmp_path / "a.jsonl")
     assert events[0]["world"].startswith("w-")
@@ -250,13 +206,6 @@ DYING = """
 """
 
 
-def until(shown, *, within_s=60.0):
-    deadline_s = time.monotonic() + within_s
-    while not shown():
-        assert time.monotonic() < deadline_s, "it never came"
-        time.sleep(0.2)
-
-
 def left_in(log):
     """What the pretend market of a log's batch still holds."""
     url = read_events(log)[0][0]["host"]["url"]
@@ -274,37 +223,6 @@ def test_the_guard_closes_a_batch_whose_collector_was_killed(tmp_path, ready):
 
     assert killed.returncode == -9
     assert left_in(log) == {"requests": [], "instances": []}
-    assert load_launches(log)["outcome"].notna().all()
-
-
-@pytest.fixture
-def market():
-    """A sandbox started by hand, which no notebook ends: its address."""
-    command = [sys.executable, "-m", "spotlib", "sandbox", "--speed", "20", "--json"]
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    yield json.loads(started.stdout.readline())["url"]
-    started.terminate()
-    started.wait()
-    started.stdout.close()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_papermill_stopped_in_the_middle_leaves_nothing(repository, tmp_path, market, number):
-    """The kernel dies with it, most often without a word; the guard does not."""
-    command = [BIN / "papermill", repository / "notebooks/02_collect.ipynb", tmp_path / "o.ipynb"]
-    command += ["-p", "results", tmp_path, "-p", "endpoint", market, "-p", "n", "2"]
-    command += ["-p", "instance_type", "t3.nano", "-p", "region", "sa-east-1"]
-    started = subprocess.Popen(
-        [str(part) for part in command], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    logs = tmp_path / "launches"
-    until(lambda: logs.exists() and len(load_polls(logs)) > 3)
-    started.send_signal(number)
-    started.wait(timeout=60)
-    [log] = logs.glob("*.jsonl")
-    until(lambda: load_batches(log)["clean"].fillna(False).all(), within_s=90)
-
-    assert control(market, "/sandbox/leftovers") == {"requests": [], "instances": []}
     assert load_launches(log)["outcome"].notna().all()
 
 
