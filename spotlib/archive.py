@@ -25,11 +25,6 @@ from threading import Lock
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-import boto3
-from botocore import UNSIGNED
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-
 _SNAPSHOT = re.compile(
     r"(\d{4})[-/](\d\d)[-/](\d\d)[-/_T ](\d\d)[-:](\d\d)[-:](\d\d)\.csv(?:\.gz)?$"
 )
@@ -120,8 +115,7 @@ def opened() -> Iterator[Callable[[File], bytes]]:
 
         def read(file: File) -> bytes:
             if file.name.startswith("s3://"):
-                reply = hold("s3", _s3_client).get_object(Bucket=file.container, Key=file.member)
-                return bytes(reply["Body"].read())
+                return _s3_object(hold("s3", _s3_client), file)
             if not file.container:
                 return Path(file.member).read_bytes()
             member: bytes = hold(file.container, lambda: ZipFile(file.container)).read(file.member)
@@ -134,7 +128,7 @@ def _with_sentences(read: Callable[[File], bytes]) -> Callable[[File], bytes]:
     def read_or_say(file: File) -> bytes:
         try:
             return read(file)
-        except (*_UNREADABLE, BotoCoreError, ClientError) as error:
+        except _UNREADABLE as error:
             raise ArchiveError(file.name, f"cannot be read ({error})") from error
 
     return read_or_say
@@ -196,19 +190,38 @@ def _s3_listing(address: str) -> Iterator[_Entry]:
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
     if prefix and not prefix.endswith("/"):
         prefix += "/"  # a folder: 2025/1 must not also mean 2025/10
-    pages = _s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    try:
+    client = _s3_client()
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    with _said(address, "cannot be listed without an account"):
         for page in pages:
             for item in page.get("Contents", []):
                 if item["Key"].endswith(_SUFFIXES):
                     name = f"s3://{bucket}/{item['Key']}"
                     yield name, bucket, item["Key"], item["Size"], item["ETag"].strip('"')
-    except (BotoCoreError, ClientError) as error:
-        raise ArchiveError(address, f"cannot be listed without an account ({error})") from error
+
+
+def _s3_object(client: Any, file: File) -> bytes:
+    with _said(file.name, "cannot be read"):
+        return bytes(client.get_object(Bucket=file.container, Key=file.member)["Body"].read())
 
 
 def _s3_client() -> Any:
+    import boto3  # noqa: PLC0415 - megabytes that no archive on disk needs
+    from botocore import UNSIGNED  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+
     return boto3.client("s3", config=Config(signature_version=UNSIGNED))
+
+
+@contextmanager
+def _said(name: str, what: str) -> Iterator[None]:
+    """Turn what boto3 raises into one sentence."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as above
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise ArchiveError(name, f"{what} ({error})") from error
 
 
 def _time_of(path: str) -> tuple[date, time | None] | None:

@@ -13,7 +13,7 @@ No statistic is taken here, see ``select``, and the archive is never written to.
 import hashlib
 import json
 from calendar import monthrange
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import date, time, timedelta
@@ -25,9 +25,10 @@ from uuid import uuid4
 
 import numpy as np
 import pandas as pd
-import polars as pl
+import pyarrow as pa  # type: ignore[import-untyped]
 
 from spotlib.archive import ArchiveError, File, find_files
+from spotlib.cells import POOL
 from spotlib.snapshots import Day, count_day
 
 CACHE: Final = Path(__file__).parents[1] / "results" / "counts"
@@ -37,7 +38,7 @@ OPEN_DATA_NOTICE: Final = (
     " name the source, make no commercial use of it."
 )
 
-_FORMAT = "2"  # of a cached day; 1 = names as text, 2 = names as categories
+_FORMAT = "3"  # of a cached day; 1 = names as text, 2 = as categories, 3 = written by pyarrow
 _MINUTES = 24 * 60 // SNAPSHOTS_PER_DAY
 
 
@@ -99,13 +100,13 @@ def read_counts(
             progress(len(counted), len(jobs))
     found = [counted[day] for day in sorted(counted)]
     skipped += [file for day, _ in found for file in day.skipped]
-    counts = pl.concat(day.table for day, _ in found)
-    if counts.is_empty():
+    tables = [day.table for day, _ in found if day.table.num_rows]
+    if not tables:
         why = f"; {skipped[-1].name}: {skipped[-1].reason}" if skipped else ""
         raise ArchiveError(str(dataset), f"holds no pool that could be read{why}")
     span = sorted(asked) if asked else _days_between(min(jobs), max(jobs))
     return Reading(
-        counts=_to_pandas(counts),
+        counts=_to_pandas(tables),
         days=_account(span, counted),
         gaps=_gaps(span, counted),
         skipped=pd.DataFrame([vars(file) for file in skipped], columns=["name", "reason"]),
@@ -187,41 +188,62 @@ def _digest(files: Iterable[File]) -> str:
 
 
 def _load(path: Path, day: date) -> Day | None:
+    from pyarrow import parquet  # noqa: PLC0415 - megabytes that reading csv does not need
+
     if not path.exists():
         return None
     try:
-        facts = json.loads(pl.read_parquet_metadata(path)["facts"])
-        return Day(day, pl.read_parquet(path), facts)
-    except (pl.exceptions.PolarsError, OSError, KeyError, ValueError):
+        table = parquet.read_table(path)
+        return Day(day, table, json.loads(table.schema.metadata[b"facts"]))
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
         return None  # not ours, or damaged: counting the day again replaces it
 
 
 def _save(day: Day, path: Path) -> None:
     """Write a counted day whole or not at all, also when two processes do so at once."""
+    from pyarrow import parquet  # noqa: PLC0415 - megabytes that reading csv does not need
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     try:
-        day.table.write_parquet(temporary, metadata={"facts": json.dumps(day.facts)})
+        facts = {"facts": json.dumps(day.facts)}
+        parquet.write_table(day.table.replace_schema_metadata(facts), temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _to_pandas(table: pl.DataFrame) -> pd.DataFrame:
-    """Convert without pyarrow; the categories are in order of name, whatever was read first."""
-    return pd.DataFrame({column.name: _to_pandas_column(column) for column in table})
+def _to_pandas(tables: Sequence[pa.Table]) -> pd.DataFrame:
+    """Join the days; the categories are in order of name, whatever was read first."""
+    return pd.DataFrame(
+        {
+            name: _to_pandas_column(name, [table.column(name) for table in tables])
+            for name in tables[0].column_names
+        }
+    )
 
 
-def _to_pandas_column(column: pl.Series) -> Any:
-    if column.dtype == pl.Categorical:
-        names: list[str] = column.unique().cast(pl.String).sort().to_list()
-        codes = column.cast(pl.Enum(names)).to_physical().to_numpy()
-        return pd.Categorical.from_codes(codes, pd.Index(names))
-    if column.dtype == pl.Datetime:
-        return pd.Series(column.to_numpy()).dt.tz_localize("UTC")
-    if column.name in ("sps", "if_score"):
-        return column.cast(pl.Float64).to_numpy()
-    return column.to_numpy()
+def _to_pandas_column(name: str, parts: Sequence[pa.ChunkedArray]) -> Any:
+    if name in POOL:
+        return _categories([chunk for part in parts for chunk in part.chunks])
+    values = np.concatenate([part.to_numpy() for part in parts])
+    if name in ("first_at", "last_at"):
+        return pd.Series(values).dt.tz_localize("UTC")
+    return values.astype(float) if name in ("sps", "if_score") else values
+
+
+def _categories(parts: Sequence[pa.DictionaryArray]) -> pd.Categorical:
+    """Join names that each day has numbered for itself, leaving out those of no row."""
+    tables = [np.array(part.dictionary.to_pylist(), object) for part in parts]
+    numbers = [part.indices.to_numpy() for part in parts]
+    used = [table[np.unique(each)] for table, each in zip(tables, numbers, strict=True)]
+    names = sorted(set().union(*used))
+    place = {name: each for each, name in enumerate(names)}
+    codes = [
+        np.array([place.get(name, -1) for name in table], np.int32)[each]
+        for table, each in zip(tables, numbers, strict=True)
+    ]
+    return pd.Categorical.from_codes(np.concatenate(codes), pd.Index(names))
 
 
 def _account(span: list[date], counted: dict[date, tuple[Day, bool]]) -> pd.DataFrame:

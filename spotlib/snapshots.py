@@ -1,8 +1,7 @@
 """One day of snapshots as exact counts.
 
-Owns parsing, verifying and counting.  A day becomes a small matrix (snapshot x pool, one byte a
-cell), the matrix becomes runs of equal values, and the runs become one row for each pool and pair
-of values::
+Owns counting.  A day becomes a small matrix (pool x snapshot, one byte a cell), the matrix becomes
+runs of equal values, and the runs become one row for each pool and pair of values::
 
     snapshots --read--> matrix of the day --> runs --> counts of the day
 
@@ -10,58 +9,51 @@ The matrix makes the order of files and rows irrelevant and an exact duplicate c
 are found by the header's names, never by the date: SpotLake rewrote old months.  Missing (``-1``
 or an empty cell) is missing, and so is a pool that one snapshot shows with two different values.
 
-No day knows of another here, and no statistic is taken.
+What a csv says is ``cells``' to read.  No day knows of another here, and no statistic is taken.
 """
 
 import os
-import re
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime, time
-from typing import Any, TypeVar
+from datetime import date, time
+from threading import Lock
+from typing import Any
 
 import numpy as np
-import polars as pl
+import pyarrow as pa  # type: ignore[import-untyped]
 
 from spotlib.archive import ArchiveError, File, Skipped, opened
+from spotlib.cells import (
+    COLUMNS,
+    HALVES,
+    NOTHING_KNOWN,
+    POOL,
+    PRICE,
+    PRICED,
+    SCALES,
+    Block,
+    Codes,
+    Scale,
+    Words,
+    columns_in,
+    prices_of,
+    rows_of,
+)
 
-_POOL = ["region", "instance_type", "availability_zone_id"]
-_PRICE = "price_usd_per_hour"
-# Header names in lower case, for the case of `Time` and others changed between eras.
-_POOL_COLUMNS = {"region": _POOL[0], "instancetype": _POOL[1], "az": _POOL[2]}
-_COLUMNS = {**_POOL_COLUMNS, "sps": "sps", "if": "if_score"}
-_SPELLING = {
-    "instancetype": "InstanceType",
-    "region": "Region",
-    "az": "AZ",
-    "sps": "SPS",
-    "if": "IF",
-    "time": "Time",
-}
-_PRICES = {"spotprice": "price_usd_per_hour"}
-_TYPES: dict[str, Any] = {
-    **dict.fromkeys(_POOL, pl.String),
-    **dict.fromkeys(("sps", "if_score"), pl.Float32),
-    "price_usd_per_hour": pl.Float64,
-    "at": pl.Datetime("us"),
-}
 _ROWS_AT_ONCE = 1 << 18  # of a Parquet day, to bound memory
 _REMOTE_READERS = 8  # a bucket is slow to answer, not busy
+_DAY_S = 24 * 60 * 60
+_MICROSECONDS = 1_000_000
+_NAMELESS = -1  # the pool of a row without type, region or zone
 
-# A cell's code is 1 + 7 x SPS + IF in halves, where 0 stands for a missing SPS or IF.
-# So 1 is "listed, nothing known", 77 is SPS 10 and IF 3.0, and code 0 is "not listed".
-_HALVES = 7
-_NOTHING_KNOWN = 1
-
-_Codes = np.ndarray[Any, np.dtype[np.uint8]]
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
+_Pools = np.ndarray[Any, np.dtype[np.int32]]
 _Read = Callable[[File], bytes]
-_Result = TypeVar("_Result")
-_Ahead = tuple[File, Future[_Result]]
+_Rows = tuple[_Pools, Codes]
+_Ahead = tuple[File, Future[_Rows]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,7 @@ class Day:
     """The counts of one day, and its facts as plain numbers that survive JSON."""
 
     day: date
-    table: pl.DataFrame
+    table: pa.Table
     facts: dict[str, Any]
     skipped: tuple[Skipped, ...] = ()
 
@@ -80,12 +72,13 @@ def count_day(files: Sequence[File], *, skip_bad_files: bool = False) -> Day:
     fill = _fill_from_parquet if files[0].is_parquet else _fill_from_csv
     with opened() as read:
         grid = fill(files, read, skipped)
+    seen = int(np.count_nonzero(grid.codes))
     facts = {
         "times": [at.isoformat() for at in grid.times],
         "snapshots": len(grid.times),
-        "pools": grid.pools.height,
+        "pools": int(np.count_nonzero(grid.codes.any(axis=1))),
         "rows": grid.rows,
-        "repeated_rows": grid.rows - int(np.count_nonzero(grid.codes)),
+        "repeated_rows": grid.rows - seen,
         "contradictions": grid.contradictions,
         "nameless_rows": grid.nameless_rows,
     }
@@ -94,90 +87,142 @@ def count_day(files: Sequence[File], *, skip_bad_files: bool = False) -> Day:
 
 @dataclass
 class _Grid:
-    """A day while it is read: a code for each snapshot and pool."""
+    """A day while it is read: a code for each pool and snapshot."""
 
-    codes: _Codes  # snapshot x pool
-    pools: pl.DataFrame = field(
-        default_factory=lambda: pl.DataFrame(schema=dict.fromkeys(_POOL, pl.String))
-    )
+    codes: Codes  # pool x snapshot
     times: list[time] = field(default_factory=list)
-    prices: pl.DataFrame | None = None  # of the last snapshot
+    prices: dict[int, float] = field(default_factory=dict)  # of pools, in the last snapshot
     rows: int = 0
-    nameless_rows: int = 0  # without type, region or zone: they belong to no pool
+    nameless_rows: int = 0  # they belong to no pool
     contradictions: int = 0
-    _keys: pl.DataFrame = field(default_factory=pl.DataFrame)  # of the rows added last
-    _index: _Integers = field(default_factory=lambda: np.empty(0, np.int64))  # their pools
+    _pools: dict[bytes, int] = field(default_factory=dict)  # by region,type,zone
+    _lock: Lock = field(default_factory=Lock)  # files are read on threads
 
-    def add(self, tick: int | _Integers, keys: pl.DataFrame, codes: _Codes) -> None:
-        """Write ``codes`` of the pools ``keys`` at snapshot ``tick``: one, or one for each row."""
-        if sum(keys.null_count().row(0)):
-            named = keys.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy()
+    def pools_of(self, names: Iterable[bytes]) -> _Pools:
+        """Return the pool of each row, a new one for names not seen before that day."""
+        with self._lock:
+            pools = (
+                self._pools.setdefault(name, len(self._pools))
+                if all(name.split(b","))
+                else _NAMELESS
+                for name in names
+            )
+            return np.fromiter(pools, np.int32)
+
+    def add(self, tick: int | _Integers, pools: _Pools, codes: Codes) -> None:
+        """Write codes of rows at a snapshot: one, or one for each row."""
+        named = pools != _NAMELESS
+        if not named.all():
             self.nameless_rows += int((~named).sum())
             tick = tick if isinstance(tick, int) else tick[named]
-            keys, codes = keys.filter(named), codes[named]
-        self.rows += keys.height
-        if not keys.equals(self._keys):  # successive snapshots mostly list the same pools
-            self._keys, self._index = keys, self._pools_of(keys)
-        self._write(tick, self._index, codes)
-
-    def _pools_of(self, keys: pl.DataFrame) -> _Integers:
-        """Look up each row's pool, once for each run of rows of the same pool."""
-        differs = pl.any_horizontal(pl.all() != pl.all().shift(1))
-        starts = keys.select(differs.fill_null(True)).to_series()
-        runs = keys.filter(starts)
-        found = self._look_up(runs)
-        if found.null_count():
-            new = runs.filter(found.is_null()).unique(maintain_order=True)
-            self.pools = pl.concat([self.pools, new])
-            self.codes = np.pad(self.codes, ((0, 0), (0, new.height)))
-            found = self._look_up(runs)
-        index: _Integers = found.cast(pl.Int64).to_numpy()[np.cumsum(starts.to_numpy()) - 1]
-        return index
-
-    def _look_up(self, keys: pl.DataFrame) -> pl.Series:
-        known = self.pools.with_row_index("pool")
-        return keys.join(known, on=_POOL, how="left", maintain_order="left")["pool"]
-
-    def _write(self, tick: int | _Integers, pool: _Integers, codes: _Codes) -> None:
-        before = self.codes[tick, pool]
-        self.codes[tick, pool] = codes
-        disputed = (self.codes[tick, pool] != codes) | ((before != 0) & (before != codes))
+            pools, codes = pools[named], codes[named]
+        self.rows += len(pools)
+        self._make_room(tick)
+        flat = self.codes.reshape(-1)
+        cells = pools * np.int64(self.codes.shape[1]) + tick
+        before = flat[cells]
+        flat[cells] = codes
+        disputed = (flat[cells] != codes) | ((before != 0) & (before != codes))
         if disputed.any():
-            ticks, pool = np.broadcast_to(tick, pool.shape)[disputed], pool[disputed]
-            self.codes[ticks, pool] = _NOTHING_KNOWN
-            self.contradictions += len(np.unique(ticks * self.codes.shape[1] + pool))
+            flat[cells[disputed]] = NOTHING_KNOWN
+            self.contradictions += len(np.unique(cells[disputed]))
+
+    def _make_room(self, tick: int | _Integers) -> None:
+        pools, ticks = self.codes.shape
+        lacking = max(len(self._pools) - pools, 0)
+        more_pools = max(lacking, pools // 8) if lacking else 0
+        more_ticks = max(int(np.max(tick, initial=-1)) + 1 - ticks, 0)
+        if more_pools or more_ticks:
+            self.codes = np.pad(self.codes, ((0, more_pools), (0, more_ticks)))
+
+    def add_prices(self, pools: _Pools, prices: Sequence[float]) -> None:
+        """Keep the lowest price of each pool; -1 and NaN are none."""
+        for pool, price in zip(pools.tolist(), prices, strict=bool(prices)):
+            if price >= 0 and pool != _NAMELESS:
+                self.prices[pool] = min(price, self.prices.get(pool, price))
+
+    def names(self) -> list[list[str]]:
+        """Return the regions, the types and the zones of the pools."""
+        rows = [name.decode().split(",") for name in self._pools]
+        return [[row[place] for row in rows] for place in range(len(POOL))]
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The rows of one file, in order; successive snapshots mostly list the same pools."""
+
+    keys: Words
+    pools: _Pools
+    order: tuple[tuple[str, ...], ...]  # of the columns: it tells what a key means
+
+    def after(self, pool: int) -> int:
+        """Return the place behind a pool's first one, or the end if it is not here."""
+        places = np.flatnonzero(self.pools == pool)
+        return int(places[0]) + 1 if len(places) else len(self.pools)
 
 
 def _fill_from_csv(files: Sequence[File], read: _Read, skipped: list[Skipped] | None) -> _Grid:
-    grid = _Grid(np.zeros((len(files), 0), np.uint8))
+    grid = _Grid(np.zeros((0, len(files)), np.uint8))
+    listing = _Listing(np.empty((0, 0), np.uint64), np.empty(0, np.int32), ())
     last = None
 
-    def prepare(file: File) -> tuple[pl.DataFrame, _Codes]:
-        rows = _parse(read(file), file.name, _COLUMNS)
-        return rows.select(_POOL), _codes(rows, file.name)
+    def prepare(file: File) -> _Rows:
+        nonlocal listing  # of any file before: it is only what to compare with
+        now, codes = _compared(rows_of(read(file), file.name), listing, grid)
+        listing = now
+        return now.pools, codes
 
     for file, prepared in _ahead(prepare, files):
         with _or_skip(skipped):
-            grid.add(len(grid.times), *prepared.result())
+            pools, codes = prepared.result()
+            grid.add(len(grid.times), pools, codes)
             grid.times.append(file.at or time.min)
-            last = file
-    grid.codes = grid.codes[: len(grid.times)]
+            last = file, pools
+    grid.codes = grid.codes[:, : len(grid.times)]
     if last:  # prices serve an estimate of cost: the day's last ones are enough, and cost one file
         with _or_skip(skipped):
-            grid.prices = _parse(read(last), last.name, _POOL_COLUMNS, optional=_PRICES)
+            file, pools = last
+            grid.add_prices(pools, prices_of(read(file), file.name))
     return grid
 
 
-def _ahead(work: Callable[[File], _Result], files: Sequence[File]) -> Iterator[_Ahead[_Result]]:
+def _compared(blocks: Iterable[Block], before: _Listing, grid: _Grid) -> tuple[_Listing, Codes]:
+    """Return the rows of a file and their codes.
+
+    A block is compared with the rows at its place in a file before.  Names are looked up only
+    where it differs, and behind a row more or less the comparison finds its place again.
+    """
+    keys, pools, codes = [], [], []
+    order: tuple[tuple[str, ...], ...] = ()
+    place = 0
+    for block in blocks:
+        codes.append(block.codes())
+        order, found = block.order, block.keys()
+        there = slice(place, place + len(found))
+        if order == before.order and np.array_equal(before.keys[there], found):
+            keys.append(before.keys[there])
+            pools.append(before.pools[there])
+            place = there.stop
+        else:
+            keys.append(found)
+            pools.append(grid.pools_of(block.names()))
+            place = before.after(pools[-1][-1])
+    joined = np.concatenate(codes)
+    if place == len(before.pools) and all(each.base is before.keys for each in keys):
+        return before, joined
+    return _Listing(np.concatenate(keys), np.concatenate(pools), order), joined
+
+
+def _ahead(work: Callable[[File], _Rows], files: Sequence[File]) -> Iterator[_Ahead]:
     """Give each file with the future of its work, done on threads a few files ahead.
 
-    polars and the network wait outside the interpreter's lock, so that threads help; the window
-    keeps a whole day from being held at once.
+    Unpacking, numpy and the network work outside the interpreter's lock, so that threads help; the
+    window keeps a whole day from being held at once.
     """
     remote = files[0].name.startswith("s3://")
     threads = _REMOTE_READERS if remote else os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[_Ahead[_Result]] = deque()
+        waiting: deque[_Ahead] = deque()
         try:
             for file in files:
                 waiting.append((file, pool.submit(work, file)))
@@ -198,167 +243,182 @@ def _fill_from_parquet(files: Sequence[File], read: _Read, skipped: list[Skipped
 
 
 def _grid_of_parquet(file: File, data: bytes) -> _Grid:
-    scan = pl.scan_parquet(data)
-    header = scan.collect_schema().names()
-    columns = _columns(header, file.name, {**_COLUMNS, "time": "at"}, optional=_PRICES)
-    rows = scan.select(
-        pl.col(theirs).cast(_TYPES[ours]).alias(ours) for theirs, ours in columns.items()
+    from pyarrow import parquet  # noqa: PLC0415 - megabytes that csv does not need
+
+    header = parquet.ParquetFile(pa.BufferReader(data)).schema_arrow.names
+    places = columns_in(header, file.name, {**COLUMNS, "time": "at"}, optional=PRICED)
+    theirs = {ours: header[place] for ours, place in places.items()}
+    source = parquet.ParquetFile(
+        pa.BufferReader(data), read_dictionary=[theirs[name] for name in POOL]
     )
-    at = rows.select(pl.col("at").unique().sort()).collect()["at"]
-    if at.null_count() or set(at.dt.date()) != {file.day}:
-        raise ArchiveError(file.name, f"holds rows of another day than its name says, {file.day}")
-    grid = _Grid(np.zeros((len(at), 0), np.uint8), times=at.dt.time().to_list())
-    height = rows.select(pl.len()).collect().item()
-    for start in range(0, height, _ROWS_AT_ONCE):
-        part = rows.drop(_PRICE, strict=False).slice(start, _ROWS_AT_ONCE).collect()
-        ticks = at.search_sorted(part["at"]).cast(pl.Int64).to_numpy()
-        grid.add(ticks, part.select(_POOL), _codes(part, file.name))
-    if _PRICE in columns.values():
-        grid.prices = rows.filter(pl.col("at") == at[-1]).select(*_POOL, _PRICE).collect()
+    grid = _Grid(np.zeros((0, 0), np.uint8))
+    clock = _Clock(file)
+    for batch in source.iter_batches(_ROWS_AT_ONCE, columns=list(theirs.values())):
+        columns = {ours: batch.column(name) for ours, name in theirs.items()}
+        ticks = clock.ticks(columns["at"])
+        pools = _pools_of_columns([columns[name] for name in POOL], grid)
+        grid.add(ticks, pools, _codes_of_columns(columns, file.name))
+        if PRICE in columns:
+            clock.keep_last_prices(grid, ticks, pools, columns[PRICE])
+    order = np.argsort(clock.seconds)
+    grid.codes = grid.codes[:, order]
+    grid.times = [_time(clock.seconds[tick]) for tick in order]
     return grid
 
 
-def _parse(
-    data: bytes, name: str, wanted: dict[str, str], *, optional: dict[str, str] | None = None
-) -> pl.DataFrame:
-    columns = _columns(_header(data, name), name, wanted, optional=optional)
-    types = {theirs: _TYPES[ours] for theirs, ours in columns.items()}
-    with _in_one_sentence(name):
-        rows = pl.read_csv(data, columns=list(columns), schema_overrides=types)
-    if rows.is_empty():
-        raise ArchiveError(name, "has a header but no rows")
-    return rows.rename(columns)
+class _Clock:
+    """The snapshots of a Parquet day, numbered as they come up."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._midnight_us = int(np.datetime64(file.day, "us").astype(np.int64))
+        self._tick = np.full(_DAY_S, -1, np.int64)  # of each second of the day
+        self._priced = -1  # the second of the prices kept
+        self.seconds: list[int] = []  # of each tick
+
+    def ticks(self, at: pa.Array) -> _Integers:
+        """Return the number of the snapshot of each row."""
+        micros = at.cast(pa.timestamp("us")).view(pa.int64()).fill_null(-1).to_numpy()
+        seconds = (micros - self._midnight_us) // _MICROSECONDS
+        if len(seconds) and not 0 <= seconds.min() <= seconds.max() < _DAY_S:
+            reason = f"holds rows of another day than its name says, {self._file.day}"
+            raise ArchiveError(self._file.name, reason)
+        ticks: _Integers = self._tick[seconds]
+        if (ticks < 0).any():
+            new = np.unique(seconds[ticks < 0])
+            self._tick[new] = len(self.seconds) + np.arange(len(new))
+            self.seconds += new.tolist()
+            ticks = self._tick[seconds]
+        return ticks
+
+    def keep_last_prices(
+        self, grid: _Grid, ticks: _Integers, pools: _Pools, prices: pa.Array
+    ) -> None:
+        """Leave in ``grid`` the prices of the last snapshot so far."""
+        latest = max(self.seconds, default=-1)
+        if latest > self._priced:
+            grid.prices.clear()
+            self._priced = latest
+        rows = np.flatnonzero(ticks == self._tick[latest])
+        values = prices.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        grid.add_prices(pools[rows], values[rows].tolist())
 
 
-def _header(data: bytes, name: str) -> list[str]:
-    """Return the column names of a csv, gzipped or not, and refuse a csv that was cut off."""
-    start, gzipped = data[:4096], data.startswith(b"\x1f\x8b")
-    if gzipped:
-        try:
-            start = zlib.decompressobj(wbits=31).decompress(start)
-        except zlib.error as error:
-            raise ArchiveError(name, f"is not a whole gzip file ({error})") from error
-    header = start.partition(b"\n")[0].decode("utf-8-sig", "replace").strip().split(",")
-    if header == [""]:
-        raise ArchiveError(name, "is empty")
-    last = b"" if gzipped else data[data.rfind(b"\n") + 1 :]
-    if last and last.count(b",") + 1 < len(header):
-        raise ArchiveError(name, "ends in the middle of a line")
-    return [column.strip('"') for column in header]
+def _time(second: int) -> time:
+    return time(second // 3600, second // 60 % 60, second % 60)
 
 
-def _columns(
-    header: Sequence[str],
-    name: str,
-    wanted: dict[str, str],
-    *,
-    optional: dict[str, str] | None = None,
-) -> dict[str, str]:
-    """Return their name -> ours, matched without regard to case."""
-    ours = {**wanted, **(optional or {})}
-    found = {column: ours[column.lower()] for column in header if column.lower() in ours}
-    lacking = [column for column, name_here in wanted.items() if name_here not in found.values()]
-    if lacking:
-        asked = " and ".join(_SPELLING[column] for column in lacking)
-        raise ArchiveError(name, f"has no column {asked}, only {', '.join(header)}")
-    return found
+def _pools_of_columns(columns: Sequence[pa.DictionaryArray], grid: _Grid) -> _Pools:
+    """Look up each row's pool, once for each combination of names."""
+    row = np.zeros(len(columns[0]), np.int64)
+    tables = []
+    for column in columns:
+        names = [(name or "").encode() for name in column.dictionary.to_pylist()] + [b""]
+        row = row * len(names) + column.indices.fill_null(len(names) - 1).to_numpy()
+        tables.append(names)
+    edges = np.flatnonzero(np.diff(row, prepend=-1))  # mostly sorted: long runs of the same pool
+    found, inverse = np.unique(row[edges], return_inverse=True)
+    parts = []
+    for names in reversed(tables):
+        found, place = np.divmod(found, len(names))
+        parts.append([names[each] for each in place])
+    pools = grid.pools_of(map(b",".join, zip(*reversed(parts), strict=True)))
+    return np.repeat(pools[inverse], np.diff(edges, append=len(row)))
 
 
-def _codes(rows: pl.DataFrame, name: str) -> _Codes:
+def _codes_of_columns(columns: dict[str, pa.Array], file: str) -> Codes:
     """Return one byte for the two values of each row, verified."""
-    sps = _units(rows["sps"], 1, 1, 10)
-    halves = _units(rows["if_score"], 2, 2, 6)
-    for column, units, allowed in (
-        ("SPS", sps, "a whole number from 1 to 10"),
-        ("IF", halves, "1.0, 1.5, 2.0, 2.5 or 3.0"),
-    ):
-        if (units < 0).any():
-            value = rows[_COLUMNS[column.lower()]].to_numpy()[units < 0][0]
-            raise ArchiveError(
-                name, f"{column} is {value:g}, not {allowed} (-1 or empty if missing)"
-            )
-    codes: _Codes = (1 + sps * _HALVES + halves).astype(np.uint8)
+    sps, halves = (_units(columns[name], scale, file) for name, scale in SCALES.items())
+    codes: Codes = 1 + HALVES * sps + halves
     return codes
 
 
-def _units(values: pl.Series, per_one: int, low: int, high: int) -> np.ndarray[Any, Any]:
-    """Return whole units from ``low`` to ``high``, 0 for missing and -1 for anything else."""
-    number = values.to_numpy()
-    units = number * per_one
-    good = (units >= low) & (units <= high) & (units == np.floor(units))
-    return np.where(good, units, np.where(np.isnan(number) | (number == -1), 0, -1))
+def _units(column: pa.Array, scale: Scale, file: str) -> Codes:
+    """Return whole units, 0 for missing; anything else is refused."""
+    number = column.cast(pa.float32()).to_numpy(zero_copy_only=False)
+    units = number * scale.per_one
+    good = (units >= scale.low) & (units <= scale.high) & (units == np.floor(units))
+    if not good.all():
+        bad = ~good & ~np.isnan(number) & (number != -1)
+        if bad.any():
+            raise ArchiveError(file, scale.refusal(number[bad][0]))
+        units = np.where(good, units, 0)
+    codes: Codes = units.astype(np.uint8)
+    return codes
 
 
-def _table(grid: _Grid, day: date) -> pl.DataFrame:
+def _table(grid: _Grid, day: date) -> pa.Table:
     """Return the counts: one row for each pool and pair of values, in a fixed order."""
-    at = pl.Series([datetime.combine(day, when) for when in grid.times], dtype=pl.Datetime("us"))
-    pools = grid.pools.with_row_index("pool").with_columns(pl.col("pool").cast(pl.Int64))
-    prices = grid.prices if grid.prices is not None else pools.select(_POOL, **{_PRICE: None})
-    price = pl.col(_PRICE).cast(pl.Float64)
-    return (
-        _cells(grid.codes)
-        .join(pools, on="pool")
-        .join(prices.group_by(_POOL).agg(price.filter(price >= 0).min()), on=_POOL, how="left")
-        .select(
-            *_POOL,
-            sps=_known(pl.col("code") // _HALVES).cast(pl.Int8),
-            if_score=_known(pl.col("code") % _HALVES) / 2,
-            day=pl.lit(day),
-            snapshots=pl.col("snapshots").cast(pl.Int16),
-            sps_changes=pl.col("sps_changes").cast(pl.Int16),
-            if_changes=pl.col("if_changes").cast(pl.Int16),
-            first_at=pl.lit(at).gather(pl.col("first")),
-            last_at=pl.lit(at).gather(pl.col("last")),
-            price_usd_per_hour=pl.col(_PRICE),
-            day_snapshots=pl.lit(len(at), pl.Int16),
-        )
-        .sort(*_POOL, "sps", "if_score")
-        .with_columns(pl.col(*_POOL).cast(pl.Categorical))  # a month repeats each name many times
+    names = [_numbered(column) for column in grid.names()]
+    cells = _cells(grid.codes)
+    regions, types, zones = (places[cells["pool"]] for _, places in names)
+    order = np.lexsort(np.stack([cells["code"], zones, types, regions]))
+    cells = {name: values[order] for name, values in cells.items()}
+    pool, (sps, halves) = cells["pool"], np.divmod(cells["code"], HALVES)
+    prices = np.array([grid.prices.get(each, np.nan) for each in range(len(grid.codes))])[pool]
+    at = np.array([f"{day}T{when}" for when in grid.times], "datetime64[us]")
+    return pa.table(
+        {
+            column: pa.DictionaryArray.from_arrays(places[pool], pa.array(texts, pa.string()))
+            for column, (texts, places) in zip(POOL, names, strict=True)
+        }
+        | {
+            "sps": pa.array(sps.astype(np.int8), mask=sps == 0),
+            "if_score": pa.array(halves / 2, mask=halves == 0),
+            "day": np.full(len(pool), day, "datetime64[D]"),
+            "snapshots": cells["snapshots"].astype(np.int16),
+            "sps_changes": cells["sps_changes"].astype(np.int16),
+            "if_changes": cells["if_changes"].astype(np.int16),
+            "first_at": at[cells["first"]],
+            "last_at": at[cells["last"]],
+            PRICE: pa.array(prices, mask=np.isnan(prices)),
+            "day_snapshots": np.full(len(pool), len(at), np.int16),
+        }
     )
 
 
-def _cells(codes: _Codes) -> pl.DataFrame:
+def _numbered(names: Sequence[str]) -> tuple[list[str], _Pools]:
+    """Return the different names in order, and for each name its place among them."""
+    texts = sorted(set(names))
+    place = {name: number for number, name in enumerate(texts)}
+    return texts, np.array([place[name] for name in names], np.int32)
+
+
+def _cells(codes: Codes) -> dict[str, _Integers]:
     """Return one row for each pool and code: how many snapshots, when, and how it came there."""
-    ticks = max(codes.shape[0], 1)
-    flat = codes.T.ravel()  # pool by pool, each in order of time
+    ticks = max(codes.shape[1], 1)
+    flat = codes.ravel()  # pool by pool, each in order of time
     edge = np.ones(flat.size + 1, np.bool_)
     np.not_equal(flat[1:], flat[:-1], out=edge[1:-1])
     edge[:-1:ticks] = True
     start = np.flatnonzero(edge)
-    runs = pl.DataFrame(
-        {
-            "pool": start[:-1] // ticks,
-            "first": start[:-1] % ticks,
-            "snapshots": np.diff(start),
-            "code": flat[start[:-1]],
-        }
-    )
-    return (
-        runs.filter(pl.col("code") > 0)
-        .with_columns(pl.col("code") - 1, last=pl.col("first") + pl.col("snapshots") - 1)
-        .with_columns(
-            sps_changes=_is_change(pl.col("code") // _HALVES),
-            if_changes=_is_change(pl.col("code") % _HALVES),
-        )
-        .group_by("pool", "code")
-        .agg(
-            pl.col("snapshots", "sps_changes", "if_changes").sum(),
-            pl.col("first").min(),
-            pl.col("last").max(),
-        )
-    )
+    length, start = np.diff(start), start[:-1]
+    listed = flat[start] > 0
+    length, start = length[listed], start[listed]
+    code = flat[start].astype(np.int64) - 1
+    pool, first = np.divmod(start, ticks)
+    sps, halves = np.divmod(code, HALVES)
+    order = np.lexsort([code, pool])
+    edges = np.diff(pool[order] * 256 + code[order], prepend=-1)
+    group = np.flatnonzero(edges)
+    return {
+        "pool": pool[order][group],
+        "code": code[order][group],
+        "snapshots": np.add.reduceat(length[order], group),
+        "sps_changes": np.add.reduceat(_changes(pool, sps)[order], group),
+        "if_changes": np.add.reduceat(_changes(pool, halves)[order], group),
+        "first": np.minimum.reduceat(first[order], group),
+        "last": np.maximum.reduceat((first + length - 1)[order], group),
+    }
 
 
-def _known(units: pl.Expr) -> pl.Expr:
-    return pl.when(units > 0).then(units)
-
-
-def _is_change(units: pl.Expr) -> pl.Expr:
-    """Tell whether a run's value differs from the last one known before it, of the same pool."""
-    known = _known(units)
-    before = known.forward_fill().shift(1)
-    pool_before = pl.when(known.is_not_null()).then(pl.col("pool")).forward_fill().shift(1)
-    return ((pool_before == pl.col("pool")) & (before != known)).fill_null(False)
+def _changes(pool: _Integers, units: _Integers) -> _Integers:
+    """Return 1 for each run whose value differs from the last known before it, of its pool."""
+    changes = np.zeros(len(units), np.int64)
+    known = np.flatnonzero(units)
+    same_pool = np.diff(pool[known]) == 0
+    changes[known[1:]] = same_pool & (np.diff(units[known]) != 0)
+    return changes
 
 
 @contextmanager
@@ -375,11 +435,9 @@ def _or_skip(skipped: list[Skipped] | None) -> Iterator[None]:
 
 @contextmanager
 def _in_one_sentence(name: str) -> Iterator[None]:
-    """Turn what polars says in many lines into one that names the file."""
+    """Turn what pyarrow says of a damaged file, in many lines, into one that names it."""
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         text = str(error).partition("\n")[0]
-        if found := re.match(r"could not parse `(.*)` as dtype .* at column '(.*?)'", text):
-            text = "holds the text '{}' in column {}".format(*found.groups())
-        raise ArchiveError(name, text) from error
+        raise ArchiveError(name, f"cannot be read as Parquet ({text})") from error

@@ -90,10 +90,10 @@ def test_a_bad_file_is_named_with_what_is_wrong_and_can_be_left_out(kind, market
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda data: data[:-20], "out of specification"),
-        (lambda data: data[:500], "out of specification"),
-        (lambda _: b"", "out of specification"),
-        (lambda _: b"a,b\n1,2\n" * 10, "out of specification"),
+        (lambda data: data[:-20], "cannot be read as Parquet"),
+        (lambda data: data[:500], "cannot be read as Parquet"),
+        (lambda _: b"", "cannot be read as Parquet"),
+        (lambda _: b"a,b\n1,2\n" * 10, "cannot be read as Parquet"),
     ],
 )
 def test_a_bad_parquet_day_is_named_and_can_be_left_out(spoil, reason, market, tmp_path):
