@@ -53,9 +53,10 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-# Every crash point, not every sixth.
+# Every crash point, every fault at every call, every way to stop a program: not a sample of them.
 chaos: setup
-	SPOTLIB_CRASH_STRIDE=1 $(BIN)/pytest tests/test_sweep.py tests/test_programs.py
+	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/test_crashes.py tests/test_faults.py tests/test_disk.py \
+	  tests/test_sweep.py tests/test_stops.py tests/test_reliability.py
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/02_collect.ipynb

@@ -217,16 +217,17 @@ def read_events(path: str | Path, *, looks: bool = True) -> tuple[list[Event], b
     kept = lines if looks else [line for line in lines if not line.startswith(_LOOK)]
     try:
         events: list[Event] = [orjson.loads(line) for line in kept]
+        torn = False
     except orjson.JSONDecodeError as error:
-        events = _around_torn_lines(kept, f"{path} is broken before its last line: {error}")
+        events, torn = _around_torn_lines(kept, f"{path} is broken before its last line: {error}")
     _require_schema(path, events)
-    return events, tail != b""
+    return events, torn or tail != b""
 
 
-def _around_torn_lines(lines: Sequence[bytes], complaint: str) -> list[Event]:
+def _around_torn_lines(lines: Sequence[bytes], complaint: str) -> tuple[list[Event], bool]:
     """The events where lines torn by a crash are followed by the recovery that says so.
 
-    There is more than one such line where the recovery itself was torn.
+    There is more than one such line where the recovery itself was torn; and whether one is last.
     """
     events: list[Event] = []
     torn = False
@@ -240,9 +241,7 @@ def _around_torn_lines(lines: Sequence[bytes], complaint: str) -> list[Event]:
             raise ValueError(complaint)
         torn = False
         events.append(event)
-    if torn:
-        raise ValueError(complaint)
-    return events
+    return events, torn
 
 
 def _require_schema(path: str | Path, events: Sequence[Event]) -> None:

@@ -3,7 +3,7 @@
 import ipaddress
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from spotlib.sandbox.world import Fate, World
 
 NANO = Target("t3.nano", "sa-east-1")
 ARM = Target("t4g.medium", "ap-northeast-3")
+CHAOS = os.environ.get("SPOTLIB_CHAOS") == "1"  # make chaos: all of it, not a sample
 QUICK = Fate(evaluate_s=0.3, in_flight_s=1.0, boot_s=5.0, ok_s=12.0)
 
 
@@ -69,6 +70,36 @@ def plan_for(connection: Connection, *targets: Target, n: int = 5, **plan: Any) 
 def log(tmp_path: Path) -> Path:
     """Where a test's batch is recorded."""
     return tmp_path / "launches" / "20240901T000000Z-abcdef.jsonl"
+
+
+@pytest.fixture(scope="session")
+def sampled() -> Callable[..., list[Any]]:
+    """``sampled(points, 6)`` is every sixth; under ``make chaos`` all, or as ``whole`` says."""
+
+    def sample(items: Sequence[Any], every: int, *, whole: int = 1) -> list[Any]:
+        return list(items[:: whole if CHAOS else every])
+
+    return sample
+
+
+@pytest.fixture
+def counted(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
+    """Tell how many cases of a kind a test went through: the suite's summary prints it."""
+
+    def count(what: str, number: int) -> None:
+        assert number or "leaks" in what, f"no {what} at all"
+        record_property("counted", f"{what}: {number}")
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests counted."""
+    reports = [each for each in terminalreporter.stats.get("passed", []) if each.when == "call"]
+    told = [words for each in reports for name, words in each.user_properties if name == "counted"]
+    if told:
+        terminalreporter.section("counted")
+        terminalreporter.write_line("\n".join(sorted(told)))
 
 
 @pytest.fixture(scope="session")

@@ -1,156 +1,78 @@
-"""A batch that died anywhere is found, closed and its log completed; nothing else is touched."""
+"""A sweep closes the dead and keeps its hands off the living, the young and what is not ours."""
 
-import copy
 import json
-import os
-from collections import Counter
 from functools import partial
 
 import pytest
-from conftest import ARM, NANO, QUICK, plan_for, scripted
+from conftest import ARM, NANO, plan_for, scripted
+from crashing import (
+    EMPTY,
+    NAME,
+    STRANGERS,
+    Point,
+    full_after,
+    points_of,
+    require_recovered,
+    swept,
+)
 
-from spotlib.close import settle
+from spotlib.clock import WorldClock
 from spotlib.collect import collect
-from spotlib.connection import connect_in_process
-from spotlib.log import EventLog, read_events
+from spotlib.connection import Connection, sandbox_session
+from spotlib.log import EventLog, is_alive, read_events
+from spotlib.model import Target
+from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.wire import attach
-from spotlib.sandbox.world import Fate
-from spotlib.store import load_batches, load_launches, load_polls
-from spotlib.sweep import sweep, unfinished
+from spotlib.store import load_batches, load_launches
+from spotlib.sweep import sweep, unfinished, unreadable
 
-REGIONS = (NANO.region, ARM.region)
-EMPTY = {"requests": [], "instances": []}
-STRIDE = int(os.environ.get("SPOTLIB_CRASH_STRIDE", "6"))  # 1 visits every point: make chaos
 MUTATING = {"CancelSpotInstanceRequests", "TerminateInstances", "CreateTags"}
-FATES = (QUICK, Fate(in_flight_s=12.0, boot_s=3.0, ok_s=5.0), Fate(held_s=30.0), Fate(held_s=None))
-
-
-class Crashes:
-    """Snapshots of the world and the log at every call, before and after it is executed."""
-
-    def __init__(self, world, log):
-        self._world, self._log = world, log
-        self.points = []
-
-    def __call__(self, asked, _):
-        if self._log.exists():
-            faults, self._world.faults = self._world.faults, []
-            self.points.append((copy.deepcopy(self._world), self._log.read_bytes(), asked.action))
-            self._world.faults = faults
 
 
 @pytest.fixture(scope="module")
-def crashes(tmp_path_factory):
-    """Every point of a short batch of two plans in two regions at which it could have died."""
-    world = scripted(*FATES)
-    log = tmp_path_factory.mktemp("crashes") / "20240901T000000Z-abcdef.jsonl"
-    connection = connect_in_process(world, partial(attach, world))
-    checked = plan_for(connection, NANO, ARM, n=2, timeout_s=30)
-    recorder = Crashes(world, log)
-    world.faults.append(recorder)
-    collect(connection, checked, log=log, seed=1)
-    return log.name, recorder.points
+def points(tmp_path_factory):
+    return points_of(tmp_path_factory.mktemp("points"))
 
 
-def check_after_recovery(world, log, acknowledged):
-    """Nothing left, the log readable, every row kept, and one outcome a launched request."""
-    events, torn = read_events(log)
-    launched = {each["request_id"] for each in world.truth()}
-    ended = Counter(event["request_id"] for event in events if event["event"] == "outcome")
-    assert world.leftovers() == EMPTY
-    assert not torn
-    assert events[: len(acknowledged)] == acknowledged
-    assert set(ended) == launched
-    assert set(ended.values()) <= {1}
-    assert [event["confirmed"] for event in events if event["event"] == "clean"][-1]
-    assert load_batches(log)["clean"].all()
-    assert len(load_launches(log)) >= len(launched)
-    load_polls(log)
+@pytest.fixture(scope="module")
+def died(points) -> Point:
+    """A batch that died while some of its instances ran and others were still to come."""
+    return next(each for each in points if each.name == "after the line of tagged")
 
 
-def test_a_sweep_after_a_crash_at_any_call_leaves_nothing_and_completes_the_log(
-    crashes, in_process, tmp_path
-):
-    name, points = crashes
-    assert len(points) > 100
-    for number, (snapshot, recorded, action) in enumerate(points[::STRIDE]):
-        world = copy.deepcopy(snapshot)
-        log = tmp_path / str(number) / name
-        log.parent.mkdir()
-        log.write_bytes(recorded)
-        before, _ = read_events(log)
-
-        report = sweep(in_process(world), folder=log.parent, regions=REGIONS)
-
-        assert report.clean, (number, action, report.lines())
-        check_after_recovery(world, log, before)
+def mutating(world, since=0):
+    return [each for each in world.calls[since:] if each.action in MUTATING]
 
 
-def test_a_log_torn_in_the_middle_of_any_line_is_completed_all_the_same(
-    crashes, in_process, tmp_path
-):
-    name, points = crashes
-    snapshot, recorded, _ = points[-1]
-    lines = recorded.splitlines(keepends=True)
-    for number in range(1, len(lines), 5):
-        world = copy.deepcopy(snapshot)
-        log = tmp_path / str(number) / name
-        log.parent.mkdir()
-        log.write_bytes(b"".join(lines[:number]) + lines[number][: len(lines[number]) // 2])
-        before, torn = read_events(log)
-
-        report = sweep(in_process(world), folder=log.parent, regions=REGIONS)
-
-        assert torn
-        assert report.clean
-        events, torn = read_events(log)
-        assert not torn
-        assert events[: len(before)] == before
-        assert {"event", "torn"} <= next(e for e in events if e["event"] == "recovered").keys()
-
-
-def test_everything_dead_for_good_leaves_nothing_after_the_bound(crashes):
-    """ValidUntil ends the open requests, the switch in each instance ends the rest."""
-    _, points = crashes
-    for snapshot, _, _ in points[:: len(points) // 12]:
-        world = copy.deepcopy(snapshot)
-        world.advance(30 + 60 + 10 + 6 * 60 + 120 + 60)  # timeout, margins, switch, boot, shutdown
-        assert world.leftovers() == EMPTY
-
-
-def test_a_second_sweep_finds_nothing_to_do_and_changes_nothing(crashes, in_process, tmp_path):
-    name, points = crashes
-    world, recorded, _ = copy.deepcopy(points[40])
-    log = tmp_path / name
-    log.write_bytes(recorded)
-    sweep(in_process(world), folder=tmp_path, regions=REGIONS)
+def test_a_second_sweep_finds_nothing_to_do_and_changes_nothing(died, tmp_path):
+    world, log = died.revived(tmp_path / "logs")
+    swept(world, log)
     text, calls = log.read_bytes(), len(world.calls)
 
-    report = sweep(in_process(world), folder=tmp_path, regions=REGIONS)
+    report = swept(world, log)
 
     assert report.clean
     assert log.read_bytes() == text
-    assert not MUTATING & {call.action for call in world.calls[calls:]}
+    assert not mutating(world, calls)
 
 
-def test_a_dry_run_says_what_it_would_do_and_changes_nothing(crashes, in_process, tmp_path):
-    name, points = crashes
-    world, recorded, _ = copy.deepcopy(points[40])
-    log = tmp_path / name
-    log.write_bytes(recorded)
-    calls = len(world.calls)
+def test_a_dry_run_says_what_it_would_do_and_changes_nothing(died, tmp_path):
+    world, log = died.revived(tmp_path / "logs")
+    calls, text = len(world.calls), log.read_bytes()
 
-    report = sweep(in_process(world), folder=tmp_path, regions=REGIONS, dry_run=True)
+    report = swept(world, log, dry_run=True)
 
-    assert [each.verdict for each in report.batches] == ["to be closed"]
+    assert [each.verdict for each in report.batches if each.batch_id == log.stem] == [
+        "to be closed"
+    ]
     assert not report.clean
-    assert not MUTATING & {call.action for call in world.calls[calls:]}
-    assert log.read_bytes() == recorded
+    assert not mutating(world, calls)
+    assert log.read_bytes() == text
 
 
 def orphans(connection, count, *, region=NANO.region, expires="2024-09-01T00:00:00+00:00"):
     """``count`` batches of one request each, whose logs are nowhere."""
-    [each] = plan_for(connection, n=1).prepared
+    [each] = plan_for(connection, Target("t3.nano", region), n=1).prepared
     for number in range(count):
         tags = {"spotlib:batch": f"lost-{number:03d}", "spotlib:expires": expires}
         connection.call(
@@ -196,63 +118,112 @@ def test_one_that_may_live_elsewhere_is_kept_until_it_has_expired_or_is_named(in
     assert world.leftovers() == EMPTY
 
 
-def test_a_live_batch_is_kept(crashes, in_process, tmp_path):
-    name, points = crashes
-    world, recorded, _ = copy.deepcopy(points[40])
-    writer = EventLog(tmp_path / name)
-    (tmp_path / name).write_bytes(recorded)
+def test_a_live_batch_is_kept(died, tmp_path):
+    world, log = died.revived(tmp_path / "logs")
+    log.unlink()
+    writer = EventLog(log)
+    log.write_bytes(died.log)
+    calls = len(world.calls)
 
-    report = sweep(in_process(world), folder=tmp_path, regions=REGIONS)
+    report = swept(world, log)
 
-    assert report.batches[0].verdict == "kept: its collection is running here"
+    assert report.batches[-1].verdict == "kept: its collection is running here"
     assert world.leftovers() != EMPTY
+    assert not mutating(world, calls)
     writer.close()
 
 
-def test_what_is_not_ours_is_neither_seen_nor_touched(crashes, in_process, tmp_path):
-    name, points = crashes
-    world, recorded, _ = copy.deepcopy(points[40])
-    (tmp_path / name).write_bytes(recorded)
-    connection = in_process(world)
-    [each] = plan_for(connection, n=1).prepared
-    given = {"ImageId": each.image, "InstanceType": "t3.nano"}
-    connection.call(NANO.region, "request_spot_instances", LaunchSpecification=given)
-    world.advance(10)
-    foreign = {each["request_id"] for each in world.truth() if not each["token"]}
+def test_a_live_batch_is_kept_even_if_its_log_cannot_be_read(died, tmp_path):
+    """Its writer may be a newer spotlib than the one that sweeps."""
+    world, log = died.revived(tmp_path / "logs")
+    log.unlink()
+    writer = EventLog(log)
+    log.write_bytes(died.log.replace(b'"schema":1', b'"schema":2', 1))
+    calls = len(world.calls)
 
-    report = sweep(connection, folder=tmp_path, regions=REGIONS)
+    report = swept(world, log, batch_id=log.stem)
+
+    assert [each.verdict for each in report.batches] == ["kept: its collection is running here"]
+    assert not mutating(world, calls)
+    writer.close()
+
+
+def test_what_is_not_ours_is_neither_touched_nor_named(died, tmp_path):
+    """Other people's requests and instances, tagged otherwise or not at all, beside our own."""
+    world, log = died.revived(tmp_path / "logs")
+    acknowledged, _ = read_events(log)
+
+    report = swept(world, log)
 
     assert report.clean
-    assert len(foreign) == 1
-    left = {each["request_id"]: each["code"] for each in world.truth()}
-    assert [left[each] for each in foreign] == ["fulfilled"]
+    assert [each.batch_id for each in report.batches] == [STRANGERS["spotlib:batch"], log.stem]
+    assert "may be running elsewhere" in report.batches[0].verdict
+    require_recovered(world, log, acknowledged)
+
+
+def test_regions_that_nobody_names_are_not_touched(in_process, tmp_path):
+    """What lies in another region is left alone, and is no part of what is called clean."""
+    world = scripted()
+    connection = in_process(world)
+    orphans(connection, 1)
+    orphans(connection, 1, region="us-east-1")
+    world.advance(20)
+    calls = len(world.calls)
+
+    report = sweep(connection, folder=tmp_path, regions=[NANO.region], settle_s=5.0)
+
+    assert report.clean
+    assert {each.region for each in world.calls[calls:]} == {NANO.region}
     assert len(world.leftovers()["instances"]) == 1
 
 
-def test_another_world_is_not_ours_to_close(crashes, in_process, tmp_path):
-    name, points = crashes
-    _, recorded, _ = points[40]
-    (tmp_path / name).write_bytes(recorded)
+def test_another_world_is_not_ours_to_close(died, in_process, tmp_path):
+    died.revived(tmp_path / "logs")
 
-    report = sweep(in_process(scripted(seed=99)), folder=tmp_path, regions=[NANO.region])
+    report = sweep(in_process(scripted(seed=99)), folder=tmp_path / "logs", regions=[NANO.region])
 
     assert report.batches == ()
-    assert len(unfinished(tmp_path)) == 1
+    assert len(unfinished(tmp_path / "logs")) == 1
 
 
-def test_what_cannot_be_closed_is_said_with_the_commands(crashes, in_process, tmp_path):
-    name, points = crashes
-    world, recorded, _ = copy.deepcopy(points[60])
-    (tmp_path / name).write_bytes(recorded)
-    connection = in_process(world)
-    world.denied.add("ec2:TerminateInstances")
+def as_aws(world):
+    """A connection that believes to be at AWS; what it sends goes to a world in this process."""
+    return Connection("aws", WorldClock(world), sandbox_session, attach=partial(attach, world))
 
-    report = sweep(connection, folder=tmp_path, regions=REGIONS, give_up_s=60.0)
+
+def test_a_batch_of_another_account_is_kept_and_said_to_be(tmp_path):
+    """Both accounts' logs lie in one folder; the keys at hand are only those of one."""
+    log = tmp_path / NAME
+    mine, other = scripted(), scripted(account_id="999999999999")
+    summary = collect(as_aws(mine), plan_for(as_aws(mine), n=1), log=log, seed=1, guard=False)
+    text = log.read_text()
+    log.write_text("".join(line for line in text.splitlines(True) if '"clean"' not in line[:20]))
+
+    report = sweep(as_aws(other), folder=tmp_path, regions=[NANO.region])
+    own = sweep(as_aws(mine), folder=tmp_path, regions=[NANO.region])
+
+    assert summary.cleaned.confirmed
+    assert report.lines() == [
+        f"{log.stem}: kept: it ran in account 123456789012, these credentials are of 999999999999: "
+        "choose its profile"
+    ]
+    assert not report.clean
+    assert not mutating(other)
+    assert own.clean
+
+
+def test_what_cannot_be_closed_is_said_with_the_commands(died, tmp_path):
+    world, log = died.revived(tmp_path / "logs")
+    refused = Fault(kind="fail", action="TerminateInstances", code="UnauthorizedOperation")
+    world.faults.append(refused)
+
+    report = swept(world, log, give_up_s=60.0, batch_id=log.stem)
 
     assert not report.clean
     assert "NOT confirmed closed" in report.lines()[0]
     assert "aws ec2 terminate-instances --region" in "\n".join(report.lines())
-    assert not load_batches(tmp_path)["clean"].all()
+    assert not load_batches(log)["clean"].all()
+    assert unfinished(log.parent)[0].batch_id == log.stem
 
 
 def test_a_region_that_cannot_be_looked_into_is_no_clean_sweep(in_process, tmp_path):
@@ -264,20 +235,16 @@ def test_a_region_that_cannot_be_looked_into_is_no_clean_sweep(in_process, tmp_p
     assert "UnauthorizedOperation" in report.errors[NANO.region]
 
 
-def test_a_recovered_request_that_was_ready_is_ready_and_others_are_abandoned(
-    crashes, in_process, tmp_path
-):
-    name, points = crashes
-    ready = json.dumps("ready").encode()
-    world, recorded, _ = copy.deepcopy(
-        next(point for point in points if b'"stage":' + ready in point[1])
-    )
-    lines = [line for line in recorded.splitlines(keepends=True) if b'"outcome"' not in line[:20]]
-    (tmp_path / name).write_bytes(b"".join(lines))
+def test_a_recovered_request_that_was_ready_is_ready_and_others_are_abandoned(points, tmp_path):
+    names = ("after the line of stage", b'"stage":"ready"')
+    point = next(each for each in points if each.name == names[0] and names[1] in each.log)
+    world, log = point.revived(tmp_path / "logs")
+    lines = point.log.splitlines(keepends=True)
+    log.write_bytes(b"".join(line for line in lines if b'"outcome"' not in line[:20]))
 
-    sweep(in_process(world), folder=tmp_path, regions=REGIONS)
+    swept(world, log)
 
-    launches = load_launches(tmp_path)
+    launches = load_launches(log)
     shown = launches["ready_by_s"].notna()
     assert shown.any()
     assert (launches.loc[shown, "outcome"] == "ready").all()
@@ -285,68 +252,82 @@ def test_a_recovered_request_that_was_ready_is_ready_and_others_are_abandoned(
     assert (launches["watched_s"] >= 0).all()
 
 
-def after_sweep(crashes, in_process, tmp_path, number, **given):
-    """The world of one crash point after a sweep of it, long after."""
-    name, points = crashes
-    snapshot, recorded, _ = points[number]
-    world = copy.deepcopy(snapshot)
-    log = tmp_path / str(number) / name
-    log.parent.mkdir()
-    log.write_bytes(recorded)
-    sweep(in_process(world), folder=log.parent, regions=REGIONS, **given)
-    world.advance(20)
-    return world
+def test_a_log_of_a_newer_spotlib_hides_no_other_batch(died, tmp_path):
+    """It is named with what to do; the dead batch beside it is closed, and it is not clean."""
+    world, log = died.revived(tmp_path / "logs")
+    newer = log.with_name("20250101T000000Z-ffffff.jsonl")
+    newer.write_bytes(died.log.replace(b'"schema":1', b'"schema":2', 1))
+    text = newer.read_bytes()
+
+    report = swept(world, log)
+
+    assert [each.batch_id for each in unfinished(log.parent)] == []
+    assert unreadable(log.parent) == {
+        newer.stem: f"{newer} has schema 2, this spotlib reads 1: update it"
+    }
+    assert report.errors == unreadable(log.parent)
+    assert not report.clean
+    assert world.leftovers() == EMPTY
+    assert newer.read_bytes() == text
 
 
-def test_a_recovery_that_crashes_itself_is_recovered_again(crashes, in_process, tmp_path):
-    name, points = crashes
-    again = 0
-    for number in (20, 60, 90):
-        world, recorded, _ = copy.deepcopy(points[number])
-        log = tmp_path / str(number) / name
-        log.parent.mkdir()
-        log.write_bytes(recorded)
+def test_a_folder_that_cannot_be_written_does_not_keep_instances_alive(died, tmp_path, monkeypatch):
+    """Money first: all is closed, and the verdict says that the log is not complete."""
+    world, log = died.revived(tmp_path / "logs")
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EventLog, "resume", refused)
+        report = swept(world, log, batch_id=log.stem)
+    text = log.read_bytes()
+    again = swept(world, log)
+
+    assert world.leftovers() == EMPTY
+    assert "closed, but its log could not be completed" in report.lines()[0]
+    assert "Permission denied" in report.lines()[0]
+    assert not report.clean
+    assert text == died.log
+    assert again.clean
+    require_recovered(world, log, read_events(log)[0][: text.count(b"\n")])
+
+
+def test_a_disk_that_fills_up_under_a_sweep_does_not_keep_instances_alive(died, tmp_path):
+    """At each line that the sweep would write; once there is room, another completes the log."""
+    acknowledged = None
+    for room in range(12):
+        world, log = died.revived(tmp_path / str(room))
         acknowledged, _ = read_events(log)
-        recorder = Crashes(world, log)
-        world.faults.append(recorder)
-        sweep(in_process(world), folder=log.parent, regions=REGIONS)
-        for second, half_done, _ in recorder.points[:: 2 * STRIDE]:
-            again += 1
-            half = tmp_path / f"{number}-{again}" / name
-            half.parent.mkdir()
-            half.write_bytes(half_done)
-            later = copy.deepcopy(second)
-            assert sweep(in_process(later), folder=half.parent, regions=REGIONS).clean
-            check_after_recovery(later, half, acknowledged)
-    assert again > 9
+        with full_after(room):
+            report = swept(world, log, batch_id=log.stem)
+        assert world.leftovers() == EMPTY
+        if report.clean:
+            break
+        assert "closed, but its log could not be completed" in report.lines()[0]
+        assert swept(world, log).clean
+        require_recovered(world, log, acknowledged)
+    assert 4 < room < 12
 
 
-def test_the_harness_has_teeth(crashes, in_process, tmp_path, monkeypatch):
-    """Weaker designs leak at these very crash points; the sweep as it is does not."""
-    _, points = crashes
-    sending = [i for i, (_, _, action) in enumerate(points) if action == "RequestSpotInstances"]
-    numbers = sorted({*sending, *range(0, len(points) // 2, 6)})
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    (tmp_path / "c").mkdir()
+def test_status_tells_what_is_open_alive_spent_and_next(died, tmp_path):
+    _, log = died.revived(tmp_path / "logs")
+    lines = died.log.decode().splitlines()
+    first = json.loads(lines[0])
+    first["parameters"] |= {"rounds": 4, "every_s": 900.0}
+    log.write_text("\n".join([json.dumps(first), *lines[1:], ""]))
+    dead = unfinished(log.parent)[0].line()
+    text = log.read_bytes()
+    log.unlink()
+    writer = EventLog(log)
+    log.write_bytes(text)
+    assert is_alive(log)
+    running = unfinished(log.parent)[0].line()
+    writer.close()
 
-    nobody = [copy.deepcopy(points[number][0]) for number in numbers]  # finally: kill -9 skips it
-    for world in nobody:
-        world.advance(5)
-    hasty = [
-        after_sweep(crashes, in_process, tmp_path / "a", number, settle_s=0.0) for number in numbers
-    ]
-    sound = [after_sweep(crashes, in_process, tmp_path / "b", number) for number in numbers]
-    monkeypatch.setattr("spotlib.sweep.find_ours", lambda *_, **__: [])
-    monkeypatch.setattr("spotlib.sweep.settle", _by_known_ids_only)
-    by_reply = [after_sweep(crashes, in_process, tmp_path / "c", number) for number in numbers]
-
-    assert any(world.leftovers() != EMPTY for world in nobody)
-    assert any(world.leftovers() != EMPTY for world in hasty)
-    assert any(world.leftovers() != EMPTY for world in by_reply)
-    assert all(world.leftovers() == EMPTY for world in sound)
-
-
-def _by_known_ids_only(connection, *, batch_id, **given):
-    """As if the ids of a reply were all that is known: no tag leads to the others."""
-    return settle(connection, batch_id=f"not-{batch_id}", **given)
+    most = first["bound_usd"]
+    assert "DEAD, close it with: python -m spotlib sweep --batch 20240901T000000Z-abcdef" in dead
+    assert "running; round 1 of 4 (next at 00:1" in running
+    assert "2 of 2 requests without an outcome, 1 instances not yet terminated" in running
+    assert f"spent at most ${most:.4f} of ${4 * most:.4f}" in running
+    assert running.endswith(f"in {ARM.region}, {NANO.region}")

@@ -1,0 +1,206 @@
+"""A batch and all the moments at which it can die: before and after every call to EC2, and before,
+half-way through and after every line of its log.
+
+Dying there is either a snapshot (the world copied, the log as it was), or a real kill -9 of a
+process that counts the same steps.
+"""
+
+import copy
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from conftest import ARM, NANO, QUICK, plan_for, scripted
+
+from spotlib.collect import BatchSummary, collect
+from spotlib.connection import Connection, connect_in_process
+from spotlib.log import EventLog, read_events
+from spotlib.sandbox.company import crowd, move_in
+from spotlib.sandbox.wire import attach
+from spotlib.sandbox.world import Fate, World
+from spotlib.store import load_batches, load_launches, load_polls
+from spotlib.sweep import SweepReport, sweep
+
+NAME = "20240901T000000Z-abcdef.jsonl"
+REGIONS = (NANO.region, ARM.region)
+EMPTY: dict[str, list[str]] = {"requests": [], "instances": []}
+STRANGERS = {  # another batch of the same account, which runs on another machine
+    "spotlib:batch": "20240831T000000Z-others",
+    "spotlib:round": "20240831T000000Z-others/0",
+    "spotlib:expires": "2025-01-01T00:00:00+00:00",
+}
+TIMEOUT_S = 30.0
+# Ready soon; launched after its request was cancelled; held past the end; held for good.
+FATES = (QUICK, Fate(in_flight_s=12.0, boot_s=3.0, ok_s=5.0), Fate(held_s=30.0), Fate(held_s=None))
+
+Visit = Callable[[str], None]
+
+
+class Died(Exception):
+    """The collection ended here, as far as an exception can end it."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A moment at which the batch could have died, and what it would have left."""
+
+    name: str
+    world: World
+    log: bytes
+    synced: int  # so much of the log is on the disk whatever happens to the machine
+
+    def revived(self, folder: Path, *, power_lost: bool = False) -> tuple[World, Path]:
+        """Its world, to go on by itself, and its log in a folder of its own."""
+        folder.mkdir(parents=True)
+        log = folder / NAME
+        log.write_bytes(self.log[: self.synced] if power_lost else self.log)
+        return copy.deepcopy(self.world), log
+
+
+@contextmanager
+def visiting(visit: Visit) -> Iterator[None]:
+    """While entered, ``visit`` is told of each step: of every call and of every write."""
+    call, write = Connection.call, EventLog._write
+
+    def stepped_call(self: Connection, region: str, action: str, /, **given: Any) -> Any:
+        visit(f"before {action}")
+        try:
+            return call(self, region, action, **given)
+        finally:
+            visit(f"after {action}")
+
+    def stepped_write(self: EventLog, data: bytes) -> None:
+        event = data.split(b'"', 4)[3].decode()
+        visit(f"before the line of {event}")
+        os.write(self._file, data[: len(data) // 2])
+        visit(f"within the line of {event}")
+        write(self, data[len(data) // 2 :])
+        visit(f"after the line of {event}")
+
+    Connection.call, EventLog._write = stepped_call, stepped_write  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Connection.call, EventLog._write = call, write  # type: ignore[method-assign]
+
+
+def short_world() -> World:
+    """The world of a short batch of two plans in two regions, with company in both."""
+    world = scripted(*FATES)
+    move_in(world, crowd(REGIONS, tags=STRANGERS))
+    return world
+
+
+def short_batch(connection: Connection, log: Path, visit: Visit, **given: Any) -> BatchSummary:
+    """Collect in it, telling ``visit`` of every step."""
+    checked = plan_for(connection, NANO, ARM, n=2, timeout_s=TIMEOUT_S)
+    with visiting(visit):
+        return collect(
+            connection,
+            checked,
+            log=log,
+            seed=1,
+            placement_scores=False,
+            advisor=False,
+            guard=False,
+            **given,
+        )
+
+
+def in_process(world: World) -> Connection:
+    """A connection to a world in this process."""
+    return connect_in_process(world, partial(attach, world))
+
+
+class Recorder:
+    """Keeps a snapshot at every step."""
+
+    def __init__(self, world: World, log: Path) -> None:
+        self._world, self._log = world, log
+        self._synced = 0
+        self.points: list[Point] = []
+
+    def __call__(self, name: str) -> None:
+        data = self._log.read_bytes()
+        self.points.append(Point(name, copy.deepcopy(self._world), data, self._synced))
+
+    @contextmanager
+    def noting_syncs(self) -> Iterator[None]:
+        """While entered, it is known what of the log would survive the loss of power."""
+        fsync = os.fsync
+
+        def noted(file: int) -> None:
+            fsync(file)
+            if self._log.exists():
+                self._synced = self._log.stat().st_size
+
+        os.fsync = noted
+        try:
+            yield
+        finally:
+            os.fsync = fsync
+
+
+def points_of(folder: Path) -> list[Point]:
+    """Every point of the short batch."""
+    world, log = short_world(), folder / NAME
+    recorder = Recorder(world, log)
+    with recorder.noting_syncs():
+        short_batch(in_process(world), log, recorder)
+    return recorder.points
+
+
+@contextmanager
+def full_after(lines: int, *, share: float = 0.5) -> Iterator[None]:
+    """While entered, the disk takes so many more lines and then a share of one, and no more."""
+    write, left = EventLog._write, [lines]
+
+    def filling(self: EventLog, data: bytes) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            write(self, data)
+            return
+        if left[0] == -1:
+            os.write(self._file, data[: int(len(data) * share)])
+            self._torn = self._torn or share > 0
+        raise OSError(28, "No space left on device")
+
+    EventLog._write = filling  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        EventLog._write = write  # type: ignore[method-assign]
+
+
+def swept(world: World, log: Path, **given: Any) -> SweepReport:
+    """What a sweep says that knows nothing but the log's folder."""
+    return sweep(in_process(world), folder=log.parent, regions=REGIONS, **given)
+
+
+def require_recovered(world: World, log: Path, acknowledged: list[dict[str, Any]]) -> None:
+    """Nothing left, nothing foreign touched, every row kept, one outcome a launched request."""
+    events, torn = read_events(log)
+    launched = {each["request_id"] for each in world.truth()}
+    ended = Counter(event["request_id"] for event in events if event["event"] == "outcome")
+    assert world.leftovers() == EMPTY
+    assert world.touched == []
+    assert events[: len(acknowledged)] == acknowledged
+    assert ended == Counter(dict.fromkeys(launched, 1))
+    if events:  # else it died with its first line, before anything could be launched
+        assert not torn
+        assert [event["confirmed"] for event in events if event["event"] == "clean"][-1]
+    assert load_batches(log)["clean"].all()
+    assert set(load_launches(log)["request_id"].dropna()) == launched
+    load_polls(log)
+
+
+def last_ours_ended_s(world: World) -> float:
+    """When the last request of ours ended, or the last instance began to end."""
+    ends = [each.path[-1][0] for each in world._requests]
+    ends += [each.instance.ended_s for each in world._requests if each.instance]
+    return max(ends, default=0.0)

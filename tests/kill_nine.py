@@ -1,0 +1,91 @@
+"""Real kill -9 at given steps of the short batch: ``python kill_nine.py FOLDER STEP...``.
+
+The market is served by this process, over HTTP and in virtual time.  The collection runs in a
+child, forked so that importing everything is paid once, and is killed at its step.  For each step
+a line of JSON tells what was left on the disk and in the market, and what a sweep made of it.
+"""
+
+import hashlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from crashing import NAME, REGIONS, short_batch, short_world
+
+from spotlib.connection import connect
+from spotlib.sandbox.server import serve
+from spotlib.sandbox.world import World
+from spotlib.sweep import sweep
+
+
+def main(folder: Path, steps: list[int]) -> None:
+    """Kill at each step in turn."""
+    for step in steps:
+        print(json.dumps(killed_at(step, folder / str(step) / NAME)), flush=True)
+
+
+def killed_at(step: int, log: Path) -> dict[str, Any]:
+    """One collection, killed, looked at, swept and looked at again."""
+    world = short_world()
+    url = served(world)
+    child = os.fork()
+    if child == 0:
+        run_until_killed(url, log, step)
+    _, status = os.waitpid(child, 0)
+    left = {"truth": digest(world), "log": bodies(log)}
+    child = os.fork()
+    if child == 0:
+        clean = sweep(connect(url), folder=log.parent, regions=REGIONS).clean
+        os._exit(0 if clean else 1)
+    _, swept = os.waitpid(child, 0)
+    return {
+        "step": step,
+        "killed": os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL,
+        "before": left,
+        "swept": os.waitstatus_to_exitcode(swept) == 0,
+        "leftovers": world.leftovers(),
+        "touched": world.touched,
+        "after": {"truth": digest(world), "log": bodies(log)},
+    }
+
+
+def served(world: World) -> str:
+    """The address of a server of this world, in a thread that lives as long as this process."""
+    told: queue.Queue[str] = queue.Queue()
+    given = {"idle_s": 0.0, "ready": told.put}
+    threading.Thread(target=serve, args=(world,), kwargs=given, daemon=True).start()
+    return told.get(timeout=30)
+
+
+def run_until_killed(url: str, log: Path, step: int) -> None:
+    """Never returns."""
+    seen = 0
+
+    def visit(_: str) -> None:
+        nonlocal seen
+        if seen == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        seen += 1
+
+    short_batch(connect(url), log, visit)
+    os._exit(0)
+
+
+def digest(world: World) -> str:
+    """What is true in the market, in short."""
+    return hashlib.sha256(json.dumps(world.truth(), sort_keys=True).encode()).hexdigest()
+
+
+def bodies(log: Path) -> str:
+    """The log but for its first line, which names the process; and not where it was torn."""
+    lines = log.read_bytes().split(b"\n")[1:] if log.exists() else []
+    return b"\n".join(lines).decode()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [int(each) for each in sys.argv[2:]])
