@@ -51,7 +51,8 @@ class Guard:
         assert started.stdout is not None
         self._pipe, self._gone = started.stdin, started.stdout
         if started.wait() != 0:
-            words = self._gone.read().decode(errors="replace").strip().splitlines()[-1:]
+            with self._pipe, self._gone:
+                words = self._gone.read().decode(errors="replace").strip().splitlines()[-1:]
             raise OSError(f"the guard did not start, so nothing was launched: {' '.join(words)}")
         # A forked child (multiprocessing) would keep the pipe open when this process is dead.
         os.register_at_fork(after_in_child=self._pipe.close)

@@ -7,9 +7,11 @@ nothing, the log is whole and says so, and every request has exactly one outcome
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import urllib.request
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -17,11 +19,15 @@ from contextlib import contextmanager, suppress
 import papermill.iorw
 import papermill.parameterize
 import pytest
+from conftest import NANO, plan_for
 from jupyter_client import BlockingKernelClient, KernelManager
 from programs import BIN, chaos, end_all, processes, processes_of, run, sandbox, until
 
 from spotlib.clock import control
+from spotlib.collect import collect
+from spotlib.connection import connect
 from spotlib.log import read_events
+from spotlib.model import Stage, plan_launches
 from spotlib.store import load_batches
 
 WHAT = {"n": 2, "instance_type": "t3.nano", "region": "sa-east-1"}
@@ -54,9 +60,13 @@ def until_launched(market):
     until(lambda: len(control(market, "/sandbox/leftovers")["instances"]) == WHAT["n"])
 
 
-def until_closed(market, folder):
-    """The log says that all is clean, and it is: the log's events."""
+def log_in(folder):
     [log] = (folder / "launches").glob("*.jsonl")
+    return log
+
+
+def until_closed(market, log):
+    """The log says that all is clean, and it is: the log's events."""
     until(lambda: load_batches(log)["clean"].fillna(False).all())
     events, torn = read_events(log)
     requested = [name for each in events for name in each.get("request_ids", ())]
@@ -110,7 +120,7 @@ def test_papermill_stopped_in_the_middle_leaves_nothing(repository, tmp_path, ma
             started.wait(timeout=0.5)  # the kernel has begun to clean up when the second comes
     started.wait(**PATIENCE)
 
-    until_closed(market, tmp_path)
+    until_closed(market, log_in(tmp_path))
 
 
 def test_a_whole_tree_of_processes_killed_leaves_nothing(repository, tmp_path, market):
@@ -123,7 +133,7 @@ def test_a_whole_tree_of_processes_killed_leaves_nothing(repository, tmp_path, m
     started.wait(**PATIENCE)
 
     assert len(tree) >= 2, "papermill and its kernel"
-    until_closed(market, tmp_path)
+    until_closed(market, log_in(tmp_path))
 
 
 def descendants(root):
@@ -146,7 +156,7 @@ def test_every_process_asked_to_end_at_once_leaves_nothing(repository, tmp_path,
     started.wait(**PATIENCE)
 
     assert len(asked) >= 3, "papermill, its kernel and the guard"
-    until_closed(market, tmp_path)
+    until_closed(market, log_in(tmp_path))
 
 
 @chaos
@@ -158,7 +168,7 @@ def test_a_cell_that_papermill_gives_too_little_time_leaves_nothing(repository, 
 
     assert started.wait(**PATIENCE) != 0
 
-    until_closed(market, tmp_path)
+    until_closed(market, log_in(tmp_path))
 
 
 # a kernel
@@ -215,7 +225,7 @@ def test_an_interrupted_kernel_ends_its_batch_in_order_and_stays_usable(
     """Impatience changes nothing: further interrupts do not stop the clean-up."""
     with ready(kernel.client()) as client:
         collect_in(client, repository, market, tmp_path)
-        [log] = (tmp_path / "launches").glob("*.jsonl")
+        log = log_in(tmp_path)
 
         kernel.interrupt_kernel()
         for _ in range(interrupts - 1):
@@ -223,7 +233,7 @@ def test_an_interrupted_kernel_ends_its_batch_in_order_and_stays_usable(
             kernel.interrupt_kernel()
         told = execute(client, "", problems="summary.problems", line="summary.last_line()")
 
-    events = until_closed(market, tmp_path)
+    events = until_closed(market, log_in(tmp_path))
     assert "recovered" not in {each["event"] for each in events}
     assert events[-1]["event"] == "clean"
     assert "stopped by SIGINT" in told["problems"]
@@ -238,7 +248,7 @@ def test_a_kernel_asked_to_end_ends_its_batch_in_order(repository, tmp_path, mar
         kernel.signal_kernel(signal.SIGTERM)
         told = execute(client, "", problems="summary.problems")
 
-    events = until_closed(market, tmp_path)
+    events = until_closed(market, log_in(tmp_path))
     assert "recovered" not in {each["event"] for each in events}
     assert "stopped by SIGTERM" in told["problems"]
 
@@ -266,7 +276,7 @@ def test_a_kernel_that_ends_leaves_nothing(repository, tmp_path, market, kernel,
 
     stop(kernel)
 
-    events = until_closed(market, tmp_path)
+    events = until_closed(market, log_in(tmp_path))
     assert "recovered" in {each["event"] for each in events}
     assert "every batch is confirmed clean" in status(tmp_path)
     if stop is restart:
@@ -322,6 +332,84 @@ def test_a_stopped_jupyterlab_server_leaves_nothing(repository, tmp_path, market
         started.send_signal(signal.Signals[name])
         started.wait(**PATIENCE)
 
-        until_closed(market, tmp_path)
+        until_closed(market, log_in(tmp_path))
 
     until(lambda: not processes_of(tmp_path))
+
+
+# the guard itself
+
+COLLECT = """
+    import multiprocessing, os, shutil, signal, sys, time
+    from pathlib import Path
+    from spotlib.collect import collect
+    from spotlib.connection import connect
+    from spotlib.model import Target, plan_launches
+
+    url, log = sys.argv[1], Path(sys.argv[2])
+
+    def middle(progress):
+        if progress.elapsed_s > 10:  # both instances are alive
+            {happens}
+
+    plans = plan_launches([Target("t3.nano", "sa-east-1")], count=2)
+    collect(connect(url), plans, log=log, on_look=middle)
+"""
+DIE = "os.kill(os.getpid(), signal.SIGKILL)"
+FORK = "multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,)).start()"
+
+
+def collect_until(happens, market, log):
+    """A collection in a plain process, to which something happens in the middle."""
+    script = textwrap.dedent(COLLECT.format(happens=happens))
+    with (log.parents[1] / "said.txt").open("w") as said:
+        done = subprocess.run(
+            [sys.executable, "-c", script, market, str(log)],
+            check=False,
+            stdout=said,  # a file, for a child that outlives it would keep a pipe open
+            stderr=said,
+            **PATIENCE,
+        )
+    assert done.returncode == -signal.SIGKILL, (log.parents[1] / "said.txt").read_text()
+
+
+@chaos
+def test_another_log_that_cannot_be_read_is_not_in_the_guards_way(market, log):
+    log.parent.mkdir()
+    (log.parent / "20240801T000000Z-newer.jsonl").write_text('{"event":"batch","schema":99}\n')
+
+    collect_until(DIE, market, log)
+
+    until_closed(market, log)
+
+
+def test_a_log_thrown_away_in_the_middle_leaves_nothing_in_the_market(market, log):
+    """The guard still knows the batch's name, and so its tag."""
+    collect_until(f"shutil.rmtree(log.parent); {DIE}", market, log)
+
+    until(lambda: not processes_of(log.parent, "spotlib.guard"))
+    assert control(market, "/sandbox/leftovers") == {"requests": [], "instances": []}
+
+
+def test_a_batch_whose_guard_was_killed_ends_by_itself(market, log):
+    def kill_it(_):
+        end_all(processes_of(log, "spotlib.guard"))
+
+    plans = plan_launches([NANO], count=2, wanted=Stage.RUNNING)
+    summary = collect(connect(market), plans, log=log, on_look=kill_it)
+
+    assert summary.cleaned.confirmed
+    assert summary.outcomes == {"ready": 2}
+    assert until_closed(market, log)[-1]["event"] == "clean"
+
+
+def test_nothing_is_launched_without_a_guard(market, log, monkeypatch):
+    connection = connect(market)
+    checked = plan_for(connection)
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+
+    with pytest.raises(OSError, match="the guard did not start, so nothing was launched"):
+        collect(connection, checked, log=log)
+
+    assert "intent" not in {each["event"] for each in read_events(log)[0]}
+    assert control(market, "/sandbox/leftovers") == {"requests": [], "instances": []}
