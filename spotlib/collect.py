@@ -152,6 +152,9 @@ def collect(
         try:
             with batch.whatever_the_disk_says():  # if it is full, nothing more is launched
                 _run_rounds(batch, features, every_s=every_s, settle_s=settle_s, seed=seed)
+        except BaseException:
+            batch.unwritten = True  # a line may be missing: a sweep adds what can be known
+            raise
         finally:
             cleaned = _finish(batch, settle_s, watchman)
         return _summary(batch, cleaned)
@@ -244,7 +247,8 @@ def _finish(batch: Batch, settle_s: float, watchman: Guard | None) -> Cleaned:
             cleaned = _clear(batch, settle_s, last=True)
         finally:
             if watchman is not None:
-                (watchman.dismiss if cleaned.confirmed else watchman.leave_to_it)()
+                done = cleaned.confirmed and not batch.unwritten
+                (watchman.dismiss if done else watchman.leave_to_it)()
     return cleaned
 
 
@@ -280,7 +284,7 @@ def _clear(batch: Batch, settle_s: float, *, last: bool = False) -> Cleaned:
         batch.cleared.update(itertools.chain.from_iterable(known_ids.values()))
         for run in batch.runs:
             run.gone_s = min(run.gone_s, batch.now_s())
-    if last:
+    if last and not batch.unwritten:  # else a sweep has to complete the log before it may end
         batch.note(
             "clean",
             confirmed=cleaned.confirmed,
