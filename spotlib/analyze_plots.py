@@ -17,7 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FormatStrFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FormatStrFormatter,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+)
 
 from spotlib.analyze import PHASES, LaunchTimes
 from spotlib.forecast import Forecast
@@ -36,6 +42,7 @@ _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = "osD^vP*X<>"
 _MOST_PANELS = 9
 _MOST_BANDS = 4  # more would hide each other
+_LOG_FROM = 30  # times as long as the shortest: a logarithmic axis
 _RATIOS = (
     0.01,
     0.02,
@@ -87,6 +94,16 @@ def panels(
     targets: Sequence[str], *, stage: Stage, until_s: float, simulated: bool
 ) -> tuple[Figure, dict[str, Axes]]:
     """A panel a target, of the share at a stage over the seconds since the request; at most 9."""
+    figure, axes = _panel_grid(targets, simulated=simulated)
+    for ax in axes:
+        _share_axis(ax, until_s)
+    figure.supxlabel("seconds since the request was sent", fontsize=12)
+    figure.supylabel(f"{stage.label}, share of the n requested", fontsize=12)
+    return figure, dict(zip(targets, axes, strict=False))
+
+
+def _panel_grid(targets: Sequence[str], *, simulated: bool) -> tuple[Figure, list[Axes]]:
+    """A named panel for each of the first 9 targets; counts are read at the left."""
     shown = list(targets)[:_MOST_PANELS]
     columns = min(len(shown), 3)
     rows = ceil(len(shown) / columns)
@@ -95,11 +112,8 @@ def panels(
         ax.set_visible(False)
     for number, (target, ax) in enumerate(zip(shown, grid.flat, strict=False)):
         ax.set_title(target, loc="left", fontsize="medium")
-        _share_axis(ax, until_s)
         ax.tick_params(labelleft=number % columns == 0)
-    figure.supxlabel("seconds since the request was sent", fontsize=12)
-    figure.supylabel(f"{stage.label}, share of the n requested", fontsize=12)
-    return figure, dict(zip(shown, grid.flat, strict=False))
+    return figure, list(grid.flat[: len(shown)])
 
 
 def distribution_figure(
@@ -133,16 +147,27 @@ def phases_figure(phases: pd.DataFrame, looks: Looks, *, simulated: bool) -> Fig
     figure, grid = _figure(1, len(names), size, simulated, sharey=True)
     for name, ax in zip(names, grid.flat, strict=True):
         here = phases[phases["phase"] == name]
-        limit_s = _finite_limit(here[["median_s", "low_s", "high_s"]])
+        ends_s = _seconds_axis(ax, here[["median_s", "low_s", "high_s"]])
         for row in here.to_dict("records"):
             y, point = targets.index(row["target"]), looks.point(row["target"])
-            _draw_interval(ax, y, row["low_s"], row["high_s"], limit_s, colour=point["color"])
+            _draw_interval(ax, y, row["low_s"], row["high_s"], ends_s, colour=point["color"])
             ax.plot(row["median_s"], y, markersize=8, **point)
         ax.set_title(name, loc="left", fontsize="medium")
         ax.set(xlabel="median, seconds", yticks=range(len(targets)), yticklabels=targets)
         ax.set_ylim(len(targets) - 0.5, -0.5)
-        ax.set_xlim(left=0)
+        ax.set_xlim(*ends_s)
     return figure
+
+
+def _seconds_axis(ax: Axes, numbers: pd.DataFrame) -> tuple[float, float]:
+    """From 0, or logarithmic where the quickest would vanish beside the slowest; its ends."""
+    least_s, most_s = _finite_ends(numbers)
+    if most_s < _LOG_FROM * least_s:
+        return 0.0, most_s
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    return least_s, most_s
 
 
 def timeline_figure(launches: pd.DataFrame, looks: Looks, *, simulated: bool) -> Figure:
@@ -181,10 +206,10 @@ def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
     shown = pairs[pairs["ratio"].notna()].head(20).reset_index(drop=True)
     figure, grid = _figure(1, 1, (10.2, 0.38 * max(len(shown), 1) + 1.7), simulated)
     ax = grid[0, 0]
-    limit = _finite_limit(shown[["ratio", "ratio_low", "ratio_high"]])
+    ends = _finite_ends(shown[["ratio", "ratio_low", "ratio_high"]])
     for y, row in enumerate(shown.to_dict("records")):
         sure = row["p_holm"] < 0.05
-        _draw_interval(ax, y, row["ratio_low"], row["ratio_high"], limit, colour="0.55")
+        _draw_interval(ax, y, row["ratio_low"], row["ratio_high"], ends, colour="0.55")
         ax.plot(row["ratio"], y, "o", color="black", mfc="black" if sure else "white", markersize=8)
     ax.axvline(1.0, color="0.3", linewidth=1, linestyle="--")
     ax.set_xscale("log")
@@ -195,7 +220,7 @@ def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
     labels = (shown["first"] + "\nover " + shown["second"]).tolist()
     ax.set_yticks(range(len(shown)), labels, fontsize="small")
     ax.set_ylim(len(shown) - 0.5, -0.5)
-    ax.set_xlabel("ratio of medians (filled: p below 0.05 after Holm)")
+    ax.set_xlabel("ratio of medians (filled: restricted means differ, p below 0.05 after Holm)")
     return figure
 
 
@@ -215,22 +240,20 @@ def association_figure(table: pd.DataFrame, outcome: str, *, simulated: bool) ->
 
 
 def forecast_figure(forecasts: Sequence[Forecast], looks: Looks, *, simulated: bool) -> Figure:
-    """The expected ready count of n over time, with the band that holds it in 90 % of cases."""
-    n = forecasts[0].n
-    figure, grid = _figure(1, 1, (10.2, 4.2), simulated)
-    ax = grid[0, 0]
-    for each in forecasts:
-        name = str(each.target)
+    """The expected ready count over time, a panel a target, in the band of 90 % of the cases."""
+    shown = {str(each.target): each for each in forecasts}
+    last_s = max(float(each.times_s[-1]) for each in forecasts)
+    figure, axes = _panel_grid(list(shown), simulated=simulated)
+    for (target, each), ax in zip(shown.items(), axes, strict=False):
         times_s = np.concatenate([[0.0], each.times_s])
         low, high = (np.concatenate([[0], each.quantile(level)]) for level in (0.05, 0.95))
-        if len(forecasts) <= _MOST_BANDS:
-            band = {"color": looks.colours[name], "alpha": 0.12, "linewidth": 0}
-            ax.fill_between(times_s, low, high, step="post", **band)
-        expected = np.concatenate([[0.0], each.expected])
-        ax.plot(times_s, expected, linewidth=2, label=name, **looks.line(name))
-    ax.set(xlim=(0, None), ylim=(-0.03 * n, 1.05 * n))
-    ax.set(xlabel="seconds since the request", ylabel=f"expected count of n = {n}")
-    _legend(figure, ax)
+        colour = looks.colours[target]
+        ax.fill_between(times_s, low, high, step="post", color=colour, alpha=0.3, linewidth=0)
+        ax.plot(times_s, np.concatenate([[0.0], each.expected]), linewidth=2.5, color=colour)
+        ax.set(xlim=(0, last_s), ylim=(-0.03 * each.n, 1.05 * each.n))
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.supxlabel("seconds since the request was sent", fontsize=12)
+    figure.supylabel("ready, instances (line: expected, shade: 90 %)", fontsize=12)
     return figure
 
 
@@ -246,19 +269,23 @@ def _figure(
     return figure, grid
 
 
-def _finite_limit(numbers: pd.DataFrame) -> float:
-    """Where an interval without an end is cut: beyond all that is finite."""
+def _finite_ends(numbers: pd.DataFrame) -> tuple[float, float]:
+    """Where an interval without an end is cut: beyond all that is finite and above 0."""
     values = numbers.to_numpy(dtype=np.float64)
-    return float(values[np.isfinite(values)].max(initial=1.0)) * 1.2
+    known = values[np.isfinite(values) & (values > 0)]
+    return (known.min() / 1.2, known.max() * 1.2) if known.size else (0.5, 2.0)
 
 
 def _draw_interval(
-    ax: Axes, y: float, low: float, high: float, limit: float, *, colour: Any
+    ax: Axes, y: float, low: float, high: float, ends: tuple[float, float], *, colour: Any
 ) -> None:
     """A bar from low to high; one without an end leaves the panel with an arrow."""
-    ax.plot([low, min(high, limit)], [y, y], color=colour, linewidth=3, alpha=0.6)
+    least, most = ends
+    ax.plot([max(low, least), min(high, most)], [y, y], color=colour, linewidth=3, alpha=0.6)
     if np.isposinf(high):
-        ax.plot(limit, y, ">", color=colour, markersize=8, clip_on=False)
+        ax.plot(most, y, ">", color=colour, markersize=8, clip_on=False)
+    if low < least:
+        ax.plot(least, y, "<", color=colour, markersize=8, clip_on=False)
 
 
 def _share_axis(ax: Axes, until_s: float) -> None:

@@ -32,7 +32,8 @@ def compare_targets(
 ) -> pd.DataFrame:
     """Compare every pair of targets, one row a pair.
 
-    ``ratio`` of the medians (first over second) with its interval over rounds; ``difference`` of
+    ``ratio`` of the medians (first over second) with its interval over rounds, NaN where one of
+    them was not reached (the interval may still bound it from one side); ``difference`` of
     the shares come by the horizon (Newcombe, Statistics in Medicine 1998, from the two Wilson
     intervals); ``p_value`` of the difference in restricted mean when labels are exchanged within
     rounds, and ``p_holm``, adjusted over all pairs (Holm, Scandinavian Journal of Statistics
@@ -64,8 +65,10 @@ def _compare(
     runs = min(first.observed.runs, second.observed.runs)
     again = _ratio(first.resampled.quantile(0.5), second.resampled.quantile(0.5))
     needed = runs_needed(again, runs=runs, precision=precision)
-    here = _ratio(first.curve.quantile(0.5), second.curve.quantile(0.5))
+    medians = np.array([each.curve.quantile(0.5) for each in (first, second)])
+    here = medians[0] / medians[1] if np.isfinite(medians).all() else np.nan
     ratio = run_level_interval(float(here), again, runs=runs)
+    unreached = [e.target for e, s in zip((first, second), medians, strict=True) if np.isinf(s)]
     difference = _difference(first.share_ready(horizon_s), second.share_ready(horizon_s))
     paired = round_differences(first, second, horizon_s=horizon_s)
     return {
@@ -80,7 +83,7 @@ def _compare(
         "difference_high": difference.high,
         "p_value": exchange_p_value(paired, rng=rng),
         "more_runs": max(needed - runs, 0.0),
-        "why": _missing(paired, ratio),
+        "why": _missing(paired, ratio, unreached),
     }
 
 
@@ -98,9 +101,11 @@ def _difference(first: Estimate, second: Estimate) -> Estimate:
     return Estimate(value, float(value - low), float(value + high), first.why or second.why)
 
 
-def _missing(paired: Floats, ratio: Estimate) -> str:
+def _missing(paired: Floats, ratio: Estimate, unreached: Sequence[str]) -> str:
     if len(paired) == 0:
         return "never launched in the same round: target and time cannot be told apart"
+    if unreached:
+        return f"no ratio: half of {' and of '.join(unreached)} did not come while watched"
     return f"no interval: {ratio.why}" if ratio.why else ""
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from spotlib import groups
-from spotlib.training import RUN, Floats
+from spotlib.observations import RUN
+from spotlib.training import Floats
 
 MODELS = ("global", "target", "target x SPS", "hazard regression")
 FEATURES = ("sps", "if_score", "price_share", "hour_utc", "since_last_s")

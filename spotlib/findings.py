@@ -10,6 +10,8 @@ import pandas as pd
 
 from spotlib.analyze import NOT_REACHED, TO_HORIZON, Estimate, LaunchTimes
 
+_FLATTERED = 1.5  # times as large an error
+
 
 def ready_words(laws: Mapping[str, LaunchTimes], *, horizon_s: float) -> str:
     """One sentence: how long half of the requested took, and how many came at all."""
@@ -94,4 +96,16 @@ def comparison_words(pairs: pd.DataFrame) -> str:
         f"up to {known.max():.0f} more runs"
         if enough < len(known)
         else f"{words}; {enough} ratios are known within 10 %"
+    )
+
+
+def flatter_words(splits: pd.DataFrame) -> str:
+    """The warning that a split by row deserves on these data."""
+    times = splits.set_index("split")["times_the_row_split"]
+    later, unseen = times["time"], times["target"]
+    if max(later, unseen) < _FLATTERED:
+        return "a split by row would hardly have flattered here: nearly every run goes alike"
+    return (
+        f"WARNING: a split by row would have flattered: the error of the same model is "
+        f"{later:.1f} times as large on later runs, and {unseen:.1f} times on unseen targets"
     )

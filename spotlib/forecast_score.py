@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from spotlib.curves import MODELS, Runs, target_of
 from spotlib.forecast import Forecaster, fit_forecaster
-from spotlib.training import RUN, Floats
+from spotlib.observations import RUN
+from spotlib.training import Floats
 
 LEVELS = (0.1, 0.5, 0.9)
 _BAND = (0.05, 0.95)

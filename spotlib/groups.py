@@ -9,7 +9,6 @@ one pool, so the run, not the instance, is the sample in everything that follows
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,12 @@ import pandas as pd
 
 from spotlib.log import log_files
 from spotlib.model import Stage
+from spotlib.observations import why_not
 from spotlib.store import load_batches, load_launches, load_polls
 
 # What makes two requests different variables, with the words for it.  The image's id is a
 # region's own, so images are compared within a target.
 _SAME = ("simulated", "endpoint", "method", "wanted", "placement")
-_MARKET_KINDS = ("capacity", "price")  # refusals that say something about the market
-_OURS = {
-    "limit-exceeded": "a quota of the account",
-    "bad-parameters": "an error in the request",
-}
 STAGES = (Stage.FULFILLED, Stage.RUNNING, Stage.READY)
 
 
@@ -113,9 +108,10 @@ def load_comparable(paths: str | Path | Iterable[str | Path], *, targets: str = 
     """Load the newest group of requests that are the same variable, and list what was left out.
 
     The newest batch's simulated or real, endpoint, method, wanted stage and placement; of each
-    target the newest image; logs of this schema; a simulated world that was repeated with the same
-    seed counts once; refusals that say nothing about the market (quota, permission, ...) do not
-    count.  ``targets`` keeps those whose name contains one of its comma-separated words.
+    target the newest image; logs of this schema; a run that repeats one of a simulated world
+    counts once, and those that say nothing about the market (quota, permission, ...) do not (both
+    in ``observations``).  ``targets`` keeps those whose name contains one of its comma-separated
+    words.
 
     Raises
     ------
@@ -129,7 +125,7 @@ def load_comparable(paths: str | Path | Iterable[str | Path], *, targets: str = 
         raise ValueError(_nothing(paths, left_out))
     launches = _named(launches)
     batches = load_batches(readable)
-    for reason in (_no_market, partial(_repeated, batches=batches), _other):
+    for reason in (why_not, _other):
         why = reason(launches)
         left_out.append(_left_out(launches, why))
         launches = launches[why == ""]
@@ -197,15 +193,6 @@ def _left_out(launches: pd.DataFrame, why: "pd.Series[str]") -> pd.DataFrame:
     return table[["batch_id", "target", "requests", "why"]]
 
 
-def _repeated(launches: pd.DataFrame, batches: pd.DataFrame) -> "pd.Series[str]":
-    """Batches that replay a simulated world with the same seed, but for the largest of them."""
-    replays = batches[batches["simulated"] & batches["seed"].notna()]
-    order = replays.sort_values(["requests", "batch_id"], ascending=False)
-    again = order[order.duplicated(["world", "seed"])].set_index("batch_id")
-    words = "repeats the simulated world " + again["world"] + " with the same seed: counts once"
-    return _looked_up(launches["batch_id"], words.to_dict())
-
-
 def _other(launches: pd.DataFrame) -> "pd.Series[str]":
     """What is another variable than the newest batch's, or another image than a target's newest."""
     newest = launches[launches["batch_id"] == launches["batch_id"].max()]
@@ -219,17 +206,6 @@ def _other(launches: pd.DataFrame) -> "pd.Series[str]":
     same = launches.assign(image=image)[why == ""].sort_values("batch_id")
     last = _looked_up(launches["target"], same.groupby("target")["image"].last().to_dict())
     return why.mask((image != last) & (why == ""), "image " + image + ", newest is " + last)
-
-
-def _no_market(launches: pd.DataFrame) -> "pd.Series[str]":
-    """Refusals and failures that are ours or the account's, not the market's."""
-    refused = (launches["outcome"] == "refused") & ~launches["kind"].isin(_MARKET_KINDS)
-    kind = launches["kind"].fillna("unknown").astype(str)
-    code = launches["status_code"].fillna("").astype(str)
-    ours = (launches["outcome"] == "failed") & code.isin(_OURS)
-    words = pd.Series("", index=launches.index)
-    words = words.mask(refused, "refused (" + kind + "): says nothing about the market")
-    return words.mask(ours, "failed: " + _looked_up(code, _OURS))
 
 
 def _looked_up(names: "pd.Series[str]", words: Mapping[Any, str]) -> "pd.Series[str]":

@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from spotlib.model import Outcome, Stage
-from spotlib.refusals import OUTCOME_KINDS
+from spotlib.observations import RUN, why_not
 
 Floats = NDArray[np.float64]
-RUN = ["batch_id", "round", "plan"]  # what names a run
 _ALIKE = ("simulated", "endpoint", "method", "placement", "wanted")
-_SAME_RUN = pd.Timedelta(seconds=60)
-_NOT_THE_MARKET = ("bad-parameters", "limit-exceeded")
 _ENDED = (Outcome.REFUSED, Outcome.FAILED, Outcome.INTERRUPTED)  # for good: it can never come
 _BY_USER = (
     *("canceled-before-fulfillment", "request-canceled-and-instance-running"),
@@ -125,7 +122,7 @@ def request_table(launches: pd.DataFrame, *, stage: Stage = Stage.READY) -> pd.D
     ValueError
         If there is nothing to learn from, or launches that are different variables are mixed.
     """
-    found = launches[_reasons(launches).isna()]
+    found = launches[why_not(launches) == ""]
     _require_alike(found, stage)
     table = _describe_runs(found).assign(stage=stage.label)
     shown = table[f"{stage.label}_by_s"].notna()
@@ -183,33 +180,11 @@ def training_table(
 
 def left_out(launches: pd.DataFrame) -> pd.DataFrame:
     """What the tables leave out: reason, runs and requests; empty where nothing is."""
-    reasons = _reasons(launches)
-    told = launches.assign(reason=reasons)[reasons.notna()]
+    reasons = why_not(launches)
+    told = launches.assign(reason=reasons)[reasons != ""]
     runs = told.drop_duplicates(RUN).groupby("reason").size()
     counts = {"runs": runs, "requests": told.groupby("reason").size()}
     return pd.DataFrame(counts, dtype="int64").rename_axis("reason").reset_index()
-
-
-def _reasons(launches: pd.DataFrame) -> "pd.Series[str]":
-    """Why a request is no observation of the market; the whole run goes with it."""
-    code, outcome = launches["status_code"].astype(object), launches["outcome"].astype(object)
-    ours = (outcome == Outcome.REFUSED) & ~launches["kind"].isin(OUTCOME_KINDS)
-    wrong = (outcome == Outcome.FAILED) & code.isin(_NOT_THE_MARKET)
-    own = ("refused: " + launches["kind"].astype(object)).where(ours, "failed: " + code)
-    own = own.where(ours | wrong).mask(_repeated(launches), "a repeat of a simulated world")
-    return own.groupby([launches[name] for name in RUN]).transform("first")
-
-
-def _repeated(launches: pd.DataFrame) -> "pd.Series[bool]":
-    """Runs of a pretend world that an earlier batch holds already: they are the same run.
-
-    A repeated seed starts the world's clock again; a later batch in a living world does not.
-    """
-    key = ["world", "round", "instance_type", "region", "availability_zone_id", "n"]
-    groups = launches.groupby(key, dropna=False)
-    again = launches["batch_id"] != groups["batch_id"].transform("min")
-    late = launches["sent_at"] - groups["sent_at"].transform("min")
-    return launches["simulated"].fillna(False).astype(bool) & again & (late < _SAME_RUN)
 
 
 def _require_alike(launches: pd.DataFrame, stage: Stage) -> None:

@@ -59,20 +59,18 @@ def test_the_sandbox_is_never_shown_real_keys():
         connection.close()
 
 
-def test_an_endpoint_url_in_the_environment_does_not_redirect_the_sandbox(monkeypatch, sent):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://ec2.us-east-1.amazonaws.com")
-    connection = connect("sandbox", seed=1)
-    try:
-        preflight(connection, plan_launches([NANO], count=1)).require()
-    finally:
-        connection.close()
-
-    assert set(sent) == {"127.0.0.1"}
-
-
-def test_a_proxy_in_the_environment_does_not_break_the_sandbox(monkeypatch, sent):
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+@pytest.mark.parametrize(
+    ("names", "address"),
+    [
+        (["AWS_ENDPOINT_URL"], "https://ec2.us-east-1.amazonaws.com"),
+        (["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"], "http://127.0.0.1:9"),
+    ],
+)
+def test_neither_an_endpoint_nor_a_proxy_in_the_environment_redirects_the_sandbox(
+    monkeypatch, sent, names, address
+):
+    for name in names:
+        monkeypatch.setenv(name, address)
     connection = connect("sandbox", seed=1)
     try:
         preflight(connection, plan_launches([NANO], count=1)).require()

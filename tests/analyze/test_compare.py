@@ -91,6 +91,18 @@ def test_a_single_target_has_nothing_to_be_compared_with():
     assert compare_targets(laws_of(two()[0]), horizon_s=300.0, rng=np.random.default_rng(1)).empty
 
 
+def test_where_one_median_was_not_reached_there_is_no_ratio_but_a_bound_and_the_reason():
+    rng = np.random.default_rng(1)
+    first = simulate(Truth(median_s=20.0), runs=12, count=5, rng=rng, target=A)
+    second = simulate(Truth(median_s=20.0, never=0.95), runs=12, count=5, rng=rng, target=B)
+    row = compared(laws_of(first, second))
+
+    assert np.isnan(row["ratio"])
+    assert row["ratio_high"] < 1
+    assert row["why"] == f"no ratio: half of {B} did not come while watched"
+    assert row["p_value"] < 0.01
+
+
 def test_where_neither_median_was_reached_the_ratio_is_not_known():
     rng = np.random.default_rng(1)
     rare = [simulate(Truth(never=0.9), runs=8, count=4, rng=rng, target=name) for name in (A, B)]

@@ -68,7 +68,7 @@ def test_a_repeated_simulated_world_counts_once(folder):
     data = load_comparable(folder)
 
     assert data.launches["batch_id"].nunique() == 1
-    assert data.left_out["why"].str.contains("with the same seed: counts once").all()
+    assert data.left_out["why"].str.contains("repeats a run of the simulated world w-").all()
 
 
 def test_another_simulated_world_is_another_sample(folder):

@@ -198,7 +198,7 @@ def test_what_was_left_out_is_said(tmp_path):
     export(launches, batch_of(launches), to=tmp_path, created_at=NOW)
     readme = (tmp_path / "simulated" / "README.md").read_text()
 
-    assert "refused: quota: 1 runs, 1 requests" in readme
+    assert "refused (quota): says nothing about the market: 1 runs, 1 requests" in readme
     assert "ready was not watched for" in readme
 
 

@@ -18,7 +18,8 @@ from spotlib.forecast_score import (
     split_by_target,
     split_by_time,
 )
-from spotlib.training import RUN, training_table
+from spotlib.observations import RUN
+from spotlib.training import training_table
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,9 +6,9 @@ import pytest
 from launch_rows import INF, drawn, run_rows, table_of
 
 from spotlib.model import Stage
+from spotlib.observations import RUN
 from spotlib.training import (
     COLUMNS,
-    RUN,
     data_dictionary,
     left_out,
     request_table,
@@ -114,8 +114,8 @@ def test_what_is_no_observation_of_the_market_is_left_out_with_its_reason():
 
     assert run_count(training_table(launches)) == 1
     assert left_out(launches).set_index("reason")["requests"].to_dict() == {
-        "failed: limit-exceeded": 2,
-        "refused: quota": 1,
+        "failed: a quota of the account": 2,
+        "refused (quota): says nothing about the market": 1,
     }
 
 
@@ -132,7 +132,8 @@ def test_a_repeated_world_counts_once_and_a_later_batch_in_it_again():
     launches = table_of(run_rows([20.0]), run_rows([20.0], **again), run_rows([30.0], **later))
 
     assert run_count(training_table(launches)) == 2
-    assert left_out(launches)["reason"].tolist() == ["a repeat of a simulated world"]
+    words = "repeats a run of the simulated world w-1: counts once"
+    assert left_out(launches)["reason"].tolist() == [words]
 
 
 @pytest.mark.parametrize(
