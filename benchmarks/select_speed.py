@@ -50,7 +50,7 @@ def main() -> None:
             os.environ["SPOTLIB_BENCHMARK_CACHE"] = cache
             run_apart("cached", "csv.gz", options.month)  # fills the cache
             for way in ("ours", "cached", "limit"):
-                show(way, "month csv.gz", [run_apart(way, "csv.gz", options.month)], None)
+                show(way, "month csv.gz", [run_apart(way, "csv.gz", options.month)], {})
     else:
         with tempfile.TemporaryDirectory() as folder:
             compare(Path(folder), options.forms, options.repeat)
@@ -66,7 +66,7 @@ def compare(folder: Path, forms: list[str], repeat: int) -> None:
                 for way in WAYS:
                     runs[way].append(run_apart(way, form, sources[form]))
             for way in WAYS:
-                show(way, f"{days} d {form}", runs[way], runs["study"])
+                show(way, f"{days} d {form}", runs[way], runs)
 
 
 def write_archives(folder: Path, days: int) -> dict[str, Path]:
@@ -90,7 +90,11 @@ def run_here(way: str, form: str, folder: str) -> dict[str, float]:
     """Time one way after its imports; peak memory includes them."""
     work = {"study": study, "tuned": study, "limit": limit, "ours": ours, "cached": ours}[way]
     if way in ("ours", "cached"):
-        import spotlib.dataset  # noqa: F401
+        import spotlib.dataset
+        import spotlib.select  # noqa: F401
+
+        if way == "cached" or form == "parquet":
+            import pyarrow.parquet  # noqa: F401
     elif way in ("study", "tuned"):
         import pandas  # noqa: F401
     else:
@@ -175,19 +179,25 @@ def _opened(folder: Path, form: str) -> Iterator[object]:
             )
 
 
+def ratio(some: list[dict[str, float]], others: list[dict[str, float]], key: str) -> float:
+    """Median ratio of runs that were neighbours in time."""
+    return statistics.median(one[key] / other[key] for one, other in zip(some, others, strict=True))
+
+
 def show(
-    way: str, what: str, runs: list[dict[str, float]], study_runs: list[dict[str, float]] | None
+    way: str, what: str, runs: list[dict[str, float]], others: dict[str, list[dict[str, float]]]
 ) -> None:
     middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     line = (
         f"{what:12} {way:7} {middle['seconds']:7.2f} s  {middle['cpu']:7.2f} s cpu"
         f"  {middle['rows'] / middle['seconds'] / 1e6:7.2f} M rows/s  {middle['peak_mb']:6.0f} MB"
     )
-    if study_runs:
-        pairs = list(zip(study_runs, runs, strict=True))
-        faster = statistics.median(one["seconds"] / other["seconds"] for one, other in pairs)
-        smaller = statistics.median(one["peak_mb"] / other["peak_mb"] for one, other in pairs)
+    if others:
+        faster = ratio(others["study"], runs, "seconds")
+        smaller = ratio(others["study"], runs, "peak_mb")
+        over = [ratio(runs, others["limit"], key) for key in ("cpu", "seconds")]
         line += f"  {faster:6.2f} x faster  {smaller:5.2f} x smaller"
+        line += f"  {over[0]:5.2f} x limit cpu  {over[1]:5.2f} x limit s"
     print(line, flush=True)
 
 

@@ -47,6 +47,7 @@ _PACKED_BYTES = 1 << 15  # of gzip for about a block: snapshots shrink to a seve
 _NO_TEXT = 2**64 - 1  # a word above all others
 
 Codes = np.ndarray[Any, np.dtype[np.uint8]]
+Prices = np.ndarray[Any, np.dtype[np.float64]]
 Words = np.ndarray[Any, np.dtype[np.uint64]]
 _Places = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -92,10 +93,10 @@ def rows_of(data: bytes, file: str) -> Iterator["Block"]:
     return _blocks(data, file, COLUMNS)
 
 
-def prices_of(data: bytes, file: str) -> list[float]:
-    """Return the spot price of each row in USD per hour (NaN if missing), if there are any."""
+def prices_of(data: bytes, file: str) -> Prices:
+    """Return the spot price of each row in USD per hour, NaN if missing; none if none is told."""
     blocks = _blocks(data, file, NAMED, optional=PRICED)
-    return [price for block in blocks for price in block.prices()]
+    return np.concatenate([block.prices() for block in blocks])
 
 
 def columns_in(
@@ -173,7 +174,14 @@ class Block:
             parts = (self.text[start:end].split(b",") for start, end in bounds)
             cells |= zip(span, zip(*parts, strict=True), strict=True)
         rows = zip(*(cells[column] for column in POOL), strict=True)
-        return [b",".join(row).replace(b"\r", b"") for row in rows]
+        names = [b",".join(row).replace(b"\r", b"") for row in rows]
+        try:
+            b"".join(names).decode()
+        except UnicodeDecodeError as error:
+            raise ArchiveError(
+                self.layout.file, f"holds a name that is no text ({error})"
+            ) from error
+        return names
 
     def codes(self) -> Codes:
         """Return one byte for the two values of each row, verified."""
@@ -211,13 +219,13 @@ class Block:
             code += unit * (HALVES if column == "sps" else 1)
         return code
 
-    def prices(self) -> list[float]:
+    def prices(self) -> Prices:
         if PRICE not in self.layout.columns:
-            return []
+            return np.empty(0)
         starts, lengths = self._bounds((PRICE,))
         bounds = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
-        texts = [self.text[start:end] for start, end in bounds]
-        return [self.layout.number(text.decode("utf-8", "replace"), PRICE) for text in texts]
+        texts = (self.text[start:end].decode("utf-8", "replace") for start, end in bounds)
+        return np.array([self.layout.number(text, PRICE) for text in texts])
 
     def _bounds(self, span: _Span) -> tuple[_Places, _Places]:
         """Return where the first cell of a span starts in each row, and how long all are."""

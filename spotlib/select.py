@@ -9,7 +9,7 @@ the same to the last digit whatever the order of files, days or machines.  Pure:
 and no clock; random choices take a seed.  ``write_selection`` alone touches the disk.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -27,6 +27,7 @@ PAIR: Final = ["instance_type", "region"]
 ZONE: Final = [*PAIR, "availability_zone_id"]
 PER_ONE: Final = {"sps": 1, "if_score": 2}  # whole units in one: IF comes in halves
 _SHORT = {"sps": "sps", "if_score": "if"}
+_Integers = np.ndarray[Any, np.dtype[np.int64]]
 _STUDY_CODE = -1  # what the archive writes for missing, and the study took for a value
 
 
@@ -102,18 +103,27 @@ def variation(
     _require(form in ("pooled", "within"), f"form is pooled or within, got {form!r}")
     _require(missing in ("drop", "as_value"), f"missing is drop or as_value, got {missing!r}")
     require_columns(counts, [*ZONE, "sps", "if_score", "snapshots"])
-    held = snapshots_by_value(counts)
-    sums = {"snapshots": held["snapshots"]}
+    counts = counts.dropna(subset=ZONE)
+    numbers, (types, regions, zones) = _numbered(counts)
+    found, zone = np.unique(numbers, return_inverse=True)
+    found, pair = np.unique(found // len(zones), return_inverse=True)
+    type_of, region_of = np.divmod(found, len(regions))
+    table = pd.DataFrame(
+        {
+            "instance_type": pd.array(types, dtype="str").take(type_of),
+            "region": pd.array(regions, dtype="str").take(region_of),
+            "zones": np.bincount(pair, minlength=len(found)),
+        }
+    )
+    snapshots: _Integers = counts["snapshots"].to_numpy("int64")
+    table["snapshots"] = _sums(snapshots, pair[zone], len(found))
     for feature in PER_ONE:
-        sums |= _weighted_powers(held, feature, missing)
-    by_zone = pd.DataFrame(sums).groupby([held[name] for name in ZONE], observed=True).sum()
-    by_pair = by_zone.groupby(level=PAIR, observed=True)
-    totals = by_pair.sum()
-    table = pd.DataFrame({"zones": by_pair.size(), "snapshots": totals["snapshots"]})
-    for feature in PER_ONE:
-        table = table.join(_moments(by_zone, totals, feature, form))
-    table = table.reset_index().astype(dict.fromkeys(PAIR, "str"))
-    return table.sort_values(PAIR, ignore_index=True)
+        units, known = (each.to_numpy() for each in feature_units(counts, feature, missing))
+        weight: _Integers = np.where(known, snapshots, 0)
+        powers = (weight, weight * units, weight * units * units)
+        by_zone = [_sums(power, zone, len(pair)) for power in powers]
+        table = table.assign(**_moments(by_zone, pair, len(found), feature, form))
+    return table
 
 
 def score_targets(
@@ -242,17 +252,29 @@ def snapshots_by_value(counts: pd.DataFrame) -> pd.DataFrame:
     return held.astype("int64").reset_index()
 
 
-def _weighted_powers(
-    counts: pd.DataFrame, feature: str, missing: Missing
-) -> dict[str, "pd.Series[int]"]:
-    """Return n, S and Q of a feature for each row of counts, as integers in its own units."""
-    units, known = feature_units(counts, feature, missing)
-    weight = counts["snapshots"].where(known, 0)
-    return {
-        f"{feature}_n": weight,
-        f"{feature}_sum": weight * units,
-        f"{feature}_squares": weight * units * units,
-    }
+def _numbered(counts: pd.DataFrame) -> tuple[_Integers, list[np.ndarray[Any, Any]]]:
+    """Return one number for each row's type, region and zone, in their order, and those names.
+
+    A group-by over three columns of text gives the same, and makes a text of each row for it.
+    """
+    numbers = np.zeros(len(counts), np.int64)
+    names = []
+    for column in ZONE:
+        places, values = pd.factorize(counts[column])
+        texts = np.array(values.astype(str), object)
+        order = np.argsort(texts)
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        numbers = numbers * len(order) + rank[places]
+        names.append(texts[order])
+    return numbers, names
+
+
+def _sums(values: _Integers, group: _Integers, groups: int) -> _Integers:
+    """Add up integers by the number of their group."""
+    sums = np.zeros(groups, np.int64)
+    np.add.at(sums, group, values)
+    return sums
 
 
 def feature_units(
@@ -269,27 +291,31 @@ def feature_units(
     return units, known
 
 
-def _moments(by_zone: pd.DataFrame, totals: pd.DataFrame, feature: str, form: Form) -> pd.DataFrame:
-    """Return count, mean, deviation and CoV of a feature by pair, in the feature's own unit."""
-    count, total, squares = (totals[f"{feature}_{part}"] for part in ("n", "sum", "squares"))
-    mean = (total / count.where(count > 0)).rename("mean")
+def _moments(
+    by_zone: Sequence[_Integers], pair: _Integers, pairs: int, feature: str, form: Form
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Return count, mean, deviation and CoV of a feature by pair, in the feature's own unit.
+
+    ``by_zone`` has n, S and Q of each zone in the feature's whole units, ``pair`` its pair.
+    """
+    count, total, squares = (_sums(power, pair, pairs) for power in by_zone)
+    mean = total / np.where(count > 0, count, np.nan)
     if form == "pooled":
-        variance = (count * squares - total * total) / (count * (count - 1)).where(count > 1)
+        pooled = count * squares - total * total
+        variance = pooled / np.where(count > 1, count * (count - 1), np.nan)
     else:
-        n, s, q = (by_zone[f"{feature}_{part}"] for part in ("n", "sum", "squares"))
-        within = ((n * q - s * s) / n.where(n > 0)).groupby(level=PAIR, observed=True).sum()
-        freedom = count - (n > 0).groupby(level=PAIR, observed=True).sum()
-        variance = within / freedom.where(freedom > 0)
+        n, s, q = by_zone
+        within = pd.Series((n * q - s * s) / np.where(n > 0, n, np.nan)).groupby(pair).sum()
+        freedom = count - _sums((n > 0).astype(np.int64), pair, pairs)
+        variance = within.to_numpy() / np.where(freedom > 0, freedom, np.nan)
     deviation = np.sqrt(variance)
     short = _SHORT[feature]
-    return pd.DataFrame(
-        {
-            f"{short}_snapshots": count,
-            f"{short}_mean": mean / PER_ONE[feature],
-            f"{short}_std": deviation / PER_ONE[feature],
-            f"{short}_cov": deviation / mean.where(mean != 0),
-        }
-    )
+    return {
+        f"{short}_snapshots": count,
+        f"{short}_mean": mean / PER_ONE[feature],
+        f"{short}_std": deviation / PER_ONE[feature],
+        f"{short}_cov": deviation / np.where(mean != 0, mean, np.nan),
+    }
 
 
 def _is_of_size(table: pd.DataFrame, sizes: Iterable[str] | None) -> "pd.Series[bool]":

@@ -36,6 +36,7 @@ from spotlib.cells import (
     SCALES,
     Block,
     Codes,
+    Prices,
     Scale,
     Words,
     columns_in,
@@ -44,6 +45,7 @@ from spotlib.cells import (
 )
 
 _ROWS_AT_ONCE = 1 << 18  # of a Parquet day, to bound memory
+_POOLS_AT_ONCE = 1 << 12
 _REMOTE_READERS = 8  # a bucket is slow to answer, not busy
 _DAY_S = 24 * 60 * 60
 _MICROSECONDS = 1_000_000
@@ -91,7 +93,7 @@ class _Grid:
 
     codes: Codes  # pool x snapshot
     times: list[time] = field(default_factory=list)
-    prices: dict[int, float] = field(default_factory=dict)  # of pools, in the last snapshot
+    prices: Prices = field(default_factory=lambda: np.empty(0))  # of pools, last snapshot
     rows: int = 0
     nameless_rows: int = 0  # they belong to no pool
     contradictions: int = 0
@@ -103,7 +105,7 @@ class _Grid:
         with self._lock:
             pools = (
                 self._pools.setdefault(name, len(self._pools))
-                if all(name.split(b","))
+                if b",," not in b",%b," % name
                 else _NAMELESS
                 for name in names
             )
@@ -135,16 +137,30 @@ class _Grid:
         if more_pools or more_ticks:
             self.codes = np.pad(self.codes, ((0, more_pools), (0, more_ticks)))
 
-    def add_prices(self, pools: _Pools, prices: Sequence[float]) -> None:
+    def keep_prices(self, pools: _Pools, prices: Prices) -> None:
         """Keep the lowest price of each pool; -1 and NaN are none."""
-        for pool, price in zip(pools.tolist(), prices, strict=bool(prices)):
-            if price >= 0 and pool != _NAMELESS:
-                self.prices[pool] = min(price, self.prices.get(pool, price))
+        priced = (prices >= 0) & (pools != _NAMELESS)
+        self.prices = np.pad(
+            self.prices, (0, len(self._pools) - len(self.prices)), constant_values=np.nan
+        )
+        np.fmin.at(self.prices, pools[priced], prices[priced])
 
-    def names(self) -> list[list[str]]:
-        """Return the regions, the types and the zones of the pools."""
-        rows = [name.decode().split(",") for name in self._pools]
-        return [[row[place] for row in rows] for place in range(len(POOL))]
+    def names(self) -> list[tuple[list[str], _Pools]]:
+        """Return the different regions, types and zones in order, and for each pool their places.
+
+        Each name is held once only: a day has some 30,000 pools, but 900 names.
+        """
+        numbers: list[dict[bytes, int]] = [{} for _ in POOL]
+        met = np.empty((len(POOL), len(self._pools)), np.int32)
+        for pool, row in enumerate(self._pools):
+            for column, name in enumerate(row.split(b",")):
+                met[column, pool] = numbers[column].setdefault(name, len(numbers[column]))
+        columns = []
+        for number, places in zip(numbers, met, strict=True):
+            texts = sorted(name.decode() for name in number)
+            place = {text.encode(): each for each, text in enumerate(texts)}
+            columns.append((texts, np.array([place[name] for name in number], np.int32)[places]))
+        return columns
 
 
 @dataclass(frozen=True)
@@ -182,7 +198,8 @@ def _fill_from_csv(files: Sequence[File], read: _Read, skipped: list[Skipped] | 
     if last:  # prices serve an estimate of cost: the day's last ones are enough, and cost one file
         with _or_skip(skipped):
             file, pools = last
-            grid.add_prices(pools, prices_of(read(file), file.name))
+            prices = prices_of(read(file), file.name)
+            grid.keep_prices(pools[: len(prices)], prices)  # there are as many, or none
     return grid
 
 
@@ -297,11 +314,11 @@ class _Clock:
         """Leave in ``grid`` the prices of the last snapshot so far."""
         latest = max(self.seconds, default=-1)
         if latest > self._priced:
-            grid.prices.clear()
+            grid.prices = np.empty(0)
             self._priced = latest
         rows = np.flatnonzero(ticks == self._tick[latest])
         values = prices.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        grid.add_prices(pools[rows], values[rows].tolist())
+        grid.keep_prices(pools[rows], values[rows])
 
 
 def _time(second: int) -> time:
@@ -349,13 +366,14 @@ def _units(column: pa.Array, scale: Scale, file: str) -> Codes:
 
 def _table(grid: _Grid, day: date) -> pa.Table:
     """Return the counts: one row for each pool and pair of values, in a fixed order."""
-    names = [_numbered(column) for column in grid.names()]
+    names = grid.names()
     cells = _cells(grid.codes)
     regions, types, zones = (places[cells["pool"]] for _, places in names)
     order = np.lexsort(np.stack([cells["code"], zones, types, regions]))
     cells = {name: values[order] for name, values in cells.items()}
     pool, (sps, halves) = cells["pool"], np.divmod(cells["code"], HALVES)
-    prices = np.array([grid.prices.get(each, np.nan) for each in range(len(grid.codes))])[pool]
+    missing = len(grid.codes) - len(grid.prices)
+    prices = np.pad(grid.prices, (0, missing), constant_values=np.nan)[pool]
     at = np.array([f"{day}T{when}" for when in grid.times], "datetime64[us]")
     return pa.table(
         {
@@ -377,22 +395,12 @@ def _table(grid: _Grid, day: date) -> pa.Table:
     )
 
 
-def _numbered(names: Sequence[str]) -> tuple[list[str], _Pools]:
-    """Return the different names in order, and for each name its place among them."""
-    texts = sorted(set(names))
-    place = {name: number for number, name in enumerate(texts)}
-    return texts, np.array([place[name] for name in names], np.int32)
-
-
 def _cells(codes: Codes) -> dict[str, _Integers]:
     """Return one row for each pool and code: how many snapshots, when, and how it came there."""
     ticks = max(codes.shape[1], 1)
-    flat = codes.ravel()  # pool by pool, each in order of time
-    edge = np.ones(flat.size + 1, np.bool_)
-    np.not_equal(flat[1:], flat[:-1], out=edge[1:-1])
-    edge[:-1:ticks] = True
-    start = np.flatnonzero(edge)
-    length, start = np.diff(start), start[:-1]
+    flat = codes.reshape(-1)  # pool by pool, each in order of time
+    start = _starts(codes)
+    length = np.diff(start, append=flat.size)
     listed = flat[start] > 0
     length, start = length[listed], start[listed]
     code = flat[start].astype(np.int64) - 1
@@ -410,6 +418,18 @@ def _cells(codes: Codes) -> dict[str, _Integers]:
         "first": np.minimum.reduceat(first[order], group),
         "last": np.maximum.reduceat((first + length - 1)[order], group),
     }
+
+
+def _starts(codes: Codes) -> _Integers:
+    """Return where each run of equal codes starts, some pools at a time to bound memory."""
+    pools, ticks = codes.shape
+    starts = [np.empty(0, np.int64)]
+    for first in range(0, pools, _POOLS_AT_ONCE):
+        some = codes[first : first + _POOLS_AT_ONCE]
+        edge = np.ones(some.shape, np.bool_)
+        np.not_equal(some[:, 1:], some[:, :-1], out=edge[:, 1:])
+        starts.append(np.flatnonzero(edge) + first * ticks)
+    return np.concatenate(starts)
 
 
 def _changes(pool: _Integers, units: _Integers) -> _Integers:

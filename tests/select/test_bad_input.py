@@ -49,6 +49,26 @@ BAD = {
     "SPS beyond the scale": (lambda _: _row(sps="11"), "SPS is 11, not a whole number from 1"),
     "SPS zero": (lambda _: _row(sps="0"), "SPS is 0, not a whole number from 1 to 10"),
     "SPS in fractions": (lambda _: _row(sps="2.5"), "SPS is 2.5, not a whole number from 1 to 10"),
+    "a row with a cell more": (
+        lambda data: gzip.decompress(data) + b"1,2,3,4,5,6,7,8,9,10\n",
+        "has 10 cells, not 9, in line 1,2,3,4,5,6,7,8,9,10",
+    ),
+    "a row with a cell less": (
+        lambda data: gzip.decompress(data) + b"1,2,3,4,5,6,7,8\n" + ROW.encode(),
+        "has 8 cells, not 9, in line 1,2,3,4,5,6,7,8",
+    ),
+    "a name of a sentence": (
+        lambda data: gzip.compress(gzip.decompress(data).replace(b"t3.nano", b"t3." + b"x" * 80)),
+        "holds the text",
+    ),
+    "a quote that never ends": (
+        lambda data: gzip.decompress(data) + b'"1,2,3,4,5,6,7,8,9\n',
+        "holds lines that are no csv",
+    ),
+    "bytes that are no text": (
+        lambda data: gzip.decompress(data).replace(b"t3.nano", b"\xff\xfe"),
+        "holds a name that is no text",
+    ),
     "csv cut off": (_cut_line, "ends in the middle of a line"),
 }
 

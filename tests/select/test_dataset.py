@@ -110,6 +110,19 @@ def test_forked_processes_are_refused_for_they_would_never_end(archive):
         read_counts(archive, executor=forked, cache=None)
 
 
+def test_an_archive_on_disk_is_read_without_the_libraries_it_does_not_need(archive):
+    script = (
+        "import sys; from spotlib.dataset import read_counts\n"
+        "read_counts(sys.argv[1], cache=None)\n"
+        "print(sorted({'boto3', 'botocore', 'polars', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, archive], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "[]"
+
+
 @settings(
     max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

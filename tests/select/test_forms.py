@@ -34,6 +34,10 @@ FORMS = {
     "era d": lambda market, root: write_tree(market, root, era="d"),
     "SPS written 3.0": lambda market, root: write_tree(market, root, sps_suffix=".0"),
     "Windows line ends": lambda market, root: _with_crlf(write_tree(market, root, suffix=".csv")),
+    "quoted cells": lambda market, root: _rewritten(root, market, b"us-east-1", b'"us-east-1"'),
+    "blank lines": lambda market, root: _rewritten(root, market, b"\n", b"\n\n"),
+    "no line end at the end": lambda market, root: _without_last_newline(root, market),
+    "long decimals": lambda market, root: _rewritten(root, market, b",3,", b",3.0000000000,"),
     "missing as empty": lambda market, root: write_tree(market, root, missing=""),
 }
 
@@ -41,6 +45,18 @@ FORMS = {
 def _with_crlf(root):
     for path in root.rglob("*.csv"):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    return root
+
+
+def _rewritten(root, market, old, new):
+    for path in write_tree(market, root, suffix=".csv").rglob("*.csv"):
+        path.write_bytes(path.read_bytes().replace(old, new))
+    return root
+
+
+def _without_last_newline(root, market):
+    for path in write_tree(market, root, suffix=".csv").rglob("*.csv"):
+        path.write_bytes(path.read_bytes().removesuffix(b"\n"))
     return root
 
 
@@ -114,6 +130,24 @@ def test_the_order_of_rows_in_a_file_does_not_matter(expected, tmp_path):
     reading = read_counts(write_tree(shuffled, tmp_path), cache=None)
 
     pd.testing.assert_frame_equal(reading.counts, expected.counts)
+
+
+def test_files_longer_than_a_block_are_read_whole_however_their_rows_differ(tmp_path):
+    """Rows of some thousand pools, of which each snapshot lacks others and has them elsewhere."""
+    rows = [
+        (datetime(2024, 8, 1, 0, 10 * tick, tzinfo=UTC), f"t{pool}.nano", "r", "z", 3, 2.5)
+        for tick in range(4)
+        for pool in range(6000)
+        if (pool * 7919 + tick) % 997
+    ]
+    market = history(rows[:12_000] + rows[:11_000:-1])
+
+    reading = read_counts(write_tree(market, tmp_path), cache=None)
+
+    assert reading.days["rows"].tolist() == [len(market.rows)]
+    held = reading.counts.set_index("instance_type")["snapshots"].sort_index()
+    expected = market.rows.drop_duplicates(["at", "instance_type"])["instance_type"].value_counts()
+    assert held.to_dict() == expected.to_dict()
 
 
 @pytest.mark.parametrize("write", [write_tree, write_parquet])
