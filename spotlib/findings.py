@@ -29,6 +29,9 @@ def ready_words(laws: Mapping[str, LaunchTimes], *, horizon_s: float) -> str:
     slow = max(known, key=lambda name: known[name].value)
     if len(known) > 1:
         words += f", half of the {slow} by {known[slow].words()}"
+    if len(known) < len(medians):
+        others = len(medians) - len(known)
+        words += f", half of those of {others} more target{'s' * (others != 1)} not while watched"
     return f"{words}; {end}."
 
 

@@ -90,13 +90,14 @@ def _by_target(runs: list[pd.DataFrame], colours: Colours) -> Figure:
     rows = math.ceil(len(colours) / columns)
     figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for ax, (name, colour) in zip(axes.flat, colours.items(), strict=False):
+    for number, (ax, (name, colour)) in enumerate(zip(axes.flat, colours.items(), strict=False)):
         mine = [run for run in runs if run["target"].iloc[0] == name]
         for run in mine:
             _draw_run(ax, run, Stage.READY, colour, thin=True)
         times, mean = _mean_count(mine)
         ax.step(times, mean, where="post", color="black", linewidth=2, label="mean")
-        ax.set_title(f"{name} ({len(mine)} runs)", fontsize="medium", loc="left")
+        ax.set_title(f"{name} ({len(mine)} runs)", fontsize="small", loc="left")
+        ax.tick_params(labelbottom=number + columns >= len(colours))  # the lowest of its column
         _label_counts(ax, "", runs)
     for ax in axes.flat[len(colours) :]:
         ax.set_axis_off()

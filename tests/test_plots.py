@@ -48,6 +48,7 @@ def test_more_runs_have_a_panel_a_target_with_their_mean(polls_of):
     figure = ready_counts_figure(polls)
 
     panels = [ax for ax in figure.axes if ax.axison]
+    assert all(ax.xaxis.get_tick_params()["labelbottom"] for ax in panels)
     assert [ax.get_title(loc="left") for ax in panels] == [
         "t3.nano in sa-east-1 (3 runs)",
         "t4g.medium in ap-northeast-3 (3 runs)",
