@@ -75,8 +75,8 @@ def read_counts(
     """Count the values of every pool in ``dataset``: a folder, a zip or ``s3://bucket/prefix``.
 
     ``days`` picks days and months: ``"2024-08"`` or ``["2024-08-01", date(2024, 8, 2)]``.
-    ``executor`` runs one job a day; by default the days are counted one after another here, each
-    on all processors, which needs the memory of one day however many there are.
+    ``executor`` runs one job a day, on as many processors as it has; by default the days are
+    counted one after another here, which needs the memory of one day however many there are.
     ``cache`` is the folder of counted days, None for none.  ``progress`` is told how many days
     are done, of how many.
 
@@ -172,11 +172,11 @@ def _run(executor: Executor | None, jobs: list[list[File]], skip_bad_files: bool
 
 
 def _refuse_forked(executor: Executor) -> None:
-    """Polars would wait for ever in a forked process, on locks its threads held at the fork."""
+    """A forked process may wait for ever, on locks that threads of its parent held at the fork."""
     context: Any = getattr(executor, "_mp_context", None)
     if isinstance(executor, ProcessPoolExecutor) and context.get_start_method() == "fork":
         raise ValueError(
-            "polars cannot run in forked processes; give"
+            "days cannot be counted in forked processes; give"
             " ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))"
         )
 

@@ -12,7 +12,6 @@ or an empty cell) is missing, and so is a pool that one snapshot shows with two 
 What a csv says is ``cells``' to read.  No day knows of another here, and no statistic is taken.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,7 +45,7 @@ from spotlib.cells import (
 
 _ROWS_AT_ONCE = 1 << 18  # of a Parquet day, to bound memory
 _POOLS_AT_ONCE = 1 << 12
-_REMOTE_READERS = 8  # a bucket is slow to answer, not busy
+_REMOTE_READERS = 8
 _DAY_S = 24 * 60 * 60
 _MICROSECONDS = 1_000_000
 _NAMELESS = -1  # the pool of a row without type, region or zone
@@ -233,11 +232,11 @@ def _compared(blocks: Iterable[Block], before: _Listing, grid: _Grid) -> tuple[_
 def _ahead(work: Callable[[File], _Rows], files: Sequence[File]) -> Iterator[_Ahead]:
     """Give each file with the future of its work, done on threads a few files ahead.
 
-    Unpacking, numpy and the network work outside the interpreter's lock, so that threads help; the
-    window keeps a whole day from being held at once.
+    A bucket is slow to answer, not busy, so that many may wait for it.  From a disk one thread is
+    as quick as two, which take turns at the interpreter's lock, and takes less memory.  The window
+    keeps a whole day from being held at once.
     """
-    remote = files[0].name.startswith("s3://")
-    threads = _REMOTE_READERS if remote else os.cpu_count() or 1
+    threads = _REMOTE_READERS if files[0].name.startswith("s3://") else 1
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[_Ahead] = deque()
         try:
