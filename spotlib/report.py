@@ -13,7 +13,9 @@ from spotlib.prepared import Checked
 def banner(connection: Connection) -> str:
     """One loud line: whether this is a pretend market, or costs money."""
     if connection.simulated:
-        words = f"{SIMULATED}: a pretend market, world {connection.world}. No AWS, no cost."
+        market = connection.market or "of a test"
+        words = f"{SIMULATED}: a pretend market, {market}, world {connection.world}. "
+        words += "No AWS, no cost."
         return _banner(words, "#e8f0fe", "#1a4fa0")
     if is_aws(connection.endpoint):
         return _banner("AWS: the next cells spend real money.", "#fdecea", "#a61b1b")
