@@ -103,7 +103,8 @@ def variation(
     _require(form in ("pooled", "within"), f"form is pooled or within, got {form!r}")
     _require(missing in ("drop", "as_value"), f"missing is drop or as_value, got {missing!r}")
     require_columns(counts, [*ZONE, "sps", "if_score", "snapshots"])
-    counts = counts.dropna(subset=ZONE)
+    if counts[ZONE].isna().any(axis=None):
+        counts = counts.dropna(subset=ZONE)
     numbers, (types, regions, zones) = _numbered(counts)
     found, zone = np.unique(numbers, return_inverse=True)
     found, pair = np.unique(found // len(zones), return_inverse=True)
