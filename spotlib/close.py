@@ -81,17 +81,26 @@ class Cleaned:
     terminated: frozenset[str] = frozenset()
 
     def commands(self) -> list[str]:
-        """The AWS CLI commands that finish the job by hand."""
-        return [
+        """The AWS CLI commands that finish the job by hand: cancel, look, terminate."""
+        cancels = [
             f"aws ec2 cancel-spot-instance-requests --region {region} "
             f"--spot-instance-request-ids {' '.join(ids)}"
             for region, ids in self.open_requests.items()
             if ids
-        ] + [
+        ]
+        looks = [
+            f"aws ec2 describe-instances --region {region} --filters "
+            f"Name=spot-instance-request-id,Values={','.join(ids)} "
+            "--query Reservations[].Instances[].[InstanceId,State.Name]"
+            for region, ids in self.open_requests.items()
+            if ids
+        ]
+        ends = [
             f"aws ec2 terminate-instances --region {region} --instance-ids {' '.join(ids)}"
             for region, ids in self.live_instances.items()
             if ids
         ]
+        return cancels + looks + ends
 
 
 def settle(
@@ -100,6 +109,7 @@ def settle(
     batch_id: str,
     known: Mapping[str, Collection[str]],
     note: Note,
+    alive: Mapping[str, Collection[str]] | None = None,
     settle_s: float = SETTLE_S,
     give_up_s: float = GIVE_UP_S,
 ) -> Cleaned:
@@ -111,29 +121,43 @@ def settle(
         For each region the ids of the requests we know of; more are found by the batch's tag.
     note
         Called with each pass that did something.
+    alive
+        For each region the instances last seen alive: to be named if no pass sees anything.
     """
     clock, pauses = connection.clock, _pauses()
     give_up_at_s = clock.now_s() + give_up_s
     quiet_since: dict[str, float] = {}
-    last: dict[str, Released] = {}
+    left = {region: _unseen(known[region], (alive or {}).get(region, ())) for region in known}
+    errors: dict[str, str] = {}
     terminated: set[str] = set()
     while True:
         quiet = True
+        errors.clear()
         for region in sorted(known):
             asked_s = clock.now_s()
-            last[region] = release(connection, region, known=known[region], batch_id=batch_id)
-            terminated.update(last[region].terminated)
-            if last[region].did_something:
-                note_release(note, last[region])
-            if last[region].quiet:
+            passed = release(connection, region, known=known[region], batch_id=batch_id)
+            terminated.update(passed.terminated)
+            if passed.did_something:
+                note_release(note, passed)
+            if passed.error is not None:
+                errors[region] = passed.error
+            if passed.found is not None:
+                left[region] = passed.found
+            if passed.quiet:
                 quiet &= asked_s - quiet_since.setdefault(region, asked_s) >= settle_s
             else:
                 quiet = False
-                if last[region].found is not None:  # a pass that saw nothing proves nothing
+                if passed.found is not None:  # a pass that saw nothing proves nothing
                     quiet_since.pop(region, None)
         if quiet or clock.now_s() >= give_up_at_s:
-            return _cleaned(quiet, last, frozenset(terminated))
+            return _cleaned(quiet, left, errors, frozenset(terminated))
         clock.sleep(next(pauses))
+
+
+def sweep_command(batch_id: str, endpoint: str) -> str:
+    """What closes a batch later, from anywhere that has its log."""
+    where = "" if endpoint == "sandbox" else f" --endpoint {endpoint}"
+    return f"python -m spotlib sweep --batch {batch_id}{where}"
 
 
 def note_release(note: Note, released: Released, **fields: object) -> None:
@@ -152,12 +176,21 @@ def _pauses() -> Iterator[float]:
     return itertools.chain((1.0, 2.0, 4.0, 8.0), itertools.repeat(10.0))
 
 
-def _cleaned(confirmed: bool, last: Mapping[str, Released], terminated: frozenset[str]) -> Cleaned:
-    surveys = {region: each.found for region, each in last.items() if each.found is not None}
+def _unseen(requests: Collection[str], alive: Collection[str]) -> Survey:
+    """What a region may still hold, as long as no pass has seen it."""
+    return Survey({}, dict.fromkeys(sorted(alive), "running"), frozenset(requests))
+
+
+def _cleaned(
+    confirmed: bool,
+    left: Mapping[str, Survey],
+    errors: Mapping[str, str],
+    terminated: frozenset[str],
+) -> Cleaned:
     return Cleaned(
         confirmed,
-        {region: found.open_requests + sorted(found.missing) for region, found in surveys.items()},
-        {region: found.live_instances for region, found in surveys.items()},
-        {region: each.error for region, each in last.items() if each.error is not None},
+        {region: found.open_requests + sorted(found.missing) for region, found in left.items()},
+        {region: found.live_instances for region, found in left.items()},
+        dict(errors),
         terminated,
     )

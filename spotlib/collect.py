@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from spotlib.batch import Batch, Progress, Run, known, new_executor
-from spotlib.close import SETTLE_S, Cleaned, note_release, release, settle
+from spotlib.close import SETTLE_S, Cleaned, note_release, release, settle, sweep_command
 from spotlib.connection import Connection
 from spotlib.ec2 import warm
 from spotlib.features import Features
@@ -147,9 +147,9 @@ def collect(
             on_look=on_look,
             launched_at=dict(launched_at or {}),
         )
-        batch.begin({**schedule, "seed": seed, "settle_s": settle_s, **(notes or {})})
         watchman = _guard(batch) if guard else None
         try:
+            batch.begin({**schedule, "seed": seed, "settle_s": settle_s, **(notes or {})})
             with batch.whatever_the_disk_says():  # if it is full, nothing more is launched
                 _run_rounds(batch, features, every_s=every_s, settle_s=settle_s, seed=seed)
         except BaseException:
@@ -278,6 +278,7 @@ def _clear(batch: Batch, settle_s: float, *, last: bool = False) -> Cleaned:
         batch_id=batch.batch_id,
         known=known_ids,
         note=batch.note,
+        alive=_seen_instances(batch),
         settle_s=settle_s,
     )
     if cleaned.confirmed:  # EC2 forgets ended requests after hours: not to be asked for again
@@ -304,6 +305,17 @@ def _known_ids(batch: Batch) -> dict[str, set[str]]:
     return ids
 
 
+def _seen_instances(batch: Batch) -> dict[str, set[str]]:
+    """By region, the instances of requests that are not yet cleared."""
+    ids: dict[str, set[str]] = {}
+    for run in batch.runs:
+        for request_id, track in run.tracks.items():
+            instance_id = track.sighting and track.sighting.instance_id
+            if instance_id and request_id not in batch.cleared:
+                ids.setdefault(run.region, set()).add(instance_id)
+    return ids
+
+
 def _summary(batch: Batch, cleaned: Cleaned) -> BatchSummary:
     problems = list(dict.fromkeys(batch.problems))
     if batch.stopping.by is not None:
@@ -311,8 +323,12 @@ def _summary(batch: Batch, cleaned: Cleaned) -> BatchSummary:
     if batch.unwritten:
         problems.append("complete the log, once it can be written, with: python -m spotlib sweep")
     if not cleaned.confirmed:
-        by_hand = " && ".join(cleaned.commands()) or "look in the EC2 console"
-        problems.append(f"it is NOT confirmed that nothing is left; finish by hand: {by_hand}")
+        words = "; ".join(f"{region}: {error}" for region, error in cleaned.errors.items())
+        problems.append(
+            f"it is NOT confirmed that nothing is left{f' ({words})' if words else ''}; finish "
+            f"with: {sweep_command(batch.batch_id, batch.connection.endpoint)}; or by hand: "
+            f"{' && '.join(cleaned.commands()) or 'in the EC2 console'}"
+        )
     ended = Counter(
         str(track.outcome) for run in batch.runs for track in run.tracks.values() if track.outcome
     )

@@ -46,6 +46,10 @@ def new_batch_id(started_at: datetime) -> str:
     return f"{started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
+class LogError(OSError):
+    """The log could not be written."""
+
+
 class EventLog:
     """The writer of one batch's log: one write a line, never edited, locked while it lives.
 
@@ -55,6 +59,8 @@ class EventLog:
     def __init__(self, path: str | Path, *, file: int | None = None) -> None:
         self.path = Path(path)
         self._file = _new_file(self.path) if file is None else file
+        # A forked child (multiprocessing) would keep the lock when this process is dead.
+        os.register_at_fork(after_in_child=self._let_go)
         self._torn = False  # whether the file ends within a line
 
     @classmethod
@@ -123,11 +129,12 @@ class EventLog:
     def close(self) -> None:
         """Flush to the disk and let go of the lock."""
         self.flush()
-        os.close(self._file)
+        self._let_go()
 
-
-class LogError(OSError):
-    """The log could not be written."""
+    def _let_go(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1  # from now on the number may be another file's
 
 
 def _line(event: str, fields: Mapping[str, Any]) -> bytes:
@@ -164,12 +171,14 @@ def ends_clean(path: str | Path) -> bool:
 
 
 def _new_file(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, flags, 0o644)
     except FileExistsError as error:
         raise ValueError(f"{path} exists: a log is never written twice") from error
+    except OSError as error:
+        raise LogError(f"{path} cannot be made: {error}; choose another results folder") from error
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     _sync_folder(path.parent)
     return file

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spotlib.batch import new_executor
-from spotlib.close import GIVE_UP_S, SETTLE_S, Cleaned, Note, settle
+from spotlib.close import GIVE_UP_S, SETTLE_S, Cleaned, Note, settle, sweep_command
 from spotlib.connection import Connection, is_aws
 from spotlib.ec2 import Ours, find_ours, survey
 from spotlib.log import (
@@ -57,7 +57,7 @@ class Unfinished:
     alive: bool
     regions: tuple[str, ...]
     request_ids: Mapping[str, tuple[str, ...]]  # region -> ids
-    alive_instances: int
+    alive_instances: Mapping[str, frozenset[str]]  # region -> ids
     ended: int
     rounds_begun: int
     valid_until: datetime | None
@@ -76,7 +76,7 @@ class Unfinished:
             f"{self.batch_id} ({kind}): {state}; round {self.rounds_begun} of {rounds}"
             f"{self._next_round()}, "
             f"{self.requests - self.ended} of {self.requests} requests without an outcome, "
-            f"{self.alive_instances} instances not yet terminated, "
+            f"{sum(map(len, self.alive_instances.values()))} instances not yet terminated, "
             f"spent at most {self._most(self.rounds_begun)} of {self._most(rounds)}, "
             f"in {', '.join(self.regions) or 'no region yet'}"
         )
@@ -95,8 +95,7 @@ class Unfinished:
 
     def command(self) -> str:
         """What closes it."""
-        where = "" if self.first["simulated"] else f" --endpoint {self.first['endpoint']}"
-        return f"python -m spotlib sweep --batch {self.batch_id}{where}"
+        return sweep_command(self.batch_id, self.first["endpoint"])
 
 
 def unfinished(folder: str | Path) -> list[Unfinished]:
@@ -137,20 +136,24 @@ def _unfinished(path: Path, events: Sequence[Event]) -> Unfinished:
         alive=is_alive(path),
         regions=tuple(ids),
         request_ids=ids,
-        alive_instances=len(_seen_instances(events) - _terminated(events)),
+        alive_instances=_alive_instances(events, region),
         ended=sum(event["event"] == "outcome" for event in events),
         rounds_begun=len({number for number, _ in region}),
         valid_until=max(ends, default=None),
     )
 
 
-def _seen_instances(events: Iterable[Event]) -> set[str]:
-    return {each["instance_id"] for each in events if each["event"] == "stage"} - {None}
-
-
-def _terminated(events: Iterable[Event]) -> set[str]:
+def _alive_instances(
+    events: Sequence[Event], region: Mapping[tuple[int, int], str]
+) -> dict[str, frozenset[str]]:
     ended = (each["terminated"] for each in events if each["event"] == "release")
-    return set(itertools.chain.from_iterable(ended))
+    gone = set(itertools.chain.from_iterable(ended))
+    alive: dict[str, frozenset[str]] = {}
+    for each in events:
+        if each["event"] == "stage" and each["instance_id"] not in (None, *gone):
+            place = region[each["round"], each["plan"]]
+            alive[place] = alive.get(place, frozenset()) | {each["instance_id"]}
+    return alive
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,11 @@ class _Job:
         return ids
 
     @property
+    def alive(self) -> Mapping[str, frozenset[str]]:
+        """The instances that the log saw and nobody has terminated, by region."""
+        return self.journal.alive_instances if self.journal is not None else {}
+
+    @property
     def accounted(self) -> dict[str, set[str]]:
         """The ids that EC2 must list before the batch is clean.
 
@@ -365,7 +373,9 @@ def _is_quiet(job: _Job) -> bool:
 
 
 def _close(job: _Job, closing: Callable[..., Cleaned], note: Note) -> Cleaned:
-    return closing(job.connection, batch_id=job.batch_id, known=job.accounted, note=note)
+    return closing(
+        job.connection, batch_id=job.batch_id, known=job.accounted, note=note, alive=job.alive
+    )
 
 
 def _close_and_complete(job: _Job, closing: Callable[..., Cleaned], log: EventLog) -> Swept:

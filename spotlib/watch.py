@@ -51,6 +51,7 @@ def watch(batch: Batch, runs: Sequence[Run], facts: Known) -> None:
     batch.tick = max(batch.tick, math.ceil((batch.now_s() - batch.phase_s) / batch.poll_s))
     while batch.stopping.by is None:
         batch.land()
+        _note_missed(batch, runs)
         _end_due(batch, runs)
         if all(run.ended for run in runs) and not batch.flying:
             return
@@ -150,16 +151,20 @@ def _note_refused(batch: Batch, run: Run, told: dict[str, Any], refusal: Refusal
     )
 
 
-def _look_around(batch: Batch, runs: Sequence[Run]) -> None:
-    """One look a region for the newest tick that is due; older ones passed without."""
+def _note_missed(batch: Batch, runs: Sequence[Run]) -> None:
+    """Ticks that passed without a look, because we were slow or the machine slept."""
     due = math.floor((batch.now_s() - batch.phase_s) / batch.poll_s)
-    tick = max(due, batch.tick)
-    regions = sorted({run.region for run in runs if run.watched})
-    if tick > batch.tick and regions:
-        ticks = list(range(batch.tick, tick))
-        batch.events.append("skipped", round=runs[0].round, ticks=ticks, reason="late")
-    batch.tick = tick + 1
-    for region in regions:
+    if due > batch.tick:
+        if any(run.watched for run in runs):
+            ticks = list(range(batch.tick, due))
+            batch.events.append("skipped", round=runs[0].round, ticks=ticks, reason="late")
+        batch.tick = due
+
+
+def _look_around(batch: Batch, runs: Sequence[Run]) -> None:
+    """One look a region, for the tick that is due."""
+    tick, batch.tick = batch.tick, batch.tick + 1
+    for region in sorted({run.region for run in runs if run.watched}):
         here = [run for run in runs if run.region == region and run.watched]
         if region in batch.looking:
             batch.events.append(

@@ -16,6 +16,7 @@ from spotlib.model import Stage, Target
 from spotlib.sandbox.faults import cut_off, fail, lose_answer
 from spotlib.sandbox.world import Fate, World
 from spotlib.store import load_batches, load_launches, load_polls
+from spotlib.sweep import sweep, unfinished
 
 NEVER = Fate(held_s=None)
 EMPTY = {"requests": [], "instances": []}
@@ -251,7 +252,7 @@ def test_a_signal_ends_the_batch_in_order_and_a_second_one_changes_nothing(run, 
     assert summary.cleaned.confirmed
 
 
-def test_an_error_in_the_middle_still_leaves_nothing_and_is_not_hidden(run, log):
+def test_an_error_in_the_middle_still_leaves_nothing_and_is_not_hidden(run, in_process, log):
     def broken(_):
         raise ZeroDivisionError("a view that breaks")
 
@@ -260,8 +261,10 @@ def test_an_error_in_the_middle_still_leaves_nothing_and_is_not_hidden(run, log)
         run(world, n=3, on_look=broken)
 
     assert world.leftovers() == EMPTY
-    assert events_of(log, "clean")[0]["confirmed"]
     assert Counter(event["outcome"] for event in events_of(log, "outcome")) == {"abandoned": 3}
+    assert [each.batch_id for each in unfinished(log)] == [log.stem]  # a line may be missing
+    assert sweep(in_process(world), folder=log.parent, regions=[NANO.region]).clean
+    assert events_of(log, "clean")[0]["confirmed"]
 
 
 def test_clean_up_that_cannot_be_confirmed_says_so_with_the_commands(in_process, log, monkeypatch):

@@ -340,7 +340,7 @@ def test_a_stopped_jupyterlab_server_leaves_nothing(repository, tmp_path, market
 # the guard itself
 
 COLLECT = """
-    import os, shutil, signal, sys
+    import multiprocessing, os, shutil, signal, sys, time
     from pathlib import Path
     from spotlib.collect import collect
     from spotlib.connection import connect
@@ -356,6 +356,7 @@ COLLECT = """
     collect(connect(url), plans, log=log, on_look=middle)
 """
 DIE = "os.kill(os.getpid(), signal.SIGKILL)"
+FORK = "multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,)).start()"
 
 
 def collect_until(happens, market, log):
@@ -388,6 +389,15 @@ def test_a_log_thrown_away_in_the_middle_leaves_nothing_in_the_market(market, lo
 
     until(lambda: not processes_of(log.parent, "spotlib.guard"))
     assert control(market, "/sandbox/leftovers") == {"requests": [], "instances": []}
+
+
+@chaos
+def test_a_forked_child_that_lives_on_does_not_keep_the_guard_waiting(tmp_path, market, log):
+    """It was born with what its dead parent held: the guard's pipe and the log's lock."""
+    collect_until(f"{FORK}; {DIE}", market, log)
+
+    until_closed(market, log)
+    assert processes_of(tmp_path), "the child lives on"
 
 
 def test_a_batch_whose_guard_was_killed_ends_by_itself(market, log):
