@@ -6,6 +6,8 @@ recorded with its cause; and in the end nothing is left.
 """
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +23,7 @@ from spotlib.sandbox.company import crowd, move_in
 from spotlib.sandbox.faults import KINDS, Fault
 from spotlib.sandbox.forms import Forms
 from spotlib.sandbox.world import Fate, Reads, World
+from spotlib.store import load_launches
 
 EMPTY = {"requests": [], "instances": []}
 STRANGERS = {"spotlib:batch": "20240831T000000Z-others", "spotlib:round": "others/0"}
@@ -281,3 +284,42 @@ def test_everything_at_once(in_process, log):
     assert len(world.truth()) in (3, 6)  # a call refused five times is not made
     assert world.touched == []
     assert {error.split(":")[0] for error in missed(events)} <= set(CAUSES.values())
+
+
+LOADED = ("us-east-1", "us-west-2", "eu-west-1", "ap-northeast-1", "sa-east-1")
+TYPES = [f"{family}.{size}" for family in ("t3", "t3a") for size in ("nano", "micro", "small")]
+TYPES += ["t3.medium", "t3a.medium", "t2.micro", "t2.small"]
+
+
+def test_fifty_plans_in_five_regions_at_once_under_faults_and_stale_reads(in_process, log, counted):
+    """A hundred requests among strangers: none left, none lost, every bracket true."""
+
+    def strike(world):
+        kinds = ("throttled", "lose_answer", "cut_off", "slow", "malformed")
+        to_s = world.now_s + 400.0
+        faults = [
+            Fault(kind=kind, rate=0.01, to_s=to_s, seconds=6.0, seed=seed)
+            for seed, kind in enumerate(kinds)
+        ]
+        world.faults += faults
+
+    fates = [QUICK, Fate(boot_s=20.0, ok_s=60.0), Fate(held_s=30.0), Fate(held_s=None)]
+    reads = replace(STALE, page_most=9)
+    world = scripted(*fates * 25, reads=reads, throttled=True)
+    move_in(world, crowd(LOADED, tags=STRANGERS))
+    targets = [Target(name, region) for name in TYPES for region in LOADED]
+    summary, events, began_s = collected(
+        in_process, log, world, *targets, n=2, timeout_s=150, prepare=strike, guard=False
+    )
+
+    launched = Counter(each["token"] for each in world.truth())
+    assert len(targets) == 50
+    assert len(world.fired) > 20
+    assert set(launched.values()) == {2}
+    assert world.touched == []
+    assert sum(summary.outcomes.values()) == 100
+    assert summary.outcomes["ready"] >= 40
+    known = load_launches(log)
+    assert set(known["request_id"].dropna()) <= {each["request_id"] for each in world.truth()}
+    assert known["outcome"].notna().all()
+    counted("brackets of 50 plans", brackets_contain_what_was_seen(events, world, began_s))
