@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from spotlib.connection import connect, is_aws
+from spotlib.leftovers import unfinished, unreadable
 from spotlib.model import Stage, Target, plan_launches
 from spotlib.preflight import preflight
 from spotlib.prepared import Checked, split_waves, usd
 from spotlib.refusals import Refusal
 from spotlib.store import results_folder
-from spotlib.sweep import SweepReport, sweep, unfinished, unreadable
+from spotlib.sweep import SweepReport, sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

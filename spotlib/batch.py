@@ -173,6 +173,7 @@ class Batch:
             world=connection.world,
             world_seed=connection.world_seed,
             endpoint=connection.endpoint,
+            market=connection.market,
             started_at=connection.clock.utc(),
             parameters=parameters,
             identity={"account": checked.account, "arn": checked.arn},

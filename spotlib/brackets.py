@@ -120,16 +120,17 @@ class Curve:
 def smoothed(curve: Curve, width_s: float) -> Curve:
     """The curve averaged over a window of ``width_s``, by spreading each piece at least so wide.
 
-    Means are kept, and no piece begins before 0.  Turnbull's curve alone errs locally by the cube
-    root of the sample, so a median read off it is rough; averaged it is not (the smoothed
-    maximum-likelihood estimator: Groeneboom, Jongbloed, Witte, Annals of Statistics 2010).  Half a
-    bracket is enough, and too little to bend the curve: with looks every 3 s and a median of 5 s
-    a whole one makes the median 0.1 s late.
+    Means are kept, and no piece begins before 0 or ends after the last look.  Turnbull's curve
+    alone errs locally by the cube root of the sample, so a median read off it is rough; averaged
+    it is not (the smoothed maximum-likelihood estimator: Groeneboom, Jongbloed, Witte, Annals of
+    Statistics 2010).  Half a bracket is enough, and too little to bend the curve: with looks every
+    3 s and a median of 5 s a whole one makes the median 0.1 s late.
     """
     finite = np.isfinite(curve.by_s)
     by_s = np.where(finite, curve.by_s, curve.after_s)
     middle_s = (curve.after_s + by_s) / 2.0
-    half_s = np.minimum(np.maximum(by_s - curve.after_s, width_s) / 2.0, middle_s)
+    room_s = np.minimum(middle_s, curve.known_until_s - middle_s)
+    half_s = np.minimum(np.maximum(by_s - curve.after_s, width_s) / 2.0, room_s)
     return replace(
         curve,
         after_s=np.where(finite, middle_s - half_s, curve.after_s),

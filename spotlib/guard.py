@@ -103,7 +103,8 @@ def _close(given: argparse.Namespace) -> bool:
     """One try, with new clients and newly read credentials: old ones may be why it died."""
     # Imported only now: a guard that waits should cost next to nothing.
     from spotlib.connection import connect  # noqa: PLC0415
-    from spotlib.sweep import sweep, unfinished  # noqa: PLC0415
+    from spotlib.leftovers import unfinished  # noqa: PLC0415
+    from spotlib.sweep import sweep  # noqa: PLC0415
 
     connection = connect(given.endpoint, profile=given.profile)
     if not given.log.exists():  # thrown away meanwhile: the tag still leads to what is left

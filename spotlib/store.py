@@ -129,7 +129,10 @@ def _table(rows: Iterable[Any], *, times: Sequence[str], columns: Sequence[str])
 
 
 def _place(first: Event) -> dict[str, Any]:
-    return {name: first.get(name) for name in _PLACE}
+    """Where it ran.  Another market of the sandbox is another endpoint: never pooled."""
+    market = first.get("market")
+    endpoint = f"{first['endpoint']}/{market}" if market else first["endpoint"]
+    return {name: first.get(name) for name in _PLACE} | {"endpoint": endpoint}
 
 
 def _plan(intent: Event) -> dict[str, Any]:
@@ -142,7 +145,7 @@ def _batch_rows(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
         if not events:
             continue  # a batch that has just been born
         first = events[0]
-        row = {name: first.get(name) for name in BATCH_COLUMNS}
+        row = {name: first.get(name) for name in BATCH_COLUMNS} | _place(first)
         row |= first["parameters"] | {"account": (first["identity"] or {}).get("account")}
         row["plans"] = sum(event["event"] == "intent" for event in events)
         row["requests"] = sum(len(event.get("request_ids", ())) for event in events[1:])

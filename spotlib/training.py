@@ -41,7 +41,12 @@ _UNKNOWN = "NaN where it was not known before the request"
 _RUN_COLUMNS = (
     Column("simulated", "boolean", "whether the run happened in the sandbox, not in EC2"),
     Column("world", "name", "the pretend world of a simulated run", "empty where real"),
-    Column("endpoint", "name", "where the requests went: aws, sandbox, or other", identity="host"),
+    Column(
+        "endpoint",
+        "name",
+        "where requests went: aws, sandbox/MARKET or other",
+        identity="host",
+    ),
     Column("batch_id", "name", "with round and plan it names the run", identity="batch"),
     Column("round", "count", "the round within the batch, from 0"),
     Column("plan", "count", "the plan within the round, from 0"),

@@ -11,12 +11,13 @@ from conftest import ARM, NANO, QUICK, plan_for, scripted
 
 from spotlib.close import settle
 from spotlib.collect import collect
+from spotlib.leftovers import unfinished
 from spotlib.log import read_events
 from spotlib.model import Stage, Target
 from spotlib.sandbox.faults import cut_off, fail, lose_answer
 from spotlib.sandbox.world import Fate, World
 from spotlib.store import load_batches, load_launches, load_polls
-from spotlib.sweep import sweep, unfinished
+from spotlib.sweep import sweep
 
 NEVER = Fate(held_s=None)
 EMPTY = {"requests": [], "instances": []}

@@ -24,9 +24,9 @@ from crashing import (
     swept,
 )
 
+from spotlib.leftovers import unfinished
 from spotlib.log import EventLog, LogError, read_events
 from spotlib.store import load_batches, load_launches, load_polls
-from spotlib.sweep import unfinished
 
 
 @pytest.fixture(scope="module")

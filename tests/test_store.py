@@ -12,6 +12,7 @@ import pytest
 from conftest import ARM, NANO, QUICK, plan_for, scripted
 
 from spotlib.collect import collect
+from spotlib.groups import load_comparable
 from spotlib.log import EVENTS, EventLog, log_files, new_batch_id, read_events
 from spotlib.sandbox.world import Fate
 from spotlib.store import (
@@ -276,3 +277,18 @@ def test_our_last_launch_of_a_target_is_known_from_real_batches_only(batch, tmp_
     found = last_launches(real, since=year)
     assert set(found) == {NANO, ARM}
     assert all(each.year == 2024 for each in found.values())
+
+
+def test_another_market_of_the_sandbox_is_another_endpoint(in_process, tmp_path):
+    """So a calm and a tight one are never pooled, whatever folder their logs lie in."""
+    for seed, name in enumerate(("calm", "tight")):
+        connection = in_process(scripted(seed=seed))
+        connection.market = name
+        plans = plan_for(connection, n=1)
+        collect(connection, plans, log=tmp_path / f"{name}.jsonl", seed=1, guard=False)
+
+    for table in (load_batches(tmp_path), load_launches(tmp_path), load_polls(tmp_path)):
+        assert set(table["endpoint"]) == {"sandbox/calm", "sandbox/tight"}
+    kept = load_comparable(tmp_path)
+    assert set(kept.launches["endpoint"]) == {"sandbox/tight"}
+    assert kept.left_out["why"].tolist() == ["endpoint sandbox/calm, not sandbox/tight"]

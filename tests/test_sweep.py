@@ -19,12 +19,13 @@ from crashing import (
 from spotlib.clock import WorldClock
 from spotlib.collect import collect
 from spotlib.connection import Connection, sandbox_session
+from spotlib.leftovers import unfinished, unreadable
 from spotlib.log import EventLog, is_alive, read_events
 from spotlib.model import Target
 from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.wire import attach
 from spotlib.store import load_batches, load_launches
-from spotlib.sweep import sweep, unfinished, unreadable
+from spotlib.sweep import sweep
 
 MUTATING = {"CancelSpotInstanceRequests", "TerminateInstances", "CreateTags"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from studies import observed
@@ -102,6 +102,7 @@ def test_on_a_common_grid_of_looks_it_is_the_share_seen_at_each(times_s):
 
 
 @QUICKLY
+@example(observed([30.0, 5.4, 30.0, 14.7], [30.1, 10.3, INF, INF]), 0.95)  # seen last at the end
 @given(lives(), st.floats(0.05, 0.95))
 def test_a_quantile_is_where_the_curve_gets_there(seen, share):
     curve = smoothed(turnbull(seen), 3.0)
