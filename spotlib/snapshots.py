@@ -18,7 +18,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, time
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -27,17 +26,11 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from spotlib.archive import ArchiveError, File, Skipped, opened
 from spotlib.cells import (
     COLUMNS,
-    HALVES,
-    NOTHING_KNOWN,
     POOL,
     PRICE,
     PRICED,
     SCALES,
-    Block,
-    Codes,
-    Prices,
     Scale,
-    Words,
     columns_in,
     prices_of,
     rows_of,
@@ -48,13 +41,21 @@ _POOLS_AT_ONCE = 1 << 12
 _REMOTE_READERS = 8
 _DAY_S = 24 * 60 * 60
 _MICROSECONDS = 1_000_000
+_LONGEST_NAME = 64  # letters; the longest known have 20
 _NAMELESS = -1  # the pool of a row without type, region or zone
 
+# A row's code is 1 + 7 x SPS + IF in halves, where 0 stands for a missing SPS or IF.
+# So 1 is "listed, nothing known", 77 is SPS 10 and IF 3.0, and code 0 is "not listed".
+_HALVES = 7
+_NOTHING_KNOWN = 1
+
+_Codes = np.ndarray[Any, np.dtype[np.uint8]]
+_Prices = np.ndarray[Any, np.dtype[np.float64]]
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
 _Pools = np.ndarray[Any, np.dtype[np.int32]]
+_Names = tuple[str, ...]  # region, type and zone of a pool
 _Read = Callable[[File], bytes]
-_Rows = tuple[_Pools, Codes]
-_Ahead = tuple[File, Future[_Rows]]
+_Ahead = tuple[File, Future[bytes]]
 
 
 @dataclass(frozen=True)
@@ -90,27 +91,23 @@ def count_day(files: Sequence[File], *, skip_bad_files: bool = False) -> Day:
 class _Grid:
     """A day while it is read: a code for each pool and snapshot."""
 
-    codes: Codes  # pool x snapshot
+    codes: _Codes  # pool x snapshot
     times: list[time] = field(default_factory=list)
-    prices: Prices = field(default_factory=lambda: np.empty(0))  # of pools, last snapshot
+    prices: _Prices = field(default_factory=lambda: np.empty(0))  # of pools, last snapshot
     rows: int = 0
     nameless_rows: int = 0  # they belong to no pool
     contradictions: int = 0
-    _pools: dict[bytes, int] = field(default_factory=dict)  # by region,type,zone
-    _lock: Lock = field(default_factory=Lock)  # files are read on threads
+    _pools: dict[_Names, int] = field(default_factory=dict)
 
-    def pools_of(self, names: Iterable[bytes]) -> _Pools:
+    def pools_of(self, names: Iterable[_Names]) -> _Pools:
         """Return the pool of each row, a new one for names not seen before that day."""
-        with self._lock:
-            pools = (
-                self._pools.setdefault(name, len(self._pools))
-                if b",," not in b",%b," % name
-                else _NAMELESS
-                for name in names
-            )
-            return np.fromiter(pools, np.int32)
+        pools = (
+            self._pools.setdefault(each, len(self._pools)) if all(each) else _NAMELESS
+            for each in names
+        )
+        return np.fromiter(pools, np.int32)
 
-    def add(self, tick: int | _Integers, pools: _Pools, codes: Codes) -> None:
+    def add(self, tick: int | _Integers, pools: _Pools, codes: _Codes) -> None:
         """Write codes of rows at a snapshot: one, or one for each row."""
         named = pools != _NAMELESS
         if not named.all():
@@ -125,7 +122,7 @@ class _Grid:
         flat[cells] = codes
         disputed = (flat[cells] != codes) | ((before != 0) & (before != codes))
         if disputed.any():
-            flat[cells[disputed]] = NOTHING_KNOWN
+            flat[cells[disputed]] = _NOTHING_KNOWN
             self.contradictions += len(np.unique(cells[disputed]))
 
     def _make_room(self, tick: int | _Integers) -> None:
@@ -136,7 +133,7 @@ class _Grid:
         if more_pools or more_ticks:
             self.codes = np.pad(self.codes, ((0, more_pools), (0, more_ticks)))
 
-    def keep_prices(self, pools: _Pools, prices: Prices) -> None:
+    def keep_prices(self, pools: _Pools, prices: _Prices) -> None:
         """Keep the lowest price of each pool; -1 and NaN are none."""
         priced = (prices >= 0) & (pools != _NAMELESS)
         self.prices = np.pad(
@@ -149,16 +146,12 @@ class _Grid:
 
         Each name is held once only: a day has some 30,000 pools, but 900 names.
         """
-        numbers: list[dict[bytes, int]] = [{} for _ in POOL]
-        met = np.empty((len(POOL), len(self._pools)), np.int32)
-        for pool, row in enumerate(self._pools):
-            for column, name in enumerate(row.split(b",")):
-                met[column, pool] = numbers[column].setdefault(name, len(numbers[column]))
         columns = []
-        for number, places in zip(numbers, met, strict=True):
-            texts = sorted(name.decode() for name in number)
-            place = {text.encode(): each for each, text in enumerate(texts)}
-            columns.append((texts, np.array([place[name] for name in number], np.int32)[places]))
+        for column in range(len(POOL)):
+            texts = sorted({names[column] for names in self._pools})
+            place = {text: each for each, text in enumerate(texts)}
+            places = (place[names[column]] for names in self._pools)
+            columns.append((texts, np.fromiter(places, np.int32, len(self._pools))))
         return columns
 
 
@@ -166,9 +159,8 @@ class _Grid:
 class _Listing:
     """The rows of one file, in order; successive snapshots mostly list the same pools."""
 
-    keys: Words
+    names: pa.Table
     pools: _Pools
-    order: tuple[tuple[str, ...], ...]  # of the columns: it tells what a key means
 
     def after(self, pool: int) -> int:
         """Return the place behind a pool's first one, or the end if it is not here."""
@@ -178,21 +170,14 @@ class _Listing:
 
 def _fill_from_csv(files: Sequence[File], read: _Read, skipped: list[Skipped] | None) -> _Grid:
     grid = _Grid(np.zeros((0, len(files)), np.uint8))
-    listing = _Listing(np.empty((0, 0), np.uint64), np.empty(0, np.int32), ())
+    listing = None
     last = None
-
-    def prepare(file: File) -> _Rows:
-        nonlocal listing  # of any file before: it is only what to compare with
-        now, codes = _compared(rows_of(read(file), file.name), listing, grid)
-        listing = now
-        return now.pools, codes
-
-    for file, prepared in _ahead(prepare, files):
+    for file, data in _ahead(read, files):
         with _or_skip(skipped):
-            pools, codes = prepared.result()
-            grid.add(len(grid.times), pools, codes)
+            listing, codes = _compared(rows_of(data.result(), file.name), listing, grid, file.name)
+            grid.add(len(grid.times), listing.pools, codes)
             grid.times.append(file.at or time.min)
-            last = file, pools
+            last = file, listing.pools
     grid.codes = grid.codes[:, : len(grid.times)]
     if last:  # prices serve an estimate of cost: the day's last ones are enough, and cost one file
         with _or_skip(skipped):
@@ -202,46 +187,41 @@ def _fill_from_csv(files: Sequence[File], read: _Read, skipped: list[Skipped] | 
     return grid
 
 
-def _compared(blocks: Iterable[Block], before: _Listing, grid: _Grid) -> tuple[_Listing, Codes]:
+def _compared(
+    table: pa.Table, before: _Listing | None, grid: _Grid, file: str
+) -> tuple[_Listing, _Codes]:
     """Return the rows of a file and their codes.
 
-    A block is compared with the rows at its place in a file before.  Names are looked up only
+    A batch is compared with the rows at its place in the file before.  Names are looked up only
     where it differs, and behind a row more or less the comparison finds its place again.
     """
-    keys, pools, codes = [], [], []
-    order: tuple[tuple[str, ...], ...] = ()
+    pools, codes = [], []
     place = 0
-    for block in blocks:
-        codes.append(block.codes())
-        order, found = block.order, block.keys()
-        there = slice(place, place + len(found))
-        if order == before.order and np.array_equal(before.keys[there], found):
-            keys.append(before.keys[there])
-            pools.append(before.pools[there])
-            place = there.stop
+    for batch in table.to_batches():
+        codes.append(_codes_of_columns({name: batch[name] for name in SCALES}, file))
+        names = batch.select(POOL)
+        if before and before.names.slice(place, len(batch)).equals(pa.table(names)):
+            pools.append(before.pools[place : place + len(batch)])
+            place += len(batch)
         else:
-            keys.append(found)
-            pools.append(grid.pools_of(block.names()))
-            place = before.after(pools[-1][-1])
-    joined = np.concatenate(codes)
-    if place == len(before.pools) and all(each.base is before.keys for each in keys):
-        return before, joined
-    return _Listing(np.concatenate(keys), np.concatenate(pools), order), joined
+            encoded = [name.dictionary_encode() for name in names.columns]
+            pools.append(_pools_of_columns(encoded, grid, file))
+            place = before.after(pools[-1][-1]) if before else 0
+    return _Listing(table.select(POOL), np.concatenate(pools)), np.concatenate(codes)
 
 
-def _ahead(work: Callable[[File], _Rows], files: Sequence[File]) -> Iterator[_Ahead]:
-    """Give each file with the future of its work, done on threads a few files ahead.
+def _ahead(read: _Read, files: Sequence[File]) -> Iterator[_Ahead]:
+    """Give each file with the future of its bytes, read on threads a few files ahead.
 
-    A bucket is slow to answer, not busy, so that many may wait for it.  From a disk one thread is
-    as quick as two, which take turns at the interpreter's lock, and takes less memory.  The window
-    keeps a whole day from being held at once.
+    A bucket is slow to answer, not busy, so that many may wait for it; a disk needs one.  The
+    window keeps a whole day from being held at once.
     """
     threads = _REMOTE_READERS if files[0].name.startswith("s3://") else 1
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[_Ahead] = deque()
         try:
             for file in files:
-                waiting.append((file, pool.submit(work, file)))
+                waiting.append((file, pool.submit(read, file)))
                 if len(waiting) > 2 * threads:
                     yield waiting.popleft()
             while waiting:
@@ -262,8 +242,7 @@ def _grid_of_parquet(file: File, data: bytes) -> _Grid:
     from pyarrow import parquet  # noqa: PLC0415 - megabytes that csv does not need
 
     header = parquet.ParquetFile(pa.BufferReader(data)).schema_arrow.names
-    places = columns_in(header, file.name, {**COLUMNS, "time": "at"}, optional=PRICED)
-    theirs = {ours: header[place] for ours, place in places.items()}
+    theirs = columns_in(header, file.name, {**COLUMNS, "time": "at"}, optional=PRICED)
     source = parquet.ParquetFile(
         pa.BufferReader(data), read_dictionary=[theirs[name] for name in POOL]
     )
@@ -272,7 +251,7 @@ def _grid_of_parquet(file: File, data: bytes) -> _Grid:
     for batch in source.iter_batches(_ROWS_AT_ONCE, columns=list(theirs.values())):
         columns = {ours: batch.column(name) for ours, name in theirs.items()}
         ticks = clock.ticks(columns["at"])
-        pools = _pools_of_columns([columns[name] for name in POOL], grid)
+        pools = _pools_of_columns([columns[name] for name in POOL], grid, file.name)
         grid.add(ticks, pools, _codes_of_columns(columns, file.name))
         if PRICE in columns:
             clock.keep_last_prices(grid, ticks, pools, columns[PRICE])
@@ -324,12 +303,14 @@ def _time(second: int) -> time:
     return time(second // 3600, second // 60 % 60, second % 60)
 
 
-def _pools_of_columns(columns: Sequence[pa.DictionaryArray], grid: _Grid) -> _Pools:
+def _pools_of_columns(columns: Sequence[pa.DictionaryArray], grid: _Grid, file: str) -> _Pools:
     """Look up each row's pool, once for each combination of names."""
     row = np.zeros(len(columns[0]), np.int64)
     tables = []
     for column in columns:
-        names = [(name or "").encode() for name in column.dictionary.to_pylist()] + [b""]
+        names = [name or "" for name in column.dictionary.to_pylist()] + [""]
+        if len(longest := max(names, key=len)) > _LONGEST_NAME:
+            raise ArchiveError(file, f"holds the text {longest!r} in a column of names")
         row = row * len(names) + column.indices.fill_null(len(names) - 1).to_numpy()
         tables.append(names)
     edges = np.flatnonzero(np.diff(row, prepend=-1))  # mostly sorted: long runs of the same pool
@@ -338,20 +319,20 @@ def _pools_of_columns(columns: Sequence[pa.DictionaryArray], grid: _Grid) -> _Po
     for names in reversed(tables):
         found, place = np.divmod(found, len(names))
         parts.append([names[each] for each in place])
-    pools = grid.pools_of(map(b",".join, zip(*reversed(parts), strict=True)))
+    pools = grid.pools_of(zip(*reversed(parts), strict=True))
     return np.repeat(pools[inverse], np.diff(edges, append=len(row)))
 
 
-def _codes_of_columns(columns: dict[str, pa.Array], file: str) -> Codes:
+def _codes_of_columns(columns: dict[str, pa.Array], file: str) -> _Codes:
     """Return one byte for the two values of each row, verified."""
     sps, halves = (_units(columns[name], scale, file) for name, scale in SCALES.items())
-    codes: Codes = 1 + HALVES * sps + halves
+    codes: _Codes = 1 + _HALVES * sps + halves
     return codes
 
 
-def _units(column: pa.Array, scale: Scale, file: str) -> Codes:
+def _units(column: pa.Array, scale: Scale, file: str) -> _Codes:
     """Return whole units, 0 for missing; anything else is refused."""
-    number = column.cast(pa.float32()).to_numpy(zero_copy_only=False)
+    number = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     units = number * scale.per_one
     good = (units >= scale.low) & (units <= scale.high) & (units == np.floor(units))
     if not good.all():
@@ -359,7 +340,7 @@ def _units(column: pa.Array, scale: Scale, file: str) -> Codes:
         if bad.any():
             raise ArchiveError(file, scale.refusal(number[bad][0]))
         units = np.where(good, units, 0)
-    codes: Codes = units.astype(np.uint8)
+    codes: _Codes = units.astype(np.uint8)
     return codes
 
 
@@ -370,7 +351,7 @@ def _table(grid: _Grid, day: date) -> pa.Table:
     regions, types, zones = (places[cells["pool"]] for _, places in names)
     order = np.lexsort(np.stack([cells["code"], zones, types, regions]))
     cells = {name: values[order] for name, values in cells.items()}
-    pool, (sps, halves) = cells["pool"], np.divmod(cells["code"], HALVES)
+    pool, (sps, halves) = cells["pool"], np.divmod(cells["code"], _HALVES)
     missing = len(grid.codes) - len(grid.prices)
     prices = np.pad(grid.prices, (0, missing), constant_values=np.nan)[pool]
     at = np.array([f"{day}T{when}" for when in grid.times], "datetime64[us]")
@@ -394,7 +375,7 @@ def _table(grid: _Grid, day: date) -> pa.Table:
     )
 
 
-def _cells(codes: Codes) -> dict[str, _Integers]:
+def _cells(codes: _Codes) -> dict[str, _Integers]:
     """Return one row for each pool and code: how many snapshots, when, and how it came there."""
     ticks = max(codes.shape[1], 1)
     flat = codes.reshape(-1)  # pool by pool, each in order of time
@@ -404,7 +385,7 @@ def _cells(codes: Codes) -> dict[str, _Integers]:
     length, start = length[listed], start[listed]
     code = flat[start].astype(np.int64) - 1
     pool, first = np.divmod(start, ticks)
-    sps, halves = np.divmod(code, HALVES)
+    sps, halves = np.divmod(code, _HALVES)
     order = np.lexsort([code, pool])
     edges = np.diff(pool[order] * 256 + code[order], prepend=-1)
     group = np.flatnonzero(edges)
@@ -419,7 +400,7 @@ def _cells(codes: Codes) -> dict[str, _Integers]:
     }
 
 
-def _starts(codes: Codes) -> _Integers:
+def _starts(codes: _Codes) -> _Integers:
     """Return where each run of equal codes starts, some pools at a time to bound memory."""
     pools, ticks = codes.shape
     starts = [np.empty(0, np.int64)]

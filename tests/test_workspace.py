@@ -21,10 +21,10 @@ NOTEBOOKS = sorted(path.stem for path in (Path(__file__).parents[1] / "notebooks
 # Who may know of what: the rest of the package does not.
 ONLY = {
     "boto3": {"connection", "archive"},
-    "botocore": {"connection", "archive", "refusals", "snapshots"},
+    "botocore": {"connection", "archive", "refusals"},
     # 01 writes the sandbox's archive where there is none; a parameter names its market.
     "spotlib.sandbox": {"selection", "parameters", "__main__"},
-    "polars": {"archive", "dataset", "snapshots", "exports"},
+    "polars": {"exports"},
     "IPython": {"plots", "select_plots"},
 }
 PURE = {"model", "prepared", "evidence"}  # no clock, no file, no network

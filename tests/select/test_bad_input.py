@@ -29,7 +29,7 @@ def _cut_line(data):
 
 
 BAD = {
-    "truncated gzip": (lambda data: data[:-20], "unexpected end of file"),
+    "truncated gzip": (lambda data: data[:-20], "is not a whole gzip file (Compressed file ended"),
     "damaged gzip": (lambda data: _flipped(data, len(data) - 6), "is not a whole gzip file"),
     "no gzip at all": (lambda _: b"\x1f\x8b" + b"\0" * 40, "is not a whole gzip file"),
     "empty file": (lambda _: b"", "is empty"),
@@ -65,6 +65,11 @@ BAD = {
         lambda data: gzip.decompress(data) + b'"1,2,3,4,5,6,7,8,9\n',
         "holds lines that are no csv",
     ),
+    "a quote that never ends in the last cell": (
+        lambda data: gzip.decompress(data) + b'1,2,3,4,5,6,7,8,"9\n' + ROW.encode(),
+        "holds lines that are no csv",
+    ),
+    "header without a line end": (lambda _: HEADER.strip().encode(), "has a header but no rows"),
     "bytes that are no text": (
         lambda data: gzip.decompress(data).replace(b"t3.nano", b"\xff\xfe"),
         "holds a name that is no text",
