@@ -98,7 +98,7 @@ def _read(
     data: bytes, file: str, wanted: Mapping[str, str], *, optional: Mapping[str, str] | None = None
 ) -> pa.Table:
     text = _unpacked(data, file)
-    if text.count(b'"') % 2:  # pyarrow would take all rows after it for one cell
+    if b'"' in text and text.count(b'"') % 2:  # pyarrow would take all rows after it for one cell
         raise ArchiveError(file, "holds lines that are no csv (a quote that never ends)")
     header: list[str] = []
     refused: list[Any] = []  # the row that ended the reading, for it has more cells or less

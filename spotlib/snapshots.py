@@ -332,7 +332,9 @@ def _codes_of_columns(columns: dict[str, pa.Array], file: str) -> _Codes:
 
 def _units(column: pa.Array, scale: Scale, file: str) -> _Codes:
     """Return whole units, 0 for missing; anything else is refused."""
-    number = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    if not pa.types.is_floating(column.type):  # Parquet may hold anything
+        column = column.cast(pa.float64())
+    number = column.to_numpy(zero_copy_only=False)
     units = number * scale.per_one
     good = (units >= scale.low) & (units <= scale.high) & (units == np.floor(units))
     if not good.all():
