@@ -139,7 +139,7 @@ def _table(text: bytes, columns: Mapping[str, str], refused: list[Any]) -> pa.Ta
         convert_options=arrow_csv.ConvertOptions(
             include_columns=list(kinds), column_types=kinds, null_values=[""]
         ),
-        memory_pool=pa.system_memory_pool(),  # the default one keeps some 20 MB of blocks read
+        memory_pool=pa.system_memory_pool(),  # the default one keeps 10 MB more of it
     )
     return table.rename_columns(list(columns))
 
