@@ -59,8 +59,8 @@ test: setup
 
 # Every crash point, every fault at every call, every way to stop a program: not a sample of them.
 chaos: setup
-	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/test_crashes.py tests/test_faults.py tests/test_disk.py \
-	  tests/test_sweep.py tests/test_stops.py tests/test_reliability.py
+	SPOTLIB_CHAOS=1 $(BIN)/pytest $(addprefix tests/test_,$(addsuffix .py,\
+	  crashes faults disk sweep stops hostile collect reliability))
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/02_collect.ipynb
