@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spotlib.connection import connect, is_aws
-from spotlib.leftovers import unfinished, unreadable
+from spotlib.leftovers import dead_lines, unfinished
 from spotlib.model import Stage, Target, plan_launches
 from spotlib.preflight import preflight
 from spotlib.prepared import Checked, split_waves, usd
@@ -146,11 +146,10 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 
 def _status(given: argparse.Namespace) -> int:
     folder = results_folder(given.results) / "launches"
-    found, broken = unfinished(folder), unreadable(folder)
-    lines = [each.line() for each in found]
-    lines += [f"{name}: NOT known: {words}" for name, words in broken.items()]
+    dead = dead_lines(folder)
+    lines = [each.line() for each in unfinished(folder) if each.alive] + dead
     print("\n".join(lines) or "every batch is confirmed clean")
-    return 1 if broken or any(not each.alive for each in found) else 0
+    return 1 if dead else 0
 
 
 def parse_target(text: str, region: str) -> Target:

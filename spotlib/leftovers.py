@@ -78,6 +78,12 @@ def unreadable(folder: str | Path) -> dict[str, str]:
     return dict(each for each in read_unfinished(folder) if isinstance(each, tuple))
 
 
+def dead_lines(folder: str | Path) -> list[str]:
+    """A line for each batch that nobody closes any more, and for each log that tells nothing."""
+    lines = [each.line() for each in unfinished(folder) if not each.alive]
+    return lines + [f"{name}: NOT known: {words}" for name, words in unreadable(folder).items()]
+
+
 def read_unfinished(folder: str | Path) -> Iterator[Unfinished | tuple[str, str]]:
     """Each batch that was not confirmed to be clean, or its name and why its log is unreadable."""
     for path in log_files(folder):

@@ -294,7 +294,7 @@ def last_launches(folder: Path, *, since: datetime) -> dict[Target, datetime]:
     for path in log_files(folder):
         if path.stem < f"{since:%Y%m%dT%H%M%SZ}":
             continue  # batch ids begin with their start
-        events, _ = read_events(path, looks=False)
+        events = _events_if_readable(path)
         if not events or events[0]["simulated"]:
             continue  # every simulated batch has a world of its own
         for event in events:
@@ -309,11 +309,14 @@ def last_launches(folder: Path, *, since: datetime) -> dict[Target, datetime]:
 def earlier_usd(folder: Path, *, simulated: bool) -> float:
     """The most that the batches of a folder have cost: NaN if that of one is unknown.
 
-    A batch that was not confirmed clean counts with its hard bound.
+    A batch that was not confirmed clean counts with its hard bound; of one whose log cannot be
+    read nothing is known.
     """
     costs = []
     for path in log_files(folder):
-        events, _ = read_events(path, looks=False)
+        events = _events_if_readable(path)
+        if events is None:
+            return math.nan
         if not events or events[0]["simulated"] is not simulated:
             continue
         bound_usd, rounds = events[0]["bound_usd"], events[0]["parameters"]["rounds"]
@@ -321,6 +324,14 @@ def earlier_usd(folder: Path, *, simulated: bool) -> float:
         bound = math.nan if bound_usd is None else rounds * bound_usd
         costs.append(spent[-1] if spent and spent[-1] is not None else bound)
     return math.fsum(costs)
+
+
+def _events_if_readable(path: Path) -> list[Event] | None:
+    """A log of a newer spotlib, or a broken one, must not keep anybody from collecting."""
+    try:
+        return read_events(path, looks=False)[0]
+    except ValueError:
+        return None
 
 
 def newest_selection(results: Path) -> Path | None:

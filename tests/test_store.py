@@ -1,6 +1,7 @@
 """The log is written once, read whenever, and its tables say what happened and no more."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from spotlib.groups import load_comparable
 from spotlib.log import EVENTS, EventLog, log_files, new_batch_id, read_events
 from spotlib.sandbox.world import Fate
 from spotlib.store import (
+    earlier_usd,
     last_launches,
     load_batches,
     load_launches,
@@ -292,3 +294,11 @@ def test_another_market_of_the_sandbox_is_another_endpoint(in_process, tmp_path)
     kept = load_comparable(tmp_path)
     assert set(kept.launches["endpoint"]) == {"sandbox/tight"}
     assert kept.left_out["why"].tolist() == ["endpoint sandbox/calm, not sandbox/tight"]
+
+
+def test_a_log_that_cannot_be_read_hides_no_launch_and_makes_the_cost_unknown(tmp_path):
+    """It stands beside others; a campaign's budget then refuses, for nobody knows the sum."""
+    (tmp_path / "20240901T000000Z-abcdef.jsonl").write_text('{"event":"batch","schema":2}\n')
+
+    assert last_launches(tmp_path, since=datetime(2024, 1, 1, tzinfo=UTC)) == {}
+    assert math.isnan(earlier_usd(tmp_path, simulated=False))

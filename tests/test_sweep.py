@@ -19,7 +19,7 @@ from crashing import (
 from spotlib.clock import WorldClock
 from spotlib.collect import collect
 from spotlib.connection import Connection, sandbox_session
-from spotlib.leftovers import unfinished, unreadable
+from spotlib.leftovers import dead_lines, unfinished, unreadable
 from spotlib.log import EventLog, is_alive, read_events
 from spotlib.model import Target
 from spotlib.sandbox.faults import Fault
@@ -267,6 +267,7 @@ def test_a_log_of_a_newer_spotlib_hides_no_other_batch(died, tmp_path):
         newer.stem: f"{newer} has schema 2, this spotlib reads 1: update it"
     }
     assert report.errors == unreadable(log.parent)
+    assert dead_lines(log.parent) == [f"{newer.stem}: NOT known: {report.errors[newer.stem]}"]
     assert not report.clean
     assert world.leftovers() == EMPTY
     assert newer.read_bytes() == text
