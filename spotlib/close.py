@@ -91,7 +91,7 @@ class Cleaned:
         looks = [
             f"aws ec2 describe-instances --region {region} --filters "
             f"Name=spot-instance-request-id,Values={','.join(ids)} "
-            "--query Reservations[].Instances[].[InstanceId,State.Name]"
+            "--query 'Reservations[].Instances[].[InstanceId,State.Name]'"
             for region, ids in self.open_requests.items()
             if ids
         ]

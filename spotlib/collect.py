@@ -318,15 +318,16 @@ def _seen_instances(batch: Batch) -> dict[str, set[str]]:
 
 def _summary(batch: Batch, cleaned: Cleaned) -> BatchSummary:
     problems = list(dict.fromkeys(batch.problems))
+    closing = sweep_command(batch.batch_id, batch.connection.endpoint)
     if batch.stopping.by is not None:
         problems.append(f"stopped by {batch.stopping.by}: what was seen until then is recorded")
     if batch.unwritten:
-        problems.append("complete the log, once it can be written, with: python -m spotlib sweep")
+        problems.append(f"complete the log, once it can be written, with: {closing}")
     if not cleaned.confirmed:
         words = "; ".join(f"{region}: {error}" for region, error in cleaned.errors.items())
         problems.append(
             f"it is NOT confirmed that nothing is left{f' ({words})' if words else ''}; finish "
-            f"with: {sweep_command(batch.batch_id, batch.connection.endpoint)}; or by hand: "
+            f"with: {closing}; or by hand: "
             f"{' && '.join(cleaned.commands()) or 'in the EC2 console'}"
         )
     ended = Counter(

@@ -62,7 +62,8 @@ def test_a_disk_full_at_any_line_ends_the_batch_in_order(lines, tmp_path, sample
         if summary is not None:
             assert summary.cleaned.confirmed
             assert any("No space left" in each for each in summary.problems), after
-            assert any("python -m spotlib sweep" in each for each in summary.problems)
+            command = f"with: python -m spotlib sweep --batch {log.stem}"
+            assert any(command in each for each in summary.problems)
             assert [each.batch_id for each in unfinished(log)] == [log.stem]
         assert swept(world, log).clean
         require_recovered(world, log, acknowledged)

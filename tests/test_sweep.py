@@ -333,3 +333,16 @@ def test_status_tells_what_is_open_alive_spent_and_next(died, tmp_path):
     assert "2 of 2 requests without an outcome, 1 instances not yet terminated" in running
     assert f"spent at most ${most:.4f} of ${4 * most:.4f}" in running
     assert running.endswith(f"in {ARM.region}, {NANO.region}")
+
+
+def test_a_batch_at_aws_whose_log_lacks_lines_names_the_sweep_that_reaches_aws(tmp_path):
+    """Without its endpoint the command would look at simulated batches only."""
+    world, log = scripted(), tmp_path / NAME
+    checked = plan_for(as_aws(world), n=1)
+
+    with full_after(4):
+        summary = collect(as_aws(world), checked, log=log, seed=1, guard=False)
+
+    assert summary.cleaned.confirmed
+    assert f"sweep --batch {log.stem} --endpoint aws" in " ".join(summary.problems)
+    assert sweep(as_aws(world), folder=tmp_path, regions=[NANO.region]).clean
