@@ -1,20 +1,19 @@
 """What the wanted columns of a csv snapshot hold, read by pyarrow some thousand rows at a time.
 
 Owns the columns' names and scales, finding them by the header, and the words for a csv that cannot
-be trusted.  Knows of no pool, day or archive, see ``snapshots``.
+be trusted.  A file is read in pieces, so that its table is never held whole.
+Knows of no pool, day or archive, see ``snapshots``.
 """
 
 import csv
-import gzip
 import re
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO, TextIOWrapper
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
+from isal import igzip, isal_zlib
 from pyarrow import csv as arrow_csv
 
 from spotlib.archive import ArchiveError
@@ -38,8 +37,10 @@ _SPELLING = {
     "if": "IF",
     "time": "Time",
 }
-_BLOCK_BYTES = 1 << 19  # some 7,000 rows: larger ones take more memory, smaller ones more time
-_NO_ROWS = "has a header but no rows"
+_PIECE_BYTES = 1 << 19  # some 3,500 rows: larger ones take more memory, smaller ones more time
+_GZIP = b"\x1f\x8b"
+# What unpacking raises; the library's stubs call its class of exceptions an exception.
+_DAMAGED: Final = (OSError, EOFError, cast("type[Exception]", isal_zlib.error))
 _NOT_A_NUMBER = re.compile(r"column #(\d+): .*invalid value '(.*)'")
 
 
@@ -80,82 +81,107 @@ def columns_in(
     return found
 
 
-def rows_of(data: bytes, file: str) -> pa.Table:
-    """Return names as text and values as numbers, null where empty, under our names for them."""
-    table = _read(data, file, COLUMNS)
-    if not table.num_rows:
-        raise ArchiveError(file, _NO_ROWS)
-    return table
-
-
-def prices_of(data: bytes, file: str) -> Any:
-    """Return the spot price of each row in USD per hour, NaN if missing; none if none is told."""
-    table = _read(data, file, {}, optional=PRICED)
-    return table[PRICE].to_numpy() if PRICE in table.column_names else np.empty(0)
-
-
-def _read(
-    data: bytes, file: str, wanted: Mapping[str, str], *, optional: Mapping[str, str] | None = None
-) -> pa.Table:
-    text = _unpacked(data, file)
-    if b'"' in text and text.count(b'"') % 2:  # pyarrow would take all rows after it for one cell
-        raise ArchiveError(file, "holds lines that are no csv (a quote that never ends)")
-    header: list[str] = []
-    refused: list[Any] = []  # the row that ended the reading, for it has more cells or less
-    try:
-        lines = TextIOWrapper(BytesIO(text), "utf-8-sig", errors="replace", newline="")
-        header = next(csv.reader(lines), [])
-        if not header:
-            raise ArchiveError(file, "is empty")
-        columns = columns_in(header, file, wanted, optional=optional)
-        return _table(text, columns, refused) if columns else pa.table({})
-    except (pa.ArrowInvalid, csv.Error) as error:
-        raise ArchiveError(file, _reason(str(error), text, header, refused)) from error
-
-
-def _unpacked(data: bytes, file: str) -> bytes:
-    if not data.startswith(b"\x1f\x8b"):
+def unpacked(data: bytes, file: str) -> bytes:
+    """Return the text of a file that may be gzipped, whatever its name says."""
+    if not data.startswith(_GZIP):
         return data
     try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
+        text: bytes = igzip.decompress(data)
+    except _DAMAGED as error:
         raise ArchiveError(file, f"is not a whole gzip file ({error})") from error
+    return text
 
 
-def _table(text: bytes, columns: Mapping[str, str], refused: list[Any]) -> pa.Table:
+def batches_of(text: bytes, file: str) -> Iterator[pa.RecordBatch]:
+    """Give the rows in order: names as text, values as numbers, null where empty.
+
+    The columns have our names for them.  What is wrong with a file may show only at its end, after
+    rows were given.
+    """
+    none = True
+    for batch in _batches(text, file, COLUMNS):
+        none = False
+        yield batch
+    if none:
+        raise ArchiveError(file, "has a header but no rows")
+
+
+def prices_of(text: bytes, file: str) -> Any:
+    """Return the spot price of each row in USD per hour, NaN if missing; none if none is told."""
+    batches = _batches(text, file, {}, optional=PRICED)
+    prices = [batch[PRICE].to_numpy(zero_copy_only=False) for batch in batches]
+    return np.concatenate([np.empty(0), *prices])
+
+
+def _batches(
+    text: bytes, file: str, wanted: Mapping[str, str], *, optional: Mapping[str, str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Give these columns of the rows, some thousand at a time; nothing if none of them is there."""
+    end_of_header = text.find(b"\n") + 1 or len(text)
+    first_line = text[:end_of_header].decode("utf-8-sig", errors="replace")
+    try:
+        header = next(csv.reader([first_line]), [])
+    except csv.Error as error:
+        raise ArchiveError(file, f"begins with a line that is no csv ({error})") from error
+    if not header:
+        raise ArchiveError(file, "is empty")
+    if columns := columns_in(header, file, wanted, optional=optional):
+        for piece in _pieces(text, end_of_header, file):
+            yield from _rows(piece, file, header, columns)
+
+
+def _pieces(text: bytes, start: int, file: str) -> Iterator[memoryview]:
+    """Cut some thousand whole lines off at a time; the last one may lack its end."""
+    quoted = b'"' in text
+    while start < len(text):
+        end = text.rfind(b"\n", start, start + _PIECE_BYTES) + 1 or len(text)
+        if quoted and text.count(b'"', start, end) % 2:  # pyarrow would read on to the end
+            raise ArchiveError(file, "holds lines that are no csv (a quote that never ends)")
+        yield memoryview(text)[start:end]
+        start = end
+
+
+def _rows(
+    piece: memoryview, file: str, header: list[str], columns: Mapping[str, str]
+) -> list[pa.RecordBatch]:
     """Read only these columns, our name -> the header's."""
     kinds = {
         theirs: pa.string() if ours in POOL else pa.float64() for ours, theirs in columns.items()
     }
+    refused: list[Any] = []  # the row that ended the reading, for it has more cells or less
 
     def refuse(row: Any) -> str:
         refused.append(row)
         return "error"
 
-    table = arrow_csv.read_csv(
-        pa.BufferReader(text),
-        read_options=arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
-        parse_options=arrow_csv.ParseOptions(invalid_row_handler=refuse),
-        convert_options=arrow_csv.ConvertOptions(
-            include_columns=list(kinds), column_types=kinds, null_values=[""]
-        ),
-        memory_pool=pa.system_memory_pool(),  # the default one keeps 10 MB more of it
-    )
-    return table.rename_columns(list(columns))
+    try:
+        table = arrow_csv.read_csv(
+            pa.BufferReader(piece),
+            read_options=arrow_csv.ReadOptions(
+                use_threads=False, block_size=len(piece) + 1, column_names=header
+            ),
+            parse_options=arrow_csv.ParseOptions(invalid_row_handler=refuse),
+            convert_options=arrow_csv.ConvertOptions(
+                include_columns=list(kinds), column_types=kinds, null_values=[""]
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        reason = _reason(str(error), bytes(piece), header, refused)
+        raise ArchiveError(file, reason) from error
+    rows: list[pa.RecordBatch] = table.rename_columns(list(columns)).to_batches()
+    return rows
 
 
-def _reason(error: str, text: bytes, header: Sequence[str], refused: Sequence[Any]) -> str:
+def _reason(error: str, piece: bytes, header: Sequence[str], refused: Sequence[Any]) -> str:
     """Say in one sentence, in the words of the file, what pyarrow says of rows and cells."""
     if refused:
         row = refused[0]
-        if row.actual_columns < row.expected_columns and text.endswith(row.text.encode()):
+        if row.actual_columns < row.expected_columns and piece.endswith(row.text.encode()):
             return "ends in the middle of a line"
         line = row.text.partition("\n")[0]
         return f"has {row.actual_columns} cells, not {row.expected_columns}, in line {line}"
     if match := _NOT_A_NUMBER.search(error):
         return f"holds the text {match[2]!r} in column {header[int(match[1])]}"
-    if "Empty CSV" in error:  # there is not even a line end behind the header
-        return _NO_ROWS
     if "invalid UTF8" in error:
         return "holds a name that is no text"
     first_line = error.partition("\n")[0]

@@ -14,7 +14,7 @@ import hashlib
 import json
 from calendar import monthrange
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from functools import partial
@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from spotlib.archive import ArchiveError, File, find_files
+from spotlib.archive import ArchiveError, File, Skipped, find_files
 from spotlib.cells import POOL
 from spotlib.snapshots import Day, count_day
 
@@ -93,22 +93,23 @@ def read_counts(
     if not jobs:
         held = f"{files[0].day} to {files[-1].day}"
         raise ArchiveError(str(dataset), f"holds no snapshots of {days}, only of {held}")
-    counted: dict[date, tuple[Day, bool]] = {}
+    facts: dict[date, dict[str, Any]] = {}
+    bad_files: dict[date, tuple[Skipped, ...]] = {}
+    tables: dict[date, pa.Table] = {}
     for day, was_cached in _count_days(jobs, executor, cache, skip_bad_files):
-        counted[day.day] = day, was_cached
+        facts[day.day] = day.facts | {"from_cache": was_cached}
+        bad_files[day.day], tables[day.day] = day.skipped, day.table
         if progress is not None:
-            progress(len(counted), len(jobs))
-    found = [counted[day] for day in sorted(counted)]
-    skipped += [file for day, _ in found for file in day.skipped]
-    tables = [day.table for day, _ in found if day.table.num_rows]
-    if not tables:
+            progress(len(facts), len(jobs))
+    skipped += [file for day in sorted(bad_files) for file in bad_files[day]]
+    if not any(table.num_rows for table in tables.values()):
         why = f"; {skipped[-1].name}: {skipped[-1].reason}" if skipped else ""
         raise ArchiveError(str(dataset), f"holds no pool that could be read{why}")
     span = sorted(asked) if asked else _days_between(min(jobs), max(jobs))
     return Reading(
-        counts=_to_pandas(tables),
-        days=_account(span, counted),
-        gaps=_gaps(span, counted),
+        counts=_to_pandas([tables.pop(day) for day in sorted(tables)]),
+        days=_account(span, facts),
+        gaps=_gaps(span, facts),
         skipped=pd.DataFrame([vars(file) for file in skipped], columns=["name", "reason"]),
         notice=OPEN_DATA_NOTICE if _is_open_data(files) else "",
     )
@@ -173,8 +174,8 @@ def _run(executor: Executor | None, jobs: list[list[File]], skip_bad_files: bool
 
 def _refuse_forked(executor: Executor) -> None:
     """A forked process may wait for ever, on locks that threads of its parent held at the fork."""
-    context: Any = getattr(executor, "_mp_context", None)
-    if isinstance(executor, ProcessPoolExecutor) and context.get_start_method() == "fork":
+    context: Any = getattr(executor, "_mp_context", None)  # only a pool of processes has one
+    if context is not None and context.get_start_method() == "fork":
         raise ValueError(
             "days cannot be counted in forked processes; give"
             " ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))"
@@ -213,14 +214,18 @@ def _save(day: Day, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _to_pandas(tables: Sequence[pa.Table]) -> pd.DataFrame:
-    """Join the days; the categories are in order of name, whatever was read first."""
-    return pd.DataFrame(
-        {
-            name: _to_pandas_column(name, [table.column(name) for table in tables])
-            for name in tables[0].column_names
-        }
-    )
+def _to_pandas(tables: list[pa.Table]) -> pd.DataFrame:
+    """Join the days, and empty ``tables`` meanwhile: a month held twice would be much.
+
+    The categories are in order of name, whatever was read first.
+    """
+    tables[:] = [table for table in tables if table.num_rows]
+    columns = {}
+    for name in tables[0].column_names:
+        columns[name] = _to_pandas_column(name, [table.column(name) for table in tables])
+        tables[:] = [table.drop_columns(name) for table in tables]
+        pa.default_memory_pool().release_unused()
+    return pd.DataFrame(columns, copy=False)
 
 
 def _to_pandas_column(name: str, parts: Sequence[pa.ChunkedArray]) -> Any:
@@ -246,14 +251,13 @@ def _categories(parts: Sequence[pa.DictionaryArray]) -> pd.Categorical:
     return pd.Categorical.from_codes(np.concatenate(codes), pd.Index(names))
 
 
-def _account(span: list[date], counted: dict[date, tuple[Day, bool]]) -> pd.DataFrame:
+def _account(span: list[date], facts: dict[date, dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for day in span:
-        found, was_cached = counted.get(day, (None, False))
-        facts = dict(found.facts) if found else {}
-        present = _slots(facts.pop("times", []))
-        missing = int((~present).sum())
-        rows.append({"day": day, **facts, "missing_snapshots": missing, "from_cache": was_cached})
+        found = dict(facts.get(day, {}))
+        was_cached = found.pop("from_cache", False)
+        missing = int((~_slots(found.pop("times", []))).sum())
+        rows.append({"day": day, **found, "missing_snapshots": missing, "from_cache": was_cached})
     table = pd.DataFrame(rows).astype({"day": "datetime64[s]"})
     numbers = table.columns.difference(["day", "from_cache"])
     table[numbers] = table[numbers].fillna(0).astype(int)
@@ -268,13 +272,11 @@ def _slots(times: list[str]) -> Any:
     return present
 
 
-def _gaps(span: list[date], counted: dict[date, tuple[Day, bool]]) -> pd.DataFrame:
+def _gaps(span: list[date], facts: dict[date, dict[str, Any]]) -> pd.DataFrame:
     """Return each run of missing snapshots: its first and last time, and how many they are."""
     unasked = np.ones(SNAPSHOTS_PER_DAY, np.bool_)
     present = [
-        unasked
-        if day not in span
-        else _slots(counted[day][0].facts["times"] if day in counted else [])
+        unasked if day not in span else _slots(facts[day]["times"] if day in facts else [])
         for day in _days_between(span[0], span[-1])
     ]
     edges = np.flatnonzero(np.diff(~np.concatenate(present), prepend=False, append=False))

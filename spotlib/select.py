@@ -120,9 +120,11 @@ def variation(
     table["snapshots"] = _sums(snapshots, pair[zone], len(found))
     for feature in PER_ONE:
         units, known = (each.to_numpy() for each in feature_units(counts, feature, missing))
-        weight: _Integers = np.where(known, snapshots, 0)
-        powers = (weight, weight * units, weight * units * units)
-        by_zone = [_sums(power, zone, len(pair)) for power in powers]
+        terms: _Integers = np.where(known, snapshots, 0)
+        by_zone = [_sums(terms, zone, len(pair))]
+        for _ in ("S", "Q"):
+            terms *= units  # in place: a month has a million rows
+            by_zone.append(_sums(terms, zone, len(pair)))
         table = table.assign(**_moments(by_zone, pair, len(found), feature, form))
     return table
 
@@ -156,8 +158,8 @@ def score_targets(
     table = variation.astype(dict.fromkeys(PAIR, "str"))
     score = table["sps_cov"] * table["if_cov"]
     moving = (table["sps_cov"] > 0) & (table["if_cov"] > 0) & np.isfinite(score) & (score > 0)
-    table = table.assign(score=score)[moving & _is_of_size(table, sizes)]
-    table = table.sort_values(
+    table = table.assign(score=score)[moving]
+    table = table[_is_of_size(table, sizes)].sort_values(
         ["score", *PAIR], ascending=[False, True, True], ignore_index=True, kind="stable"
     )
     table.insert(0, "rank", np.arange(1, len(table) + 1))

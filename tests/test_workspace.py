@@ -29,7 +29,7 @@ ONLY = {
 }
 PURE = {"model", "prepared", "evidence"}  # no clock, no file, no network
 STANDARD = set(sys.stdlib_module_names)
-CONDA_NAMES = {"matplotlib": "matplotlib-base"}
+CONDA_NAMES = {"matplotlib": "matplotlib-base", "isal": "python-isal"}
 
 
 def bounds(text):

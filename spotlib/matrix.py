@@ -1,0 +1,196 @@
+"""A day of snapshots as a matrix: one byte for each pool and snapshot.
+
+Owns what a byte means, the numbers of the pools, and what becomes of two rows that speak of the
+same cell: an exact duplicate counts once, a contradiction is unknown.  So neither the order of
+files nor that of rows matters.  Knows of no file format, see ``snapshots``, and counts nothing, see
+``runs``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import time
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from spotlib.archive import ArchiveError
+from spotlib.cells import POOL, SCALES, Scale
+
+# A row's code is 1 + 7 x SPS + IF in halves, where 0 stands for a missing SPS or IF.
+# So 1 is "listed, nothing known", 77 is SPS 10 and IF 3.0, and code 0 is "not listed".
+HALVES: Final = 7
+_NOTHING_KNOWN = 1
+_NAMELESS = -1  # the pool of a row without type, region or zone
+_LONGEST_NAME = 64  # letters; the longest known have 20
+_BITS = 20  # for the number of a type, a region or a zone: a million of each
+# Where the number of each name of POOL begins in a key.  The type comes first, as in most files.
+_SHIFTS = (_BITS, 2 * _BITS, 0)
+
+Codes = np.ndarray[Any, np.dtype[np.uint8]]
+Integers = np.ndarray[Any, np.dtype[Any]]
+Numbers = np.ndarray[Any, np.dtype[np.int32]]  # of pools
+Prices = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Pools:
+    """The pools of a day, numbered as they come up.
+
+    A pool is known by one integer, made of the numbers of its type, region and zone: a day has some
+    30,000 pools, but 900 names, and texts for each of them would take more than the matrix.
+    """
+
+    def __init__(self) -> None:
+        self._texts: list[dict[str, int]] = [{"": 0} for _ in POOL]
+        # The keys in order, and the number of each; a row without a name has the least key.
+        self._keys = np.array([_NAMELESS], np.int64)
+        self._numbers = np.array([_NAMELESS], np.int32)
+
+    def __len__(self) -> int:
+        return len(self._keys) - 1
+
+    def numbers(self, columns: Sequence[pa.DictionaryArray], file: str) -> Numbers:
+        """Return the pool of each row, from its names in the order of ``POOL``.
+
+        Names are looked up only where they differ from those of the row before.
+        """
+        places = [_indices(column) for column in columns]
+        changed = np.zeros(len(places[0]), np.bool_)
+        changed[:1] = True
+        for place in places:
+            changed[1:] |= place[1:] != place[:-1]
+        rows = np.flatnonzero(changed)
+        keys = np.zeros(len(rows), np.int64)
+        nameless = np.zeros(len(rows), np.bool_)
+        for texts, shift, column, place in zip(self._texts, _SHIFTS, columns, places, strict=True):
+            part = _numbered(texts, column.dictionary.to_pylist(), file)[place[rows]]
+            keys |= part << shift
+            nameless |= part == 0
+        keys[nameless] = _NAMELESS
+        return np.repeat(self._numbers_of(keys), np.diff(rows, append=len(changed)))
+
+    def _numbers_of(self, keys: Integers) -> Numbers:
+        place = np.searchsorted(self._keys, keys)
+        new = np.unique(keys[self._keys.take(place, mode="clip") != keys])
+        if len(new):
+            numbers = len(self) + np.arange(len(new), dtype=np.int32)
+            at = np.searchsorted(self._keys, new)
+            # In a sorted file they all belong to the end, and joining is quicker than inserting.
+            put = _joined if at[0] == len(self._keys) else np.insert
+            self._keys, self._numbers = put(self._keys, at, new), put(self._numbers, at, numbers)
+            place = np.searchsorted(self._keys, keys)
+        return self._numbers.take(place)
+
+    def names(self) -> list[tuple[list[str], Numbers]]:
+        """Return the texts of each name in order, and for each pool the place of its own."""
+        keys = np.empty(len(self), np.int64)
+        keys[self._numbers[1:]] = self._keys[1:]
+        columns: list[tuple[list[str], Numbers]] = []
+        for texts, shift in zip(self._texts, _SHIFTS, strict=True):
+            numbers_of_name = keys >> shift & (1 << _BITS) - 1
+            known = list(texts)
+            used = sorted(np.flatnonzero(np.bincount(numbers_of_name)), key=known.__getitem__)
+            rank = np.zeros(len(known), np.int32)
+            rank[used] = np.arange(len(used))
+            columns.append(([known[number] for number in used], rank[numbers_of_name]))
+        return columns
+
+
+def _joined(before: Integers, _: Integers, after: Integers) -> Integers:
+    return np.concatenate([before, after])
+
+
+def _indices(column: pa.DictionaryArray) -> Integers:
+    indices = column.indices
+    indices = indices.fill_null(-1) if indices.null_count else indices
+    found: Integers = indices.to_numpy()
+    return found
+
+
+def _numbered(texts: dict[str, int], names: Sequence[str | None], file: str) -> Integers:
+    """Return the number of each name, new ones for names not seen before, and 0 for none."""
+    for name in names:
+        if name and name not in texts:
+            if len(name) > _LONGEST_NAME:
+                raise ArchiveError(file, f"holds the text {name!r} in a column of names")
+            texts[name] = len(texts)
+    return np.array([*(texts[name or ""] for name in names), 0], np.int64)  # the last is for -1
+
+
+@dataclass
+class Matrix:
+    """A day while it is read: a code for each pool and snapshot."""
+
+    codes: Codes  # pool x snapshot; there may be more rows than pools
+    times: list[time] = field(default_factory=list)
+    prices: Prices = field(default_factory=lambda: np.empty(0))  # of pools, last snapshot
+    rows: int = 0
+    nameless_rows: int = 0  # they belong to no pool
+    contradictions: int = 0
+    pools: Pools = field(default_factory=Pools)
+
+    def add(self, tick: int | Integers, pools: Numbers, codes: Codes) -> None:
+        """Write codes of rows at a snapshot: one, or one for each row."""
+        if np.min(pools, initial=0) == _NAMELESS:
+            named = pools != _NAMELESS
+            self.nameless_rows += int((~named).sum())
+            tick = tick if isinstance(tick, int) else tick[named]
+            pools, codes = pools[named], codes[named]
+        self.rows += len(pools)
+        self._make_room(tick)
+        flat = self.codes.reshape(-1)
+        cells = pools * np.int64(self.codes.shape[1]) + tick
+        before = flat[cells]
+        flat[cells] = codes
+        disputed = flat[cells] != codes
+        if before.any():
+            disputed |= (before != 0) & (before != codes)
+        if disputed.any():
+            flat[cells[disputed]] = _NOTHING_KNOWN
+            self.contradictions += len(np.unique(cells[disputed]))
+
+    def _make_room(self, tick: int | Integers) -> None:
+        pools, ticks = self.codes.shape
+        lacking = max(len(self.pools) - pools, 0)
+        more_pools = max(lacking, pools // 8) if lacking else 0
+        more_ticks = max(int(np.max(tick, initial=-1)) + 1 - ticks, 0)
+        if more_pools or more_ticks:
+            self.codes = np.pad(self.codes, ((0, more_pools), (0, more_ticks)))
+
+    def keep_prices(self, pools: Numbers, prices: Prices) -> None:
+        """Keep the lowest price of each pool that was added; -1 and NaN are none."""
+        priced = (prices >= 0) & (pools != _NAMELESS)
+        if len(self.prices) < len(self.codes):
+            more = np.full(len(self.codes) - len(self.prices), np.nan)
+            self.prices = np.concatenate([self.prices, more])
+        np.fmin.at(self.prices, pools[priced], prices[priced])
+
+
+def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Return the column as ``wanted``; pyarrow takes its time also where there is nothing to do."""
+    return column if column.type == wanted else column.cast(wanted)
+
+
+def codes_of(columns: Mapping[str, pa.Array] | pa.RecordBatch, file: str) -> Codes:
+    """Return one byte for the two values of each row, verified."""
+    sps, halves = (_units(columns[name], scale, file) for name, scale in SCALES.items())
+    codes: Codes = 1 + HALVES * sps + halves
+    return codes
+
+
+def _units(column: pa.Array, scale: Scale, file: str) -> Codes:
+    """Return whole units, 0 for missing; anything else is refused."""
+    if column.null_count or not pa.types.is_integer(column.type):  # Parquet may hold anything
+        column = as_type(column, pa.float64())
+    number = column.to_numpy(zero_copy_only=False)
+    exact = number * scale.per_one if scale.per_one > 1 else number
+    with np.errstate(invalid="ignore"):  # what is no whole unit does not come back as it was
+        units: Codes = exact.astype(np.uint8)
+    good = (units == exact) & (units >= scale.low) & (units <= scale.high)
+    if not good.all():
+        others = number[~good]
+        wrong = ~np.isnan(others) & (others != -1)
+        if wrong.any():
+            raise ArchiveError(file, scale.refusal(others[wrong][0]))
+        units[~good] = 0
+    return units
