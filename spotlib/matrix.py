@@ -23,6 +23,7 @@ HALVES: Final = 7
 _NOTHING_KNOWN = 1
 _NAMELESS = -1  # the pool of a row without type, region or zone
 _LONGEST_NAME = 64  # letters; the longest known have 20
+_DAY_S = 24 * 60 * 60  # as many snapshots a day may have
 _BITS = 20  # for the number of a type, a region or a zone: a million of each
 # Where the number of each name of POOL begins in a key.  The type comes first, as in most files.
 _SHIFTS = (_BITS, 2 * _BITS, 0)
@@ -121,13 +122,18 @@ def _numbered(texts: dict[str, int], names: Sequence[str | None], file: str) -> 
 class Matrix:
     """A day while it is read: a code for each pool and snapshot."""
 
-    codes: Codes  # pool x snapshot; there may be more rows than pools
+    codes: Codes  # pool x snapshot; there may be more of both than were read
     times: list[time] = field(default_factory=list)
     prices: Prices = field(default_factory=lambda: np.empty(0))  # of pools, last snapshot
     rows: int = 0
     nameless_rows: int = 0  # they belong to no pool
-    contradictions: int = 0
     pools: Pools = field(default_factory=Pools)
+    _disputed: Integers = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def contradictions(self) -> int:
+        """How many cells were given two different values."""
+        return len(self._disputed)
 
     def add(self, tick: int | Integers, pools: Numbers, codes: Codes) -> None:
         """Write codes of rows at a snapshot: one, or one for each row."""
@@ -147,7 +153,9 @@ class Matrix:
             disputed |= (before != 0) & (before != codes)
         if disputed.any():
             flat[cells[disputed]] = _NOTHING_KNOWN
-            self.contradictions += len(np.unique(cells[disputed]))
+            ticks = np.broadcast_to(tick, cells.shape)[disputed]
+            places = pools[disputed] * np.int64(_DAY_S) + ticks
+            self._disputed = np.union1d(self._disputed, places)  # a third row disputes it again
 
     def _make_room(self, tick: int | Integers) -> None:
         pools, ticks = self.codes.shape
@@ -180,10 +188,10 @@ def codes_of(columns: Mapping[str, pa.Array] | pa.RecordBatch, file: str) -> Cod
 
 def _units(column: pa.Array, scale: Scale, file: str) -> Codes:
     """Return whole units, 0 for missing; anything else is refused."""
-    if column.null_count or not pa.types.is_integer(column.type):  # Parquet may hold anything
-        column = as_type(column, pa.float64())
+    if column.null_count or scale.per_one > 1 or column.type != pa.int64():
+        column = as_type(column, pa.float64())  # Parquet may hold anything
     number = column.to_numpy(zero_copy_only=False)
-    exact = number * scale.per_one if scale.per_one > 1 else number
+    exact = number if scale.per_one == 1 else number * scale.per_one
     with np.errstate(invalid="ignore"):  # what is no whole unit does not come back as it was
         units: Codes = exact.astype(np.uint8)
     good = (units == exact) & (units >= scale.low) & (units <= scale.high)

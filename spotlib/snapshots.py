@@ -92,7 +92,6 @@ def _fill_from_csv(files: Sequence[File], read: _Read, skipped: list[Skipped] | 
             matrix.add(len(matrix.times), listing.pools, codes)
             matrix.times.append(file.at or time.min)
             last = file, listing.pools
-    matrix.codes = matrix.codes[:, : len(matrix.times)]
     if last:  # prices serve an estimate of cost: the day's last ones are enough, and cost one file
         with _or_skip(skipped):
             file, pools = last
@@ -181,7 +180,7 @@ def _matrix_of_parquet(file: File, data: bytes) -> Matrix:
         if PRICE in columns:
             clock.keep_last_prices(matrix, ticks, pools, columns[PRICE])
     order = np.argsort(clock.seconds)
-    if len(order) < matrix.codes.shape[1] or (np.diff(order) < 0).any():
+    if (np.diff(order) < 0).any():  # the first pool lacked a snapshot that another one had
         matrix.codes = matrix.codes[:, order]
     matrix.times = [_time(clock.seconds[tick]) for tick in order]
     return matrix

@@ -1,7 +1,7 @@
 """Every form of the same market gives the same counts and the same ranking."""
 
 import gzip
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
@@ -17,6 +17,7 @@ from market import (
 )
 from market import market as history
 
+from spotlib import cells, snapshots
 from spotlib.dataset import OPEN_DATA_NOTICE, read_counts
 from spotlib.select import score_targets, variation
 
@@ -132,26 +133,39 @@ def test_the_order_of_rows_in_a_file_does_not_matter(expected, tmp_path):
     pd.testing.assert_frame_equal(reading.counts, expected.counts)
 
 
-def test_files_longer_than_a_block_are_read_whole_however_their_rows_differ(tmp_path):
-    """Rows of some thousand pools, of which each snapshot lacks others and has them elsewhere."""
+@pytest.mark.parametrize("write", [write_tree, write_parquet])
+@pytest.mark.parametrize("rows_at_once", [1, 7, 100])
+def test_files_longer_than_a_piece_are_read_whole_however_their_rows_differ(
+    write, rows_at_once, tmp_path, monkeypatch
+):
+    """Rows of some hundred pools, of which each snapshot lacks others and has them elsewhere."""
     rows = [
         (datetime(2024, 8, 1, 0, 10 * tick, tzinfo=UTC), f"t{pool}.nano", "r", "z", 3, 2.5)
         for tick in range(4)
-        for pool in range(6000)
-        if (pool * 7919 + tick) % 997
+        for pool in range(600)
+        if (pool * 7919 + tick) % 97
     ]
-    market = history(rows[:12_000] + rows[:11_000:-1])
+    market = history(rows[:1200] + rows[:1100:-1])
+    source = write(market, tmp_path)
+    whole = read_counts(source, cache=None)
+    monkeypatch.setattr(cells, "_PIECE_BYTES", 80 * rows_at_once)
+    monkeypatch.setattr(snapshots, "_ROWS_AT_ONCE", rows_at_once)
 
-    reading = read_counts(write_tree(market, tmp_path), cache=None)
+    reading = read_counts(source, cache=None)
 
+    pd.testing.assert_frame_equal(reading.counts, whole.counts)
     assert reading.days["rows"].tolist() == [len(market.rows)]
     held = reading.counts.set_index("instance_type")["snapshots"].sort_index()
     expected = market.rows.drop_duplicates(["at", "instance_type"])["instance_type"].value_counts()
     assert held.to_dict() == expected.to_dict()
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 1000])
 @pytest.mark.parametrize("write", [write_tree, write_parquet])
-def test_exact_duplicates_count_once_and_contradictions_are_unknown(write, tmp_path):
+def test_exact_duplicates_count_once_and_contradictions_are_unknown(
+    write, rows_at_once, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(snapshots, "_ROWS_AT_ONCE", rows_at_once)
     market = random_market(missing=0.0)
     once = read_counts(write(market, tmp_path / "once"), cache=None)
     doubled = random_market(missing=0.0)
@@ -170,6 +184,23 @@ def test_exact_duplicates_count_once_and_contradictions_are_unknown(write, tmp_p
     unknown = reading.counts[reading.counts["sps"].isna()]
     assert unknown["snapshots"].tolist() == [1]
     assert unknown["if_score"].isna().all()
+
+
+def test_a_day_of_parquet_whose_first_pool_lacks_snapshots_is_in_order_of_time(tmp_path):
+    morning = datetime(2024, 8, 1, tzinfo=UTC)
+    rows = [
+        (morning + timedelta(minutes=10 * tick), f"t{pool}.nano", "r", "z", 2 + (tick < 70), 2.5)
+        for pool in range(2)
+        for tick in range(144)
+        if pool or tick % 3
+    ]
+
+    parquet = read_counts(write_parquet(history(rows), tmp_path / "parquet"), cache=None)
+    tree = read_counts(write_tree(history(rows), tmp_path / "tree"), cache=None)
+
+    pd.testing.assert_frame_equal(parquet.counts, tree.counts)
+    assert parquet.counts["sps_changes"].tolist() == [1, 0, 1, 0]
+    assert parquet.counts["first_at"].dt.strftime("%H:%M").tolist()[2:] == ["11:40", "00:00"]
 
 
 def test_rows_without_a_zone_belong_to_no_pool(market, expected, tmp_path):
