@@ -4,6 +4,7 @@ import gzip
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
+import polars as pl
 import pytest
 from loopback_s3 import s3_server, upload
 from market import (
@@ -18,6 +19,7 @@ from market import (
 from market import market as history
 
 from spotlib import cells, snapshots
+from spotlib.archive import ArchiveError
 from spotlib.dataset import OPEN_DATA_NOTICE, read_counts
 from spotlib.select import score_targets, variation
 
@@ -201,6 +203,38 @@ def test_a_day_of_parquet_whose_first_pool_lacks_snapshots_is_in_order_of_time(t
     pd.testing.assert_frame_equal(parquet.counts, tree.counts)
     assert parquet.counts["sps_changes"].tolist() == [1, 0, 1, 0]
     assert parquet.counts["first_at"].dt.strftime("%H:%M").tolist()[2:] == ["11:40", "00:00"]
+
+
+@pytest.mark.parametrize("kind", [pl.Int64, pl.Int32, pl.Int8, pl.Float32])
+def test_a_parquet_day_may_hold_its_numbers_in_any_type(kind, tmp_path):
+    """Some of the historical days have whole numbers for IF; -1 and nulls are missing in all."""
+    noon = datetime(2024, 8, 1, 12, tzinfo=UTC)
+    rows = [(noon, f"t{each}.nano", "r", "z", 3, 2.0) for each in range(4)]
+    path = write_parquet(history(rows), tmp_path) / "aws-2024-08" / "aws-2024-08-01.parquet"
+    sps, if_score = pl.Series([3, -1, None, 10], dtype=kind), pl.Series([2, None, 1, -1])
+    pl.read_parquet(path).with_columns(SPS=sps, IF=if_score.cast(kind)).write_parquet(path)
+
+    counts = read_counts(tmp_path, cache=None).counts
+
+    assert counts["sps"].fillna(-1).tolist() == [3, -1, -1, 10]
+    assert counts["if_score"].fillna(-1).tolist() == [2, -1, 1, -1]
+
+
+def test_a_number_too_large_for_its_type_is_refused_not_wrapped(tmp_path):
+    rows = [(datetime(2024, 8, 1, tzinfo=UTC), "t3.nano", "r", "z", 3, 2.0)]
+    path = write_parquet(history(rows), tmp_path) / "aws-2024-08" / "aws-2024-08-01.parquet"
+    for column, value, kind, reason in [
+        ("IF", 130, pl.UInt8, "IF is 130"),  # twice 130 is 4 in a byte
+        ("SPS", 259, pl.Int64, "SPS is 259"),  # and so is 259 3
+        ("SPS", 65_539, pl.Int32, "SPS is 65539"),
+        ("IF", 2**62 + 1, pl.Int64, "not in range"),
+    ]:
+        whole = pl.read_parquet(path)
+        spoilt = whole.with_columns(pl.Series(column, [value], dtype=kind))
+        spoilt.write_parquet(path)
+        with pytest.raises(ArchiveError, match=reason):
+            read_counts(tmp_path, cache=None)
+        whole.write_parquet(path)
 
 
 def test_rows_without_a_zone_belong_to_no_pool(market, expected, tmp_path):
