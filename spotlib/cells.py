@@ -37,7 +37,7 @@ _SPELLING = {
     "if": "IF",
     "time": "Time",
 }
-_PIECE_BYTES = 1 << 19  # some 3,500 rows: larger ones take more memory, smaller ones more time
+_PIECE_BYTES = 1 << 19  # some 7,000 rows: larger ones take more memory, smaller ones more time
 _GZIP = b"\x1f\x8b"
 # What unpacking raises; the library's stubs call its class of exceptions an exception.
 _DAMAGED: Final = (OSError, EOFError, cast("type[Exception]", isal_zlib.error))

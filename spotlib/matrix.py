@@ -114,6 +114,8 @@ def _numbered(texts: dict[str, int], names: Sequence[str | None], file: str) -> 
         if name and name not in texts:
             if len(name) > _LONGEST_NAME:
                 raise ArchiveError(file, f"holds the text {name!r} in a column of names")
+            if len(texts) == 1 << _BITS:
+                raise ArchiveError(file, "holds more than a million names in one column")
             texts[name] = len(texts)
     return np.array([*(texts[name or ""] for name in names), 0], np.int64)  # the last is for -1
 

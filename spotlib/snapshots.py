@@ -30,6 +30,7 @@ from spotlib.runs import counts_of
 
 _ROWS_AT_ONCE = 1 << 16  # of a Parquet day: twice as many no longer fit the processor's cache
 _SNAPSHOTS = 144  # of a whole day
+_POOLS = 1 << 18  # as many have room in a Parquet day before it is read; there are some 30,000
 _REMOTE_READERS = 8
 _DAY_S = 24 * 60 * 60
 _MICROSECONDS = 1_000_000
@@ -168,17 +169,18 @@ def _matrix_of_parquet(file: File, data: bytes) -> Matrix:
         metadata=found.metadata,
         read_dictionary=[theirs[name] for name in POOL],
     )
-    matrix = Matrix(np.zeros((found.metadata.num_rows // _SNAPSHOTS, _SNAPSHOTS), np.uint8))
+    pools = min(found.metadata.num_rows // _SNAPSHOTS, _POOLS)
+    matrix = Matrix(np.zeros((pools, _SNAPSHOTS), np.uint8))
     clock = _Clock(file)
     for batch in source.iter_batches(
         _ROWS_AT_ONCE, columns=list(theirs.values()), use_threads=False
     ):
         columns = {ours: batch.column(name) for ours, name in theirs.items()}
         ticks = clock.ticks(columns["at"])
-        pools = matrix.pools.numbers([columns[name] for name in POOL], file.name)
-        matrix.add(ticks, pools, codes_of(columns, file.name))
+        numbers = matrix.pools.numbers([columns[name] for name in POOL], file.name)
+        matrix.add(ticks, numbers, codes_of(columns, file.name))
         if PRICE in columns:
-            clock.keep_last_prices(matrix, ticks, pools, columns[PRICE])
+            clock.keep_last_prices(matrix, ticks, numbers, columns[PRICE])
     order = np.argsort(clock.seconds)
     if (np.diff(order) < 0).any():  # the first pool lacked a snapshot that another one had
         matrix.codes = matrix.codes[:, order]
