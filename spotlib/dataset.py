@@ -224,7 +224,7 @@ def _to_pandas(tables: list[pa.Table]) -> pd.DataFrame:
     for name in tables[0].column_names:
         columns[name] = _to_pandas_column(name, [table.column(name) for table in tables])
         tables[:] = [table.drop_columns(name) for table in tables]
-        pa.default_memory_pool().release_unused()
+        pa.default_memory_pool().release_unused()  # or the next column would come on top of it
     return pd.DataFrame(columns, copy=False)
 
 
