@@ -25,6 +25,9 @@ $(READY): pyproject.toml constraints.txt
 	@# JupyterLab's pop-up with news would be the first thing that a newcomer sees.
 	@$(BIN)/jupyter labextension disable --level=sys_prefix \
 	  "@jupyterlab/apputils-extension:announcements" > /dev/null 2>&1 || true
+	@# Nor does the kernel's warning at each start help: it speaks to its notebook on this machine only.
+	@mkdir -p $(VENV)/etc/ipython
+	@echo "c.IPKernelApp.log_level = 'ERROR'" > $(VENV)/etc/ipython/ipython_kernel_config.py
 	@touch $@
 
 RUN := $(BIN)/papermill --no-progress-bar --log-level ERROR
