@@ -138,7 +138,7 @@ class Matrix:
         return len(self._disputed)
 
     def add(self, tick: int | Integers, pools: Numbers, codes: Codes) -> None:
-        """Write codes of rows at a snapshot: one, or one for each row."""
+        """Write codes of rows at a snapshot: a whole new one, or one for each row."""
         if np.min(pools, initial=0) == _NAMELESS:
             named = pools != _NAMELESS
             self.nameless_rows += int((~named).sum())
@@ -146,16 +146,15 @@ class Matrix:
             pools, codes = pools[named], codes[named]
         self.rows += len(pools)
         self._make_room(tick)
-        flat = self.codes.reshape(-1)
-        cells = pools * np.int64(self.codes.shape[1]) + tick
-        before = flat[cells]
-        flat[cells] = codes
-        disputed = flat[cells] != codes
-        if before.any():
-            disputed |= (before != 0) & (before != codes)
+        if isinstance(tick, int):
+            column = np.zeros(len(self.pools), np.uint8)  # in the matrix its cells lie far apart
+            disputed = _written(column, pools, codes)
+            self.codes[: len(column), tick] = column
+        else:
+            cells = pools * np.int64(self.codes.shape[1]) + tick
+            disputed = _written(self.codes.reshape(-1), cells, codes)
         if disputed.any():
-            flat[cells[disputed]] = _NOTHING_KNOWN
-            ticks = np.broadcast_to(tick, cells.shape)[disputed]
+            ticks = np.broadcast_to(tick, pools.shape)[disputed]
             places = pools[disputed] * np.int64(_DAY_S) + ticks
             self._disputed = np.union1d(self._disputed, places)  # a third row disputes it again
 
@@ -174,6 +173,17 @@ class Matrix:
             more = np.full(len(self.codes) - len(self.prices), np.nan)
             self.prices = np.concatenate([self.prices, more])
         np.fmin.at(self.prices, pools[priced], prices[priced])
+
+
+def _written(flat: Codes, cells: Integers, codes: Codes) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Write codes into their cells, and return which rows found or met another value there."""
+    before = flat[cells]
+    flat[cells] = codes
+    disputed: np.ndarray[Any, np.dtype[np.bool_]] = flat[cells] != codes
+    if before.any():
+        disputed |= (before != 0) & (before != codes)
+    flat[cells[disputed]] = _NOTHING_KNOWN
+    return disputed
 
 
 def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
