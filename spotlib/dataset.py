@@ -38,7 +38,7 @@ OPEN_DATA_NOTICE: Final = (
     " name the source, make no commercial use of it."
 )
 
-_FORMAT = "3"  # of a cached day; 1 = names as text, 2 = as categories, 3 = written by pyarrow
+_FORMAT = "4"  # of a cached day; 2 = categories, 3 = written by pyarrow, 4 = contradictions once
 _MINUTES = 24 * 60 // SNAPSHOTS_PER_DAY
 
 
