@@ -58,12 +58,12 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/pytest
 
 # Every crash point, every fault at every call, every way to stop a program: not a sample of them.
 chaos: setup
-	SPOTLIB_CHAOS=1 $(BIN)/pytest $(addprefix tests/test_,$(addsuffix .py,\
-	  crashes faults disk sweep stops hostile collect reliability))
+	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/record tests/cleanup tests/collect
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/02_collect.ipynb

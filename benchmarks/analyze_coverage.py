@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from analyze_study import Truth, simulate
 
-from spotlib.analyze import Estimate, launch_time_distribution
+from spotlib.analyze.intervals import Estimate
+from spotlib.analyze.launch_times import launch_time_distribution
 from spotlib.model import Stage
 
 TRUTH = Truth(median_s=60.0, between=0.4, within=0.3, never=0.1)

@@ -9,8 +9,8 @@ import argparse
 import numpy as np
 from analyze_study import Truth, simulate
 
-from spotlib.analyze import observe
-from spotlib.brackets import Curve, Observed, smoothed, turnbull
+from spotlib.analyze.launch_times import observe
+from spotlib.analyze.turnbull import Curve, Observed, smoothed, turnbull
 from spotlib.model import Stage
 
 HORIZON_S = 590.0

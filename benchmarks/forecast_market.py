@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from spotlib.record.tables import LAUNCH_COLUMNS
 from spotlib.sandbox import catalogue
 from spotlib.sandbox.market import Market, Pool
-from spotlib.store import LAUNCH_COLUMNS
 
 START = pd.Timestamp("2024-09-01", tz="UTC")
 POLL_S, LATENCY_S, TIMEOUT_S = 3.0, 0.7, 600.0

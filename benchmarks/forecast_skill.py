@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from forecast_market import choose_targets, simulate_launches
 
-from spotlib.forecast_score import Scores, row_split_flatters, score_forecasts
+from spotlib.forecast.score import Scores, row_split_flatters, score_forecasts
+from spotlib.forecast.training import training_table
 from spotlib.sandbox.market import Market
-from spotlib.training import training_table
 
 
 def draw(given: argparse.Namespace, seed: int) -> pd.DataFrame:

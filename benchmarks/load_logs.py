@@ -14,12 +14,12 @@ from typing import Any
 
 import pandas as pd
 
-from spotlib.collect import collect
-from spotlib.connection import connect_in_process
+from spotlib.collect.rounds import collect_batch
+from spotlib.ec2.connection import connect_in_process
 from spotlib.model import Target, plan_launches
+from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import World
-from spotlib.store import load_batches, load_launches, load_polls
 
 
 def record(log: Path) -> None:
@@ -29,7 +29,7 @@ def record(log: Path) -> None:
     names = [f"{family}.{size}" for family in ("t3", "t3a") for size in ("nano", "micro", "small")]
     names += ["t3.medium", "t3a.medium", "t4g.nano", "t4g.micro"]
     plans = plan_launches([Target(name, "us-east-1") for name in names], count=5)
-    collect(connection, plans, log=log, seed=1).require()
+    collect_batch(connection, plans, log=log, seed=1).require()
 
 
 def multiply(log: Path, copies: int) -> None:

@@ -1,7 +1,7 @@
 """How many looks a second the sandbox gives, in-process and over HTTP, against stock moto.
 
 ``python benchmarks/sandbox_speed.py [--requests 10 100] [--regions 1] [--seconds 1] [--long]``.
-A look is ``spotlib.ec2.look``: requests by tag, instances by request, status of the running.
+A look is ``spotlib.ec2.calls.look``: requests by tag, instances by request, status of the running.
 For moto the same three calls, unfiltered, of as many instances (it knows no such filters),
 answered by its backend in-process under ``mock_aws``, as a ratio.  ``--long`` also times a launch
 of 5 and one of 1,000 in 5 regions from request to clean.
@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from spotlib.collect import collect
-from spotlib.connection import Connection, connect, connect_in_process
-from spotlib.ec2 import TAG_ROUND, look
+from spotlib.collect.preflight import preflight
+from spotlib.collect.rounds import collect_batch
+from spotlib.ec2.calls import TAG_ROUND, look
+from spotlib.ec2.connection import Connection, connect, connect_in_process
 from spotlib.model import Target, plan_launches
-from spotlib.preflight import preflight
 from spotlib.sandbox.server import serve
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import Fate, World
@@ -119,7 +119,7 @@ def whole(count: int, regions: Sequence[str]) -> float:
     checked = preflight(connection, plan_launches(targets, count=count // len(regions)))
     with tempfile.TemporaryDirectory() as folder:
         began_s = time.perf_counter()
-        collect(connection, checked.require(), log=Path(folder) / "batch.jsonl", seed=1)
+        collect_batch(connection, checked.require(), log=Path(folder) / "batch.jsonl", seed=1)
     if world.leftovers() != {"requests": [], "instances": []}:
         raise RuntimeError("something is left")
     return time.perf_counter() - began_s

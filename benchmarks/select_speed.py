@@ -93,8 +93,8 @@ def run_here(way: str, form: str, folder: str) -> dict[str, float]:
     """Time one way after its imports; peak memory includes them."""
     work = {"study": study, "tuned": study, "limit": limit, "ours": ours, "cached": ours}[way]
     if way in ("ours", "cached"):
-        import spotlib.dataset
-        import spotlib.select  # noqa: F401
+        import spotlib.select.archive.counts
+        import spotlib.select.cov  # noqa: F401
 
         if way == "cached" or form == "parquet":
             import pyarrow.parquet  # noqa: F401
@@ -157,8 +157,8 @@ def limit(folder: Path, form: str, _: str) -> int:
 
 
 def ours(folder: Path, form: str, way: str) -> int:
-    from spotlib.dataset import read_counts
-    from spotlib.select import score_targets, variation
+    from spotlib.select.archive.counts import read_counts
+    from spotlib.select.cov import score_targets, variation
 
     cache = os.environ["SPOTLIB_BENCHMARK_CACHE"]
     if way == "cached":

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spotlib.connection import connect, is_aws
-from spotlib.leftovers import dead_lines, unfinished
+from spotlib.cleanup.sweep import SweepReport, sweep
+from spotlib.cleanup.unfinished import dead_lines, unfinished
+from spotlib.collect.cost import PreflightReport, split_waves
+from spotlib.collect.preflight import preflight
+from spotlib.ec2.connection import connect, is_aws
+from spotlib.ec2.refusals import Refusal
 from spotlib.model import Stage, Target, plan_launches
-from spotlib.preflight import preflight
-from spotlib.prepared import Checked, split_waves, usd
-from spotlib.refusals import Refusal
-from spotlib.store import results_folder
-from spotlib.sweep import SweepReport, sweep
+from spotlib.money import usd
+from spotlib.workspace import results_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +56,7 @@ def _sandbox(given: Sequence[str]) -> int:
 
 
 def _export(given: Sequence[str]) -> int:
-    from spotlib import exports  # noqa: PLC0415 - as slow to import as an analysis
+    from spotlib import export as exports  # noqa: PLC0415 - as slow to import as an analysis
 
     parser = argparse.ArgumentParser(prog="python -m spotlib export", description=exports.__doc__)
     exports.add_arguments(parser)
@@ -159,7 +160,7 @@ def parse_target(text: str, region: str) -> Target:
     return Target(name, region, zone or None)
 
 
-def report(checked: Checked, kind: str) -> list[str]:
+def report(checked: PreflightReport, kind: str) -> list[str]:
     """The preflight's answer in lines for a terminal."""
     lines = [f"{kind}: account {checked.account} as {checked.arn}"]
     for each in checked.prepared:

@@ -329,3 +329,23 @@ def _is_whole(value: object) -> bool:
 
 def _is_finite_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+class Kind(StrEnum):
+    """What a refusal is about."""
+
+    CAPACITY = "capacity"  # an outcome: the market has none
+    PRICE = "price"  # an outcome: the highest price we allow is below the market's
+    QUOTA = "quota"
+    PERMISSION = "permission"
+    CREDENTIALS = "credentials"
+    ACCOUNT = "account"
+    PARAMETERS = "parameters"
+    NOT_FOUND = "not_found"
+    THROTTLED = "throttled"
+    SERVER = "server"
+    UNREACHABLE = "unreachable"
+    UNKNOWN = "unknown"
+
+
+OUTCOME_KINDS = frozenset({Kind.CAPACITY, Kind.PRICE})

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from promises import promises
 
-from spotlib.connection import Connection, connect_in_process
+from spotlib.collect.cost import PreflightReport
+from spotlib.collect.preflight import preflight
+from spotlib.ec2.connection import Connection, connect_in_process
 from spotlib.model import Stage, Target, plan_launches
-from spotlib.preflight import preflight
-from spotlib.prepared import Checked
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import Fate, World
 
@@ -61,7 +60,7 @@ def scripted(*fates: Fate | None, **settings: Any) -> World:
     return World(script=lambda _: next(waiting, QUICK), **settings)
 
 
-def plan_for(connection: Connection, *targets: Target, n: int = 5, **plan: Any) -> Checked:
+def plan_for(connection: Connection, *targets: Target, n: int = 5, **plan: Any) -> PreflightReport:
     """The preflight's answer for a plan of ``n`` for each target."""
     plan.setdefault("wanted", Stage.READY)
     return preflight(connection, plan_launches(targets or (NANO,), count=n, **plan)).require()
@@ -78,23 +77,11 @@ def sampled() -> Callable[..., list[Any]]:
     """``sampled(points, 6)`` is every sixth; under ``make chaos`` all, or as ``whole`` says."""
 
     def sample(items: Sequence[Any], every: int, *, whole: int = 1) -> list[Any]:
-        return list(items[:: whole if CHAOS else every])
+        chosen = list(items[:: whole if CHAOS else every])
+        assert chosen, "nothing was sampled, so the test would show nothing"
+        return chosen
 
     return sample
-
-
-@pytest.fixture
-def counted(
-    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
-) -> Callable[[str, int], None]:
-    """Tell how many cases a test went through; the table in docs/ must say about as many."""
-
-    def count(what: str, number: int) -> None:
-        record_property("counted", f"{what}: {number}")
-        promised = promises()[request.node.name.partition("[")[0]].visited(chaos=CHAOS)
-        assert promised <= number <= 1.5 * promised + 2, f"{what}: docs/reliability.md is stale"
-
-    return count
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -102,15 +89,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("chaos") and not CHAOS:
             item.add_marker(pytest.mark.skip(reason="make chaos runs it"))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the tests counted."""
-    reports = [each for each in terminalreporter.stats.get("passed", []) if each.when == "call"]
-    told = [words for each in reports for name, words in each.user_properties if name == "counted"]
-    if told:
-        terminalreporter.section("counted")
-        terminalreporter.write_line("\n".join(sorted(told)))
 
 
 @pytest.fixture(scope="session")

@@ -17,14 +17,14 @@ from typing import Any
 
 from conftest import ARM, NANO, QUICK, plan_for, scripted
 
-from spotlib.collect import BatchSummary, collect
-from spotlib.connection import Connection, connect_in_process
-from spotlib.log import EventLog, read_events
+from spotlib.cleanup.sweep import SweepReport, sweep
+from spotlib.collect.rounds import BatchSummary, collect_batch
+from spotlib.ec2.connection import Connection, connect_in_process
+from spotlib.record.log import EventLog, read_events
+from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.company import crowd, move_in
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import Fate, World
-from spotlib.store import load_batches, load_launches, load_polls
-from spotlib.sweep import SweepReport, sweep
 
 NAME = "20240901T000000Z-abcdef.jsonl"
 REGIONS = (NANO.region, ARM.region)
@@ -100,7 +100,7 @@ def short_batch(connection: Connection, log: Path, visit: Visit, **given: Any) -
     """Collect in it, telling ``visit`` of every step."""
     checked = plan_for(connection, NANO, ARM, n=2, timeout_s=TIMEOUT_S)
     with visiting(visit):
-        return collect(
+        return collect_batch(
             connection,
             checked,
             log=log,

@@ -17,10 +17,10 @@ from typing import Any
 
 from crashing import NAME, REGIONS, short_batch, short_world
 
-from spotlib.connection import connect
+from spotlib.cleanup.sweep import sweep
+from spotlib.ec2.connection import connect
 from spotlib.sandbox.server import serve
 from spotlib.sandbox.world import World
-from spotlib.sweep import sweep
 
 
 def main(folder: Path, steps: list[int]) -> None:

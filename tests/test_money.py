@@ -1,118 +1,32 @@
-"""Nothing but ``endpoint="aws"`` can reach AWS: no default, no test, no typing error."""
+"""What an instance costs while it is held."""
 
+import numpy as np
 import pytest
-from botocore.httpsession import URLLib3Session
-from conftest import NANO
 
-from spotlib.__main__ import main
-from spotlib.collect import collect
-from spotlib.connection import Connection, connect, is_aws
-from spotlib.model import plan_launches
-from spotlib.preflight import preflight
-from spotlib.refusals import Refusal
+from spotlib.money import held_usd, usd
+
+EXTRAS = 0.005 + 8 * 0.08 / 730  # USD per hour: a public address and 8 GiB of gp3
 
 
-@pytest.fixture
-def sent(monkeypatch):
-    """The hosts that a request was sent to; sending one to AWS is refused in this process."""
-    hosts = []
-    send = URLLib3Session.send
+def test_a_held_instance_costs_its_price_its_address_and_its_disk_for_at_least_a_minute():
+    a_minute, five = (held_usd(0.0052, held_s) for held_s in (20, 300))
 
-    def guarded(self, request):
-        hosts.append(request.url.split("/")[2].split(":")[0])
-        if "amazonaws" in request.url:
-            raise AssertionError(f"AWS was reached: {request.url}")
-        return send(self, request)
-
-    monkeypatch.setattr(URLLib3Session, "send", guarded)
-    return hosts
+    assert a_minute == pytest.approx(60 / 3600 * (0.0052 + EXTRAS))
+    assert five == pytest.approx(5 * a_minute)
 
 
-def test_the_guard_of_these_tests_would_notice_a_call_to_aws(sent):
-    with pytest.raises(AssertionError, match="AWS was reached"):
-        preflight(connect("aws"), plan_launches([NANO], count=1))
-
-    assert sent == ["sts.us-east-1.amazonaws.com"]
+def test_an_instance_without_an_address_does_not_pay_for_one():
+    assert held_usd(0.01, 3600, has_address=False) == pytest.approx(0.01 + EXTRAS - 0.005)
 
 
-def test_the_defaults_of_every_entry_point_stay_on_this_machine(sent, log, capsys):
-    """With credentials set, as on a researcher's machine."""
-    assert main(["check"]) == 0
-    assert main(["check", "t4g.nano@eu-west-1", "-n", "3"]) == 0
-    connection = connect("sandbox", seed=1)
-    try:
-        collect(connection, plan_launches([NANO], count=2), log=log, seed=1).require()
-    finally:
-        connection.close()
-
-    assert set(sent) == {"127.0.0.1"}
-    assert "SIMULATED" in capsys.readouterr().out
+def test_surplus_credits_are_billed_per_vcpu():
+    assert held_usd(0.01, 3600, surplus_vcpus=2) == pytest.approx(0.01 + EXTRAS + 0.1)
 
 
-def test_the_sandbox_is_never_shown_real_keys():
-    connection = connect("sandbox", seed=1)
-    try:
-        credentials = connection.session.get_credentials()
-        assert (credentials.access_key, credentials.secret_key) == ("sandbox", "sandbox")
-        connection.call("us-east-1", "get_caller_identity", service="sts")
-    finally:
-        connection.close()
+def test_an_unknown_price_gives_an_unknown_cost_for_it_alone():
+    assert np.isnan(held_usd(np.array([np.nan, 1.0]), 300)).tolist() == [True, False]
 
 
-@pytest.mark.parametrize(
-    ("names", "address"),
-    [
-        (["AWS_ENDPOINT_URL"], "https://ec2.us-east-1.amazonaws.com"),
-        (["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"], "http://127.0.0.1:9"),
-    ],
-)
-def test_neither_an_endpoint_nor_a_proxy_in_the_environment_redirects_the_sandbox(
-    monkeypatch, sent, names, address
-):
-    for name in names:
-        monkeypatch.setenv(name, address)
-    connection = connect("sandbox", seed=1)
-    try:
-        preflight(connection, plan_launches([NANO], count=1)).require()
-    finally:
-        connection.close()
-
-    assert set(sent) == {"127.0.0.1"}
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "costs"),
-    [
-        ("aws", True),
-        ("https://ec2.us-east-1.amazonaws.com", True),
-        ("https://ec2.us-east-1.amazonaws.com:443/", True),
-        ("https://EC2.US-EAST-1.AMAZONAWS.COM", True),
-        ("https://ec2.cn-north-1.amazonaws.com.cn", True),
-        ("sandbox", False),
-        ("http://127.0.0.1:5000", False),
-        ("https://amazonaws.com.example.org", False),
-    ],
-)
-def test_any_url_of_amazon_counts_as_aws(endpoint, costs):
-    assert is_aws(endpoint) is costs
-
-
-def test_an_unreachable_endpoint_is_said_so_and_launches_nothing(log):
-    connection = connect("http://127.0.0.1:9")
-
-    assert isinstance(connection, Connection)
-    assert not connection.simulated
-    with pytest.raises(Refusal, match=r"get_caller_identity in us-east-1: EndpointConnectionError"):
-        collect(connection, plan_launches([NANO], count=1), log=log)
-
-    assert not log.exists()
-
-
-def test_without_a_seed_each_sandbox_is_a_world_of_its_own():
-    worlds = []
-    for _ in range(2):
-        connection = connect("sandbox")
-        worlds.append((connection.world, connection.world_seed))
-        connection.close()
-
-    assert len(set(worlds)) == 2
+def test_an_unknown_amount_is_shown_as_unknown():
+    assert usd(float("nan")) == "unknown"
+    assert usd(0.00624) == "$0.0062"

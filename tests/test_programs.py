@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from programs import BIN, papermill, run, sandbox, texts, until
 
-from spotlib.clock import control
-from spotlib.connection import connect
-from spotlib.log import read_events
-from spotlib.store import load_batches, load_launches, load_polls
+from spotlib.ec2.clock import control
+from spotlib.ec2.connection import connect
+from spotlib.record.log import read_events
+from spotlib.record.tables import load_batches, load_launches, load_polls
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks"])
@@ -108,13 +108,13 @@ def test_the_readmes_cron_line_runs(repository, tmp_path):
 
 SCRIPT = """
     import sys
-    from spotlib.collect import collect
-    from spotlib.connection import connect
+    from spotlib.collect.rounds import collect_batch
+    from spotlib.ec2.connection import connect
     from spotlib.model import Stage, Target, plan_launches
 
     connection = connect("sandbox", seed=11)
     targets = [Target("t3.nano", "sa-east-1"), Target("t4g.medium", "ap-northeast-3")]
-    summary = collect(connection, plan_launches(targets, count=4), log=sys.argv[1], seed=11)
+    summary = collect_batch(connection, plan_launches(targets, count=4), log=sys.argv[1], seed=11)
     connection.close()
     summary.require()
 """
@@ -190,8 +190,8 @@ def test_a_sandbox_that_cannot_start_says_why(monkeypatch):
 
 DYING = """
     import os, signal, sys
-    from spotlib.collect import collect
-    from spotlib.connection import connect
+    from spotlib.collect.rounds import collect_batch
+    from spotlib.ec2.connection import connect
     from spotlib.model import Target, plan_launches
 
     def die(progress):
@@ -202,7 +202,7 @@ DYING = """
     plans = plan_launches(targets, count=4)
     connection = connect("sandbox", seed=11)
     guard = "--guard" in sys.argv
-    collect(connection, plans, log=sys.argv[1], seed=11, on_look=die, guard=guard)
+    collect_batch(connection, plans, log=sys.argv[1], seed=11, on_look=die, guard=guard)
 """
 
 

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -18,16 +17,6 @@ from packaging.requirements import Requirement
 
 NOTEBOOKS = sorted(path.stem for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
-# Who may know of what: the rest of the package does not.
-ONLY = {
-    "boto3": {"connection", "archive"},
-    "botocore": {"connection", "archive", "refusals"},
-    # 01 writes the sandbox's archive where there is none; a parameter names its market.
-    "spotlib.sandbox": {"selection", "parameters", "__main__"},
-    "polars": {"exports"},
-    "IPython": {"plots", "select_plots"},
-}
-PURE = {"model", "prepared", "evidence"}  # no clock, no file, no network
 STANDARD = set(sys.stdlib_module_names)
 CONDA_NAMES = {"matplotlib": "matplotlib-base", "isal": "python-isal"}
 
@@ -99,40 +88,6 @@ def test_everything_imported_is_a_named_dependency(repository, project):
         for name in {each.split(".")[0] for each in imported(source)} - STANDARD - ours:
             names = {dist.lower() for dist in provided.get(name, [name])} | {parts.get(name, name)}
             assert names & allowed, f"{path.name} imports {name}, which no dependency provides"
-
-
-def modules(repository):
-    return {
-        path.stem: set(imported(path.read_text()))
-        for path in (repository / "spotlib").glob("*.py")
-        if path.stem != "__init__"
-    }
-
-
-def test_imports_point_one_way(repository):
-    names = modules(repository)
-    graph = {
-        name: {each.removeprefix("spotlib.") for each in found} & set(names)
-        for name, found in names.items()
-    }
-
-    TopologicalSorter(graph).prepare()  # raises CycleError with the cycle
-
-    assert not {name for name, found in graph.items() if "__main__" in found}
-
-
-def test_each_library_is_known_only_where_it_belongs(repository):
-    for name, found in modules(repository).items():
-        for library, allowed in ONLY.items():
-            if any(each == library or each.startswith(f"{library}.") for each in found):
-                assert name in allowed, f"{name} imports {library}"
-
-
-def test_the_pure_modules_touch_neither_clock_nor_file_nor_network(repository):
-    doing = {"time", "os", "socket", "subprocess", "urllib.request", "boto3", "pathlib"}
-    for name, found in modules(repository).items():
-        if name in PURE:
-            assert not found & doing, name
 
 
 def test_importing_spotlib_does_no_work():

@@ -13,11 +13,11 @@ from analyze_coverage import coverage
 from analyze_study import Truth, draw_times, simulate
 from analyze_truth import errors
 
-from spotlib.brackets import Observed
-from spotlib.collect import collect
-from spotlib.connection import connect_in_process
+from spotlib.analyze.turnbull import Observed
+from spotlib.collect.preflight import preflight
+from spotlib.collect.rounds import collect_batch
+from spotlib.ec2.connection import connect_in_process
 from spotlib.model import Target, plan_launches
-from spotlib.preflight import preflight
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import Fate, World
 
@@ -41,7 +41,9 @@ def record(log, *, targets=(NANO, SMALL), n=3, rounds=2, seed=1, fates=(), rest=
     connection = connect_in_process(world, partial(attach, world))
     plan.setdefault("timeout_s", 40.0)
     checked = preflight(connection, plan_launches(targets, count=n, **plan)).require()
-    collect(connection, checked, log=log, rounds=rounds, every_s=120.0, seed=seed, guard=False)
+    collect_batch(
+        connection, checked, log=log, rounds=rounds, every_s=120.0, seed=seed, guard=False
+    )
     return world
 
 

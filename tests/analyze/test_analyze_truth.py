@@ -6,16 +6,16 @@ import pytest
 from scipy import stats
 from studies import NANO, Truth, coverage, draw_times, errors, record, simulate
 
-from spotlib.analyze import (
+from spotlib.analyze.comparable import load_comparable
+from spotlib.analyze.launch_times import (
     launch_time_distribution,
     observe,
     phases,
     server_times,
     summarize,
 )
-from spotlib.brackets import turnbull
-from spotlib.findings import ready_words
-from spotlib.groups import load_comparable
+from spotlib.analyze.sentences import ready_words
+from spotlib.analyze.turnbull import turnbull
 from spotlib.model import Stage
 from spotlib.sandbox.world import Fate
 

@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 from studies import NANO, SMALL, Truth, record, simulate
 
-from spotlib.analyze import launch_time_distribution
-from spotlib.checks import (
+from spotlib.analyze.checks import (
     independent_requests,
     self_check,
     stale_medians,
     stale_orders,
     stale_words,
 )
-from spotlib.groups import Comparable, load_comparable
+from spotlib.analyze.comparable import Comparable, load_comparable
+from spotlib.analyze.launch_times import launch_time_distribution
 from spotlib.model import Stage
 from spotlib.sandbox.world import Fate
 

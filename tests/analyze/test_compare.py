@@ -8,17 +8,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from studies import Truth, simulate
 
-from spotlib.analyze import launch_time_distribution
-from spotlib.compare import (
-    associations,
-    best_selector,
-    compare_targets,
-    exchange_p_value,
-    holm,
-    runs_needed,
-    target_features,
-    target_outcomes,
-)
+from spotlib.analyze.compare import compare_targets, exchange_p_value, holm, runs_needed
+from spotlib.analyze.launch_times import launch_time_distribution
+from spotlib.analyze.selectors import associations, best_selector, target_features, target_outcomes
 from spotlib.model import Stage
 
 A, B = "t3.nano in sa-east-1", "t3.small in sa-east-1"

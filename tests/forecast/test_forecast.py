@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from launch_rows import INF, drawn_training, run_rows, table_of
 from scipy import stats
 
-from spotlib.curves import MODELS, Runs, target_of, time_blocks
-from spotlib.forecast import (
+from spotlib.forecast.forecast import (
     Forecast,
     count_distribution,
     estimate_correlation,
@@ -18,8 +17,9 @@ from spotlib.forecast import (
     requests_needed,
     waiting_pays_until_s,
 )
+from spotlib.forecast.models import MODELS, Runs, target_of, time_blocks
+from spotlib.forecast.training import training_table
 from spotlib.model import Target
-from spotlib.training import training_table
 
 NANO = Target("t3.nano", "sa-east-1")
 ELSEWHERE = Target("t3.nano", "eu-west-1")

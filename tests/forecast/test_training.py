@@ -5,9 +5,8 @@ import pandas as pd
 import pytest
 from launch_rows import INF, drawn, run_rows, table_of
 
-from spotlib.model import Stage
-from spotlib.observations import RUN
-from spotlib.training import (
+from spotlib.analyze.comparable import RUN
+from spotlib.forecast.training import (
     COLUMNS,
     data_dictionary,
     left_out,
@@ -15,6 +14,7 @@ from spotlib.training import (
     run_count,
     training_table,
 )
+from spotlib.model import Stage
 
 
 def counts(training, *, number=0):

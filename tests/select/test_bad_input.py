@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from market import random_market, write_parquet, write_tree, write_zip
 
-from spotlib.archive import ArchiveError
-from spotlib.dataset import read_counts
+from spotlib.select.archive.counts import read_counts
+from spotlib.select.archive.files import ArchiveError
 
 HEADER = "Time,InstanceType,Region,AZ,SPS,IF,OndemandPrice,SpotPrice,Savings\n"
 ROW = "2024-08-01 00:20:00,t3.nano,us-east-1,use1-az4,{sps},{if_score},1,1,1\n"

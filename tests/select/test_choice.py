@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from market import market, random_market, write_tree
 
-from spotlib.dataset import read_counts
-from spotlib.evidence import FLAGGED_SHARE, evidence, measurement_cost_usd, stability
-from spotlib.select import add_controls, choose_targets, score_targets, variation, write_selection
+from spotlib.select.archive.counts import read_counts
+from spotlib.select.choose import add_controls, choose_targets, write_selection
+from spotlib.select.cov import score_targets, variation
+from spotlib.select.evidence import FLAGGED_SHARE, evidence, stability
 
 NAN = float("nan")
 CREATED = datetime(2026, 11, 23, 6, 15, tzinfo=UTC)
@@ -105,14 +106,6 @@ class TestEvidence:
         expected = every.merge(pairs[["instance_type", "region"]])
         pd.testing.assert_frame_equal(some.reset_index(drop=True), expected)
         assert len(some) == 2
-
-    def test_the_cost_of_one_measurement_knows_the_billed_minimum_and_the_address(self):
-        a_minute, five = (measurement_cost_usd(0.0052, held_s=held_s) for held_s in (20, 300))
-
-        assert a_minute == pytest.approx(60 / 3600 * (0.0052 + 0.005 + 8 * 0.08 / 730))
-        assert five == pytest.approx(5 * a_minute)
-        assert measurement_cost_usd(0.0052, instances=10) == pytest.approx(10 * five)
-        assert np.isnan(measurement_cost_usd([NAN, 1.0])).tolist() == [True, False]
 
     def test_the_last_known_price_is_the_mean_over_zones(self, tmp_path):
         counts = counted(history([(3, 2.5)] * 3, [(3, 2.5)] * 3), tmp_path)
@@ -234,7 +227,7 @@ class TestSelectionFile:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"source": "aws"}, "source is spotlake or sandbox, got 'aws'"),
+            ({"source": "aws"}, "source must be spotlake or sandbox, got 'aws'"),
             ({"created": datetime(2026, 11, 23)}, "aware of its time zone"),  # noqa: DTZ001
             ({"parameters": {"region": "x"}}, r"columns of the selection: \['region'\]"),
         ],

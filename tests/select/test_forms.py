@@ -18,10 +18,11 @@ from market import (
 )
 from market import market as history
 
-from spotlib import cells, snapshots
-from spotlib.archive import ArchiveError
-from spotlib.dataset import OPEN_DATA_NOTICE, read_counts
-from spotlib.select import score_targets, variation
+from spotlib.select.archive import csv_rows as cells
+from spotlib.select.archive import day as snapshots
+from spotlib.select.archive.counts import OPEN_DATA_NOTICE, read_counts
+from spotlib.select.archive.files import ArchiveError
+from spotlib.select.cov import score_targets, variation
 
 FORMS = {
     "zip as downloaded": write_zip,

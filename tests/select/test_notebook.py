@@ -8,17 +8,15 @@ import papermill
 import pytest
 from market import random_market, write_tree, write_zip
 
-from spotlib import selection
-from spotlib.dataset import read_counts
+from spotlib.record.selection_file import read_selection, selection_targets
 from spotlib.sandbox.history import write_archive
-from spotlib.selection import (
-    SelectParameters,
-    compare_ways,
-    file_parameters,
-    find_archive,
-    select_targets,
-)
-from spotlib.store import read_selection, selection_targets
+from spotlib.select import choose
+from spotlib.select import source as selection
+from spotlib.select.archive.counts import read_counts
+from spotlib.select.choose import compare_ways, select_targets
+from spotlib.select.parameters import SelectParameters
+from spotlib.select.report import file_parameters
+from spotlib.select.source import find_archive
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "01_select.ipynb"
 DEFAULTS = {
@@ -212,6 +210,6 @@ def test_the_four_ways_are_compared_over_whatever_is_in_the_top_of_one(tmp_path)
     ranks, ranked = compare_ways(counts, sizes=("nano", "medium", "xlarge"), top=2)
 
     assert (ranks.min(axis=1) <= 2).all()
-    assert list(ranks.columns) == list(ranked) == list(selection.WAYS)
+    assert list(ranks.columns) == list(ranked) == list(choose.WAYS)
     assert isinstance(ranks, pd.DataFrame)
     assert ranks.iloc[0, 0] == 1

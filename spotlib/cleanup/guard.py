@@ -1,0 +1,135 @@
+"""A process of its own that closes a batch when its collector dies, however it dies.
+
+It is nobody's child, in a session of its own, and ignores every request to stop: what ends a
+terminal, a process group or a kernel's whole tree of processes passes it by.  It blocks on a pipe
+that closes when the collector ends, also by kill -9; unless the word came before that all is
+clean, the guard sweeps the batch until it is.
+
+It cannot outlive kill -9 of itself, nor the end of the machine, the container or the job (cgroup)
+as a whole: then only ValidUntil and the switch in each instance are left.
+"""
+
+import argparse
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+ALL_CLEAN = b"clean\n"
+_TRY_S = 300.0  # of the market's time, for one try: the next has newly read credentials
+# In real seconds: soon again, for a dying collector lets its lock go late; then for an hour more.
+_PAUSES_S = (*itertools.repeat(5.0, 12), *itertools.repeat(60.0, 60))
+
+
+class Guard:
+    """The collector's end of the pipe.
+
+    Raises
+    ------
+    OSError
+        If there is no guard: then nothing should be launched.
+    """
+
+    def __init__(self, log: Path, *, endpoint: str, profile: str | None) -> None:
+        # -P: a file that happens to lie where the notebook runs must not pass for a library.
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "spotlib.cleanup.guard",
+            str(log),
+            "--endpoint",
+            endpoint,
+        ]
+        command += ["--profile", profile] if profile else []
+        started = subprocess.Popen(
+            command,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert started.stdin is not None
+        assert started.stdout is not None
+        self._pipe, self._gone = started.stdin, started.stdout
+        if started.wait() != 0:
+            with self._pipe, self._gone:
+                words = self._gone.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise OSError(f"the guard did not start, so nothing was launched: {' '.join(words)}")
+        # A forked child (multiprocessing) would keep the pipe open when this process is dead.
+        os.register_at_fork(after_in_child=self._pipe.close)
+
+    def dismiss(self) -> None:
+        """Tell it that all is clean, and see it go."""
+        with suppress(BrokenPipeError):  # somebody killed it; all is clean without it
+            self._pipe.write(ALL_CLEAN)
+        self._pipe.close()
+        with self._gone:
+            self._gone.read()  # nothing is ever written: it ends when the guard does
+
+    def leave_to_it(self) -> None:
+        """Let it take over: it was not confirmed that all is clean."""
+        self._pipe.close()
+        self._gone.close()
+
+
+def main() -> int:
+    """Wait for the end of the collector; then close what it did not."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("log", type=Path)
+    parser.add_argument("--endpoint", required=True)
+    parser.add_argument("--profile")
+    given = parser.parse_args()
+    for each in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    if os.fork():  # an orphan from now on: editors end a kernel's children with it
+        return 0
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    if sys.stdin.buffer.readline() == ALL_CLEAN:
+        return 0
+    for pause_s in _PAUSES_S:
+        if _closed(given):
+            return 0
+        time.sleep(pause_s)
+    return 1
+
+
+def _closed(given: argparse.Namespace) -> bool:
+    try:
+        return _close(given)
+    except Exception:  # noqa: BLE001 - whatever it was: nobody else is there to try again
+        return False
+
+
+def _close(given: argparse.Namespace) -> bool:
+    """One try, with new clients and newly read credentials: old ones may be why it died."""
+    # Imported only now: a guard that waits should cost next to nothing.
+    from spotlib.cleanup.sweep import sweep  # noqa: PLC0415
+    from spotlib.cleanup.unfinished import unfinished  # noqa: PLC0415
+    from spotlib.ec2.connection import connect  # noqa: PLC0415
+
+    connection = connect(given.endpoint, profile=given.profile)
+    if not given.log.exists():  # thrown away meanwhile: the tag still leads to what is left
+        with tempfile.TemporaryDirectory() as empty:
+            return sweep(connection, folder=empty, batch_id=given.log.stem, give_up_s=_TRY_S).clean
+    mine = unfinished(given.log)
+    if mine and mine[0].first["simulated"] and not connection.simulated:
+        return True  # that pretend market is gone, and all that was in it
+    swept = sweep(
+        connection,
+        folder=given.log.parent,
+        batch_id=given.log.stem,
+        regions=(mine[0].regions or ("us-east-1",)) if mine else None,
+        give_up_s=_TRY_S,
+    )
+    return swept.clean and not unfinished(given.log)  # another sweep may be at it, and may fail
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

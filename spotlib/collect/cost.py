@@ -1,0 +1,193 @@
+"""A plan made ready to send: image, placement, prices, quota; its cost; and its waves.  Pure.
+
+What is expected and what is bounded are two numbers: the first assumes that all goes well, the
+second that every machine of ours dies for good right after the request.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from spotlib.model import Plan, Stage
+from spotlib.money import held_usd, usd
+
+VALID_MARGIN_S = 60  # a request lives this much longer than we watch it
+SWITCH_MARGIN_S = 300  # an instance shuts itself down this much later than we would end it
+BOOT_MARGIN_S = 120  # the switch counts from the end of the boot
+
+_EXPECTED_HOLD_S = {Stage.RUNNING: 60.0, Stage.READY: 300.0}  # until ready, typically
+
+_QUOTA_FAMILIES = {
+    **dict.fromkeys("acdhimrtz", "Standard (A, C, D, H, I, M, R, T, Z)"),
+    **{"f": "F", "g": "G and VT", "vt": "G and VT", "p": "P", "x": "X", "inf": "Inf"},
+    **{"dl": "DL", "trn": "Trn"},
+}
+
+
+@dataclass(frozen=True)
+class PreparedPlan:
+    """A plan with all that its request call needs and all that is known of its cost.
+
+    ``price_usd`` and ``on_demand_usd`` are per instance and hour, NaN where unknown;
+    ``largest_count`` is None where the quota could not be looked up.
+    """
+
+    plan: Plan
+    image: str
+    image_name: str
+    vcpus: int
+    burstable: bool
+    family: str
+    price_usd: float = math.nan
+    on_demand_usd: float = math.nan
+    largest_count: int | None = None
+    subnet_id: str | None = None
+    group_id: str | None = None
+
+    @property
+    def shutdown_after_min(self) -> int:
+        """When the dead-man's switch in the instance turns it off, in minutes after its boot."""
+        return math.ceil((self.plan.timeout_s + SWITCH_MARGIN_S) / 60)
+
+    @property
+    def expected_usd(self) -> float:
+        """What a round costs if the instances come at once and are ready in the usual time."""
+        hold_s = min(_EXPECTED_HOLD_S[self.plan.wanted], self.plan.timeout_s)
+        return self.plan.count * self._cost(self.price_usd, hold_s, surplus=False)
+
+    @property
+    def bound_usd(self) -> float:
+        """The most a round can cost, if every machine of ours dies for good after the request.
+
+        Every instance at the on-demand price, until the switch in it turns it off.
+        """
+        return self.plan.count * self.most_usd(self.life_bound_s)
+
+    @property
+    def life_bound_s(self) -> float:
+        """How long after its request an instance can still run, if nobody ends it."""
+        return self.shutdown_after_min * 60 + BOOT_MARGIN_S
+
+    def most_usd(self, hold_s: float) -> float:
+        """The most that one instance can cost while held: a spot price never exceeds on-demand."""
+        return self._cost(self.on_demand_usd, hold_s, surplus=True)
+
+    def _cost(self, usd_per_hour: float, held_s: float, *, surplus: bool) -> float:
+        return held_usd(
+            usd_per_hour,
+            held_s,
+            has_address=self.subnet_id is None,
+            surplus_vcpus=self.vcpus if surplus and self.burstable else 0,
+        )
+
+
+@dataclass(frozen=True)
+class PreflightReport:
+    """The answer of the preflight.
+
+    ``free_vcpus`` is None where the quota is not known, ``credentials_end_at`` where they renew
+    themselves or do not say.
+    """
+
+    account: str | None
+    arn: str | None
+    prepared: tuple[PreparedPlan, ...]
+    free_vcpus: Mapping[tuple[str, str], int | None]
+    credentials_end_at: datetime | None = None
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def require(self) -> "PreflightReport":
+        """Return itself, or raise ValueError with what stops the batch."""
+        if self.problems:
+            raise ValueError("; ".join(self.problems))
+        return self
+
+    def require_budget(
+        self,
+        *,
+        rounds: int,
+        budget_usd: float | None,
+        campaign_budget_usd: float | None,
+        earlier_usd: float,
+    ) -> None:
+        """Refuse a batch whose hard bound exceeds a budget, alone or with all earlier batches.
+
+        Raises
+        ------
+        ValueError
+            If it does, or if the bound is unknown, for then nobody can say that it does not.
+        """
+        batch_usd = rounds * self.bound_usd
+        if budget_usd is not None and not batch_usd <= budget_usd:
+            raise ValueError(
+                f"the batch can cost {usd(batch_usd)} at most, over budget_usd={budget_usd:g}: "
+                "use a smaller n, fewer targets or rounds, or a shorter timeout_s"
+            )
+        total_usd = earlier_usd + batch_usd
+        if campaign_budget_usd is not None and not total_usd <= campaign_budget_usd:
+            raise ValueError(
+                f"with {usd(earlier_usd)} of earlier batches the campaign can cost "
+                f"{usd(total_usd)} at most, over campaign_budget_usd={campaign_budget_usd:g}"
+            )
+
+    def require_lasting_credentials(self, *, now_at: datetime, rounds: int, every_s: float) -> None:
+        """Refuse a batch whose credentials are known to end before its clean-up surely has.
+
+        Raises
+        ------
+        ValueError
+            If they do: what is launched then could not be cancelled or terminated.
+        """
+        over_at = now_at + timedelta(seconds=self.over_by_s(rounds=rounds, every_s=every_s))
+        if self.credentials_end_at is not None and self.credentials_end_at < over_at:
+            raise ValueError(
+                f"the credentials end at {self.credentials_end_at:%Y-%m-%d %H:%M:%S} UTC, but the "
+                f"batch may need cleaning up until {over_at:%Y-%m-%d %H:%M:%S} UTC: renew them, or "
+                "use fewer rounds or a shorter timeout_s"
+            )
+
+    def over_by_s(self, *, rounds: int, every_s: float) -> float:
+        """How long after its start a batch can still hold anything, whatever dies."""
+        waves = split_waves(self.prepared, self.free_vcpus)
+        longest_s = [max(each.life_bound_s for each in wave) for wave in waves]
+        return (rounds - 1) * every_s + math.fsum(longest_s)
+
+    @property
+    def expected_usd(self) -> float:
+        """The expected cost of one round."""
+        return math.fsum(each.expected_usd for each in self.prepared)
+
+    @property
+    def bound_usd(self) -> float:
+        """The hard bound of the cost of one round."""
+        return math.fsum(each.bound_usd for each in self.prepared)
+
+
+def split_waves(
+    prepared: Sequence[PreparedPlan], free_vcpus: Mapping[tuple[str, str], int | None]
+) -> list[list[PreparedPlan]]:
+    """The plans in their order, cut into waves that each fit under every quota.
+
+    Running and open requests both count against a quota, so the next wave starts when the one
+    before is cleared.  A plan that fits no quota by itself gets a wave of its own.
+    """
+    waves: list[list[PreparedPlan]] = []
+    used: dict[tuple[str, str], int] = {}
+    for each in prepared:
+        key, needs = (each.plan.target.region, each.family), each.plan.count * each.vcpus
+        limit = free_vcpus.get(key)
+        if not waves or (limit is not None and used.get(key, 0) + needs > limit):
+            waves.append([])
+            used = {}
+        waves[-1].append(each)
+        used[key] = used.get(key, 0) + needs
+    return waves
+
+
+def quota_family(instance_type: str) -> str:
+    """The name of the vCPU quota that a type counts against, as in Service Quotas."""
+    family = "".join(itertools.takewhile(str.isalpha, instance_type))
+    return _QUOTA_FAMILIES.get(family, _QUOTA_FAMILIES.get(family[:1], family))

@@ -1,0 +1,64 @@
+"""Small tables and sentences for people: the plan before a launch, the outcomes after it."""
+
+import pandas as pd
+
+from spotlib.collect.cost import PreflightReport
+from spotlib.ec2.connection import Connection, is_aws
+from spotlib.figures import SIMULATED, banner_html, target_names
+from spotlib.model import Outcome
+
+
+def banner(connection: Connection) -> str:
+    """One loud line: whether this is a pretend market, or costs money."""
+    if connection.simulated:
+        market = connection.market or "of a test"
+        words = f"{SIMULATED}: a pretend market, {market}, world {connection.world}. "
+        words += "No AWS, no cost."
+        return banner_html(words, "simulated")
+    if is_aws(connection.endpoint):
+        return banner_html("AWS: the next cells spend real money.", "costs money")
+    words = f"Endpoint {connection.endpoint}: whether it costs money is not known here."
+    return banner_html(words, "unknown")
+
+
+def market_name(connection: Connection) -> str:
+    """What every table and sentence calls the place that was measured."""
+    if connection.simulated:
+        return SIMULATED
+    return "AWS" if is_aws(connection.endpoint) else connection.endpoint
+
+
+def plan_table(checked: PreflightReport, market: str) -> pd.DataFrame:
+    """One row a target: what will be asked for, and what it costs (USD)."""
+    rows = [
+        {
+            "market": market,
+            "target": str(each.plan.target),
+            "n": each.plan.count,
+            "largest n": each.largest_count,
+            "vCPUs each": each.vcpus,
+            "spot $/h": each.price_usd,
+            "on demand $/h": each.on_demand_usd,
+            "expected $": round(each.expected_usd, 4),
+            "at most $": round(each.bound_usd, 4),
+            "image": each.image_name or each.image,
+        }
+        for each in checked.prepared
+    ]
+    return pd.DataFrame(rows)
+
+
+def outcome_table(launches: pd.DataFrame) -> pd.DataFrame:
+    """How many requests of each target ended how; one column an outcome, with EC2's codes."""
+    named = launches.assign(
+        target=target_names(launches),
+        outcome=pd.Categorical(launches["outcome"], [str(each) for each in Outcome]),
+    )
+    counts = named.groupby(["simulated", "target", "outcome"], observed=True).size()
+    table = counts.unstack("outcome", fill_value=0)
+    codes = named.groupby(["simulated", "target"])["status_code"].agg(
+        lambda values: ", ".join(
+            f"{code} x{count}" for code, count in values.value_counts().items()
+        )
+    )
+    return table.assign(**{"EC2's status codes": codes})

@@ -1,0 +1,421 @@
+"""What is asked of EC2: request, look, survey, cancel, terminate.
+
+What is tried again is tried again by us, on the injected clock, and a request call always with
+the client token it was journaled with.  An id list that is empty is never sent: EC2 reads it as
+"everything in the account".
+"""
+
+import base64
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.refusals import PASSING_KINDS, Refusal
+from spotlib.model import LIVE_STATES, OPEN_STATES, Plan, Sighting
+
+TAG_BATCH = "spotlib:batch"
+TAG_ROUND = "spotlib:round"
+TAG_PLAN = "spotlib:plan"
+TAG_EXPIRES = "spotlib:expires"
+
+_MOST_FILTER_VALUES = 200  # a call; EC2: FilterLimitExceeded
+_MOST_STATUS_IDS = 100  # DescribeInstanceStatus, explicit ids
+_MOST_TERMINATED = 500  # a call; EC2 allows 1000
+_PAGE = 1000
+_ATTEMPTS = 5
+
+
+def request_parameters(
+    plan: Plan,
+    *,
+    image: str,
+    token: str,
+    valid_until: datetime,
+    tags: Mapping[str, str],
+    shutdown_after_min: int,
+    subnet_id: str | None = None,
+    group_id: str | None = None,
+) -> dict[str, Any]:
+    """The exact parameters of one RequestSpotInstances call: pure, journaled, replayable.
+
+    A region target names no subnet, because naming one pins the zone; a zone target names the
+    zone's default subnet and, since it may, takes no public address.
+    """
+    specification: dict[str, Any] = {
+        "ImageId": image,
+        "InstanceType": plan.target.instance_type,
+        "UserData": user_data(shutdown_after_min),
+    }
+    if subnet_id is not None:
+        specification["NetworkInterfaces"] = [
+            {
+                "DeviceIndex": 0,
+                "SubnetId": subnet_id,
+                "Groups": [group_id],
+                "AssociatePublicIpAddress": False,
+                "DeleteOnTermination": True,
+            }
+        ]
+    parameters: dict[str, Any] = {
+        "ClientToken": token,
+        "InstanceCount": plan.count,
+        "Type": "one-time",
+        "InstanceInterruptionBehavior": "terminate",
+        "ValidUntil": valid_until.isoformat(),
+        "TagSpecifications": [
+            {
+                "ResourceType": "spot-instances-request",  # EC2 refuses any other here
+                "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+            }
+        ],
+        "LaunchSpecification": specification,
+    }
+    if plan.max_price_usd is not None:
+        parameters["SpotPrice"] = f"{plan.max_price_usd:.6f}"
+    return parameters
+
+
+def user_data(shutdown_after_min: int) -> str:
+    """The dead-man's switch: the instance shuts itself down, whatever becomes of us.
+
+    Encoded once: botocore sends the user-data of this call as it is, and cloud-init silently
+    ignores a script whose first bytes are not ``#!``.
+    """
+    script = f'#!/bin/sh\nshutdown -h +{shutdown_after_min} "spotlib dead-man\'s switch"\n'
+    return base64.b64encode(script.encode()).decode()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a request call went: its ids or the refusal, and when the call that counts was sent.
+
+    ``attempts`` names the failures before.  The interval starts with the first attempt that may
+    have been executed: what was certainly not executed is not waited for.
+    """
+
+    request_ids: tuple[str, ...]
+    asked_s: float
+    answered_s: float
+    asked_at: datetime
+    server_date: str | None = None
+    attempts: tuple[str, ...] = ()
+    refusal: Refusal | None = None
+
+
+def request(connection: Connection, region: str, parameters: Mapping[str, Any]) -> Answer:
+    """Send one journaled request call, again with the same token while that makes sense."""
+    clock, attempts = connection.clock, list[str]()
+    first: tuple[float, datetime] | None = None
+    while True:
+        asked_s, asked_at = first or (clock.now_s(), clock.utc())
+        try:
+            reply = connection.call(region, "request_spot_instances", **parameters)
+        except Refusal as refusal:
+            attempts.append(refusal.code)
+            if refusal.kind not in PASSING_KINDS or len(attempts) == _ATTEMPTS:
+                done_s, tries = clock.now_s(), tuple(attempts)
+                return Answer((), asked_s, done_s, asked_at, attempts=tries, refusal=refusal)
+            first = first or ((asked_s, asked_at) if refusal.maybe_done else None)
+            clock.sleep(2.0 ** len(attempts) / 2)
+            continue
+        return Answer(
+            request_ids=tuple(
+                item["SpotInstanceRequestId"] for item in reply["SpotInstanceRequests"]
+            ),
+            asked_s=asked_s,
+            answered_s=clock.now_s(),
+            asked_at=asked_at,
+            server_date=reply["ResponseMetadata"]["HTTPHeaders"].get("date"),
+            attempts=tuple(attempts),
+        )
+
+
+def warm(connection: Connection, region: str, *, round_tag: str) -> None:
+    """Open the connection that a request call will use: its handshake is not EC2's latency."""
+    filters = [{"Name": f"tag:{TAG_ROUND}", "Values": [round_tag]}]
+    with contextlib.suppress(Refusal):  # the request call itself will say what is wrong
+        connection.call(region, "describe_spot_instance_requests", Filters=filters)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One sight of one region.  With an ``error`` it is a missed tick: it proves no absence."""
+
+    region: str
+    asked_s: float
+    answered_s: float
+    asked_at: datetime
+    calls: int
+    server_date: str | None
+    sightings: Mapping[str, Sighting]
+    error: str | None
+
+
+def look(
+    connection: Connection, region: str, *, round_tag: str, request_ids: Sequence[str]
+) -> Look:
+    """One sight of all of a round's requests in a region.
+
+    The requests come by tag, their instances by request id without a state filter (such filters
+    have been seen to miss what ids show), and the status only of those that run.
+    """
+    clock = connection.clock
+    asked_s, asked_at = clock.now_s(), clock.utc()
+    seen = _Seen(connection, region)
+    try:
+        seen.requests(round_tag)
+        seen.instances(request_ids)
+        seen.statuses()
+        error = None
+    except Refusal as refusal:
+        error = f"{refusal.code}: {refusal.message}"
+    return Look(
+        region=region,
+        asked_s=asked_s,
+        answered_s=clock.now_s(),
+        asked_at=asked_at,
+        calls=seen.calls,
+        server_date=seen.server_date,
+        sightings={item: seen.sighting(item) for item in request_ids if seen.shows(item)},
+        error=error,
+    )
+
+
+class _Seen:
+    """EC2's dictionaries of one look, gathered call by call and turned into our type once."""
+
+    def __init__(self, connection: Connection, region: str) -> None:
+        self._connection = connection
+        self._region = region
+        self.calls = 0
+        self.server_date: str | None = None
+        self.by_request: dict[str, dict[str, Any]] = {}
+        self._instance: dict[str, dict[str, Any]] = {}
+        self._checks: dict[str, dict[str, str]] = {}
+
+    def requests(self, round_tag: str) -> None:
+        filters = [{"Name": f"tag:{TAG_ROUND}", "Values": [round_tag]}]
+        for reply in self._replies(
+            "describe_spot_instance_requests", Filters=filters, MaxResults=_PAGE
+        ):
+            for item in reply["SpotInstanceRequests"]:
+                self.by_request[item["SpotInstanceRequestId"]] = item
+
+    def instances(self, request_ids: Sequence[str]) -> None:
+        for some in chunks(request_ids, _MOST_FILTER_VALUES):
+            filters = [{"Name": "spot-instance-request-id", "Values": some}]
+            for reply in self._replies("describe_instances", Filters=filters, MaxResults=_PAGE):
+                for instance in _instances_of(reply):
+                    self._instance[instance["SpotInstanceRequestId"]] = instance
+
+    def statuses(self) -> None:
+        running = [
+            instance["InstanceId"]
+            for instance in self._instance.values()
+            if instance["State"]["Name"] == "running"
+        ]
+        for some in chunks(running, _MOST_STATUS_IDS):
+            for reply in self._replies("describe_instance_status", InstanceIds=some):
+                for item in reply["InstanceStatuses"]:
+                    self._checks[item["InstanceId"]] = _checks_of(item)
+
+    def _replies(self, action: str, **given: Any) -> Iterator[dict[str, Any]]:
+        while True:
+            self.calls += 1
+            reply = self._connection.call(self._region, action, quick=True, **given)
+            self.server_date = reply["ResponseMetadata"]["HTTPHeaders"].get("date")
+            yield reply
+            if not reply.get("NextToken"):
+                return
+            given["NextToken"] = reply["NextToken"]
+
+    def shows(self, request_id: str) -> bool:
+        """Whether the request was listed, or only its instance: reads can be stale."""
+        return request_id in self.by_request or request_id in self._instance
+
+    def sighting(self, request_id: str) -> Sighting:
+        item = self.by_request.get(request_id, {})
+        instance = self._instance.get(request_id, {})
+        status, placement = item.get("Status", {}), instance.get("Placement", {})
+        instance_id = instance.get("InstanceId") or item.get("InstanceId")
+        return Sighting(
+            request_state=item.get("State", ""),
+            status_code=status.get("Code", ""),
+            status_message=status.get("Message", ""),
+            instance_id=instance_id,
+            instance_state=instance.get("State", {}).get("Name"),
+            instance_reason=instance.get("StateReason", {}).get("Code"),
+            checks=self._checks.get(instance_id) if instance_id else None,
+            availability_zone_id=item.get("LaunchedAvailabilityZoneId")
+            or placement.get("AvailabilityZoneId"),
+            created_at=item.get("CreateTime"),
+            status_updated_at=status.get("UpdateTime"),
+            launched_at=instance.get("LaunchTime"),
+        )
+
+
+def _checks_of(item: Mapping[str, Any]) -> dict[str, str]:
+    found = {
+        "instance": item.get("InstanceStatus"),
+        "system": item.get("SystemStatus"),
+        "attached_ebs": item.get("AttachedEbsStatus"),
+    }
+    return {name: status["Status"] for name, status in found.items() if status}
+
+
+def _instances_of(reply: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for reservation in reply["Reservations"]:
+        yield from reservation["Instances"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What of a set of requests is still there: the ground of every clean-up decision.
+
+    ``missing`` are requests we know of that EC2 does not list (yet): never taken for gone.
+    """
+
+    requests: Mapping[str, str]  # id -> state
+    instances: Mapping[str, str]  # id -> state
+    missing: frozenset[str]
+
+    @property
+    def open_requests(self) -> list[str]:
+        """Requests that can still launch something."""
+        return [item for item, state in self.requests.items() if state in OPEN_STATES]
+
+    @property
+    def live_instances(self) -> list[str]:
+        """Instances that cost money, or may again."""
+        return [item for item, state in self.instances.items() if state in LIVE_STATES]
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing open, nothing alive, and nothing unaccounted for."""
+        return not (self.open_requests or self.live_instances or self.missing)
+
+
+def survey(
+    connection: Connection, region: str, *, batch_id: str | None = None, known: Iterable[str] = ()
+) -> Survey:
+    """Find a batch's requests by tag and by the ids we know, and their instances.
+
+    By filters only: they answer "none yet" where an id look-up raises NotFound.
+    """
+    ids = sorted(set(known))
+    filters = [[{"Name": "spot-instance-request-id", "Values": some}] for some in _filter_sets(ids)]
+    if batch_id is not None:
+        filters.append([{"Name": f"tag:{TAG_BATCH}", "Values": [batch_id]}])
+    requests: dict[str, dict[str, Any]] = {}
+    for each in filters:
+        for item in connection.pages(
+            region,
+            "describe_spot_instance_requests",
+            "SpotInstanceRequests",
+            Filters=each,
+            MaxResults=_PAGE,
+        ):
+            requests[item["SpotInstanceRequestId"]] = item
+    instances: dict[str, str] = {}
+    for some in _filter_sets(sorted(set(ids) | set(requests))):
+        by_request = [{"Name": "spot-instance-request-id", "Values": some}]
+        for reservation in connection.pages(
+            region, "describe_instances", "Reservations", Filters=by_request, MaxResults=_PAGE
+        ):
+            for instance in reservation["Instances"]:
+                instances[instance["InstanceId"]] = instance["State"]["Name"]
+    states = {request_id: item["State"] for request_id, item in requests.items()}
+    return Survey(states, instances, frozenset(ids) - frozenset(states))
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A request that carries our tags; ``expires_at`` is when it would end by itself."""
+
+    request_id: str
+    batch_id: str
+    round: int | None
+    plan: int | None
+    expires_at: datetime | None
+
+
+def find_ours(connection: Connection, region: str, *, batch_id: str | None = None) -> list[Ours]:
+    """Every request in a region that carries our tag, or that of one batch."""
+    wanted = {"Name": "tag-key", "Values": [TAG_BATCH]}
+    if batch_id is not None:
+        wanted = {"Name": f"tag:{TAG_BATCH}", "Values": [batch_id]}
+    found = connection.pages(
+        region,
+        "describe_spot_instance_requests",
+        "SpotInstanceRequests",
+        Filters=[wanted],
+        MaxResults=_PAGE,
+    )
+    return [_ours(item) for item in found]
+
+
+def _ours(item: Mapping[str, Any]) -> Ours:
+    tags = {tag["Key"]: tag["Value"] for tag in item.get("Tags", [])}
+    _, _, number = tags.get(TAG_ROUND, "").rpartition("/")
+    plan, expires = tags.get(TAG_PLAN, ""), tags.get(TAG_EXPIRES)
+    return Ours(
+        request_id=item["SpotInstanceRequestId"],
+        batch_id=tags[TAG_BATCH],
+        round=int(number) if number.isdecimal() else None,
+        plan=int(plan) if plan.isdecimal() else None,
+        expires_at=datetime.fromisoformat(expires) if expires else None,
+    )
+
+
+def tag_instances(
+    connection: Connection, region: str, instance_ids: Sequence[str], *, batch_id: str
+) -> str | None:
+    """Tag instances, which are born untagged, so that the bill can be checked; or the refusal."""
+    tags = [{"Key": TAG_BATCH, "Value": batch_id}]
+    try:
+        connection.call(region, "create_tags", Resources=list(instance_ids), Tags=tags)
+    except Refusal as refusal:
+        return str(refusal)
+    return None
+
+
+def cancel(connection: Connection, region: str, request_ids: Sequence[str]) -> None:
+    """Cancel requests.  It does not end their instances, and a launch may be in flight."""
+    for some in chunks(request_ids, _MOST_FILTER_VALUES):
+        connection.call(region, "cancel_spot_instance_requests", SpotInstanceRequestIds=some)
+
+
+def terminate(connection: Connection, region: str, instance_ids: Sequence[str]) -> None:
+    """Terminate instances.  One bad id fails a whole call, so then each is tried by itself."""
+    for some in chunks(instance_ids, _MOST_TERMINATED):
+        try:
+            connection.call(region, "terminate_instances", InstanceIds=some)
+        except Refusal as refusal:
+            if not refusal.code.startswith("InvalidInstanceID") or len(some) == 1:
+                raise
+            for one in some:
+                _terminate_one(connection, region, one)
+
+
+def _terminate_one(connection: Connection, region: str, instance_id: str) -> None:
+    try:
+        connection.call(region, "terminate_instances", InstanceIds=[instance_id])
+    except Refusal as refusal:  # NotFound is never "gone": the next survey says what is
+        if not refusal.code.startswith("InvalidInstanceID"):
+            raise
+
+
+def _filter_sets(ids: Sequence[str]) -> list[list[str]]:
+    return list(chunks(ids, _MOST_FILTER_VALUES))
+
+
+def chunks(ids: Sequence[str], most: int) -> Iterator[list[str]]:
+    """``ids`` in pieces of at most ``most``; no piece, and so no call, where there is none."""
+    for start in range(0, len(ids), most):
+        yield list(ids[start : start + most])
+
+
+HOME_REGION = "us-east-1"  # always enabled; IAM, pricing and the list of regions are asked here

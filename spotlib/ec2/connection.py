@@ -1,0 +1,338 @@
+"""Where EC2 is: clients for every region, the clock that belongs to it, one attempt a call.
+
+botocore never retries here, because a retry inside a measured interval would be read as latency.
+``sandbox`` is a pretend market in a process of its own; ``aws`` is the one endpoint that costs
+money, and any amazonaws.com URL counts as it.
+"""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import cache, lru_cache, partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
+from botocore.parsers import ResponseParserError  # none of botocore's other errors
+from botocore.utils import parse_timestamp
+
+from spotlib.ec2.clock import (
+    Clock,
+    ScaledClock,
+    SystemClock,
+    VirtualClock,
+    World,
+    WorldClock,
+    control,
+)
+from spotlib.ec2.refusals import refusal_of
+from spotlib.model import Kind
+
+_LOOK_READ_S = 5  # a look that takes longer is a missed tick, not a stalled schedule
+_ACT_READ_S = 20
+_SANDBOX_IDLE_S = 600  # a person may think between two cells
+
+
+@dataclass
+class Connection:
+    """Where EC2 is, and the clock that belongs to it.
+
+    ``endpoint`` is what the user named: ``sandbox``, ``aws`` or a URL.  ``world`` is the id of a
+    world in the pretend ``market``, made with ``world_seed``; all None at a real one.  ``attach``
+    hooks an in-process market to each client.
+
+    ``open_session`` reads the credentials.  It is called again once they were refused, because
+    clients, and new clients of their Session too, keep the old ones.
+    """
+
+    endpoint: str
+    clock: Clock
+    open_session: Callable[[], Any]
+    url: str | None = None
+    world: str | None = None
+    world_seed: int | None = None
+    market: str | None = None
+    attach: Callable[[Any], None] | None = None
+    profile: str | None = None
+    process: subprocess.Popen[bytes] | None = None
+    _session: Any = None
+    _clients: dict[tuple[str, str, int], Any] = field(default_factory=dict)
+    _server: tuple[datetime, float] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether this is a pretend market: its results say nothing about AWS."""
+        return self.world is not None
+
+    @property
+    def session(self) -> Any:
+        """The boto3 Session in use."""
+        if self._session is None:
+            self._session = self.open_session()
+        return self._session
+
+    def credentials_end_at(self) -> datetime | None:
+        """When the credentials end for good; None if they renew themselves or nobody says.
+
+        Only those in environment variables are known to end: nothing can renew them there.
+        """
+        credentials = self.session.get_credentials()
+        end = os.environ.get("AWS_CREDENTIAL_EXPIRATION")
+        if credentials is None or credentials.method != "env" or not end:
+            return None
+        return datetime.fromisoformat(end).astimezone(UTC)
+
+    def server_utc(self) -> datetime:
+        """EC2's own idea of now: its last Date header, carried on by our clock."""
+        if self._server is None:
+            return self.clock.utc()
+        said, heard_s = self._server
+        return said + timedelta(seconds=self.clock.now_s() - heard_s)
+
+    def call(
+        self,
+        region: str,
+        action: str,
+        /,
+        *,
+        service: str = "ec2",
+        quick: bool = False,
+        **given: Any,
+    ) -> dict[str, Any]:
+        """One attempt at one call; ``quick`` gives up on a slow answer early.
+
+        Raises
+        ------
+        Refusal
+            If it did not succeed, for whatever reason.
+        """
+        try:
+            client = self._client(service, region, _LOOK_READ_S if quick else _ACT_READ_S)
+            reply: dict[str, Any] = getattr(client, action)(**given)
+        except (ClientError, BotoCoreError, ResponseParserError) as error:
+            response = getattr(error, "response", None) or {}  # None where no answer came
+            self.clock.heard(response.get("ResponseMetadata", {}).get("HTTPHeaders"))
+            refusal = refusal_of(error, action=action, region=region)
+            if refusal.kind is Kind.CREDENTIALS:
+                self._forget_credentials()
+            raise refusal from error
+        headers = reply["ResponseMetadata"]["HTTPHeaders"]
+        self.clock.heard(headers)
+        if "date" in headers:
+            self._server = (parsedate_to_datetime(headers["date"]), self.clock.now_s())
+        return reply
+
+    def pages(
+        self, region: str, action: str, key: str, /, *, service: str = "ec2", **given: Any
+    ) -> Iterator[dict[str, Any]]:
+        """The items under ``key`` of every page; a page may be empty and not the last."""
+        while True:
+            reply = self.call(region, action, service=service, quick=True, **given)
+            yield from reply[key]
+            if not reply.get("NextToken"):
+                return
+            given["NextToken"] = reply["NextToken"]
+
+    def _client(self, service: str, region: str, read_s: int) -> Any:
+        with self._lock:  # a Session is not thread-safe, its clients are
+            key = (service, region, read_s)
+            if key not in self._clients:
+                self._clients[key] = self._new_client(service, region, read_s)
+            return self._clients[key]
+
+    def _forget_credentials(self) -> None:
+        with self._lock:
+            self._session = None
+            self._clients.clear()
+
+    def _new_client(self, service: str, region: str, read_s: int) -> Any:
+        loopback = self.url is not None and urlsplit(self.url).hostname in (
+            "127.0.0.1",
+            "localhost",
+        )
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": 1},
+            connect_timeout=3,
+            read_timeout=read_s,
+            max_pool_connections=16,
+            user_agent_extra="spotlib",
+            proxies={} if loopback else None,  # one for the outside would break 127.0.0.1
+        )
+        client = self.session.client(
+            service, region_name=region, endpoint_url=self.url, config=config
+        )
+        if self.attach is not None:
+            self.attach(client)
+        return client
+
+    def close(self) -> None:
+        """End the sandbox that this connection started, if it did; it would end by itself."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+            self.process = None
+
+
+def connect(
+    endpoint: str,
+    *,
+    profile: str | None = None,
+    market: str | None = None,
+    seed: int | None = None,
+    speed: float | None = None,
+) -> Connection:
+    """Clients for every region, and the clock.
+
+    Parameters
+    ----------
+    endpoint
+        ``sandbox`` starts a pretend market of its own; ``aws`` is Amazon and the one that costs
+        money; a URL is any other EC2-compatible endpoint.
+    profile
+        The AWS profile, for ``aws`` and URLs.
+    market
+        Which market the sandbox plays, such as ``calm`` or ``tight``; None is calm.
+    seed, speed
+        Of the sandbox's draws, None draws one; and how many times faster than real it runs, None
+        is virtual time.
+
+    Raises
+    ------
+    ValueError
+        If the endpoint is none of these, or the profile does not exist.
+    """
+    if endpoint == "sandbox":
+        process, at = _start_sandbox(market=market, seed=seed, speed=speed)
+        return _sandbox_connection(endpoint, at, control(at, "/sandbox"), process)
+    if is_aws(endpoint):
+        url = None if endpoint == "aws" else endpoint
+        return _real_connection(endpoint, url=url, profile=profile)
+    if urlsplit(endpoint).scheme not in ("http", "https"):
+        raise ValueError(
+            f"endpoint {endpoint!r} is unknown: use 'sandbox' (free), 'aws' (costs money), "
+            "or the URL of an EC2-compatible endpoint"
+        )
+    try:
+        told = control(endpoint, "/sandbox")
+    except (OSError, ValueError):  # not ours: some other EC2-compatible endpoint
+        return _real_connection(endpoint, url=endpoint, profile=profile)
+    return _sandbox_connection(endpoint, endpoint, told, None)
+
+
+def connect_in_process(world: World, attach: Callable[[Any], None]) -> Connection:
+    """A connection to a pretend market in this process: for tests and benchmarks.
+
+    ``attach`` hooks the market to a client, so that no socket is opened.
+    """
+    clock = WorldClock(world)
+    return Connection("sandbox", clock, sandbox_session, world=world.world_id, attach=attach)
+
+
+def is_aws(endpoint: str) -> bool:
+    """Whether the endpoint is Amazon's, and so costs money: ``aws`` or any amazonaws.com URL."""
+    host = urlsplit(endpoint).hostname or ""
+    return endpoint == "aws" or f".{host}".endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
+def _real_connection(endpoint: str, *, url: str | None, profile: str | None) -> Connection:
+    open_session = partial(boto3.Session, profile_name=profile)
+    connection = Connection(endpoint, SystemClock(), open_session, url=url, profile=profile)
+    try:
+        _ = connection.session
+    except ProfileNotFound as error:
+        known = ", ".join(boto3.Session().available_profiles) or "none"
+        raise ValueError(f"profile {profile!r} is not configured; there are: {known}") from error
+    return connection
+
+
+def _sandbox_connection(
+    endpoint: str, url: str, told: Mapping[str, Any], process: subprocess.Popen[bytes] | None
+) -> Connection:
+    epoch = datetime.fromisoformat(told["epoch"]).astimezone(UTC)
+    clock: Clock = VirtualClock(url, epoch=epoch, now_s=told["now_s"])
+    if told["mode"] != "virtual":
+        utc = epoch + timedelta(seconds=told["now_s"])
+        clock = ScaledClock(speed=told["speed"], utc=utc)
+    return Connection(
+        endpoint,
+        clock,
+        sandbox_session,
+        url=url,
+        world=told["world_id"],
+        world_seed=told["seed"],
+        market=told["market"],
+        process=process,
+    )
+
+
+@cache
+def sandbox_session() -> Any:
+    """A session whose keys are nobody's: real ones are never shown to a pretend endpoint.
+
+    Each look repeats the dates of the one before, and reading them is a third of its work.
+    """
+    core = botocore.session.get_session()
+    parsers = core.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=lru_cache(maxsize=65536)(parse_timestamp))
+    return boto3.Session(
+        aws_access_key_id="sandbox", aws_secret_access_key="sandbox", botocore_session=core
+    )
+
+
+def _start_sandbox(
+    *, market: str | None, seed: int | None, speed: float | None
+) -> tuple[subprocess.Popen[bytes], str]:
+    """A pretend market in a process of its own, so that it outlives the kernel."""
+    command = [sys.executable, "-m", "spotlib", "sandbox", "--json"]
+    command += ["--idle-s", str(_SANDBOX_IDLE_S)]
+    command += ["--seed", str(secrets.randbelow(2**31) if seed is None else seed)]
+    command += ["--market", market] if market else []
+    command += ["--virtual"] if speed is None else ["--speed", str(speed)]
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        with process.stdout:
+            line = process.stdout.readline()
+        if not line:
+            process.wait()
+            complaints.seek(0)
+            words = complaints.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise OSError(f"the sandbox did not start: {' '.join(words)}")
+    return process, str(json.loads(line)["url"])
+
+
+_THREADS = 8
+
+
+def new_executor(connection: Connection) -> Executor:
+    """A small pool; or inline, for with virtual time nothing may happen at the same time."""
+    return _Inline() if connection.clock.inline else ThreadPoolExecutor(_THREADS)
+
+
+class _Inline(Executor):
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - as with any executor, result() raises it
+            future.set_exception(error)
+        return future

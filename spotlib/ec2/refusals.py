@@ -1,0 +1,186 @@
+"""What EC2 refuses, what that means, and what the user can do about it.
+
+A capacity shortage is a measurement; a quota, a permission or a typing error is not, and must
+never be read as one.  Codes are matched exactly; EC2's own words always stay beside ours.
+Sources: EC2 Developer Guide, "Error codes"; botocore's exceptions.
+"""
+
+from typing import Any
+
+from botocore import exceptions as botocore_errors
+
+from spotlib.model import OUTCOME_KINDS, Kind
+
+PASSING_KINDS = frozenset({Kind.THROTTLED, Kind.SERVER, Kind.UNREACHABLE, Kind.NOT_FOUND})
+
+_QUOTA = (
+    "this is the account's Spot vCPU quota in that region, not the market: use a smaller n, wait "
+    "some minutes for ended requests to be counted off, or ask for more under Service Quotas > "
+    "EC2 > 'All ... Spot Instance Requests' ('python -m spotlib check' shows the largest n)"
+)
+_LOGIN = "renew the credentials (aws sso login, aws configure) and run again"
+_CLOCK = "set this machine's clock and renew the credentials"
+_POLICY = "allow it: spotlib/policy.json is the smallest policy that does"
+_LATER = "EC2 is busy or failing: it is tried again"
+
+_CODES: dict[str, tuple[Kind, str]] = {
+    "InsufficientInstanceCapacity": (Kind.CAPACITY, "the market has none now: recorded"),
+    "UnfulfillableCapacity": (Kind.CAPACITY, "the market has none now: recorded"),
+    "SpotMaxPriceTooLow": (Kind.PRICE, "leave max_price_usd out, or raise it"),
+    "MaxSpotInstanceCountExceeded": (Kind.QUOTA, _QUOTA),
+    "VcpuLimitExceeded": (Kind.QUOTA, _QUOTA),
+    "InstanceLimitExceeded": (Kind.QUOTA, _QUOTA),
+    "RequestResourceCountExceeded": (Kind.QUOTA, "ask for fewer instances, or look less often"),
+    "VolumeLimitExceeded": (Kind.QUOTA, "ask for more EBS volumes under Service Quotas > EBS"),
+    "MaxConfigLimitExceeded": (Kind.QUOTA, "new placement-score questions are limited a day"),
+    "MaxConfigLimitExceededException": (Kind.QUOTA, "as MaxConfigLimitExceeded"),
+    "TargetCapacityLimitExceeded": (Kind.QUOTA, "ask the placement score for fewer instances"),
+    "UnauthorizedOperation": (
+        Kind.PERMISSION,
+        _POLICY + "; 'aws sts decode-authorization-message' decodes a long message",
+    ),
+    "AccessDenied": (Kind.PERMISSION, _POLICY),
+    "AccessDeniedException": (Kind.PERMISSION, _POLICY),
+    "AuthFailure.ServiceLinkedRoleCreationNotPermitted": (
+        Kind.ACCOUNT,
+        "run once: aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
+    ),
+    "AuthFailure": (
+        Kind.CREDENTIALS,
+        "check the keys, this machine's clock, and that the region is opted in",
+    ),
+    "InvalidClientTokenId": (Kind.CREDENTIALS, _LOGIN),
+    "UnrecognizedClientException": (Kind.CREDENTIALS, _LOGIN),
+    "ExpiredToken": (Kind.CREDENTIALS, _LOGIN),
+    "ExpiredTokenException": (Kind.CREDENTIALS, _LOGIN),
+    "SignatureDoesNotMatch": (Kind.CREDENTIALS, _CLOCK),
+    "RequestExpired": (Kind.CREDENTIALS, _CLOCK),
+    "OptInRequired": (Kind.ACCOUNT, "finish the sign-up for EC2, or opt in to the region"),
+    "PendingVerification": (Kind.ACCOUNT, "AWS is verifying the account: wait, or contact it"),
+    "Blocked": (Kind.ACCOUNT, "the account is blocked: contact AWS support"),
+    "VPCIdNotSpecified": (
+        Kind.ACCOUNT,
+        "the region has no default VPC: aws ec2 create-default-vpc --region REGION",
+    ),
+    "DefaultVpcDoesNotExist": (
+        Kind.ACCOUNT,
+        "the region has no default VPC: aws ec2 create-default-vpc --region REGION",
+    ),
+    "MissingInput": (
+        Kind.ACCOUNT,
+        "a default subnet is gone: aws ec2 create-default-subnet --availability-zone ZONE",
+    ),
+    "Unsupported": (Kind.PARAMETERS, "the type is not offered there: choose another zone or type"),
+    "InvalidParameterValue": (Kind.PARAMETERS, "see EC2's words"),
+    "InvalidParameterCombination": (Kind.PARAMETERS, "see EC2's words"),
+    "InvalidInstanceType": (Kind.PARAMETERS, "check the type's name"),
+    "InvalidAMIID.NotFound": (Kind.PARAMETERS, "AMI ids are per region: leave image out"),
+    "InvalidAMIID.Malformed": (Kind.PARAMETERS, "give an AMI id (ami-...), or leave image out"),
+    "InvalidAMIID.Unavailable": (Kind.PARAMETERS, "choose another image, or leave image out"),
+    "InvalidTime": (Kind.PARAMETERS, "the request's end lies in EC2's past: check timeout_s"),
+    "InvalidSubnetID.NotFound": (Kind.PARAMETERS, "the default subnet of the zone is gone"),
+    "InsufficientFreeAddressesInSubnet": (Kind.ACCOUNT, "the subnet is full: use another zone"),
+    "IdempotentParameterMismatch": (Kind.PARAMETERS, "please report this as an error in spotlib"),
+    "FilterLimitExceeded": (Kind.PARAMETERS, "please report this as an error in spotlib"),
+    "TagPolicyViolation": (Kind.ACCOUNT, "the organisation's tag policy refuses spotlib's tags"),
+    "InvalidSpotInstanceRequestID.NotFound": (Kind.NOT_FOUND, _LATER),
+    "InvalidInstanceID.NotFound": (Kind.NOT_FOUND, _LATER),
+    "RequestLimitExceeded": (Kind.THROTTLED, _LATER),
+    "Throttling": (Kind.THROTTLED, _LATER),
+    "ThrottlingException": (Kind.THROTTLED, _LATER),
+    "EC2ThrottledException": (Kind.THROTTLED, _LATER),
+    "Unavailable": (Kind.SERVER, _LATER),
+    "ServiceUnavailable": (Kind.SERVER, _LATER),
+    "InternalError": (Kind.SERVER, _LATER),
+    "InternalFailure": (Kind.SERVER, _LATER),
+    "ServerInternal": (Kind.SERVER, _LATER),
+}
+
+# Nothing was sent, so nothing can have been executed.
+_NEVER_SENT = (botocore_errors.EndpointConnectionError, botocore_errors.ConnectTimeoutError)
+_NO_LOGIN = (
+    botocore_errors.NoCredentialsError,
+    botocore_errors.PartialCredentialsError,
+    botocore_errors.CredentialRetrievalError,
+    botocore_errors.SSOError,
+    botocore_errors.TokenRetrievalError,
+)
+
+
+class Refusal(Exception):
+    """A call that did not succeed: EC2's code and message, its kind, and what to do.
+
+    ``maybe_done`` says that it may have been executed all the same: the answer was lost, or the
+    error came from inside EC2.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        kind: Kind,
+        advice: str,
+        action: str = "",
+        region: str = "",
+        maybe_done: bool = False,
+    ) -> None:
+        super().__init__(code)
+        self.code = code
+        self.message = message
+        self.kind = kind
+        self.advice = advice
+        self.action = action
+        self.region = region
+        self.maybe_done = maybe_done
+
+    def __str__(self) -> str:
+        return f"{self.action} in {self.region}: {self.code} ({self.message}): {self.advice}"
+
+    @property
+    def is_outcome(self) -> bool:
+        """Whether the refusal says something about the market, and is a measurement."""
+        return self.kind in OUTCOME_KINDS
+
+
+def refusal_of(error: Exception, *, action: str, region: str) -> Refusal:
+    """The refusal that a botocore exception means."""
+    if isinstance(error, botocore_errors.ClientError):
+        return _refused(error.response, action=action, region=region)
+    kind, advice = _local(error)
+    return Refusal(
+        type(error).__name__,
+        str(error),
+        kind=kind,
+        advice=advice,
+        action=action,
+        region=region,
+        maybe_done=kind is Kind.UNREACHABLE and not isinstance(error, _NEVER_SENT),
+    )
+
+
+def _refused(response: dict[str, Any], *, action: str, region: str) -> Refusal:
+    code = response["Error"].get("Code", "Unknown")
+    status = response["ResponseMetadata"].get("HTTPStatusCode", 0)
+    kind, advice = _CODES.get(code, (Kind.UNKNOWN, "see EC2's words"))
+    if code not in _CODES and code.startswith("AuthFailure"):
+        kind, advice = _CODES["AuthFailure"]
+    elif code not in _CODES and status >= 500:
+        kind, advice = Kind.SERVER, _LATER
+    return Refusal(
+        code,
+        response["Error"].get("Message", ""),
+        kind=kind,
+        advice=advice,
+        action=action,
+        region=region,
+        maybe_done=kind is Kind.SERVER,
+    )
+
+
+def _local(error: Exception) -> tuple[Kind, str]:
+    if isinstance(error, _NO_LOGIN):
+        return Kind.CREDENTIALS, "configure AWS credentials (aws configure, or profile=...)"
+    if isinstance(error, botocore_errors.ParamValidationError | botocore_errors.NoRegionError):
+        return Kind.PARAMETERS, "please report this as an error in spotlib"
+    return Kind.UNREACHABLE, "no answer came: it is tried again"

@@ -1,0 +1,104 @@
+"""What every figure and page shares: theme, SIMULATED mark, banner, target names and colours.
+
+Figures are made without pyplot, so nothing global is left behind, and they are drawn from tables
+alone.  A figure of simulated data says so across its face.  No figure is drawn here: each room
+has its own.
+"""
+
+import html
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+SIMULATED: Final = "SIMULATED (sandbox)"
+THEME: Final = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("notebook"),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+_BANNERS: Final = {  # background and text colour
+    "simulated": ("#e8f0fe", "#1a4fa0"),
+    "real": ("#e6f4ea", "#1e6b34"),
+    "costs money": ("#fdecea", "#a61b1b"),
+    "unknown": ("#fff4e0", "#8a5a00"),
+}
+
+Colours = dict[str, tuple[float, float, float]]
+
+
+def target_names(table: pd.DataFrame) -> "pd.Series[str]":
+    """Name the target of each row: ``t3.nano in sa-east-1``, or ``in`` the zone id asked for.
+
+    ``table`` needs instance_type and region; availability_zone_id may be missing or empty.  This
+    is the same name as ``str(Target(...))``.
+    """
+    place = table["region"]
+    if "availability_zone_id" in table:
+        place = table["availability_zone_id"].astype(object).fillna(place)
+    return (table["instance_type"].astype(object) + " in " + place).astype("str")
+
+
+def target_colours(names: Iterable[str]) -> Colours:
+    """Return one colour per target, the same in every figure of the same targets."""
+    ordered = sorted(set(names))
+    palette = sns.color_palette("colorblind" if len(ordered) <= 10 else "husl", len(ordered))
+    return dict(zip(ordered, palette, strict=True))
+
+
+def new_figure(
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    *,
+    simulated: bool,
+    grid: bool = True,
+    **subplots: Any,
+) -> tuple[Figure, Any]:
+    """Return a figure of ``rows`` x ``columns`` panels in our theme, and the array of its axes.
+
+    ``size`` is in inches.  Further keywords go to matplotlib's ``Figure.subplots``.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    with mpl.rc_context(THEME | {"axes.grid": grid}):
+        axes = figure.subplots(rows, columns, squeeze=False, **subplots)
+    if simulated:
+        mark_simulated(figure)
+        figure.suptitle(SIMULATED, x=0.01, ha="left", fontsize="medium", color="#1a4fa0")
+    return figure, axes
+
+
+def mark_simulated(figure: Figure) -> None:
+    """Write SIMULATED across a figure."""
+    figure.text(
+        *(0.5, 0.5, SIMULATED),
+        fontsize=34,
+        color="grey",
+        alpha=0.18,
+        ha="center",
+        va="center",
+        rotation=20,
+    )
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Save a figure as PNG and SVG beside each other; return the PNG's path."""
+    png = Path(path).with_suffix(".png")
+    png.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(png, dpi=150)
+    figure.savefig(png.with_suffix(".svg"))
+    return png
+
+
+def banner_html(text: str, kind: Literal["simulated", "real", "costs money", "unknown"]) -> str:
+    """Return one conspicuous line of HTML that says where data come from, or go to."""
+    ground, ink = _BANNERS[kind]
+    style = f"background:{ground};color:{ink};padding:.6em 1em;font-weight:bold;border-radius:4px"
+    return f'<div style="{style}">{html.escape(text)}</div>'

@@ -1,0 +1,43 @@
+"""What an instance costs while it is held: the constants and the one formula.
+
+Prices are in USD per instance and hour; unknown is NaN, and so is every cost made from it.
+"""
+
+import math
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+# US prices of 2024, beside the instance's own price.
+_ADDRESS_USD_PER_HOUR: Final = 0.005  # a public IPv4 address
+_VOLUME_USD_PER_HOUR: Final = 8 * 0.08 / 730  # 8 GiB of gp3 at 0.08 USD per GiB and month
+# T types are "unlimited" for spot: CPU credits beyond the earned ones are billed.
+_SURPLUS_USD_PER_VCPU_HOUR: Final = 0.05
+_LEAST_BILLED_S: Final = 60.0  # EC2 bills by the second, but no less than a minute
+
+Price = TypeVar("Price", float, NDArray[np.float64])
+
+
+def held_usd(
+    usd_per_hour: Price, held_s: float, *, has_address: bool = True, surplus_vcpus: int = 0
+) -> Price:
+    """Return what one instance costs in USD if it is held for ``held_s`` seconds.
+
+    Parameters
+    ----------
+    usd_per_hour
+        Price of the instance itself; an array gives an array.
+    has_address
+        Whether it has a public IPv4 address, which is billed too.
+    surplus_vcpus
+        How many vCPUs run on surplus credits the whole time: none is expected, all is the bound.
+    """
+    address = _ADDRESS_USD_PER_HOUR if has_address else 0.0
+    extras = address + _VOLUME_USD_PER_HOUR + _SURPLUS_USD_PER_VCPU_HOUR * surplus_vcpus
+    return max(held_s, _LEAST_BILLED_S) / 3600 * (usd_per_hour + extras)
+
+
+def usd(amount: float) -> str:
+    """Format an amount of money; an unknown one reads ``unknown``."""
+    return "unknown" if math.isnan(amount) else f"${amount:.4f}"

@@ -1,0 +1,194 @@
+"""What a score rests on, how stable it is, and what a measurement would cost.
+
+A ranking by two coefficients of variation says little by itself: one snapshot can carry it, the
+scale of SPS is ordinal, and half a month may rank otherwise.  Owns the figures that say so, beside
+``select`` whose ranking they never change.  Pure, as ``select`` is.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from spotlib.select.cov import (
+    PAIR,
+    PER_ONE,
+    SMALL_SIZES,
+    ZONE,
+    Form,
+    Missing,
+    feature_units,
+    require_columns,
+    score_targets,
+    snapshots_by_value,
+    variation,
+)
+
+FLAGGED_SHARE: Final = 0.01  # a score that rests on less than this share of snapshots is flagged
+
+_SNAPSHOTS_PER_DAY = 144
+_SPS_LEVELS = 3  # of a single-type query; only some GPU types show more
+
+
+def evidence(
+    counts: pd.DataFrame,
+    *,
+    form: Form = "pooled",
+    missing: Missing = "drop",
+    pairs: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """What a pair's score rests on, and what else its counts say.
+
+    Parameters
+    ----------
+    counts : DataFrame
+        As ``dataset.read_counts`` gives it, with all columns.
+    form, missing
+        As in ``variation``.
+    pairs : DataFrame, optional
+        Only the pairs with these instance_type and region, which is quicker; all by default.
+
+    Returns
+    -------
+    DataFrame, one row a pair, sorted by instance_type and region
+        resting_share
+            The share of its snapshots that differ from the commonest value (of the pair; of the
+            zone where ``form`` is ``within``), for SPS or IF, whichever is smaller: without those
+            snapshots the score would be zero.
+        coverage
+            The share of the snapshots read, in each zone ever listed, with both values known.
+        sps_ordinal_variation
+            Leik's D: 0 if all SPS are equal, 1 if half are lowest and half highest.  It depends on
+            the order of the scores only, where a CoV depends on the numbers chosen for them.
+        sps_changes_per_day
+            How often a zone's SPS differs from the last one known before, for each day of known
+            snapshots.
+        sps_above_3
+            The share of known SPS beyond 3.  Between 0 and 1 the scale itself may have changed, as
+            it did for some GPU types in September 2025: such a CoV is an artefact.
+        price_usd_per_hour
+            The mean over the zones of the last spot price known.
+
+    Notes
+    -----
+    R. K. Leik, "A measure of ordinal consensus", Pacific Sociological Review 9 (1966), 85-90, with
+    three levels, or as many as the pair shows.
+    """
+    require_columns(counts, [*ZONE, "sps", "if_score", "day", "snapshots", "day_snapshots"])
+    snapshots_read = counts.groupby("day")["day_snapshots"].max().sum()
+    if pairs is not None:
+        wanted = pd.MultiIndex.from_frame(pairs[PAIR])
+        counts = counts[pd.MultiIndex.from_frame(counts[PAIR]).isin(wanted)]
+    held = snapshots_by_value(counts)
+    table = pd.DataFrame(
+        {
+            "resting_share": _resting_share(held, form, missing),
+            "coverage": _coverage(held, snapshots_read),
+            "sps_ordinal_variation": _ordinal_variation(held),
+            "sps_changes_per_day": _changes_per_day(counts),
+            "sps_above_3": _share_above(held, _SPS_LEVELS),
+            "price_usd_per_hour": _last_price(counts),
+        }
+    )
+    return table.reset_index().astype(dict.fromkeys(PAIR, "str")).sort_values(PAIR)
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How far the ranking of the odd days agrees with that of the even days."""
+
+    rank_correlation: float  # Kendall's tau-b of the scores; NaN with fewer than two pairs
+    targets: int  # ranked on odd days, on even days, or on both
+    top: int
+    shared: int  # of the first ``top``, how many are the same
+
+
+def stability(
+    counts: pd.DataFrame,
+    *,
+    sizes: Iterable[str] | None = SMALL_SIZES,
+    form: Form = "pooled",
+    missing: Missing = "drop",
+    top: int = 10,
+) -> Stability:
+    """Compare the ranking of the odd days of the month with that of the even days.
+
+    A pair ranked in one half only has score 0 in the other.
+    """
+    sizes = None if sizes is None else tuple(sizes)
+    odd = counts["day"].dt.day % 2 == 1
+    halves = []
+    for half in (counts[odd], counts[~odd]):
+        ranked = score_targets(variation(half, form=form, missing=missing), sizes=sizes)
+        halves.append(ranked.set_index(PAIR)["score"])
+    scores = pd.concat(halves, axis=1, keys=["odd", "even"]).fillna(0.0)
+    shared = halves[0].index[:top].intersection(halves[1].index[:top])
+    tau = float("nan")
+    if (scores.nunique() > 1).all():
+        tau = float(stats.kendalltau(scores["odd"], scores["even"]).statistic)
+    return Stability(tau, len(scores), top, len(shared))
+
+
+def _resting_share(counts: pd.DataFrame, form: Form, missing: Missing) -> "pd.Series[float]":
+    level = PAIR if form == "pooled" else ZONE
+    shares = []
+    for feature in PER_ONE:
+        units, known = feature_units(counts, feature, missing)
+        by = [counts[name] for name in level]
+        held = counts["snapshots"][known]
+        values = held.groupby([*by, units.rename("units")], observed=True).sum()
+        modes = values.groupby(level=level, observed=True).max()
+        totals = values.groupby(level=PAIR, observed=True).sum()
+        shares.append(1 - modes.groupby(level=PAIR, observed=True).sum() / totals)
+    return pd.concat(shares, axis=1).min(axis=1, skipna=False)
+
+
+def _coverage(counts: pd.DataFrame, snapshots_read: float) -> "pd.Series[float]":
+    known = counts[["sps", "if_score"]].notna().all(axis=1)
+    zones = counts[ZONE].drop_duplicates().groupby(PAIR, observed=True).size()
+    held = counts["snapshots"].where(known, 0)
+    seen = held.groupby([counts[name] for name in PAIR], observed=True).sum()
+    return seen / (zones * snapshots_read)
+
+
+def _ordinal_variation(counts: pd.DataFrame) -> "pd.Series[float]":
+    """Return Leik's D by pair: the sum over levels of min(F, 1 - F), scaled to at most 1."""
+    known = counts[counts["sps"].notna()]
+    held = known["snapshots"]
+    levels = held.groupby([*(known[name] for name in PAIR), known["sps"]], observed=True).sum()
+    table = levels.unstack(fill_value=0).reindex(columns=np.arange(1, 11), fill_value=0)
+    highest = (table > 0).mul(table.columns, axis=1).max(axis=1).clip(lower=_SPS_LEVELS)
+    share = table.cumsum(axis=1).div(table.sum(axis=1), axis=0)
+    spread: pd.Series[float] = np.minimum(share, 1 - share).sum(axis=1)
+    return spread * 2 / (highest - 1)
+
+
+def _share_above(counts: pd.DataFrame, level: int) -> "pd.Series[float]":
+    known = counts["snapshots"].where(counts["sps"].notna(), 0)
+    above = known.where(counts["sps"] > level, 0)
+    sums = pd.DataFrame({"above": above, "known": known})
+    sums = sums.groupby([counts[name] for name in PAIR], observed=True).sum()
+    return sums["above"] / sums["known"]
+
+
+def _changes_per_day(counts: pd.DataFrame) -> "pd.Series[float]":
+    columns = [*ZONE, "day", "sps", "snapshots", "sps_changes", "first_at", "last_at"]
+    known = counts.loc[counts["sps"].notna(), columns]
+    known = known.assign(zone=known.groupby(ZONE, observed=True).ngroup())
+    first = known.sort_values(["zone", "first_at"]).drop_duplicates(["zone", "day"])
+    last = known.sort_values(["zone", "last_at"]).drop_duplicates(["zone", "day"], keep="last")
+    before = last[["zone", "sps"]].shift(1).to_numpy()  # in the same order: by zone, then day
+    overnight = (before[:, 0] == first["zone"]) & (before[:, 1] != first["sps"])
+    within = known.groupby(PAIR, observed=True)[["sps_changes", "snapshots"]].sum()
+    across = overnight.groupby([first[name] for name in PAIR], observed=True).sum()
+    changes: pd.Series[float] = within["sps_changes"] + across
+    return changes * _SNAPSHOTS_PER_DAY / within["snapshots"]
+
+
+def _last_price(counts: pd.DataFrame) -> "pd.Series[float]":
+    priced = counts[counts["price_usd_per_hour"].notna()].sort_values("day", kind="stable")
+    last = priced.groupby(ZONE, observed=True)["price_usd_per_hour"].last()
+    return last.groupby(level=PAIR, observed=True).mean()

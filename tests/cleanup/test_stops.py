@@ -1,0 +1,424 @@
+"""However a person stops a run in the middle, nothing is left and nothing is lost.
+
+The real programs, papermill, a kernel, JupyterLab's server, run ``02_collect`` against a sandbox
+that outlives them, and are stopped while both instances are alive.  Afterwards the market holds
+nothing, the log is whole and says so, and every request has exactly one outcome.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import urllib.request
+from collections import Counter
+from contextlib import contextmanager, suppress
+
+import papermill.iorw
+import papermill.parameterize
+import pytest
+from conftest import NANO, plan_for
+from jupyter_client import BlockingKernelClient, KernelManager
+from programs import BIN, chaos, end_all, processes, processes_of, run, sandbox, until
+
+from spotlib.collect.rounds import collect_batch
+from spotlib.ec2.clock import control
+from spotlib.ec2.connection import connect
+from spotlib.model import Stage, plan_launches
+from spotlib.record.log import read_events
+from spotlib.record.tables import load_batches
+
+WHAT = {"n": 2, "instance_type": "t3.nano", "region": "sa-east-1"}
+PATIENCE = {"timeout": 120}
+
+
+@pytest.fixture(autouse=True)
+def folders(monkeypatch, tmp_path):
+    """Jupyter's own files go where the test's do, and what still runs there is ended with it."""
+    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # so that a kernel of papermill's names it too
+    yield
+    end_all(processes_of(tmp_path))
+
+
+@pytest.fixture
+def market(request):
+    """A market that no notebook ends; instances are ready in ten seconds, or as slow as asked."""
+    with sandbox("--speed", str(getattr(request, "param", 20))) as url:
+        yield url
+
+
+def parameters(market, tmp_path):
+    return {**WHAT, "results": str(tmp_path), "endpoint": market}
+
+
+def until_launched(market):
+    """The middle: from here on a stop would leak both instances."""
+    until(lambda: len(control(market, "/sandbox/leftovers")["instances"]) == WHAT["n"])
+
+
+def log_in(folder):
+    [log] = (folder / "launches").glob("*.jsonl")
+    return log
+
+
+def until_closed(market, log):
+    """The log says that all is clean, and it is: the log's events."""
+    until(lambda: load_batches(log)["clean"].fillna(False).all())
+    events, torn = read_events(log)
+    requested = [name for each in events for name in each.get("request_ids", ())]
+    ended = Counter(each["request_id"] for each in events if each["event"] == "outcome")
+
+    assert control(market, "/sandbox/leftovers") == {"requests": [], "instances": []}
+    assert not torn
+    assert len(requested) == WHAT["n"]
+    assert ended == dict.fromkeys(requested, 1)
+    return events
+
+
+def status(folder):
+    return run(sys.executable, "-m", "spotlib", "status", "--results", folder).stdout
+
+
+# papermill
+
+
+def start_papermill(repository, market, tmp_path, *options):
+    """In a process group of its own, as a shell would start it."""
+    command = [BIN / "papermill", repository / "notebooks/02_collect.ipynb", tmp_path / "o.ipynb"]
+    given = [part for pair in parameters(market, tmp_path).items() for part in ("-p", *pair)]
+    return subprocess.Popen(
+        [str(part) for part in (*command, *given, *options)],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("signals", "market"),
+    [
+        pytest.param(["SIGINT"], 5, marks=chaos),  # slow, so that the kernel's time is too short
+        (["SIGINT", "SIGINT"], 20),
+        pytest.param(["SIGTERM"], 20, marks=chaos),
+        pytest.param(["SIGHUP"], 20, marks=chaos),
+        pytest.param(["SIGKILL"], 20, marks=chaos),
+    ],
+    indirect=["market"],
+)
+def test_papermill_stopped_in_the_middle_leaves_nothing(repository, tmp_path, market, signals):
+    """The kernel dies with it, most often without a word; the guard does not."""
+    started = start_papermill(repository, market, tmp_path)
+    until_launched(market)
+
+    for name in signals:
+        os.killpg(started.pid, signal.Signals[name])
+        with suppress(subprocess.TimeoutExpired):
+            started.wait(timeout=0.5)  # the kernel has begun to clean up when the second comes
+    started.wait(**PATIENCE)
+
+    until_closed(market, log_in(tmp_path))
+
+
+def test_a_whole_tree_of_processes_killed_leaves_nothing(repository, tmp_path, market):
+    """As editors end a run: each process that descends from it.  The guard is nobody's child."""
+    started = start_papermill(repository, market, tmp_path)
+    until_launched(market)
+
+    tree = descendants(started.pid)
+    end_all(tree)
+    started.wait(**PATIENCE)
+
+    assert len(tree) >= 2, "papermill and its kernel"
+    until_closed(market, log_in(tmp_path))
+
+
+def descendants(root):
+    """The ids of a process and of all that stem from it."""
+    found = [root]
+    parents = {number: parent for number, parent, _ in processes()}
+    for each in found:
+        found += [number for number, parent in parents.items() if parent == each]
+    return found
+
+
+@chaos
+def test_every_process_asked_to_end_at_once_leaves_nothing(repository, tmp_path, market):
+    """As a service manager or a job scheduler does, some time before it kills them all."""
+    started = start_papermill(repository, market, tmp_path)
+    until_launched(market)
+
+    asked = processes_of(tmp_path)
+    end_all(asked, signal.SIGTERM)
+    started.wait(**PATIENCE)
+
+    assert len(asked) >= 3, "papermill, its kernel and the guard"
+    until_closed(market, log_in(tmp_path))
+
+
+@chaos
+@pytest.mark.parametrize("market", [5], indirect=True)
+def test_a_cell_that_papermill_gives_too_little_time_leaves_nothing(repository, tmp_path, market):
+    """The time is each cell's; at a quarter of the speed only the collection needs so long."""
+    started = start_papermill(repository, market, tmp_path, "--execution-timeout", "20")
+    until_launched(market)
+
+    assert started.wait(**PATIENCE) != 0
+
+    until_closed(market, log_in(tmp_path))
+
+
+# a kernel
+
+
+def cells(repository, market, tmp_path):
+    """The notebook's code: what comes before the collection, and the collection."""
+    book = papermill.iorw.load_notebook_node(str(repository / "notebooks/02_collect.ipynb"))
+    book = papermill.parameterize.parameterize_notebook(book, parameters(market, tmp_path))
+    code = [each.source for each in book.cells if each.cell_type == "code"]
+    [middle] = [i for i, each in enumerate(code) if "summary = collect_batch(" in each]
+    return code[:middle], code[middle]
+
+
+def execute(client, code, **expressions):
+    """Run code to its end: the values of the expressions after it."""
+    reply = client.execute(code, user_expressions=expressions, reply=True, **PATIENCE)["content"]
+    assert reply["status"] == "ok", reply
+    return {name: each["data"]["text/plain"] for name, each in reply["user_expressions"].items()}
+
+
+def collect_in(client, repository, market, tmp_path):
+    """Begin the collection in a kernel and come back in the middle of it."""
+    before, collection = cells(repository, market, tmp_path)
+    for code in before:
+        execute(client, code)
+    client.execute(collection)
+    until_launched(market)
+
+
+@pytest.fixture
+def kernel():
+    manager = KernelManager()
+    manager.start_kernel()
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+@contextmanager
+def ready(client):
+    client.start_channels(stdin=False, hb=False)
+    try:
+        client.wait_for_ready(timeout=120)
+        yield client
+    finally:
+        client.stop_channels()
+
+
+@pytest.mark.parametrize("market", [5], indirect=True)  # so that the clean-up takes six seconds
+@pytest.mark.parametrize("interrupts", [pytest.param(1, marks=chaos), 3])
+def test_an_interrupted_kernel_ends_its_batch_in_order_and_stays_usable(
+    repository, tmp_path, market, kernel, interrupts
+):
+    """Impatience changes nothing: further interrupts do not stop the clean-up."""
+    with ready(kernel.client()) as client:
+        collect_in(client, repository, market, tmp_path)
+        log = log_in(tmp_path)
+
+        kernel.interrupt_kernel()
+        for _ in range(interrupts - 1):
+            until(lambda: any(each["event"] == "release" for each in read_events(log)[0]))
+            kernel.interrupt_kernel()
+        told = execute(client, "", problems="summary.problems", line="summary.last_line()")
+
+    events = until_closed(market, log_in(tmp_path))
+    assert "recovered" not in {each["event"] for each in events}
+    assert events[-1]["event"] == "clean"
+    assert "stopped by SIGINT" in told["problems"]
+    assert "open requests 0, live instances 0 (confirmed)" in told["line"]
+
+
+@chaos
+def test_a_kernel_asked_to_end_ends_its_batch_in_order(repository, tmp_path, market, kernel):
+    with ready(kernel.client()) as client:
+        collect_in(client, repository, market, tmp_path)
+
+        kernel.signal_kernel(signal.SIGTERM)
+        told = execute(client, "", problems="summary.problems")
+
+    events = until_closed(market, log_in(tmp_path))
+    assert "recovered" not in {each["event"] for each in events}
+    assert "stopped by SIGTERM" in told["problems"]
+
+
+def restart(kernel):
+    kernel.restart_kernel()
+
+
+def shut_down(kernel):
+    kernel.shutdown_kernel()
+
+
+def kill(kernel):
+    kernel.signal_kernel(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("market", [5], indirect=True)  # so that nobody waits for the clean-up
+@pytest.mark.parametrize(
+    "stop", [restart, pytest.param(shut_down, marks=chaos), pytest.param(kill, marks=chaos)]
+)
+def test_a_kernel_that_ends_leaves_nothing(repository, tmp_path, market, kernel, stop):
+    """A restarted one finds that nothing is left to be closed."""
+    with ready(kernel.client()) as client:
+        collect_in(client, repository, market, tmp_path)
+
+    stop(kernel)
+
+    events = until_closed(market, log_in(tmp_path))
+    assert "recovered" in {each["event"] for each in events}
+    assert "every batch is confirmed clean" in status(tmp_path)
+    if stop is restart:
+        with ready(kernel.client()) as client:
+            assert execute(client, "", answer="6 * 7") == {"answer": "42"}
+
+
+# JupyterLab's server
+
+
+@contextmanager
+def lab(tmp_path):
+    """JupyterLab without a browser: its process, its address and its token."""
+    command = [BIN / "jupyter", "lab", "--no-browser", "--allow-root", "--ServerApp.port=0"]
+    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={tmp_path}"]
+    with (tmp_path / "lab.txt").open("w") as said:
+        started = subprocess.Popen(
+            [str(part) for part in command], stdout=said, stderr=said, start_new_session=True
+        )
+    runtime = tmp_path / "jupyter_runtime_dir"
+    until(lambda: list(runtime.glob("jpserver-*.json")))
+    try:
+        yield started, json.loads((runtime / f"jpserver-{started.pid}.json").read_text())
+    finally:
+        started.kill()
+        started.wait()
+
+
+@contextmanager
+def kernel_of(server, tmp_path):
+    """A client of a kernel that the server starts, as it does for an opened notebook."""
+    asked = urllib.request.Request(
+        f"{server['url']}api/kernels",
+        method="POST",
+        headers={"Authorization": f"token {server['token']}"},
+    )
+    with urllib.request.urlopen(asked, **PATIENCE) as reply:
+        name = json.loads(reply.read())["id"]
+    file = tmp_path / "jupyter_runtime_dir" / f"kernel-{name}.json"
+    client = BlockingKernelClient(connection_file=str(file))
+    client.load_connection_file()
+    with ready(client):
+        yield client
+
+
+@pytest.mark.parametrize("market", [5], indirect=True)  # so that nobody waits for the clean-up
+@pytest.mark.parametrize("name", [pytest.param("SIGTERM", marks=chaos), "SIGKILL"])
+def test_a_stopped_jupyterlab_server_leaves_nothing(repository, tmp_path, market, name):
+    """It takes its kernels with it, or they go when they see that it is gone."""
+    with lab(tmp_path) as (started, server):
+        with kernel_of(server, tmp_path) as client:
+            collect_in(client, repository, market, tmp_path)
+        started.send_signal(signal.Signals[name])
+        started.wait(**PATIENCE)
+
+        until_closed(market, log_in(tmp_path))
+
+    until(lambda: not processes_of(tmp_path))
+
+
+# the guard itself
+
+COLLECT = """
+    import multiprocessing, os, shutil, signal, sys, time
+    from pathlib import Path
+    from spotlib.collect.rounds import collect_batch
+    from spotlib.ec2.connection import connect
+    from spotlib.model import Target, plan_launches
+
+    url, log = sys.argv[1], Path(sys.argv[2])
+
+    def middle(progress):
+        if progress.elapsed_s > 10:  # both instances are alive
+            {happens}
+
+    plans = plan_launches([Target("t3.nano", "sa-east-1")], count=2)
+    collect_batch(connect(url), plans, log=log, on_look=middle)
+"""
+DIE = "os.kill(os.getpid(), signal.SIGKILL)"
+FORK = "multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,)).start()"
+
+
+def collect_until(happens, market, log):
+    """A collection in a plain process, to which something happens in the middle."""
+    script = textwrap.dedent(COLLECT.format(happens=happens))
+    with (log.parents[1] / "said.txt").open("w") as said:
+        done = subprocess.run(
+            [sys.executable, "-c", script, market, str(log)],
+            check=False,
+            stdout=said,  # a file, for a child that outlives it would keep a pipe open
+            stderr=said,
+            **PATIENCE,
+        )
+    assert done.returncode == -signal.SIGKILL, (log.parents[1] / "said.txt").read_text()
+
+
+@chaos
+def test_another_log_that_cannot_be_read_is_not_in_the_guards_way(market, log):
+    log.parent.mkdir()
+    (log.parent / "20240801T000000Z-newer.jsonl").write_text('{"event":"batch","schema":99}\n')
+
+    collect_until(DIE, market, log)
+
+    until_closed(market, log)
+
+
+def test_a_log_thrown_away_in_the_middle_leaves_nothing_in_the_market(market, log):
+    """The guard still knows the batch's name, and so its tag."""
+    collect_until(f"shutil.rmtree(log.parent); {DIE}", market, log)
+
+    until(lambda: not processes_of(log.parent, "spotlib.cleanup.guard"))
+    assert control(market, "/sandbox/leftovers") == {"requests": [], "instances": []}
+
+
+@chaos
+def test_a_forked_child_that_lives_on_does_not_keep_the_guard_waiting(tmp_path, market, log):
+    """It was born with what its dead parent held: the guard's pipe and the log's lock."""
+    collect_until(f"{FORK}; {DIE}", market, log)
+
+    until_closed(market, log)
+    assert processes_of(tmp_path), "the child lives on"
+
+
+def test_a_batch_whose_guard_was_killed_ends_by_itself(market, log):
+    def kill_it(_):
+        end_all(processes_of(log, "spotlib.cleanup.guard"))
+
+    plans = plan_launches([NANO], count=2, wanted=Stage.RUNNING)
+    summary = collect_batch(connect(market), plans, log=log, on_look=kill_it)
+
+    assert summary.cleaned.confirmed
+    assert summary.outcomes == {"ready": 2}
+    assert until_closed(market, log)[-1]["event"] == "clean"
+
+
+def test_nothing_is_launched_without_a_guard(market, log, monkeypatch):
+    connection = connect(market)
+    checked = plan_for(connection)
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+
+    with pytest.raises(OSError, match="the guard did not start, so nothing was launched"):
+        collect_batch(connection, checked, log=log)
+
+    assert "intent" not in {each["event"] for each in read_events(log)[0]}
+    assert control(market, "/sandbox/leftovers") == {"requests": [], "instances": []}

@@ -1,0 +1,348 @@
+"""A sweep closes the dead and keeps its hands off the living, the young and what is not ours."""
+
+import json
+from functools import partial
+
+import pytest
+from conftest import ARM, NANO, plan_for, scripted
+from crashing import (
+    EMPTY,
+    NAME,
+    STRANGERS,
+    Point,
+    full_after,
+    points_of,
+    require_recovered,
+    swept,
+)
+
+from spotlib.cleanup.sweep import sweep
+from spotlib.cleanup.unfinished import dead_lines, unfinished, unreadable
+from spotlib.collect.rounds import collect_batch
+from spotlib.ec2.clock import WorldClock
+from spotlib.ec2.connection import Connection, sandbox_session
+from spotlib.model import Target
+from spotlib.record.log import EventLog, is_alive, read_events
+from spotlib.record.tables import load_batches, load_launches
+from spotlib.sandbox.faults import Fault
+from spotlib.sandbox.wire import attach
+
+MUTATING = {"CancelSpotInstanceRequests", "TerminateInstances", "CreateTags"}
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    return points_of(tmp_path_factory.mktemp("points"))
+
+
+@pytest.fixture(scope="module")
+def died(points) -> Point:
+    """A batch that died while some of its instances ran and others were still to come."""
+    return next(each for each in points if each.name == "after the line of tagged")
+
+
+def mutating(world, since=0):
+    return [each for each in world.calls[since:] if each.action in MUTATING]
+
+
+def test_a_second_sweep_finds_nothing_to_do_and_changes_nothing(died, tmp_path):
+    world, log = died.revived(tmp_path / "logs")
+    swept(world, log)
+    text, calls = log.read_bytes(), len(world.calls)
+
+    report = swept(world, log)
+
+    assert report.clean
+    assert log.read_bytes() == text
+    assert not mutating(world, calls)
+
+
+def test_a_dry_run_says_what_it_would_do_and_changes_nothing(died, tmp_path):
+    world, log = died.revived(tmp_path / "logs")
+    calls, text = len(world.calls), log.read_bytes()
+
+    report = swept(world, log, dry_run=True)
+
+    assert [each.verdict for each in report.batches if each.batch_id == log.stem] == [
+        "to be closed"
+    ]
+    assert not report.clean
+    assert not mutating(world, calls)
+    assert log.read_bytes() == text
+
+
+def orphans(connection, count, *, region=NANO.region, expires="2024-09-01T00:00:00+00:00"):
+    """``count`` batches of one request each, whose logs are nowhere."""
+    [each] = plan_for(connection, Target("t3.nano", region), n=1).prepared
+    for number in range(count):
+        tags = {"spotlib:batch": f"lost-{number:03d}", "spotlib:expires": expires}
+        connection.call(
+            region,
+            "request_spot_instances",
+            InstanceCount=1,
+            LaunchSpecification={"ImageId": each.image, "InstanceType": "t3.nano"},
+            TagSpecifications=[
+                {
+                    "ResourceType": "spot-instances-request",
+                    "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+                }
+            ],
+        )
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_orphans_that_have_expired_are_closed_without_any_log(in_process, tmp_path, count):
+    world = scripted()
+    connection = in_process(world)
+    orphans(connection, count)
+    world.advance(20)
+
+    report = sweep(connection, folder=tmp_path, regions=[NANO.region], settle_s=5.0)
+
+    assert [each.verdict for each in report.batches] == ["closed"] * count
+    assert world.leftovers() == EMPTY
+
+
+def test_one_that_may_live_elsewhere_is_kept_until_it_has_expired_or_is_named(in_process, tmp_path):
+    world = scripted()
+    connection = in_process(world)
+    orphans(connection, 1, expires="2024-09-01T02:00:00+00:00")
+    world.advance(20)
+
+    kept = sweep(connection, folder=tmp_path, regions=[NANO.region])
+    alive = world.leftovers()
+    named = sweep(connection, folder=tmp_path, regions=[NANO.region], batch_id="lost-000")
+
+    assert "may be running elsewhere" in kept.batches[0].verdict
+    assert len(alive["instances"]) == 1
+    assert named.batches[0].verdict == "closed"
+    assert world.leftovers() == EMPTY
+
+
+def test_a_live_batch_is_kept(died, tmp_path):
+    world, log = died.revived(tmp_path / "logs")
+    log.unlink()
+    writer = EventLog(log)
+    log.write_bytes(died.log)
+    calls = len(world.calls)
+
+    report = swept(world, log)
+
+    assert report.batches[-1].verdict == "kept: its collection is running here"
+    assert world.leftovers() != EMPTY
+    assert not mutating(world, calls)
+    writer.close()
+
+
+def test_a_live_batch_is_kept_even_if_its_log_cannot_be_read(died, tmp_path):
+    """Its writer may be a newer spotlib than the one that sweeps."""
+    world, log = died.revived(tmp_path / "logs")
+    log.unlink()
+    writer = EventLog(log)
+    log.write_bytes(died.log.replace(b'"schema":1', b'"schema":2', 1))
+    calls = len(world.calls)
+
+    report = swept(world, log, batch_id=log.stem)
+
+    assert [each.verdict for each in report.batches] == ["kept: its collection is running here"]
+    assert not mutating(world, calls)
+    writer.close()
+
+
+def test_what_is_not_ours_is_neither_touched_nor_named(died, tmp_path):
+    """Other people's requests and instances, tagged otherwise or not at all, beside our own."""
+    world, log = died.revived(tmp_path / "logs")
+    acknowledged, _ = read_events(log)
+
+    report = swept(world, log)
+
+    assert report.clean
+    assert [each.batch_id for each in report.batches] == [STRANGERS["spotlib:batch"], log.stem]
+    assert "may be running elsewhere" in report.batches[0].verdict
+    require_recovered(world, log, acknowledged)
+
+
+def test_regions_that_nobody_names_are_not_touched(in_process, tmp_path):
+    """What lies in another region is left alone, and is no part of what is called clean."""
+    world = scripted()
+    connection = in_process(world)
+    orphans(connection, 1)
+    orphans(connection, 1, region="us-east-1")
+    world.advance(20)
+    calls = len(world.calls)
+
+    report = sweep(connection, folder=tmp_path, regions=[NANO.region], settle_s=5.0)
+
+    assert report.clean
+    assert {each.region for each in world.calls[calls:]} == {NANO.region}
+    assert len(world.leftovers()["instances"]) == 1
+
+
+def test_another_world_is_not_ours_to_close(died, in_process, tmp_path):
+    died.revived(tmp_path / "logs")
+
+    report = sweep(in_process(scripted(seed=99)), folder=tmp_path / "logs", regions=[NANO.region])
+
+    assert report.batches == ()
+    assert len(unfinished(tmp_path / "logs")) == 1
+
+
+def as_aws(world):
+    """A connection that believes to be at AWS; what it sends goes to a world in this process."""
+    return Connection("aws", WorldClock(world), sandbox_session, attach=partial(attach, world))
+
+
+def test_a_batch_of_another_account_is_kept_and_said_to_be(tmp_path):
+    """Both accounts' logs lie in one folder; the keys at hand are only those of one."""
+    log = tmp_path / NAME
+    mine, other = scripted(), scripted(account_id="999999999999")
+    summary = collect_batch(as_aws(mine), plan_for(as_aws(mine), n=1), log=log, seed=1, guard=False)
+    text = log.read_text()
+    log.write_text("".join(line for line in text.splitlines(True) if '"clean"' not in line[:20]))
+
+    report = sweep(as_aws(other), folder=tmp_path, regions=[NANO.region])
+    own = sweep(as_aws(mine), folder=tmp_path, regions=[NANO.region])
+
+    assert summary.cleaned.confirmed
+    assert report.lines() == [
+        f"{log.stem}: kept: it ran in account 123456789012, these credentials are of 999999999999: "
+        "choose its profile"
+    ]
+    assert not report.clean
+    assert not mutating(other)
+    assert own.clean
+
+
+def test_what_cannot_be_closed_is_said_with_the_commands(died, tmp_path):
+    world, log = died.revived(tmp_path / "logs")
+    refused = Fault(kind="fail", action="TerminateInstances", code="UnauthorizedOperation")
+    world.faults.append(refused)
+
+    report = swept(world, log, give_up_s=60.0, batch_id=log.stem)
+
+    assert not report.clean
+    assert "NOT confirmed closed" in report.lines()[0]
+    assert "aws ec2 terminate-instances --region" in "\n".join(report.lines())
+    assert not load_batches(log)["clean"].all()
+    assert unfinished(log.parent)[0].batch_id == log.stem
+
+
+def test_a_region_that_cannot_be_looked_into_is_no_clean_sweep(in_process, tmp_path):
+    world = scripted(denied={"ec2:DescribeSpotInstanceRequests"})
+
+    report = sweep(in_process(world), folder=tmp_path, regions=[NANO.region])
+
+    assert not report.clean
+    assert "UnauthorizedOperation" in report.errors[NANO.region]
+
+
+def test_a_recovered_request_that_was_ready_is_ready_and_others_are_abandoned(points, tmp_path):
+    names = ("after the line of stage", b'"stage":"ready"')
+    point = next(each for each in points if each.name == names[0] and names[1] in each.log)
+    world, log = point.revived(tmp_path / "logs")
+    lines = point.log.splitlines(keepends=True)
+    log.write_bytes(b"".join(line for line in lines if b'"outcome"' not in line[:20]))
+
+    swept(world, log)
+
+    launches = load_launches(log)
+    shown = launches["ready_by_s"].notna()
+    assert shown.any()
+    assert (launches.loc[shown, "outcome"] == "ready").all()
+    assert (launches.loc[~shown, "outcome"] == "abandoned").all()
+    assert (launches["watched_s"] >= 0).all()
+
+
+def test_a_log_of_a_newer_spotlib_hides_no_other_batch(died, tmp_path):
+    """It is named with what to do; the dead batch beside it is closed, and it is not clean."""
+    world, log = died.revived(tmp_path / "logs")
+    newer = log.with_name("20250101T000000Z-ffffff.jsonl")
+    newer.write_bytes(died.log.replace(b'"schema":1', b'"schema":2', 1))
+    text = newer.read_bytes()
+
+    report = swept(world, log)
+
+    assert [each.batch_id for each in unfinished(log.parent)] == []
+    assert unreadable(log.parent) == {
+        newer.stem: f"{newer} has schema 2, this spotlib reads 1: update it"
+    }
+    assert report.errors == unreadable(log.parent)
+    assert dead_lines(log.parent) == [f"{newer.stem}: NOT known: {report.errors[newer.stem]}"]
+    assert not report.clean
+    assert world.leftovers() == EMPTY
+    assert newer.read_bytes() == text
+
+
+def test_a_folder_that_cannot_be_written_does_not_keep_instances_alive(died, tmp_path, monkeypatch):
+    """Money first: all is closed, and the verdict says that the log is not complete."""
+    world, log = died.revived(tmp_path / "logs")
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EventLog, "resume", refused)
+        report = swept(world, log, batch_id=log.stem)
+    text = log.read_bytes()
+    again = swept(world, log)
+
+    assert world.leftovers() == EMPTY
+    assert "closed, but its log could not be completed" in report.lines()[0]
+    assert "Permission denied" in report.lines()[0]
+    assert not report.clean
+    assert text == died.log
+    assert again.clean
+    require_recovered(world, log, read_events(log)[0][: text.count(b"\n")])
+
+
+def test_a_disk_that_fills_up_under_a_sweep_does_not_keep_instances_alive(died, tmp_path):
+    """At each line that the sweep would write; once there is room, another completes the log."""
+    acknowledged = None
+    for room in range(12):
+        world, log = died.revived(tmp_path / str(room))
+        acknowledged, _ = read_events(log)
+        with full_after(room):
+            report = swept(world, log, batch_id=log.stem)
+        assert world.leftovers() == EMPTY
+        if report.clean:
+            break
+        assert "closed, but its log could not be completed" in report.lines()[0]
+        assert swept(world, log).clean
+        require_recovered(world, log, acknowledged)
+    assert 4 < room < 12
+
+
+def test_status_tells_what_is_open_alive_spent_and_next(died, tmp_path):
+    _, log = died.revived(tmp_path / "logs")
+    lines = died.log.decode().splitlines()
+    first = json.loads(lines[0])
+    first["parameters"] |= {"rounds": 4, "every_s": 900.0}
+    log.write_text("\n".join([json.dumps(first), *lines[1:], ""]))
+    dead = unfinished(log.parent)[0].line()
+    text = log.read_bytes()
+    log.unlink()
+    writer = EventLog(log)
+    log.write_bytes(text)
+    assert is_alive(log)
+    running = unfinished(log.parent)[0].line()
+    writer.close()
+
+    most = first["bound_usd"]
+    assert "DEAD, close it with: python -m spotlib sweep --batch 20240901T000000Z-abcdef" in dead
+    assert "running; round 1 of 4 (next at 00:1" in running
+    assert "2 of 2 requests without an outcome, 1 instances not yet terminated" in running
+    assert f"spent at most ${most:.4f} of ${4 * most:.4f}" in running
+    assert running.endswith(f"in {ARM.region}, {NANO.region}")
+
+
+def test_a_batch_at_aws_whose_log_lacks_lines_names_the_sweep_that_reaches_aws(tmp_path):
+    """Without its endpoint the command would look at simulated batches only."""
+    world, log = scripted(), tmp_path / NAME
+    checked = plan_for(as_aws(world), n=1)
+
+    with full_after(4):
+        summary = collect_batch(as_aws(world), checked, log=log, seed=1, guard=False)
+
+    assert summary.cleaned.confirmed
+    assert f"sweep --batch {log.stem} --endpoint aws" in " ".join(summary.problems)
+    assert sweep(as_aws(world), folder=tmp_path, regions=[NANO.region]).clean

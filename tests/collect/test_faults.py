@@ -1,0 +1,283 @@
+"""Every fault of the wire at every call of a batch; clocks that step; machines that sleep; keys
+that expire.
+
+What is held to: nothing is launched twice, the other plans go on, every launched request has one
+outcome, nothing is left, nothing foreign is touched.
+"""
+
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import boto3
+import pytest
+from conftest import NANO, QUICK, plan_for, scripted
+from crashing import EMPTY, NAME, in_process, require_recovered, short_batch, short_world, swept
+
+from spotlib.cleanup.close import settle
+from spotlib.collect.rounds import collect_batch
+from spotlib.ec2.clock import WorldClock
+from spotlib.ec2.connection import Connection, connect_in_process
+from spotlib.record.log import read_events
+from spotlib.record.tables import load_launches
+from spotlib.sandbox.faults import KINDS, Fault
+from spotlib.sandbox.wire import attach
+from spotlib.sandbox.world import Fate, World
+
+SLOW = Fate(boot_s=10.0, ok_s=200.0)
+BURST = 12
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory):
+    """How many calls a batch makes that nothing strikes."""
+    steps = []
+    short_batch(in_process(short_world()), tmp_path_factory.mktemp("calls") / NAME, steps.append)
+    return sum(name.startswith("before") and "line" not in name for name in steps)
+
+
+def struck(log, *faults):
+    """The short batch, with faults in place from its first call on."""
+    world = short_world()
+    connection = in_process(world)
+
+    def strike(_):
+        if not world.faults:
+            world.faults += faults
+
+    summary = short_batch(connection, log, strike)
+    if not summary.cleaned.confirmed:  # the wire was down for longer than anybody waits
+        world.faults.clear()
+        swept(world, log)
+    return world, summary
+
+
+def require_no_harm(world, log, where):
+    events, _ = read_events(log)
+    launched = Counter(each["token"] for each in world.truth())
+    requested = [each for each in events if each["event"] in ("requested", "refused")]
+    assert set(launched.values()) <= {2}, where  # each plan's two, never twice
+    assert {each["plan"] for each in requested} == {0, 1}, where  # the other plan went on
+    assert world.leftovers() == EMPTY, where
+    assert world.touched == [], where
+    known = load_launches(log)
+    assert known["outcome"].notna().all(), where
+    assert len(known) == 4, where
+    ended = Counter(each["request_id"] for each in events if each["event"] == "outcome")
+    assert set(ended.values()) <= {1}, where
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_fault_at_any_call_does_no_harm(calls, tmp_path, sampled, kind):
+    numbers = range(1 + sorted(KINDS).index(kind), calls + 1)
+    for number in sampled(numbers if numbers else [], 30):
+        log = tmp_path / str(number) / NAME
+        world, summary = struck(log, Fault(kind=kind, nth=number, seconds=6.0))
+        assert summary.cleaned.confirmed, (kind, number)
+        assert world.fired, (kind, number)
+        require_no_harm(world, log, (kind, number))
+
+
+@pytest.mark.parametrize("kind", ["throttled", "refused", "lose_answer", "black_hole", "expired"])
+def test_a_burst_of_faults_from_any_call_on_does_no_harm(calls, tmp_path, sampled, kind):
+    """A dozen calls in a row: more than a request call is tried again."""
+    for number in sampled(range(1, calls + 1), 33, whole=3):
+        log = tmp_path / str(number) / NAME
+        burst = [Fault(kind=kind, nth=number + k, seconds=6.0) for k in range(BURST)]
+        world, _ = struck(log, *burst)
+        assert world.fired, (kind, number)
+        require_no_harm(world, log, (kind, number))
+
+
+class Stepped(WorldClock):
+    """A machine whose wall clock is set by so much at some moment, or was wrong from the start."""
+
+    def __init__(self, world, *, by_s, at_s=0.0):
+        super().__init__(world)
+        self._by, self._at_s = by_s, at_s
+
+    def utc(self):
+        late = self.now_s() >= self._at_s
+        return super().utc() + timedelta(seconds=self._by if late else 0.0)
+
+
+class Asleep(WorldClock):
+    """A machine that sleeps once: the world goes on; its clock too, or not (as on macOS)."""
+
+    def __init__(self, world, *, at_s, for_s=600.0, stops):
+        super().__init__(world)
+        self._world_, self._at_s, self._for_s, self._stops = world, at_s, for_s, stops
+        self.slept_s = 0.0
+
+    def now_s(self):
+        return super().now_s() - (self.slept_s if self._stops else 0.0)
+
+    def sleep(self, seconds):
+        super().sleep(seconds)
+        if not self.slept_s and self._world_.now_s >= self._at_s:
+            self._world_.advance(self._for_s)
+            self.slept_s = self._for_s
+
+
+def collected(world, clock, log, *, session=None, n=2, **given):
+    connection = connect_in_process(world, partial(attach, world))
+    connection.clock = clock
+    if session is not None:
+        connection.open_session = session
+    checked = plan_for(connection, NANO, n=n, timeout_s=given.pop("timeout_s", 120))
+    summary = collect_batch(
+        connection, checked, log=log, seed=1, placement_scores=False, guard=False, **given
+    )
+    return summary, read_events(log)[0]
+
+
+def measured(events):
+    """What was measured: everything but the dates."""
+    kept = [each for each in events if each["event"] in ("look", "stage", "outcome", "requested")]
+    return [{name: each[name] for name in each if name != "at"} for each in kept]
+
+
+@pytest.mark.parametrize("by_s", [3600.0, -3600.0])
+@pytest.mark.parametrize("at_s", [0.0, 12.0], ids=["from the start", "in the middle"])
+def test_a_wall_clock_that_is_set_by_an_hour_changes_no_measurement(tmp_path, by_s, at_s):
+    """Durations come from a clock that never steps, ValidUntil from EC2's own Date."""
+    fates = (QUICK, Fate(held_s=None))
+    world, plain = scripted(*fates), scripted(*fates)
+    clock = Stepped(world, by_s=by_s, at_s=at_s)
+
+    summary, events = collected(world, clock, tmp_path / NAME)
+    _, expected = collected(plain, WorldClock(plain), tmp_path / "plain" / NAME)
+
+    assert measured(events) == measured(expected)
+    ends = [each["valid_until"] for each in events + expected if each["event"] == "intent"]
+    assert len(set(ends)) == 1
+    assert summary.cleaned.confirmed
+    assert world.leftovers() == EMPTY
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["clock goes on", "clock stops"])
+@pytest.mark.parametrize("after_s", [3.0, 9.0, 40.0])
+def test_a_machine_that_sleeps_ten_minutes_measures_nothing_untrue(tmp_path, stops, after_s):
+    """The gap is recorded as ticks without a look; what came in it has a bracket as wide."""
+    world = scripted(QUICK, Fate(boot_s=20.0, ok_s=100.0), Fate(held_s=None))
+    plan_for(connect_in_process(world, partial(attach, world)), NANO, n=3)
+    clock = Asleep(world, at_s=world.now_s + 2 + after_s, stops=stops)
+
+    summary, events = collected(world, clock, tmp_path / NAME, n=3)
+
+    assert clock.slept_s == 600.0
+    assert summary.cleaned.confirmed
+    assert world.leftovers() == EMPTY
+    truth = {each["request_id"]: each["seen_s"] for each in world.truth()}
+    began_s = (datetime.fromisoformat(events[0]["started_at"]) - world.epoch).total_seconds()
+    for each in (event for event in events if event["event"] == "stage"):
+        seen_s = truth[each["request_id"]][each["stage"]] - began_s
+        if stops and seen_s - each["by_s"] > 1:  # in its own seconds it never slept
+            seen_s -= 600.0
+        assert each["after_s"] - 0.001 <= seen_s <= each["by_s"] + 0.001
+    if not stops:
+        skipped = [each for each in events if each["event"] == "skipped"]
+        assert sum(len(each["ticks"]) for each in skipped) >= 195
+        assert max(each["watched_s"] for each in events if each["event"] == "outcome") < 800
+
+
+def keys(world, *, renewed_after_s):
+    """Sessions as a credentials file gives them: old keys, and from some moment on new ones."""
+    renewed_at_s = world.now_s + renewed_after_s
+
+    def open_session():
+        name = "new" if world.now_s >= renewed_at_s else "old"
+        return boto3.Session(aws_access_key_id=name, aws_secret_access_key="none")
+
+    return open_session
+
+
+def expiring(world, after_s):
+    """From then on the old key is refused, for ever."""
+    world.faults.append(Fault(kind="expired", from_s=world.now_s + after_s))
+
+
+def test_credentials_renewed_while_the_batch_runs_are_used_from_then_on(tmp_path):
+    """A client keeps the keys it was made with, and so do new clients of its Session."""
+    world = scripted(SLOW)
+    expiring(world, 20.0)
+
+    summary, events = collected(
+        world,
+        WorldClock(world),
+        tmp_path / NAME,
+        session=keys(world, renewed_after_s=60.0),
+        n=1,
+        timeout_s=400,
+    )
+
+    lost = [each for each in events if each["event"] == "look" and each["error"]]
+    assert {each["error"].split(":")[0] for each in lost} == {"RequestExpired"}
+    assert 10 <= len(lost) <= 15
+    assert summary.outcomes == {"ready": 1}
+    assert summary.cleaned.confirmed
+    assert world.leftovers() == EMPTY
+
+
+@pytest.mark.parametrize("after_s", [7.0, 10.0, 15.0, 30.0])
+def test_credentials_that_expired_for_ever_are_no_end_of_the_clean_up(
+    tmp_path, monkeypatch, after_s
+):
+    """The batch ends unconfirmed, loudly; a sweep with renewed ones closes it and its log."""
+    monkeypatch.setattr("spotlib.collect.rounds.settle", partial(settle, give_up_s=60.0))
+    world = scripted(SLOW, Fate(held_s=None))
+    expiring(world, after_s)
+    log = tmp_path / NAME
+
+    summary, events = collected(
+        world, WorldClock(world), log, session=keys(world, renewed_after_s=1e9), timeout_s=60
+    )
+    left = world.leftovers()
+    report = swept(world, log)
+
+    assert not summary.cleaned.confirmed
+    assert any("NOT confirmed that nothing is left" in each for each in summary.problems)
+    seen = {each["instance_id"] for each in events if each["event"] == "stage"} - {None}
+    by_hand = " ".join(summary.problems)
+    assert f"python -m spotlib sweep --batch {log.stem}" in by_hand
+    assert "cancel-spot-instance-requests" in by_hand
+    assert all(name in by_hand for name in seen)
+    assert left["instances"]
+    assert report.clean
+    require_recovered(world, log, events)
+
+
+def by_environment(world):
+    """As at AWS, with the credentials of the environment."""
+    clock = WorldClock(world)
+    return Connection("aws", clock, boto3.Session, attach=partial(attach, world))
+
+
+def test_a_batch_that_outlives_its_credentials_is_refused(tmp_path, monkeypatch):
+    """What is launched then could not be terminated: refused before anything is sent."""
+    now_at = datetime.now(UTC).replace(microsecond=0)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", (now_at + timedelta(minutes=30)).isoformat())
+    world = World(epoch=now_at)
+    connection = by_environment(world)
+    checked = plan_for(connection, NANO, n=1)
+
+    with pytest.raises(ValueError, match=r"the credentials end at .* renew them"):
+        collect_batch(connection, checked, log=tmp_path / NAME, rounds=2, guard=False)
+    assert not (tmp_path / NAME).exists()
+    assert world.truth() == []
+    assert checked.credentials_end_at == now_at + timedelta(minutes=30)
+    summary = collect_batch(connection, checked, log=tmp_path / NAME, guard=False)
+    assert summary.cleaned.confirmed
+
+
+def test_credentials_that_do_not_say_when_they_end_refuse_nothing(tmp_path):
+    world = World()
+    connection = by_environment(world)
+
+    checked = plan_for(connection, NANO, n=1)
+
+    assert checked.credentials_end_at is None
+    assert collect_batch(connection, checked, log=tmp_path / NAME, guard=False).cleaned.confirmed
+    assert "aws_session_token" not in json.dumps(read_events(tmp_path / NAME)[0]).lower()

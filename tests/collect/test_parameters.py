@@ -1,0 +1,201 @@
+"""The notebooks' parameters: every bad one is one clear sentence, before anything is launched."""
+
+import pytest
+
+from spotlib.collect.parameters import BUILTIN_TARGETS, CollectParameters, targets_to_collect
+from spotlib.ec2.connection import connect
+from spotlib.model import Stage, Target
+from spotlib.parameters import check_parameters
+
+GOOD = {
+    **{"n": 5, "selection": "", "top": 3, "instance_type": "", "region": ""},
+    **{"availability_zone_id": "", "rounds": 1, "every_s": 900.0, "endpoint": "sandbox"},
+    **{
+        "market": "",
+        "profile": "",
+        "account_id": "",
+        "ready": "ready",
+        "timeout_s": 600.0,
+        "poll_s": 3.0,
+    },
+    **{
+        "image": "",
+        "max_price_usd": 0.0,
+        "budget_usd": 0.0,
+        "placement_scores": True,
+        "dry_run": False,
+    },
+    "campaign_budget_usd": 0.0,
+    **{"speed": 0.0, "seed": -1, "results": ""},
+}
+
+
+def checked(injected="", **changes):
+    cells = ["n: int = 5", *(["# Parameters\n" + injected] if injected else []), "check"]
+    return check_parameters(CollectParameters, {**GOOD, "In": cells, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n": 0}, "n must be from 1 to 3000 instances per target, got 0"),
+        ({"n": -1}, "n must be from 1 to 3000 instances per target, got -1"),
+        ({"n": "five"}, "n must be a whole number, got 'five'"),
+        ({"n": 100.0}, "n must be a whole number, got 100.0"),
+        ({"dry_run": "false"}, "dry_run must be True or False, got 'false'"),
+        ({"dry_run": 0}, "dry_run must be True or False, got 0"),
+        ({"poll_s": float("nan")}, "poll_s must be a number, got nan"),
+        ({"timeout_s": 2.0}, "need 0 < poll_s <= timeout_s, got poll_s=3.0, timeout_s=2.0"),
+        ({"endpoint": "asw"}, "endpoint must be 'sandbox' .* or a URL, got 'asw'"),
+        ({"ready": "ok"}, "ready must be 'ready' .* or 'running', got 'ok'"),
+        ({"region": "us-east-1"}, "instance_type and region belong together, got '' and 'us-east"),
+        ({"availability_zone_id": "use1-az1"}, "availability_zone_id needs an instance_type"),
+        ({"profile": "work"}, "profile is for AWS, the sandbox has none: set endpoint='aws'"),
+        ({"market": "wild"}, "market must be one of calm, outage, tight, or one .* got 'wild'"),
+        (
+            {"market": "calm", "endpoint": "aws"},
+            'market is for the sandbox, AWS has its own: leave it ""',
+        ),
+        ({"top": 0}, "top must be at least 1"),
+        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"speed": -1.0}, r"speed must be 0 \(virtual time\) or above, got -1.0"),
+        ({"max_price_usd": -0.1}, "max_price_usd must be 0 or above, got -0.1"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_was_seen_and_what_is_allowed(changes, words):
+    with pytest.raises(ValueError, match=words):
+        checked(**changes)
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(ValueError, match=r"n must be from 1 .*; top must be at least 1"):
+        checked(n=0, top=0)
+
+
+def test_an_unknown_name_from_papermill_is_refused_with_the_nearest_one():
+    with pytest.raises(ValueError, match="no parameter 'timeout'; did you mean timeout_s"):
+        checked("n = 5\ntimeout = 30\n")
+
+
+def test_names_that_a_person_defines_in_other_cells_are_no_parameters():
+    assert checked(figure=object(), polls=[1, 2]).n == 5
+
+
+def test_whole_numbers_are_fine_where_seconds_are_meant():
+    assert checked(timeout_s=60, poll_s=1).timeout_s == 60
+
+
+def test_plans_carry_what_was_asked_for():
+    [plan] = checked(ready="running", max_price_usd=0.01, n=2).plans([BUILTIN_TARGETS[0]])
+
+    assert plan.wanted is Stage.RUNNING
+    assert (plan.count, plan.max_price_usd, plan.image) == (2, 0.01, None)
+
+
+def selection(folder, source="sandbox", market="tight"):
+    path = folder / "selection" / "20260101T000000Z.csv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        "rank,instance_type,region,source,market\n"
+        f"1,t3.nano,sa-east-1,{source},{market}\n2,t3.micro,eu-west-1,{source},{market}\n"
+    )
+    return path
+
+
+class TestMarket:
+    """The archive that selects and the endpoint that launches show the same one."""
+
+    def test_it_is_that_of_the_selection(self, tmp_path):
+        selection(tmp_path)
+
+        choice = targets_to_collect(checked(), tmp_path)
+
+        assert choice.market == "tight"
+        assert choice.words.endswith("from sandbox, market tight")
+
+    def test_another_than_that_of_the_selection_is_refused(self, tmp_path):
+        selection(tmp_path)
+
+        words = "20260101T000000Z.csv was made in the sandbox's market tight, and market='calm'"
+        with pytest.raises(ValueError, match=words):
+            targets_to_collect(checked(market="calm"), tmp_path)
+
+    def test_a_real_selection_and_a_named_target_are_launched_in_any(self, tmp_path):
+        selection(tmp_path, "spotlake", market="")
+        one = {"instance_type": "t3.nano", "region": "us-east-1"}
+
+        assert targets_to_collect(checked(), tmp_path).market == ""
+        assert targets_to_collect(checked(market="tight"), tmp_path).market == "tight"
+        assert targets_to_collect(checked(market="tight", **one), tmp_path).market == "tight"
+
+    def test_an_endpoint_started_by_hand_with_another_one_is_refused(self, tmp_path):
+        selection(tmp_path)
+        choice = targets_to_collect(checked(endpoint="http://127.0.0.1:1"), tmp_path)
+
+        choice.require_market(None)
+        choice.require_market("tight")
+        with pytest.raises(ValueError, match="market tight, and the endpoint is of the market cal"):
+            choice.require_market("calm")
+
+    def test_the_sandbox_plays_it_and_says_so(self):
+        connection = connect("sandbox", market="tight/7", seed=1)
+        try:
+            assert connection.market == "tight/7"
+        finally:
+            connection.close()
+        with pytest.raises(OSError, match="market must be one of calm, outage, tight"):
+            connect("sandbox", market="wild")
+
+
+def test_without_a_selection_the_sandbox_uses_its_built_in_list_and_says_so(tmp_path):
+    choice = targets_to_collect(checked(), tmp_path)
+
+    assert choice.targets == BUILTIN_TARGETS
+    assert "no selection is written yet, so a built-in list" in choice.words
+
+
+@pytest.mark.parametrize("endpoint", ["aws", "https://ec2.us-east-1.amazonaws.com", "http://x"])
+def test_without_a_selection_any_other_endpoint_asks_for_one(tmp_path, endpoint):
+    with pytest.raises(ValueError, match="needs targets: write a selection with 01_select, or"):
+        targets_to_collect(checked(endpoint=endpoint), tmp_path)
+
+
+def test_the_newest_selection_is_taken_up_to_its_top(tmp_path):
+    selection(tmp_path)
+
+    choice = targets_to_collect(checked(top=1), tmp_path)
+
+    assert choice.targets == (Target("t3.nano", "sa-east-1"),)
+    assert "the first 1 of 2 targets of 20260101T000000Z.csv, from sandbox" in choice.words
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["aws", "https://ec2.us-east-1.amazonaws.com", "https://ec2.cn.amazonaws.com.cn"]
+)
+def test_a_simulated_selection_is_never_launched_on_aws(tmp_path, endpoint):
+    selection(tmp_path)
+
+    with pytest.raises(ValueError, match=r"20260101T000000Z.csv is simulated, and AWS costs"):
+        targets_to_collect(checked(endpoint=endpoint), tmp_path)
+
+
+def test_a_real_selection_may_be_launched_anywhere(tmp_path):
+    selection(tmp_path, "spotlake")
+
+    for endpoint in ("aws", "sandbox"):
+        assert len(targets_to_collect(checked(endpoint=endpoint), tmp_path).targets) == 2
+
+
+def test_a_selection_can_be_named_by_its_path_or_its_file_name(tmp_path):
+    path = selection(tmp_path)
+
+    for name in (str(path), path.name):
+        assert len(targets_to_collect(checked(selection=name), tmp_path).targets) == 2
+
+
+def test_one_type_and_region_need_no_selection(tmp_path):
+    zone = {"instance_type": "t3.nano", "region": "us-east-1", "availability_zone_id": "use1-az4"}
+
+    choice = targets_to_collect(checked(endpoint="aws", **zone), tmp_path)
+
+    assert choice.targets == (Target("t3.nano", "us-east-1", "use1-az4"),)

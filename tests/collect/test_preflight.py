@@ -1,0 +1,254 @@
+"""What stops a batch is said in one clear sentence, before anything is launched."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from conftest import NANO, QUICK, plan_for, scripted
+
+import spotlib
+from spotlib.collect.cost import PreparedPlan, quota_family, split_waves
+from spotlib.collect.preflight import preflight
+from spotlib.collect.rounds import collect_batch
+from spotlib.ec2.refusals import Refusal
+from spotlib.model import Plan, Stage, Target, plan_launches
+from spotlib.sandbox.faults import fail
+from spotlib.sandbox.world import World
+
+LAUNCHING = {"RequestSpotInstances", "RunInstances", "CreateFleet"}
+
+
+@pytest.fixture
+def problems(in_process):
+    """The problems that a preflight finds; it must not have launched anything."""
+
+    def found(*targets, world=None, n=1, **given):
+        world = world or scripted()
+        account_id = given.pop("account_id", None)
+        plans = plan_launches(targets or (NANO,), count=n, **given)
+        checked = preflight(in_process(world), plans, account_id=account_id)
+        assert world.truth() == []
+        tried = {call.code for call in world.calls if call.action in LAUNCHING}
+        assert tried <= {"DryRunOperation", "UnauthorizedOperation"}
+        return list(checked.problems)
+
+    return found
+
+
+def test_a_sound_plan_has_no_problem_and_known_costs(in_process):
+    checked = plan_for(in_process(scripted()), n=5)
+
+    [each] = checked.prepared
+    assert checked.account == "123456789012"
+    assert each.image.startswith("ami-")
+    assert "al2023" in each.image_name
+    assert each.largest_count == 500
+    assert 0 < checked.expected_usd < checked.bound_usd < 1
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (Target("t3.nano", "us-esat-1"), "region 'us-esat-1' does not exist; nearest: us-"),
+        (Target("t3.nan0", "us-east-1"), "'t3.nan0' is not offered in us-east-1; nearest: t3.nano"),
+        (Target("t2.nano", "us-east-1"), "t2.nano is not sold as spot in us-east-1"),
+        (Target("t3.nano", "us-east-1", "use1-az9"), "not offered in zone 'use1-az9'; it is in"),
+    ],
+)
+def test_a_target_that_cannot_be_had_is_named_with_what_can(problems, target, words):
+    [problem] = problems(target)
+
+    assert words in problem
+
+
+def test_one_bad_target_does_not_hide_another(problems):
+    found = problems(Target("t3.nan0", "us-east-1"), Target("t3.nano", "us-esat-1"), NANO)
+
+    assert len(found) == 2
+
+
+def test_more_than_the_quota_is_refused_with_the_largest_n(problems):
+    [problem] = problems(world=scripted(quota_vcpus=5), n=5)
+
+    assert "needs 10 vCPUs" in problem
+    assert "leaves 5: the largest n is 2" in problem
+
+
+def test_what_is_open_already_counts_against_the_quota(in_process):
+    world = scripted(quota_vcpus=10)
+    connection = in_process(world)
+    [each] = plan_for(connection, n=2).prepared
+    connection.call(
+        NANO.region,
+        "request_spot_instances",
+        InstanceCount=2,
+        LaunchSpecification={"ImageId": each.image, "InstanceType": "t3.nano"},
+    )
+
+    checked = preflight(connection, plan_launches([NANO], count=4))
+
+    assert "leaves 6: the largest n is 3" in checked.problems[0]
+
+
+def test_another_account_than_the_one_named_is_refused(problems):
+    [problem] = problems(account_id="999999999999")
+
+    assert "'999999999999' is not the caller's, which is '123456789012'" in problem
+
+
+def test_a_missing_service_linked_role_comes_with_the_command_that_makes_it(problems):
+    [problem] = problems(world=scripted(spot_role=False))
+
+    assert "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com" in problem
+
+
+@pytest.mark.parametrize(
+    "action", ["RequestSpotInstances", "CancelSpotInstanceRequests", "TerminateInstances"]
+)
+def test_a_missing_permission_is_found_also_for_the_clean_up(problems, action):
+    [problem] = problems(world=scripted(denied={f"ec2:{action}"}))
+
+    assert "UnauthorizedOperation" in problem
+    assert "policy.json" in problem
+
+
+def test_an_image_of_another_architecture_is_refused(in_process, problems):
+    [arm] = plan_for(in_process(scripted()), Target("t4g.nano", NANO.region), n=1).prepared
+
+    [problem] = problems(image=arm.image)
+
+    assert "is for arm64, t3.nano is x86_64: leave image out" in problem
+
+
+def test_an_image_that_does_not_exist_is_refused(problems):
+    [problem] = problems(image="ami-00000000000000000")
+
+    assert "ami-00000000000000000" in problem
+    assert "AMI ids are per region" in problem
+
+
+@pytest.mark.parametrize(
+    ("denied", "words"),
+    [
+        ("pricing:GetProducts", "the hard bound, is not known"),
+        ("service-quotas:ListServiceQuotas", "the quota in sa-east-1 is not known"),
+        ("ec2:DescribeSpotPriceHistory", "the spot price in sa-east-1 is not known"),
+    ],
+)
+def test_a_fact_that_may_not_be_read_is_a_warning_and_unknown(in_process, denied, words):
+    checked = plan_for(in_process(scripted(denied={denied})), n=1)
+
+    [each] = checked.prepared
+    assert any(words in warning for warning in checked.warnings)
+    unknown = {
+        "pricing:GetProducts": math.isnan(checked.bound_usd),
+        "service-quotas:ListServiceQuotas": each.largest_count is None,
+        "ec2:DescribeSpotPriceHistory": math.isnan(checked.expected_usd),
+    }
+    assert unknown[denied]
+
+
+def test_a_zone_target_names_its_subnet_and_takes_no_address(in_process, log):
+    world = scripted()
+    connection = in_process(world)
+    zone = Target("t3.nano", "us-east-1", "use1-az4")
+    sent = []
+    world.faults.append(
+        lambda asked, executed: (
+            sent.append(asked.params["LaunchSpecification"])
+            if asked.action == "RequestSpotInstances" and not executed
+            else None
+        )
+    )
+    collect_batch(connection, plan_for(connection, zone, n=1), log=log, seed=1)
+
+    interface = sent[-1]["NetworkInterfaces"][0]
+    assert interface["SubnetId"].startswith("subnet-")
+    assert interface["AssociatePublicIpAddress"] is False
+    assert {each["az_id"] for each in world.truth()} == {"use1-az4"}
+
+
+def prepared(name="t3.nano", region="sa-east-1", n=1, **given):
+    plan = Plan(Target(name, region), n)
+    usual = {"vcpus": 2, "burstable": True, "family": quota_family(name)}
+    return PreparedPlan(plan, "ami-1", "", **{**usual, **given})
+
+
+def test_the_hard_bound_is_n_instances_at_the_on_demand_price_until_the_switch_ends_them():
+    each = prepared(n=10, on_demand_usd=0.0042, price_usd=0.0018)
+
+    hours = (15 * 60 + 120) / 3600
+    hourly = 0.0042 + 0.005 + 8 * 0.08 / 730 + 2 * 0.05
+    assert each.bound_usd == pytest.approx(10 * hours * hourly)
+    assert each.expected_usd == pytest.approx(10 * 300 / 3600 * (0.0018 + 0.005 + 8 * 0.08 / 730))
+
+
+def test_an_unknown_price_makes_an_unknown_cost_and_never_none():
+    assert math.isnan(prepared().bound_usd)
+    assert math.isnan(prepared().expected_usd)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("t3.nano", "Standard (A, C, D, H, I, M, R, T, Z)"),
+        ("c7gd.medium", "Standard (A, C, D, H, I, M, R, T, Z)"),
+        ("inf2.xlarge", "Inf"),
+        ("g5.xlarge", "G and VT"),
+        ("vt1.3xlarge", "G and VT"),
+        ("p5.48xlarge", "P"),
+        ("trn1.2xlarge", "Trn"),
+        ("x2gd.medium", "X"),
+        ("dl1.24xlarge", "DL"),
+    ],
+)
+def test_a_type_counts_against_the_quota_of_its_family(name, family):
+    assert quota_family(name) == family
+
+
+def test_waves_fit_under_every_quota_and_keep_the_order():
+    here = prepared("t3.nano", n=2)
+    there = prepared("t3.nano", "us-east-1", n=2)
+    free = {("sa-east-1", here.family): 5, ("us-east-1", here.family): None}
+
+    waves = split_waves([here, there, here, here], free)
+
+    assert [len(wave) for wave in waves] == [2, 1, 1]
+
+
+def test_the_policy_allows_just_the_calls_that_are_made(in_process, log):
+    """Every action of a preflight and a batch with region and zone targets, and no other."""
+    world = World(seed=1, script=lambda _: QUICK)
+    connection = in_process(world)
+    targets = (NANO, Target("t4g.nano", "us-east-1", "use1-az4"))
+    checked = plan_for(connection, *targets, n=2, wanted=Stage.READY)
+    collect_batch(connection, checked, log=log, seed=1)
+
+    policy = json.loads((Path(spotlib.__file__).parent / "policy.json").read_text())
+    allowed = set()
+    for statement in policy["Statement"]:
+        actions = statement["Action"]
+        allowed |= {actions} if isinstance(actions, str) else set(actions)
+    prefix = {"service-quotas": "servicequotas"}
+    made = {f"{prefix.get(c.service, c.service)}:{c.action}" for c in world.calls}
+    assert made - {"sts:GetCallerIdentity"} == allowed  # that one needs no permission
+
+
+def test_a_batch_goes_on_without_the_facts_that_are_optional(in_process, log):
+    optional = {"pricing:GetProducts", "service-quotas:ListServiceQuotas", "iam:GetRole"}
+    world = scripted(denied={*optional, "ec2:GetSpotPlacementScores"})
+    connection = in_process(world)
+
+    summary = collect_batch(connection, plan_for(connection, n=1), log=log, seed=1)
+
+    assert summary.outcomes == {"ready": 1}
+    assert math.isnan(summary.spent_at_most_usd)
+
+
+def test_no_credentials_is_said_so(in_process):
+    world = scripted()
+    world.faults.append(fail("GetCallerIdentity", 1, "ExpiredToken"))
+
+    with pytest.raises(Refusal, match=r"ExpiredToken.*renew the credentials"):
+        preflight(in_process(world), plan_launches([NANO], count=1))

@@ -1,0 +1,180 @@
+"""Scores agree with their definitions; splits never leak; skill and calibration on the market."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from launch_rows import INF, drawn_training, run_rows, table_of
+from scipy import integrate, stats
+
+from spotlib.analyze.comparable import RUN
+from spotlib.forecast.forecast import count_distribution
+from spotlib.forecast.models import target_of
+from spotlib.forecast.score import (
+    crps,
+    pinball_loss,
+    randomised_pit,
+    row_split_flatters,
+    score_forecasts,
+    split_by_target,
+    split_by_time,
+)
+from spotlib.forecast.training import training_table
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.floats(0.0, 1.0), st.floats(0.0, 0.9), st.data())
+def test_crps_is_the_integral_of_its_definition(n, share, correlation, data):
+    observed = data.draw(st.integers(0, n))
+    chances = count_distribution(np.array([share]), np.array([correlation]), n=n)
+    below = np.cumsum(chances[0])
+
+    def missed(x):
+        return (below[min(int(np.floor(x * n + 1e-12)), n)] - (x >= observed / n)) ** 2
+
+    steps = [integrate.fixed_quad(np.vectorize(missed), k / n, (k + 1) / n)[0] for k in range(n)]
+
+    assert crps(chances, np.array([observed]))[0] == pytest.approx(sum(steps), abs=1e-9)
+
+
+def test_crps_is_zero_for_certainty_and_the_brier_score_for_one_instance():
+    certain = np.array([[0.0, 0.0, 1.0]])
+
+    assert crps(certain, np.array([2])) == [0.0]
+    assert crps(certain, np.array([0])) == [1.0]
+    assert crps(np.array([[0.3, 0.7]]), np.array([1])) == pytest.approx([0.09])
+
+
+def test_crps_equals_its_form_by_expectations():
+    chances = stats.binom.pmf(np.arange(7), 6, 0.4)[None, :]
+    x = np.arange(7) / 6
+    spread = chances[0] @ np.abs(x[:, None] - x) @ chances[0]
+
+    assert crps(chances, np.array([5]))[0] == pytest.approx(
+        chances[0] @ abs(x - 5 / 6) - spread / 2
+    )
+
+
+def test_the_pit_of_true_counts_is_uniform_and_of_too_sure_ones_not():
+    rng = np.random.default_rng(3)
+    true = np.repeat(stats.betabinom.pmf(np.arange(6), 5, 1.0, 1.0)[None, :], 4000, axis=0)
+    sure = np.repeat(stats.binom.pmf(np.arange(6), 5, 0.5)[None, :], 4000, axis=0)
+    seen = stats.betabinom.rvs(5, 1.0, 1.0, size=4000, random_state=rng)
+
+    assert stats.kstest(randomised_pit(true, seen, rng), "uniform").pvalue > 0.01
+    values = randomised_pit(sure, seen, rng)
+    assert np.mean((values > 0.05) & (values < 0.95)) < 0.75
+
+
+def test_pinball_loss_is_least_at_the_quantile():
+    seen = np.random.default_rng(4).exponential(100.0, size=20000)
+    tried = np.linspace(50.0, 400.0, 71)
+    losses = [np.mean([pinball_loss(q, y, level=0.9) for y in seen[:2000]]) for q in tried]
+
+    assert tried[int(np.argmin(losses))] == pytest.approx(np.quantile(seen[:2000], 0.9), abs=10.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.2, 0.7), st.floats(0.0, 14_000.0))
+def test_no_split_leaks_a_run_or_a_target(seed, share, gap_s):
+    training = drawn_training(targets=6, rounds=8)
+    learn, test = split_by_time(training, share=share, gap_s=gap_s)
+    keys = [set(map(tuple, part[RUN].drop_duplicates().to_numpy())) for part in (learn, test)]
+
+    assert not keys[0] & keys[1]
+    assert (test["sent_at"].min() - learn["sent_at"].max()).total_seconds() > gap_s
+    assert not set(learn["round"]) & set(test["round"])
+    scored = 0
+    for learnt, unseen in split_by_target(training, rng=np.random.default_rng(seed)):
+        assert not set(target_of(learnt)) & set(target_of(unseen))
+        scored += len(unseen)
+    assert scored == len(training)
+
+
+def test_the_best_baseline_beats_the_global_curve_and_is_calibrated_in_time():
+    scores = score_forecasts(drawn_training(), rng=np.random.default_rng(5))
+    best = scores.table.iloc[0]
+
+    assert best["model"] in ("target x SPS", "hazard regression")
+    assert best["gain"] >= 0.25
+    assert 0 < best["gain_low"] < best["gain"] < best["gain_high"] < 1
+    assert scores.table["coverage"].between(0.86, 0.94).all()
+    assert scores.resampled == "run"
+
+
+def test_the_placement_score_helps_where_the_target_was_never_seen():
+    models = ("global", "target", "target x SPS")
+    scores = score_forecasts(
+        drawn_training(), rng=np.random.default_rng(6), split="target", models=models
+    )
+    table = scores.table.set_index("model")
+
+    assert table.loc["target x SPS", "gain"] >= 0.25
+    assert table.loc["target", "gain"] == pytest.approx(0.0, abs=1e-9)
+    assert scores.table["coverage"].between(0.84, 0.96).all()
+    assert scores.resampled == "target"
+    assert (scores.runs.groupby("model").size() == 400).all()
+
+
+def test_a_split_by_row_flatters():
+    table = row_split_flatters(drawn_training(), rng=np.random.default_rng(7)).set_index("split")
+
+    assert table.loc["row", "times_the_row_split"] == 1.0
+    assert (table.drop("row")["times_the_row_split"] > 1.5).all()
+
+
+def test_no_gain_is_claimed_where_all_targets_are_alike():
+    rng = np.random.default_rng(8)
+    runs = [
+        run_rows(list(rng.uniform(100.0, 400.0, size=4)), number=i, plan=plan, region=region)
+        for i in range(30)
+        for plan, region in enumerate(("sa-east-1", "eu-west-1", "us-east-1"))
+    ]
+    table = score_forecasts(training_table(table_of(*runs)), rng=rng).table.set_index("model")
+
+    assert (table["gain_low"] < 0.02).all()
+    assert (table["gain"].abs() < 0.08).all()
+
+
+def test_runs_that_were_not_watched_to_the_end_are_scored_where_they_were():
+    whole = [run_rows([100.0 + 9 * i], number=i) for i in range(20)]
+    cut = [run_rows([INF], number=i, until_s=80.0, outcome="abandoned") for i in range(20, 30)]
+    training = training_table(table_of(*whole, *cut))
+    scores = score_forecasts(training, rng=np.random.default_rng(10), models=["global"])
+
+    assert training[training["round"] >= 20]["elapsed_s"].max() == 75.0
+    assert scores.table["crps"].between(0.0, 0.02).all()
+    assert scores.table["pinball_all_s"].isna().all()
+
+
+def test_censoring_does_not_move_the_score():
+    rng = np.random.default_rng(11)
+    came_s = rng.uniform(50.0, 500.0, size=600)
+    end_s = np.where(rng.random(600) < 0.5, rng.uniform(0.0, 599.0, size=600), 599.0)
+    whole = [run_rows([by_s], number=i) for i, by_s in enumerate(came_s)]
+    cut = [
+        run_rows([by_s], number=i)
+        if by_s < end
+        else run_rows([INF], number=i, until_s=end, outcome="abandoned")
+        for i, (by_s, end) in enumerate(zip(came_s, end_s, strict=True))
+    ]
+    found = [
+        score_forecasts(training_table(table_of(*runs)), rng=rng, models=["global"]).table
+        for runs in (whole, cut)
+    ]
+
+    assert found[1]["crps"][0] == pytest.approx(found[0]["crps"][0], rel=0.15)
+
+
+def test_what_cannot_be_scored_is_one_clear_sentence():
+    training = training_table(table_of(*(run_rows([9.0], number=i) for i in range(8))))
+    rng = np.random.default_rng(9)
+
+    with pytest.raises(ValueError, match="never rows of a run"):
+        score_forecasts(training, rng=rng, split="row")
+    with pytest.raises(ValueError, match="at least two targets"):
+        score_forecasts(training, rng=rng, split="target")
+    with pytest.raises(ValueError, match="at least 6 runs, got 5"):
+        score_forecasts(training, rng=rng)
+    with pytest.raises(ValueError, match="no round began more than"):
+        split_by_time(training, gap_s=1e6)

@@ -1,0 +1,153 @@
+"""A disk that fills up, anywhere: the batch ends in order, what was recorded stays readable.
+
+And logs that end in the middle of a line, at every byte.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from crashing import (
+    EMPTY,
+    NAME,
+    full_after,
+    in_process,
+    points_of,
+    require_recovered,
+    short_batch,
+    short_world,
+    swept,
+)
+
+from spotlib.cleanup.unfinished import unfinished
+from spotlib.record.log import EventLog, LogError, read_events
+from spotlib.record.tables import load_batches, load_launches, load_polls
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory):
+    """How many lines the log of a batch has that ends well."""
+    log = tmp_path_factory.mktemp("lines") / NAME
+    short_batch(in_process(short_world()), log, lambda _: None)
+    return log.read_bytes().count(b"\n")
+
+
+def batch_on_a_full_disk(log, *, after, share):
+    world = short_world()
+    with full_after(after, share=share):
+        if after == 0:
+            with pytest.raises(LogError, match="could not be written"):
+                short_batch(in_process(world), log, lambda _: None)
+            return world, None
+        return world, short_batch(in_process(world), log, lambda _: None)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999], ids=["nothing", "half", "all but the end"])
+def test_a_disk_full_at_any_line_ends_the_batch_in_order(lines, tmp_path, sampled, share):
+    """Nothing more is launched, everything is ended; with room again a sweep completes the log."""
+    for after in sampled(range(lines), 7):
+        log = tmp_path / str(after) / NAME
+        world, summary = batch_on_a_full_disk(log, after=after, share=share)
+        acknowledged, _ = read_events(log)
+        intents = [each for each in acknowledged if each["event"] == "intent"]
+        assert world.leftovers() == EMPTY, after
+        assert world.touched == []
+        assert len(world.truth()) <= 2 * len(intents), "no request without a line that says so"
+        load_batches(log), load_launches(log), load_polls(log)
+        if summary is not None:
+            assert summary.cleaned.confirmed
+            assert any("No space left" in each for each in summary.problems), after
+            command = f"with: python -m spotlib sweep --batch {log.stem}"
+            assert any(command in each for each in summary.problems)
+            assert [each.batch_id for each in unfinished(log)] == [log.stem]
+        assert swept(world, log).clean
+        require_recovered(world, log, acknowledged)
+
+
+def test_a_disk_that_has_room_again_in_the_middle_leaves_a_readable_log(tmp_path):
+    """One line was cut short; what comes after it begins on a line of its own and says so."""
+    log = EventLog(tmp_path / NAME)
+    log.append("batch", schema=1, batch_id=log.batch_id)
+    for share in (0.5, 0.0, 0.3):
+        with full_after(0, share=share), pytest.raises(LogError, match="No space left"):
+            log.append("look", number=1)
+    log.append("look", number=2)
+    log.append("look", number=3)
+    log.close()
+
+    events, torn = read_events(log.path)
+    assert [each["event"] for each in events] == ["batch", "recovered", "look", "look"]
+    assert [each["number"] for each in events[2:]] == [2, 3]
+    assert events[1]["torn"]
+    assert not torn
+
+
+LIMITED = """
+    import json, resource, sys
+    from pathlib import Path
+    from crashing import NAME, in_process, short_batch, short_world
+
+    world, room, log = short_world(), int(sys.argv[1]), Path(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    summary = short_batch(in_process(world), log, lambda _: None)
+    print(json.dumps({"problems": summary.problems, "left": world.leftovers()}))
+"""
+
+
+def test_the_system_itself_refuses_a_longer_file_and_the_batch_ends_in_order(tmp_path):
+    """A limit of the file's size, as a quota or a full disk: a short write, then an error."""
+    log, room = tmp_path / NAME, 7001
+    command = [sys.executable, "-c", textwrap.dedent(LIMITED), str(room), str(log)]
+    done = subprocess.run(
+        command, capture_output=True, check=True, text=True, cwd=Path(__file__).parents[1]
+    )
+
+    told = json.loads(done.stdout)
+    assert told["left"] == EMPTY
+    assert re.search("could not be written: .*(too large|only a part)", told["problems"][0])
+    assert log.stat().st_size == room
+    events, torn = read_events(log)
+    assert torn
+    assert {"intent", "requested", "look"} <= {each["event"] for each in events}
+    assert len(load_launches(log)) >= 2
+
+
+def test_a_log_torn_at_any_byte_of_its_last_line_is_completed(tmp_path, sampled):
+    """The readers leave the torn line out and say so; the sweep goes on after it."""
+    point = next(p for p in points_of(tmp_path) if p.name == "after the line of requested")
+    last = point.log.rindex(b"\n", 0, -1) + 1
+    for size in sampled(range(last, len(point.log) + 1), 40, whole=4):
+        world, log = point.revived(tmp_path / str(size))
+        os.truncate(log, size)
+        acknowledged, torn = read_events(log)
+        assert torn is (last < size < len(point.log))
+        assert load_batches(log)["torn"].tolist() == [torn]
+
+        assert swept(world, log).clean, size
+        require_recovered(world, log, acknowledged)
+
+
+def test_two_batches_never_share_a_file(tmp_path):
+    EventLog(tmp_path / NAME).close()
+    with pytest.raises(ValueError, match="exists: a log is never written twice"):
+        EventLog(tmp_path / NAME)
+
+
+def test_a_folder_that_cannot_be_written_launches_nothing(tmp_path, monkeypatch):
+    """One sentence, before anything is sent."""
+    world, opened = short_world(), os.open
+
+    def read_only(path, flags, *mode):
+        if str(path).endswith(".jsonl") and flags & os.O_CREAT:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(LogError, match=r"cannot be made: .*Permission denied.*another results"):
+        short_batch(in_process(world), tmp_path / NAME, lambda _: None)
+    assert world.truth() == []

@@ -1,0 +1,297 @@
+"""The log is written once, read whenever, and its tables say what happened and no more."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from datetime import UTC, datetime
+
+import pandas as pd
+import pytest
+from conftest import ARM, NANO, QUICK, plan_for, scripted
+
+from spotlib.analyze.comparable import load_comparable
+from spotlib.collect.rounds import collect_batch
+from spotlib.record.history import earlier_usd, last_launches
+from spotlib.record.log import EVENTS, EventLog, log_files, new_batch_id, read_events
+from spotlib.record.selection_file import newest_selection, read_selection, selection_targets
+from spotlib.record.tables import load_batches, load_launches, load_polls
+from spotlib.sandbox.world import Fate
+from spotlib.workspace import results_folder
+
+
+@pytest.fixture
+def batch(in_process, log):
+    """A recorded batch of two targets: one ready, one with a request that never comes."""
+    connection = in_process(scripted(QUICK, QUICK, QUICK, Fate(held_s=None)))
+    collect_batch(connection, plan_for(connection, NANO, ARM, n=2, timeout_s=60), log=log, seed=1)
+    return log
+
+
+def test_the_tables_have_a_row_a_look_and_plan_a_request_and_a_batch(batch):
+    polls, launches, batches = load_polls(batch), load_launches(batch), load_batches(batch)
+
+    assert len(launches) == 4
+    assert len(batches) == 1
+    assert polls.groupby("plan")["n"].unique().map(list).tolist() == [[2], [2]]
+    assert polls["ready"].max() == 2
+    assert batches["clean"].all()
+    assert not batches["torn"].any()
+    for table in (polls, launches, batches):
+        assert table["simulated"].all()
+        assert table["world"].str.startswith("w-").all()
+
+
+def test_times_count_from_the_plans_own_request(batch):
+    launches = load_launches(batch)
+
+    assert (launches["accepted_after_s"] == 0).all()
+    assert launches["accepted_by_s"].between(0.3, 6).all()
+    assert (load_polls(batch)["asked_s"] > 0).all()
+
+
+def test_ec2s_own_times_stand_beside_the_brackets(batch):
+    ready = load_launches(batch).query("outcome == 'ready'")
+
+    lasted = (ready["fulfilled_at"] - ready["created_at"]).dt.total_seconds()
+    assert lasted.between(0, 5).all()
+    assert str(ready["launched_at"].dtype).endswith("UTC]")
+
+
+def test_any_number_of_logs_is_read_together(batch):
+    other = batch.with_name("20240901T000001Z-abcdef.jsonl")
+    other.write_text(batch.read_text())
+
+    assert log_files(batch.parent) == [batch, other]
+    assert len(load_launches(batch.parent)) == 8
+    assert len(load_launches([batch, other])) == 8
+
+
+def test_a_folder_without_logs_gives_empty_tables_of_the_same_columns(tmp_path, batch):
+    for load in (load_polls, load_launches, load_batches):
+        assert load(tmp_path).empty
+        assert list(load(tmp_path).columns) == list(load(batch).columns)
+
+
+def test_a_path_that_is_not_there_is_an_error_and_not_an_empty_table(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no log or folder"):
+        load_polls(tmp_path / "nowhere")
+
+
+def test_a_last_line_torn_at_any_byte_is_left_out_and_reported(batch):
+    whole = batch.read_bytes()
+    events, _ = read_events(batch)
+    last = whole.rstrip(b"\n").rfind(b"\n") + 1
+    for cut in range(last + 1, len(whole)):
+        batch.write_bytes(whole[:cut])
+        kept, torn = read_events(batch)
+        assert torn
+        assert kept == events[:-1]
+    assert load_batches(batch)["torn"].all()
+
+
+def test_a_log_that_is_still_being_written_is_read_at_every_line(batch, tmp_path):
+    lines = batch.read_text().splitlines(keepends=True)
+    growing = tmp_path / "growing.jsonl"
+    for count in range(len(lines) + 1):
+        growing.write_text("".join(lines[:count]))
+        launches = load_launches(growing)
+        assert len(load_batches(growing)) == (count > 0)
+        assert load_polls(growing)["ready"].fillna(0).between(0, 2).all()
+        running = launches[launches["outcome"].isna()]
+        assert (running["watched_s"] >= 0).all()
+
+
+def test_a_request_under_way_is_censored_at_the_last_look(batch):
+    lines = [
+        line for line in batch.read_text().splitlines(keepends=True) if '"outcome"' not in line
+    ]
+    batch.write_text("".join(lines))
+
+    launches, polls = load_launches(batch), load_polls(batch)
+
+    assert launches["outcome"].isna().all()
+    last = polls.groupby("plan")["asked_s"].max()
+    assert launches.groupby("plan")["watched_s"].max().tolist() == pytest.approx(last.tolist())
+
+
+def test_a_log_of_another_schema_is_refused_by_name(batch):
+    lines = batch.read_text().splitlines(keepends=True)
+    lines[0] = lines[0].replace('"schema":1', '"schema":99')
+    batch.write_text("".join(lines))
+
+    with pytest.raises(ValueError, match="has schema 99, this spotlib reads 1"):
+        load_launches(batch)
+
+
+def test_a_broken_line_before_the_last_is_an_error_that_names_the_file(batch):
+    batch.write_text(batch.read_text().replace('"event":"requested"', '"event:"requested"'))
+
+    with pytest.raises(ValueError, match=r"abcdef\.jsonl is broken before its last line"):
+        load_launches(batch)
+
+
+def test_another_json_file_is_no_log(tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"hello": 1}\n')
+
+    with pytest.raises(ValueError, match="is not a log of spotlib"):
+        load_polls(tmp_path)
+
+
+def test_a_log_is_never_written_twice(batch):
+    before = batch.read_bytes()
+
+    with pytest.raises(ValueError, match="never written twice"):
+        EventLog(batch)
+
+    assert batch.read_bytes() == before
+
+
+def test_a_writer_holds_the_lock_until_it_is_done_or_dead(tmp_path):
+    path = tmp_path / "a.jsonl"
+    script = """
+        import fcntl, os, sys
+        try:
+            fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(3)
+    """
+
+    def try_lock():
+        command = [sys.executable, "-c", textwrap.dedent(script), str(path)]
+        return subprocess.run(command, check=False).returncode
+
+    log = EventLog(path)
+    assert try_lock() == 3
+    log.close()
+    assert try_lock() == 0
+
+
+def test_a_disk_that_takes_only_a_part_of_a_line_is_an_error(tmp_path, monkeypatch):
+    log = EventLog(tmp_path / "a.jsonl")
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:5]))
+
+    with pytest.raises(OSError, match="is it full"):
+        log.append("look", tick=1)
+
+    monkeypatch.undo()
+    log.close()
+
+
+def test_what_json_cannot_say_is_not_guessed_at(tmp_path):
+    log = EventLog(tmp_path / "a.jsonl")
+
+    with pytest.raises(TypeError, match="has no place in a log"):
+        log.append("look", tick=object())
+
+    log.close()
+
+
+def test_batch_ids_sort_by_time_and_differ():
+    moments = pd.date_range("2026-01-01", periods=3, freq="s", tz="UTC")
+    ids = [new_batch_id(moment.to_pydatetime()) for moment in moments]
+
+    assert ids == sorted(ids)
+    assert len({new_batch_id(moments[0].to_pydatetime()) for _ in range(20)}) == 20
+
+
+def test_results_that_cannot_be_written_are_refused_before_anything_starts(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ValueError, match=r"results .*file.* cannot be made"):
+        results_folder(tmp_path / "file")
+
+
+def test_a_selection_is_read_best_first_and_cut_at_the_top(tmp_path):
+    path = tmp_path / "s.csv"
+    path.write_text(
+        "rank,instance_type,region,source,availability_zone_id\n"
+        "2,t3.micro,us-east-1,sandbox,use1-az4\n1,t3.nano,sa-east-1,sandbox,\n"
+    )
+
+    table = read_selection(path)
+
+    assert [str(each) for each in selection_targets(table, top=5)] == [
+        "t3.nano in sa-east-1",
+        "t3.micro in use1-az4",
+    ]
+    assert len(selection_targets(table, top=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("instance_type,region\nt3.nano,sa-east-1\n", r"lacks the columns \['rank', 'source'\]"),
+        ("rank,instance_type,region,source\n", "needs rows of one source"),
+        (
+            "rank,instance_type,region,source\n1,a.b,us-east-1,sandbox\n2,a.c,us-east-1,spotlake\n",
+            "needs rows of one source",
+        ),
+        ("", "cannot be read"),
+    ],
+)
+def test_a_selection_that_is_none_is_refused_in_a_sentence(tmp_path, text, words):
+    path = tmp_path / "s.csv"
+    path.write_text(text)
+
+    with pytest.raises(ValueError, match=words):
+        read_selection(path)
+
+
+def test_the_newest_selection_is_the_last_by_name(tmp_path):
+    assert newest_selection(tmp_path) is None
+    (tmp_path / "selection").mkdir()
+    for name in ("20260101T000000Z.csv", "20260301T000000Z.csv", "20260201T000000Z.csv"):
+        (tmp_path / "selection" / name).write_text("")
+
+    assert newest_selection(tmp_path).name == "20260301T000000Z.csv"
+
+
+def test_every_line_of_a_log_is_one_json_object_with_a_known_event(batch):
+    lines = batch.read_text().splitlines()
+
+    assert {json.loads(line)["event"] for line in lines} <= set(EVENTS)
+    assert {"batch", "intent", "requested", "look", "stage", "outcome", "release", "clean"} <= {
+        json.loads(line)["event"] for line in lines
+    }
+
+
+def test_our_last_launch_of_a_target_is_known_from_real_batches_only(batch, tmp_path):
+    year = datetime(2024, 1, 1, tzinfo=UTC)
+    real = tmp_path / "real"
+    real.mkdir()
+    text = batch.read_text()
+    (real / "20240901T000000Z-a.jsonl").write_text(text.replace("true", "false", 1))
+    (real / "20240902T000000Z-b.jsonl").write_text(text)
+    (real / "20230901T000000Z-c.jsonl").write_text("not even read: it is too old")
+
+    assert last_launches(batch.parent, since=year) == {}
+    found = last_launches(real, since=year)
+    assert set(found) == {NANO, ARM}
+    assert all(each.year == 2024 for each in found.values())
+
+
+def test_another_market_of_the_sandbox_is_another_endpoint(in_process, tmp_path):
+    """So a calm and a tight one are never pooled, whatever folder their logs lie in."""
+    for seed, name in enumerate(("calm", "tight")):
+        connection = in_process(scripted(seed=seed))
+        connection.market = name
+        plans = plan_for(connection, n=1)
+        collect_batch(connection, plans, log=tmp_path / f"{name}.jsonl", seed=1, guard=False)
+
+    for table in (load_batches(tmp_path), load_launches(tmp_path), load_polls(tmp_path)):
+        assert set(table["endpoint"]) == {"sandbox/calm", "sandbox/tight"}
+    kept = load_comparable(tmp_path)
+    assert set(kept.launches["endpoint"]) == {"sandbox/tight"}
+    assert kept.left_out["why"].tolist() == ["endpoint sandbox/calm, not sandbox/tight"]
+
+
+def test_a_log_that_cannot_be_read_hides_no_launch_and_makes_the_cost_unknown(tmp_path):
+    """It stands beside others; a campaign's budget then refuses, for nobody knows the sum."""
+    (tmp_path / "20240901T000000Z-abcdef.jsonl").write_text('{"event":"batch","schema":2}\n')
+
+    assert last_launches(tmp_path, since=datetime(2024, 1, 1, tzinfo=UTC)) == {}
+    assert math.isnan(earlier_usd(tmp_path, simulated=False))
