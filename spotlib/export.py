@@ -25,6 +25,7 @@ import pandas as pd
 import polars as pl
 
 import spotlib
+from spotlib.analyze.comparable import SAME_VARIABLE
 from spotlib.forecast.training import (
     COLUMNS,
     data_dictionary,
@@ -42,7 +43,6 @@ ORIGINAL_COLUMNS = (
     *("region", "instance", "instance_count"),
     *("request_time", "current_time", "ready_instances"),
 )
-_ALIKE = ["endpoint", "method", "placement", "wanted"]  # other values are other variables
 _PLAIN_ENDPOINTS = ("aws", "sandbox")  # they tell nothing of us
 _TELLING = re.compile(rb"\barn:aws|\bsir-[0-9a-z]{6,}|\bi-[0-9a-f]{8,17}\b")
 _SPOTLAKE = (
@@ -201,12 +201,12 @@ def _tables(
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """The tables of one kind of launches, and in words what is not in them."""
     training, requests, notes = [], [], []
-    for values, group in launches.groupby(_ALIKE, dropna=False):
+    for values, group in launches.groupby(list(SAME_VARIABLE), dropna=False):
         try:
             training.append(training_table(group, stage=stage))
             requests.append(request_table(group, stage=stage))
         except ValueError as error:
-            notes.append(f"{', '.join(map(str, values[1:]))}: {error}")
+            notes.append(f"{', '.join(map(str, values[2:]))}: {error}")
     for row in left_out(launches).to_dict("records"):
         notes.append(f"{row['reason']}: {row['runs']} runs, {row['requests']} requests")
     mine = batches[batches["batch_id"].isin(launches["batch_id"])]

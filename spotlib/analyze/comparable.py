@@ -15,13 +15,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from spotlib.figures import target_names
 from spotlib.model import OUTCOME_KINDS, Outcome, Stage
 from spotlib.record.log import log_files
 from spotlib.record.tables import load_batches, load_launches, load_polls
 
-# What makes two requests different variables, with the words for it.  The image's id is a
+# Launches that differ in one of these are different variables: never pooled.  The image's id is a
 # region's own, so images are compared within a target.
-_SAME = ("simulated", "endpoint", "method", "wanted", "placement")
+SAME_VARIABLE = ("simulated", "endpoint", "method", "placement", "wanted")
+# After such an outcome a request can never reach a later stage: a competing event ...
+COMPETING = frozenset({Outcome.REFUSED, Outcome.FAILED, Outcome.INTERRUPTED})
+# ... unless a user ended it: that says nothing of what EC2 would have done.
+_USER_CODES = frozenset(
+    {
+        *("canceled-before-fulfillment", "request-canceled-and-instance-running"),
+        *("instance-terminated-by-user", "instance-stopped-by-user"),
+        "spot-instance-terminated-by-user",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -98,15 +109,20 @@ def load_comparable(paths: str | Path | Iterable[str | Path], *, targets: str = 
     )
 
 
-def target_of(table: pd.DataFrame) -> "pd.Series[str]":
-    """``t3.nano in sa-east-1`` for each row, or the zone's id where one was asked for."""
-    return table["instance_type"] + " in " + table["availability_zone_id"].fillna(table["region"])
+def ended_by_ec2(launches: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether each request ended in a competing event: refused, failed or interrupted by EC2.
+
+    Such a request stays in the count with the time infinity.  Any other that was not shown at the
+    stage is right-censored where it was last polled.
+    """
+    competing = launches["outcome"].isin(COMPETING)
+    return competing & ~launches["status_code"].isin(_USER_CODES)
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     place = table["round"].astype(str) + "/" + table["plan"].astype(str)
     run = table["batch_id"].astype(str) + "/" + place
-    return table.assign(target=target_of(table).astype(str), run=run)
+    return table.assign(target=target_names(table), run=run)
 
 
 def _readable(files: Sequence[Path]) -> tuple[list[Path], list[pd.DataFrame]]:
@@ -150,9 +166,9 @@ def _left_out(launches: pd.DataFrame, why: "pd.Series[str]") -> pd.DataFrame:
 def _other(launches: pd.DataFrame) -> "pd.Series[str]":
     """What is another variable than the newest batch's, or another image than a target's newest."""
     newest = launches[launches["batch_id"] == launches["batch_id"].max()]
-    wanted = newest.groupby(list(_SAME)).size().idxmax()
+    wanted = newest.groupby(list(SAME_VARIABLE)).size().idxmax()
     why = pd.Series("", index=launches.index)
-    for name, value in zip(_SAME, wanted, strict=True):
+    for name, value in zip(SAME_VARIABLE, wanted, strict=True):
         other = launches[name] != value
         words = name + " " + launches[name].astype(str) + f", not {value}"
         why = why.mask(other & (why == ""), words)

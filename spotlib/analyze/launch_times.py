@@ -26,19 +26,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from spotlib.analyze.comparable import ended_by_ec2
 from spotlib.analyze.intervals import Estimate, run_level_interval, share_interval, studentized
 from spotlib.analyze.turnbull import Curve, Floats, Observed, fit_lognormal, smoothed, turnbull
 from spotlib.model import Stage
 
-_USER_CODES = frozenset(
-    {
-        *("canceled-before-fulfillment", "request-canceled-and-instance-running"),
-        *("instance-terminated-by-user", "instance-stopped-by-user"),
-        "spot-instance-terminated-by-user",
-    }
-)
 TO_HORIZON = ("share", "restricted_mean_s")
-_COMPETING = frozenset({"refused", "failed", "interrupted"})
 
 
 def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None) -> Observed:
@@ -61,8 +54,7 @@ def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None)
     watched_s = rows["watched_s"].to_numpy(dtype=np.float64)
     by_s = rows[f"{stage.label}_by_s"].fillna(np.inf).to_numpy(dtype=np.float64)
     after_s = rows[f"{stage.label}_after_s"].to_numpy(dtype=np.float64)
-    ended = np.isposinf(by_s) & rows["outcome"].isin(_COMPETING).to_numpy()
-    ended &= ~rows["status_code"].isin(_USER_CODES).to_numpy()
+    ended = np.isposinf(by_s) & ended_by_ec2(rows).to_numpy()
     after_s = np.where(np.isfinite(by_s), after_s, np.where(ended, np.inf, watched_s))
     if since is not None:
         first, last = (rows[f"{since.label}_{end}_s"].to_numpy() for end in ("after", "by"))

@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize
 
-from spotlib.analyze import comparable as groups
 from spotlib.analyze.comparable import RUN
+from spotlib.figures import target_names
 from spotlib.forecast.training import Floats
 
 MODELS = ("global", "target", "target x SPS", "hazard regression")
@@ -57,7 +57,7 @@ class Runs:
             times_s = np.unique(ordered["elapsed_s"])
         ordered = ordered[ordered["elapsed_s"].isin(times_s)]
         features = ordered.drop_duplicates(RUN).reset_index(drop=True)
-        features = features.assign(target=target_of(features))
+        features = features.assign(target=target_names(features))
         column = np.searchsorted(times_s, ordered["elapsed_s"])
         row = ordered.groupby(RUN, sort=False).ngroup().to_numpy()
         ready, weight = np.zeros((2, len(features), times_s.size))
@@ -76,11 +76,6 @@ class Runs:
     def share(self) -> Floats:
         """The share ready, (runs, times)."""
         return np.asarray(self.ready / self.features[["n"]].to_numpy(float))
-
-
-def target_of(table: pd.DataFrame) -> "pd.Series[str]":
-    """The target's name for each row, also where no zone was named and a file lost its kind."""
-    return groups.target_of(table.astype({"availability_zone_id": object})).astype(str)
 
 
 def time_blocks(features: pd.DataFrame, *, folds: int = _FOLDS) -> NDArray[np.intp]:

@@ -15,8 +15,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from spotlib.analyze.comparable import RUN
+from spotlib.figures import target_names
 from spotlib.forecast.forecast import Forecaster, fit_forecaster
-from spotlib.forecast.models import MODELS, Runs, target_of
+from spotlib.forecast.models import MODELS, Runs
 from spotlib.forecast.training import Floats
 
 LEVELS = (0.1, 0.5, 0.9)
@@ -151,7 +152,7 @@ def split_by_target(
     ValueError
         If there are fewer than two targets.
     """
-    targets = target_of(training)
+    targets = target_names(training)
     names = rng.permutation(sorted(targets.unique()))
     if len(names) < 2:
         raise ValueError("a split by unseen target needs at least two targets, got one")
@@ -185,7 +186,7 @@ def row_split_flatters(training: pd.DataFrame, *, rng: Generator) -> pd.DataFram
 def _flexible_error(learn: pd.DataFrame, test: pd.DataFrame, rng: Generator) -> float:
     from sklearn.ensemble import ExtraTreesRegressor  # noqa: PLC0415 (slow to import)
 
-    codes = pd.Index(sorted(target_of(learn).unique()))
+    codes = pd.Index(sorted(target_names(learn).unique()))
 
     def seen(table: pd.DataFrame) -> pd.DataFrame:
         names = ["elapsed_s", "n", "sps", "if_score", "price_share", "hour_utc"]
@@ -193,7 +194,7 @@ def _flexible_error(learn: pd.DataFrame, test: pd.DataFrame, rng: Generator) -> 
         return (
             table[names]
             .fillna(-1.0)
-            .assign(sent=sent - sent.min(), target=codes.get_indexer(target_of(table)))
+            .assign(sent=sent - sent.min(), target=codes.get_indexer(target_names(table)))
         )
 
     model = ExtraTreesRegressor(40, random_state=int(rng.integers(2**31)), n_jobs=1)

@@ -13,17 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from spotlib.analyze.comparable import RUN, why_not
-from spotlib.model import Outcome, Stage
+from spotlib.analyze.comparable import COMPETING, RUN, SAME_VARIABLE, ended_by_ec2, why_not
+from spotlib.model import Stage
 
 Floats = NDArray[np.float64]
-_ALIKE = ("simulated", "endpoint", "method", "placement", "wanted")
-_ENDED = (Outcome.REFUSED, Outcome.FAILED, Outcome.INTERRUPTED)  # for good: it can never come
-_BY_USER = (
-    *("canceled-before-fulfillment", "request-canceled-and-instance-running"),
-    *("instance-terminated-by-user", "instance-stopped-by-user"),
-    "spot-instance-terminated-by-user",
-)
 
 
 @dataclass(frozen=True)
@@ -131,8 +124,8 @@ def request_table(launches: pd.DataFrame, *, stage: Stage = Stage.READY) -> pd.D
     _require_alike(found, stage)
     table = _describe_runs(found).assign(stage=stage.label)
     shown = table[f"{stage.label}_by_s"].notna()
-    by_user = table["status_code"].isin(_BY_USER) & (table["outcome"] == Outcome.FAILED)
-    ended = table["outcome"].isin(_ENDED) & ~by_user & ~shown
+    ended = ended_by_ec2(table) & ~shown
+    by_user = table["outcome"].isin(COMPETING) & ~ended_by_ec2(table)
     waited_s = table["watched_s"].where(~ended, table[["watched_s", "timeout_s"]].max(axis=1))
     table["event"] = shown.astype("int64")
     table["lower_s"] = table[f"{stage.label}_after_s"].where(shown, waited_s)
@@ -195,7 +188,7 @@ def left_out(launches: pd.DataFrame) -> pd.DataFrame:
 def _require_alike(launches: pd.DataFrame, stage: Stage) -> None:
     if launches.empty:
         raise ValueError("there is no launch to learn from: run 02_collect first")
-    for name in _ALIKE:
+    for name in SAME_VARIABLE:
         found = sorted(map(str, launches[name].unique()))
         if len(found) > 1:
             raise ValueError(f"launches of different {name} are never pooled, got {found}")
@@ -234,7 +227,7 @@ def _count(
 
 
 def _never(requests: pd.DataFrame) -> NDArray[np.bool_]:
-    never: NDArray[np.bool_] = requests[["cause"]].isin(_ENDED).to_numpy()
+    never: NDArray[np.bool_] = requests[["cause"]].isin(COMPETING).to_numpy()
     return never
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from launch_rows import INF, drawn_training, run_rows, table_of
 from scipy import stats
 
+from spotlib.figures import target_names
 from spotlib.forecast.forecast import (
     Forecast,
     count_distribution,
@@ -17,7 +18,7 @@ from spotlib.forecast.forecast import (
     requests_needed,
     waiting_pays_until_s,
 )
-from spotlib.forecast.models import MODELS, Runs, target_of, time_blocks
+from spotlib.forecast.models import MODELS, Runs, time_blocks
 from spotlib.forecast.training import training_table
 from spotlib.model import Target
 
@@ -239,4 +240,4 @@ def test_shares_learnt_from_are_those_of_the_table():
     last = training[training["elapsed_s"] == runs.times_s[-1]]
 
     assert runs.share[:, -1].mean() == pytest.approx((last["ready"] / last["n"]).mean())
-    assert set(runs.features["target"]) == set(target_of(training))
+    assert set(runs.features["target"]) == set(target_names(training))

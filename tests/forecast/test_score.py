@@ -8,8 +8,8 @@ from launch_rows import INF, drawn_training, run_rows, table_of
 from scipy import integrate, stats
 
 from spotlib.analyze.comparable import RUN
+from spotlib.figures import target_names
 from spotlib.forecast.forecast import count_distribution
-from spotlib.forecast.models import target_of
 from spotlib.forecast.score import (
     crps,
     pinball_loss,
@@ -86,7 +86,7 @@ def test_no_split_leaks_a_run_or_a_target(seed, share, gap_s):
     assert not set(learn["round"]) & set(test["round"])
     scored = 0
     for learnt, unseen in split_by_target(training, rng=np.random.default_rng(seed)):
-        assert not set(target_of(learnt)) & set(target_of(unseen))
+        assert not set(target_names(learnt)) & set(target_names(unseen))
         scored += len(unseen)
     assert scored == len(training)
 
