@@ -120,7 +120,7 @@ def _sweep(given: argparse.Namespace) -> int:
     if given.endpoint:
         connection = connect(given.endpoint, profile=given.profile)
         return _tell(sweep(connection, folder=folder, **options))
-    worlds = {each.first["host"]["url"] for each in unfinished(folder) if each.first["simulated"]}
+    worlds = {each.batch.url for each in unfinished(folder) if each.batch.simulated}
     if not worlds:
         print("no simulated batch is unfinished; for AWS add --endpoint aws")
     return max((_sweep_world(url, folder, options) for url in sorted(worlds, key=str)), default=0)

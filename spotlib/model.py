@@ -1,4 +1,4 @@
-"""The nouns: what we ask EC2 for, what one look showed, and the rule from looks to brackets.
+"""The nouns: what we ask EC2 for, what one poll showed, and the rule from polls to brackets.
 
 Every request walks one timeline::
 
@@ -6,8 +6,8 @@ Every request walks one timeline::
     0 s        EC2 gave it    it has an       state is      status checks
                an id          instance        "running"     are "ok"
 
-A poll shows only that a stage was passed between two looks.  So a stage carries a bracket, the
-two looks around it, and never an invented instant.  Names carry their unit: ``*_s`` is seconds
+A poll shows only that a stage was reached since the poll before.  So a stage carries a bracket,
+the two polls around it, and never an invented instant.  Names carry their unit: ``*_s`` is seconds
 on a clock that does not stop, ``*_at`` an aware UTC instant that is never subtracted to get a
 duration.  Nothing here reads a clock, a file or the network.
 """
@@ -19,17 +19,30 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
+from typing import Literal, cast
 
 METHODS = ("request_spot_instances",)
-MOST_INSTANCES_A_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
+MOST_INSTANCES_PER_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
 
 _INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _ZONE_ID = re.compile(r"[a-z]{3,4}\d-az\d+")
 
 
+StageName = Literal["accepted", "fulfilled", "running", "ready"]
+
+
 class Stage(IntEnum):
-    """How far a request has come; a later stage implies the earlier ones."""
+    """How far a request has got; a later stage implies the earlier ones.
+
+    Examples
+    --------
+    >>> from spotlib import Stage
+    >>> Stage.RUNNING < Stage.READY
+    True
+    >>> [stage.label for stage in Stage]
+    ['accepted', 'fulfilled', 'running', 'ready']
+    """
 
     ACCEPTED = 1
     FULFILLED = 2
@@ -37,25 +50,44 @@ class Stage(IntEnum):
     READY = 4
 
     @property
-    def label(self) -> str:
+    def label(self) -> StageName:
         """The name in logs, tables and figures: ``accepted``, ``fulfilled``, ..."""
-        return self.name.lower()
+        return cast("StageName", self.name.lower())
 
 
 class Outcome(StrEnum):
     """How a request ended.  Each has exactly one; EC2's own status code stands beside it."""
 
     READY = "ready"  # the wanted stage was shown
-    TIMED_OUT = "timed_out"  # still waiting when the time was up: right-censored
+    TIMED_OUT = "timed_out"  # still waiting at the timeout: right-censored
     REFUSED = "refused"  # the request call itself was refused: there is no request id
     FAILED = "failed"  # EC2 or its user ended it for another reason than capacity or price
     EXPIRED = "expired"  # its ValidUntil passed
-    INTERRUPTED = "interrupted"  # EC2 took the instance back
+    INTERRUPTED = "interrupted"  # EC2 interrupted the instance
     ABANDONED = "abandoned"  # we stopped watching before any of these: right-censored
 
 
-# EC2 User Guide, "Get the status of a Spot Instance request".  A code that is not listed here,
-# or that is waiting, ends nothing: an unknown code may well have a running instance behind it.
+class Kind(StrEnum):
+    """What a refused call is about."""
+
+    CAPACITY = "capacity"  # an outcome: the market has none
+    PRICE = "price"  # an outcome: the highest price we allow is below the market's
+    QUOTA = "quota"
+    PERMISSION = "permission"
+    CREDENTIALS = "credentials"
+    ACCOUNT = "account"
+    PARAMETERS = "parameters"
+    NOT_FOUND = "not_found"
+    THROTTLED = "throttled"
+    SERVER = "server"
+    UNREACHABLE = "unreachable"
+    UNKNOWN = "unknown"
+
+
+OUTCOME_KINDS = frozenset({Kind.CAPACITY, Kind.PRICE})
+
+# EC2 User Guide, "Get the status of a Spot Instance request".  A code that is not listed here
+# ends nothing: a running instance may stand behind an unknown code.
 INTERRUPTED_CODES = frozenset(
     {
         "instance-stopped-by-price",
@@ -83,16 +115,36 @@ FAILED_CODES = frozenset(
     }
 )
 GONE_STATES = frozenset({"shutting-down", "terminated"})
-LIVE_STATES = frozenset({"pending", "running", "stopping", "stopped"})  # they cost or may again
-OPEN_STATES = frozenset({"open", "active", "disabled"})  # of a request: it can still launch
+LIVE_STATES = frozenset({"pending", "running", "stopping", "stopped"})  # cost money, or may again
+OPEN_STATES = frozenset({"open", "active", "disabled"})  # of a request that can still launch
 
 
 @dataclass(frozen=True, order=True)
 class Target:
-    """What is measured: an instance type in a region, or in one availability zone of it.
+    """What is measured: an instance type in a region, or in one of its availability zones.
 
-    The zone is named by its **id** (``use1-az4``): names are shuffled between accounts.  A zone
-    target is a different variable from a region target, where EC2 chooses the zone.
+    Parameters
+    ----------
+    instance_type
+        As EC2 names it, such as ``t3.nano``.
+    region
+        As EC2 names it, such as ``us-east-1``.
+    availability_zone_id
+        The zone's **id**, such as ``use1-az4``: zone names differ between accounts.  None lets EC2
+        choose the zone, which is a different variable and never pooled with a zone target.
+
+    Raises
+    ------
+    ValueError
+        If a name cannot be one of EC2's.
+
+    Examples
+    --------
+    >>> from spotlib import Target
+    >>> str(Target("t3.nano", "us-east-1"))
+    't3.nano in us-east-1'
+    >>> Target("t3.nano", "us-east-1", "use1-az4").placement
+    'zone'
     """
 
     instance_type: str
@@ -116,7 +168,7 @@ class Target:
 
     @property
     def placement(self) -> str:
-        """``region`` where EC2 chooses the zone, ``zone`` where we do; never pooled."""
+        """``region`` if EC2 chooses the zone, ``zone`` if we do; never pooled."""
         return "zone" if self.availability_zone_id else "region"
 
 
@@ -124,8 +176,34 @@ class Target:
 class Plan:
     """One request call: ``count`` instances of a target, and how long to wait for which stage.
 
-    ``image`` is an AMI id; None means the newest Amazon Linux 2023 for the type's architecture,
-    which the preflight resolves.  ``max_price_usd`` (per instance and hour) is sent as SpotPrice.
+    Parameters
+    ----------
+    target
+        What is measured.
+    count
+        Instances asked for in the one call, 1 to 3000.
+    timeout_s
+        Seconds after which a request that is still waiting is right-censored.
+    wanted
+        The stage that ends the watching of a request: ``Stage.RUNNING`` or ``Stage.READY``.
+    image
+        An AMI id; None is the newest Amazon Linux 2023 for the type's architecture.
+    max_price_usd
+        The most to pay per instance and hour, sent as SpotPrice; None leaves it to EC2.
+    method
+        The API call that launches.
+
+    Raises
+    ------
+    ValueError
+        If EC2 would refuse a value, or it could never be measured.
+
+    Examples
+    --------
+    >>> from spotlib import Plan, Stage, Target
+    >>> plan = Plan(Target("t3.nano", "us-east-1"), 5, timeout_s=300, wanted=Stage.RUNNING)
+    >>> plan.wanted.label
+    'running'
     """
 
     target: Target
@@ -138,9 +216,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuse what EC2 would refuse, or what could never be measured."""
-        if not _is_whole(self.count) or not 1 <= self.count <= MOST_INSTANCES_A_CALL:
+        if not _is_whole(self.count) or not 1 <= self.count <= MOST_INSTANCES_PER_CALL:
             raise ValueError(
-                f"n must be a whole number from 1 to {MOST_INSTANCES_A_CALL} "
+                f"n must be a whole number from 1 to {MOST_INSTANCES_PER_CALL} "
                 f"(instances per target), got {self.count!r}"
             )
         if not _is_finite_number(self.timeout_s) or self.timeout_s <= 0:
@@ -164,19 +242,36 @@ def plan_launches(
     image: str | None = None,
     max_price_usd: float | None = None,
 ) -> list[Plan]:
-    """One plan for each target, all alike but for the target.
+    """Return one plan per target, with the same other values.
+
+    Parameters
+    ----------
+    targets
+        What is measured, each once.
+    count, timeout_s, wanted, image, max_price_usd
+        As in ``Plan``.
 
     Raises
     ------
     ValueError
-        If there is no target, a target comes twice, or a value is out of its range.
+        If there is no target, a target is named twice, or a value is out of its range.
+
+    Examples
+    --------
+    >>> from spotlib import Target, plan_launches
+    >>> plans = plan_launches([Target("t3.nano", region) for region in ("us-east-1", "sa-east-1")],
+    ...                       count=5)
+    >>> [str(plan.target) for plan in plans]
+    ['t3.nano in us-east-1', 't3.nano in sa-east-1']
     """
     chosen = list(targets)
     if not chosen:
         raise ValueError("there is no target to launch: name a selection, or a type and a region")
     if len(set(chosen)) < len(chosen):
         twice = sorted({str(target) for target in chosen if chosen.count(target) > 1})
-        raise ValueError(f"each target may be planned once a round, got twice: {', '.join(twice)}")
+        raise ValueError(
+            f"each target may be planned once per round, got twice: {', '.join(twice)}"
+        )
     return [
         Plan(target, count, timeout_s, wanted, image=image, max_price_usd=max_price_usd)
         for target in chosen
@@ -187,7 +282,7 @@ def plan_launches(
 class Bracket:
     """``(after_s, by_s]``: when the API first showed a stage.
 
-    After the last look without it was *sent*, by the time the first look with it was *answered*.
+    After the last poll without it was *sent*, by the time the first poll with it was *answered*.
     Reads can be stale, so only ``by_s`` bounds the event itself.
     """
 
@@ -195,14 +290,14 @@ class Bracket:
     by_s: float
 
     def __post_init__(self) -> None:
-        """Refuse an empty bracket: a look takes time."""
+        """Refuse an empty bracket: a poll takes time."""
         if not self.after_s < self.by_s:
             raise ValueError(f"a bracket needs after_s < by_s, got ({self.after_s}, {self.by_s}]")
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """What one look showed of one request, in EC2's own words.
+    """What one poll showed of one request, as EC2 said it.
 
     ``checks`` maps ``instance``, ``system`` and, where EC2 reported it, ``attached_ebs`` to
     their status; it is None where the status was not asked for or EC2 had none.  The ``*_at``
@@ -232,7 +327,7 @@ class Sighting:
 
     @property
     def ended(self) -> Outcome | None:
-        """How EC2 says that the request ended, or None while it may still come to something."""
+        """How EC2 says that the request ended, or None while it may still reach a stage."""
         if self.status_code in INTERRUPTED_CODES:
             return Outcome.INTERRUPTED
         if self.status_code in EXPIRED_CODES:
@@ -245,7 +340,7 @@ class Sighting:
 def checks_passed(checks: Mapping[str, str] | None) -> bool:
     """Whether status checks say ready: instance and system ``ok``, attached EBS no veto.
 
-    EBS is checked on Nitro types only: where it is absent or ``not-applicable`` it says nothing.
+    EBS is checked on Nitro types only: an absent or ``not-applicable`` check is no veto.
     """
     if checks is None or checks.get("instance") != "ok" or checks.get("system") != "ok":
         return False
@@ -256,12 +351,12 @@ def checks_passed(checks: Mapping[str, str] | None) -> bool:
 class Track:
     """What is known of one request so far.
 
-    ``looked_s`` is when the last complete look was sent (at first: when the request was), so it
-    is the lower end of the next bracket and, if nothing more comes, where the record is censored.
+    ``polled_s`` is when the last complete poll was sent (at first: when the request was).  It is
+    the lower end of the next bracket, and where the record is censored if there is no next one.
     """
 
     request_id: str
-    looked_s: float
+    polled_s: float
     brackets: Mapping[Stage, Bracket] = field(default_factory=lambda: MappingProxyType({}))
     sighting: Sighting | None = None
     outcome: Outcome | None = None
@@ -273,31 +368,31 @@ class Track:
 
 
 def advance(track: Track, sighting: Sighting | None, *, asked_s: float, answered_s: float) -> Track:
-    """Return ``track`` after one more complete look; ``sighting`` None if it was not listed.
+    """Return ``track`` after one more complete poll; ``sighting`` is None if it was not listed.
 
-    A stage first shown now was first shown after the previous look was asked and by the time
-    this one was answered.  Stages first shown together share that bracket: we know that they
-    came, not when.  A track with an outcome is closed and stays as it is.
+    A stage first shown now was first shown after the previous poll was sent and by the time this
+    one was answered.  Stages first shown together share that bracket: we know that they were
+    reached, not when.  A track with an outcome is closed and stays as it is.
     """
     if track.outcome is not None:
         return track
     if sighting is None:  # a new request may be invisible for seconds; it is not gone
-        return replace(track, looked_s=asked_s)
-    window = Bracket(track.looked_s, answered_s)
+        return replace(track, polled_s=asked_s)
+    window = Bracket(track.polled_s, answered_s)
     shown = (stage for stage in Stage if stage <= sighting.stage)
     fresh = {stage: window for stage in shown if stage not in track.brackets}
     return replace(
         track,
-        looked_s=asked_s,
+        polled_s=asked_s,
         brackets=MappingProxyType({**track.brackets, **fresh}),
         sighting=sighting,
     )
 
 
 def conclude(track: Track, *, wanted: Stage) -> Track:
-    """Return ``track`` with its outcome if it has come to one: the wanted stage, or EC2's end.
+    """Return ``track`` with its outcome if it has one: the wanted stage, or EC2's end.
 
-    The wanted stage wins over an end shown by the same look: the API did show it.
+    The wanted stage wins over an end shown by the same poll: the API did show it.
     """
     if track.outcome is not None or track.sighting is None:
         return track
@@ -307,7 +402,7 @@ def conclude(track: Track, *, wanted: Stage) -> Track:
 
 
 def count_stages(tracks: Iterable[Track]) -> dict[Stage, int]:
-    """How many requests have been shown at each stage so far, later stages included in earlier."""
+    """Count the requests shown at each stage so far; a later stage counts for the earlier ones."""
     furthest = [track.stage for track in tracks]
     return {stage: sum(seen is not None and seen >= stage for seen in furthest) for stage in Stage}
 
@@ -329,23 +424,3 @@ def _is_whole(value: object) -> bool:
 
 def _is_finite_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-class Kind(StrEnum):
-    """What a refusal is about."""
-
-    CAPACITY = "capacity"  # an outcome: the market has none
-    PRICE = "price"  # an outcome: the highest price we allow is below the market's
-    QUOTA = "quota"
-    PERMISSION = "permission"
-    CREDENTIALS = "credentials"
-    ACCOUNT = "account"
-    PARAMETERS = "parameters"
-    NOT_FOUND = "not_found"
-    THROTTLED = "throttled"
-    SERVER = "server"
-    UNREACHABLE = "unreachable"
-    UNKNOWN = "unknown"
-
-
-OUTCOME_KINDS = frozenset({Kind.CAPACITY, Kind.PRICE})

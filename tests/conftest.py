@@ -1,6 +1,7 @@
 """What every test stands on: no way out to the network, and pretend worlds at hand."""
 
 import ipaddress
+import json
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from spotlib.collect.cost import PreflightReport
 from spotlib.collect.preflight import preflight
 from spotlib.ec2.connection import Connection, connect_in_process
 from spotlib.model import Stage, Target, plan_launches
+from spotlib.record.log import read_lines
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import Fate, World
 
@@ -64,6 +66,13 @@ def plan_for(connection: Connection, *targets: Target, n: int = 5, **plan: Any) 
     """The preflight's answer for a plan of ``n`` for each target."""
     plan.setdefault("wanted", Stage.READY)
     return preflight(connection, plan_launches(targets or (NANO,), count=n, **plan)).require()
+
+
+def read_events(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The events of a log as plain JSON, as anybody would read them, and whether it is torn."""
+    events, torn = read_lines(path)
+    lines = path.read_bytes().split(b"\n")
+    return [json.loads(lines[number - 1]) for number, _ in events], torn
 
 
 @pytest.fixture

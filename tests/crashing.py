@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conftest import ARM, NANO, QUICK, plan_for, scripted
+from conftest import ARM, NANO, QUICK, plan_for, read_events, scripted
 
 from spotlib.cleanup.sweep import SweepReport, sweep
 from spotlib.collect.rounds import BatchSummary, collect_batch
 from spotlib.ec2.connection import Connection, connect_in_process
-from spotlib.record.log import EventLog, read_events
+from spotlib.record.log import EventLog
 from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.company import crowd, move_in
 from spotlib.sandbox.wire import attach

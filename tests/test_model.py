@@ -119,7 +119,7 @@ def test_a_stage_never_regresses_when_a_read_is_stale():
 def test_a_request_that_is_not_listed_yet_is_not_gone():
     track = advance(Track("sir-1", 0.0), None, asked_s=3.0, answered_s=3.5)
 
-    assert track.looked_s == 3.0
+    assert track.polled_s == 3.0
     assert conclude(track, wanted=Stage.READY).outcome is None
 
 
@@ -157,7 +157,7 @@ def test_every_bracket_contains_the_moment_of_its_stage_whatever_looks_fail(mome
     for stage, bracket in track.brackets.items():
         assert bracket.after_s < shown[stage] <= bracket.by_s
     unseen = set(Stage) - set(track.brackets)
-    assert all(shown[stage] > track.looked_s for stage in unseen)
+    assert all(shown[stage] > track.polled_s for stage in unseen)
 
 
 def sighting_at(stage):

@@ -8,11 +8,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from conftest import read_events
 from programs import BIN, papermill, run, sandbox, texts, until
 
 from spotlib.ec2.clock import control
 from spotlib.ec2.connection import connect
-from spotlib.record.log import read_events
 from spotlib.record.tables import load_batches, load_launches, load_polls
 
 
@@ -29,7 +29,7 @@ def test_collect_runs_from_the_root_and_from_its_own_folder(repository, tmp_path
     launches, polls = load_launches(logs), load_polls(logs)
     seen = texts(out)
     assert launches.groupby(["instance_type", "region"]).size().tolist() == [5, 5, 5]
-    assert polls["tick"].diff().dropna().isin([0, 1]).mean() > 0.95
+    assert polls["poll"].diff().dropna().isin([0, 1]).mean() > 0.95
     assert load_batches(logs)["clean"].all()
     assert "open requests 0, live instances 0 (confirmed)" in seen
     assert "SIMULATED (sandbox)" in seen
@@ -202,13 +202,13 @@ DYING = """
     plans = plan_launches(targets, count=4)
     connection = connect("sandbox", seed=11)
     guard = "--guard" in sys.argv
-    collect_batch(connection, plans, log=sys.argv[1], seed=11, on_look=die, guard=guard)
+    collect_batch(connection, plans, log=sys.argv[1], seed=11, on_poll=die, guard=guard)
 """
 
 
 def left_in(log):
     """What the pretend market of a log's batch still holds."""
-    url = read_events(log)[0][0]["host"]["url"]
+    url = read_events(log)[0][0]["url"]
     return control(url, "/sandbox/leftovers")
 
 

@@ -1,8 +1,8 @@
 """Leave nothing behind: release a plan, then a whole batch until nothing of it is left.
 
-The order is always cancel, *then* look, then terminate: a cancelled request can no longer
-launch, but one fulfilled a moment before has an instance that only the look shows.  A launch can
-even be in flight while its request is cancelled, so a batch is clean only after a settle time in
+The order is always cancel, *then* survey, then terminate: a cancelled request can no longer
+launch, but one fulfilled a moment before has an instance that only the survey shows.  A launch can
+even be in flight while its request is cancelled.  So a batch is clean only after a settle time in
 which nothing was open or alive, and only if every request we know of was seen.
 """
 
@@ -10,19 +10,21 @@ import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from spotlib.ec2.calls import Survey, cancel, survey, terminate
+from spotlib.ec2.calls import cancel, terminate
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.refusals import Refusal
+from spotlib.ec2.survey import Survey, survey
+from spotlib.record.events import CleanEvent, ReleaseEvent
 
 SETTLE_S = 30.0  # how long a launch may be in flight is not documented: a choice
 GIVE_UP_S = 1800.0
 
-Note = Callable[..., None]  # writes one event: note("release", region=..., ...)
+Note = Callable[[ReleaseEvent], None]  # writes the event of one pass
 
 
 @dataclass(frozen=True)
 class Released:
-    """What one pass of clean-up did in a region, and what it found before terminating."""
+    """What one pass of clean-up did in a region, and what it found before it terminated."""
 
     region: str
     cancelled: tuple[str, ...] = ()
@@ -49,9 +51,9 @@ def release(
     known: Collection[str] = (),
     batch_id: str | None = None,
 ) -> Released:
-    """One pass: cancel, look by the ids and the tag, cancel what else is open, terminate.
+    """One pass: cancel, survey by ids and tag, cancel what else is open, terminate.
 
-    An error ends the pass and is told, not raised: the settling that follows passes again.
+    Errors are returned, not raised; ``settle`` will try again.
     """
     cancelled: list[str] = []
     found: Survey | None = None
@@ -81,14 +83,14 @@ class Cleaned:
     terminated: frozenset[str] = frozenset()
 
     def commands(self) -> list[str]:
-        """The AWS CLI commands that finish the job by hand: cancel, look, terminate."""
+        """The AWS CLI commands that finish the job by hand: cancel, describe, terminate."""
         cancels = [
             f"aws ec2 cancel-spot-instance-requests --region {region} "
             f"--spot-instance-request-ids {' '.join(ids)}"
             for region, ids in self.open_requests.items()
             if ids
         ]
-        looks = [
+        describes = [
             f"aws ec2 describe-instances --region {region} --filters "
             f"Name=spot-instance-request-id,Values={','.join(ids)} "
             "--query 'Reservations[].Instances[].[InstanceId,State.Name]'"
@@ -100,7 +102,7 @@ class Cleaned:
             for region, ids in self.live_instances.items()
             if ids
         ]
-        return cancels + looks + ends
+        return cancels + describes + ends
 
 
 def settle(
@@ -113,16 +115,18 @@ def settle(
     settle_s: float = SETTLE_S,
     give_up_s: float = GIVE_UP_S,
 ) -> Cleaned:
-    """Pass again and again until every region was quiet for ``settle_s``, or give up.
+    """Repeat ``release`` until every region was quiet for ``settle_s``, or give up.
 
     Parameters
     ----------
     known
         For each region the ids of the requests we know of; more are found by the batch's tag.
     note
-        Called with each pass that did something.
+        Records each pass that did something.
     alive
-        For each region the instances last seen alive: to be named if no pass sees anything.
+        For each region the instances last seen alive: they are reported if no survey succeeds.
+    settle_s, give_up_s
+        Seconds of quiet that confirm the end, and seconds after which it is not confirmed.
     """
     clock, pauses = connection.clock, _pauses()
     give_up_at_s = clock.now_s() + give_up_s
@@ -138,7 +142,7 @@ def settle(
             passed = release(connection, region, known=known[region], batch_id=batch_id)
             terminated.update(passed.terminated)
             if passed.did_something:
-                note_release(note, passed)
+                note(release_event(passed))
             if passed.error is not None:
                 errors[region] = passed.error
             if passed.found is not None:
@@ -147,7 +151,7 @@ def settle(
                 quiet &= asked_s - quiet_since.setdefault(region, asked_s) >= settle_s
             else:
                 quiet = False
-                if passed.found is not None:  # a pass that saw nothing proves nothing
+                if passed.found is not None:  # a failed survey proves nothing
                     quiet_since.pop(region, None)
         if quiet or clock.now_s() >= give_up_at_s:
             return _cleaned(quiet, left, errors, frozenset(terminated))
@@ -155,20 +159,33 @@ def settle(
 
 
 def sweep_command(batch_id: str, endpoint: str) -> str:
-    """What closes a batch later, from anywhere that has its log."""
+    """Return the command that closes a batch later, wherever its log is."""
     where = "" if endpoint == "sandbox" else f" --endpoint {endpoint}"
     return f"python -m spotlib sweep --batch {batch_id}{where}"
 
 
-def note_release(note: Note, released: Released, **fields: object) -> None:
-    """Record one pass of clean-up."""
-    note(
-        "release",
-        **fields,
+def release_event(
+    released: Released, *, round_number: int | None = None, plan: int | None = None
+) -> ReleaseEvent:
+    """Build the event of one pass; round and plan are those of the run that it was for."""
+    return ReleaseEvent(
+        round=round_number,
+        plan=plan,
         region=released.region,
         cancelled=released.cancelled,
         terminated=released.terminated,
         error=released.error,
+    )
+
+
+def clean_event(cleaned: Cleaned, *, spent_at_most_usd: float | None = None) -> CleanEvent:
+    """Build the event that ends a log."""
+    return CleanEvent(
+        confirmed=cleaned.confirmed,
+        open_requests={region: tuple(ids) for region, ids in cleaned.open_requests.items()},
+        live_instances={region: tuple(ids) for region, ids in cleaned.live_instances.items()},
+        errors=dict(cleaned.errors),
+        spent_at_most_usd=spent_at_most_usd,
     )
 
 
@@ -177,7 +194,7 @@ def _pauses() -> Iterator[float]:
 
 
 def _unseen(requests: Collection[str], alive: Collection[str]) -> Survey:
-    """What a region may still hold, as long as no pass has seen it."""
+    """What a region may still hold, until a survey has seen it."""
     return Survey({}, dict.fromkeys(sorted(alive), "running"), frozenset(requests))
 
 

@@ -1,12 +1,12 @@
 """A process of its own that closes a batch when its collector dies, however it dies.
 
-It is nobody's child, in a session of its own, and ignores every request to stop: what ends a
-terminal, a process group or a kernel's whole tree of processes passes it by.  It blocks on a pipe
-that closes when the collector ends, also by kill -9; unless the word came before that all is
-clean, the guard sweeps the batch until it is.
+It daemonizes (own session, re-parented) and ignores SIGINT, SIGHUP and SIGTERM.  So it survives
+the end of a terminal, of a process group, or of a kernel's whole tree of processes.  It blocks on a
+pipe that closes when the collector ends, also by kill -9.  Unless the collector has written before
+that all is clean, the guard sweeps the batch until it is.
 
-It cannot outlive kill -9 of itself, nor the end of the machine, the container or the job (cgroup)
-as a whole: then only ValidUntil and the switch in each instance are left.
+It cannot survive kill -9 of itself, nor the end of the machine, the container or the job (cgroup):
+then only ValidUntil and the switch in each instance are left.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 
 ALL_CLEAN = b"clean\n"
 _TRY_S = 300.0  # of the market's time, for one try: the next has newly read credentials
-# In real seconds: soon again, for a dying collector lets its lock go late; then for an hour more.
+# In real seconds.  First soon, because a dying collector releases its lock late; then for an hour.
 _PAUSES_S = (*itertools.repeat(5.0, 12), *itertools.repeat(60.0, 60))
 
 
@@ -36,7 +36,7 @@ class Guard:
     """
 
     def __init__(self, log: Path, *, endpoint: str, profile: str | None) -> None:
-        # -P: a file that happens to lie where the notebook runs must not pass for a library.
+        # -P: a file beside the notebook must not be taken for a library.
         command = [
             sys.executable,
             "-P",
@@ -66,12 +66,12 @@ class Guard:
         os.register_at_fork(after_in_child=self._pipe.close)
 
     def dismiss(self) -> None:
-        """Tell it that all is clean, and see it go."""
-        with suppress(BrokenPipeError):  # somebody killed it; all is clean without it
+        """Tell it that all is clean, and wait until it has ended."""
+        with suppress(BrokenPipeError):  # somebody killed it; all is clean all the same
             self._pipe.write(ALL_CLEAN)
         self._pipe.close()
         with self._gone:
-            self._gone.read()  # nothing is ever written: it ends when the guard does
+            self._gone.read()  # it writes nothing: the pipe closes when the guard ends
 
     def leave_to_it(self) -> None:
         """Let it take over: it was not confirmed that all is clean."""
@@ -80,7 +80,7 @@ class Guard:
 
 
 def main() -> int:
-    """Wait for the end of the collector; then close what it did not."""
+    """Wait for the end of the collector, then close what it left."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("log", type=Path)
     parser.add_argument("--endpoint", required=True)
@@ -88,7 +88,7 @@ def main() -> int:
     given = parser.parse_args()
     for each in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
-    if os.fork():  # an orphan from now on: editors end a kernel's children with it
+    if os.fork():  # re-parented from now on: editors end a kernel's children with it
         return 0
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     if sys.stdin.buffer.readline() == ALL_CLEAN:
@@ -103,7 +103,7 @@ def main() -> int:
 def _closed(given: argparse.Namespace) -> bool:
     try:
         return _close(given)
-    except Exception:  # noqa: BLE001 - whatever it was: nobody else is there to try again
+    except Exception:  # noqa: BLE001 - any error: nobody else is there to try again
         return False
 
 
@@ -115,12 +115,12 @@ def _close(given: argparse.Namespace) -> bool:
     from spotlib.ec2.connection import connect  # noqa: PLC0415
 
     connection = connect(given.endpoint, profile=given.profile)
-    if not given.log.exists():  # thrown away meanwhile: the tag still leads to what is left
+    if not given.log.exists():  # deleted meanwhile: the tag still finds what is left
         with tempfile.TemporaryDirectory() as empty:
             return sweep(connection, folder=empty, batch_id=given.log.stem, give_up_s=_TRY_S).clean
     mine = unfinished(given.log)
-    if mine and mine[0].first["simulated"] and not connection.simulated:
-        return True  # that pretend market is gone, and all that was in it
+    if mine and mine[0].batch.simulated and not connection.simulated:
+        return True  # that pretend market has ended, and everything in it
     swept = sweep(
         connection,
         folder=given.log.parent,

@@ -1,111 +1,74 @@
 """After a crash: complete the log by appending, so that analysis needs no special case.
 
-Pure: from the events that are there, and the requests that EC2 lists by our tags, follow the
-events that are missing.  Every request that was launched ends with exactly one outcome.
+Pure: from what the log says and the requests that EC2 lists with our tags follow the events that
+are missing.  Every request that was launched ends with exactly one outcome.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from spotlib.ec2.calls import Ours
+from spotlib.ec2.survey import Ours
 from spotlib.model import Outcome
-from spotlib.record.log import Event
+from spotlib.record.events import IntentEvent, OutcomeEvent, RequestedEvent
+from spotlib.record.replay import RecordedBatch, RecordedRequest, RecordedRun
 
-Key = tuple[int, int]  # round, plan
 
+def missing_events(
+    record: RecordedBatch, listed: Iterable[Ours]
+) -> Iterator[RequestedEvent | OutcomeEvent]:
+    """Yield the ``requested`` and ``outcome`` events that the dead writer did not get to write.
 
-def missing_events(events: Iterable[Event], listed: Iterable[Ours]) -> Iterator[Event]:
-    """The ``requested`` and ``outcome`` events that the dead writer did not get to write.
-
-    A request that nobody had written down is known by its tags; it was sent after its intent and
-    never looked at, so it is censored there.  An intent without any request, written down or
-    listed, was not executed as far as anybody can tell, and gets nothing.
+    A request that is not in the log is known by its tags.  It was sent after its intent and never
+    polled, so it is censored there.  An intent without any request, logged or listed, was not
+    executed as far as anybody can tell, and gets nothing.
     """
-    known = list(events)
-    intents = {_key(event): event for event in known if event["event"] == "intent"}
-    answered = {_key(event) for event in known if event["event"] in ("requested", "refused")}
-    sent = {_key(event): event["asked_s"] for event in known if event["event"] == "requested"}
-    requests = {
-        request_id: _key(event)
-        for event in known
-        if event["event"] == "requested"
-        for request_id in event["request_ids"]
-    }
-    for key, ids in _unanswered(intents, answered, listed).items():
-        intent = intents[key]
-        sent[key] = intent["at_s"]
-        requests |= dict.fromkeys(ids, key)
-        yield _requested(intent, ids)
-    ended = {event["request_id"] for event in known if event["event"] == "outcome"}
-    looked, shown = _last_looks(known), _last_stages(known)
-    for request_id, key in requests.items():
-        if request_id not in ended:
-            until_s = looked.get(key, sent[key])
-            yield _outcome(key, request_id, intents[key], shown.get(request_id), until_s)
-
-
-def _key(event: Event) -> Key:
-    return event["round"], event["plan"]
+    requests = list(record.requests.values())
+    for run, ids in _unanswered(record, listed):
+        yield _requested(run.intent, ids)
+        requests += [RecordedRequest(each, run, run.intent.at_s) for each in ids]
+    for request in requests:
+        if request.outcome is None:
+            yield _outcome(request)
 
 
 def _unanswered(
-    intents: dict[Key, Event], answered: set[Key], listed: Iterable[Ours]
-) -> dict[Key, list[str]]:
-    found: dict[Key, list[str]] = {}
+    record: RecordedBatch, listed: Iterable[Ours]
+) -> Iterator[tuple[RecordedRun, list[str]]]:
+    """The runs whose answer is not in the log, with the ids that EC2 lists for them."""
+    found: dict[tuple[int | None, int | None], list[str]] = {}
     for each in listed:
-        if each.round is None or each.plan is None:
-            continue
-        key = (each.round, each.plan)
-        if key in intents and key not in answered:
-            found.setdefault(key, []).append(each.request_id)
-    return found
+        found.setdefault((each.round, each.plan), []).append(each.request_id)
+    for key, ids in found.items():
+        run = record.runs.get(key)  # type: ignore[arg-type]  # a tag of ours may be damaged
+        if run is not None and run.requested is None and run.refused is None:
+            yield run, ids
 
 
-def _requested(intent: Event, ids: list[str]) -> Event:
-    return {
-        "event": "requested",
-        "round": intent["round"],
-        "plan": intent["plan"],
-        "asked_s": intent["at_s"],
-        "answered_s": None,
-        "at": intent["at"],
-        "attempts": [],
-        "request_ids": sorted(ids),
-        "server_date": None,
-        "recovered": True,
-    }
+def _requested(intent: IntentEvent, ids: list[str]) -> RequestedEvent:
+    return RequestedEvent(
+        round=intent.round,
+        plan=intent.plan,
+        asked_s=intent.at_s,
+        answered_s=None,
+        at=intent.at,
+        attempts=(),
+        request_ids=tuple(sorted(ids)),
+        server_date=None,
+        recovered=True,
+    )
 
 
-def _last_looks(events: Iterable[Event]) -> dict[Key, float]:
-    """When each plan's last complete look was sent."""
-    return {
-        (event["round"], int(plan)): event["asked_s"]
-        for event in events
-        if event["event"] == "look" and event["error"] is None
-        for plan in event["plans"]
-    }
-
-
-def _last_stages(events: Iterable[Event]) -> dict[str, Event]:
-    """The furthest stage that each request was shown at."""
-    return {event["request_id"]: event for event in events if event["event"] == "stage"}
-
-
-def _outcome(
-    key: Key, request_id: str, intent: Event, stage: Event | None, until_s: float
-) -> dict[str, Any]:
-    ready = stage is not None and stage["stage"] == intent["wanted"]
-    return {
-        "event": "outcome",
-        "round": key[0],
-        "plan": key[1],
-        "request_id": request_id,
-        "outcome": Outcome.READY if ready else Outcome.ABANDONED,
-        "status_code": stage["status_code"] if stage else None,
-        "status_message": None,
-        "instance_id": stage["instance_id"] if stage else None,
-        "instance_state": None,
-        "instance_reason": None,
-        "watched_s": until_s,
-        "recovered": True,
-    }
+def _outcome(request: RecordedRequest) -> OutcomeEvent:
+    intent, last = request.run.intent, request.stages[-1] if request.stages else None
+    return OutcomeEvent(
+        round=intent.round,
+        plan=intent.plan,
+        request_id=request.request_id,
+        outcome=Outcome.READY if request.reached_wanted else Outcome.ABANDONED,
+        status_code=last.status_code if last else None,
+        status_message=None,
+        instance_id=last.instance_id if last else None,
+        instance_state=None,
+        instance_reason=None,
+        watched_s=request.watched_s,
+        recovered=True,
+    )

@@ -1,8 +1,8 @@
 """Find what earlier batches left behind, by their logs and by tag, and close it.
 
-It touches only requests that carry our tag and their instances.  A batch whose log is locked is
-alive and left alone; one whose log is not here may be alive elsewhere, so it is left alone until
-its requests have expired.
+It touches only requests that carry our tag, and their instances.  A batch whose log is locked is
+alive and left alone.  One whose log is not here may be alive elsewhere: it is left alone until its
+requests have expired.
 """
 
 import contextlib
@@ -11,15 +11,19 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from spotlib.cleanup.close import GIVE_UP_S, SETTLE_S, Cleaned, Note, settle
+import msgspec
+
+from spotlib.cleanup.close import GIVE_UP_S, SETTLE_S, Cleaned, Note, clean_event, settle
 from spotlib.cleanup.recovery import missing_events
 from spotlib.cleanup.unfinished import Unfinished, read_unfinished
-from spotlib.ec2.calls import HOME_REGION, Ours, find_ours, survey
+from spotlib.ec2.calls import HOME_REGION
 from spotlib.ec2.connection import Connection, is_aws, new_executor
 from spotlib.ec2.refusals import Refusal
-from spotlib.record.log import Event, EventLog, LogError, is_alive, read_events
+from spotlib.ec2.survey import Ours, find_ours, survey
+from spotlib.record.events import BatchEvent, CleanEvent, Event, ReleaseEvent
+from spotlib.record.log import EventLog, LogError, is_alive
+from spotlib.record.replay import replay
 
 ALIVE = "kept: its collection is running here"
 YOUNG = "kept: it is not recorded here and has not expired, so it may be running elsewhere"
@@ -49,14 +53,14 @@ class Swept:
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a sweep found and did; ``errors`` are regions and logs that it could not look into."""
+    """What a sweep found and did; ``errors`` names the regions and logs it could not read."""
 
     batches: tuple[Swept, ...]
     errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
-        """Whether it is confirmed that nothing of ours is left but what is alive."""
+        """Whether it is confirmed that nothing of ours is left but living batches."""
         return not self.errors and all(each.done for each in self.batches)
 
     def lines(self) -> list[str]:
@@ -68,7 +72,7 @@ class SweepReport:
             if each.cleaned is not None and not each.done
             for command in each.cleaned.commands()
         ]
-        lines += [f"{region}: not looked into: {words}" for region, words in self.errors.items()]
+        lines += [f"{region}: not searched: {words}" for region, words in self.errors.items()]
         return lines or ["nothing of ours is there"]
 
 
@@ -82,38 +86,61 @@ def sweep(
     settle_s: float = SETTLE_S,
     give_up_s: float = GIVE_UP_S,
 ) -> SweepReport:
-    """Close what dead batches left, and complete their logs.
+    """Close what dead batches left at EC2, and complete their logs.
 
     Parameters
     ----------
+    connection
+        Where EC2 is; see ``connect``.
     folder
         The logs known here.  They say which batches are alive, and which requests were made.
     batch_id
-        Only this batch, and it even if it has not expired.
+        Only this batch, even if its requests have not expired.
     regions
-        Where to look; None is every region of a log, and every one the account has enabled.
+        Where to search; None is every region of a log, and every region the account has enabled.
     dry_run
         Make no call that changes anything.
+    settle_s, give_up_s
+        As in ``settle``, in seconds.
+
+    Returns
+    -------
+    SweepReport
+        What became of each batch; ``clean`` says whether it is confirmed that nothing is left.
+
+    Raises
+    ------
+    Refusal
+        If the account's regions cannot be listed.
+
+    Examples
+    --------
+    >>> from spotlib import connect, sweep
+    >>> connection = connect("sandbox", seed=1)
+    >>> report = sweep(connection, folder=launches_folder)
+    >>> connection.close()
+    >>> report.clean, report.lines()
+    (True, ['nothing of ours is there'])
     """
     here = [each for each in read_unfinished(folder) if batch_id in (None, _name(each))]
-    journals = {
+    logs = {
         each.batch_id: each
         for each in here
-        if isinstance(each, Unfinished) and _same_place(each.first, connection)
+        if isinstance(each, Unfinished) and _same_place(each.batch, connection)
     }
-    ours, errors = _look_everywhere(connection, journals.values(), regions, batch_id)
+    ours, errors = _search(connection, logs.values(), regions, batch_id)
     errors |= dict(each for each in here if isinstance(each, tuple))
     account = None if connection.simulated else _account(connection)
     jobs = [
         _Job(
             connection,
             name,
-            journals.get(name),
+            logs.get(name),
             [each for each in ours if each[1].batch_id == name],
             account,
             is_locked=name in errors and is_alive(Path(folder) / f"{name}.jsonl"),
         )
-        for name in sorted({*journals, *(each.batch_id for _, each in ours)})
+        for name in sorted({*logs, *(each.batch_id for _, each in ours)})
     ]
     closing = partial(settle, settle_s=settle_s, give_up_s=give_up_s)
     with new_executor(connection) as executor:
@@ -128,7 +155,7 @@ def sweep(
 class _Job:
     connection: Connection
     batch_id: str
-    journal: Unfinished | None
+    log: Unfinished | None
     listed: Sequence[tuple[str, Ours]]  # (region, request)
     account: str | None = None  # whose the credentials are, where that is known
     is_locked: bool = False  # by its writer, where its log cannot be read
@@ -137,25 +164,25 @@ class _Job:
     def known(self) -> dict[str, set[str]]:
         """The request ids by region, from the log and from EC2."""
         ids: dict[str, set[str]] = {}
-        if self.journal is not None:
-            ids = {region: set(some) for region, some in self.journal.request_ids.items()}
+        if self.log is not None:
+            ids = {region: set(some) for region, some in self.log.request_ids.items()}
         for region, each in self.listed:
             ids.setdefault(region, set()).add(each.request_id)
         return ids
 
     @property
     def alive(self) -> Mapping[str, frozenset[str]]:
-        """The instances that the log saw and nobody has terminated, by region."""
-        return self.journal.alive_instances if self.journal is not None else {}
+        """The instances that the log knows of and nobody has terminated, by region."""
+        return self.log.alive_instances if self.log is not None else {}
 
     @property
     def accounted(self) -> dict[str, set[str]]:
         """The ids that EC2 must list before the batch is clean.
 
-        It forgets ended requests after some hours, so an old log's are asked for only as far as
-        they are listed; a young one's must all be seen.
+        EC2 forgets ended requests after some hours.  So all requests of a young log must be seen,
+        but of an old log only those that EC2 still lists.
         """
-        expired_at = self.journal.valid_until if self.journal is not None else None
+        expired_at = self.log.valid_until if self.log is not None else None
         forgotten = timedelta(hours=_LISTED_H)
         if expired_at is not None and self.connection.server_utc() < expired_at + forgotten:
             return self.known
@@ -177,23 +204,23 @@ def _account(connection: Connection) -> str | None:
     return str(reply["Account"])
 
 
-def _same_place(first: Event, connection: Connection) -> bool:
+def _same_place(batch: BatchEvent, connection: Connection) -> bool:
     """Whether a log's batch ran where this connection leads."""
-    if connection.simulated or first["simulated"]:
-        return bool(first["world"] == connection.world)
-    return bool(is_aws(first["endpoint"]) == is_aws(connection.endpoint))
+    if connection.simulated or batch.simulated:
+        return batch.world == connection.world
+    return is_aws(batch.endpoint) == is_aws(connection.endpoint)
 
 
-def _look_everywhere(
+def _search(
     connection: Connection,
-    journals: Iterable[Unfinished],
+    logs: Iterable[Unfinished],
     regions: Iterable[str] | None,
     batch_id: str | None,
 ) -> tuple[list[tuple[str, Ours]], dict[str, str]]:
     found: list[tuple[str, Ours]] = []
     errors: dict[str, str] = {}
     wanted = set(regions or ()) or _enabled_regions(connection)
-    for region in sorted(wanted | {name for each in journals for name in each.regions}):
+    for region in sorted(wanted | {name for each in logs for name in each.regions}):
         try:
             found += [(region, each) for each in find_ours(connection, region, batch_id=batch_id)]
         except Refusal as refusal:
@@ -212,25 +239,25 @@ def _sweep_batch(
     kept = _kept(job, named=named)
     if kept is not None or dry_run:
         return Swept(job.batch_id, kept or WOULD)
-    if job.journal is None:
-        return _verdict(job, _close(job, closing, lambda *_, **__: None))
+    if job.log is None:
+        return _verdict(job, _close(job, closing, _unrecorded))
     try:
-        log = EventLog.resume(job.journal.path)
+        log = EventLog.resume(job.log.path)
     except BlockingIOError:  # another sweep was quicker
         return Swept(job.batch_id, ALIVE)
     except OSError as error:  # what is left costs money whether it can be written down or not
-        return _unwritten(_verdict(job, _close(job, closing, lambda *_, **__: None)), error)
+        return _unwritten(_verdict(job, _close(job, closing, _unrecorded)), error)
     with contextlib.closing(log):
         return _close_and_complete(job, closing, log)
 
 
 def _kept(job: _Job, *, named: bool) -> str | None:
     """Why a batch is left alone, or None."""
-    if job.journal is not None:
-        owner = job.journal.first["identity"]["account"]
+    if job.log is not None:
+        owner = job.log.batch.account
         if None not in (owner, job.account) and owner != job.account:
             return ELSEWHERE.format(owner, job.account)
-        return ALIVE if is_alive(job.journal.path) else None
+        return ALIVE if is_alive(job.log.path) else None
     if job.is_locked:
         return ALIVE
     if _is_quiet(job):
@@ -255,43 +282,42 @@ def _close(job: _Job, closing: Callable[..., Cleaned], note: Note) -> Cleaned:
     )
 
 
+def _unrecorded(_: ReleaseEvent) -> None:
+    """Record nothing: there is no log here."""
+
+
 def _close_and_complete(job: _Job, closing: Callable[..., Cleaned], log: EventLog) -> Swept:
     """Money first, then the record: every request gets its outcome, then comes the proof."""
-    journal = _Journal(log, job.connection)
-    verdict = _verdict(job, cleaned := _close(job, closing, journal.note))
-    events, _ = read_events(log.path)
-    for event in list(missing_events(events, [each for _, each in job.listed])):
-        journal.append(event.pop("event"), **event)
-    journal.note(
-        "clean",
-        confirmed=cleaned.confirmed,
-        open_requests=cleaned.open_requests,
-        live_instances=cleaned.live_instances,
-        errors=cleaned.errors,
-    )
+    completer = _LogCompleter(log, job.connection)
+    verdict = _verdict(job, cleaned := _close(job, closing, completer.note))
+    record = replay(log.path)
+    assert record is not None  # it was read before
+    for event in list(missing_events(record, [each for _, each in job.listed])):
+        completer.append(event)
+    completer.note(clean_event(cleaned))
     log.flush()
-    return verdict if journal.failed is None else _unwritten(verdict, journal.failed)
+    return verdict if completer.failed is None else _unwritten(verdict, completer.failed)
 
 
 @dataclass
-class _Journal:
-    """A dead writer's log, completed as far as the disk takes it: clean-up does not end for it."""
+class _LogCompleter:
+    """Completes a dead writer's log as far as the disk takes it; clean-up goes on regardless."""
 
     log: EventLog
     connection: Connection
     failed: LogError | None = None
 
-    def append(self, event: str, /, **told: Any) -> None:
-        """Write it, unless something before could not be written: order is part of the record."""
+    def append(self, event: Event) -> None:
+        """Write it, unless an earlier one could not be written: the order must hold."""
         if self.failed is None:
             try:
-                self.log.append(event, **told)
+                self.log.append(event)
             except LogError as error:
                 self.failed = error
 
-    def note(self, event: str, /, **told: Any) -> None:
-        """Record clean-up: its writer's seconds are not ours."""
-        self.append(event, at_s=None, at=self.connection.clock.utc(), **told)
+    def note(self, event: ReleaseEvent | CleanEvent) -> None:
+        """Record clean-up with the date: the writer's seconds are not ours."""
+        self.append(msgspec.structs.replace(event, at=self.connection.clock.utc()))
 
 
 def _unwritten(swept: Swept, error: OSError) -> Swept:

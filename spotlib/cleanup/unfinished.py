@@ -1,133 +1,128 @@
 """What a folder of logs says is not finished: batches under way, and dead ones to be closed.
 
-Reads logs and their locks only; what EC2 says is ``sweep``'s.
+Reads logs and their locks only; what is at EC2 is the business of ``sweep``.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from spotlib.cleanup.close import sweep_command
 from spotlib.money import usd
-from spotlib.record.log import Event, ends_clean, is_alive, log_files, read_events
+from spotlib.record.events import BatchEvent
+from spotlib.record.log import ends_clean, is_alive, log_files
+from spotlib.record.replay import RecordedBatch, replay
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A batch whose log does not say that nothing is left of it.
+    """A batch whose log does not confirm that nothing is left of it; ``alive`` if its writer is."""
 
-    ``alive_instances`` were seen and not yet terminated by us, as far as the log knows.
-    """
-
-    batch_id: str
     path: Path
-    first: Event
     alive: bool
-    regions: tuple[str, ...]
-    request_ids: Mapping[str, tuple[str, ...]]  # region -> ids
-    alive_instances: Mapping[str, frozenset[str]]  # region -> ids
-    ended: int
-    rounds_begun: int
-    valid_until: datetime | None
+    record: RecordedBatch
 
     @property
-    def requests(self) -> int:
-        """How many requests it made, as far as its log knows."""
-        return sum(map(len, self.request_ids.values()))
+    def batch_id(self) -> str:
+        """Its name."""
+        return self.record.batch.batch_id
+
+    @property
+    def batch(self) -> BatchEvent:
+        """What runs where."""
+        return self.record.batch
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions that anything was sent to."""
+        return tuple(self.record.regions)
+
+    @property
+    def request_ids(self) -> Mapping[str, tuple[str, ...]]:
+        """The ids of its requests, by region; also the regions without any."""
+        ids: dict[str, tuple[str, ...]] = dict.fromkeys(self.regions, ())
+        for request in self.record.requests.values():
+            ids[request.run.intent.region] += (request.request_id,)
+        return ids
+
+    @property
+    def alive_instances(self) -> Mapping[str, frozenset[str]]:
+        """The instances that were seen and that no clean-up terminated, by region."""
+        ended = (each.terminated for each in self.record.releases)
+        gone = {None, *itertools.chain.from_iterable(ended)}
+        alive: dict[str, frozenset[str]] = {}
+        for request in self.record.requests.values():
+            region = request.run.intent.region
+            seen = {stage.instance_id for stage in request.stages} - gone
+            if seen:
+                alive[region] = alive.get(region, frozenset()) | {each for each in seen if each}
+        return alive
+
+    @property
+    def valid_until(self) -> datetime | None:
+        """When its last request expires by itself."""
+        ends = [run.intent.valid_until for run in self.record.runs.values()]
+        return max(ends, default=None)
 
     def line(self) -> str:
         """The batch in a line: is it alive, what is open, what can it cost, when it goes on."""
-        kind = "simulated" if self.first["simulated"] else self.first["endpoint"]
+        kind = "simulated" if self.batch.simulated else self.batch.endpoint
         state = "running" if self.alive else f"DEAD, close it with: {self.command()}"
-        rounds = self.first["parameters"]["rounds"]
+        requests = self.record.requests.values()
+        begun = len({number for number, _ in self.record.runs})
         return (
-            f"{self.batch_id} ({kind}): {state}; round {self.rounds_begun} of {rounds}"
-            f"{self._next_round()}, "
-            f"{self.requests - self.ended} of {self.requests} requests without an outcome, "
+            f"{self.batch_id} ({kind}): {state}; round {begun} of {self.batch.rounds}"
+            f"{self._next_round(begun)}, "
+            f"{sum(each.outcome is None for each in requests)} of {len(requests)} requests "
+            "without an outcome, "
             f"{sum(map(len, self.alive_instances.values()))} instances not yet terminated, "
-            f"spent at most {self._most(self.rounds_begun)} of {self._most(rounds)}, "
+            f"spent at most {self._most(begun)} of {self._most(self.batch.rounds)}, "
             f"in {', '.join(self.regions) or 'no region yet'}"
         )
 
-    def _next_round(self) -> str:
-        parameters = self.first["parameters"]
-        if not self.alive or self.rounds_begun >= parameters["rounds"]:
+    def _next_round(self, begun: int) -> str:
+        if not self.alive or begun >= self.batch.rounds:
             return ""
-        due = timedelta(seconds=self.rounds_begun * parameters["every_s"])
-        return f" (next at {datetime.fromisoformat(self.first['started_at']) + due:%H:%M:%S} UTC)"
+        due_at = self.batch.started_at + timedelta(seconds=begun * self.batch.every_s)
+        return f" (next at {due_at:%H:%M:%S} UTC)"
 
     def _most(self, rounds: int) -> str:
         """The hard bound of so many rounds."""
-        bound_usd = self.first["bound_usd"]
-        return "unknown" if bound_usd is None else usd(rounds * bound_usd)
+        bound_usd = self.record.bound_usd(rounds)
+        return "unknown" if bound_usd is None else usd(bound_usd)
 
     def command(self) -> str:
-        """What closes it."""
-        return sweep_command(self.batch_id, self.first["endpoint"])
+        """The command that closes it."""
+        return sweep_command(self.batch_id, self.batch.endpoint)
 
 
 def unfinished(folder: str | Path) -> list[Unfinished]:
-    """The batches of a folder of logs that were not confirmed to be clean, oldest first."""
+    """Return the batches of a folder of logs that are not confirmed clean, oldest first."""
     return [each for each in read_unfinished(folder) if isinstance(each, Unfinished)]
 
 
 def unreadable(folder: str | Path) -> dict[str, str]:
-    """Batch -> why its log cannot be read: of another version of spotlib, or broken."""
+    """Return why a batch's log cannot be read (another schema, or damaged), by batch."""
     return dict(each for each in read_unfinished(folder) if isinstance(each, tuple))
 
 
 def dead_lines(folder: str | Path) -> list[str]:
-    """A line for each batch that nobody closes any more, and for each log that tells nothing."""
+    """Return a line for each batch whose writer is dead, and for each log that cannot be read."""
     lines = [each.line() for each in unfinished(folder) if not each.alive]
     return lines + [f"{name}: NOT known: {words}" for name, words in unreadable(folder).items()]
 
 
 def read_unfinished(folder: str | Path) -> Iterator[Unfinished | tuple[str, str]]:
-    """Each batch that was not confirmed to be clean, or its name and why its log is unreadable."""
+    """Yield each batch that is not confirmed clean, or its name and why its log is unreadable."""
     for path in log_files(folder):
         if ends_clean(path):
             continue
         try:
-            events, _ = read_events(path, looks=False)
+            record = replay(path, polls=False)
         except (ValueError, OSError) as error:
             yield path.stem, str(error)
             continue
-        if events:
-            yield _unfinished(path, events)
-
-
-def _unfinished(path: Path, events: Sequence[Event]) -> Unfinished:
-    intents = [event for event in events if event["event"] == "intent"]
-    region = {(event["round"], event["plan"]): event["region"] for event in intents}
-    ids: dict[str, tuple[str, ...]] = dict.fromkeys(sorted(set(region.values())), ())
-    for event in events:
-        if event["event"] == "requested":
-            ids[region[event["round"], event["plan"]]] += tuple(event["request_ids"])
-    ends = [datetime.fromisoformat(event["valid_until"]) for event in intents]
-    return Unfinished(
-        batch_id=events[0]["batch_id"],
-        path=path,
-        first=events[0],
-        alive=is_alive(path),
-        regions=tuple(ids),
-        request_ids=ids,
-        alive_instances=_alive_instances(events, region),
-        ended=sum(event["event"] == "outcome" for event in events),
-        rounds_begun=len({number for number, _ in region}),
-        valid_until=max(ends, default=None),
-    )
-
-
-def _alive_instances(
-    events: Sequence[Event], region: Mapping[tuple[int, int], str]
-) -> dict[str, frozenset[str]]:
-    ended = (each["terminated"] for each in events if each["event"] == "release")
-    gone = set(itertools.chain.from_iterable(ended))
-    alive: dict[str, frozenset[str]] = {}
-    for each in events:
-        if each["event"] == "stage" and each["instance_id"] not in (None, *gone):
-            place = region[each["round"], each["plan"]]
-            alive[place] = alive.get(place, frozenset()) | {each["instance_id"]}
-    return alive
+        if record is not None:
+            yield Unfinished(path, is_alive(path), record)

@@ -1,4 +1,4 @@
-"""What one running batch carries: its clock and log, the calls in flight, and its plans' state.
+"""The state of one running batch: its clock and log, the calls in flight, and its runs.
 
 Only the main thread touches it.  Times are seconds since the batch's first line.
 """
@@ -15,12 +15,15 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
+from msgspec.structs import replace
+
 import spotlib
 from spotlib.collect.cost import PreflightReport, PreparedPlan
 from spotlib.collect.stopping import Stopping
 from spotlib.ec2.connection import Connection
-from spotlib.model import Plan, Target, Track
-from spotlib.record.log import SCHEMA, EventLog, LogError
+from spotlib.model import Outcome, Plan, Target, Track
+from spotlib.record.events import SCHEMA, BatchEvent, CleanEvent, Host, ReleaseEvent
+from spotlib.record.log import EventLog, LogError
 
 _TINY_S = 1e-6  # a step that floating point cannot swallow
 _SLICE_S = 0.1  # how long, in real seconds, a stop or an answer may go unnoticed
@@ -28,7 +31,7 @@ _SLICE_S = 0.1  # how long, in real seconds, a stop or an answer may go unnotice
 
 @dataclass(frozen=True)
 class Progress:
-    """What a live view is told after each look."""
+    """What a live view shows after each poll."""
 
     round: int
     rounds: int
@@ -36,6 +39,18 @@ class Progress:
     timeout_s: float
     ready: int
     requests: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When rounds start and polls are due, and the seed that the phase of the polls came from."""
+
+    rounds: int
+    every_s: float
+    poll_s: float
+    phase_s: float
+    seed: int
+    settle_s: float
 
 
 @dataclass
@@ -62,7 +77,7 @@ class Run:
 
     @property
     def watched(self) -> bool:
-        """Whether its requests exist and are still looked at."""
+        """Whether its requests exist and are still polled."""
         return self.sent_s is not None and not self.ended
 
     @property
@@ -72,7 +87,7 @@ class Run:
 
     @property
     def deadline_s(self) -> float:
-        """When its time is up; never, as long as it is not sent."""
+        """When its timeout ends; infinite until it is sent."""
         return math.inf if self.sent_s is None else self.sent_s + self.plan.timeout_s
 
 
@@ -81,31 +96,29 @@ Landed = Callable[[Future[Any]], None]
 
 @dataclass
 class Batch:
-    """The state of ``collect``; see the module's words."""
+    """The state of ``collect_batch``; see the module's words."""
 
     connection: Connection
-    events: EventLog
+    log: EventLog
     executor: Executor
     stopping: Stopping
-    checked: PreflightReport
-    rounds: int
-    poll_s: float
-    phase_s: float
+    preflight: PreflightReport
+    schedule: Schedule
     began_s: float
-    on_look: Callable[[Progress], None] | None = None
-    tick: int = 0  # the next one on the schedule
+    on_poll: Callable[[Progress], None] | None = None
+    next_poll: int = 0  # its number in the schedule
     runs: list[Run] = field(default_factory=list)
     launched_at: dict[Target, datetime] = field(default_factory=dict)
     flying: dict[Future[Any], Landed] = field(default_factory=dict)
-    looking: set[str] = field(default_factory=set)  # regions whose look has not come back
-    cleared: set[str] = field(default_factory=set)  # requests seen to be over and done with
+    polling: set[str] = field(default_factory=set)  # regions whose poll has not come back
+    cleared: set[str] = field(default_factory=set)  # requests confirmed to be over
     problems: list[str] = field(default_factory=list)
-    unwritten: bool = False  # whether something that belongs into the log is not there
+    unwritten: bool = False  # whether the log lacks something
 
     @property
     def batch_id(self) -> str:
         """Its name."""
-        return self.events.batch_id
+        return self.log.batch_id
 
     def round_tag(self, number: int) -> str:
         """The value of the tag that a round's requests are found by."""
@@ -116,19 +129,38 @@ class Batch:
         return self.connection.clock.now_s() - self.began_s
 
     def since_s(self, clock_s: float, *, up: bool = False) -> float:
-        """A clock's reading in the batch's seconds, to a microsecond.
+        """A clock's reading in the batch's seconds, rounded to a microsecond.
 
-        Asked times go down and answered times up: legibility may widen a bracket, never narrow it.
+        Asked times are rounded down and answered times up: that may widen a bracket, but never
+        narrow it.
         """
         microseconds = (clock_s - self.began_s) * 1e6
         return (math.ceil(microseconds) if up else math.floor(microseconds)) / 1e6
 
-    def due_s(self, tick: int) -> float:
-        """When a look of the schedule is due: it starts at a random phase and never drifts."""
-        return self.phase_s + tick * self.poll_s
+    def due_s(self, number: int) -> float:
+        """When a poll of the schedule is due: it starts at a random phase and never drifts."""
+        return self.schedule.phase_s + number * self.schedule.poll_s
+
+    def polls_due(self) -> float:
+        """How many polls of the schedule are due by now, with the fraction of the next."""
+        return (self.now_s() - self.schedule.phase_s) / self.schedule.poll_s
+
+    def progress(self) -> Progress:
+        """How far the latest round is; at least one of its runs was sent."""
+        latest = [run for run in self.runs if run.sent_s is not None][-1].round
+        runs = [run for run in self.runs if run.sent_s is not None and run.round == latest]
+        tracks = [track for run in runs for track in run.tracks.values()]
+        return Progress(
+            round=latest,
+            rounds=self.schedule.rounds,
+            elapsed_s=self.now_s() - min(run.sent_s or 0.0 for run in runs),
+            timeout_s=max(run.plan.timeout_s for run in runs),
+            ready=sum(track.outcome is Outcome.READY for track in tracks),
+            requests=len(tracks),
+        )
 
     def submit(self, landed: Landed, call: Callable[..., Any], /, *args: Any, **given: Any) -> None:
-        """Make a call; ``landed`` is told in the main thread once it has come back."""
+        """Make a call; the main thread calls ``landed`` once it has come back."""
         self.flying[self.executor.submit(call, *args, **given)] = landed
 
     def land(self) -> None:
@@ -137,7 +169,7 @@ class Batch:
             self.flying.pop(future)(future)
 
     def rest(self, until_s: float) -> None:
-        """Wait until then or until something may have changed, whichever comes first."""
+        """Wait until then, or until something may have changed if that is earlier."""
         clock, left_s = self.connection.clock, until_s - self.now_s()
         if clock.inline:
             clock.sleep(max(left_s, _TINY_S))
@@ -146,26 +178,24 @@ class Batch:
         else:
             clock.nap(left_s, _SLICE_S)
 
-    def note(self, event: str, /, **fields: Any) -> None:
+    def note(self, event: ReleaseEvent | CleanEvent) -> None:
         """Record clean-up, which a full disk must not stop."""
-        with self.whatever_the_disk_says():
-            self.events.append(event, at_s=self.since_s(self.connection.clock.now_s()), **fields)
+        with self.tolerating_log_errors():
+            self.log.append(replace(event, at_s=self.since_s(self.connection.clock.now_s())))
 
     @contextmanager
-    def whatever_the_disk_says(self) -> Iterator[None]:
-        """A log that cannot be written is told of; it is no reason to leave things behind."""
+    def tolerating_log_errors(self) -> Iterator[None]:
+        """Report a failed write to the log, but go on cleaning up."""
         try:
             yield
         except LogError as error:
             self.unwritten = True
             self.problems.append(str(error))
 
-    def begin(self, parameters: Mapping[str, Any]) -> None:
-        """Write the first line.  The host's own facts come last."""
-        connection, checked = self.connection, self.checked
-        self.events.append(
-            "batch",
-            sync=True,
+    def begin(self, notes: Mapping[str, Any]) -> None:
+        """Write the first line."""
+        connection, preflight, schedule = self.connection, self.preflight, self.schedule
+        first = BatchEvent(
             schema=SCHEMA,
             batch_id=self.batch_id,
             simulated=connection.simulated,
@@ -173,28 +203,26 @@ class Batch:
             world_seed=connection.world_seed,
             endpoint=connection.endpoint,
             market=connection.market,
+            url=connection.url,
             started_at=connection.clock.utc(),
-            parameters=parameters,
-            identity={"account": checked.account, "arn": checked.arn},
+            **vars(schedule),
+            notes=dict(notes),
+            account=preflight.account,
+            arn=preflight.arn,
             profile=connection.profile,
-            expected_usd=known(checked.expected_usd),
-            bound_usd=known(checked.bound_usd),
-            warnings=checked.warnings,
-            host=_host_facts(connection),
+            expected_usd=preflight.expected_usd,
+            bound_usd=preflight.bound_usd,
+            warnings=preflight.warnings,
+            host=_host(),
         )
+        self.log.append(first, sync=True)
 
 
-def known(value: float) -> float | None:
-    """A number for a log, where unknown is null."""
-    return None if math.isnan(value) else value
-
-
-def _host_facts(connection: Connection) -> dict[str, Any]:
-    return {
-        "url": connection.url,
-        "name": socket.gethostname(),
-        "pid": os.getpid(),
-        "spotlib": spotlib.__version__,
-        "python": platform.python_version(),
-        "boto3": version("boto3"),
-    }
+def _host() -> Host:
+    return Host(
+        name=socket.gethostname(),
+        pid=os.getpid(),
+        spotlib=spotlib.__version__,
+        python=platform.python_version(),
+        boto3=version("boto3"),
+    )

@@ -1,7 +1,7 @@
-"""What is known of a target the moment before it is requested: price, placement score, IF.
+"""What is known of a target just before it is requested: price, placement score, IF.
 
-It cannot be bought later, so every batch records it beside each request, with when it was taken
-and from where.  Whatever cannot be had is NaN and says why; nothing here stops a batch.
+It cannot be asked for later, so every batch records it beside each request, with when it was taken
+and from where.  A value that cannot be had is missing and says why; nothing here stops a batch.
 """
 
 import json
@@ -14,24 +14,24 @@ from typing import Any
 
 import pandas as pd
 
+from spotlib.ec2.calls import HOME_REGION
 from spotlib.ec2.clock import control
 from spotlib.ec2.connection import Connection, is_aws
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Plan, Target
+from spotlib.record.events import Features
 
-PRICING_REGION = "us-east-1"
 # AWS's own JSON behind the Spot Instance Advisor page: public, undocumented, about 1 MB.
 _ADVISOR_HOST = "https://spot-bid-advisor.s3.amazonaws.com"
 _ADVISOR_PATH = "/spot-advisor-data.json"
 _MOST_SCORED_REGIONS = 10  # in one GetSpotPlacementScores
 _SCORE_AGE_S = 600  # SpotLake sees scores change at most this often
 
-Known = dict[Target, dict[str, Any]]  # the fields of an intent's ``known``
 PriceHistory = dict[str, dict[str, tuple[float, datetime]]]
 
 
 def spot_prices(connection: Connection, region: str, names: Iterable[str]) -> PriceHistory:
-    """``{type: {zone id: (USD an hour, since when)}}`` in force now, from the price history."""
+    """Return ``{type: {zone id: (USD per hour, since when)}}`` in force now, from the history."""
     now = connection.server_utc()
     prices: PriceHistory = {}
     for item in connection.pages(
@@ -51,7 +51,7 @@ def spot_prices(connection: Connection, region: str, names: Iterable[str]) -> Pr
 
 
 def target_price(prices: PriceHistory, target: Target) -> tuple[float, datetime | None]:
-    """The price for a zone target; for a region target, where EC2 chooses, the cheapest zone's."""
+    """Return the price of a zone target, or the cheapest zone's of a region target; NaN unknown."""
     zones = prices.get(target.instance_type, {})
     if target.availability_zone_id:
         return zones.get(target.availability_zone_id, (math.nan, None))
@@ -59,7 +59,7 @@ def target_price(prices: PriceHistory, target: Target) -> tuple[float, datetime 
 
 
 def on_demand_usd(connection: Connection, target: Target) -> float:
-    """The on-demand price per hour, Linux and shared tenancy, from the price list; or NaN.
+    """Return the on-demand price per hour (Linux, shared tenancy) from the price list; or NaN.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def on_demand_usd(connection: Connection, target: Target) -> float:
         "capacitystatus": "Used",
     }
     reply = connection.call(
-        PRICING_REGION,
+        HOME_REGION,
         "get_products",
         service="pricing",
         ServiceCode="AmazonEC2",
@@ -91,11 +91,11 @@ def on_demand_usd(connection: Connection, target: Target) -> float:
 
 
 @dataclass
-class Features:
-    """Asks for what is known, once a round, and remembers what may not be asked too often.
+class FeatureSource:
+    """Asks for the features of the targets, once per round.
 
-    AWS limits how many *new* placement-score questions an account may ask a day (types, regions
-    and count make one), so the same question is asked for the whole batch, and its answer kept
+    AWS limits how many *new* placement-score questions an account may ask per day (types, regions
+    and count make one).  So the same question is asked for the whole batch, and its answer is kept
     for ten minutes.  ``selection`` supplies IF where the advisor cannot be had.
     """
 
@@ -108,13 +108,13 @@ class Features:
     _scored_s: float = -math.inf
     _advised: dict[str, Any] | None = None
 
-    def known(self) -> Known:
-        """For each target the fields of an ``intent``: value, ``_at`` and ``_source`` of each."""
+    def ask(self) -> dict[Target, Features]:
+        """Return for each target what is known now: value, ``_at`` and ``_source`` of each."""
         self._ask_scores()
         targets = [plan.target for plan in self.plans]
         prices = self._prices(targets)
         return {
-            target: {**prices[target], **self._scores[target], **self._interruption(target)}
+            target: Features(**prices[target], **self._scores[target], **self._interruption(target))
             for target in targets
         }
 
@@ -128,9 +128,13 @@ class Features:
             except Refusal as refusal:
                 prices, source = {}, f"not known: {refusal.code}"
             for target in here:
-                price, since = target_price(prices, target)
-                found[target] = _fact("price", price, asked_at, source, unit="_usd")
-                found[target]["price_changed_at"] = since
+                price_usd, since = target_price(prices, target)
+                found[target] = {
+                    "price_usd": price_usd,
+                    "price_at": asked_at,
+                    "price_source": source,
+                    "price_changed_at": since,
+                }
         return found
 
     def _ask_scores(self) -> None:
@@ -139,7 +143,7 @@ class Features:
             return
         self._scored_s = now_s
         for plan in self.plans:
-            self._scores[plan.target] = _fact("sps", math.nan, None, "not asked")
+            self._scores[plan.target] = {"sps_source": "not asked"}
         for plans in _score_questions(self.plans) if self.placement_scores else ():
             self._ask_score(plans)
 
@@ -165,44 +169,51 @@ class Features:
             for item in reply["SpotPlacementScores"]
         }
         for plan in plans:
-            place = plan.target.availability_zone_id or plan.target.region
-            self._scores[plan.target] = _fact("sps", scores.get(place, math.nan), asked_at, source)
+            score = scores.get(plan.target.availability_zone_id or plan.target.region)
+            self._scores[plan.target] = {"sps": score, "sps_at": asked_at, "sps_source": source}
 
     def _interruption(self, target: Target) -> dict[str, Any]:
         if self.advisor:
-            score, at, source = self._advisor_score(target)
-            if not math.isnan(score):
-                return _fact("if", score, at, source, name="if_score")
-        chosen = self._selected(target)
-        if chosen is not None:
-            return _fact("if", chosen["if_mean"], chosen["created"], "selection", name="if_score")
-        return _fact("if", math.nan, None, "not known", name="if_score")
+            score = self._advisor_score(target)
+            if score is not None:
+                return score
+        return self._selected(target) or {"if_source": "not known"}
 
-    def _selected(self, target: Target) -> Mapping[str, Any] | None:
+    def _selected(self, target: Target) -> dict[str, Any] | None:
         table = self.selection
         if table is None or not {"if_mean", "created"} <= set(table.columns):
             return None
         here = table[
             (table["instance_type"] == target.instance_type) & (table["region"] == target.region)
         ]
-        return None if here.empty else {str(k): v for k, v in here.iloc[0].items()}
+        if here.empty:
+            return None
+        created = pd.to_datetime(here["created"].iloc[0], utc=True, errors="coerce")
+        return {
+            "if_score": float(here["if_mean"].iloc[0]),
+            "if_at": None if pd.isna(created) else created.to_pydatetime(),
+            "if_source": "selection",
+        }
 
-    def _advisor_score(self, target: Target) -> tuple[float, datetime | None, str]:
+    def _advisor_score(self, target: Target) -> dict[str, Any] | None:
         if self._advised is None:
             self._advised = {"at": self.connection.clock.utc(), **_read_advisor(self.connection)}
         types = self._advised.get("spot_advisor", {}).get(target.region, {}).get("Linux", {})
-        return advisor_score(types, target.instance_type), self._advised["at"], "spot advisor"
+        score = advisor_score(types, target.instance_type)
+        if math.isnan(score):
+            return None
+        return {"if_score": score, "if_at": self._advised["at"], "if_source": "spot advisor"}
 
 
 def advisor_score(types: Mapping[str, Any], instance_type: str) -> float:
-    """SpotLake's IF from the advisor's range: 3.0 for under 5 % a month ... 1.0 for over 20 %."""
+    """Return SpotLake's IF from the advisor's range: 3.0 under 5 % per month ... 1.0 over 20 %."""
     if instance_type not in types:
         return math.nan
     return 3.0 - 0.5 * float(types[instance_type]["r"])
 
 
 def _read_advisor(connection: Connection) -> dict[str, Any]:
-    """The Spot Advisor's JSON, from the pretend market or from AWS; empty where it is not had."""
+    """Return the Spot Advisor's JSON, from the sandbox or from AWS; empty if it cannot be had."""
     try:
         if connection.simulated:
             return control(connection.url, _ADVISOR_PATH) if connection.url else {}
@@ -215,7 +226,7 @@ def _read_advisor(connection: Connection) -> dict[str, Any]:
 
 
 def _score_questions(plans: Sequence[Plan]) -> list[list[Plan]]:
-    """Plans that one call answers: the same type, count and kind of placement."""
+    """Group the plans that one call answers: the same type, count and kind of placement."""
     groups: dict[tuple[str, int, str], list[Plan]] = {}
     for plan in plans:
         key = (plan.target.instance_type, plan.count, plan.target.placement)
@@ -224,17 +235,10 @@ def _score_questions(plans: Sequence[Plan]) -> list[list[Plan]]:
     return [some[i : i + most] for some in groups.values() for i in range(0, len(some), most)]
 
 
-def _fact(
-    what: str, value: float, at: Any, source: str, *, unit: str = "", name: str = ""
-) -> dict[str, Any]:
-    known = None if math.isnan(value) else value  # JSON has no NaN; the tables read None as NaN
-    return {name or what + unit: known, f"{what}_at": at, f"{what}_source": source}
-
-
 def since_last_launch_s(
     launched_at: Mapping[Target, datetime], target: Target, now: datetime
 ) -> float | None:
-    """Seconds since our own last launch of a target: our demand may still be felt there."""
+    """Return the seconds since our own last launch of a target: its effect may still be felt."""
     if target not in launched_at:
         return None
     return (now - launched_at[target]) / timedelta(seconds=1)

@@ -1,8 +1,4 @@
-"""The live view and the figures that more than one notebook shows.
-
-Figures are made without pyplot, so that nothing global is left behind, from the tables alone.  A
-simulated one says so across its face.
-"""
+"""What 02 shows while a batch runs: the progress bar and the ready counts over time."""
 
 import html
 import io
@@ -26,11 +22,16 @@ _SECONDS = "seconds since the request was sent"
 
 
 def ready_counts_figure(polls: pd.DataFrame) -> Figure:
-    """How many instances were running, and how many ready, over the time since the request.
+    """Draw how many instances were running, and how many ready, since the request.
 
-    A step goes up when a look first showed the instance; the shade reaches back to the look
-    before, since it came some time between the two.  After a run's dot nobody looked.  Where
-    targets were launched more than once, each has a panel with its runs and their mean.
+    A step goes up at the poll that first showed the instance; the shade reaches back to the poll
+    before, because it got there some time between the two.  A dot marks the last poll of a run.
+    Targets that were launched more than once have a panel each, with their runs and the mean.
+
+    Parameters
+    ----------
+    polls
+        As ``load_polls`` returns it.
     """
     seen = polls[polls["ready"].notna()].assign(target=target_names(polls))
     colours = target_colours(seen["target"])
@@ -44,7 +45,7 @@ def ready_counts_figure(polls: pd.DataFrame) -> Figure:
 
 
 def _together(runs: list[pd.DataFrame], colours: Colours) -> Figure:
-    """One run a target: running above, ready below."""
+    """Draw one run per target: running above, ready below."""
     figure = Figure(figsize=(9.0, 5.2), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     for ax, stage in zip(axes, (Stage.RUNNING, Stage.READY), strict=True):
@@ -60,7 +61,7 @@ def _together(runs: list[pd.DataFrame], colours: Colours) -> Figure:
 
 
 def _by_target(runs: list[pd.DataFrame], colours: Colours) -> Figure:
-    """Several runs a target: a panel each, every run thin, their mean thick."""
+    """Draw several runs per target: a panel per target, each run thin, their mean thick."""
     columns = min(3, len(colours))
     rows = math.ceil(len(colours) / columns)
     figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.4), layout="constrained")
@@ -90,11 +91,11 @@ def _draw_run(
     label: str | None = None,
     thin: bool = False,
 ) -> None:
-    rows = run.sort_values("tick")
+    rows = run.sort_values("poll")
     times = [0.0, *rows["answered_s"]]
     counts = [0, *rows[stage.label].astype(int)]
-    look = {"linewidth": 1, "alpha": 0.5} if thin else {"linewidth": 2}
-    ax.step(times, counts, where="post", color=colour, label=label, **look)
+    style = {"linewidth": 1, "alpha": 0.5} if thin else {"linewidth": 2}
+    ax.step(times, counts, where="post", color=colour, label=label, **style)
     ax.plot(times[-1], counts[-1], "o", color=colour, markersize=4 if thin else 6)
     asked = [0.0, *rows["asked_s"].shift(fill_value=0.0)]
     for after, by, low, high in zip(asked[1:], times[1:], counts, counts[1:], strict=False):
@@ -103,10 +104,10 @@ def _draw_run(
 
 
 def _mean_count(runs: list[pd.DataFrame]) -> tuple[list[float], list[float]]:
-    """The mean over runs of how many had been shown ready; a run that ended keeps its count."""
+    """Return times and the mean ready count over runs; a run that ended keeps its count."""
     times = sorted({0.0, *(time for run in runs for time in run["answered_s"])})
     counts = [
-        run.sort_values("tick")
+        run.sort_values("poll")
         .drop_duplicates("answered_s", keep="last")
         .set_index("answered_s")["ready"]
         .astype(float)
@@ -127,10 +128,10 @@ def _label_counts(ax: Axes, words: str, runs: list[pd.DataFrame]) -> None:
 
 
 class LiveView:
-    """A progress bar and the ready-count plot that renew themselves while a batch runs.
+    """A progress bar and the ready-count plot, updated in place while a batch runs.
 
-    The same in JupyterLab, under papermill and in exported HTML.  It draws from the log, so that
-    it shows what is recorded, and seldom: a draw may take a twentieth of the time.
+    They look the same in JupyterLab, under papermill and in exported HTML.  The plot is drawn from
+    the log, so it shows what is recorded; drawing takes at most a twentieth of the time.
     """
 
     def __init__(self, log: str | Path, *, simulated: bool) -> None:
@@ -141,7 +142,7 @@ class LiveView:
         self._next_draw_s = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        """After a look: draw, if it is time."""
+        """Draw after a poll, unless the last drawing is too recent."""
         if time.monotonic() >= self._next_draw_s:
             self._draw(progress)
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from spotlib.ec2.connection import is_aws
 from spotlib.model import (
-    MOST_INSTANCES_A_CALL,
+    MOST_INSTANCES_PER_CALL,
     Plan,
     Stage,
     Target,
@@ -82,8 +82,8 @@ class CollectParameters:
         pair = bool(self.instance_type) + bool(self.region)
         return [
             (
-                not 1 <= self.n <= MOST_INSTANCES_A_CALL,
-                f"n must be from 1 to {MOST_INSTANCES_A_CALL} instances per target, got {self.n}",
+                not 1 <= self.n <= MOST_INSTANCES_PER_CALL,
+                f"n must be from 1 to {MOST_INSTANCES_PER_CALL} instances per target, got {self.n}",
             ),
             (self.top < 1, f"top must be at least 1 target, got {self.top}"),
             (self.rounds < 1, f"rounds must be at least 1, got {self.rounds}"),

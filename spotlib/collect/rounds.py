@@ -1,6 +1,6 @@
 """One batch: preflight, rounds of waves, and the end in which nothing is left behind.
 
-However a batch ends (ready, out of time, a signal, an error), every request gets one outcome and
+However a batch ends (ready, timed out, a signal, an error), every request gets one outcome, and
 everything launched is released and confirmed gone.
 """
 
@@ -19,11 +19,19 @@ from typing import Any
 
 import pandas as pd
 
-from spotlib.cleanup.close import SETTLE_S, Cleaned, note_release, release, settle, sweep_command
+from spotlib.cleanup.close import (
+    SETTLE_S,
+    Cleaned,
+    clean_event,
+    release,
+    release_event,
+    settle,
+    sweep_command,
+)
 from spotlib.cleanup.guard import Guard
-from spotlib.collect.batch import Batch, Progress, Run, known
+from spotlib.collect.batch import Batch, Progress, Run, Schedule
 from spotlib.collect.cost import PreflightReport, PreparedPlan, split_waves
-from spotlib.collect.features import Features
+from spotlib.collect.features import FeatureSource
 from spotlib.collect.preflight import preflight
 from spotlib.collect.stopping import Stopping
 from spotlib.collect.watch import end, watch
@@ -31,6 +39,7 @@ from spotlib.ec2.calls import warm
 from spotlib.ec2.connection import Connection, new_executor
 from spotlib.model import Outcome, Plan, Stage, Target, require_intervals
 from spotlib.money import usd
+from spotlib.record.events import SkippedEvent
 from spotlib.record.history import earlier_usd
 from spotlib.record.log import EventLog
 
@@ -50,7 +59,7 @@ class BatchSummary:
     problems: tuple[str, ...] = ()
 
     def last_line(self) -> str:
-        """What a person wants to know before closing the lid."""
+        """Return the sentence to read before closing the lid: what is left, what it cost."""
         left = f"open requests {_total(self.cleaned.open_requests)}, "
         left += f"live instances {_total(self.cleaned.live_instances)}"
         sure = "confirmed" if self.cleaned.confirmed else "NOT CONFIRMED"
@@ -81,83 +90,106 @@ def collect_batch(
     guard: bool = True,
     budget_usd: float | None = None,
     campaign_budget_usd: float | None = None,
-    on_look: Callable[[Progress], None] | None = None,
+    on_poll: Callable[[Progress], None] | None = None,
 ) -> BatchSummary:
-    """Launch the plans, watch them until ready or out of time, and leave nothing behind.
+    """Launch the plans, watch them until ready or timed out, and leave nothing behind.
 
     Parameters
     ----------
+    connection
+        Where EC2 is; see ``connect``.
     plans
-        Plans, or the answer of ``preflight`` for them.
+        Plans, or the report of ``preflight`` for them.
     log
-        The new log's path; its stem is the batch's id.
+        Path of the new log; its stem is the batch's id.
     rounds, every_s
-        Rounds start at ``k * every_s``; one that would start late is skipped and recorded.
+        How often all plans are launched, and the seconds between the starts of two rounds.  A
+        round that would start late is skipped and recorded.
     poll_s
-        Seconds between looks; the phase of their grid is drawn from ``seed`` and recorded.
+        Seconds between polls.  The phase of their schedule is drawn from ``seed`` and recorded.
     seed
-        For the phase and the random order of the plans in a round; None draws one and records it.
+        For that phase and for the random order of the plans in a round; None draws one.
     settle_s
-        How long nothing may be open or alive before the batch is called clean.
+        How long nothing may be open or alive before the batch is called clean, in seconds.
     selection, placement_scores, advisor
         Where the features known before a request come from.
     launched_at
         When each target was last launched by us, before this batch.
     notes
-        More for the parameters in the first line, such as the selection's name.
+        More for the first line of the log, such as the selection's name.
     guard
         Start a process of its own that closes the batch if this one dies, however it dies.
     budget_usd, campaign_budget_usd
-        Refuse the batch if its hard bound exceeds the first, or together with what the earlier
-        logs beside this one have cost at most the second.
-    on_look
-        Told of the progress after each look.
+        Refuse the batch if its hard bound exceeds the first; or if it exceeds the second together
+        with what the earlier logs beside this one have cost at most.
+    on_poll
+        Called with the progress after each poll.
+
+    Returns
+    -------
+    BatchSummary
+        Outcomes, what is left, what it cost at most, and what went wrong; the measurements are in
+        the log.
 
     Raises
     ------
     ValueError
-        If something is wrong that can be known before money is spent: nothing was launched.
+        If something is wrong that can be known before money is spent; nothing was launched.
+
+    Examples
+    --------
+    >>> from spotlib import Target, collect_batch, connect, load_launches, plan_launches
+    >>> connection = connect("sandbox", seed=1)
+    >>> plans = plan_launches([Target("t3.nano", "sa-east-1")], count=2)
+    >>> summary = collect_batch(connection, plans, log=new_log, seed=1)
+    >>> connection.close()
+    >>> summary.outcomes
+    {'ready': 2}
+    >>> summary.last_line().split(";")[0]
+    'open requests 0, live instances 0 (confirmed)'
+    >>> load_launches(new_log)["outcome"].tolist()
+    ['ready', 'ready']
     """
     _require_batch_id(Path(log).stem)
-    checked = plans if isinstance(plans, PreflightReport) else preflight(connection, plans)
-    checked.require()
-    _require_schedule(checked, rounds, every_s, poll_s)
-    checked.require_budget(
+    report = plans if isinstance(plans, PreflightReport) else preflight(connection, plans)
+    report.require()
+    _require_schedule(report, rounds, every_s, poll_s)
+    report.require_budget(
         rounds=rounds,
         budget_usd=budget_usd,
         campaign_budget_usd=campaign_budget_usd,
         earlier_usd=_earlier_usd(Path(log).parent, connection, campaign_budget_usd),
     )
-    checked.require_lasting_credentials(
+    report.require_lasting_credentials(
         now_at=connection.server_utc(), rounds=rounds, every_s=every_s
     )
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     phase_s = random.Random(f"{seed} phase").uniform(0.0, poll_s)
-    schedule = {"rounds": rounds, "every_s": every_s, "poll_s": poll_s, "phase_s": phase_s}
-    features = Features(
+    schedule = Schedule(rounds, every_s, poll_s, phase_s, seed, settle_s)
+    features = FeatureSource(
         connection,
-        [each.plan for each in checked.prepared],
+        [each.plan for each in report.prepared],
         placement_scores=placement_scores,
         advisor=advisor,
         selection=selection,
     )
     with closing(EventLog(log)) as events, new_executor(connection) as executor, Stopping() as stop:
         batch = Batch(
-            *(connection, events, executor, stop, checked, rounds, poll_s, phase_s),
+            *(connection, events, executor, stop, report, schedule),
             began_s=connection.clock.now_s(),
-            on_look=on_look,
+            on_poll=on_poll,
             launched_at=dict(launched_at or {}),
         )
-        watchman = _guard(batch) if guard else None
+        guarding = _guard(batch) if guard else None
         try:
-            batch.begin({**schedule, "seed": seed, "settle_s": settle_s, **(notes or {})})
-            with batch.whatever_the_disk_says():  # if it is full, nothing more is launched
-                _run_rounds(batch, features, every_s=every_s, settle_s=settle_s, seed=seed)
+            batch.begin(notes or {})
+            with batch.tolerating_log_errors():  # with a full disk nothing more is launched
+                _run_rounds(batch, features)
         except BaseException:
             batch.unwritten = True  # a line may be missing: a sweep adds what can be known
             raise
         finally:
-            cleaned = _finish(batch, settle_s, watchman)
+            cleaned = _finish(batch, guarding)
         return _summary(batch, cleaned)
 
 
@@ -168,12 +200,12 @@ def _earlier_usd(folder: Path, connection: Connection, campaign_budget_usd: floa
 
 
 def _guard(batch: Batch) -> Guard | None:
-    """Started before the first request; a market in this very process it could not reach."""
+    """Start the guard, before the first request.  It cannot reach a market in this process."""
     connection = batch.connection
     if connection.attach is not None:
         return None
     endpoint = (connection.url if connection.simulated else None) or connection.endpoint
-    return Guard(batch.events.path.absolute(), endpoint=endpoint, profile=connection.profile)
+    return Guard(batch.log.path.absolute(), endpoint=endpoint, profile=connection.profile)
 
 
 def _require_batch_id(name: str) -> None:
@@ -184,8 +216,8 @@ def _require_batch_id(name: str) -> None:
         )
 
 
-def _require_schedule(checked: PreflightReport, rounds: int, every_s: float, poll_s: float) -> None:
-    for each in checked.prepared:
+def _require_schedule(report: PreflightReport, rounds: int, every_s: float, poll_s: float) -> None:
+    for each in report.prepared:
         require_intervals(timeout_s=each.plan.timeout_s, poll_s=poll_s)
     if not isinstance(rounds, int) or rounds < 1:
         raise ValueError(f"rounds must be a whole number of at least 1, got {rounds!r}")
@@ -193,51 +225,49 @@ def _require_schedule(checked: PreflightReport, rounds: int, every_s: float, pol
         raise ValueError(f"every_s must be above 0, got {every_s!r}")
 
 
-def _run_rounds(
-    batch: Batch, features: Features, *, every_s: float, settle_s: float, seed: int
-) -> None:
-    for number in range(batch.rounds):
-        _run_round(batch, number, features, every_s=every_s, settle_s=settle_s, seed=seed)
-        if number < batch.rounds - 1 and batch.stopping.by is None:
-            _clear(batch, settle_s)
+def _run_rounds(batch: Batch, features: FeatureSource) -> None:
+    for number in range(batch.schedule.rounds):
+        _run_round(batch, number, features)
+        if number < batch.schedule.rounds - 1 and batch.stopping.by is None:
+            _settle_batch(batch)
 
 
-def _run_round(
-    batch: Batch, number: int, features: Features, *, every_s: float, settle_s: float, seed: int
-) -> None:
-    """All plans once, in random order so that no target always goes first."""
-    due_s = number * every_s
-    if number and batch.now_s() > due_s + batch.poll_s:
+def _run_round(batch: Batch, number: int, features: FeatureSource) -> None:
+    """Launch all plans once, in random order: no target always goes first."""
+    due_s = number * batch.schedule.every_s
+    if number and batch.now_s() > due_s + batch.schedule.poll_s:
         reason = f"due at {due_s:g} s, the round before ended at {batch.now_s():.1f} s"
-        batch.events.append("skipped", round=number, ticks=[], reason=reason)
+        batch.log.append(SkippedEvent(round=number, polls=(), reason=reason))
         return
     while batch.now_s() < due_s and batch.stopping.by is None:
         batch.rest(due_s)
-    order = list(batch.checked.prepared)
-    random.Random(f"{seed} order {number}").shuffle(order)
-    waves = split_waves(order, batch.checked.free_vcpus)
+    order = list(batch.preflight.prepared)
+    random.Random(f"{batch.schedule.seed} order {number}").shuffle(order)
+    waves = split_waves(order, batch.preflight.free_vcpus)
     for wave, plans in enumerate(waves):
         if batch.stopping.by is not None:
             return
-        if wave:  # what the wave before held counts against the quota until it is gone
-            _clear(batch, settle_s)
+        if wave:  # the wave before counts against the quota until it is gone
+            _settle_batch(batch)
         _run_wave(batch, number, plans, features)
 
 
-def _run_wave(batch: Batch, number: int, plans: Sequence[PreparedPlan], features: Features) -> None:
-    indices = {each.plan.target: i for i, each in enumerate(batch.checked.prepared)}
+def _run_wave(
+    batch: Batch, number: int, plans: Sequence[PreparedPlan], features: FeatureSource
+) -> None:
+    indices = {each.plan.target: i for i, each in enumerate(batch.preflight.prepared)}
     runs = [Run(each, number, indices[each.plan.target]) for each in plans]
-    facts = features.known()
+    known_now = features.ask()
     for region in sorted({run.region for run in runs}):
         warm(batch.connection, region, round_tag=batch.round_tag(number))
     batch.runs.extend(runs)
-    watch(batch, runs, facts)
+    watch(batch, runs, known_now)
 
 
-def _finish(batch: Batch, settle_s: float, watchman: Guard | None) -> Cleaned:
-    """End everything: first what saves money, then what is owed to the record, then the proof.
+def _finish(batch: Batch, guarding: Guard | None) -> Cleaned:
+    """End everything: first what costs money, then the record, then the proof.
 
-    Whatever goes wrong in one of them, the next is done, and the guard told how it went.
+    If one of them fails, the next is done all the same, and the guard learns how it went.
     """
     cleaned = Cleaned(confirmed=False)
     try:
@@ -245,61 +275,54 @@ def _finish(batch: Batch, settle_s: float, watchman: Guard | None) -> Cleaned:
         _record_the_end(batch)
     finally:
         try:
-            cleaned = _clear(batch, settle_s, last=True)
+            cleaned = _settle_batch(batch, last=True)
         finally:
-            if watchman is not None:
+            if guarding is not None:
                 done = cleaned.confirmed and not batch.unwritten
-                (watchman.dismiss if done else watchman.leave_to_it)()
+                (guarding.dismiss if done else guarding.leave_to_it)()
     return cleaned
 
 
 def _release_all(batch: Batch) -> None:
     if any(not run.ended for run in batch.runs):
-        for region, ids in _known_ids(batch).items():
+        for region, ids in _request_ids(batch).items():
             passed = release(batch.connection, region, known=ids, batch_id=batch.batch_id)
-            note_release(batch.note, passed)
+            batch.note(release_event(passed))
 
 
 def _record_the_end(batch: Batch) -> None:
-    """Take in what was still under way, and give every request its outcome."""
+    """Take in the calls in flight, and give every request its outcome."""
     wait(batch.flying, timeout=_LAST_CALLS_S)
     while any(each.done() for each in batch.flying):
-        with batch.whatever_the_disk_says():
+        with batch.tolerating_log_errors():
             batch.land()
     for run in batch.runs:
         if not run.ended:
-            with batch.whatever_the_disk_says():
+            with batch.tolerating_log_errors():
                 end(batch, run, Outcome.ABANDONED)
 
 
-def _clear(batch: Batch, settle_s: float, *, last: bool = False) -> Cleaned:
-    known_ids = _known_ids(batch)
+def _settle_batch(batch: Batch, *, last: bool = False) -> Cleaned:
+    request_ids = _request_ids(batch)
     cleaned = settle(
         batch.connection,
         batch_id=batch.batch_id,
-        known=known_ids,
+        known=request_ids,
         note=batch.note,
         alive=_seen_instances(batch),
-        settle_s=settle_s,
+        settle_s=batch.schedule.settle_s,
     )
-    if cleaned.confirmed:  # EC2 forgets ended requests after hours: not to be asked for again
-        batch.cleared.update(itertools.chain.from_iterable(known_ids.values()))
+    if cleaned.confirmed:  # EC2 forgets ended requests after hours: do not ask for them again
+        batch.cleared.update(itertools.chain.from_iterable(request_ids.values()))
         for run in batch.runs:
             run.gone_s = min(run.gone_s, batch.now_s())
     if last and not batch.unwritten:  # else a sweep has to complete the log before it may end
-        batch.note(
-            "clean",
-            confirmed=cleaned.confirmed,
-            open_requests=cleaned.open_requests,
-            live_instances=cleaned.live_instances,
-            errors=cleaned.errors,
-            spent_at_most_usd=known(_batch_usd(batch)),
-        )
+        batch.note(clean_event(cleaned, spent_at_most_usd=_batch_usd(batch)))
     return cleaned
 
 
-def _known_ids(batch: Batch) -> dict[str, set[str]]:
-    """The ids, not yet cleared, of each region that anything was sent to or may have been."""
+def _request_ids(batch: Batch) -> dict[str, set[str]]:
+    """The ids not yet cleared, by region; also the regions where an answer may have been lost."""
     ids: dict[str, set[str]] = {}
     for run in batch.runs:
         ids.setdefault(run.region, set()).update(run.tracks.keys() - batch.cleared)
@@ -307,7 +330,7 @@ def _known_ids(batch: Batch) -> dict[str, set[str]]:
 
 
 def _seen_instances(batch: Batch) -> dict[str, set[str]]:
-    """By region, the instances of requests that are not yet cleared."""
+    """The instances of requests that are not yet cleared, by region."""
     ids: dict[str, set[str]] = {}
     for run in batch.runs:
         for request_id, track in run.tracks.items():
@@ -318,6 +341,22 @@ def _seen_instances(batch: Batch) -> dict[str, set[str]]:
 
 
 def _summary(batch: Batch, cleaned: Cleaned) -> BatchSummary:
+    ended = Counter(
+        str(track.outcome) for run in batch.runs for track in run.tracks.values() if track.outcome
+    )
+    refused = sum(run.plan.count for run in batch.runs if run.ended and not run.tracks)
+    return BatchSummary(
+        batch_id=batch.batch_id,
+        log=batch.log.path,
+        simulated=batch.connection.simulated,
+        outcomes=dict(ended) | ({str(Outcome.REFUSED): refused} if refused else {}),
+        cleaned=cleaned,
+        spent_at_most_usd=_batch_usd(batch),
+        problems=tuple(_problems(batch, cleaned)),
+    )
+
+
+def _problems(batch: Batch, cleaned: Cleaned) -> list[str]:
     problems = list(dict.fromkeys(batch.problems))
     closing = sweep_command(batch.batch_id, batch.connection.endpoint)
     if batch.stopping.by is not None:
@@ -325,25 +364,13 @@ def _summary(batch: Batch, cleaned: Cleaned) -> BatchSummary:
     if batch.unwritten:
         problems.append(f"complete the log, once it can be written, with: {closing}")
     if not cleaned.confirmed:
-        words = "; ".join(f"{region}: {error}" for region, error in cleaned.errors.items())
+        errors = "; ".join(f"{region}: {error}" for region, error in cleaned.errors.items())
         problems.append(
-            f"it is NOT confirmed that nothing is left{f' ({words})' if words else ''}; finish "
+            f"it is NOT confirmed that nothing is left{f' ({errors})' if errors else ''}; finish "
             f"with: {closing}; or by hand: "
             f"{' && '.join(cleaned.commands()) or 'in the EC2 console'}"
         )
-    ended = Counter(
-        str(track.outcome) for run in batch.runs for track in run.tracks.values() if track.outcome
-    )
-    refused = sum(run.plan.count for run in batch.runs if run.ended and not run.tracks)
-    return BatchSummary(
-        batch_id=batch.batch_id,
-        log=batch.events.path,
-        simulated=batch.connection.simulated,
-        outcomes=dict(ended) | ({str(Outcome.REFUSED): refused} if refused else {}),
-        cleaned=cleaned,
-        spent_at_most_usd=_batch_usd(batch),
-        problems=tuple(problems),
-    )
+    return problems
 
 
 def _batch_usd(batch: Batch) -> float:
@@ -351,11 +378,11 @@ def _batch_usd(batch: Batch) -> float:
 
 
 def _spent_usd(run: Run, end_s: float) -> float:
-    """Every instance that came, at the on-demand price, from the request until all were gone."""
+    """Every instance that was launched, on demand, from the request until all were gone."""
     if run.sent_s is None:
         return 0.0
-    came = sum(Stage.FULFILLED in track.brackets for track in run.tracks.values())
-    return came * run.prepared.most_usd(min(run.gone_s, end_s) - run.sent_s)
+    launched = sum(Stage.FULFILLED in track.brackets for track in run.tracks.values())
+    return launched * run.prepared.most_usd(min(run.gone_s, end_s) - run.sent_s)
 
 
 def _total(ids: Mapping[str, Sequence[str]]) -> int:

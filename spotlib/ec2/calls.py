@@ -1,30 +1,30 @@
-"""What is asked of EC2: request, look, survey, cancel, terminate.
+"""The calls to EC2: request, poll, cancel, terminate.
 
-What is tried again is tried again by us, on the injected clock, and a request call always with
-the client token it was journaled with.  An id list that is empty is never sent: EC2 reads it as
-"everything in the account".
+Retries are ours, on the injected clock; a request call is always sent again with the client token
+that is in the log.  An empty id list is never sent: EC2 reads it as "everything in the account".
 """
 
 import base64
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.refusals import PASSING_KINDS, Refusal
-from spotlib.model import LIVE_STATES, OPEN_STATES, Plan, Sighting
+from spotlib.model import Plan, Sighting
 
+HOME_REGION = "us-east-1"  # always enabled; IAM, prices and the list of regions are asked here
 TAG_BATCH = "spotlib:batch"
 TAG_ROUND = "spotlib:round"
 TAG_PLAN = "spotlib:plan"
 TAG_EXPIRES = "spotlib:expires"
 
-_MOST_FILTER_VALUES = 200  # a call; EC2: FilterLimitExceeded
+MOST_FILTER_VALUES = 200  # per call; EC2: FilterLimitExceeded
 _MOST_STATUS_IDS = 100  # DescribeInstanceStatus, explicit ids
-_MOST_TERMINATED = 500  # a call; EC2 allows 1000
-_PAGE = 1000
+_MOST_TERMINATED = 500  # per call; EC2 allows 1000
+PAGE = 1000
 _ATTEMPTS = 5
 
 
@@ -39,10 +39,10 @@ def request_parameters(
     subnet_id: str | None = None,
     group_id: str | None = None,
 ) -> dict[str, Any]:
-    """The exact parameters of one RequestSpotInstances call: pure, journaled, replayable.
+    """Return the exact parameters of one RequestSpotInstances call, as they stand in the log.
 
-    A region target names no subnet, because naming one pins the zone; a zone target names the
-    zone's default subnet and, since it may, takes no public address.
+    A region target names no subnet, because naming one pins the zone.  A zone target names the
+    zone's default subnet and takes no public address, which only such a call can do without.
     """
     specification: dict[str, Any] = {
         "ImageId": image,
@@ -79,10 +79,10 @@ def request_parameters(
 
 
 def user_data(shutdown_after_min: int) -> str:
-    """The dead-man's switch: the instance shuts itself down, whatever becomes of us.
+    """Return the dead-man's switch: a script with which the instance shuts itself down.
 
-    Encoded once: botocore sends the user-data of this call as it is, and cloud-init silently
-    ignores a script whose first bytes are not ``#!``.
+    It is base64, encoded once: botocore sends the user data of this call as it is, and cloud-init
+    silently ignores a script whose first bytes are not ``#!``.
     """
     script = f'#!/bin/sh\nshutdown -h +{shutdown_after_min} "spotlib dead-man\'s switch"\n'
     return base64.b64encode(script.encode()).decode()
@@ -90,10 +90,10 @@ def user_data(shutdown_after_min: int) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """How a request call went: its ids or the refusal, and when the call that counts was sent.
+    """How a request call went: its ids or the refusal, and when it was sent and answered.
 
-    ``attempts`` names the failures before.  The interval starts with the first attempt that may
-    have been executed: what was certainly not executed is not waited for.
+    ``attempts`` has the codes of the failed attempts.  The time starts with the first attempt that
+    EC2 may have executed: one that was certainly not executed is no part of the launch.
     """
 
     request_ids: tuple[str, ...]
@@ -106,7 +106,7 @@ class Answer:
 
 
 def request(connection: Connection, region: str, parameters: Mapping[str, Any]) -> Answer:
-    """Send one journaled request call, again with the same token while that makes sense."""
+    """Send one request call; after a passing error send it again with the same token."""
     clock, attempts = connection.clock, list[str]()
     first: tuple[float, datetime] | None = None
     while True:
@@ -134,15 +134,15 @@ def request(connection: Connection, region: str, parameters: Mapping[str, Any]) 
 
 
 def warm(connection: Connection, region: str, *, round_tag: str) -> None:
-    """Open the connection that a request call will use: its handshake is not EC2's latency."""
+    """Open the connection that a request call will use: its handshake is no launch time."""
     filters = [{"Name": f"tag:{TAG_ROUND}", "Values": [round_tag]}]
     with contextlib.suppress(Refusal):  # the request call itself will say what is wrong
         connection.call(region, "describe_spot_instance_requests", Filters=filters)
 
 
 @dataclass(frozen=True)
-class Look:
-    """One sight of one region.  With an ``error`` it is a missed tick: it proves no absence."""
+class Poll:
+    """One poll of one region.  With an ``error`` it is a missed poll and proves no absence."""
 
     region: str
     asked_s: float
@@ -154,13 +154,13 @@ class Look:
     error: str | None
 
 
-def look(
+def poll(
     connection: Connection, region: str, *, round_tag: str, request_ids: Sequence[str]
-) -> Look:
-    """One sight of all of a round's requests in a region.
+) -> Poll:
+    """Poll all of a round's requests in a region.
 
-    The requests come by tag, their instances by request id without a state filter (such filters
-    have been seen to miss what ids show), and the status only of those that run.
+    Requests are found by tag, their instances by request id without a state filter (such filters
+    have been seen to miss what ids show), and the status checks of running instances by their id.
     """
     clock = connection.clock
     asked_s, asked_at = clock.now_s(), clock.utc()
@@ -172,7 +172,7 @@ def look(
         error = None
     except Refusal as refusal:
         error = f"{refusal.code}: {refusal.message}"
-    return Look(
+    return Poll(
         region=region,
         asked_s=asked_s,
         answered_s=clock.now_s(),
@@ -185,7 +185,7 @@ def look(
 
 
 class _Seen:
-    """EC2's dictionaries of one look, gathered call by call and turned into our type once."""
+    """EC2's answers to one poll, gathered call by call and turned into our type once."""
 
     def __init__(self, connection: Connection, region: str) -> None:
         self._connection = connection
@@ -199,15 +199,15 @@ class _Seen:
     def requests(self, round_tag: str) -> None:
         filters = [{"Name": f"tag:{TAG_ROUND}", "Values": [round_tag]}]
         for reply in self._replies(
-            "describe_spot_instance_requests", Filters=filters, MaxResults=_PAGE
+            "describe_spot_instance_requests", Filters=filters, MaxResults=PAGE
         ):
             for item in reply["SpotInstanceRequests"]:
                 self.by_request[item["SpotInstanceRequestId"]] = item
 
     def instances(self, request_ids: Sequence[str]) -> None:
-        for some in chunks(request_ids, _MOST_FILTER_VALUES):
+        for some in chunks(request_ids, MOST_FILTER_VALUES):
             filters = [{"Name": "spot-instance-request-id", "Values": some}]
-            for reply in self._replies("describe_instances", Filters=filters, MaxResults=_PAGE):
+            for reply in self._replies("describe_instances", Filters=filters, MaxResults=PAGE):
                 for instance in _instances_of(reply):
                     self._instance[instance["SpotInstanceRequestId"]] = instance
 
@@ -271,109 +271,10 @@ def _instances_of(reply: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield from reservation["Instances"]
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What of a set of requests is still there: the ground of every clean-up decision.
-
-    ``missing`` are requests we know of that EC2 does not list (yet): never taken for gone.
-    """
-
-    requests: Mapping[str, str]  # id -> state
-    instances: Mapping[str, str]  # id -> state
-    missing: frozenset[str]
-
-    @property
-    def open_requests(self) -> list[str]:
-        """Requests that can still launch something."""
-        return [item for item, state in self.requests.items() if state in OPEN_STATES]
-
-    @property
-    def live_instances(self) -> list[str]:
-        """Instances that cost money, or may again."""
-        return [item for item, state in self.instances.items() if state in LIVE_STATES]
-
-    @property
-    def quiet(self) -> bool:
-        """Nothing open, nothing alive, and nothing unaccounted for."""
-        return not (self.open_requests or self.live_instances or self.missing)
-
-
-def survey(
-    connection: Connection, region: str, *, batch_id: str | None = None, known: Iterable[str] = ()
-) -> Survey:
-    """Find a batch's requests by tag and by the ids we know, and their instances.
-
-    By filters only: they answer "none yet" where an id look-up raises NotFound.
-    """
-    ids = sorted(set(known))
-    filters = [[{"Name": "spot-instance-request-id", "Values": some}] for some in _filter_sets(ids)]
-    if batch_id is not None:
-        filters.append([{"Name": f"tag:{TAG_BATCH}", "Values": [batch_id]}])
-    requests: dict[str, dict[str, Any]] = {}
-    for each in filters:
-        for item in connection.pages(
-            region,
-            "describe_spot_instance_requests",
-            "SpotInstanceRequests",
-            Filters=each,
-            MaxResults=_PAGE,
-        ):
-            requests[item["SpotInstanceRequestId"]] = item
-    instances: dict[str, str] = {}
-    for some in _filter_sets(sorted(set(ids) | set(requests))):
-        by_request = [{"Name": "spot-instance-request-id", "Values": some}]
-        for reservation in connection.pages(
-            region, "describe_instances", "Reservations", Filters=by_request, MaxResults=_PAGE
-        ):
-            for instance in reservation["Instances"]:
-                instances[instance["InstanceId"]] = instance["State"]["Name"]
-    states = {request_id: item["State"] for request_id, item in requests.items()}
-    return Survey(states, instances, frozenset(ids) - frozenset(states))
-
-
-@dataclass(frozen=True)
-class Ours:
-    """A request that carries our tags; ``expires_at`` is when it would end by itself."""
-
-    request_id: str
-    batch_id: str
-    round: int | None
-    plan: int | None
-    expires_at: datetime | None
-
-
-def find_ours(connection: Connection, region: str, *, batch_id: str | None = None) -> list[Ours]:
-    """Every request in a region that carries our tag, or that of one batch."""
-    wanted = {"Name": "tag-key", "Values": [TAG_BATCH]}
-    if batch_id is not None:
-        wanted = {"Name": f"tag:{TAG_BATCH}", "Values": [batch_id]}
-    found = connection.pages(
-        region,
-        "describe_spot_instance_requests",
-        "SpotInstanceRequests",
-        Filters=[wanted],
-        MaxResults=_PAGE,
-    )
-    return [_ours(item) for item in found]
-
-
-def _ours(item: Mapping[str, Any]) -> Ours:
-    tags = {tag["Key"]: tag["Value"] for tag in item.get("Tags", [])}
-    _, _, number = tags.get(TAG_ROUND, "").rpartition("/")
-    plan, expires = tags.get(TAG_PLAN, ""), tags.get(TAG_EXPIRES)
-    return Ours(
-        request_id=item["SpotInstanceRequestId"],
-        batch_id=tags[TAG_BATCH],
-        round=int(number) if number.isdecimal() else None,
-        plan=int(plan) if plan.isdecimal() else None,
-        expires_at=datetime.fromisoformat(expires) if expires else None,
-    )
-
-
 def tag_instances(
     connection: Connection, region: str, instance_ids: Sequence[str], *, batch_id: str
 ) -> str | None:
-    """Tag instances, which are born untagged, so that the bill can be checked; or the refusal."""
+    """Tag instances, which start untagged, to find them on the bill; return the refusal if any."""
     tags = [{"Key": TAG_BATCH, "Value": batch_id}]
     try:
         connection.call(region, "create_tags", Resources=list(instance_ids), Tags=tags)
@@ -384,7 +285,7 @@ def tag_instances(
 
 def cancel(connection: Connection, region: str, request_ids: Sequence[str]) -> None:
     """Cancel requests.  It does not end their instances, and a launch may be in flight."""
-    for some in chunks(request_ids, _MOST_FILTER_VALUES):
+    for some in chunks(request_ids, MOST_FILTER_VALUES):
         connection.call(region, "cancel_spot_instance_requests", SpotInstanceRequestIds=some)
 
 
@@ -408,14 +309,7 @@ def _terminate_one(connection: Connection, region: str, instance_id: str) -> Non
             raise
 
 
-def _filter_sets(ids: Sequence[str]) -> list[list[str]]:
-    return list(chunks(ids, _MOST_FILTER_VALUES))
-
-
 def chunks(ids: Sequence[str], most: int) -> Iterator[list[str]]:
-    """``ids`` in pieces of at most ``most``; no piece, and so no call, where there is none."""
+    """Yield ``ids`` in pieces of at most ``most``; no ids give no piece, and so no call."""
     for start in range(0, len(ids), most):
         yield list(ids[start : start + most])
-
-
-HOME_REGION = "us-east-1"  # always enabled; IAM, pricing and the list of regions are asked here

@@ -1,57 +1,60 @@
-"""TODO."""
+"""What earlier batches tell the next one: when each target was last launched, and what they cost.
+
+A log that cannot be read keeps nobody from collecting; its cost is then unknown.
+"""
 
 import math
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 from spotlib.model import Target
-from spotlib.record.log import Event, log_files, read_events
+from spotlib.record.log import log_files
+from spotlib.record.replay import RecordedBatch, replay
 
 
 def last_launches(folder: Path, *, since: datetime) -> dict[Target, datetime]:
-    """When each target was last launched for real, in the batches of a folder since then.
+    """Return when each target was last launched for real, in a folder's batches since then.
 
-    Our own demand may still be felt in a pool, so a later request should know of it.
+    Our own demand may still be felt in a pool, so the time since is recorded as a feature.
     """
     found: dict[Target, datetime] = {}
     for path in log_files(folder):
         if path.stem < f"{since:%Y%m%dT%H%M%SZ}":
             continue  # batch ids begin with their start
-        events = _events_if_readable(path)
-        if not events or events[0]["simulated"]:
+        record = _if_readable(path)
+        if record is None or record.batch.simulated:
             continue  # every simulated batch has a world of its own
-        for event in events:
-            if event["event"] == "intent":
-                zone = event["availability_zone_id"]
-                target = Target(event["instance_type"], event["region"], zone)
-                at = datetime.fromisoformat(event["at"])
-                found[target] = max(at, found.get(target, at))
+        for target, at in _launches(record):
+            found[target] = max(at, found.get(target, at))
     return found
 
 
+def _launches(record: RecordedBatch) -> Iterator[tuple[Target, datetime]]:
+    for run in record.runs.values():
+        intent = run.intent
+        yield Target(intent.instance_type, intent.region, intent.availability_zone_id), intent.at
+
+
 def earlier_usd(folder: Path, *, simulated: bool) -> float:
-    """The most that the batches of a folder have cost: NaN if that of one is unknown.
+    """Return the most that the batches of a folder have cost; NaN if that of one is unknown.
 
-    A batch that was not confirmed clean counts with its hard bound; of one whose log cannot be
-    read nothing is known.
+    A batch that was not confirmed clean counts with its hard bound.
     """
-    costs = []
+    costs_usd = []
     for path in log_files(folder):
-        events = _events_if_readable(path)
-        if events is None:
+        try:
+            record = replay(path, polls=False)
+        except ValueError:
             return math.nan
-        if not events or events[0]["simulated"] is not simulated:
-            continue
-        bound_usd, rounds = events[0]["bound_usd"], events[0]["parameters"]["rounds"]
-        spent = [event.get("spent_at_most_usd") for event in events if event["event"] == "clean"]
-        bound = math.nan if bound_usd is None else rounds * bound_usd
-        costs.append(spent[-1] if spent and spent[-1] is not None else bound)
-    return math.fsum(costs)
+        if record is not None and record.batch.simulated is simulated:
+            most_usd = record.spent_at_most_usd
+            costs_usd.append(math.nan if most_usd is None else most_usd)
+    return math.fsum(costs_usd)
 
 
-def _events_if_readable(path: Path) -> list[Event] | None:
-    """A log of a newer spotlib, or a broken one, must not keep anybody from collecting."""
+def _if_readable(path: Path) -> RecordedBatch | None:
     try:
-        return read_events(path, looks=False)[0]
+        return replay(path, polls=False)
     except ValueError:
         return None

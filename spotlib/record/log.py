@@ -1,48 +1,31 @@
 """The append-only event log of a batch: the only raw record, and the journal of its clean-up.
 
-``<batch_id>.jsonl``, a JSON object a line, each appended with one write and never edited.  It is
-the data and the write-ahead journal at once, so that the two cannot disagree.  Whoever holds the
-file's lock is its writer.
-
-History of the schema:
-
-1. 2026-11: first.  Times are seconds since the batch's first line; see ``EVENTS``.
+``<batch_id>.jsonl``, one JSON object per line, each appended with one write and never edited.
+It is the data and the write-ahead journal at once, so the two cannot disagree.  The holder of the
+file's lock is its writer.  What a line may hold is defined in ``events``.
 """
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import orjson
+import msgspec
 
-SCHEMA = 1
-EVENTS = {
-    "batch": "first line: schema, parameters, endpoint, world, identity, versions, host",
-    "intent": "before a request call: plan, client token, exact parameters, what is known of it",
-    "requested": "the call was answered: request ids, when it was sent and answered",
-    "refused": "the call was refused: EC2's code and message, its kind, what to do",
-    "skipped": "a round that would have started late, or ticks that passed without a look",
-    "look": "one sight of a region, also a failed one: the count of each plan at each stage",
-    "stage": "a request is first shown at a stage: the bracket and EC2's own timestamps",
-    "outcome": "a request ended: how, EC2's status code, until when it was watched",
-    "tagged": "instances got the batch's tag, so that the bill can be checked",
-    "release": "clean-up: what was cancelled and terminated",
-    "clean": "the end: whether it is confirmed that nothing is left",
-    "recovered": "goes on after its writer died, or after a line that was not written whole: torn",
-}
-Event = dict[str, Any]
-_LOOK = b'{"event":"look"'
+from spotlib.record.events import SCHEMA, CleanEvent, Event, RecoveredEvent
+
+_POLL = b'{"event":"poll"'
 _TAIL_BYTES = 4096  # longer than the line of a confirmed end
+_encode = msgspec.json.Encoder().encode
+_decode: Callable[[bytes], Event] = msgspec.json.Decoder(Event).decode
 
 
 def new_batch_id(started_at: datetime) -> str:
-    """A sortable name: when the batch started and something that no other one has."""
+    """Return a new sortable name: when the batch started, and a random suffix."""
     return f"{started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
@@ -51,9 +34,9 @@ class LogError(OSError):
 
 
 class EventLog:
-    """The writer of one batch's log: one write a line, never edited, locked while it lives.
+    """The writer of one batch's log: one write per line, never edited, locked while it lives.
 
-    ``flock`` frees itself when its holder dies, however it dies, so a stale lock is impossible.
+    ``flock`` is released when its holder dies, however it dies, so a stale lock is impossible.
     """
 
     def __init__(self, path: str | Path, *, file: int | None = None) -> None:
@@ -65,7 +48,7 @@ class EventLog:
 
     @classmethod
     def resume(cls, path: str | Path) -> "EventLog":
-        """Take up the log of a writer that died, to complete it: from now on this is the writer.
+        """Take over the log of a writer that died, to complete it.
 
         Raises
         ------
@@ -84,7 +67,7 @@ class EventLog:
         size = os.path.getsize(path)
         log._torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
         try:
-            log.append("recovered", sync=True, **_recovered(torn=log._torn))
+            log.append(_recovered(torn=log._torn), sync=True)
         except LogError:
             log.close()
             raise
@@ -95,17 +78,18 @@ class EventLog:
         """The batch's name, from the file's."""
         return self.path.stem
 
-    def append(self, event: str, /, *, sync: bool = False, **fields: Any) -> None:
+    def append(self, event: Event, *, sync: bool = False) -> None:
         """Write one event; ``sync`` waits until it is on the disk.
 
         Raises
         ------
         LogError
-            If it could not be written whole (a full disk).  What was there before stays readable.
+            If it could not be written whole (a full disk).  Earlier lines stay readable.
         """
-        data = _line(event, fields)
-        if self._torn and event != "recovered":  # a torn line is followed by what says why
-            data = _line("recovered", _recovered(torn=True)) + data
+        data = _encode(event) + b"\n"
+        if self._torn and not isinstance(event, RecoveredEvent):
+            # Readers skip a torn line only where the next line says that it is torn.
+            data = _encode(_recovered(torn=True)) + b"\n" + data
         if self._torn:
             data = b"\n" + data
         try:
@@ -122,12 +106,12 @@ class EventLog:
             raise OSError("the disk took only a part of a line; is it full?")
 
     def flush(self) -> None:
-        """Wait until all is on the disk, as far as it takes it."""
-        with contextlib.suppress(OSError):  # a full disk has been told of by ``append``
+        """Wait until everything is on the disk, as far as the disk takes it."""
+        with contextlib.suppress(OSError):  # `append` has already reported a full disk
             os.fsync(self._file)
 
     def close(self) -> None:
-        """Flush to the disk and let go of the lock."""
+        """Flush to the disk and release the lock."""
         self.flush()
         self._let_go()
 
@@ -137,17 +121,12 @@ class EventLog:
             self._file = -1  # from now on the number may be another file's
 
 
-def _line(event: str, fields: Mapping[str, Any]) -> bytes:
-    text = json.dumps({"event": event, **fields}, separators=(",", ":"), default=_plain)
-    return text.encode() + b"\n"
-
-
-def _recovered(*, torn: bool) -> dict[str, Any]:
-    return {"torn": torn, "at": datetime.now(UTC), "pid": os.getpid()}
+def _recovered(*, torn: bool) -> RecoveredEvent:
+    return RecoveredEvent(torn=torn, at=datetime.now(UTC), pid=os.getpid())
 
 
 def is_alive(path: str | Path) -> bool:
-    """Whether a log's writer lives: it holds the lock, and loses it however it dies."""
+    """Whether a log's writer lives: it holds the lock until it dies."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -159,15 +138,17 @@ def is_alive(path: str | Path) -> bool:
 
 
 def ends_clean(path: str | Path) -> bool:
-    """Whether a log's last line says that nothing is left of its batch: quick, for many logs."""
+    """Whether a log's last line confirms that nothing is left of its batch; reads only the tail."""
     with open(path, "rb") as file:
         file.seek(max(os.path.getsize(path) - _TAIL_BYTES, 0))
         last = file.read().splitlines(keepends=True)[-1:]
-    try:
-        event = orjson.loads(last[0]) if last and last[0].endswith(b"\n") else {}
-    except orjson.JSONDecodeError:
+    if not last or not last[0].endswith(b"\n"):
         return False
-    return bool(event.get("event") == "clean" and event.get("confirmed"))
+    try:
+        event = _decode(last[0])
+    except msgspec.MsgspecError:
+        return False
+    return isinstance(event, CleanEvent) and event.confirmed
 
 
 def _new_file(path: Path) -> int:
@@ -184,12 +165,6 @@ def _new_file(path: Path) -> int:
     return file
 
 
-def _plain(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{value!r} has no place in a log")
-
-
 def _sync_folder(folder: Path) -> None:
     # A new file's name is safe on the disk only once its folder is.
     descriptor = os.open(folder, os.O_RDONLY)
@@ -200,7 +175,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def log_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The logs among ``paths``: files as they are, folders for the ``.jsonl`` in them, sorted."""
+    """Return the logs among ``paths``: files as they are, and the ``.jsonl`` of folders, sorted."""
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     found: list[Path] = []
     for path in map(Path, given):
@@ -213,53 +188,75 @@ def log_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     return found
 
 
-def read_events(path: str | Path, *, looks: bool = True) -> tuple[list[Event], bool]:
-    """All whole events of one log, and whether its last line is torn (or still being written).
+class Lines(NamedTuple):
+    """The events of a log with their line numbers, and whether its last line is torn."""
+
+    events: list[tuple[int, Event]]
+    torn: bool
+
+
+def read_lines(path: str | Path, *, polls: bool = True) -> Lines:
+    """Read a log, also one that is being written; without ``polls`` those are left out.
 
     Raises
     ------
     ValueError
-        If the file is no log, is of an unknown schema, or is broken before its last line.
+        If the file is no log, has another schema, is broken before its last line, or has a line
+        that is no valid event: file, line and field are named.
     """
     lines = Path(path).read_bytes().split(b"\n")
     tail = lines.pop()  # empty after a whole line
-    kept = lines if looks else [line for line in lines if not line.startswith(_LOOK)]
-    try:
-        events: list[Event] = [orjson.loads(line) for line in kept]
-        torn = False
-    except orjson.JSONDecodeError as error:
-        events, torn = _around_torn_lines(kept, f"{path} is broken before its last line: {error}")
-    _require_schema(path, events)
-    return events, torn or tail != b""
-
-
-def _around_torn_lines(lines: Sequence[bytes], complaint: str) -> tuple[list[Event], bool]:
-    """The events where lines torn by a crash are followed by the recovery that says so.
-
-    There is more than one such line where the recovery itself was torn; and whether one is last.
-    """
-    events: list[Event] = []
-    torn = False
-    for line in lines:
-        try:
-            event: Event = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            torn = True
+    _require_schema(path, lines[:1])
+    events: list[tuple[int, Event]] = []
+    torn = 0  # the number of a line that was not written whole
+    for number, line in _wanted(lines, polls=polls):
+        event = _event_of(path, number, line)
+        if event is None:
+            torn = torn or number
             continue
-        if torn and event.get("event") != "recovered":
-            raise ValueError(complaint)
-        torn = False
-        events.append(event)
-    return events, torn
+        if torn and not isinstance(event, RecoveredEvent):
+            raise ValueError(f"{path} is broken before its last line: line {torn} is no JSON")
+        torn = 0
+        events.append((number, event))
+    return Lines(events, torn > 0 or tail != b"")
 
 
-def _require_schema(path: str | Path, events: Sequence[Event]) -> None:
-    if not events:
+def _wanted(lines: Sequence[bytes], *, polls: bool) -> Iterator[tuple[int, bytes]]:
+    numbered = enumerate(lines, 1)
+    return numbered if polls else (each for each in numbered if not each[1].startswith(_POLL))
+
+
+def _event_of(path: str | Path, number: int, line: bytes) -> Event | None:
+    """Decode a line; None if it is not whole JSON."""
+    try:
+        return _decode(line)
+    except msgspec.MsgspecError as error:
+        if not _is_json(line):  # a field is checked before the end of the line is seen
+            return None
+        raise ValueError(f"{path}, line {number} is no valid event: {error}") from error
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _require_schema(path: str | Path, lines: Sequence[bytes]) -> None:
+    if not lines:
         return
-    first = events[0]
+    try:
+        first = msgspec.json.decode(lines[0])
+    except msgspec.DecodeError:
+        first = None
     if not isinstance(first, dict) or first.get("event") != "batch":
         raise ValueError(f"{path} is not a log of spotlib: its first line is no batch event")
-    if first.get("schema") != SCHEMA:
+    schema = first.get("schema")
+    if schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        advice = "update spotlib" if newer else "read it with the version that wrote it"
         raise ValueError(
-            f"{path} has schema {first.get('schema')!r}, this spotlib reads {SCHEMA}: update it"
+            f"{path} has schema {schema!r}, this spotlib reads schema {SCHEMA} only: {advice}"
         )

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Selection files: written by ``01_select``, read by ``02_collect`` and ``03_analyze``."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ SELECTION_COLUMNS = ("rank", "instance_type", "region", "source")
 
 
 def newest_selection(results: Path) -> Path | None:
-    """The last selection written, or None; their names sort by time."""
+    """Return the last selection written, or None; their names sort by time."""
     return max((results / "selection").glob("*.csv"), default=None)
 
 
 def read_selection(path: str | Path) -> pd.DataFrame:
-    """A selection file, best target first, as ``01_select`` writes it.
+    """Read a selection file as ``01_select`` writes it, best target first.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def read_selection(path: str | Path) -> pd.DataFrame:
 
 
 def selection_targets(selection: pd.DataFrame, *, top: int) -> list[Target]:
-    """The first ``top`` targets of a selection."""
+    """Return the first ``top`` targets of a selection."""
     zones = selection.get("availability_zone_id", pd.Series(None, index=selection.index))
     columns = zip(selection["instance_type"], selection["region"], zones, strict=True)
     return [

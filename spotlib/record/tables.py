@@ -1,7 +1,7 @@
-"""What was kept, as tables: batches, requests and looks out of the event logs; and selections.
+"""Tables out of the logs: batches, launches and polls.
 
-Tables are derived from the logs whenever they are wanted and stored nowhere.  Logs that are
-still being written are read too.
+Tables are derived from the logs whenever they are wanted and are stored nowhere.  Logs that are
+still being written are read too.  Nothing is estimated here.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,248 +9,281 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from msgspec.structs import asdict
 
-from spotlib.model import Stage
-from spotlib.record.log import Event, log_files, read_events
-
-
-def load_batches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """One row a batch: what ran, where, and whether it is confirmed that nothing is left."""
-    return _table(_batch_rows(log_files(paths)), times=("started_at",), columns=BATCH_COLUMNS)
-
-
-def load_launches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """One row a request, with every stage's bracket, the outcome and what was known before.
-
-    ``*_s`` are seconds since the plan's request call was sent.  A stage never shown has NaN
-    brackets and is censored at ``watched_s``; a refused call gives its ``n`` rows without an id;
-    a request still under way (or cut off by a crash) has no outcome yet.
-    """
-    rows = (row for path in log_files(paths) for row in _launch_rows(path))
-    return _table(rows, times=LAUNCH_TIMES, columns=LAUNCH_COLUMNS)
-
-
-def load_polls(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """One row a look and plan: when it was asked and answered, how many were at each stage.
-
-    ``*_s`` are seconds since the plan's request call was sent.  A missed look has NaN counts and
-    says why in ``error``.
-    """
-    plans: list[dict[str, Any]] = []
-    looks: list[tuple[Any, ...]] = []
-    counts: list[tuple[Any, ...]] = []
-    for path in log_files(paths):
-        _note_looks(path, plans, looks, counts)
-    return _polls(plans, looks, counts)
-
+from spotlib.model import Outcome, Stage
+from spotlib.record.events import BatchEvent, Features, IntentEvent, StageEvent
+from spotlib.record.log import log_files
+from spotlib.record.replay import RecordedBatch, RecordedRequest, RecordedRun, replay
 
 _PLACE = ("simulated", "world", "endpoint", "batch_id")
 _PLAN = (
     *("round", "plan", "instance_type", "region", "availability_zone_id", "placement"),
     *("method", "wanted", "n", "timeout_s"),
 )
-_FEATURES = (
-    *("price_usd", "price_at", "price_source", "on_demand_usd"),
-    *("sps", "sps_at", "sps_source", "if_score", "if_at", "if_source", "since_last_s"),
-)
-_STAMPS = ("created_at", "fulfilled_at", "launched_at")
+_FEATURES = Features.__struct_fields__
+_STAGES = tuple(stage.label for stage in Stage)
+_BRACKETS = tuple(f"{stage}_{end}_s" for stage in _STAGES for end in ("after", "by"))
 BATCH_COLUMNS = (
     *_PLACE,
     *("started_at", "account", "profile", "rounds", "every_s", "poll_s", "phase_s", "seed"),
     *("plans", "requests", "ended", "clean", "torn"),
 )
-LAUNCH_TIMES = ("sent_at", *_STAMPS, "price_at", "sps_at", "if_at")
 LAUNCH_COLUMNS = (
     *_PLACE,
     *_PLAN,
     *("request_id", "instance_id", "zone_id", "image", "max_price_usd", "sent_at"),
     *("outcome", "status_code", "kind", "watched_s"),
-    *(f"{stage.label}_{end}_s" for stage in Stage for end in ("after", "by")),
-    *_STAMPS,
+    *_BRACKETS,
+    *("created_at", "fulfilled_at", "launched_at"),
     *_FEATURES,
 )
-POLL_COLUMNS = (
-    *_PLACE,
-    *_PLAN,
-    *("tick", "asked_s", "answered_s", "at"),
-    *(stage.label for stage in Stage),
-    "error",
-)
-_LABELS = tuple(stage.label for stage in Stage)
-_UNSEEN = (None,) * len(_LABELS)
-_LOOK_FIELDS = ("tick", "asked_s", "answered_s", "at", "error")
-_COUNTS = ("round", "plan", "n", "tick", *(stage.label for stage in Stage))
-_WHOLE = {*_COUNTS, "rounds", "plans", "requests", "ended", "seed", "sps"}
+POLL_COLUMNS = (*_PLACE, *_PLAN, "poll", "asked_s", "answered_s", "at", *_STAGES, "error")
+_POLL = ("poll", "asked_s", "answered_s", "at", "error")  # what is the same for all plans of a poll
+_WHOLE = {
+    *("round", "plan", "n", "poll", *_STAGES),
+    *("rounds", "plans", "requests", "ended", "seed", "sps"),
+}
+_YES_OR_NO = {"simulated", "torn", "clean"}
 
 
-def _table(rows: Iterable[Any], *, times: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+def load_batches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """Read batches from event logs.
+
+    Parameters
+    ----------
+    paths
+        A log, a folder of logs, or several of both.
+
+    Returns
+    -------
+    DataFrame, one row per batch
+        What ran, where, and ``clean``: whether it is confirmed that nothing is left (missing
+        while the batch has no end).  ``torn`` says that the log's last line is not whole.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path does not exist.
+    ValueError
+        If a file is no log of this schema, or is damaged; file and line are named.
+
+    Examples
+    --------
+    >>> from spotlib import load_batches
+    >>> load_batches(launches_folder)[["simulated", "rounds", "requests", "ended", "clean"]]
+       simulated  rounds  requests  ended  clean
+    0       True       1         2      2   True
+    """
+    records = (replay(path, polls=False) for path in log_files(paths))
+    return _table([_batch_row(each) for each in records if each], BATCH_COLUMNS)
+
+
+def load_launches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """Read launches from event logs: every request, its brackets, its outcome, its features.
+
+    Parameters
+    ----------
+    paths
+        A log, a folder of logs, or several of both.
+
+    Returns
+    -------
+    DataFrame, one row per request
+        ``<stage>_after_s`` and ``<stage>_by_s`` are the bracket of a stage, in seconds since the
+        plan's request call was sent.  A stage never shown has NaN brackets and is right-censored
+        at ``watched_s``.  A refused call has its ``n`` rows without a request id.  A request that
+        is under way, or whose writer died, has no outcome yet.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path does not exist.
+    ValueError
+        If a file is no log of this schema, or is damaged; file and line are named.
+
+    Examples
+    --------
+    >>> from spotlib import load_launches
+    >>> launches = load_launches(launches_folder)
+    >>> launches[["instance_type", "region", "outcome"]]
+      instance_type     region outcome
+    0       t3.nano  sa-east-1   ready
+    1       t3.nano  sa-east-1   ready
+    >>> bool((launches["ready_after_s"] < launches["ready_by_s"]).all())
+    True
+    """
+    rows = [row for path in log_files(paths) for row in _launch_rows(path)]
+    return _table(rows, LAUNCH_COLUMNS)
+
+
+def load_polls(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """Read polls from event logs: how many requests of each run were at each stage, and when.
+
+    Parameters
+    ----------
+    paths
+        A log, a folder of logs, or several of both.
+
+    Returns
+    -------
+    DataFrame, one row per poll and plan
+        ``asked_s`` and ``answered_s`` are seconds since the plan's request call was sent,
+        ``poll`` the number of the poll in the batch's schedule.  A missed poll has no counts, and
+        ``error`` says why.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path does not exist.
+    ValueError
+        If a file is no log of this schema, or is damaged; file and line are named.
+
+    Examples
+    --------
+    >>> from spotlib import load_polls
+    >>> polls = load_polls(launches_folder)
+    >>> polls[["accepted", "ready"]].iloc[[0, -1]].to_dict("list")
+    {'accepted': [2, 2], 'ready': [0, 2]}
+    """
+    plans: list[dict[str, Any]] = []
+    polls: list[tuple[Any, ...]] = []
+    counts: list[tuple[Any, ...]] = []
+    for path in log_files(paths):
+        if record := replay(path):
+            _add_polls(record, plans, polls, counts)
+    return _polls(plans, polls, counts)
+
+
+def _table(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=list(columns))
     for name in columns:
-        if name in times:
-            table[name] = pd.to_datetime(table[name], utc=True, format="ISO8601")
+        if name == "at" or name.endswith("_at"):
+            table[name] = pd.to_datetime(table[name], utc=True)
         elif name in _WHOLE:
             table[name] = table[name].astype("Int64")
         elif name.endswith(("_s", "_usd")) or name == "if_score":
             table[name] = table[name].astype("float64")
-        elif name in ("simulated", "torn", "clean"):
+        elif name in _YES_OR_NO:
             table[name] = table[name].astype("boolean")
         else:
             table[name] = table[name].astype("str" if table[name].notna().any() else "object")
     return table
 
 
-def _place(first: Event) -> dict[str, Any]:
+def _place(batch: BatchEvent) -> dict[str, Any]:
     """Where it ran.  Another market of the sandbox is another endpoint: never pooled."""
-    market = first.get("market")
-    endpoint = f"{first['endpoint']}/{market}" if market else first["endpoint"]
-    return {name: first.get(name) for name in _PLACE} | {"endpoint": endpoint}
+    endpoint = f"{batch.endpoint}/{batch.market}" if batch.market else batch.endpoint
+    return {name: getattr(batch, name) for name in _PLACE} | {"endpoint": endpoint}
 
 
-def _plan(intent: Event) -> dict[str, Any]:
-    return {name: intent.get(name) for name in _PLAN}
+def _plan(intent: IntentEvent) -> dict[str, Any]:
+    return {name: getattr(intent, name) for name in _PLAN}
 
 
-def _batch_rows(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    for path in paths:
-        events, torn = read_events(path, looks=False)
-        if not events:
-            continue  # a batch that has just been born
-        first = events[0]
-        row = {name: first.get(name) for name in BATCH_COLUMNS} | _place(first)
-        row |= first["parameters"] | {"account": (first["identity"] or {}).get("account")}
-        row["plans"] = sum(event["event"] == "intent" for event in events)
-        row["requests"] = sum(len(event.get("request_ids", ())) for event in events[1:])
-        row["ended"] = sum(event["event"] == "outcome" for event in events)
-        ends = [event["confirmed"] for event in events if event["event"] == "clean"]
-        yield row | {"clean": ends[-1] if ends else None, "torn": torn}
+def _batch_row(record: RecordedBatch) -> dict[str, Any]:
+    return {
+        **asdict(record.batch),
+        **_place(record.batch),
+        "plans": len(record.runs),
+        "requests": len(record.requests),
+        "ended": sum(each.outcome is not None for each in record.requests.values()),
+        "clean": record.clean and record.clean.confirmed,
+        "torn": record.torn,
+    }
 
 
 def _launch_rows(path: Path) -> Iterator[dict[str, Any]]:
-    events, _ = read_events(path, looks=False)
-    if not events:
+    record = replay(path, polls=False)
+    if record and any(each.outcome is None for each in record.requests.values()):
+        record = replay(path)  # its last complete poll censors a request without an outcome
+    if record is None:
         return
-    place = _place(events[0])
-    intents: dict[tuple[int, int], Event] = {}
-    requests: dict[str, dict[str, Any]] = {}
-    for event in events:
-        key = (event.get("round", -1), event.get("plan", -1))
-        match event["event"]:
-            case "intent":
-                intents[key] = event
-            case "requested":
-                for row in _requested_rows(place, intents[key], event):
-                    requests[row["request_id"]] = row
-            case "refused":
-                yield from _refused_rows(place, intents[key], event)
-            case "stage":
-                _note_stage(requests[event["request_id"]], event)
-            case "outcome":
-                _note_outcome(requests[event["request_id"]], event)
-    _censor_unfinished(path, requests)
-    for row in requests.values():
-        yield _since_sent(row)
+    place = _place(record.batch)
+    for run in record.refused:
+        yield from _refused_rows(place, run)
+    for request in record.requests.values():
+        yield _request_row(place, request)
 
 
-def _before(place: Event, intent: Event) -> dict[str, Any]:
-    known = {name: intent["known"].get(name) for name in _FEATURES}
-    return {**place, **_plan(intent), **known} | {
-        name: intent.get(name) for name in ("image", "max_price_usd")
-    }
+def _known_before(place: dict[str, Any], run: RecordedRun) -> dict[str, Any]:
+    intent = run.intent
+    image = {"image": intent.image, "max_price_usd": intent.max_price_usd}
+    return {**place, **_plan(intent), **asdict(intent.features), **image}
 
 
-def _requested_rows(place: Event, intent: Event, event: Event) -> Iterator[dict[str, Any]]:
-    for request_id in event["request_ids"]:
-        yield _before(place, intent) | {
-            "request_id": request_id,
-            "sent_s": event["asked_s"],
-            "sent_at": event["at"],
-            "accepted_after_s": event["asked_s"],
-            "accepted_by_s": event["answered_s"],
-        }
-
-
-def _refused_rows(place: Event, intent: Event, event: Event) -> Iterator[dict[str, Any]]:
-    row = _before(place, intent) | {
-        "sent_at": event["at"],
-        "outcome": "refused",
-        "status_code": event["code"],
-        "kind": event["kind"],
+def _refused_rows(place: dict[str, Any], run: RecordedRun) -> Iterator[dict[str, Any]]:
+    assert run.refused is not None
+    row = _known_before(place, run) | {
+        "sent_at": run.refused.at,
+        "outcome": Outcome.REFUSED,
+        "status_code": run.refused.code,
+        "kind": run.refused.kind,
         "watched_s": 0.0,
     }
-    yield from (dict(row) for _ in range(intent["n"]))
+    yield from (dict(row) for _ in range(run.intent.n))
 
 
-def _note_stage(row: dict[str, Any], event: Event) -> None:
-    row[f"{event['stage']}_after_s"] = event["after_s"]
-    row[f"{event['stage']}_by_s"] = event["by_s"]
-    row["instance_id"] = event["instance_id"]
-    row["zone_id"] = event["availability_zone_id"]
-    row["created_at"] = event["created_at"]
-    if event["stage"] == "fulfilled":  # EC2 overwrites this time with the next status change
-        row["fulfilled_at"] = event["status_updated_at"]
-    row["launched_at"] = event["launched_at"] or row.get("launched_at")
-
-
-def _note_outcome(row: dict[str, Any], event: Event) -> None:
-    row["outcome"] = event["outcome"]
-    row["status_code"] = event["status_code"]
-    row["watched_at_s"] = event["watched_s"]
-
-
-def _censor_unfinished(path: Path, requests: dict[str, dict[str, Any]]) -> None:
-    unfinished = [row for row in requests.values() if "outcome" not in row]
-    if not unfinished:
-        return
-    looked: dict[tuple[int, str], float] = {}
-    for event in read_events(path)[0]:
-        if event["event"] == "look" and event["error"] is None:
-            looked.update({(event["round"], plan): event["asked_s"] for plan in event["plans"]})
-    for row in unfinished:
-        row["watched_at_s"] = looked.get((row["round"], str(row["plan"])), row["sent_s"])
-
-
-def _since_sent(row: dict[str, Any]) -> dict[str, Any]:
-    sent_s = row["sent_s"]
-    for name in (f"{stage.label}_{end}_s" for stage in Stage for end in ("after", "by")):
-        if row.get(name) is not None:
-            row[name] -= sent_s
-    row["watched_s"] = row["watched_at_s"] - sent_s
+def _request_row(place: dict[str, Any], request: RecordedRequest) -> dict[str, Any]:
+    requested, sent_s = request.run.requested, request.sent_s
+    assert requested is not None
+    row = _known_before(place, request.run) | {
+        "request_id": request.request_id,
+        "sent_at": requested.at,
+        "accepted_after_s": 0.0,
+        "accepted_by_s": _minus(requested.answered_s, sent_s),
+        "watched_s": request.watched_s - sent_s,
+    }
+    for event in request.stages:
+        _add_stage(row, event, sent_s)
+    if request.outcome is not None:
+        row |= {"outcome": request.outcome.outcome, "status_code": request.outcome.status_code}
     return row
 
 
-def _note_looks(
-    path: Path,
+def _minus(moment_s: float | None, sent_s: float) -> float | None:
+    return None if moment_s is None else moment_s - sent_s
+
+
+def _add_stage(row: dict[str, Any], event: StageEvent, sent_s: float) -> None:
+    row[f"{event.stage}_after_s"] = event.after_s - sent_s
+    row[f"{event.stage}_by_s"] = event.by_s - sent_s
+    row["instance_id"] = event.instance_id
+    row["zone_id"] = event.availability_zone_id
+    row["created_at"] = event.created_at
+    if event.stage == Stage.FULFILLED.label:  # EC2 overwrites it with the next status change
+        row["fulfilled_at"] = event.status_updated_at
+    row["launched_at"] = event.launched_at or row.get("launched_at")
+
+
+def _add_polls(
+    record: RecordedBatch,
     plans: list[dict[str, Any]],
-    looks: list[tuple[Any, ...]],
+    polls: list[tuple[Any, ...]],
     counts: list[tuple[Any, ...]],
 ) -> None:
-    """Add a log's plans, its looks, and the counts of each plan in each look, by their places."""
-    events, _ = read_events(path)
-    place: dict[tuple[int, str], int] = {}
-    for event in events:
-        match event["event"]:
-            case "intent":
-                place[event["round"], str(event["plan"])] = len(plans)
-                plans.append({**_place(events[0]), **_plan(event)})
-            case "requested":
-                plans[place[event["round"], str(event["plan"])]]["sent_s"] = event["asked_s"]
-            case "look":
-                for plan, seen in event["plans"].items():
-                    row = [seen[label] for label in _LABELS] if seen else _UNSEEN
-                    counts.append((len(looks), place[event["round"], plan], *row))
-                looks.append(tuple(event[name] for name in _LOOK_FIELDS))
+    """Add a log's plans, its polls, and the counts of each plan in each poll, by their places."""
+    place = _place(record.batch)
+    places = {key: len(plans) + number for number, key in enumerate(record.runs)}
+    for run in record.runs.values():
+        sent_s = run.requested.asked_s if run.requested else None
+        plans.append({**place, **_plan(run.intent), "sent_s": sent_s})
+    for poll in record.polls:
+        for plan, seen in poll.plans.items():
+            row = [getattr(seen, stage, None) for stage in _STAGES]
+            counts.append((len(polls), places[poll.round, plan], *row))
+        polls.append((poll.number, poll.asked_s, poll.answered_s, poll.at, poll.error))
 
 
 def _polls(
-    plans: list[dict[str, Any]], looks: list[tuple[Any, ...]], counts: list[tuple[Any, ...]]
+    plans: list[dict[str, Any]], polls: list[tuple[Any, ...]], counts: list[tuple[Any, ...]]
 ) -> pd.DataFrame:
-    """The rows, each from its plan, its look and its counts: nothing is built twice."""
-    which = pd.DataFrame(counts, columns=["look", "plan", *_LABELS])
-    plan_columns = (*_PLACE, *_PLAN)
-    about = _table(plans, times=(), columns=(*plan_columns, "sent_s"))
-    seen = _table(looks, times=("at",), columns=_LOOK_FIELDS)
-    rows = about.take(which.pop("plan").to_numpy()).reset_index(drop=True)
-    looked = seen.take(which.pop("look").to_numpy()).reset_index(drop=True)
+    """Join each row from its plan, its poll and its counts, so nothing is built twice."""
+    which = pd.DataFrame(counts, columns=["of_poll", "of_plan", *_STAGES])
+    about = _table(plans, (*_PLACE, *_PLAN, "sent_s"))
+    seen = _table(polls, _POLL)
+    rows = about.take(which.pop("of_plan").to_numpy()).reset_index(drop=True)
+    polled = seen.take(which.pop("of_poll").to_numpy()).reset_index(drop=True)
     sent_s = rows.pop("sent_s")
-    looked[["asked_s", "answered_s"]] = looked[["asked_s", "answered_s"]].sub(sent_s, axis=0)
-    return pd.concat([rows, looked, which.astype("Int64")], axis=1)[list(POLL_COLUMNS)]
+    polled[["asked_s", "answered_s"]] = polled[["asked_s", "answered_s"]].sub(sent_s, axis=0)
+    return pd.concat([rows, polled, which.astype("Int64")], axis=1)[list(POLL_COLUMNS)]

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from conftest import read_events
 from crashing import (
     EMPTY,
     NAME,
@@ -32,7 +33,6 @@ from kill_nine import bodies, digest
 from spotlib.cleanup.close import SETTLE_S, release, settle
 from spotlib.cleanup.sweep import sweep
 from spotlib.collect.cost import BOOT_MARGIN_S, SWITCH_MARGIN_S
-from spotlib.record.log import read_events
 from spotlib.record.tables import load_launches
 
 BOUND_S = TIMEOUT_S + SWITCH_MARGIN_S + 60 + BOOT_MARGIN_S  # the switch counts whole minutes

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 import papermill.iorw
 import papermill.parameterize
 import pytest
-from conftest import NANO, plan_for
+from conftest import NANO, plan_for, read_events
 from jupyter_client import BlockingKernelClient, KernelManager
 from programs import BIN, chaos, end_all, processes, processes_of, run, sandbox, until
 
@@ -27,7 +27,6 @@ from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.clock import control
 from spotlib.ec2.connection import connect
 from spotlib.model import Stage, plan_launches
-from spotlib.record.log import read_events
 from spotlib.record.tables import load_batches
 
 WHAT = {"n": 2, "instance_type": "t3.nano", "region": "sa-east-1"}
@@ -353,7 +352,7 @@ COLLECT = """
             {happens}
 
     plans = plan_launches([Target("t3.nano", "sa-east-1")], count=2)
-    collect_batch(connect(url), plans, log=log, on_look=middle)
+    collect_batch(connect(url), plans, log=log, on_poll=middle)
 """
 DIE = "os.kill(os.getpid(), signal.SIGKILL)"
 FORK = "multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,)).start()"
@@ -405,7 +404,7 @@ def test_a_batch_whose_guard_was_killed_ends_by_itself(market, log):
         end_all(processes_of(log, "spotlib.cleanup.guard"))
 
     plans = plan_launches([NANO], count=2, wanted=Stage.RUNNING)
-    summary = collect_batch(connect(market), plans, log=log, on_look=kill_it)
+    summary = collect_batch(connect(market), plans, log=log, on_poll=kill_it)
 
     assert summary.cleaned.confirmed
     assert summary.outcomes == {"ready": 2}

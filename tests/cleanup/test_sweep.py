@@ -4,7 +4,7 @@ import json
 from functools import partial
 
 import pytest
-from conftest import ARM, NANO, plan_for, scripted
+from conftest import ARM, NANO, plan_for, read_events, scripted
 from crashing import (
     EMPTY,
     NAME,
@@ -22,7 +22,7 @@ from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.clock import WorldClock
 from spotlib.ec2.connection import Connection, sandbox_session
 from spotlib.model import Target
-from spotlib.record.log import EventLog, is_alive, read_events
+from spotlib.record.log import EventLog, is_alive
 from spotlib.record.tables import load_batches, load_launches
 from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.wire import attach
@@ -139,7 +139,7 @@ def test_a_live_batch_is_kept_even_if_its_log_cannot_be_read(died, tmp_path):
     world, log = died.revived(tmp_path / "logs")
     log.unlink()
     writer = EventLog(log)
-    log.write_bytes(died.log.replace(b'"schema":1', b'"schema":2', 1))
+    log.write_bytes(died.log.replace(b'"schema":2', b'"schema":3', 1))
     calls = len(world.calls)
 
     report = swept(world, log, batch_id=log.stem)
@@ -257,14 +257,14 @@ def test_a_log_of_a_newer_spotlib_hides_no_other_batch(died, tmp_path):
     """It is named with what to do; the dead batch beside it is closed, and it is not clean."""
     world, log = died.revived(tmp_path / "logs")
     newer = log.with_name("20250101T000000Z-ffffff.jsonl")
-    newer.write_bytes(died.log.replace(b'"schema":1', b'"schema":2', 1))
+    newer.write_bytes(died.log.replace(b'"schema":2', b'"schema":3', 1))
     text = newer.read_bytes()
 
     report = swept(world, log)
 
     assert [each.batch_id for each in unfinished(log.parent)] == []
     assert unreadable(log.parent) == {
-        newer.stem: f"{newer} has schema 2, this spotlib reads 1: update it"
+        newer.stem: f"{newer} has schema 3, this spotlib reads schema 2 only: update spotlib"
     }
     assert report.errors == unreadable(log.parent)
     assert dead_lines(log.parent) == [f"{newer.stem}: NOT known: {report.errors[newer.stem]}"]
@@ -316,7 +316,7 @@ def test_status_tells_what_is_open_alive_spent_and_next(died, tmp_path):
     _, log = died.revived(tmp_path / "logs")
     lines = died.log.decode().splitlines()
     first = json.loads(lines[0])
-    first["parameters"] |= {"rounds": 4, "every_s": 900.0}
+    first |= {"rounds": 4, "every_s": 900.0}
     log.write_text("\n".join([json.dumps(first), *lines[1:], ""]))
     dead = unfinished(log.parent)[0].line()
     text = log.read_bytes()

@@ -12,14 +12,13 @@ from functools import partial
 
 import boto3
 import pytest
-from conftest import NANO, QUICK, plan_for, scripted
+from conftest import NANO, QUICK, plan_for, read_events, scripted
 from crashing import EMPTY, NAME, in_process, require_recovered, short_batch, short_world, swept
 
 from spotlib.cleanup.close import settle
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.clock import WorldClock
 from spotlib.ec2.connection import Connection, connect_in_process
-from spotlib.record.log import read_events
 from spotlib.record.tables import load_launches
 from spotlib.sandbox.faults import KINDS, Fault
 from spotlib.sandbox.wire import attach
@@ -134,7 +133,7 @@ def collected(world, clock, log, *, session=None, n=2, **given):
 
 def measured(events):
     """What was measured: everything but the dates."""
-    kept = [each for each in events if each["event"] in ("look", "stage", "outcome", "requested")]
+    kept = [each for each in events if each["event"] in ("poll", "stage", "outcome", "requested")]
     return [{name: each[name] for name in each if name != "at"} for each in kept]
 
 
@@ -178,7 +177,7 @@ def test_a_machine_that_sleeps_ten_minutes_measures_nothing_untrue(tmp_path, sto
         assert each["after_s"] - 0.001 <= seen_s <= each["by_s"] + 0.001
     if not stops:
         skipped = [each for each in events if each["event"] == "skipped"]
-        assert sum(len(each["ticks"]) for each in skipped) >= 195
+        assert sum(len(each["polls"]) for each in skipped) >= 195
         assert max(each["watched_s"] for each in events if each["event"] == "outcome") < 800
 
 
@@ -212,7 +211,7 @@ def test_credentials_renewed_while_the_batch_runs_are_used_from_then_on(tmp_path
         timeout_s=400,
     )
 
-    lost = [each for each in events if each["event"] == "look" and each["error"]]
+    lost = [each for each in events if each["event"] == "poll" and each["error"]]
     assert {each["error"].split(":")[0] for each in lost} == {"RequestExpired"}
     assert 10 <= len(lost) <= 15
     assert summary.outcomes == {"ready": 1}

@@ -12,13 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from conftest import ARM, NANO, QUICK, plan_for, scripted
+from conftest import ARM, NANO, QUICK, plan_for, read_events, scripted
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from spotlib.collect.rounds import collect_batch
 from spotlib.model import Target
-from spotlib.record.log import read_events
 from spotlib.record.tables import load_launches
 from spotlib.sandbox.company import crowd, move_in
 from spotlib.sandbox.faults import KINDS, Fault
@@ -50,7 +49,7 @@ def brackets_contain_what_was_seen(events, world, began_s):
     """How many brackets there were; each contains the moment of the first answer."""
     truth = {each["request_id"]: each for each in world.truth()}
     stages = [event for event in events if event["event"] == "stage"]
-    lost = [event for event in events if event["event"] == "look" and event["error"]]
+    lost = [event for event in events if event["event"] == "poll" and event["error"]]
     for event in stages:
         told = truth[event["request_id"]]
         seen_s = told["seen_s"][event["stage"]] - began_s
@@ -63,7 +62,7 @@ def brackets_contain_what_was_seen(events, world, began_s):
 
 
 def missed(events):
-    return [event["error"] for event in events if event["event"] == "look" and event["error"]]
+    return [event["error"] for event in events if event["event"] == "poll" and event["error"]]
 
 
 def test_company_is_neither_counted_nor_touched(in_process, log):

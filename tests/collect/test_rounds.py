@@ -7,14 +7,13 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from conftest import ARM, NANO, QUICK, plan_for, scripted
+from conftest import ARM, NANO, QUICK, plan_for, read_events, scripted
 
 from spotlib.cleanup.close import settle
 from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import unfinished
 from spotlib.collect.rounds import collect_batch
 from spotlib.model import Stage, Target
-from spotlib.record.log import read_events
 from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.faults import cut_off, fail, lose_answer
 from spotlib.sandbox.world import Fate, World
@@ -64,16 +63,16 @@ def test_three_of_five_become_ready_and_two_are_censored_at_the_last_look(run, l
     assert late["fulfilled_by_s"].isna().all()
 
 
-def test_looks_come_every_three_seconds_of_the_markets_time_until_ten_minutes(run, log):
+def test_polls_are_made_every_three_seconds_of_the_markets_time_until_ten_minutes(run, log):
     run(scripted(*[NEVER] * 2), n=2)
 
     polls = load_polls(log)
     phase_s = load_batches(log)["phase_s"].iloc[0]
-    looks = events_of(log, "look")
-    assert list(polls["tick"]) == list(range(polls["tick"].iloc[0], polls["tick"].iloc[0] + 200))
+    events = events_of(log, "poll")
+    assert list(polls["poll"]) == list(range(polls["poll"].iloc[0], polls["poll"].iloc[0] + 200))
     assert polls["asked_s"].max() == pytest.approx(598.5, abs=1.6)
-    assert all(look["due_s"] == pytest.approx(phase_s + 3 * look["tick"]) for look in looks)
-    late_s = [look["asked_s"] - look["due_s"] for look in looks[1:]]  # the first waits for ids
+    assert all(poll["due_s"] == pytest.approx(phase_s + 3 * poll["number"]) for poll in events)
+    late_s = [poll["asked_s"] - poll["due_s"] for poll in events[1:]]  # the first waits for ids
     assert max(map(abs, late_s)) < 1e-5
 
 
@@ -197,7 +196,7 @@ def test_rounds_start_on_their_grid_and_a_late_one_is_skipped_with_a_record(run,
     run(world, n=1, rounds=4, every_s=120.0, timeout_s=130.0)
 
     starts = {event["round"]: event["at_s"] for event in events_of(log, "intent")}
-    late = [event for event in events_of(log, "skipped") if not event["ticks"]]
+    late = [event for event in events_of(log, "skipped") if not event["polls"]]
     assert list(starts) == [0, 1, 3]
     assert starts[1] == pytest.approx(120, abs=5)
     assert starts[3] == pytest.approx(360, abs=5)
@@ -244,7 +243,7 @@ def test_a_signal_ends_the_batch_in_order_and_a_second_one_changes_nothing(run, 
         if progress.elapsed_s > 6:
             os.kill(os.getpid(), number)
 
-    summary = run(scripted(QUICK, NEVER), n=2, on_look=interrupt)
+    summary = run(scripted(QUICK, NEVER), n=2, on_poll=interrupt)
 
     launches = load_launches(log)
     assert set(summary.outcomes) == {"abandoned"}
@@ -259,7 +258,7 @@ def test_an_error_in_the_middle_still_leaves_nothing_and_is_not_hidden(run, in_p
 
     world = scripted()
     with pytest.raises(ZeroDivisionError):
-        run(world, n=3, on_look=broken)
+        run(world, n=3, on_poll=broken)
 
     assert world.leftovers() == EMPTY
     assert Counter(event["outcome"] for event in events_of(log, "outcome")) == {"abandoned": 3}
@@ -377,7 +376,7 @@ def test_a_look_makes_as_many_calls_for_fifty_plans_as_for_one(in_process, tmp_p
         checked = plan_for(connection, *targets, n=50 // plans)
         log = tmp_path / f"{plans}.jsonl"
         collect_batch(connection, checked, log=log, seed=1, placement_scores=False)
-        looks = [each for each in events_of(log, "look") if len(each["plans"]) == plans]
+        looks = [each for each in events_of(log, "poll") if len(each["plans"]) == plans]
         calls[plans] = {each["calls"] for each in looks}
         assert world.leftovers() == EMPTY
 
@@ -396,7 +395,7 @@ def test_no_call_breaks_a_limit_of_ec2_when_there_are_many_requests(in_process, 
 
     summary = collect_batch(connection, checked, log=log, seed=1, placement_scores=False)
 
-    looks = events_of(log, "look")
+    looks = events_of(log, "poll")
     assert summary.outcomes == {"ready": 450}
     assert max(each["calls"] for each in looks) == 1 + 3 + 5
     assert [call for call in world.calls[asked:] if call.code] == []

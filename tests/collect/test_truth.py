@@ -3,13 +3,12 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from conftest import ARM, NANO, plan_for, scripted
+from conftest import ARM, NANO, plan_for, read_events, scripted
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from spotlib.collect.rounds import collect_batch
 from spotlib.model import Stage
-from spotlib.record.log import read_events
 from spotlib.record.tables import load_launches, load_polls
 from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import Fate

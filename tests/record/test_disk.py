@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from conftest import read_events
 from crashing import (
     EMPTY,
     NAME,
@@ -25,7 +26,8 @@ from crashing import (
 )
 
 from spotlib.cleanup.unfinished import unfinished
-from spotlib.record.log import EventLog, LogError, read_events
+from spotlib.record.events import SkippedEvent
+from spotlib.record.log import EventLog, LogError, read_lines
 from spotlib.record.tables import load_batches, load_launches, load_polls
 
 
@@ -69,20 +71,27 @@ def test_a_disk_full_at_any_line_ends_the_batch_in_order(lines, tmp_path, sample
         require_recovered(world, log, acknowledged)
 
 
+def first_line_of(folder):
+    """The first event of a batch that ended well."""
+    log = folder / "whole" / NAME
+    short_batch(in_process(short_world()), log, lambda _: None)
+    return read_lines(log).events[0][1]
+
+
 def test_a_disk_that_has_room_again_in_the_middle_leaves_a_readable_log(tmp_path):
     """One line was cut short; what comes after it begins on a line of its own and says so."""
     log = EventLog(tmp_path / NAME)
-    log.append("batch", schema=1, batch_id=log.batch_id)
+    log.append(first_line_of(tmp_path))
     for share in (0.5, 0.0, 0.3):
         with full_after(0, share=share), pytest.raises(LogError, match="No space left"):
-            log.append("look", number=1)
-    log.append("look", number=2)
-    log.append("look", number=3)
+            log.append(SkippedEvent(round=1, polls=(), reason="late"))
+    log.append(SkippedEvent(round=2, polls=(), reason="late"))
+    log.append(SkippedEvent(round=3, polls=(), reason="late"))
     log.close()
 
     events, torn = read_events(log.path)
-    assert [each["event"] for each in events] == ["batch", "recovered", "look", "look"]
-    assert [each["number"] for each in events[2:]] == [2, 3]
+    assert [each["event"] for each in events] == ["batch", "recovered", "skipped", "skipped"]
+    assert [each["round"] for each in events[2:]] == [2, 3]
     assert events[1]["torn"]
     assert not torn
 
@@ -113,7 +122,7 @@ def test_the_system_itself_refuses_a_longer_file_and_the_batch_ends_in_order(tmp
     assert log.stat().st_size == room
     events, torn = read_events(log)
     assert torn
-    assert {"intent", "requested", "look"} <= {each["event"] for each in events}
+    assert {"intent", "requested", "poll"} <= {each["event"] for each in events}
     assert len(load_launches(log)) >= 2
 
 

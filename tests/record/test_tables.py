@@ -7,19 +7,23 @@ import subprocess
 import sys
 import textwrap
 from datetime import UTC, datetime
+from typing import get_args
 
 import pandas as pd
 import pytest
-from conftest import ARM, NANO, QUICK, plan_for, scripted
+from conftest import ARM, NANO, QUICK, plan_for, read_events, scripted
 
 from spotlib.analyze.comparable import load_comparable
 from spotlib.collect.rounds import collect_batch
+from spotlib.record.events import CleanEvent, Event
 from spotlib.record.history import earlier_usd, last_launches
-from spotlib.record.log import EVENTS, EventLog, log_files, new_batch_id, read_events
+from spotlib.record.log import EventLog, log_files, new_batch_id, read_lines
 from spotlib.record.selection_file import newest_selection, read_selection, selection_targets
 from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.world import Fate
 from spotlib.workspace import results_folder
+
+CLEAN = {"confirmed": True, "open_requests": {}, "live_instances": {}, "errors": {}}
 
 
 @pytest.fixture
@@ -117,13 +121,58 @@ def test_a_request_under_way_is_censored_at_the_last_look(batch):
     assert launches.groupby("plan")["watched_s"].max().tolist() == pytest.approx(last.tolist())
 
 
-def test_a_log_of_another_schema_is_refused_by_name(batch):
-    lines = batch.read_text().splitlines(keepends=True)
-    lines[0] = lines[0].replace('"schema":1', '"schema":99')
-    batch.write_text("".join(lines))
+@pytest.mark.parametrize(
+    ("schema", "advice"), [(99, "update spotlib"), (1, "read it with the version that wrote it")]
+)
+def test_a_log_of_another_schema_is_refused_by_name(batch, schema, advice):
+    batch.write_text(batch.read_text().replace('"schema":2', f'"schema":{schema}', 1))
 
-    with pytest.raises(ValueError, match="has schema 99, this spotlib reads 1"):
+    with pytest.raises(ValueError, match=f"schema {schema}, .* reads schema 2 only: {advice}"):
         load_launches(batch)
+
+
+@pytest.mark.parametrize(
+    ("written", "damaged", "complaint"),
+    [
+        ('"request_ids":[', '"request_idz":[', "line 3 is no valid event: .*`request_idz`"),
+        ('"vcpus":2', '"vcpus":"two"', r"line 2 is no valid event: .*`\$\.vcpus`"),
+        ('"vcpus":2', '"vcpus":-2', r"line 2 is no valid event: .*`\$\.vcpus`"),
+        ('"outcome":"ready"', '"outcome":"readi"', r"line \d+ is no valid event: .*`\$\.outcome`"),
+        ('"event":"requested"', '"event":"asked"', r"line 3 is no valid event: .*`\$\.event`"),
+        ('{"event":"requested"', '5\n{"event":"requested"', "line 3 is no valid event"),
+        ('"stage":"running"', '"stage":"runing"', r"line \d+ is no valid event: .*`\$\.stage`"),
+        ('"plan":0,"asked_s"', '"plan":7,"asked_s"', r"line \d+ is no valid event: .*\(0, 7\)"),
+    ],
+)
+def test_a_line_that_is_no_valid_event_is_refused_with_file_line_and_field(
+    batch, written, damaged, complaint
+):
+    assert written in batch.read_text()
+    batch.write_text(batch.read_text().replace(written, damaged, 1))
+
+    with pytest.raises(ValueError, match=rf"abcdef\.jsonl, {complaint}"):
+        load_launches(batch)
+
+
+def test_every_event_is_read_back_as_it_was_written(batch):
+    """Each kind that a batch writes, and what it holds, survives the way over the disk."""
+    events = [event for _, event in read_lines(batch).events]
+
+    copy = EventLog(batch.with_name("copy.jsonl"))
+    for event in events:
+        copy.append(event)
+    copy.close()
+
+    assert read_lines(copy.path).events == read_lines(batch).events
+    assert len({type(event) for event in events}) >= 9
+
+
+def test_a_number_that_is_not_known_is_written_as_null_and_read_as_none(tmp_path):
+    log = EventLog(tmp_path / "a.jsonl")
+    log.append(CleanEvent(**CLEAN, spent_at_most_usd=math.nan))
+    log.close()
+
+    assert json.loads(log.path.read_text())["spent_at_most_usd"] is None
 
 
 def test_a_broken_line_before_the_last_is_an_error_that_names_the_file(batch):
@@ -175,18 +224,9 @@ def test_a_disk_that_takes_only_a_part_of_a_line_is_an_error(tmp_path, monkeypat
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:5]))
 
     with pytest.raises(OSError, match="is it full"):
-        log.append("look", tick=1)
+        log.append(CleanEvent(**CLEAN))
 
     monkeypatch.undo()
-    log.close()
-
-
-def test_what_json_cannot_say_is_not_guessed_at(tmp_path):
-    log = EventLog(tmp_path / "a.jsonl")
-
-    with pytest.raises(TypeError, match="has no place in a log"):
-        log.append("look", tick=object())
-
     log.close()
 
 
@@ -253,8 +293,10 @@ def test_the_newest_selection_is_the_last_by_name(tmp_path):
 def test_every_line_of_a_log_is_one_json_object_with_a_known_event(batch):
     lines = batch.read_text().splitlines()
 
-    assert {json.loads(line)["event"] for line in lines} <= set(EVENTS)
-    assert {"batch", "intent", "requested", "look", "stage", "outcome", "release", "clean"} <= {
+    assert {json.loads(line)["event"] for line in lines} <= {
+        each.__struct_config__.tag for each in get_args(Event)
+    }
+    assert {"batch", "intent", "requested", "poll", "stage", "outcome", "release", "clean"} <= {
         json.loads(line)["event"] for line in lines
     }
 

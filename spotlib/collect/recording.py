@@ -1,0 +1,140 @@
+"""What the loop knows, as events of the log: each kind of event is built in one place."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from spotlib.collect.batch import Batch, Run
+from spotlib.ec2.calls import Answer, Poll
+from spotlib.model import Sighting, Stage, Track, count_stages
+from spotlib.record.events import (
+    Features,
+    IntentEvent,
+    OutcomeEvent,
+    PollEvent,
+    RefusedEvent,
+    RequestedEvent,
+    StageCounts,
+    StageEvent,
+)
+
+
+def intent_event(
+    batch: Batch, run: Run, *, valid_until: datetime, features: Features, request: dict[str, Any]
+) -> IntentEvent:
+    """Build the event that is written before a request call."""
+    plan, prepared, clock = run.plan, run.prepared, batch.connection.clock
+    return IntentEvent(
+        **_key(run),
+        at_s=batch.since_s(clock.now_s()),
+        at=clock.utc(),
+        instance_type=plan.target.instance_type,
+        region=plan.target.region,
+        availability_zone_id=plan.target.availability_zone_id,
+        placement=plan.target.placement,
+        method=plan.method,
+        wanted=plan.wanted.label,
+        n=plan.count,
+        timeout_s=plan.timeout_s,
+        max_price_usd=plan.max_price_usd,
+        image=prepared.image,
+        image_name=prepared.image_name,
+        vcpus=prepared.vcpus,
+        valid_until=valid_until,
+        shutdown_after_min=prepared.shutdown_after_min,
+        features=features,
+        request=request,
+    )
+
+
+def answer_event(batch: Batch, run: Run, answer: Answer) -> RequestedEvent | RefusedEvent:
+    """Build the event that says how a request call went."""
+    call: dict[str, Any] = {
+        **_key(run),
+        "asked_s": batch.since_s(answer.asked_s),
+        "answered_s": batch.since_s(answer.answered_s, up=True),
+        "at": answer.asked_at,
+        "attempts": answer.attempts,
+    }
+    refusal = answer.refusal
+    if refusal is None:
+        ids = answer.request_ids
+        return RequestedEvent(**call, request_ids=ids, server_date=answer.server_date)
+    return RefusedEvent(
+        **call,
+        code=refusal.code,
+        message=refusal.message,
+        kind=refusal.kind,
+        advice=refusal.advice,
+    )
+
+
+def poll_event(
+    batch: Batch, runs: Sequence[Run], poll: Poll, *, round_number: int, number: int
+) -> PollEvent:
+    """Build the event of one poll of the runs that are watched in a region."""
+    return PollEvent(
+        round=round_number,
+        number=number,
+        region=poll.region,
+        due_s=round(batch.due_s(number), 6),
+        asked_s=batch.since_s(poll.asked_s),
+        answered_s=batch.since_s(poll.answered_s, up=True),
+        at=poll.asked_at,
+        server_date=poll.server_date,
+        calls=poll.calls,
+        plans={run.index: None if poll.error else _counts(run.tracks) for run in runs},
+        error=poll.error,
+        seen=_instance_ids(poll) if poll.error else {},
+    )
+
+
+def _counts(tracks: Mapping[str, Track]) -> StageCounts:
+    codes = Counter(each.sighting.status_code for each in tracks.values() if each.sighting)
+    stages = {stage.label: count for stage, count in count_stages(tracks.values()).items()}
+    return StageCounts(**stages, codes=dict(sorted(codes.items())))
+
+
+def _instance_ids(poll: Poll) -> dict[str, str]:
+    """What a failed poll did see: no proof of absence, but ids that the clean-up may need."""
+    found = {each: sighting.instance_id for each, sighting in poll.sightings.items()}
+    return {each: instance_id for each, instance_id in found.items() if instance_id}
+
+
+def stage_event(run: Run, track: Track, stage: Stage, sighting: Sighting) -> StageEvent:
+    """Build the event that a request was first shown at a stage."""
+    return StageEvent(
+        **_key(run),
+        request_id=track.request_id,
+        stage=stage.label,
+        after_s=track.brackets[stage].after_s,
+        by_s=track.brackets[stage].by_s,
+        instance_id=sighting.instance_id,
+        availability_zone_id=sighting.availability_zone_id,
+        status_code=sighting.status_code,
+        created_at=sighting.created_at,
+        status_updated_at=sighting.status_updated_at,
+        launched_at=sighting.launched_at,
+    )
+
+
+def outcome_event(run: Run, track: Track) -> OutcomeEvent:
+    """Build the event that a request ended."""
+    assert track.outcome is not None
+    sighting = track.sighting
+    return OutcomeEvent(
+        **_key(run),
+        request_id=track.request_id,
+        outcome=track.outcome,
+        status_code=sighting.status_code if sighting else None,
+        status_message=sighting.status_message if sighting else None,
+        instance_id=sighting.instance_id if sighting else None,
+        instance_state=sighting.instance_state if sighting else None,
+        instance_reason=sighting.instance_reason if sighting else None,
+        watched_s=track.polled_s,
+    )
+
+
+def _key(run: Run) -> dict[str, Any]:
+    return {"round": run.round, "plan": run.index}

@@ -1,0 +1,274 @@
+"""Every event of a log as a type: the one schema of the raw record.
+
+A log is one JSON object per line.  Its key ``event`` names the type of the line, the other keys
+are that type's fields.  Lines are written and read through these types alone, so a new column of
+the log is added here.  A line that is valid JSON but no valid event is refused when it is read.
+
+Names carry their unit.  ``*_s`` is seconds since the log's first line, on a clock that does not
+stop.  ``*_at`` and ``at`` are aware UTC.  Unknown is null, and so is a NaN that is written.
+
+History of the schema:
+
+1. 2026-11: first.
+2. 2026-11: typed.  ``look`` became ``poll`` and its ``tick`` ``number``; the facts of the batch
+   event lie flat; the features of an intent are called so.  Readers refuse schema 1.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from spotlib.model import Kind, Outcome, StageName
+
+SCHEMA = 2
+
+Count = Annotated[int, Meta(ge=0)]
+Instant = Annotated[datetime, Meta(tz=True)]
+
+
+class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was known of a target just before a request, with when it was taken and from where."""
+
+    price_usd: float | None = None
+    price_at: Instant | None = None
+    price_source: str | None = None
+    price_changed_at: Instant | None = None
+    on_demand_usd: float | None = None
+    sps: float | None = None
+    sps_at: Instant | None = None
+    sps_source: str | None = None
+    if_score: float | None = None
+    if_at: Instant | None = None
+    if_source: str | None = None
+    since_last_s: float | None = None
+
+
+class StageCounts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many requests of a run have been shown at each stage, and EC2's codes for all of them."""
+
+    accepted: Count
+    fulfilled: Count
+    running: Count
+    ready: Count
+    codes: dict[str, Count]
+
+
+class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The machine and the versions that a batch ran with."""
+
+    name: str
+    pid: int
+    spotlib: str
+    python: str
+    boto3: str
+
+
+class _Event(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="event"):
+    """A line of the log."""
+
+
+class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch"):
+    """The first line: what runs where, and with which parameters."""
+
+    schema: int
+    batch_id: str
+    simulated: bool
+    world: str | None
+    world_seed: int | None
+    endpoint: str
+    market: str | None
+    url: str | None
+    started_at: Instant
+    rounds: Count
+    every_s: float
+    poll_s: float
+    phase_s: float
+    seed: int
+    settle_s: float
+    notes: dict[str, Any]
+    account: str | None
+    arn: str | None
+    profile: str | None
+    expected_usd: float | None
+    bound_usd: float | None
+    warnings: tuple[str, ...]
+    host: Host
+
+
+class IntentEvent(_Event, frozen=True, kw_only=True, tag="intent"):
+    """Before a request call: the plan, the exact parameters of the call, and the features."""
+
+    round: Count
+    plan: Count
+    at_s: float
+    at: Instant
+    instance_type: str
+    region: str
+    availability_zone_id: str | None
+    placement: str
+    method: str
+    wanted: StageName
+    n: Count
+    timeout_s: float
+    max_price_usd: float | None
+    image: str
+    image_name: str
+    vcpus: Count
+    valid_until: Instant
+    shutdown_after_min: Count
+    features: Features
+    request: dict[str, Any]
+
+
+class RequestedEvent(_Event, frozen=True, kw_only=True, tag="requested"):
+    """The call was answered with request ids; ``answered_s`` is null where a sweep found them."""
+
+    round: Count
+    plan: Count
+    asked_s: float
+    answered_s: float | None
+    at: Instant
+    attempts: tuple[str, ...]
+    request_ids: tuple[str, ...]
+    server_date: str | None
+    recovered: bool = False
+
+
+class RefusedEvent(_Event, frozen=True, kw_only=True, tag="refused"):
+    """The call was refused: EC2's code and message, what they are about, and what to do."""
+
+    round: Count
+    plan: Count
+    asked_s: float
+    answered_s: float
+    at: Instant
+    attempts: tuple[str, ...]
+    code: str
+    message: str
+    kind: Kind
+    advice: str
+
+
+class SkippedEvent(_Event, frozen=True, kw_only=True, tag="skipped"):
+    """A round that would have started late, or polls that were due and not made."""
+
+    round: Count
+    polls: tuple[Count, ...]
+    reason: str
+    region: str | None = None
+
+
+class PollEvent(_Event, frozen=True, kw_only=True, tag="poll"):
+    """One poll of a region, also one that failed.
+
+    ``plans`` has the counts of each plan polled, null where the poll failed; ``seen`` has the
+    instance ids (by request id) that a failed poll learnt all the same.
+    """
+
+    round: Count
+    number: Count
+    region: str
+    due_s: float
+    asked_s: float
+    answered_s: float
+    at: Instant
+    server_date: str | None
+    calls: Count
+    plans: dict[Count, StageCounts | None]
+    error: str | None
+    seen: dict[str, str]
+
+
+class StageEvent(_Event, frozen=True, kw_only=True, tag="stage"):
+    """A request is first shown at a stage: the bracket, and EC2's own timestamps."""
+
+    round: Count
+    plan: Count
+    request_id: str
+    stage: StageName
+    after_s: float
+    by_s: float
+    instance_id: str | None
+    availability_zone_id: str | None
+    status_code: str
+    created_at: Instant | None
+    status_updated_at: Instant | None
+    launched_at: Instant | None
+
+
+class OutcomeEvent(_Event, frozen=True, kw_only=True, tag="outcome"):
+    """A request ended: how, with EC2's words, and until when it was watched."""
+
+    round: Count
+    plan: Count
+    request_id: str
+    outcome: Outcome
+    status_code: str | None
+    status_message: str | None
+    instance_id: str | None
+    instance_state: str | None
+    instance_reason: str | None
+    watched_s: float
+    recovered: bool = False
+
+
+class TaggedEvent(_Event, frozen=True, kw_only=True, tag="tagged"):
+    """Instances got the batch's tag, so the bill can be checked; or why they did not."""
+
+    region: str
+    instance_ids: tuple[str, ...]
+    error: str | None
+
+
+class ReleaseEvent(_Event, frozen=True, kw_only=True, tag="release"):
+    """One pass of clean-up: what was cancelled and terminated.
+
+    ``round`` and ``plan`` are null where the pass was for a whole batch.  A sweep writes ``at``
+    instead of ``at_s``: its clock is not the batch's.
+    """
+
+    region: str
+    cancelled: tuple[str, ...]
+    terminated: tuple[str, ...]
+    error: str | None
+    round: Count | None = None
+    plan: Count | None = None
+    at_s: float | None = None
+    at: Instant | None = None
+
+
+class CleanEvent(_Event, frozen=True, kw_only=True, tag="clean"):
+    """The end: whether it is confirmed that nothing is left, and what is if it is not."""
+
+    confirmed: bool
+    open_requests: dict[str, tuple[str, ...]]
+    live_instances: dict[str, tuple[str, ...]]
+    errors: dict[str, str]
+    spent_at_most_usd: float | None = None
+    at_s: float | None = None
+    at: Instant | None = None
+
+
+class RecoveredEvent(_Event, frozen=True, kw_only=True, tag="recovered"):
+    """The log goes on after its writer died, or after a torn line: one not written whole."""
+
+    torn: bool
+    at: Instant
+    pid: int
+
+
+Event = (
+    BatchEvent
+    | IntentEvent
+    | RequestedEvent
+    | RefusedEvent
+    | SkippedEvent
+    | PollEvent
+    | StageEvent
+    | OutcomeEvent
+    | TaggedEvent
+    | ReleaseEvent
+    | CleanEvent
+    | RecoveredEvent
+)

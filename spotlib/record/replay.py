@@ -1,0 +1,156 @@
+"""What a log says happened: its events replayed once into batch, runs and requests.
+
+Tables, history, clean-up and recovery all read this and no event line of their own.  Nothing is
+estimated here, and what the log does not say is None.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spotlib.record.events import (
+    BatchEvent,
+    CleanEvent,
+    Event,
+    IntentEvent,
+    OutcomeEvent,
+    PollEvent,
+    RefusedEvent,
+    ReleaseEvent,
+    RequestedEvent,
+    StageEvent,
+)
+from spotlib.record.log import read_lines
+
+Key = tuple[int, int]  # round and plan: they name a run within its batch
+
+
+@dataclass
+class RecordedRun:
+    """One request call: its intent, the answer or the refusal, and when it was last polled.
+
+    ``polled_s`` is when its last complete poll was sent.  Neither an answer nor a refusal means
+    that the writer died first.
+    """
+
+    intent: IntentEvent
+    requested: RequestedEvent | None = None
+    refused: RefusedEvent | None = None
+    polled_s: float | None = None
+
+    @property
+    def key(self) -> Key:
+        """Round and plan."""
+        return self.intent.round, self.intent.plan
+
+
+@dataclass
+class RecordedRequest:
+    """One spot request: the stages it was shown at, in order, and its outcome if it has one."""
+
+    request_id: str
+    run: RecordedRun
+    sent_s: float
+    stages: list[StageEvent] = field(default_factory=list)
+    outcome: OutcomeEvent | None = None
+
+    @property
+    def watched_s(self) -> float:
+        """Until when it was watched: its outcome says so, or else the last complete poll."""
+        if self.outcome is not None:
+            return self.outcome.watched_s
+        return self.sent_s if self.run.polled_s is None else self.run.polled_s
+
+    @property
+    def reached_wanted(self) -> bool:
+        """Whether the last stage it was shown at is the one that its plan waits for."""
+        return bool(self.stages) and self.stages[-1].stage == self.run.intent.wanted
+
+
+@dataclass
+class RecordedBatch:
+    """All that one log says; ``torn`` if its last line is not whole, or is being written."""
+
+    path: Path
+    batch: BatchEvent
+    torn: bool = False
+    runs: dict[Key, RecordedRun] = field(default_factory=dict)
+    requests: dict[str, RecordedRequest] = field(default_factory=dict)
+    refused: list[RecordedRun] = field(default_factory=list)
+    polls: list[PollEvent] = field(default_factory=list)
+    releases: list[ReleaseEvent] = field(default_factory=list)
+    clean: CleanEvent | None = None
+
+    @property
+    def regions(self) -> list[str]:
+        """The regions that anything was sent to, sorted."""
+        return sorted({run.intent.region for run in self.runs.values()})
+
+    @property
+    def spent_at_most_usd(self) -> float | None:
+        """What the batch cost at most: as its clean end says, or else its hard bound; None unknown.
+
+        A simulated amount is as large as its real one would have been.
+        """
+        if self.clean is not None and self.clean.spent_at_most_usd is not None:
+            return self.clean.spent_at_most_usd
+        return self.bound_usd(self.batch.rounds)
+
+    def bound_usd(self, rounds: int) -> float | None:
+        """The hard bound of the cost of so many rounds; None where a price is not known."""
+        return None if self.batch.bound_usd is None else rounds * self.batch.bound_usd
+
+
+def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
+    """Replay a log; None where nothing whole is in it yet.
+
+    Without ``polls`` these are not read, which is quicker, and ``polled_s`` stays None.
+
+    Raises
+    ------
+    ValueError
+        As ``read_lines``, or if an event speaks of a run or request that no earlier line names.
+    """
+    events, torn = read_lines(path, polls=polls)
+    if not events:
+        return None
+    _, first = events[0]
+    assert isinstance(first, BatchEvent)  # `read_lines` has looked
+    found = RecordedBatch(Path(path), first, torn=torn)
+    for number, event in events[1:]:
+        try:
+            _take(found, event)
+        except KeyError as error:
+            raise ValueError(
+                f"{path}, line {number} is no valid event: no line before it names "
+                f"{error.args[0]!r}"
+            ) from None
+    return found
+
+
+def _take(found: RecordedBatch, event: Event) -> None:
+    """Add one event; KeyError if it speaks of something unknown."""
+    match event:
+        case IntentEvent():
+            found.runs[event.round, event.plan] = RecordedRun(event)
+        case RequestedEvent():
+            run = found.runs[event.round, event.plan]
+            run.requested = event
+            for each in event.request_ids:
+                found.requests[each] = RecordedRequest(each, run, event.asked_s)
+        case RefusedEvent():
+            run = found.runs[event.round, event.plan]
+            run.refused = event
+            found.refused.append(run)
+        case PollEvent():
+            found.polls.append(event)
+            for plan in event.plans:
+                run = found.runs[event.round, plan]
+                run.polled_s = run.polled_s if event.error else event.asked_s
+        case StageEvent():
+            found.requests[event.request_id].stages.append(event)
+        case OutcomeEvent():
+            found.requests[event.request_id].outcome = event
+        case ReleaseEvent():
+            found.releases.append(event)
+        case CleanEvent():
+            found.clean = event
