@@ -1,11 +1,12 @@
-# make study | make test | make lab: each sets up first.  Needs Python 3.11+; uv is used if present.
+# make study | make test | make lab: each sets up first.  Needs Python 3.11+; uses uv if present.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STUDY := results/study
 READY := $(VENV)/ready
-# In the tight market some targets always have room, some never, most now and then; in the calm one
-# nearly all always do, and there is nothing to forecast.  8 s looks make it a matter of two minutes.
+# In the tight market some targets always have room, some never, most sometimes.  In the calm one
+# nearly all always do, and there is nothing to forecast.  With a poll every 8 s, the study takes
+# about two minutes.
 MARKET := tight
 
 .PHONY: study report test chaos lab setup constraints clean
@@ -22,10 +23,10 @@ $(READY): pyproject.toml constraints.txt
 	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'; \
 	fi
-	@# JupyterLab's pop-up with news would be the first thing that a newcomer sees.
+	@# Without this, JupyterLab's news pop-up is the first thing that a newcomer sees.
 	@$(BIN)/jupyter labextension disable --level=sys_prefix \
 	  "@jupyterlab/apputils-extension:announcements" > /dev/null 2>&1 || true
-	@# Nor does the kernel's warning at each start help: it speaks to its notebook on this machine only.
+	@# The kernel warns at each start that it is not encrypted; it listens on this machine only.
 	@mkdir -p $(VENV)/etc/ipython
 	@echo "c.IPKernelApp.log_level = 'ERROR'" > $(VENV)/etc/ipython/ipython_kernel_config.py
 	@touch $@
@@ -37,15 +38,15 @@ study: setup
 	@echo "01 select: the targets whose spot market moved (simulated archive, $(MARKET) market)"
 	@$(RUN) notebooks/01_select.ipynb $(STUDY)/notebooks/01_select.ipynb \
 	  -p results $(STUDY) -p dataset sandbox -p market $(MARKET)
-	@echo "02 collect: request, watch, clean up, 8 targets, once an hour for 20 hours (simulated)"
+	@echo "02 collect: request, watch, clean up; 8 targets, once per hour for 20 hours (simulated)"
 	@$(RUN) notebooks/02_collect.ipynb $(STUDY)/notebooks/02_collect.ipynb \
 	  -p results $(STUDY) -p n 5 -p top 8 -p rounds 20 -p every_s 3600 -p seed 1 \
 	  -p poll_s 8 -p timeout_s 360
 	@echo "03 analyze: how many are ready after t seconds"
 	@$(RUN) notebooks/03_analyze.ipynb $(STUDY)/notebooks/03_analyze.ipynb -p results $(STUDY)
 	@$(BIN)/jupyter nbconvert --to html --log-level ERROR $(STUDY)/notebooks/*.ipynb
-	@echo "Done, all of it simulated. Open first: $(STUDY)/notebooks/03_analyze.html"
-	@echo "The record is in $(STUDY)/launches, the figures in $(STUDY)/figures."
+	@echo "Done; all data are simulated. Open first: $(STUDY)/notebooks/03_analyze.html"
+	@echo "The logs are in $(STUDY)/launches, the figures in $(STUDY)/figures."
 
 # The analysis of what you recorded in results/launches, as one HTML page.
 report: setup
@@ -61,7 +62,7 @@ test: setup
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-# Every crash point, every fault at every call, every way to stop a program: not a sample of them.
+# All crash points, all faults at all calls, all ways to stop a program; make test runs a sample.
 chaos: setup
 	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/record tests/cleanup tests/collect
 

@@ -1,4 +1,4 @@
-"""What every test stands on: no way out to the network, and pretend worlds at hand."""
+"""What all tests share: no connection leaves this machine, and simulated worlds are at hand."""
 
 import ipaddress
 import json
@@ -21,13 +21,13 @@ from spotlib.sandbox.world import Fate, World
 
 NANO = Target("t3.nano", "sa-east-1")
 ARM = Target("t4g.medium", "ap-northeast-3")
-CHAOS = os.environ.get("SPOTLIB_CHAOS") == "1"  # make chaos: all of it, not a sample
+CHAOS = os.environ.get("SPOTLIB_CHAOS") == "1"  # make chaos: everything, not a sample
 QUICK = Fate(evaluate_s=0.3, in_flight_s=1.0, boot_s=5.0, ok_s=12.0)
 
 
 @pytest.fixture(autouse=True)
 def _stay_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real-looking keys are set, and any socket to elsewhere than this machine fails the test."""
+    """Set realistic keys, and fail the test if a socket connects to any other machine."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -37,7 +37,7 @@ def _stay_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def guarded(self: socket.socket, address: Any) -> None:
         if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_here(address[0]):
-            raise AssertionError(f"a test wanted to reach {address}")
+            raise AssertionError(f"a test tried to connect to {address}")
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
@@ -52,18 +52,18 @@ def _is_here(host: str) -> bool:
 
 @pytest.fixture
 def in_process() -> Callable[[World], Connection]:
-    """A connection to a world in this process."""
+    """Connect to a world in this process."""
     return lambda world: connect_in_process(world, partial(attach, world))
 
 
 def scripted(*fates: Fate | None, **settings: Any) -> World:
-    """A world in which the requests, in the order in which they come, have these fates."""
+    """Return a world whose requests have these fates, in the order in which they are made."""
     waiting = iter(fates)
     return World(script=lambda _: next(waiting, QUICK), **settings)
 
 
 def plan_for(connection: Connection, *targets: Target, n: int = 5, **plan: Any) -> PreflightReport:
-    """The preflight's answer for a plan of ``n`` for each target."""
+    """Return the preflight's report for a plan of ``n`` instances per target."""
     plan.setdefault("wanted", Stage.READY)
     return preflight(connection, plan_launches(targets or (NANO,), count=n, **plan)).require()
 
@@ -77,27 +77,27 @@ def read_events(path: Path) -> tuple[list[dict[str, Any]], bool]:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """Where a test's batch is recorded."""
+    """The log file of a test's batch."""
     return tmp_path / "launches" / "20240901T000000Z-abcdef.jsonl"
 
 
 @pytest.fixture(scope="session")
 def sampled() -> Callable[..., list[Any]]:
-    """``sampled(points, 6)`` is every sixth; under ``make chaos`` all, or as ``whole`` says."""
+    """``sampled(points, 6)`` is every sixth point; with ``make chaos`` every ``whole``-th."""
 
     def sample(items: Sequence[Any], every: int, *, whole: int = 1) -> list[Any]:
         chosen = list(items[:: whole if CHAOS else every])
-        assert chosen, "nothing was sampled, so the test would show nothing"
+        assert chosen, "nothing was sampled: the test would prove nothing"
         return chosen
 
     return sample
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave what is too slow for make test to make chaos."""
+    """Skip tests marked ``chaos`` unless ``make chaos`` runs them."""
     for item in items:
         if item.get_closest_marker("chaos") and not CHAOS:
-            item.add_marker(pytest.mark.skip(reason="make chaos runs it"))
+            item.add_marker(pytest.mark.skip(reason="only make chaos runs it"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Nothing but ``endpoint="aws"`` can reach AWS: no default, no test, no typing error."""
+"""Only ``endpoint="aws"`` or a URL of Amazon reaches AWS: no default and no environment does."""
 
 import pytest
 from botocore.httpsession import URLLib3Session
@@ -14,7 +14,7 @@ from spotlib.model import plan_launches
 
 @pytest.fixture
 def sent(monkeypatch):
-    """The hosts that a request was sent to; sending one to AWS is refused in this process."""
+    """The hosts that requests were sent to; a request to AWS raises instead of being sent."""
     hosts = []
     send = URLLib3Session.send
 
@@ -28,7 +28,7 @@ def sent(monkeypatch):
     return hosts
 
 
-def test_the_guard_of_these_tests_would_notice_a_call_to_aws(sent):
+def test_a_call_to_aws_would_fail_these_tests(sent):
     with pytest.raises(AssertionError, match="AWS was reached"):
         preflight(connect("aws"), plan_launches([NANO], count=1))
 
@@ -36,7 +36,7 @@ def test_the_guard_of_these_tests_would_notice_a_call_to_aws(sent):
 
 
 def test_the_defaults_of_every_entry_point_stay_on_this_machine(sent, log, capsys):
-    """With credentials set, as on a researcher's machine."""
+    """Credentials are set, as on a researcher's machine."""
     assert main(["check"]) == 0
     assert main(["check", "t4g.nano@eu-west-1", "-n", "3"]) == 0
     connection = connect("sandbox", seed=1)
@@ -49,7 +49,7 @@ def test_the_defaults_of_every_entry_point_stay_on_this_machine(sent, log, capsy
     assert "SIMULATED" in capsys.readouterr().out
 
 
-def test_the_sandbox_is_never_shown_real_keys():
+def test_the_sandbox_never_receives_real_keys():
     connection = connect("sandbox", seed=1)
     try:
         credentials = connection.session.get_credentials()
@@ -93,11 +93,11 @@ def test_neither_an_endpoint_nor_a_proxy_in_the_environment_redirects_the_sandbo
         ("https://amazonaws.com.example.org", False),
     ],
 )
-def test_any_url_of_amazon_counts_as_aws(endpoint, costs):
+def test_every_url_of_amazon_counts_as_aws(endpoint, costs):
     assert is_aws(endpoint) is costs
 
 
-def test_an_unreachable_endpoint_is_said_so_and_launches_nothing(log):
+def test_an_unreachable_endpoint_is_reported_and_nothing_is_launched(log):
     connection = connect("http://127.0.0.1:9")
 
     assert isinstance(connection, Connection)
@@ -108,7 +108,7 @@ def test_an_unreachable_endpoint_is_said_so_and_launches_nothing(log):
     assert not log.exists()
 
 
-def test_without_a_seed_each_sandbox_is_a_world_of_its_own():
+def test_without_a_seed_each_sandbox_is_another_world():
     worlds = []
     for _ in range(2):
         connection = connect("sandbox")

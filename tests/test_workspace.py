@@ -1,4 +1,4 @@
-"""The workspace keeps its own promises: environment, layering, notebooks, prose."""
+"""The workspace is consistent: environment, dependencies, light import, notebooks, texts."""
 
 import ast
 import json
@@ -76,7 +76,7 @@ def test_everything_imported_is_a_named_dependency(repository, project):
     testing = runtime | {Requirement(each).name.lower() for each in extras}
     ours = {"spotlib", "conftest"} | {path.stem for path in (repository / "tests").rglob("*.py")}
     provided = packages_distributions()
-    # Libraries that moto, boto3 and pytest are made of and speak with.
+    # Libraries that moto, boto3, pytest and JupyterLab bring along.
     parts = {"botocore": "boto3", "xmltodict": "moto", "werkzeug": "moto", "packaging": "pytest"}
     parts |= {"urllib3": "boto3", "jupyter_client": "jupyterlab"}
     sources = [(path, path.read_text(), testing) for path in (repository / "tests").rglob("*.py")]
@@ -90,7 +90,7 @@ def test_everything_imported_is_a_named_dependency(repository, project):
             assert names & allowed, f"{path.name} imports {name}, which no dependency provides"
 
 
-def test_importing_spotlib_does_no_work():
+def test_importing_spotlib_loads_no_heavy_library():
     script = "import sys, spotlib; print(sorted({'boto3', 'pandas', 'moto'} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -100,7 +100,7 @@ def test_importing_spotlib_does_no_work():
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_is_kept_clean_and_thin(repository, name):
+def test_a_notebook_is_clean_and_thin(repository, name):
     book = nbformat.read(repository / "notebooks" / f"{name}.ipynb", as_version=4)
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
@@ -117,7 +117,7 @@ def test_a_notebook_is_kept_clean_and_thin(repository, name):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_every_parameter_has_a_type_and_a_word_of_help(repository, name):
+def test_every_parameter_has_a_type_and_a_help_text(repository, name):
     found = papermill.inspect_notebook(str(repository / "notebooks" / f"{name}.ipynb"))
 
     assert found
@@ -126,7 +126,7 @@ def test_every_parameter_has_a_type_and_a_word_of_help(repository, name):
         assert parameter["help"]
 
 
-def test_nothing_tracked_names_a_machine_or_a_registry(repository):
+def test_no_tracked_file_names_a_machine_or_a_registry(repository):
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=repository, capture_output=True, text=True, check=False
     )
