@@ -129,9 +129,11 @@ def read_counts(
     ...         lines = ["InstanceType,Region,AZ,SPS,IF", f"t3.nano,sa-east-1,sae1-az1,{sps},2.5"]
     ...         _ = Path(day, f"{time}.csv").write_text("\n".join(lines))
     ...     reading = read_counts(folder, cache=None)
-    >>> reading.counts[["instance_type", "sps", "snapshots", "sps_changes"]].to_dict("records")
-    [{'instance_type': 't3.nano', 'sps': 2.0, 'snapshots': 1, 'sps_changes': 1},
-     {'instance_type': 't3.nano', 'sps': 3.0, 'snapshots': 1, 'sps_changes': 0}]
+    >>> columns = ["instance_type", "sps", "if_score", "snapshots", "sps_changes"]
+    >>> print(reading.counts[columns].to_string(index=False))
+    instance_type  sps  if_score  snapshots  sps_changes
+          t3.nano  2.0       2.5          1            1
+          t3.nano  3.0       2.5          1            0
     >>> int(reading.days["missing_snapshots"].sum())
     142
     """

@@ -9,7 +9,7 @@ stretch is a series of successive snapshots with equal codes.  Knows no file for
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
