@@ -1,18 +1,17 @@
 """The choice: the best of a ranking, random controls, and the selection file.
 
-Owns which targets are measured, what is recorded about each of them, and the comparison of the ways
-to score.  Random draws take a seed; ``write_selection`` alone touches the disk.
+Owns which targets are measured and what is recorded about each of them.  Random draws take a
+seed; ``write_selection`` alone touches the disk.
 """
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 
-from spotlib.figures import target_names
 from spotlib.money import held_usd
 from spotlib.select.cov import (
     PAIR,
@@ -20,18 +19,10 @@ from spotlib.select.cov import (
     Form,
     Missing,
     is_of_size,
-    score_targets,
     variation,
 )
 from spotlib.select.evidence import FLAGGED_SHARE, evidence
 from spotlib.select.parameters import SelectParameters
-
-WAYS: Final = {
-    "zones pooled,\nmissing dropped": ("pooled", "drop"),
-    "zones pooled,\nmissing as -1\n(the study)": ("pooled", "as_value"),
-    "within zones,\nmissing dropped": ("within", "drop"),
-    "within zones,\nmissing as -1": ("within", "as_value"),
-}
 
 
 def choose_targets(
@@ -199,27 +190,6 @@ def write_selection(
     path.parent.mkdir(parents=True, exist_ok=True)
     selection.assign(**facts).to_csv(path, index=False, mode="x")
     return path
-
-
-def compare_ways(
-    counts: pd.DataFrame, *, sizes: tuple[str, ...], top: int
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Rank each target that is in the top of any way of scoring, under all of ``WAYS``.
-
-    Returns the table of ranks (NaN where a way does not rank the target at all) and how many
-    targets each way ranks.
-    """
-    ranks = {}
-    for name, (form, missing) in WAYS.items():
-        table = variation(counts, form=cast("Form", form), missing=cast("Missing", missing))
-        ranked = score_targets(table, sizes=sizes)
-        ranks[name] = pd.Series(
-            ranked["rank"].to_numpy(), index=target_names(ranked), dtype="float64"
-        )
-    table = pd.DataFrame(ranks)
-    best = table.min(axis=1)
-    table = table[best <= top].sort_values(list(WAYS), kind="stable")
-    return table, {name: len(rank) for name, rank in ranks.items()}
 
 
 def _other_form(counts: pd.DataFrame, form: Form, missing: Missing) -> pd.DataFrame:

@@ -146,7 +146,7 @@ def score_targets(
 
 
 def snapshots_by_value(counts: pd.DataFrame) -> pd.DataFrame:
-    """Add up the days: one row per zone and pair of values, so that a month becomes small."""
+    """Add up the days: one row per zone and pair of values, which makes a month small."""
     values = [*ZONE, "sps", "if_score"]
     held = counts.groupby(values, observed=True, dropna=False)["snapshots"].sum()
     return held.astype("int64").reset_index()

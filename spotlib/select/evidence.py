@@ -28,6 +28,12 @@ from spotlib.select.cov import (
     variation,
 )
 
+WAYS: Final[dict[str, tuple[Form, Missing]]] = {
+    "zones pooled,\nmissing dropped": ("pooled", "drop"),
+    "zones pooled,\nmissing as -1\n(the study)": ("pooled", "as_value"),
+    "within zones,\nmissing dropped": ("within", "drop"),
+    "within zones,\nmissing as -1": ("within", "as_value"),
+}
 FLAGGED_SHARE: Final = 0.01  # scores that rest on a smaller share of the snapshots are flagged
 
 _SPS_LEVELS = 3  # of a single-type query; only some GPU types show more
@@ -130,6 +136,23 @@ def stability(
     if (scores.nunique() > 1).all():
         tau = float(stats.kendalltau(scores["odd"], scores["even"]).statistic)
     return Stability(tau, len(scores), top, len(shared))
+
+
+def compare_ways(
+    counts: pd.DataFrame, *, sizes: tuple[str, ...], top: int
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Rank each pair that is in the top of any way of scoring, under all of ``WAYS``.
+
+    Returns the table of ranks, indexed by pair (NaN where a way does not rank it at all), and how
+    many pairs each way ranks.
+    """
+    ranks = {}
+    for name, (form, missing) in WAYS.items():
+        ranked = score_targets(variation(counts, form=form, missing=missing), sizes=sizes)
+        ranks[name] = ranked.set_index(PAIR)["rank"].astype("float64")
+    table = pd.DataFrame(ranks)
+    table = table[table.min(axis=1) <= top].sort_values(list(WAYS), kind="stable")
+    return table, {name: len(rank) for name, rank in ranks.items()}
 
 
 def _resting_share(counts: pd.DataFrame, form: Form, missing: Missing) -> "pd.Series[float]":

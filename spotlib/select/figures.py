@@ -78,6 +78,7 @@ def history_figure(counts: pd.DataFrame, selection: pd.DataFrame, *, simulated: 
 def ranks_figure(ranks: pd.DataFrame, *, simulated: bool) -> Figure:
     """The rank of each target under each way of scoring; blank where it is not ranked."""
     figure, ax = _one_panel(9.5, 0.34 * len(ranks) + 1.6, simulated)
+    ranks = ranks.set_axis(target_names(ranks.index.to_frame(index=False)))
     labels = ranks.map(lambda rank: "" if pd.isna(rank) else f"{rank:.0f}")
     style = {"annot": labels, "fmt": "", "cmap": "crest", "cbar": False, "linewidths": 1}
     sns.heatmap(np.log(ranks), ax=ax, **style)

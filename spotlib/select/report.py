@@ -33,7 +33,7 @@ def reading_summary(reading: Reading) -> str:
             f" the longest of {longest:,} minutes",
             f"repeated rows, counted once: {total['repeated_rows']:,};"
             f" contradictory, treated as unknown: {total['contradictions']:,};"
-            f" without a zone, left out: {total['nameless_rows']:,}",
+            f" rows without a zone, left out: {total['nameless_rows']:,}",
             f"files skipped: {len(reading.skipped)}",
             *notice,
         )

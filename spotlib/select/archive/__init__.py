@@ -1,4 +1,4 @@
-"""SpotLake archives, in every form they come in, as exact integer counts.
+"""SpotLake archives of every form as exact integer counts.
 
 One door: ``counts.read_counts``, with the ``Reading`` it returns and the ``ArchiveError`` it
 raises.  Import-linter keeps the other modules behind it.  Read in this order:

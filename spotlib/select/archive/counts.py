@@ -1,4 +1,4 @@
-"""The door of the archive: SpotLake data, in every form they come in, as exact integer counts.
+"""The door of the archive: SpotLake data of every form as exact integer counts.
 
 A month is some 4,460 snapshots and 130 million rows, so it is never held whole::
 
@@ -121,13 +121,14 @@ def read_counts(
 
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
+    >>> import pandas as pd
     >>> from spotlib import read_counts
+    >>> pool = {"InstanceType": ["t3.nano"], "Region": "sa-east-1", "AZ": "sae1-az1", "IF": 2.5}
     >>> with TemporaryDirectory() as folder:
     ...     day = Path(folder, "aws-2024-08", "01")
     ...     day.mkdir(parents=True)
     ...     for time, sps in [("00-00-00", 3), ("00-10-00", 2)]:
-    ...         lines = ["InstanceType,Region,AZ,SPS,IF", f"t3.nano,sa-east-1,sae1-az1,{sps},2.5"]
-    ...         _ = Path(day, f"{time}.csv").write_text("\n".join(lines))
+    ...         pd.DataFrame(pool | {"SPS": sps}).to_csv(day / f"{time}.csv", index=False)
     ...     reading = read_counts(folder, cache=None)
     >>> columns = ["instance_type", "sps", "if_score", "snapshots", "sps_changes"]
     >>> print(reading.counts[columns].to_string(index=False))

@@ -24,7 +24,7 @@ _NOT_A_NUMBER = re.compile(r"column #(\d+): .*invalid value '(.*)'")
 
 
 def unpacked(data: bytes, file: str) -> bytes:
-    """Return the text of a file that may be gzipped, whatever its name says."""
+    """Return the text of a file, gzipped or not, with no regard to its name."""
     if not data.startswith(_GZIP):
         return data
     try:
