@@ -94,20 +94,17 @@ def complete_selection(
 
     Parameters
     ----------
-    chosen : DataFrame
-        As ``choose_targets`` returns it.
-    pairs : DataFrame
-        As ``variation`` returns it; the controls are drawn from it.
-    counts : DataFrame
-        As in ``Reading.counts``.
+    chosen, pairs, counts : DataFrame
+        As returned by ``choose_targets``, ``variation`` and ``read_counts``.  Controls are drawn
+        from ``pairs``.
     parameters : SelectParameters
-        Form, missing, sizes, controls, seed and held_s.
+        Of these: form, missing, sizes, controls, seed and held_s.
 
     Returns
     -------
     DataFrame, one row per target
-        ``chosen`` and the controls with the columns of ``evidence``, both CoVs in the form that was
-        not used, expected_cost_usd (of one instance) and flagged.
+        With the columns of ``evidence``, both CoVs in the form that was not used,
+        expected_cost_usd (of one instance) and flagged (rests on under 1 % of the snapshots).
 
     Raises
     ------

@@ -29,7 +29,7 @@ class Archive:
     path: str | Path
     days: str | tuple[str, ...]
     market: str | None
-    description: str
+    origin: str  # how it was found or made
 
     @property
     def simulated(self) -> bool:
@@ -39,7 +39,7 @@ class Archive:
     @property
     def days_text(self) -> str:
         """The days or the month, as a selection file names them."""
-        return _text_of(self.days)
+        return self.days if isinstance(self.days, str) else ", ".join(self.days)
 
     @property
     def source(self) -> str:
@@ -60,32 +60,31 @@ def find_archive(parameters: SelectParameters, *, spot_dataset: Path = SPOT_DATA
         If there is no snapshot, or the archive is of another market than the one asked for.
     """
     path: str | Path = spot_dataset / "aws"
-    description = "The archive named"
+    origin = "The archive named"
     if parameters.dataset:
         remote = parameters.dataset.startswith(_BUCKET)
         path = parameters.dataset if remote else spot_dataset.parent / parameters.dataset
     if parameters.dataset == "sandbox" or (not parameters.dataset and not _has_snapshots(path)):
         wanted = parameters.market or CALM
         path = spot_dataset / "sandbox" / market_folder(wanted)
-        description = (
-            "The sandbox's" if parameters.dataset else "No real one here, so the sandbox's"
-        )
-        description += _ensure_sandbox(path, parameters.month or SANDBOX_MONTH, wanted)
+        origin = "The sandbox's" if parameters.dataset else "No real one here, so the sandbox's"
+        origin += _ensure_sandbox(path, parameters.month or SANDBOX_MONTH, wanted)
     elif not parameters.dataset:
-        description = "The real archive here"
+        origin = "The real archive here"
     market = _market_of(path, asked=parameters.market)
     days: str | tuple[str, ...] = parameters.month or tuple(re.findall(r"[^\s,]+", parameters.days))
     if not days:
         days = f"{max(days_held(path)):%Y-%m}"
-    return Archive(path, days, market, f"{description}: {path}, {_text_of(days)}")
+    return Archive(path, days, market, origin)
 
 
 def banner(archive: Archive) -> str:
     """Return one conspicuous line of HTML: data of AWS, or of a pretend market."""
+    what = f"{archive.origin}: {archive.path}, {archive.days_text}."
     if archive.simulated:
         text = f"{SIMULATED}: a pretend market, {archive.market}, nothing here is about AWS. "
-        return banner_html(f"{text}{archive.description}.", "simulated")
-    return banner_html(f"SpotLake data: {archive.description}.", "real")
+        return banner_html(f"{text}{what}", "simulated")
+    return banner_html(f"SpotLake data: {what}", "real")
 
 
 def _market_of(path: str | Path, *, asked: str) -> str | None:
@@ -110,13 +109,9 @@ def _has_snapshots(path: str | Path) -> bool:
 
 
 def _ensure_sandbox(folder: Path, month: str, market: str) -> str:
-    """Write the sandbox's month unless it exists; return what to add to the description."""
+    """Write the sandbox's month unless it exists; return what to add to the origin."""
     target = folder / f"aws-{month}"
     if _has_snapshots(target):
         return ""
     written = write_archive(target, month=month, market=market)
     return f" (written now, {written.snapshots:,} snapshots of {written.pools:,} pools)"
-
-
-def _text_of(days: str | tuple[str, ...]) -> str:
-    return days if isinstance(days, str) else ", ".join(days)

@@ -137,8 +137,8 @@ class TestArchive:
         assert first.simulated
         assert first.source == "sandbox"
         assert "SIMULATED" in source.banner(first)
-        assert "written now" in first.description
-        assert "written now" not in again.description
+        assert "written now" in first.origin
+        assert "written now" not in again.origin
         assert (first.days, again.days) == ("2024-08", "2024-08")
         counts = read_counts(again.path, days=again.days, cache=None)
         assert counts.days["snapshots"].sum() > 100
