@@ -53,41 +53,41 @@ def write_day(folder: Path, day: date, *, seed: int = 0, form: str = "csv.gz") -
     demand = np.random.default_rng(seed).lognormal(-1, 1.2, len(rows)).round(4)
     spot = (demand * 0.4).round(4)
     moving = np.flatnonzero(tightness < 0.2)
-    for tick in range(SNAPSHOTS):
+    for snapshot in range(SNAPSHOTS):
         shifted = rng.choice(moving, 40, replace=False)
         sps[shifted] = np.clip(sps[shifted] + rng.choice([-1, 1], 40), 1, 3)
         repriced = rng.choice(len(rows), 300, replace=False)
         spot[repriced] = (demand[repriced] * rng.uniform(0.2, 0.7, 300)).round(4)
-        glitch = (
-            np.where(pairs == rng.integers(pairs.max()), -2, halves) if tick % 20 == 7 else halves
-        )
-        at = datetime.combine(day, time()) + timedelta(minutes=10 * tick)
-        snapshot = rows.select(
+        shown = halves
+        if snapshot % 20 == 7:  # a glitch of one pair
+            shown = np.where(pairs == rng.integers(pairs.max()), -2, halves)
+        at = datetime.combine(day, time()) + timedelta(minutes=10 * snapshot)
+        table = rows.select(
             Time=pl.lit(f"{at:%Y-%m-%d %H:%M:%S}"),
             InstanceType="InstanceType",
             Region="Region",
             AZ="AZ",
             SPS=pl.Series(sps),
-            IF=pl.Series(glitch / 2),
+            IF=pl.Series(shown / 2),
             OndemandPrice=pl.Series(demand),
             SpotPrice=pl.Series(spot),
             Savings=pl.Series((100 - spot * 100 / demand).astype(np.int64)),
         )
         path = folder / f"aws-{day:%Y-%m}" / f"{day:%d}" / f"{at:%H-%M-%S}.{form}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = snapshot.write_csv().encode()
+        text = table.write_csv().encode()
         path.write_bytes(gzip.compress(text, 6) if form == "csv.gz" else text)
 
 
 def write_zip(folder: Path, path: Path) -> None:
-    """Pack the tree below ``folder`` as the maintainers do: stored, for it is gzipped already."""
+    """Pack the tree below ``folder`` as SpotLake does: stored, because it is already gzipped."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for file in sorted(folder.rglob("*.csv.gz")):
             archive.write(file, file.relative_to(folder))
 
 
 def write_parquet(folder: Path, out: Path) -> None:
-    """Convert the csv tree below ``folder`` to one Parquet file a day, sorted by pool."""
+    """Convert the csv tree below ``folder`` to one Parquet file per day, sorted by pool."""
     for day in sorted(folder.glob("aws-*/*")):
         files = sorted(day.glob("*.csv.gz"))
         rows = pl.concat(pl.read_csv(file, try_parse_dates=True) for file in files)

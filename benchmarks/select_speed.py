@@ -3,17 +3,17 @@
     python benchmarks/select_speed.py                 one day and three, all forms (some minutes)
     python benchmarks/select_speed.py --month FOLDER  a month written by select_archive.py
 
-Every figure is the median of runs in processes of their own, the ways taking turns, so that a
-noisy machine is noisy for all of them; read the ratios.
+Each figure is the median of runs in separate processes.  The ways take turns, so a noisy machine
+affects all of them alike: read the ratios.
 
 study   reads every file with pandas, concatenates, and goes through the pairs one by one
-tuned   the same made as quick as pandas allows: four columns only, one vectorised group-by
-limit   decompresses and tokenises those four columns and does nothing else, on as many threads
-ours    counts, validates everything and ranks, with an empty cache
+tuned   the same as fast as pandas allows: four columns only, one vectorised group-by
+limit   decompresses and tokenises those four columns and does nothing else, on all processors
+ours    counts, validates all values and ranks, with an empty cache
 cached  ranks from the counts of the run before
 """
 
-# ruff: noqa: PLC0415 (each way imports only what it needs, for its memory is measured)
+# ruff: noqa: PLC0415 (each way imports only what it needs, because its memory is measured)
 import argparse
 import gzip
 import json
@@ -83,7 +83,7 @@ def write_archives(folder: Path, days: int) -> dict[str, Path]:
 
 def run_apart(way: str, form: str, folder: Path) -> dict[str, float]:
     command = [sys.executable, __file__, "--one", way, form, str(folder)]
-    # numpy's linear algebra, which no way needs, spins a tenth of a second after it was imported.
+    # numpy's linear algebra, which no way needs, spins for a tenth of a second after its import.
     quiet = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=quiet)
     return json.loads(done.stdout)
@@ -110,7 +110,7 @@ def run_here(way: str, form: str, folder: str) -> dict[str, float]:
 
 
 def peak_mb() -> float:
-    """Peak memory of this process; ru_maxrss would begin at that of the process that started it."""
+    """Peak memory of this process; ru_maxrss would start at that of its parent."""
     [line] = [
         line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
     ]
@@ -183,7 +183,7 @@ def _opened(folder: Path, form: str) -> Iterator[object]:
 
 
 def ratio(some: list[dict[str, float]], others: list[dict[str, float]], key: str) -> float:
-    """Median ratio of runs that were neighbours in time."""
+    """Median ratio of runs adjacent in time."""
     return statistics.median(one[key] / other[key] for one, other in zip(some, others, strict=True))
 
 

@@ -1,10 +1,13 @@
-"""TODO."""
+"""The choice: the best of a ranking, random controls, and the selection file.
+
+Owns which targets are measured and what is recorded about each of them.  Random draws take a
+seed; ``write_selection`` alone touches the disk.
+"""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -16,7 +19,6 @@ from spotlib.select.cov import (
     Form,
     Missing,
     is_of_size,
-    score_targets,
     variation,
 )
 from spotlib.select.evidence import FLAGGED_SHARE, evidence
@@ -30,10 +32,42 @@ def choose_targets(
     max_per_region: int | None = None,
     max_per_family: int | None = None,
 ) -> pd.DataFrame:
-    """Take the best ``top`` of a ranking, passing over those whose region or family is full.
+    """Take the best ``top`` of a ranking, without those whose region or family is full.
 
-    A family is the part of the type before its first dot.  The chosen ones are ranked anew and
-    get the role ``ranked`` and an inclusion probability of 1.
+    Parameters
+    ----------
+    scored : DataFrame
+        As ``score_targets`` returns it: best first, with instance_type and region.
+    top : int
+        How many to take; fewer are taken if the ranking is exhausted.
+    max_per_region, max_per_family : int, optional
+        The most to take of one region, and of one family (the part of the type before its first
+        dot).  No limit by default.
+
+    Returns
+    -------
+    DataFrame, one row per chosen target
+        Those rows of ``scored``, with a new rank from 1, role ``ranked`` and inclusion_probability
+        1.
+
+    Examples
+    --------
+    At most one target per region:
+
+    >>> import pandas as pd
+    >>> from spotlib import choose_targets
+    >>> scored = pd.DataFrame(
+    ...     {
+    ...         "instance_type": ["t3.nano", "t3.micro", "t3.nano"],
+    ...         "region": ["sa-east-1", "sa-east-1", "eu-west-1"],
+    ...         "score": [0.3, 0.2, 0.1],
+    ...     }
+    ... )
+    >>> chosen = choose_targets(scored, top=2, max_per_region=1)
+    >>> print(chosen[["rank", "instance_type", "region", "score"]].to_string(index=False))
+     rank instance_type    region  score
+        1       t3.nano sa-east-1    0.3
+        2       t3.nano eu-west-1    0.1
     """
     family = scored["instance_type"].str.split(".").str[0]
     taken: list[int] = []
@@ -49,6 +83,52 @@ def choose_targets(
     return chosen.assign(rank=np.arange(1, len(chosen) + 1)).reset_index(drop=True)
 
 
+def complete_selection(
+    chosen: pd.DataFrame,
+    pairs: pd.DataFrame,
+    *,
+    counts: pd.DataFrame,
+    parameters: SelectParameters,
+) -> pd.DataFrame:
+    """Add the controls, and for each target what its score rests on and what it costs to measure.
+
+    Parameters
+    ----------
+    chosen, pairs, counts : DataFrame
+        As returned by ``choose_targets``, ``variation`` and ``read_counts``.  Controls are drawn
+        from ``pairs``.
+    parameters : SelectParameters
+        Of these: form, missing, sizes, controls, seed and held_s.
+
+    Returns
+    -------
+    DataFrame, one row per target
+        With the columns of ``evidence``, both CoVs in the form that was not used,
+        expected_cost_usd (of one instance) and flagged (rests on under 1 % of the snapshots).
+
+    Raises
+    ------
+    ValueError
+        If nothing was chosen because no pair varies in both.
+    """
+    sizes, form = parameters.size_tokens, cast("Form", parameters.form)
+    missing = cast("Missing", parameters.missing)
+    if chosen.empty:
+        raise ValueError(
+            f"no target of the sizes {', '.join(sizes)} varies in both SPS and IF"
+            f" in these {counts['day'].nunique()} days: read more days, or name more sizes"
+        )
+    table = add_controls(
+        chosen, pairs, controls=parameters.controls, seed=parameters.seed, sizes=sizes
+    )
+    known = evidence(counts, form=form, missing=missing, pairs=table)
+    table = table.merge(known, on=PAIR, how="left")
+    table = table.merge(_other_form(counts, form, missing), on=PAIR, how="left")
+    cost = held_usd(table["price_usd_per_hour"].to_numpy("float64"), parameters.held_s)
+    flagged = table["resting_share"].gt(0) & table["resting_share"].lt(FLAGGED_SHARE)
+    return table.assign(expected_cost_usd=cost, flagged=flagged)
+
+
 def add_controls(
     chosen: pd.DataFrame,
     variation: pd.DataFrame,
@@ -57,12 +137,13 @@ def add_controls(
     seed: int,
     sizes: Iterable[str] | None = SMALL_SIZES,
 ) -> pd.DataFrame:
-    """Append random targets, for a predictor that never saw a stable target cannot predict one.
+    """Append random controls: a model that has never seen a stable target cannot predict one.
 
-    Of the pairs of the right sizes that were not chosen, ``controls`` are drawn from those whose
-    SPS never varied (role ``constant``) and ``controls`` from all others (role ``random``), each
-    stratum without replacement; a smaller one is taken whole.  ``inclusion_probability`` is the
-    share drawn of the stratum, the weight for any later statement about all pairs.
+    Of the pairs of these sizes that were not chosen, ``controls`` are drawn from those whose SPS
+    never varied (role ``constant``) and ``controls`` from all others (role ``random``), each
+    stratum without replacement; a smaller stratum is taken completely.  ``inclusion_probability``
+    is the share of the stratum that was drawn; its inverse is the weight of the target in any later
+    statement about all pairs.
     """
     rest = variation[is_of_size(variation, sizes)].sort_values(PAIR)
     known = set(zip(chosen["instance_type"], chosen["region"], strict=True))
@@ -89,8 +170,8 @@ def write_selection(
 ) -> Path:
     """Write ``selection`` as ``folder/<created>.csv``, best first, and return that path.
 
-    Each row also carries the source, the time of creation and the parameters, so that a file
-    explains itself.  Never overwrites.
+    Each row also carries the source, the time of creation and the parameters, so a file explains
+    itself.  Never overwrites.
     """
     if source not in ("spotlake", "sandbox"):
         raise ValueError(f"source must be spotlake or sandbox, got {source!r}")
@@ -108,83 +189,8 @@ def write_selection(
     return path
 
 
-WAYS: Final = {
-    "zones pooled,\nmissing dropped": ("pooled", "drop"),
-    "zones pooled,\nmissing as -1\n(the study)": ("pooled", "as_value"),
-    "within zones,\nmissing dropped": ("within", "drop"),
-    "within zones,\nmissing as -1": ("within", "as_value"),
-}
-
-
-@dataclass(frozen=True)
-class Selection:
-    """All pairs, the ranked ones, and the chosen ones with what their scores rest on."""
-
-    pairs: pd.DataFrame
-    ranked: pd.DataFrame
-    chosen: pd.DataFrame
-
-
-def select_targets(counts: pd.DataFrame, parameters: SelectParameters) -> Selection:
-    """Score, choose, add controls and say what each choice rests on and costs.
-
-    Raises
-    ------
-    ValueError
-        If no pair varies in both, so that there is nothing to rank.
-    """
-    form, missing = cast("Form", parameters.form), cast("Missing", parameters.missing)
-    pairs = variation(counts, form=form, missing=missing)
-    ranked = score_targets(pairs, sizes=parameters.size_tokens)
-    if ranked.empty:
-        raise ValueError(
-            f"no target of the sizes {', '.join(parameters.size_tokens)} varies in both SPS and IF"
-            f" in these {counts['day'].nunique()} days: read more days, or name more sizes"
-        )
-    chosen = choose_targets(
-        ranked,
-        top=parameters.top,
-        max_per_region=parameters.max_per_region or None,
-        max_per_family=parameters.max_per_family or None,
-    )
-    if parameters.controls:
-        chosen = add_controls(
-            chosen,
-            pairs,
-            controls=parameters.controls,
-            seed=parameters.seed,
-            sizes=parameters.size_tokens,
-        )
-    known = evidence(counts, form=form, missing=missing, pairs=chosen)
-    chosen = chosen.merge(known, on=PAIR, how="left")
-    chosen = chosen.merge(_other_form(counts, form, missing), on=PAIR, how="left")
-    cost = held_usd(chosen["price_usd_per_hour"].to_numpy("float64"), parameters.held_s)
-    flagged = chosen["resting_share"].gt(0) & chosen["resting_share"].lt(FLAGGED_SHARE)
-    return Selection(pairs, ranked, chosen.assign(expected_cost_usd=cost, flagged=flagged))
-
-
 def _other_form(counts: pd.DataFrame, form: Form, missing: Missing) -> pd.DataFrame:
-    """The CoVs in the form that did not choose, so that 03 can ask which would have been better."""
+    """Return the CoVs in the unused form: ``03_analyze`` compares them as selectors."""
     other: Form = "within" if form == "pooled" else "pooled"
     table = variation(counts, form=other, missing=missing)[[*PAIR, "sps_cov", "if_cov"]]
     return table.rename(columns={name: f"{name}_{other}" for name in ("sps_cov", "if_cov")})
-
-
-def compare_ways(
-    counts: pd.DataFrame, *, sizes: tuple[str, ...], top: int
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Rank each target that is in the top of any way of scoring, under every way.
-
-    Returns the table of ranks (NaN where a way does not rank the target at all) and how many
-    targets each way ranks.
-    """
-    ranks = {}
-    for name, (form, missing) in WAYS.items():
-        table = variation(counts, form=cast("Form", form), missing=cast("Missing", missing))
-        ranked = score_targets(table, sizes=sizes)
-        names = ranked["instance_type"] + " in " + ranked["region"]
-        ranks[name] = pd.Series(ranked["rank"].to_numpy(), index=names, dtype="float64")
-    table = pd.DataFrame(ranks)
-    best = table.min(axis=1)
-    table = table[best <= top].sort_values(list(WAYS), kind="stable")
-    return table, {name: len(rank) for name, rank in ranks.items()}

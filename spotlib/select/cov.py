@@ -1,20 +1,19 @@
-"""Which targets are worth measuring: variation, score and choice, from exact counts.
+"""The CoV math: exact counts -> variation -> score.
 
-The score of a (type, region) is CoV(SPS) x CoV(IF), as the study defines it: large where both the
-placement score and the interruption frequency move, so that a launch-time measurement has
-something to be explained by.  It is not a forecast of launch times and not a ranking of quality.
+The score of a pair (instance type, region) is CoV(SPS) x CoV(IF), as the study defines it.  It is
+large where both the placement score and the interruption frequency moved, which is where a launch
+time can be explained by something.  It is no forecast of launch times and no ranking of quality.
 
-Sums are taken over integers (SPS as it is, IF in halves), and only then divided, so a ranking is
-the same to the last digit whatever the order of files, days or machines.  Pure: no file is read
-and no clock; random choices take a seed.  ``write_selection`` alone touches the disk.
+All sums are of integers (SPS as it is, IF in halves) and only the last step divides.  Therefore a
+ranking is the same to the last digit in every order of files, days and machines.  Pure: reads no
+file and no clock, and draws nothing.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 SMALL_SIZES: Final = ("medium", "small", "micro", "nano")  # larger ones cost too much to repeat
 
@@ -26,96 +25,65 @@ ZONE: Final = [*PAIR, "availability_zone_id"]
 PER_ONE: Final = {"sps": 1, "if_score": 2}  # whole units in one: IF comes in halves
 _SHORT = {"sps": "sps", "if_score": "if"}
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
-_STUDY_CODE = -1  # what the archive writes for missing, and the study took for a value
-
-
-def coefficient_of_variation(values: ArrayLike, *, ddof: int = 1) -> float:
-    """Standard deviation over mean of a sample.
-
-    Parameters
-    ----------
-    values : array_like, 1-D
-        The sample; NaN is missing and left out.
-    ddof : int, default 1
-        The variance is divided by ``n - ddof``.
-
-    Returns
-    -------
-    float
-        As ``scipy.stats.variation(values, ddof=ddof, nan_policy="omit")`` (a negative mean gives
-        a negative value), except that a constant sample gives exactly 0 and that undefined is NaN,
-        never infinite: no more than ``ddof`` values, a zero mean, or an infinite value.
-
-    Raises
-    ------
-    ValueError
-        If ``values`` has another number of dimensions than one.
-    """
-    sample = np.asarray(values, dtype=float)
-    if sample.ndim != 1:
-        raise ValueError(f"values must be one-dimensional, got {sample.ndim} dimensions")
-    sample = sample[~np.isnan(sample)]
-    if sample.size <= ddof or not np.isfinite(sample).all() or sample.mean() == 0:
-        return float("nan")
-    if sample.min() == sample.max():
-        return 0.0
-    return float(sample.std(ddof=ddof) / sample.mean())
+_STUDY_CODE = -1  # what the archive writes for missing; the study took it for a value
 
 
 def variation(
     counts: pd.DataFrame, *, form: Form = "pooled", missing: Missing = "drop"
 ) -> pd.DataFrame:
-    """Mean, standard deviation and CoV of SPS and IF of every (type, region).
+    """Mean, standard deviation and CoV of SPS and IF for each (instance type, region).
 
     Parameters
     ----------
     counts : DataFrame, any number of rows
         Needs instance_type, region, availability_zone_id, sps, if_score (NaN where missing) and
-        snapshots (an integer count); further columns are ignored and rows may repeat.
+        snapshots (an integer count).  Other columns are ignored and rows may repeat.
     form : {"pooled", "within"}
-        ``pooled``: over all rows of all zones, as the study does.  A pair whose zones differ for
-        ever then looks as if it moved.  ``within``: the root of the pooled within-zone variance
-        (n minus zones degrees of freedom) over the same mean, so that only change counts.
+        ``pooled``: over all rows of all zones, as in the study; zones that differ permanently then
+        count as movement.  ``within``: the root of the pooled within-zone variance (n minus zones
+        degrees of freedom) over the same mean, so only change in time counts.
     missing : {"drop", "as_value"}
-        ``as_value`` counts every missing SPS or IF as -1, as the study did; it is here to
-        reproduce it.
+        ``as_value`` counts each missing SPS or IF as -1, as the study did; it serves to reproduce
+        the study.
 
     Returns
     -------
-    DataFrame, one row a pair, sorted by instance_type and region
-        instance_type, region, zones, snapshots (rows of the archive: one a zone and snapshot),
-        and for SPS and IF: ``*_snapshots`` (those with a value), ``*_mean``, ``*_std``, ``*_cov``.
-        Undefined is NaN: the mean of no value, the deviation of one (or of one a zone), the CoV
-        of a zero mean.
+    DataFrame, one row per pair, sorted by instance_type and region
+        instance_type, region, zones, snapshots (rows of the archive: one per zone and snapshot),
+        and for SPS and IF: ``*_snapshots`` (those with a value), ``*_mean``, ``*_std``, ``*_cov``
+        (a ratio).  Undefined is NaN: the mean of no value, the deviation of a single value (within:
+        of one value per zone), the CoV at a mean of zero.
 
     Raises
     ------
     ValueError
-        If a column is lacking, an option is unknown, or a value is no whole SPS or half IF.
+        If a column is missing, an option is unknown, or a value is not in whole SPS or half IF.
 
     Notes
     -----
     With n values of sum S and sum of squares Q, all integers, the pooled variance is
-    (n Q - S^2) / (n (n - 1)); only the division leaves the integers.
+    (n Q - S^2) / (n (n - 1)); ``ddof`` is 1.
+
+    Examples
+    --------
+    SPS 1, 2, 3 has mean 2 and deviation 1; IF 2, 2, 3 has mean 7/3 and CoV sqrt(3)/7.
+
+    >>> import pandas as pd
+    >>> from spotlib import variation
+    >>> pool = {"instance_type": "t3.nano", "region": "sa-east-1", "availability_zone_id": "az1"}
+    >>> seen = pd.DataFrame({"sps": [1, 2, 3], "if_score": [2.0, 2.0, 3.0], "snapshots": 1})
+    >>> table = variation(seen.assign(**pool))
+    >>> table[["sps_mean", "sps_std", "sps_cov", "if_cov"]].round(4).to_dict("records")
+    [{'sps_mean': 2.0, 'sps_std': 1.0, 'sps_cov': 0.5, 'if_cov': 0.2474}]
     """
-    _require(form in ("pooled", "within"), f"form is pooled or within, got {form!r}")
-    _require(missing in ("drop", "as_value"), f"missing is drop or as_value, got {missing!r}")
+    _require_option("form", form, get_args(Form))
+    _require_option("missing", missing, get_args(Missing))
     require_columns(counts, [*ZONE, "sps", "if_score", "snapshots"])
     if counts[ZONE].isna().any(axis=None):
         counts = counts.dropna(subset=ZONE)
-    numbers, (types, regions, zones) = _numbered(counts)
-    found, zone = np.unique(numbers, return_inverse=True)
-    found, pair = np.unique(found // len(zones), return_inverse=True)
-    type_of, region_of = np.divmod(found, len(regions))
-    table = pd.DataFrame(
-        {
-            "instance_type": pd.array(types, dtype="str").take(type_of),
-            "region": pd.array(regions, dtype="str").take(region_of),
-            "zones": np.bincount(pair, minlength=len(found)),
-        }
-    )
+    table, pair, zone = _numbered(counts)
     snapshots: _Integers = counts["snapshots"].to_numpy("int64")
-    table["snapshots"] = _sums(snapshots, pair[zone], len(found))
+    table["snapshots"] = _sums(snapshots, pair[zone], len(table))
     for feature in PER_ONE:
         units, known = (each.to_numpy() for each in feature_units(counts, feature, missing))
         terms: _Integers = np.where(known, snapshots, 0)
@@ -123,7 +91,7 @@ def variation(
         for _ in ("S", "Q"):
             terms *= units  # in place: a month has a million rows
             by_zone.append(_sums(terms, zone, len(pair)))
-        table = table.assign(**_moments(by_zone, pair, len(found), feature, form))
+        table = table.assign(**_moments(by_zone, pair, feature=feature, form=form))
     return table
 
 
@@ -137,20 +105,33 @@ def score_targets(
     variation : DataFrame
         Needs instance_type, region, sps_cov and if_cov; other columns are kept.
     sizes : iterable of str or None
-        Sizes by their exact token, the part after the first dot: ``large`` does not mean
+        Sizes by their exact token, the part after the first dot: ``large`` does not match
         ``xlarge``.  None takes all.
 
     Returns
     -------
-    DataFrame
-        ``variation`` with rank (from 1) and score, without the pairs of other sizes and those
-        whose score is zero, undefined, or the product of negative CoVs (a mean below zero comes
-        only from missing taken for a value).  Ties are in order of name.
+    DataFrame, one row per ranked pair
+        ``variation`` with rank (from 1) and score.  Pairs of other sizes are left out, and those
+        whose score is zero, undefined, infinite or the product of negative CoVs (a mean below zero
+        occurs only where missing was taken for a value).  Ties are in order of name.
 
     Raises
     ------
     ValueError
-        If a column is lacking.
+        If a column is missing, or ``sizes`` is a single text.
+
+    Examples
+    --------
+    The second pair never changed its SPS, so it is not ranked:
+
+    >>> import pandas as pd
+    >>> from spotlib import score_targets
+    >>> table = pd.DataFrame(
+    ...     [("t3.nano", "sa-east-1", 0.5, 0.2), ("t3.micro", "sa-east-1", 0.0, 0.3)],
+    ...     columns=["instance_type", "region", "sps_cov", "if_cov"],
+    ... )
+    >>> score_targets(table)[["rank", "instance_type", "score"]].to_dict("records")
+    [{'rank': 1, 'instance_type': 't3.nano', 'score': 0.1}]
     """
     require_columns(variation, [*PAIR, "sps_cov", "if_cov"])
     table = variation.astype(dict.fromkeys(PAIR, "str"))
@@ -165,16 +146,52 @@ def score_targets(
 
 
 def snapshots_by_value(counts: pd.DataFrame) -> pd.DataFrame:
-    """Add up the days: one row for each zone and pair of values; a month becomes small."""
+    """Add up the days: one row per zone and pair of values, which makes a month small."""
     values = [*ZONE, "sps", "if_score"]
     held = counts.groupby(values, observed=True, dropna=False)["snapshots"].sum()
     return held.astype("int64").reset_index()
 
 
-def _numbered(counts: pd.DataFrame) -> tuple[_Integers, list[np.ndarray[Any, Any]]]:
-    """Return one number for each row's type, region and zone, in their order, and those names.
+def feature_units(
+    counts: pd.DataFrame, feature: str, missing: Missing
+) -> tuple["pd.Series[int]", "pd.Series[bool]"]:
+    """Return a feature in whole units (0 where unknown), and where it is known."""
+    values = counts[feature].astype("float64")
+    if missing == "as_value":
+        values = values.fillna(_STUDY_CODE)
+    known = values.notna()
+    scaled = values.fillna(0) * PER_ONE[feature]
+    units = scaled.round().astype("int64")
+    if not (units == scaled).all():
+        raise ValueError(f"{feature} must come in steps of {1 / PER_ONE[feature]:g}")
+    return units, known
 
-    A group-by over three columns of text gives the same, and makes a text of each row for it.
+
+def is_of_size(table: pd.DataFrame, sizes: Iterable[str] | None) -> "pd.Series[bool]":
+    """Return which instance types have one of these sizes; all if ``sizes`` is None."""
+    if sizes is None:
+        return pd.Series(True, index=table.index)
+    if isinstance(sizes, str):
+        raise ValueError(f"sizes must be a list of sizes, got the text {sizes!r}")
+    return table["instance_type"].str.split(".", n=1).str[1].isin(set(sizes))
+
+
+def require_columns(table: pd.DataFrame, names: Iterable[str]) -> None:
+    """Raise ValueError if a column is missing."""
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise ValueError(f"the table lacks the columns {missing}, it has {list(table.columns)}")
+
+
+def _require_option(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _numbered(counts: pd.DataFrame) -> tuple[pd.DataFrame, _Integers, _Integers]:
+    """Return the pairs (one row each), the pair of each zone, and the zone of each row.
+
+    A group-by over three columns of text has the same result, but builds a text for each row.
     """
     numbers = np.zeros(len(counts), np.int64)
     names = []
@@ -186,7 +203,18 @@ def _numbered(counts: pd.DataFrame) -> tuple[_Integers, list[np.ndarray[Any, Any
         rank[order] = np.arange(len(order))
         numbers = numbers * len(order) + rank[places]
         names.append(texts[order])
-    return numbers, names
+    types, regions, zones = names
+    found, zone = np.unique(numbers, return_inverse=True)
+    found, pair = np.unique(found // len(zones), return_inverse=True)
+    type_of, region_of = np.divmod(found, len(regions))
+    table = pd.DataFrame(
+        {
+            "instance_type": pd.array(types, dtype="str").take(type_of),
+            "region": pd.array(regions, dtype="str").take(region_of),
+            "zones": np.bincount(pair, minlength=len(found)),
+        }
+    )
+    return table, pair, zone
 
 
 def _sums(values: _Integers, group: _Integers, groups: int) -> _Integers:
@@ -196,27 +224,14 @@ def _sums(values: _Integers, group: _Integers, groups: int) -> _Integers:
     return sums
 
 
-def feature_units(
-    counts: pd.DataFrame, feature: str, missing: Missing
-) -> tuple["pd.Series[int]", "pd.Series[bool]"]:
-    """Return whole units of a feature (0 where unknown) and which are known."""
-    values = counts[feature].astype("float64")
-    if missing == "as_value":
-        values = values.fillna(_STUDY_CODE)
-    known = values.notna()
-    scaled = values.fillna(0) * PER_ONE[feature]
-    units = scaled.round().astype("int64")
-    _require(bool((units == scaled).all()), f"{feature} holds values that are no archive's")
-    return units, known
-
-
 def _moments(
-    by_zone: Sequence[_Integers], pair: _Integers, pairs: int, feature: str, form: Form
+    by_zone: Sequence[_Integers], pair: _Integers, *, feature: str, form: Form
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Return count, mean, deviation and CoV of a feature by pair, in the feature's own unit.
+    """Return count, mean, deviation and CoV of a feature per pair, in the feature's own unit.
 
     ``by_zone`` has n, S and Q of each zone in the feature's whole units, ``pair`` its pair.
     """
+    pairs = pair.max(initial=-1) + 1
     count, total, squares = (_sums(power, pair, pairs) for power in by_zone)
     mean = total / np.where(count > 0, count, np.nan)
     if form == "pooled":
@@ -235,20 +250,3 @@ def _moments(
         f"{short}_std": deviation / PER_ONE[feature],
         f"{short}_cov": deviation / np.where(mean != 0, mean, np.nan),
     }
-
-
-def is_of_size(table: pd.DataFrame, sizes: Iterable[str] | None) -> "pd.Series[bool]":
-    if sizes is None:
-        return pd.Series(True, index=table.index)
-    _require(not isinstance(sizes, str), f"sizes is a list of sizes, got the text {sizes!r}")
-    return table["instance_type"].str.split(".", n=1).str[1].isin(set(sizes))
-
-
-def require_columns(table: pd.DataFrame, names: Iterable[str]) -> None:
-    lacking = [name for name in names if name not in table]
-    _require(not lacking, f"the table lacks the columns {lacking}, it has {list(table.columns)}")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)

@@ -1,8 +1,8 @@
 """What a score rests on, how stable it is, and what a measurement would cost.
 
-A ranking by two coefficients of variation says little by itself: one snapshot can carry it, the
-scale of SPS is ordinal, and half a month may rank otherwise.  Owns the figures that say so, beside
-``select`` whose ranking they never change.  Pure, as ``select`` is.
+A ranking by two coefficients of variation says little by itself: one snapshot can carry a score,
+the scale of SPS is ordinal, and half a month may rank differently.  Owns the numbers that show
+this; they never change the ranking of ``cov``.  Pure, as ``cov`` is.
 """
 
 from collections.abc import Iterable
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from spotlib.select.archive.schema import SNAPSHOTS_PER_DAY
 from spotlib.select.cov import (
     PAIR,
     PER_ONE,
@@ -27,9 +28,14 @@ from spotlib.select.cov import (
     variation,
 )
 
-FLAGGED_SHARE: Final = 0.01  # a score that rests on less than this share of snapshots is flagged
+WAYS: Final[dict[str, tuple[Form, Missing]]] = {
+    "zones pooled,\nmissing dropped": ("pooled", "drop"),
+    "zones pooled,\nmissing as -1\n(the study)": ("pooled", "as_value"),
+    "within zones,\nmissing dropped": ("within", "drop"),
+    "within zones,\nmissing as -1": ("within", "as_value"),
+}
+FLAGGED_SHARE: Final = 0.01  # scores that rest on a smaller share of the snapshots are flagged
 
-_SNAPSHOTS_PER_DAY = 144
 _SPS_LEVELS = 3  # of a single-type query; only some GPU types show more
 
 
@@ -40,42 +46,42 @@ def evidence(
     missing: Missing = "drop",
     pairs: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """What a pair's score rests on, and what else its counts say.
+    """What the score of each pair rests on, and what else its counts show.
 
     Parameters
     ----------
     counts : DataFrame
-        As ``dataset.read_counts`` gives it, with all columns.
+        As in ``Reading.counts``, with all columns.
     form, missing
         As in ``variation``.
     pairs : DataFrame, optional
-        Only the pairs with these instance_type and region, which is quicker; all by default.
+        Only the pairs with these instance_type and region, which is faster; all by default.
 
     Returns
     -------
-    DataFrame, one row a pair, sorted by instance_type and region
+    DataFrame, one row per pair, sorted by instance_type and region
         resting_share
-            The share of its snapshots that differ from the commonest value (of the pair; of the
-            zone where ``form`` is ``within``), for SPS or IF, whichever is smaller: without those
+            The share of snapshots that differ from the most frequent value of the pair (of the
+            zone if ``form`` is ``within``), for SPS or IF, whichever is smaller.  Without those
             snapshots the score would be zero.
         coverage
-            The share of the snapshots read, in each zone ever listed, with both values known.
+            The share of the snapshots read that show both values, over all zones ever listed.
         sps_ordinal_variation
-            Leik's D: 0 if all SPS are equal, 1 if half are lowest and half highest.  It depends on
-            the order of the scores only, where a CoV depends on the numbers chosen for them.
+            Leik's D: 0 if all SPS are equal, 1 if half are lowest and half highest.  It depends
+            only on the order of the scores, while a CoV depends on the numbers assigned to them.
         sps_changes_per_day
-            How often a zone's SPS differs from the last one known before, for each day of known
+            How often the SPS of a zone differs from its last known one, per day of known
             snapshots.
         sps_above_3
-            The share of known SPS beyond 3.  Between 0 and 1 the scale itself may have changed, as
-            it did for some GPU types in September 2025: such a CoV is an artefact.
+            The share of known SPS above 3.  Between 0 and 1 the scale itself may have changed, as
+            it did for some GPU types in September 2025; such a CoV is an artefact.
         price_usd_per_hour
-            The mean over the zones of the last spot price known.
+            The mean over the zones of their last known spot price; NaN if none is known.
 
     Notes
     -----
-    R. K. Leik, "A measure of ordinal consensus", Pacific Sociological Review 9 (1966), 85-90, with
-    three levels, or as many as the pair shows.
+    Leik's D has three levels here, or up to the highest one that the pair shows: R. K. Leik, "A
+    measure of ordinal consensus", Pacific Sociological Review 9 (1966), 85-90.
     """
     require_columns(counts, [*ZONE, "sps", "if_score", "day", "snapshots", "day_snapshots"])
     snapshots_read = counts.groupby("day")["day_snapshots"].max().sum()
@@ -98,12 +104,12 @@ def evidence(
 
 @dataclass(frozen=True)
 class Stability:
-    """How far the ranking of the odd days agrees with that of the even days."""
+    """How well the ranking of the odd days agrees with that of the even days."""
 
     rank_correlation: float  # Kendall's tau-b of the scores; NaN with fewer than two pairs
-    targets: int  # ranked on odd days, on even days, or on both
+    targets: int  # ranked on odd days, even days or both
     top: int
-    shared: int  # of the first ``top``, how many are the same
+    shared: int  # how many are among the first ``top`` of both
 
 
 def stability(
@@ -116,7 +122,7 @@ def stability(
 ) -> Stability:
     """Compare the ranking of the odd days of the month with that of the even days.
 
-    A pair ranked in one half only has score 0 in the other.
+    A pair that is ranked in only one half has score 0 in the other.
     """
     sizes = None if sizes is None else tuple(sizes)
     odd = counts["day"].dt.day % 2 == 1
@@ -130,6 +136,23 @@ def stability(
     if (scores.nunique() > 1).all():
         tau = float(stats.kendalltau(scores["odd"], scores["even"]).statistic)
     return Stability(tau, len(scores), top, len(shared))
+
+
+def compare_ways(
+    counts: pd.DataFrame, *, sizes: tuple[str, ...], top: int
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Rank each pair that is in the top of any way of scoring, under all of ``WAYS``.
+
+    Returns the table of ranks, indexed by pair (NaN where a way does not rank it at all), and how
+    many pairs each way ranks.
+    """
+    ranks = {}
+    for name, (form, missing) in WAYS.items():
+        ranked = score_targets(variation(counts, form=form, missing=missing), sizes=sizes)
+        ranks[name] = ranked.set_index(PAIR)["rank"].astype("float64")
+    table = pd.DataFrame(ranks)
+    table = table[table.min(axis=1) <= top].sort_values(list(WAYS), kind="stable")
+    return table, {name: len(rank) for name, rank in ranks.items()}
 
 
 def _resting_share(counts: pd.DataFrame, form: Form, missing: Missing) -> "pd.Series[float]":
@@ -155,7 +178,7 @@ def _coverage(counts: pd.DataFrame, snapshots_read: float) -> "pd.Series[float]"
 
 
 def _ordinal_variation(counts: pd.DataFrame) -> "pd.Series[float]":
-    """Return Leik's D by pair: the sum over levels of min(F, 1 - F), scaled to at most 1."""
+    """Return Leik's D per pair: the sum over levels of min(F, 1 - F), scaled to at most 1."""
     known = counts[counts["sps"].notna()]
     held = known["snapshots"]
     levels = held.groupby([*(known[name] for name in PAIR), known["sps"]], observed=True).sum()
@@ -180,12 +203,12 @@ def _changes_per_day(counts: pd.DataFrame) -> "pd.Series[float]":
     known = known.assign(zone=known.groupby(ZONE, observed=True).ngroup())
     first = known.sort_values(["zone", "first_at"]).drop_duplicates(["zone", "day"])
     last = known.sort_values(["zone", "last_at"]).drop_duplicates(["zone", "day"], keep="last")
-    before = last[["zone", "sps"]].shift(1).to_numpy()  # in the same order: by zone, then day
+    before = last[["zone", "sps"]].shift(1).to_numpy()  # both are in order of zone, then day
     overnight = (before[:, 0] == first["zone"]) & (before[:, 1] != first["sps"])
     within = known.groupby(PAIR, observed=True)[["sps_changes", "snapshots"]].sum()
     across = overnight.groupby([first[name] for name in PAIR], observed=True).sum()
     changes: pd.Series[float] = within["sps_changes"] + across
-    return changes * _SNAPSHOTS_PER_DAY / within["snapshots"]
+    return changes * SNAPSHOTS_PER_DAY / within["snapshots"]
 
 
 def _last_price(counts: pd.DataFrame) -> "pd.Series[float]":

@@ -1,10 +1,6 @@
-"""The figures that ``01_select`` shows, and its progress bar; they read tables and decide nothing.
-
-As in ``plots``, figures are made without pyplot and a simulated one says so across its face.
-"""
+"""The figures of ``01_select`` and its progress bar: drawn from tables, they decide nothing."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,40 +8,40 @@ import seaborn as sns
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
-from spotlib.figures import new_figure
+from spotlib.figures import new_figure, target_names
 from spotlib.select.cov import PAIR
 
 _GREY = "0.78"
 _MARKERS = {"ranked": "o", "constant": "s", "random": "D"}
 
 
-def day_progress(words: str) -> Callable[[int, int], None]:
-    """Show a bar that renews itself in place; the same in Lab, under papermill and in HTML."""
-    handle = display({"text/html": words}, raw=True, display_id=True)
+def day_progress(label: str) -> Callable[[int, int], None]:
+    """Show a bar that updates in place, alike in Lab, under papermill and in HTML."""
+    handle = display({"text/html": label}, raw=True, display_id=True)
 
     def show(done: int, days: int) -> None:
         bar = f'<progress value="{done}" max="{days}" style="width:40%"></progress>'
-        handle.update({"text/html": f"{bar} {words}: {done} of {days} days"}, raw=True)
+        handle.update({"text/html": f"{bar} {label}: {done} of {days} days"}, raw=True)
 
     return show
 
 
-def variation_figure(pairs: pd.DataFrame, chosen: pd.DataFrame, *, simulated: bool) -> Figure:
-    """SPS CoV against IF CoV of all pairs, the chosen ones numbered and named beside it."""
+def variation_figure(pairs: pd.DataFrame, selection: pd.DataFrame, *, simulated: bool) -> Figure:
+    """SPS CoV against IF CoV of all pairs; the selected ones are numbered and named beside it."""
     figure, ax = _one_panel(10, 5.6, simulated)
     ax.scatter(pairs["if_cov"], pairs["sps_cov"], s=10, color=_GREY, label="all pairs")
-    _draw_least_score(ax, chosen)
+    _draw_least_score(ax, selection)
     palette = sns.color_palette("colorblind", 10)
-    for number, row in enumerate(chosen.to_dict("records")):
+    names = target_names(selection)
+    for number, (name, row) in enumerate(zip(names, selection.to_dict("records"), strict=True)):
         style = {"color": palette[number % 10], "edgecolor": "white", "linewidth": 0.6}
-        name = f"{row['rank']}  {row['instance_type']} in {row['region']}"
-        style |= {"marker": _MARKERS[row["role"]], "label": name, "zorder": 3 - number / 1000}
-        ax.scatter(row["if_cov"], row["sps_cov"], s=80, **style)
+        style |= {"marker": _MARKERS[row["role"]], "zorder": 3 - number / 1000}
+        at = row["if_cov"], row["sps_cov"]
+        ax.scatter(*at, s=80, label=f"{row['rank']}  {name}", **style)
+        ax.annotate(str(row["rank"]), at, (6, 5), textcoords="offset points", fontsize=9, zorder=4)
     ax.set(xlabel="CoV of IF (interruption frequency)", ylabel="CoV of SPS (placement score)")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
-    _number(figure, ax, chosen)
     return figure
 
 
@@ -62,14 +58,14 @@ def score_heatmap(scored: pd.DataFrame, *, simulated: bool, types: int = 24) -> 
     return figure
 
 
-def history_figure(counts: pd.DataFrame, chosen: pd.DataFrame, *, simulated: bool) -> Figure:
-    """Mean SPS and IF of the chosen targets day by day; blank where nothing is known."""
-    size = (10, 0.62 * len(chosen) + 2.4)
+def history_figure(counts: pd.DataFrame, selection: pd.DataFrame, *, simulated: bool) -> Figure:
+    """Mean SPS and IF of the selected targets day by day; blank where nothing is known."""
+    size = (10, 0.62 * len(selection) + 2.4)
     figure, grid = new_figure(2, 1, size, simulated=simulated, grid=False, sharex=True)
     axes = grid[:, 0]
-    titles = {"sps": "SPS, the day's mean over zones and snapshots", "if_score": "IF"}
+    titles = {"sps": "SPS, daily mean over zones and snapshots", "if_score": "IF"}
     for ax, (column, title) in zip(axes, titles.items(), strict=True):
-        table = _daily_means(counts, chosen, column)
+        table = _daily_means(counts, selection, column)
         highest = np.nanmax(table.to_numpy(), initial=3.0)
         bar = {"label": "score", "ticks": [1, 2, 3]}
         sns.heatmap(table, ax=ax, vmin=1, vmax=highest, cmap="cividis", cbar_kws=bar)
@@ -80,8 +76,9 @@ def history_figure(counts: pd.DataFrame, chosen: pd.DataFrame, *, simulated: boo
 
 
 def ranks_figure(ranks: pd.DataFrame, *, simulated: bool) -> Figure:
-    """The rank of each target under each way of scoring; blank where it is not ranked at all."""
+    """The rank of each target under each way of scoring; blank where it is not ranked."""
     figure, ax = _one_panel(9.5, 0.34 * len(ranks) + 1.6, simulated)
+    ranks = ranks.set_axis(target_names(ranks.index.to_frame(index=False)))
     labels = ranks.map(lambda rank: "" if pd.isna(rank) else f"{rank:.0f}")
     style = {"annot": labels, "fmt": "", "cmap": "crest", "cbar": False, "linewidths": 1}
     sns.heatmap(np.log(ranks), ax=ax, **style)
@@ -107,9 +104,9 @@ def _slant(ax: Axes, names: list[str], *, most: int = 40) -> None:
     ax.set_xticks(ticks, names[::every], rotation=40, ha="right")
 
 
-def _draw_least_score(ax: Axes, chosen: pd.DataFrame) -> None:
-    """Draw where the score equals that of the last chosen: what is beyond was chosen or capped."""
-    ranked = chosen[chosen["role"] == "ranked"]
+def _draw_least_score(ax: Axes, selection: pd.DataFrame) -> None:
+    """Draw where the score equals that of the last ranked: pairs beyond were chosen or capped."""
+    ranked = selection[selection["role"] == "ranked"]
     if len(ranked):
         least = ranked["score"].min()
         x = np.linspace(
@@ -119,46 +116,13 @@ def _draw_least_score(ax: Axes, chosen: pd.DataFrame) -> None:
         ax.plot(x, least / x, color="0.4", linewidth=1, linestyle="--", label=label)
 
 
-def _number(figure: Figure, ax: Axes, chosen: pd.DataFrame) -> None:
-    """Write the rank beside each chosen point, where it covers no other rank and no other point."""
-    figure.draw_without_rendering()  # the layout has to be known before anything is placed
-    pixels = ax.transData.transform(chosen[["if_cov", "sps_cov"]].to_numpy())
-    points = pixels * 72 / figure.dpi
-    for rank, point, spot in zip(chosen["rank"], points, _free_spots(points), strict=True):
-        text = ax.annotate(
-            f"{rank}",
-            chosen.loc[chosen["rank"] == rank, ["if_cov", "sps_cov"]].iloc[0],
-            xytext=spot - point,
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": "0.3"},
-            zorder=4,
-        )
-        text.set(fontsize=9, path_effects=[withStroke(linewidth=2.5, foreground="white")])
-
-
-def _free_spots(points: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-    """Find a spot near each point, in typographic points, clear of all points and earlier spots."""
-    angles = np.deg2rad(45 + np.arange(0, 360, 22.5))
-    ring = np.column_stack([np.cos(angles), np.sin(angles)])
-    around = np.concatenate([radius * ring for radius in (14, 20, 28, 38, 50)])
-    spots: list[np.ndarray[Any, Any]] = []
-    for point in points:
-        tried = point + around
-        taken = np.array([*points, *spots])
-        nearest = np.linalg.norm(tried[:, None] - taken[None], axis=2).min(axis=1)
-        spots.append(tried[np.argmax(nearest >= 12)])  # the closest free one, else the first
-    return spots
-
-
-def _daily_means(counts: pd.DataFrame, chosen: pd.DataFrame, column: str) -> pd.DataFrame:
+def _daily_means(counts: pd.DataFrame, selection: pd.DataFrame, column: str) -> pd.DataFrame:
     known = counts[counts[column].notna()].astype(dict.fromkeys(PAIR, "str"))
-    known = known.merge(chosen[PAIR], on=PAIR)
+    known = known.merge(selection[PAIR], on=PAIR)
     weight = known["snapshots"].astype("int64")
     sums = pd.DataFrame({"weight": weight, "total": weight * known[column]})
     sums = sums.groupby([*(known[name] for name in PAIR), known["day"]]).sum()
     table = (sums["total"] / sums["weight"]).unstack("day")
-    table = table.reindex(pd.MultiIndex.from_frame(chosen[PAIR]))
-    table.index = pd.Index([f"{name} in {region}" for name, region in table.index])
+    table = table.reindex(pd.MultiIndex.from_frame(selection[PAIR]))
+    table.index = pd.Index(target_names(selection))
     return table.reindex(columns=pd.date_range(counts["day"].min(), counts["day"].max()))

@@ -1,4 +1,7 @@
-"""TODO."""
+"""The parameters of ``01_select`` and their ranges.
+
+Reports every invalid value at once; types are checked by ``spotlib.parameters``.
+"""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +32,7 @@ class SelectParameters:
     out: str
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant, all of it at once."""
+        """Report every invalid value at once."""
         problems = list(self._problems())
         if problems:
             raise ValueError("; ".join(problems))

@@ -1,4 +1,7 @@
-"""TODO."""
+"""The text and tables of ``01_select``: what was read, what was chosen, what a file records.
+
+Wording only; computes nothing but sums.
+"""
 
 from dataclasses import asdict
 from typing import Any
@@ -6,20 +9,21 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from spotlib.figures import SIMULATED
+from spotlib.figures import SIMULATED, target_names
 from spotlib.select.archive.counts import Reading
+from spotlib.select.archive.schema import SNAPSHOT_MINUTES
 from spotlib.select.cov import PAIR
 from spotlib.select.parameters import SelectParameters
 from spotlib.select.source import Archive
 
 
-def reading_words(reading: Reading) -> str:
-    """What was read, skipped and missing, in numbers."""
+def reading_summary(reading: Reading) -> str:
+    """Describe in numbers what was read, skipped and missing."""
     days, gaps = reading.days, reading.gaps
     total = days.sum(numeric_only=True).astype(int)
     read, missing = total["snapshots"], total["missing_snapshots"]
-    longest = 10 * gaps["snapshots"].max() if len(gaps) else 0
-    lines = [reading.notice] if reading.notice else []
+    longest = SNAPSHOT_MINUTES * gaps["snapshots"].max() if len(gaps) else 0
+    notice = [reading.notice] if reading.notice else []
     return "\n".join(
         (
             f"read: {read:,} snapshots of {(days['snapshots'] > 0).sum()} days,"
@@ -28,41 +32,41 @@ def reading_words(reading: Reading) -> str:
             f"missing: {missing:,} of {read + missing:,} snapshots, in {len(gaps)} gaps,"
             f" the longest of {longest:,} minutes",
             f"repeated rows, counted once: {total['repeated_rows']:,};"
-            f" contradictory, taken as unknown: {total['contradictions']:,};"
+            f" contradictory, treated as unknown: {total['contradictions']:,};"
             f" rows without a zone, left out: {total['nameless_rows']:,}",
             f"files skipped: {len(reading.skipped)}",
-            *lines,
+            *notice,
         )
     )
 
 
-def evidence_table(chosen: pd.DataFrame, *, simulated: bool) -> Styler:
-    """The chosen targets and what their scores rest on, for reading."""
+def evidence_table(selection: pd.DataFrame, *, simulated: bool) -> Styler:
+    """Show the targets of a selection and what their scores rest on."""
     table = pd.DataFrame(
         {
-            "rank": chosen["rank"],
-            "target": chosen["instance_type"] + " in " + chosen["region"],
-            "chosen as": chosen["role"],
-            "score": chosen["score"].map("{:.4f}".format),
-            "rests on": chosen["resting_share"].map("{:.2%}".format),
-            "flag": chosen["flagged"].map({True: "under 1 %", False: ""}),
-            "coverage": chosen["coverage"].map("{:.1%}".format),
-            "ordinal": chosen["sps_ordinal_variation"].map("{:.2f}".format),
-            "changes a day": chosen["sps_changes_per_day"].map("{:.1f}".format),
-            "cost, USD": chosen["expected_cost_usd"].map("{:.4f}".format),
+            "rank": selection["rank"],
+            "target": target_names(selection),
+            "chosen as": selection["role"],
+            "score": selection["score"].map("{:.4f}".format),
+            "rests on": selection["resting_share"].map("{:.2%}".format),
+            "flag": selection["flagged"].map({True: "under 1 %", False: ""}),
+            "coverage": selection["coverage"].map("{:.1%}".format),
+            "ordinal": selection["sps_ordinal_variation"].map("{:.2f}".format),
+            "changes per day": selection["sps_changes_per_day"].map("{:.1f}".format),
+            "cost, USD": selection["expected_cost_usd"].map("{:.4f}".format),
         }
     )
     return table.style.hide(axis="index").set_caption(SIMULATED if simulated else "SpotLake")
 
 
-def file_columns(chosen: pd.DataFrame) -> pd.DataFrame:
-    """The columns of a selection file, in the order they are read."""
+def file_columns(selection: pd.DataFrame) -> pd.DataFrame:
+    """Put the columns of a selection into the order of its file."""
     first = ["rank", *PAIR, "score", "sps_cov", "if_cov", "role", "inclusion_probability"]
-    return chosen[[*first, *(name for name in chosen if name not in first)]]
+    return selection[[*first, *(name for name in selection if name not in first)]]
 
 
 def file_parameters(parameters: SelectParameters, archive: Archive) -> dict[str, Any]:
-    """The parameters as a selection file carries them, with what "" stood for filled in."""
+    """Return the parameters for a selection file, with the values that "" stood for."""
     kept = asdict(parameters) | {"dataset": str(archive.path), "days": archive.days_text}
     kept |= {"market": archive.market or ""}
     return {name: kept[name] for name in kept if name not in ("results", "out", "month")}

@@ -15,7 +15,7 @@ from moto.core.botocore_stubber import BotocoreStubber
 
 @contextmanager
 def s3_server() -> Iterator[tuple[str, list[str]]]:
-    """Give the server's address and the list of Authorization headers it was sent."""
+    """Yield the server's address and the list of Authorization headers that it received."""
     signatures: list[str] = []
     lock = threading.Lock()
 

@@ -22,7 +22,7 @@ FIRST_DAY = date(2024, 8, 1)
 
 @dataclass
 class Market:
-    """What each pool showed at each snapshot: ``rows`` has at, type, region, zone, sps, if."""
+    """What each pool showed in each snapshot: ``rows`` has at, type, region, zone, sps, if."""
 
     rows: pd.DataFrame = field(repr=False)
 
@@ -43,9 +43,9 @@ def random_market(*, days: int = 2, snapshots: int = 6, seed: int = 0, missing: 
         for region, names in zones.items():
             halves = rng.integers(2, 7)
             sps = dict.fromkeys(names, 3)
-            for tick in range(days * snapshots):
+            for snapshot in range(days * snapshots):
                 at = datetime(2024, 8, 1, tzinfo=UTC) + timedelta(
-                    days=tick // snapshots, minutes=10 * (tick % snapshots)
+                    days=snapshot // snapshots, minutes=10 * (snapshot % snapshots)
                 )
                 if rng.random() < 0.1:
                     halves = rng.integers(2, 7)
@@ -112,7 +112,7 @@ def write_zip(market: Market, root: Path) -> Path:
 
 
 def write_parquet(market: Market, root: Path, *, zipped: bool = False) -> Path:
-    """One file a day, with -1 kept for missing and columns the source era lacked as nulls."""
+    """One file per day, with -1 kept for missing and the columns that its era lacked as nulls."""
     for day in sorted({at.date() for at in market.times}):
         rows = market.rows[[at.date() == day for at in market.rows["at"]]]
         frame = pl.DataFrame(
@@ -150,7 +150,7 @@ def _write(market: Market, root: Path, pattern: str, suffix: str, **text) -> Pat
 
 
 def naive_counts(market: Market) -> pd.DataFrame:
-    """The same counts by a plain group-by, the independent way."""
+    """The same counts by a plain group-by: the independent way."""
     rows = market.rows.assign(day=market.rows["at"].dt.date)
     keys = ["region", "instance_type", "zone", "sps", "if_score", "day"]
     return rows.groupby(keys, dropna=False).size().rename("snapshots").reset_index()

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from market import random_market, write_parquet, write_tree, write_zip
 
-from spotlib.select.archive.counts import read_counts
-from spotlib.select.archive.files import ArchiveError
+from spotlib.select.archive.counts import ArchiveError, read_counts
 
 HEADER = "Time,InstanceType,Region,AZ,SPS,IF,OndemandPrice,SpotPrice,Savings\n"
 ROW = "2024-08-01 00:20:00,t3.nano,us-east-1,use1-az4,{sps},{if_score},1,1,1\n"
@@ -25,7 +24,9 @@ def _flipped(data, position):
 
 
 def _cut_line(data):
-    return gzip.decompress(data)[:-30]  # a plain csv under a .gz name is read, one cut off is not
+    return gzip.decompress(data)[
+        :-30
+    ]  # plain csv under a .gz name is read, but not one that was cut off
 
 
 BAD = {
@@ -49,11 +50,11 @@ BAD = {
     "SPS beyond the scale": (lambda _: _row(sps="11"), "SPS is 11, not a whole number from 1"),
     "SPS zero": (lambda _: _row(sps="0"), "SPS is 0, not a whole number from 1 to 10"),
     "SPS in fractions": (lambda _: _row(sps="2.5"), "SPS is 2.5, not a whole number from 1 to 10"),
-    "a row with a cell more": (
+    "a row with too many cells": (
         lambda data: gzip.decompress(data) + b"1,2,3,4,5,6,7,8,9,10\n",
         "has 10 cells, not 9, in line 1,2,3,4,5,6,7,8,9,10",
     ),
-    "a row with a cell less": (
+    "a row with too few cells": (
         lambda data: gzip.decompress(data) + b"1,2,3,4,5,6,7,8\n" + ROW.encode(),
         "has 8 cells, not 9, in line 1,2,3,4,5,6,7,8",
     ),
@@ -63,16 +64,16 @@ BAD = {
     ),
     "a quote that never ends": (
         lambda data: gzip.decompress(data) + b'"1,2,3,4,5,6,7,8,9\n',
-        "holds lines that are no csv",
+        "holds lines that are not csv",
     ),
     "a quote that never ends in the last cell": (
         lambda data: gzip.decompress(data) + b'1,2,3,4,5,6,7,8,"9\n' + ROW.encode(),
-        "holds lines that are no csv",
+        "holds lines that are not csv",
     ),
     "header without a line end": (lambda _: HEADER.strip().encode(), "has a header but no rows"),
-    "bytes that are no text": (
+    "bytes that are not text": (
         lambda data: gzip.decompress(data).replace(b"t3.nano", b"\xff\xfe"),
-        "holds a name that is no text",
+        "holds a name that is not text",
     ),
     "csv cut off": (_cut_line, "ends in the middle of a line"),
 }
@@ -185,7 +186,7 @@ def test_a_damaged_member_of_a_zip_that_was_packed_again_is_named(market, tmp_pa
     assert len(read_counts(path, cache=None, skip_bad_files=True).skipped) == 1
 
 
-def test_an_archive_of_nothing_but_bad_files_or_nameless_rows_says_so(tmp_path):
+def test_an_archive_of_only_bad_files_or_nameless_rows_is_refused(tmp_path):
     root = tmp_path / "aws-2024-08" / "01"
     root.mkdir(parents=True)
     (root / "00-00-00.csv").write_text(HEADER + "2024-08-01 00:00:00,t3.nano,,,-1,2.5,1,1,1\n")
@@ -205,7 +206,7 @@ def test_an_archive_of_nothing_but_bad_files_or_nameless_rows_says_so(tmp_path):
         (lambda path: path.write_text("x"), "is neither a folder nor a zip"),
     ],
 )
-def test_a_path_that_is_no_archive_says_so(make, message, tmp_path):
+def test_a_path_without_an_archive_is_refused(make, message, tmp_path):
     make(tmp_path / "aws")
 
     with pytest.raises(ArchiveError, match=f"aws: {message}"):
@@ -220,12 +221,12 @@ def test_a_month_without_files_says_which_days_there_are(market, tmp_path):
 
 
 @pytest.mark.parametrize("days", ["august", "2024-8", ["2024-08-32"], "2024-13"])
-def test_days_that_are_no_days_are_refused(days, market, tmp_path):
+def test_days_that_do_not_exist_are_refused(days, market, tmp_path):
     with pytest.raises(ValueError, match="days are written 2024-08 or 2024-08-01, got"):
         read_counts(write_tree(market, tmp_path), days=days, cache=None)
 
 
-def test_files_that_are_no_snapshots_or_repeat_one_are_listed(market, tmp_path):
+def test_files_that_are_not_snapshots_or_repeat_one_are_listed(market, tmp_path):
     root = write_tree(market, tmp_path)
     (root / "notes.csv").write_text("a,b\n")
     (root / ".hidden.csv").write_text("a,b\n")

@@ -1,4 +1,4 @@
-"""What a score rests on, how targets are chosen, and the file 02_collect reads."""
+"""What a score rests on, how targets are chosen, and the file that 02_collect reads."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -17,18 +17,18 @@ CREATED = datetime(2026, 11, 23, 6, 15, tzinfo=UTC)
 
 
 def history(*series, instance_type="t3.nano", start=datetime(2024, 8, 1, tzinfo=UTC), step=10):
-    """One zone of sa-east-1 for each series of (SPS, IF)."""
+    """One zone of sa-east-1 per series of (SPS, IF)."""
     return market(
         [
             (
-                start + timedelta(minutes=step * tick),
+                start + timedelta(minutes=step * number),
                 instance_type,
                 "sa-east-1",
                 f"sae1-az{zone}",
                 *pair,
             )
             for zone, pairs in enumerate(series, start=1)
-            for tick, pair in enumerate(pairs)
+            for number, pair in enumerate(pairs)
             if pair is not None
         ]
     )
@@ -54,7 +54,7 @@ class TestEvidence:
         within = evidence(counts, form="within")["resting_share"]
         assert within.tolist() == [pytest.approx(1 / 20)]
 
-    def test_a_missing_value_bears_a_score_only_where_it_is_taken_for_one(self, tmp_path):
+    def test_a_missing_value_carries_a_score_only_where_it_counts_as_a_value(self, tmp_path):
         counts = counted(history([(3, 3.0), (2, 3.0), (2, NAN), (3, 3.0)]), tmp_path)
 
         assert evidence(counts)["resting_share"].tolist() == [0.0]
@@ -97,7 +97,7 @@ class TestEvidence:
 
         assert evidence(jump)["sps_above_3"].tolist() == [0.5]
 
-    def test_some_pairs_alone_have_the_evidence_they_have_among_all(self, tmp_path):
+    def test_evidence_of_some_pairs_equals_theirs_among_all(self, tmp_path):
         counts = counted(random_market(), tmp_path)
         pairs = variation(counts).iloc[[1, 4]]
 
@@ -124,7 +124,7 @@ class TestStability:
         assert found.rank_correlation == pytest.approx(1.0)
         assert found.shared == found.top == 3
 
-    def test_one_day_agrees_with_nothing(self, tmp_path):
+    def test_a_single_day_has_no_second_half_to_agree_with(self, tmp_path):
         counts = counted(random_market(days=1), tmp_path)
 
         assert np.isnan(stability(counts, sizes=None).rank_correlation)
@@ -147,7 +147,7 @@ def table():
 
 
 class TestChoice:
-    def test_caps_pass_over_what_is_full(self, table):
+    def test_a_full_region_or_family_is_skipped(self, table):
         scored = score_targets(table)
 
         chosen = choose_targets(scored, top=4, max_per_region=2)
@@ -179,7 +179,7 @@ class TestChoice:
         other = [add_controls(chosen, table, controls=2, seed=seed) for seed in range(5)]
         assert any(not frame.equals(selection) for frame in other)
 
-    def test_no_controls_change_nothing_and_too_many_take_all(self, table):
+    def test_zero_controls_change_nothing_and_too_many_take_all(self, table):
         chosen = choose_targets(score_targets(table), top=4)
 
         assert len(add_controls(chosen, table, controls=0, seed=0)) == 4
@@ -217,7 +217,7 @@ class TestSelectionFile:
             ["sandbox", "2026-11-23T06:15:00Z", "pooled"]
         ]
 
-    def test_its_name_is_the_utc_time_whatever_the_zone(self, table, tmp_path):
+    def test_its_name_is_the_utc_time_in_any_zone(self, table, tmp_path):
         created = CREATED.astimezone(timezone(timedelta(hours=9)))
 
         path = write_selection(table, tmp_path, source="spotlake", created=created, parameters={})
@@ -232,7 +232,7 @@ class TestSelectionFile:
             ({"parameters": {"region": "x"}}, r"columns of the selection: \['region'\]"),
         ],
     )
-    def test_what_would_mislead_is_refused(self, change, message, table, tmp_path):
+    def test_misleading_arguments_are_refused(self, change, message, table, tmp_path):
         arguments = {"source": "sandbox", "created": CREATED, "parameters": {}} | change
 
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Days: which are read, what is missing, where they are counted and how they are kept."""
+"""Days: which are read, what is missing, where they are counted and how they are cached."""
 
 import os
 import subprocess
@@ -14,8 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from market import random_market, write_tree, write_zip
 
-from spotlib.select.archive import counts as dataset
-from spotlib.select.archive.counts import read_counts
+from spotlib.select.archive.counts import CACHE, days_held, read_counts
 from spotlib.select.cov import score_targets, variation
 from spotlib.workspace import workspace
 
@@ -45,6 +44,15 @@ def test_missing_snapshots_and_days_are_reported_in_numbers(archive, expected):
     assert month.days["snapshots"].tolist() == [5] * 4 + [0] * 27
 
 
+def test_the_days_held_are_listed_with_the_folders_or_zips_of_their_files(archive, tmp_path):
+    held = days_held(archive)
+    zipped = write_zip(random_market(days=1), tmp_path)
+
+    assert list(held) == [date(2024, 8, day) for day in (1, 2, 3, 4)]
+    assert held[date(2024, 8, 2)] == {archive / "aws-2024-08" / "02"}
+    assert days_held(tmp_path) == {date(2024, 8, 1): {zipped}}
+
+
 @pytest.mark.parametrize(
     ("days", "read"),
     [
@@ -61,12 +69,12 @@ def test_days_are_picked_by_day_or_month(days, read, archive):
 
 
 def test_progress_counts_the_days(archive, tmp_path):
-    told = []
+    calls = []
 
     for _ in range(2):
-        read_counts(archive, cache=tmp_path, progress=lambda done, of: told.append((done, of)))
+        read_counts(archive, cache=tmp_path, progress=lambda done, of: calls.append((done, of)))
 
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)] * 2
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)] * 2
 
 
 def test_counts_are_the_same_from_the_default_threads_and_processes(archive, expected):
@@ -81,7 +89,7 @@ def test_counts_are_the_same_from_the_default_threads_and_processes(archive, exp
 
 
 def test_counts_are_the_same_from_a_dask_cluster_of_two_workers(archive, tmp_path):
-    """In a process of its own: dask warns and starts threads of many kinds."""
+    """In a process of its own, because dask warns and starts threads of many kinds."""
     pytest.importorskip("distributed")
     script = tmp_path / "on_dask.py"
     script.write_text(
@@ -103,7 +111,7 @@ def test_counts_are_the_same_from_a_dask_cluster_of_two_workers(archive, tmp_pat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
-def test_forked_processes_are_refused_for_they_would_never_end(archive):
+def test_forked_processes_are_refused_because_they_may_never_end(archive):
     with (
         ProcessPoolExecutor(1, mp_context=get_context("fork")) as forked,
         pytest.raises(ValueError, match=r"mp_context=multiprocessing.get_context\('spawn'\)"),
@@ -138,9 +146,9 @@ def test_the_ranking_does_not_depend_on_the_order_days_are_merged_in(order, arch
 
 
 class TestCache:
-    """A day once counted is not read again unless what it was read from changed."""
+    """A counted day is read again only if its files changed."""
 
-    def test_a_cached_day_gives_the_same_reading(self, archive, expected, tmp_path):
+    def test_a_cached_day_has_the_same_reading(self, archive, expected, tmp_path):
         read_counts(archive, cache=tmp_path)
         again = read_counts(archive, cache=tmp_path)
 
@@ -176,7 +184,7 @@ class TestCache:
 
         assert read_counts(moved, cache=tmp_path / "cache").days["from_cache"].all()
 
-    def test_a_damaged_cache_is_counted_anew(self, archive, expected, tmp_path):
+    def test_a_damaged_cache_is_counted_again(self, archive, expected, tmp_path):
         read_counts(archive, cache=tmp_path)
         for path in tmp_path.glob("*.parquet"):
             path.write_bytes(path.read_bytes()[:100])
@@ -209,4 +217,4 @@ class TestCache:
         assert sorted(path.suffix for path in tmp_path.iterdir()) == [".parquet"] * 4
 
     def test_it_lies_under_results(self):
-        assert workspace() / "results" / "counts" == dataset.CACHE
+        assert workspace() / "results" / "counts" == CACHE

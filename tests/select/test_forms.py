@@ -1,4 +1,4 @@
-"""Every form of the same market gives the same counts and the same ranking."""
+"""Every form of the same market has the same counts and the same ranking."""
 
 import gzip
 from datetime import UTC, datetime, timedelta
@@ -18,10 +18,8 @@ from market import (
 )
 from market import market as history
 
-from spotlib.select.archive import csv_rows as cells
-from spotlib.select.archive import day as snapshots
-from spotlib.select.archive.counts import OPEN_DATA_NOTICE, read_counts
-from spotlib.select.archive.files import ArchiveError
+from spotlib.select.archive import csv_rows, day
+from spotlib.select.archive.counts import OPEN_DATA_NOTICE, ArchiveError, read_counts
 from spotlib.select.cov import score_targets, variation
 
 FORMS = {
@@ -79,7 +77,7 @@ def expected(market, tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_counts_and_a_byte_identical_ranking(
+def test_every_form_has_the_same_counts_and_a_byte_identical_ranking(
     form, market, expected, tmp_path
 ):
     reading = read_counts(FORMS[form](market, tmp_path / "archive"), cache=None)
@@ -89,7 +87,7 @@ def test_every_form_gives_the_same_counts_and_a_byte_identical_ranking(
     assert len(ranking(reading).splitlines()) > 3
 
 
-def test_an_s3_folder_is_read_without_an_account_and_its_licence_is_said(
+def test_an_s3_folder_is_read_without_an_account_and_its_licence_is_shown(
     market, expected, tmp_path, monkeypatch
 ):
     with s3_server() as (endpoint, signatures):
@@ -138,21 +136,21 @@ def test_the_order_of_rows_in_a_file_does_not_matter(expected, tmp_path):
 
 @pytest.mark.parametrize("write", [write_tree, write_parquet])
 @pytest.mark.parametrize("rows_at_once", [1, 7, 100])
-def test_files_longer_than_a_piece_are_read_whole_however_their_rows_differ(
+def test_files_longer_than_a_piece_are_read_whole_even_if_their_rows_differ(
     write, rows_at_once, tmp_path, monkeypatch
 ):
-    """Rows of some hundred pools, of which each snapshot lacks others and has them elsewhere."""
+    """Rows of some hundred pools; each snapshot lacks other ones and lists them elsewhere."""
     rows = [
-        (datetime(2024, 8, 1, 0, 10 * tick, tzinfo=UTC), f"t{pool}.nano", "r", "z", 3, 2.5)
-        for tick in range(4)
+        (datetime(2024, 8, 1, 0, 10 * number, tzinfo=UTC), f"t{pool}.nano", "r", "z", 3, 2.5)
+        for number in range(4)
         for pool in range(600)
-        if (pool * 7919 + tick) % 97
+        if (pool * 7919 + number) % 97
     ]
     market = history(rows[:1200] + rows[:1100:-1])
     source = write(market, tmp_path)
     whole = read_counts(source, cache=None)
-    monkeypatch.setattr(cells, "_PIECE_BYTES", 80 * rows_at_once)
-    monkeypatch.setattr(snapshots, "_ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(csv_rows, "_PIECE_BYTES", 80 * rows_at_once)
+    monkeypatch.setattr(day, "_ROWS_AT_ONCE", rows_at_once)
 
     reading = read_counts(source, cache=None)
 
@@ -168,7 +166,7 @@ def test_files_longer_than_a_piece_are_read_whole_however_their_rows_differ(
 def test_exact_duplicates_count_once_and_contradictions_are_unknown(
     write, rows_at_once, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(snapshots, "_ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(day, "_ROWS_AT_ONCE", rows_at_once)
     market = random_market(missing=0.0)
     once = read_counts(write(market, tmp_path / "once"), cache=None)
     doubled = random_market(missing=0.0)
@@ -192,10 +190,10 @@ def test_exact_duplicates_count_once_and_contradictions_are_unknown(
 def test_a_day_of_parquet_whose_first_pool_lacks_snapshots_is_in_order_of_time(tmp_path):
     morning = datetime(2024, 8, 1, tzinfo=UTC)
     rows = [
-        (morning + timedelta(minutes=10 * tick), f"t{pool}.nano", "r", "z", 2 + (tick < 70), 2.5)
+        (morning + timedelta(minutes=10 * slot), f"t{pool}.nano", "r", "z", 2 + (slot < 70), 2.5)
         for pool in range(2)
-        for tick in range(144)
-        if pool or tick % 3
+        for slot in range(144)
+        if pool or slot % 3
     ]
 
     parquet = read_counts(write_parquet(history(rows), tmp_path / "parquet"), cache=None)
@@ -266,21 +264,21 @@ def test_object_names_with_colons_and_any_folder_above_the_month_are_read(market
 def test_changes_and_the_first_and_last_time_of_each_value_are_kept(tmp_path):
     rows = [
         (
-            datetime(2024, 8, 1, 0, 10 * tick, tzinfo=UTC),
+            datetime(2024, 8, 1, 0, 10 * number, tzinfo=UTC),
             "t3.nano",
             "sa-east-1",
             "sae1-az1",
             sps,
             if_score,
         )
-        for tick, (sps, if_score) in enumerate(
+        for number, (sps, if_score) in enumerate(
             [(3, 2.5), (3, float("nan")), (2, 2.5), (float("nan"), 2.5), (3, 2.0), (3, 2.0)]
         )
     ]
     counts = read_counts(write_tree(history(rows), tmp_path), cache=None).counts
 
     assert counts["sps_changes"].sum() == 2  # 3 -> 2, then 2 -> (unknown) -> 3
-    assert counts["if_changes"].sum() == 1  # 2.5 -> 2.0; the missing one is no value to change to
+    assert counts["if_changes"].sum() == 1  # 2.5 -> 2.0; a missing value is not a change
     last = counts[counts["if_score"] == 2.0].iloc[0]
     assert (last["first_at"], last["last_at"]) == tuple(
         pd.Timestamp(f"2024-08-01 00:{minute}", tz="UTC") for minute in (40, 50)

@@ -1,4 +1,4 @@
-"""``01_select`` from an archive to the file that ``02_collect`` reads, and what it needs."""
+"""``01_select`` from an archive to the file that ``02_collect`` reads."""
 
 from pathlib import Path
 
@@ -10,10 +10,11 @@ from market import random_market, write_tree, write_zip
 
 from spotlib.record.selection_file import read_selection, selection_targets
 from spotlib.sandbox.history import write_archive
-from spotlib.select import choose
-from spotlib.select import source as selection
+from spotlib.select import source
 from spotlib.select.archive.counts import read_counts
-from spotlib.select.choose import compare_ways, select_targets
+from spotlib.select.choose import choose_targets, complete_selection
+from spotlib.select.cov import score_targets, variation
+from spotlib.select.evidence import WAYS, compare_ways
 from spotlib.select.parameters import SelectParameters
 from spotlib.select.report import file_parameters
 from spotlib.select.source import find_archive
@@ -45,7 +46,7 @@ def parameters(**changes):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """The notebook run on a small archive that is called real."""
+    """The notebook, run on a small archive that passes for real."""
     folder = tmp_path_factory.mktemp("study")
     write_tree(random_market(days=3, snapshots=20, seed=5), folder / "archive")
     given = {"dataset": str(folder / "archive"), "results": str(folder / "results")}
@@ -112,19 +113,19 @@ class TestNotebook:
         ({"top": 0, "form": "x"}, "form must be.*; top must be"),
     ],
 )
-def test_parameters_that_cannot_be_meant_are_refused_together(change, message):
+def test_invalid_parameters_are_reported_together(change, message):
     with pytest.raises(ValueError, match=message):
         parameters(**change)
 
 
 @pytest.fixture
 def one_day_a_month(monkeypatch):
-    """The sandbox's writer, for one day and one region: quick."""
+    """The sandbox's writer, limited to one day and one region to be quick."""
 
     def write(folder, **options):
         return write_archive(folder, days=[1], regions=["sa-east-1"], **options)
 
-    monkeypatch.setattr(selection, "write_archive", write)
+    monkeypatch.setattr(source, "write_archive", write)
 
 
 @pytest.mark.usefixtures("one_day_a_month")
@@ -135,9 +136,9 @@ class TestArchive:
 
         assert first.simulated
         assert first.source == "sandbox"
-        assert "SIMULATED" in selection.banner(first)
-        assert "written now" in first.words
-        assert "written now" not in again.words
+        assert "SIMULATED" in source.banner(first)
+        assert "written now" in first.origin
+        assert "written now" not in again.origin
         assert (first.days, again.days) == ("2024-08", "2024-08")
         counts = read_counts(again.path, days=again.days, cache=None)
         assert counts.days["snapshots"].sum() > 100
@@ -152,7 +153,7 @@ class TestArchive:
         assert not found.simulated
         assert found.path == tmp_path / "aws"
         assert found.days == "2024-08"
-        assert "SIMULATED" not in selection.banner(found)
+        assert "SIMULATED" not in source.banner(found)
         assert find_archive(parameters(dataset="sandbox"), spot_dataset=tmp_path).simulated
 
     def test_each_market_has_an_archive_of_its_own_and_the_selection_says_which(self, tmp_path):
@@ -160,11 +161,11 @@ class TestArchive:
         tight = find_archive(parameters(market="tight"), spot_dataset=tmp_path)
 
         assert (calm.market, tight.market) == ("calm", "tight")
-        assert "a pretend market, tight, nothing here is about AWS" in selection.banner(tight)
+        assert "a pretend market, tight, nothing here is about AWS" in source.banner(tight)
         assert file_parameters(parameters(market="tight"), tight)["market"] == "tight"
         assert file_parameters(parameters(), calm)["market"] == "calm"
 
-    def test_simulated_is_what_bears_the_mark_wherever_it_lies(self, tmp_path):
+    def test_an_archive_with_the_mark_is_simulated_in_any_folder(self, tmp_path):
         made = find_archive(parameters(market="tight"), spot_dataset=tmp_path)
         moved = str(Path(made.path).rename(tmp_path / "aws"))
         write_tree(random_market(days=1), tmp_path / "sandbox" / "mine")
@@ -198,18 +199,22 @@ def test_a_sample_in_which_nothing_varies_says_what_to_do(tmp_path):
     still.rows["if_score"] = 3.0
     counts = read_counts(write_tree(still, tmp_path), cache=None).counts
 
+    pairs = variation(counts)
+    chosen = choose_targets(score_targets(pairs), top=3)
+
     with pytest.raises(ValueError, match=r"varies in both SPS and IF in these 1 days: read more"):
-        select_targets(counts, parameters(sizes="medium nano"))
+        complete_selection(
+            chosen, pairs, counts=counts, parameters=parameters(sizes="medium nano", controls=1)
+        )
 
 
-def test_the_four_ways_are_compared_over_whatever_is_in_the_top_of_one(tmp_path):
-    counts = read_counts(
-        write_tree(random_market(days=2, snapshots=20), tmp_path), cache=None
-    ).counts
+def test_the_four_ways_are_compared_over_all_targets_in_the_top_of_one(tmp_path):
+    market = random_market(days=2, snapshots=20)
+    counts = read_counts(write_tree(market, tmp_path), cache=None).counts
 
     ranks, ranked = compare_ways(counts, sizes=("nano", "medium", "xlarge"), top=2)
 
     assert (ranks.min(axis=1) <= 2).all()
-    assert list(ranks.columns) == list(ranked) == list(choose.WAYS)
+    assert list(ranks.columns) == list(ranked) == list(WAYS)
     assert isinstance(ranks, pd.DataFrame)
     assert ranks.iloc[0, 0] == 1

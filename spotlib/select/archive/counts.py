@@ -1,13 +1,13 @@
-"""SpotLake archives, in every form they come in, as exact integer counts.
+"""The door of the archive: SpotLake data of every form as exact integer counts.
 
-A month is some 4,460 snapshots and 130 million rows, so nothing here concatenates them::
+A month is some 4,460 snapshots and 130 million rows, so it is never held whole::
 
-    archive.find_files --> one job a day --> snapshots.count_day --> counts of the archive
-                                              (cached as Parquet)
+    files.find_files --> one job per day --> day.count_day --> counts of the archive
+                                             (cached as Parquet)
 
-Days share nothing, so they map over any ``concurrent.futures.Executor``, and adding integers gives
-the same answer in every order.  Owns the cache, the executor and the account of what was read.
-No statistic is taken here, see ``select``, and the archive is never written to.
+Days share nothing, so they map over any ``concurrent.futures.Executor``, and adding integers has
+the same result in every order.  Owns the cache, the executor and the account of what was read.
+No statistic is taken here (see ``cov``), and the archive is never written to.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import date, time, timedelta
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -27,41 +28,50 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from spotlib.select.archive.csv_rows import POOL
 from spotlib.select.archive.day import Day, count_day
-from spotlib.select.archive.files import ArchiveError, File, Skipped, find_files
+from spotlib.select.archive.files import File, Skipped, find_files
+from spotlib.select.archive.schema import POOL, SNAPSHOT_MINUTES, SNAPSHOTS_PER_DAY, ArchiveError
 from spotlib.workspace import workspace
 
+__all__ = ["ArchiveError", "Reading", "days_held", "read_counts"]
+
 CACHE: Final = workspace() / "results" / "counts"
-SNAPSHOTS_PER_DAY: Final = 144  # one each ten minutes
 OPEN_DATA_NOTICE: Final = (
     "Data: SpotLake Open Data, DDPS Lab (spotlake.ddps.cloud), licensed CC BY-NC 4.0:"
-    " name the source, make no commercial use of it."
+    " name the source, no commercial use."
 )
 
 _FORMAT = "4"  # of a cached day; 2 = categories, 3 = written by pyarrow, 4 = contradictions once
-_MINUTES = 24 * 60 // SNAPSHOTS_PER_DAY
 
 
 @dataclass(frozen=True)
 class Reading:
     """What an archive holds, and what became of each part of it.
 
-    ``counts`` has one row for each pool, pair of values and day: region, instance_type,
-    availability_zone_id, sps, if_score (NaN where missing), day, snapshots (how many showed the
-    pair), sps_changes and if_changes (how often the pool came to this value from another one known
-    before it that day), first_at and last_at (UTC, the first and last snapshot that showed it),
-    price_usd_per_hour (of the pool in the day's last snapshot), day_snapshots (read that day).
-
-    ``days`` has one row a day: what was read and what is missing.  ``gaps`` has one row for each
-    run of missing snapshots.  ``skipped`` has one row for each file left out, with the reason.
+    Attributes
+    ----------
+    counts : DataFrame, one row per pool, pair of values and day
+        region, instance_type, availability_zone_id, sps, if_score (NaN where missing), day,
+        snapshots (how many showed the pair), sps_changes and if_changes (how often the pool
+        changed to this value from the last known other one of that day), first_at and last_at
+        (UTC, the first and last snapshot that showed it), price_usd_per_hour (of the pool in the
+        day's last snapshot), day_snapshots (read that day).
+    days : DataFrame, one row per day
+        day, snapshots, pools, rows, repeated_rows, contradictions, nameless_rows,
+        missing_snapshots, from_cache.
+    gaps : DataFrame, one row per series of successive missing snapshots
+        first_at, last_at (UTC), snapshots.
+    skipped : DataFrame, one row per file left out
+        name, reason.
+    notice : str
+        The licence to show beside anything made of these data; empty if there is none to show.
     """
 
     counts: pd.DataFrame
     days: pd.DataFrame
     gaps: pd.DataFrame
     skipped: pd.DataFrame
-    notice: str = ""  # the licence to show beside whatever is made of these data
+    notice: str = ""
 
 
 def read_counts(
@@ -73,22 +83,66 @@ def read_counts(
     progress: Callable[[int, int], None] | None = None,
     skip_bad_files: bool = False,
 ) -> Reading:
-    """Count the values of every pool in ``dataset``: a folder, a zip or ``s3://bucket/prefix``.
+    """Count how often each pool of a SpotLake archive showed which values.
 
-    ``days`` picks days and months: ``"2024-08"`` or ``["2024-08-01", date(2024, 8, 2)]``.
-    ``executor`` runs one job a day, on as many processors as it has; by default the days are
-    counted one after another here, which needs the memory of one day however many there are.
-    ``cache`` is the folder of counted days, None for none.  ``progress`` is told how many days
-    are done, of how many.
+    Parameters
+    ----------
+    dataset : str or Path
+        A folder, a zip or ``s3://bucket/prefix``.
+    days : str, date, or several of them, optional
+        The days and months to read: ``"2024-08"`` or ``["2024-08-01", date(2024, 8, 2)]``.  All by
+        default.
+    executor : Executor, optional
+        Runs one job per day, on all of its workers.  By default the days are counted one after
+        another in this process, within the memory of one day.
+    cache : str, Path or None
+        The folder of counted days, which are counted again only if their files change.  None
+        keeps nothing.
+    progress : callable, optional
+        Called with the number of days done and of all days, after each day.
+    skip_bad_files : bool, default False
+        Leave out files that cannot be trusted, and list them in ``skipped``.
 
-    A file that cannot be trusted raises ``ArchiveError``; with ``skip_bad_files`` the reading goes
-    on without it and lists it in ``skipped``.
+    Returns
+    -------
+    Reading
+        Its ``counts`` are what ``variation`` takes.
+
+    Raises
+    ------
+    ArchiveError
+        (a ValueError) If there is nothing to read, or a file cannot be trusted.
+    ValueError
+        If ``days`` is not a day or month, or ``executor`` forks its processes.
+
+    Examples
+    --------
+    Two snapshots of one pool, whose placement score fell from 3 to 2:
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import pandas as pd
+    >>> from spotlib import read_counts
+    >>> pool = {"InstanceType": ["t3.nano"], "Region": "sa-east-1", "AZ": "sae1-az1", "IF": 2.5}
+    >>> with TemporaryDirectory() as folder:
+    ...     day = Path(folder, "aws-2024-08", "01")
+    ...     day.mkdir(parents=True)
+    ...     for time, sps in [("00-00-00", 3), ("00-10-00", 2)]:
+    ...         pd.DataFrame(pool | {"SPS": sps}).to_csv(day / f"{time}.csv", index=False)
+    ...     reading = read_counts(folder, cache=None)
+    >>> columns = ["instance_type", "sps", "if_score", "snapshots", "sps_changes"]
+    >>> print(reading.counts[columns].to_string(index=False))
+    instance_type  sps  if_score  snapshots  sps_changes
+          t3.nano  2.0       2.5          1            1
+          t3.nano  3.0       2.5          1            0
+    >>> int(reading.days["missing_snapshots"].sum())
+    142
     """
     files, skipped = find_files(dataset, skip_bad_files=skip_bad_files)
     asked = None if days is None else _days_of(days)
     jobs = {
         day: list(group)
-        for day, group in groupby(files, key=lambda file: file.day)
+        for day, group in groupby(files, key=attrgetter("day"))
         if asked is None or day in asked
     }
     if not jobs:
@@ -116,6 +170,17 @@ def read_counts(
     )
 
 
+def days_held(dataset: str | Path) -> dict[date, set[Path]]:
+    """Return the days of an archive in order, each with the folders or zips its files lie in.
+
+    Bad zips are left out.  Raises ``ArchiveError`` if there is no snapshot.
+    """
+    files, _ = find_files(dataset, skip_bad_files=True)
+    return {
+        day: {file.place for file in group} for day, group in groupby(files, key=attrgetter("day"))
+    }
+
+
 def _days_of(days: str | date | Iterable[str | date]) -> set[date]:
     asked: set[date] = set()
     for text in map(str, [days] if isinstance(days, str | date) else days):
@@ -141,7 +206,7 @@ def _count_days(
     cache: str | Path | None,
     skip_bad_files: bool,
 ) -> Iterator[tuple[Day, bool]]:
-    """Give each day, and whether it came from the cache, in the order they are done."""
+    """Yield (day, whether it was cached) as days finish."""
     to_read: dict[date, Path | None] = {}
     for day, files in jobs.items():
         path = None if cache is None else Path(cache, f"{day}-{_digest(files)}.parquet")
@@ -149,15 +214,17 @@ def _count_days(
             yield cached, True
         else:
             to_read[day] = path
-    for counted in _run(executor, [jobs[day] for day in to_read], skip_bad_files):
+    for counted in _counted(executor, [jobs[day] for day in to_read], skip_bad_files):
         path = to_read[counted.day]
-        if path is not None and not counted.skipped:  # bad files are to be named every time
+        if path is not None and not counted.skipped:  # bad files must be named every time
             _save(counted, path)
         yield counted, False
 
 
-def _run(executor: Executor | None, jobs: list[list[File]], skip_bad_files: bool) -> Iterator[Day]:
-    """Count day after day here, or all at once on the executor, in the order they are done."""
+def _counted(
+    executor: Executor | None, jobs: list[list[File]], skip_bad_files: bool
+) -> Iterator[Day]:
+    """Count one day after another here, or all at once on the executor; yield as days finish."""
     count = partial(count_day, skip_bad_files=skip_bad_files)
     if executor is None:
         yield from map(count, jobs)
@@ -166,7 +233,7 @@ def _run(executor: Executor | None, jobs: list[list[File]], skip_bad_files: bool
     futures = {executor.submit(count, job) for job in jobs}
     try:
         for future in as_completed(futures):
-            futures.discard(future)  # and with it the day, once it was handed on
+            futures.discard(future)  # a kept future would hold its day in memory
             yield future.result()
     finally:
         for future in futures:
@@ -174,23 +241,23 @@ def _run(executor: Executor | None, jobs: list[list[File]], skip_bad_files: bool
 
 
 def _refuse_forked(executor: Executor) -> None:
-    """A forked process may wait for ever, on locks that threads of its parent held at the fork."""
+    """Refuse forked processes: they may wait forever for locks that their parent's threads held."""
     context: Any = getattr(executor, "_mp_context", None)  # only a pool of processes has one
     if context is not None and context.get_start_method() == "fork":
         raise ValueError(
-            "days cannot be counted in forked processes; give"
+            "days cannot be counted in forked processes; use"
             " ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))"
         )
 
 
 def _digest(files: Iterable[File]) -> str:
-    """Name what a day is read from: any other name, size or content gives another digest."""
+    """Identify the files of a day: another name, size or content makes another digest."""
     read = [(file.member, file.size, file.version) for file in files]
     return hashlib.sha256(json.dumps([_FORMAT, read]).encode()).hexdigest()[:16]
 
 
 def _load(path: Path, day: date) -> Day | None:
-    from pyarrow import parquet  # noqa: PLC0415 - megabytes that reading csv does not need
+    from pyarrow import parquet  # noqa: PLC0415 - large, and csv does not need it
 
     if not path.exists():
         return None
@@ -198,12 +265,12 @@ def _load(path: Path, day: date) -> Day | None:
         table = parquet.read_table(path)
         return Day(day, table, json.loads(table.schema.metadata[b"facts"]))
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-        return None  # not ours, or damaged: counting the day again replaces it
+        return None  # damaged, or not ours: the day is counted again and replaces it
 
 
 def _save(day: Day, path: Path) -> None:
-    """Write a counted day whole or not at all, also when two processes do so at once."""
-    from pyarrow import parquet  # noqa: PLC0415 - megabytes that reading csv does not need
+    """Write a counted day completely or not at all, even if two processes write it at once."""
+    from pyarrow import parquet  # noqa: PLC0415 - large, and csv does not need it
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
@@ -216,16 +283,16 @@ def _save(day: Day, path: Path) -> None:
 
 
 def _to_pandas(tables: list[pa.Table]) -> pd.DataFrame:
-    """Join the days, and empty ``tables`` meanwhile: a month held twice would be much.
+    """Join the days and empty ``tables``, because a month should not be held twice.
 
-    The categories are in order of name, whatever was read first.
+    The categories are in order of name, independent of the order of reading.
     """
     tables[:] = [table for table in tables if table.num_rows]
     columns = {}
     for name in tables[0].column_names:
         columns[name] = _to_pandas_column(name, [table.column(name) for table in tables])
         tables[:] = [table.drop_columns(name) for table in tables]
-        pa.default_memory_pool().release_unused()  # or the next column would come on top of it
+        pa.default_memory_pool().release_unused()  # else the next column adds to it
     return pd.DataFrame(columns, copy=False)
 
 
@@ -239,7 +306,7 @@ def _to_pandas_column(name: str, parts: Sequence[pa.ChunkedArray]) -> Any:
 
 
 def _categories(parts: Sequence[pa.DictionaryArray]) -> pd.Categorical:
-    """Join names that each day has numbered for itself, leaving out those of no row."""
+    """Join names that each day numbered separately, without those of no row."""
     tables = [np.array(part.dictionary.to_pylist(), object) for part in parts]
     numbers = [part.indices.to_numpy() for part in parts]
     used = [table[np.unique(each)] for table, each in zip(tables, numbers, strict=True)]
@@ -266,23 +333,23 @@ def _account(span: list[date], facts: dict[date, dict[str, Any]]) -> pd.DataFram
 
 
 def _slots(times: list[str]) -> Any:
-    """Return which of the day's ten-minute slots have a snapshot, were it a few minutes late."""
+    """Return which of the day's ten-minute slots have a snapshot, even one a few minutes late."""
     present = np.zeros(SNAPSHOTS_PER_DAY, np.bool_)
     for at in map(time.fromisoformat, times):
-        present[(60 * at.hour + at.minute) // _MINUTES] = True
+        present[(60 * at.hour + at.minute) // SNAPSHOT_MINUTES] = True
     return present
 
 
 def _gaps(span: list[date], facts: dict[date, dict[str, Any]]) -> pd.DataFrame:
-    """Return each run of missing snapshots: its first and last time, and how many they are."""
-    unasked = np.ones(SNAPSHOTS_PER_DAY, np.bool_)
+    """Return each series of missing snapshots: its first and last time, and their number."""
+    not_asked = np.ones(SNAPSHOTS_PER_DAY, np.bool_)
     present = [
-        unasked if day not in span else _slots(facts[day]["times"] if day in facts else [])
+        not_asked if day not in span else _slots(facts[day]["times"] if day in facts else [])
         for day in _days_between(span[0], span[-1])
     ]
     edges = np.flatnonzero(np.diff(~np.concatenate(present), prepend=False, append=False))
     first, after = edges.reshape(-1, 2).T
-    start, step = pd.Timestamp(span[0], tz="UTC"), pd.Timedelta(minutes=_MINUTES)
+    start, step = pd.Timestamp(span[0], tz="UTC"), pd.Timedelta(minutes=SNAPSHOT_MINUTES)
     return pd.DataFrame(
         {
             "first_at": start + first * step,
@@ -293,7 +360,7 @@ def _gaps(span: list[date], facts: dict[date, dict[str, Any]]) -> pd.DataFrame:
 
 
 def _is_open_data(files: Iterable[File]) -> bool:
-    """Tell the public sample by its address or its layout; the raw archive adds ``rawdata``."""
+    """Recognise the public sample by its address or layout; the raw archive adds ``rawdata``."""
     return any(
         file.name.startswith("s3://")
         or ("/aws/2025/" in file.member and "rawdata" not in file.member)

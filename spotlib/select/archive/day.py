@@ -2,14 +2,11 @@
 
 Owns the reading of a day, from csv snapshots or one Parquet file, into its matrix::
 
-    snapshots --read--> matrix of the day --> runs --> counts of the day
+    snapshots --read--> matrix of the day --> counts of the day
 
-Columns are found by the header's names, never by the date: SpotLake rewrote old months.  Missing
-(``-1`` or an empty cell) is missing, and so is a pool that one snapshot shows with two different
-values.
-
-What a csv says is ``cells``' to read, what a cell of the matrix means ``matrix``'s.  No day knows
-of another here, and no statistic is taken.
+Columns are found by the header's names, never by the date, because SpotLake rewrote old months.
+Missing (``-1`` or an empty cell) stays missing; a pool that one snapshot shows with two different
+values is unknown there.  A day knows no other day, and no statistic is taken.
 """
 
 from collections import deque
@@ -23,17 +20,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from spotlib.select.archive.csv_rows import (
-    COLUMNS,
-    POOL,
-    PRICE,
-    PRICED,
-    batches_of,
-    columns_in,
-    prices_of,
-    unpacked,
-)
-from spotlib.select.archive.files import ArchiveError, File, Skipped, opened
+from spotlib.select.archive.csv_rows import batches_of, prices_of, unpacked
+from spotlib.select.archive.files import File, Skipped, opened
 from spotlib.select.archive.matrix import (
     Codes,
     Integers,
@@ -44,12 +32,20 @@ from spotlib.select.archive.matrix import (
     codes_of,
     counts_of,
 )
+from spotlib.select.archive.schema import (
+    COLUMNS,
+    DAY_S,
+    POOL,
+    PRICE,
+    PRICED,
+    SNAPSHOTS_PER_DAY,
+    ArchiveError,
+    columns_in,
+)
 
-_ROWS_AT_ONCE = 1 << 16  # of a Parquet day: twice as many no longer fit the processor's cache
-_SNAPSHOTS = 144  # of a whole day
-_POOLS = 1 << 18  # as many have room in a Parquet day before it is read; there are some 30,000
+_ROWS_AT_ONCE = 1 << 16  # of a Parquet day: twice that no longer fits the processor's cache
+_POOLS = 1 << 18  # the most that get room before a Parquet day is read; there are some 30,000
 _REMOTE_READERS = 8
-_DAY_S = 24 * 60 * 60
 _MICROSECONDS = 1_000_000
 
 _Read = Callable[[File], bytes]
@@ -67,7 +63,7 @@ class Day:
 
 
 def count_day(files: Sequence[File], *, skip_bad_files: bool = False) -> Day:
-    """Count the snapshots of one day; a pure job that any process or machine can do."""
+    """Count the snapshots of one day; a pure job for any process or machine."""
     skipped: list[Skipped] | None = [] if skip_bad_files else None
     fill = _fill_from_parquet if files[0].is_parquet else _fill_from_csv
     with opened() as read:
@@ -92,13 +88,13 @@ class _Listing:
     pools: Numbers
 
     def after(self, pool: int) -> int:
-        """Return the place behind a pool's first one, or the end if it is not here."""
+        """Return the place after a pool's first row, or the end if the pool is not listed."""
         places = np.flatnonzero(self.pools == pool)
         return int(places[0]) + 1 if len(places) else len(self.pools)
 
 
 def _fill_from_csv(files: Sequence[File], read: _Read, skipped: list[Skipped] | None) -> Matrix:
-    # For good in this process: pyarrow's own allocator takes 8 MB more, and keeps what it once had.
+    # This lasts for the process.  pyarrow's own allocator takes 8 MB more and returns none of it.
     pa.set_memory_pool(pa.system_memory_pool())
     matrix = Matrix(np.zeros((0, len(files)), np.uint8))
     listing = None
@@ -110,11 +106,11 @@ def _fill_from_csv(files: Sequence[File], read: _Read, skipped: list[Skipped] | 
             matrix.add(len(matrix.times), listing.pools, codes)
             matrix.times.append(file.at or time.min)
             last = file, listing.pools
-    if last:  # prices serve an estimate of cost: the day's last ones are enough, and cost one file
+    if last:  # for an estimate of cost the day's last prices suffice; they are read from one file
         with _or_skip(skipped):
             file, pools = last
             prices = prices_of(unpacked(read(file), file.name), file.name)
-            matrix.keep_prices(pools[: len(prices)], prices)  # there are as many, or none
+            matrix.keep_prices(pools[: len(prices)], prices)  # one per row, or none at all
     pa.system_memory_pool().release_unused()
     return matrix
 
@@ -124,8 +120,8 @@ def _compared(
 ) -> tuple[_Listing, Codes]:
     """Return the rows of a file and their codes.
 
-    A batch is compared with the rows at its place in the file before.  Names are looked up only
-    where it differs, and behind a row more or less the comparison finds its place again.
+    A batch is compared with the rows at its place in the previous file, and names are looked up
+    only where it differs.  After an added or missing row the comparison finds its place again.
     """
     names, pools, codes = [], [], []
     place, changed = 0, False
@@ -147,10 +143,10 @@ def _compared(
 
 
 def _ahead(read: _Read, files: Sequence[File]) -> Iterator[_Ahead]:
-    """Give each file with the future of its bytes, read on threads a few files ahead.
+    """Yield each file with the future of its bytes, read on threads a few files ahead.
 
-    A bucket is slow to answer, not busy, so that many may wait for it; a disk needs one.  The
-    window keeps a whole day from being held at once.
+    S3 is bound by latency, so several reads are in flight; a disk needs one.  The window is small
+    to avoid holding a whole day.
     """
     remote = files[0].name.startswith("s3://")
     threads, most = (_REMOTE_READERS, 2 * _REMOTE_READERS) if remote else (1, 1)
@@ -176,7 +172,7 @@ def _fill_from_parquet(files: Sequence[File], read: _Read, skipped: list[Skipped
 
 
 def _matrix_of_parquet(file: File, data: bytes) -> Matrix:
-    from pyarrow import parquet  # noqa: PLC0415 - megabytes that csv does not need
+    from pyarrow import parquet  # noqa: PLC0415 - large, and csv does not need it
 
     found = parquet.ParquetFile(pa.BufferReader(data))
     header = found.schema_arrow.names
@@ -186,60 +182,60 @@ def _matrix_of_parquet(file: File, data: bytes) -> Matrix:
         metadata=found.metadata,
         read_dictionary=[theirs[name] for name in POOL],
     )
-    pools = min(found.metadata.num_rows // _SNAPSHOTS, _POOLS)
-    matrix = Matrix(np.zeros((pools, _SNAPSHOTS), np.uint8))
+    pools = min(found.metadata.num_rows // SNAPSHOTS_PER_DAY, _POOLS)
+    matrix = Matrix(np.zeros((pools, SNAPSHOTS_PER_DAY), np.uint8))
     clock = _Clock(file)
     for batch in source.iter_batches(
         _ROWS_AT_ONCE, columns=list(theirs.values()), use_threads=False
     ):
         columns = {ours: batch.column(name) for ours, name in theirs.items()}
-        ticks = clock.ticks(columns["at"])
+        snapshots = clock.snapshots(columns["at"])
         numbers = matrix.pools.numbers([columns[name] for name in POOL], file.name)
-        matrix.add(ticks, numbers, codes_of(columns, file.name))
+        matrix.add(snapshots, numbers, codes_of(columns, file.name))
         if PRICE in columns:
-            clock.keep_last_prices(matrix, ticks, numbers, columns[PRICE])
+            clock.keep_last_prices(matrix, snapshots, numbers, columns[PRICE])
     order = np.argsort(clock.seconds)
     if (np.diff(order) < 0).any():  # the first pool lacked a snapshot that another one had
         matrix.codes = matrix.codes[:, order]
-    matrix.times = [_time(clock.seconds[tick]) for tick in order]
+    matrix.times = [_time(clock.seconds[snapshot]) for snapshot in order]
     return matrix
 
 
 class _Clock:
-    """The snapshots of a Parquet day, numbered as they come up."""
+    """The snapshots of a Parquet day, numbered in order of appearance."""
 
     def __init__(self, file: File) -> None:
         self._file = file
         self._midnight_us = int(np.datetime64(file.day, "us").astype(np.int64))
-        self._tick = np.full(_DAY_S, -1, np.int64)  # of each second of the day
+        self._number = np.full(DAY_S, -1, np.int64)  # of the snapshot at each second of the day
         self._priced = -1  # the second of the prices kept
-        self.seconds: list[int] = []  # of each tick
+        self.seconds: list[int] = []  # of each snapshot
 
-    def ticks(self, at: pa.Array) -> Integers:
+    def snapshots(self, at: pa.Array) -> Integers:
         """Return the number of the snapshot of each row."""
         micros = as_type(at, pa.timestamp("us")).view(pa.int64())
         micros = micros.fill_null(-1) if micros.null_count else micros
         seconds = (micros.to_numpy() - self._midnight_us) // _MICROSECONDS
-        if np.max(seconds.view(np.uint64), initial=0) >= _DAY_S:  # as one before it is, too
+        if np.max(seconds.view(np.uint64), initial=0) >= DAY_S:  # a negative one is huge
             reason = f"holds rows of another day than its name says, {self._file.day}"
             raise ArchiveError(self._file.name, reason)
-        ticks: Integers = self._tick[seconds]
-        if np.min(ticks, initial=0) < 0:
-            new = np.unique(seconds[ticks < 0])
-            self._tick[new] = len(self.seconds) + np.arange(len(new))
+        numbers: Integers = self._number[seconds]
+        if np.min(numbers, initial=0) < 0:
+            new = np.unique(seconds[numbers < 0])
+            self._number[new] = len(self.seconds) + np.arange(len(new))
             self.seconds += new.tolist()
-            ticks = self._tick[seconds]
-        return ticks
+            numbers = self._number[seconds]
+        return numbers
 
     def keep_last_prices(
-        self, matrix: Matrix, ticks: Integers, pools: Numbers, prices: pa.Array
+        self, matrix: Matrix, snapshots: Integers, pools: Numbers, prices: pa.Array
     ) -> None:
-        """Leave in ``matrix`` the prices of the last snapshot so far."""
+        """Keep in ``matrix`` the prices of the latest snapshot so far."""
         latest = max(self.seconds, default=-1)
         if latest > self._priced:
             matrix.prices = np.empty(0)
             self._priced = latest
-        rows = np.flatnonzero(ticks == self._tick[latest])
+        rows = np.flatnonzero(snapshots == self._number[latest])
         values = as_type(prices, pa.float64()).to_numpy(zero_copy_only=False)
         matrix.keep_prices(pools[rows], values[rows])
 
@@ -250,7 +246,7 @@ def _time(second: int) -> time:
 
 @contextmanager
 def _or_skip(skipped: list[Skipped] | None) -> Iterator[None]:
-    """List a bad file in ``skipped``; without such a list say how to go on."""
+    """Add a bad file to ``skipped``; without that list raise, and say how to go on."""
     try:
         yield
     except ArchiveError as error:
@@ -262,7 +258,7 @@ def _or_skip(skipped: list[Skipped] | None) -> Iterator[None]:
 
 @contextmanager
 def _in_one_sentence(name: str) -> Iterator[None]:
-    """Turn what pyarrow says of a damaged file, in many lines, into one that names it."""
+    """Turn pyarrow's many lines on a damaged file into one sentence that names it."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:

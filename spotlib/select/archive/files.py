@@ -1,11 +1,10 @@
 """Where SpotLake snapshots lie, and when each was taken.
 
 Owns finding snapshot files in a folder, a downloaded zip or an S3 bucket, reading their time from
-their path, and handing out their bytes.  It refuses to look inside a file (``dataset`` does that)
-and it writes nothing: an archive is never modified.
+their path, and reading their bytes.  It interprets no contents and writes nothing.
 
-The time comes from the path because some eras of SpotLake have no time column, and in others the
-column's name changes::
+The time is taken from the path, because some eras of SpotLake have no time column and the others
+disagree on its name::
 
     aws-2024-08.zip / aws-2024-08/31/23-50-00.csv.gz     as downloaded (stored or deflated)
     aws-2024-08/31/23-50-00.csv                          unpacked, gzipped or not
@@ -25,6 +24,8 @@ from threading import Lock
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+from spotlib.select.archive.schema import ArchiveError
+
 _SNAPSHOT = re.compile(
     r"(\d{4})[-/](\d\d)[-/](\d\d)[-/_T ](\d\d)[-:](\d\d)[-:](\d\d)\.csv(?:\.gz)?$"
 )
@@ -33,25 +34,14 @@ _SUFFIXES = (".csv", ".csv.gz", ".parquet")
 _NO_TIME = "no snapshot time in its path, expected .../YYYY-MM/DD/HH-MM-SS.csv.gz"
 # What zipfile raises for a damaged or (RuntimeError) an encrypted member, and what files raise.
 _UNREADABLE = (OSError, BadZipFile, zlib.error, EOFError, RuntimeError)
-_HIDDEN = ("__MACOSX",)  # what archivers of some desktops add beside the real members
-
-
-class ArchiveError(ValueError):
-    """An archive cannot be read as it is: ``name`` is the file, ``reason`` what is wrong."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)  # both, so that it crosses to and from another process
-        self.name, self.reason = name, reason
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+_HIDDEN = ("__MACOSX",)  # added by some desktop archivers beside the real members
 
 
 @dataclass(frozen=True)
 class File:
     """One snapshot, or one day of snapshots in Parquet.
 
-    ``version`` tells two contents of the same name apart: a checksum (zip), an ETag (S3) or the
+    ``version`` distinguishes two contents of the same name: a checksum (zip), an ETag (S3) or the
     time of modification (folder).  ``at`` is None for a whole day.
     """
 
@@ -67,6 +57,11 @@ class File:
     def is_parquet(self) -> bool:
         return self.at is None
 
+    @property
+    def place(self) -> Path:
+        """The folder or zip in which it lies, or the name of its bucket."""
+        return Path(self.container) if self.container else Path(self.member).parent
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -79,7 +74,7 @@ class Skipped:
 def find_files(
     dataset: str | Path, *, skip_bad_files: bool = False
 ) -> tuple[list[File], list[Skipped]]:
-    """Return the snapshots of ``dataset`` in order of time, and what looked like one but is not.
+    """Return the snapshots of ``dataset`` in order of time, and the files that were left out.
 
     A snapshot time that occurs twice is read once, from the first name in alphabetical order.
     """
@@ -102,7 +97,7 @@ def find_files(
 
 @contextmanager
 def opened() -> Iterator[Callable[[File], bytes]]:
-    """Give a function from file to bytes, for any thread; it keeps zips and connections open."""
+    """Yield a thread-safe function from file to bytes; zips and connections stay open meanwhile."""
     with ExitStack() as stack:
         held: dict[str, Any] = {}
         lock = Lock()
@@ -121,17 +116,17 @@ def opened() -> Iterator[Callable[[File], bytes]]:
             member: bytes = hold(file.container, lambda: ZipFile(file.container)).read(file.member)
             return member
 
-        yield _with_sentences(read)
+        yield _naming_the_file(read)
 
 
-def _with_sentences(read: Callable[[File], bytes]) -> Callable[[File], bytes]:
-    def read_or_say(file: File) -> bytes:
+def _naming_the_file(read: Callable[[File], bytes]) -> Callable[[File], bytes]:
+    def read_or_name(file: File) -> bytes:
         try:
             return read(file)
         except _UNREADABLE as error:
             raise ArchiveError(file.name, f"cannot be read ({error})") from error
 
-    return read_or_say
+    return read_or_name
 
 
 _Entry = tuple[str, str, str, int, str]
@@ -156,7 +151,7 @@ def _listing(dataset: str | Path, skip_bad_files: bool, skipped: list[Skipped]) 
 
 
 def _files_below(path: Path) -> Iterator[tuple[str, str]]:
-    """Give each file's name as the user would write it, and its absolute path with slashes."""
+    """Yield each file's name as the user would write it, and its absolute path with slashes."""
     root = path.resolve().as_posix()
     if path.is_file() and path.name.endswith((*_SUFFIXES, ".zip")):
         yield str(path), root
@@ -189,10 +184,10 @@ def _is_visible(name: str) -> bool:
 def _s3_listing(address: str) -> Iterator[_Entry]:
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
     if prefix and not prefix.endswith("/"):
-        prefix += "/"  # a folder: 2025/1 must not also mean 2025/10
+        prefix += "/"  # a folder: 2025/1 must not match 2025/10
     client = _s3_client()
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    with _said(address, "cannot be listed without an account"):
+    with _in_one_sentence(address, "cannot be listed without an account"):
         for page in pages:
             for item in page.get("Contents", []):
                 if item["Key"].endswith(_SUFFIXES):
@@ -201,12 +196,12 @@ def _s3_listing(address: str) -> Iterator[_Entry]:
 
 
 def _s3_object(client: Any, file: File) -> bytes:
-    with _said(file.name, "cannot be read"):
+    with _in_one_sentence(file.name, "cannot be read"):
         return bytes(client.get_object(Bucket=file.container, Key=file.member)["Body"].read())
 
 
 def _s3_client() -> Any:
-    import boto3  # noqa: PLC0415 - megabytes that no archive on disk needs
+    import boto3  # noqa: PLC0415 - large, and no archive on disk needs it
     from botocore import UNSIGNED  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415
 
@@ -214,8 +209,8 @@ def _s3_client() -> Any:
 
 
 @contextmanager
-def _said(name: str, what: str) -> Iterator[None]:
-    """Turn what boto3 raises into one sentence."""
+def _in_one_sentence(name: str, what: str) -> Iterator[None]:
+    """Turn what boto3 raises into an ``ArchiveError`` of one sentence."""
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as above
 
     try:

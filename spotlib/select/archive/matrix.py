@@ -1,32 +1,33 @@
-"""A day of snapshots as a matrix: one byte for each pool and snapshot.
+"""A day of snapshots as a matrix of bytes, one per pool and snapshot, and its counts.
 
-Owns what a byte means, the numbers of the pools, and what becomes of two rows that speak of the
-same cell: an exact duplicate counts once, a contradiction is unknown.  So neither the order of
-files nor that of rows matters.  Knows of no file format, see ``snapshots``, and counts nothing, see
-``runs``.
+Owns what a byte means, the numbering of the pools, and what two rows about the same cell amount
+to: an exact duplicate counts once, a contradiction is unknown.  Therefore neither the order of
+files nor that of rows matters.  The counts come from the stretches of a row of the matrix: a
+stretch is a series of successive snapshots with equal codes.  Knows no file format.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from spotlib.select.archive.csv_rows import POOL, PRICE, SCALES, Scale
-from spotlib.select.archive.files import ArchiveError
+from spotlib.select.archive.schema import DAY_S, POOL, PRICE, SCALES, ArchiveError, Scale
 
 # A row's code is 1 + 7 x SPS + IF in halves, where 0 stands for a missing SPS or IF.
 # So 1 is "listed, nothing known", 77 is SPS 10 and IF 3.0, and code 0 is "not listed".
-HALVES: Final = 7
+_HALVES = 7
 _NOTHING_KNOWN = 1
+_CODES = 1 << 8  # in a byte
+
 _NAMELESS = -1  # the pool of a row without type, region or zone
 _LONGEST_NAME = 64  # letters; the longest known have 20
-_DAY_S = 24 * 60 * 60  # as many snapshots a day may have
 _BITS = 20  # for the number of a type, a region or a zone: a million of each
 # Where the number of each name of POOL begins in a key.  The type comes first, as in most files.
 _SHIFTS = (_BITS, 2 * _BITS, 0)
+_POOLS_AT_ONCE = 1 << 12  # of which the stretches are found, to bound memory
 
 Codes = np.ndarray[Any, np.dtype[np.uint8]]
 Integers = np.ndarray[Any, np.dtype[Any]]
@@ -35,10 +36,10 @@ Prices = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Pools:
-    """The pools of a day, numbered as they come up.
+    """The pools of a day, numbered in order of appearance.
 
-    A pool is known by one integer, made of the numbers of its type, region and zone: a day has some
-    30,000 pools, but 900 names, and texts for each of them would take more than the matrix.
+    A pool is known by one integer, made of the numbers of its type, region and zone.  A day has
+    some 30,000 pools but only 900 names; their texts per pool would take more than the matrix.
     """
 
     def __init__(self) -> None:
@@ -76,14 +77,14 @@ class Pools:
         if len(new):
             numbers = len(self) + np.arange(len(new), dtype=np.int32)
             at = np.searchsorted(self._keys, new)
-            # In a sorted file they all belong to the end, and joining is quicker than inserting.
+            # In a sorted file all of them belong to the end, and joining is faster than inserting.
             put = _joined if at[0] == len(self._keys) else np.insert
             self._keys, self._numbers = put(self._keys, at, new), put(self._numbers, at, numbers)
             place = np.searchsorted(self._keys, keys)
         return self._numbers.take(place)
 
     def names(self) -> list[tuple[list[str], Numbers]]:
-        """Return the texts of each name in order, and for each pool the place of its own."""
+        """Return for each name of ``POOL`` its texts in order, and the place of each pool's own."""
         keys = np.empty(len(self), np.int64)
         keys[self._numbers[1:]] = self._keys[1:]
         columns: list[tuple[list[str], Numbers]] = []
@@ -109,7 +110,7 @@ def _indices(column: pa.DictionaryArray) -> Integers:
 
 
 def _numbered(texts: dict[str, int], names: Sequence[str | None], file: str) -> Integers:
-    """Return the number of each name, new ones for names not seen before, and 0 for none."""
+    """Return the number of each name, a new one for a new name, and 0 for a missing one."""
     for name in names:
         if name and name not in texts:
             if len(name) > _LONGEST_NAME:
@@ -124,7 +125,7 @@ def _numbered(texts: dict[str, int], names: Sequence[str | None], file: str) -> 
 class Matrix:
     """A day while it is read: a code for each pool and snapshot."""
 
-    codes: Codes  # pool x snapshot; there may be more of both than were read
+    codes: Codes  # pool x snapshot; it may have room for more of both than were read
     times: list[time] = field(default_factory=list)
     prices: Prices = field(default_factory=lambda: np.empty(0))  # of pools, last snapshot
     rows: int = 0
@@ -134,40 +135,40 @@ class Matrix:
 
     @property
     def contradictions(self) -> int:
-        """How many cells were given two different values."""
+        """The number of cells that were given two different values."""
         return len(self._disputed)
 
-    def add(self, tick: int | Integers, pools: Numbers, codes: Codes) -> None:
-        """Write codes of rows at a snapshot: a whole new one, or one for each row."""
+    def add(self, snapshot: int | Integers, pools: Numbers, codes: Codes) -> None:
+        """Write the codes of rows, all of one new snapshot or each of its own snapshot."""
         if np.min(pools, initial=0) == _NAMELESS:
             named = pools != _NAMELESS
             self.nameless_rows += int((~named).sum())
-            tick = tick if isinstance(tick, int) else tick[named]
+            snapshot = snapshot if isinstance(snapshot, int) else snapshot[named]
             pools, codes = pools[named], codes[named]
         self.rows += len(pools)
-        self._make_room(tick)
-        if isinstance(tick, int):
-            column = np.zeros(len(self.pools), np.uint8)  # in the matrix its cells lie far apart
+        self._make_room(snapshot)
+        if isinstance(snapshot, int):
+            column = np.zeros(len(self.pools), np.uint8)  # its cells lie far apart in the matrix
             disputed = _written(column, pools, codes)
-            self.codes[: len(column), tick] = column
+            self.codes[: len(column), snapshot] = column
         else:
-            cells = pools * np.int64(self.codes.shape[1]) + tick
+            cells = pools * np.int64(self.codes.shape[1]) + snapshot
             disputed = _written(self.codes.reshape(-1), cells, codes)
         if disputed.any():
-            ticks = np.broadcast_to(tick, pools.shape)[disputed]
-            places = pools[disputed] * np.int64(_DAY_S) + ticks
+            snapshots = np.broadcast_to(snapshot, pools.shape)[disputed]
+            places = pools[disputed] * np.int64(DAY_S) + snapshots
             self._disputed = np.union1d(self._disputed, places)  # a third row disputes it again
 
-    def _make_room(self, tick: int | Integers) -> None:
-        pools, ticks = self.codes.shape
+    def _make_room(self, snapshot: int | Integers) -> None:
+        pools, snapshots = self.codes.shape
         lacking = max(len(self.pools) - pools, 0)
         more_pools = max(lacking, pools // 8) if lacking else 0
-        more_ticks = max(int(np.max(tick, initial=-1)) + 1 - ticks, 0)
-        if more_pools or more_ticks:
-            self.codes = np.pad(self.codes, ((0, more_pools), (0, more_ticks)))
+        more_snapshots = max(int(np.max(snapshot, initial=-1)) + 1 - snapshots, 0)
+        if more_pools or more_snapshots:
+            self.codes = np.pad(self.codes, ((0, more_pools), (0, more_snapshots)))
 
     def keep_prices(self, pools: Numbers, prices: Prices) -> None:
-        """Keep the lowest price of each pool that was added; -1 and NaN are none."""
+        """Keep the lowest price of each pool that was added; -1 and NaN are missing."""
         priced = (prices >= 0) & (pools != _NAMELESS)
         if len(self.prices) < len(self.codes):
             more = np.full(len(self.codes) - len(self.prices), np.nan)
@@ -176,7 +177,7 @@ class Matrix:
 
 
 def _written(flat: Codes, cells: Integers, codes: Codes) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Write codes into their cells, and return which rows found or met another value there."""
+    """Write codes into their cells; return which rows disagree with another row on their cell."""
     before = flat[cells]
     flat[cells] = codes
     disputed: np.ndarray[Any, np.dtype[np.bool_]] = flat[cells] != codes
@@ -187,24 +188,24 @@ def _written(flat: Codes, cells: Integers, codes: Codes) -> np.ndarray[Any, np.d
 
 
 def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Return the column as ``wanted``; pyarrow takes its time also where there is nothing to do."""
+    """Return the column as ``wanted``; pyarrow's cast is slow even where nothing is to be done."""
     return column if column.type == wanted else column.cast(wanted)
 
 
 def codes_of(columns: Mapping[str, pa.Array] | pa.RecordBatch, file: str) -> Codes:
-    """Return one byte for the two values of each row, verified."""
+    """Return the code of each row, its values verified."""
     sps, halves = (_units(columns[name], scale, file) for name, scale in SCALES.items())
-    codes: Codes = 1 + HALVES * sps + halves
+    codes: Codes = 1 + _HALVES * sps + halves
     return codes
 
 
 def _units(column: pa.Array, scale: Scale, file: str) -> Codes:
-    """Return whole units, 0 for missing; anything else is refused."""
+    """Return whole units, 0 for missing; refuse anything else."""
     if column.null_count or scale.per_one > 1 or column.type != pa.int64():
         column = as_type(column, pa.float64())  # Parquet may hold anything
     number = column.to_numpy(zero_copy_only=False)
     exact = number if scale.per_one == 1 else number * scale.per_one
-    with np.errstate(invalid="ignore"):  # what is no whole unit does not come back as it was
+    with np.errstate(invalid="ignore"):  # a value that is no whole unit changes in this cast
         units: Codes = exact.astype(np.uint8)
     good = (units == exact) & (units >= scale.low) & (units <= scale.high)
     if not good.all():
@@ -216,14 +217,8 @@ def _units(column: pa.Array, scale: Scale, file: str) -> Codes:
     return units
 
 
-_POOLS_AT_ONCE: Final = 1 << 12
-
-
-_CODES: Final = 1 << 8  # in a byte
-
-
 def counts_of(matrix: Matrix, day: date) -> pa.Table:
-    """Return the counts: one row for each pool and pair of values, in a fixed order."""
+    """Return the counts: one row per pool and pair of values, in a fixed order."""
     names = matrix.pools.names()
     cells = _cells(matrix.codes)
     key = np.zeros(len(cells["pool"]), np.int64)
@@ -231,7 +226,7 @@ def counts_of(matrix: Matrix, day: date) -> pa.Table:
         key = key * len(texts) + places[cells["pool"]]
     order = np.argsort(key * _CODES + cells["code"], kind="stable")
     cells = {name: values[order] for name, values in cells.items()}
-    pool, (sps, halves) = cells["pool"], np.divmod(cells["code"], HALVES)
+    pool, (sps, halves) = cells["pool"], np.divmod(cells["code"], _HALVES)
     unpriced = len(matrix.codes) - len(matrix.prices)
     prices = np.pad(matrix.prices, (0, unpriced), constant_values=np.nan)[pool]
     at = np.array([f"{day}T{when}" for when in matrix.times], "datetime64[us]")
@@ -256,16 +251,16 @@ def counts_of(matrix: Matrix, day: date) -> pa.Table:
 
 
 def _cells(codes: Codes) -> dict[str, Integers]:
-    """Return one row for each pool and code: how many snapshots, when, and how it came there."""
-    ticks = max(codes.shape[1], 1)
+    """Return one row per pool and code: how many snapshots and changes, and the first and last."""
+    snapshots = max(codes.shape[1], 1)
     flat = codes.reshape(-1)  # pool by pool, each in order of time
     start = _starts(codes)
     length = np.diff(start, append=flat.size)
     listed = flat[start] > 0
     length, start = length[listed], start[listed]
     code = flat[start].astype(np.int64) - 1
-    pool, first = np.divmod(start, ticks)
-    sps, halves = np.divmod(code, HALVES)
+    pool, first = np.divmod(start, snapshots)
+    sps, halves = np.divmod(code, _HALVES)
     key = pool * _CODES + code
     order = np.argsort(key, kind="stable")
     group = np.flatnonzero(np.diff(key[order], prepend=-1))
@@ -281,19 +276,19 @@ def _cells(codes: Codes) -> dict[str, Integers]:
 
 
 def _starts(codes: Codes) -> Integers:
-    """Return where each run of equal codes starts, some pools at a time to bound memory."""
-    pools, ticks = codes.shape
+    """Return where each stretch starts in the matrix read pool by pool."""
+    pools, snapshots = codes.shape
     starts = [np.empty(0, np.int64)]
     for first in range(0, pools, _POOLS_AT_ONCE):
         some = codes[first : first + _POOLS_AT_ONCE]
         edge = np.ones(some.shape, np.bool_)
         np.not_equal(some[:, 1:], some[:, :-1], out=edge[:, 1:])
-        starts.append(np.flatnonzero(edge) + first * ticks)
+        starts.append(np.flatnonzero(edge) + first * snapshots)
     return np.concatenate(starts)
 
 
 def _changes(pool: Integers, units: Integers) -> Integers:
-    """Return 1 for each run whose value differs from the last known before it, of its pool."""
+    """Return 1 for each stretch whose value differs from its pool's last known value before."""
     changes = np.zeros(len(units), np.int64)
     known = np.flatnonzero(units)
     same_pool = np.diff(pool[known]) == 0
