@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from studies import NANO, Truth, coverage, draw_times, errors, record, simulate
 
-from spotlib.analyze.comparable import load_comparable
+from spotlib.analyze.load import load_comparable
 from spotlib.analyze.launch_times import (
     launch_time_distribution,
     observe,

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import ARM, NANO, QUICK, plan_for, scripted
 
-from spotlib.analyze.comparable import load_comparable
+from spotlib.analyze.load import load_comparable
 from spotlib.collect.rounds import collect_batch
 from spotlib.record.history import earlier_usd, last_launches
 from spotlib.record.log import EVENTS, EventLog, log_files, new_batch_id, read_events
