@@ -208,12 +208,6 @@ def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None)
     return Observed(after_s, by_s, pd.factorize(rows["run"])[0].astype(np.int64))
 
 
-def common_horizon_s(distributions: Mapping[str, LaunchTimes], *, timeout_s: float) -> float:
-    """The longest time for which every target was watched, in whole seconds."""
-    known = [each.curve.known_until_s for each in distributions.values()]
-    return float(np.floor(min([*known, timeout_s])))
-
-
 def round_of(run: str) -> str:
     """The round of a run: everything that was launched at the same time."""
     return run.rsplit("/", 1)[0]

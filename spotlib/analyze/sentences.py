@@ -3,7 +3,7 @@
 Wording only: every estimate comes from elsewhere, and what is unknown is said to be unknown.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,12 @@ def ready_sentences(distributions: Mapping[str, LaunchTimes], *, horizon_s: floa
     shares = {name: each.share_ready(horizon_s).value for name, each in distributions.items()}
     ranked = sorted((name for name in shares if not np.isnan(shares[name])), key=shares.__getitem__)
     if ranked:
-        words = [f"{shares[name]:.0%} ({name})" for name in dict.fromkeys((ranked[0], ranked[-1]))]
-        yield f"Share {stage} by {horizon_s:.0f} s: {' to '.join(words)}."
+        words = [f"{shares[name]:.0%} ({name})" for name in ranked]
+        yield f"Share {stage} by {horizon_s:.0f} s: {_from_to(words)}."
+
+
+def _from_to(ranked: Sequence[str]) -> str:
+    return " to ".join(dict.fromkeys((ranked[0], ranked[-1])))
 
 
 def formatted_summary(summary: pd.DataFrame) -> pd.DataFrame:
@@ -58,7 +62,7 @@ def phase_sentence(phases: pd.DataFrame) -> str:
     here = phases[phases["phase"] == middle.idxmax()].dropna(subset="median_s")
     rows = here.sort_values("median_s", kind="stable").to_dict("records")
     words = [f"{row['median_s']:.1f} s ({row['target']})" for row in rows]
-    return f"Longest phase: {middle.idxmax()}, median {' to '.join(dict.fromkeys((words[0], words[-1])))}."
+    return f"Longest phase: {middle.idxmax()}, median {_from_to(words)}."
 
 
 def comparison_sentences(pairs: pd.DataFrame) -> Iterator[str]:

@@ -34,6 +34,12 @@ def ready_counts(polls: pd.DataFrame, stage: Stage = Stage.READY) -> pd.DataFram
     return table.assign(share=table["count"] / table["n"]).reset_index(drop=True)
 
 
+def common_horizon_s(distributions: Mapping[str, LaunchTimes], *, timeout_s: float) -> float:
+    """The longest time for which every target was watched, in whole seconds."""
+    known = [each.curve.known_until_s for each in distributions.values()]
+    return float(np.floor(min([*known, timeout_s])))
+
+
 def summarize(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> pd.DataFrame:
     """One row per target: share, median, 90th percentile and restricted mean, with intervals."""
     rows = []
