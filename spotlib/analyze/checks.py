@@ -87,7 +87,7 @@ def _order(data: Comparable) -> Check:
     if len(first) >= _ALWAYS_FIRST and first.nunique() == 1:
         return Check(name, True, f"{first.iloc[0]} was launched first in every round: not random")
     targets = runs["target"].nunique()
-    return Check(name, False, f"{first.nunique()} of {targets} targets were launched first")
+    return Check(name, False, f"{first.nunique()} of {targets} targets were first in some round")
 
 
 def _own_demand(data: Comparable) -> Check:

@@ -18,7 +18,7 @@ from spotlib.analyze.intervals import FEWEST_RUNS, Estimate, run_level_interval
 from spotlib.analyze.launch_times import LaunchTimes
 from spotlib.analyze.turnbull import Floats
 
-_EXCHANGES = 4096  # of labels: all of them up to 12 rounds, beyond that as many random ones
+_EXCHANGES = 4096  # of labels: all there are up to 12 rounds, random ones beyond
 _COLUMNS = (
     *("first", "second", "rounds", "ratio", "ratio_low", "ratio_high"),
     *("difference", "difference_low", "difference_high", "p_value", "more_runs", "why"),
@@ -145,8 +145,10 @@ def exchange_p_value(differences: ArrayLike, *, rng: np.random.Generator) -> flo
     if len(paired) < 2:  # scipy needs two; a single difference and its mirror are equally likely
         return 1.0 if len(paired) else np.nan
     test = stats.permutation_test(
-        *((paired,), np.mean),
+        (paired,),
+        lambda values, axis: np.abs(values.mean(axis=axis)),  # both tails, so less random error
         permutation_type="samples",
+        alternative="greater",
         n_resamples=_EXCHANGES,
         vectorized=True,
         rng=rng,

@@ -15,7 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import (
+    AutoLocator,
+    FormatStrFormatter,
+    LogLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 
 from spotlib.analyze.comparable import ended_by_ec2
 from spotlib.analyze.launch_times import LaunchTimes
@@ -180,9 +186,11 @@ def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
         ax.plot(row["ratio"], y, "o", color="black", mfc="black" if sure else "white", markersize=8)
     ax.axvline(1.0, color="0.3", linewidth=1, linestyle="--")
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    # Within a decade 1, 2 and 5 are too few: in 0.7 to 1.5 there is a single one.
+    within_decade = ends[1] < 10 * ends[0]
+    ax.xaxis.set_major_locator(AutoLocator() if within_decade else LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.minorticks_off()
     labels = (shown["first"] + "\nover " + shown["second"]).tolist()
     ax.set_yticks(range(len(shown)), labels, fontsize="small")
     ax.set_ylim(len(shown) - 0.5, -0.5)

@@ -12,8 +12,8 @@ resamples.  It reads no file and draws random numbers only from the generator it
   censoring such requests would answer another question: how fast, if nothing ever ended.
 - **An end of ours is right-censored** (``ValidUntil`` passed, we stopped watching, a user
   cancelled), because it says nothing of what EC2 would have done.
-- **The run is the sample.**  Each run has the same weight, whatever its n, and intervals resample
-  whole runs.
+- **The run is the sample.**  Each run has the same weight, regardless of its n, and intervals
+  resample whole runs.
 """
 
 from collections.abc import Mapping
@@ -43,8 +43,8 @@ def launch_times(
 
     The Turnbull curve of each target (see ``turnbull``) is averaged over half a bracket, or over
     its own interquartile range if that is less (see ``smoothed``), and resampled over whole runs.
-    If every target was launched in every round, whole rounds are drawn, the same for all targets,
-    so that resamples of two targets can be compared one by one.  Otherwise the runs of each target
+    If every target was launched in every round, whole rounds are drawn, the same for all targets:
+    resamples of two targets can then be compared one by one.  Otherwise the runs of each target
     are drawn separately.
 
     Parameters
@@ -102,9 +102,9 @@ def launch_times(
     >>> times = launch_times(launches, Stage.READY, rng=np.random.default_rng(0))
     >>> nano = times["t3.nano in sa-east-1"]
     >>> print("median:", nano.quantile(0.5).words())
-    median: ?
+    median: 25.5 s (21.0 to 37.5)
     >>> print("share ready by 30 s:", nano.share_ready(30.0).words("", digits=2))
-    share ready by 30 s: ?
+    share ready by 30 s: 0.62 (0.25 to 0.89)
     """
     rows = launches if "run" in launches else _observations(launches)
     rows = rows if since is None else rows[rows[f"{since.label}_by_s"].notna()]

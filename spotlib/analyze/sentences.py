@@ -76,10 +76,10 @@ def comparison_sentences(pairs: pd.DataFrame) -> Iterator[str]:
     needed = pairs["more_runs"].dropna()
     if needed.empty:
         yield "How many runs a ratio needs is not known yet."
-    else:
-        enough = f"{int((needed == 0).sum())} of {len(needed)} ratios are known within 10 %"
-        more = f"; the others need up to {needed.max():.0f} more runs" if needed.max() else ""
-        yield f"{enough}{more}."
+        return
+    most, enough = int(needed.max()), int((needed == 0).sum())
+    others = f"; the others need up to {most} more run{'s' * (most != 1)}" if most else ""
+    yield f"{enough} of {len(needed)} ratios are known within 10 %{others}."
 
 
 def _slower_over_faster(pair: Mapping[Any, Any]) -> str:

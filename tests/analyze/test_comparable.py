@@ -1,10 +1,11 @@
-"""What says nothing of the market, and what is there twice: one rule for all who read launches."""
+"""What says nothing about the market, and what is there twice: one rule for all who read."""
 
 import pandas as pd
 import pytest
 from launch_rows import INF, run_rows, table_of
 
-from spotlib.analyze.load import load_comparable, no_observation, repeated
+from spotlib.analyze.comparable import no_observation, repeated
+from spotlib.analyze.load import load_comparable
 from spotlib.forecast.training import left_out, training_table
 from spotlib.model import Outcome
 
@@ -34,7 +35,7 @@ def test_only_what_is_ours_is_no_observation(fields, words):
     assert no_observation(table_of(run_rows([INF], **fields))).tolist() == [words]
 
 
-def test_what_is_wrong_with_one_request_is_wrong_with_the_call():
+def test_one_request_that_is_no_observation_excludes_its_run():
     refused, other = run_rows([INF, 20.0])
     wrong = [refused | {"outcome": Outcome.REFUSED, "kind": "quota"}, other]
     launches = table_of(wrong, run_rows([20.0], number=1))
@@ -88,7 +89,7 @@ def test_the_analysis_and_the_forecast_leave_out_the_same(tmp_path, monkeypatch)
         image="ami-1", availability_zone_id=None
     )
     (tmp_path / "one.jsonl").write_text("")
-    monkeypatch.setattr("spotlib.analyze.comparable.load_launches", lambda _: launches)
+    monkeypatch.setattr("spotlib.analyze.load.load_launches", lambda _: launches)
     analysed = load_comparable(tmp_path)
 
     assert analysed.left_out.groupby("why")["requests"].sum().to_dict() == (

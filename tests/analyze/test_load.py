@@ -1,4 +1,4 @@
-"""Which observations are read together, and what is said of the others."""
+"""Which launches are read together, and what is said of the others."""
 
 import shutil
 
@@ -155,7 +155,7 @@ GIVEN = {
 }
 
 
-def test_parameters_that_cannot_be_meant_are_refused_together():
+def test_invalid_parameters_are_refused_together():
     with pytest.raises(ValueError, match=r"horizon_s must be above 0.*; ready must be"):
         AnalyzeParameters(**GIVEN | {"horizon_s": -1.0, "ready": "soon"})
 
