@@ -1,19 +1,17 @@
-"""TODO."""
+"""The figure of a forecast; it draws a forecast and computes none."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    MaxNLocator,
-)
+from matplotlib.ticker import MaxNLocator
 
 from spotlib.analyze.figures import Styles, panel_grid
 from spotlib.forecast.forecast import Forecast
 
 
 def forecast_figure(forecasts: Sequence[Forecast], styles: Styles, *, simulated: bool) -> Figure:
-    """The expected ready count over time, a panel a target, in the band of 90 % of the cases."""
+    """Draw the expected ready count over time and its 90 % band, one panel per target."""
     shown = {str(each.target): each for each in forecasts}
     last_s = max(float(each.times_s[-1]) for each in forecasts)
     figure, axes = panel_grid(list(shown), simulated=simulated)
