@@ -1,8 +1,8 @@
 """How often 95 % intervals cover the truth, over runs and, wrongly, over instances.
 
 ``python benchmarks/analyze_coverage.py [--studies 1000 --runs 12 20 --seed 1]``: studies of 12
-and of 20 runs of 10 requests whose instances share their run's luck, 10 % never come, 3 s looks,
-5 % of them lost.
+and of 20 runs of 10 requests.  Instances share their run's luck, 10 % are never ready, polls are
+3 s apart and 5 % of them are lost.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import pandas as pd
 from analyze_study import Truth, simulate
 
 from spotlib.analyze.intervals import Estimate
-from spotlib.analyze.launch_times import launch_time_distribution
+from spotlib.analyze.launch_times import launch_times
 from spotlib.model import Stage
 
 TRUTH = Truth(median_s=60.0, between=0.4, within=0.3, never=0.1)
@@ -20,14 +20,14 @@ HORIZON_S, TIME_S = 240.0, 60.0
 
 
 def covers(estimate: Estimate, true: float) -> bool:
-    """Whether the interval holds the truth."""
+    """Whether the interval contains the truth."""
     return bool(estimate.low <= true <= estimate.high)
 
 
 def coverage(
     *, studies: int, runs: int, count: int = 10, resamples: int = 299, seed: int = 1
 ) -> pd.DataFrame:
-    """One row a study: whether each interval held the truth, by what was resampled."""
+    """One row per study: whether each interval contains the truth, by what was resampled."""
     rng = np.random.default_rng(seed)
     truths = {
         "median": TRUTH.quantile(0.5),
@@ -40,9 +40,9 @@ def coverage(
         alone = launches.assign(run=launches.index.astype(str))
         row = {}
         for name, table in (("run", launches), ("instance", alone)):
-            laws = launch_time_distribution(table, Stage.READY, rng=rng, resamples=resamples)
-            [law] = laws.values()
-            found = (law.quantile(), law.restricted_mean(HORIZON_S), law.share_ready(TIME_S))
+            distributions = launch_times(table, Stage.READY, rng=rng, resamples=resamples)
+            [times] = distributions.values()
+            found = (times.quantile(), times.restricted_mean(HORIZON_S), times.share_ready(TIME_S))
             for (what, true), estimate in zip(truths.items(), found, strict=True):
                 row[name, what] = covers(estimate, true)
         rows.append(row)

@@ -1,6 +1,6 @@
-"""Studies with a known truth: lives drawn directly, watched through the loop's own bracket rule.
+"""Studies with a known truth: times drawn directly, watched through the loop's own bracket rule.
 
-Every look, shown or lost, goes through ``spotlib.model.advance`` as in a real batch: 3 s apart
+Every poll that is not lost goes through ``spotlib.model.advance`` as in a real batch: 3 s apart
 from a random phase, each taking its own time.  The instances of a run share its luck.
 """
 
@@ -20,21 +20,21 @@ SHOWN = Sighting(
 
 @dataclass(frozen=True)
 class Truth:
-    """Lognormal times: ``between`` of the runs, ``within`` a run; ``never`` of them never come."""
+    """Lognormal times, scattered ``between`` and ``within`` runs; ``never`` is a share."""
 
     median_s: float = 20.0
     between: float = 0.4
     within: float = 0.3
     never: float = 0.0
-    never_alike: float = 0.5  # correlation of never coming within a run
+    never_alike: float = 0.5  # correlation of being never ready within a run
 
     def share_by(self, time_s: float) -> float:
-        """The share that has come by a time."""
+        """The share ready by a time."""
         spread = np.hypot(self.between, self.within)
         return float((1 - self.never) * stats.norm.cdf(np.log(time_s / self.median_s) / spread))
 
     def quantile(self, share: float) -> float:
-        """When a share of the requested has come."""
+        """The time by which a share of the requested is ready."""
         spread = np.hypot(self.between, self.within)
         return float(self.median_s * np.exp(spread * stats.norm.ppf(share / (1 - self.never))))
 
@@ -45,7 +45,7 @@ class Truth:
 
 
 def draw_times(truth: Truth, *, runs: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """True times, (runs, count); infinity where it never comes."""
+    """True times, (runs, count); infinity for the never ready."""
     level = truth.between * rng.standard_normal((runs, 1))
     own = truth.within * rng.standard_normal((runs, count))
     times_s = truth.median_s * np.exp(level + own)
@@ -56,19 +56,19 @@ def draw_times(truth: Truth, *, runs: int, count: int, rng: np.random.Generator)
     return times_s
 
 
-def draw_looks(
+def draw_polls(
     *, poll_s: float, timeout_s: float, lost: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """(looks, 2): when each look that came back was asked and answered."""
+    """(polls, 2): when each poll that was not lost was asked and answered."""
     asked_s = np.arange(rng.uniform(0, poll_s), timeout_s, poll_s)
     answered_s = asked_s + 0.25 * np.exp(0.3 * rng.standard_normal(len(asked_s)))
     return np.column_stack([asked_s, answered_s])[rng.random(len(asked_s)) >= lost]
 
 
-def watch(time_s: float, looks: np.ndarray, *, rng: np.random.Generator) -> Track:
-    """One request as the loop would have recorded it; a look sees one moment of its duration."""
+def watch(time_s: float, polls: np.ndarray, *, rng: np.random.Generator) -> Track:
+    """One request as the loop would have recorded it; a poll sees one moment of its duration."""
     track = Track("sir-1", 0.0)
-    for asked_s, answered_s in looks:
+    for asked_s, answered_s in polls:
         seen_at_s = rng.uniform(asked_s, answered_s)
         sighting = SHOWN if time_s <= seen_at_s else WAITING
         moved = advance(track, sighting, asked_s=float(asked_s), answered_s=float(answered_s))
@@ -93,11 +93,11 @@ def simulate(
     rows = []
     times_s = draw_times(truth, runs=runs, count=count, rng=rng)
     for run, lives in enumerate(times_s):
-        looks = draw_looks(poll_s=poll_s, timeout_s=timeout_s, lost=lost, rng=rng)
+        polls = draw_polls(poll_s=poll_s, timeout_s=timeout_s, lost=lost, rng=rng)
         for time_s in lives:
-            # Looks that show it waiting leave no trace but their time: three of them will do.
-            start = max(int(np.searchsorted(looks[:, 1], time_s)) - 3, 0)
-            track = watch(time_s, looks[start : start + 8], rng=rng)
+            # Of the polls that show it waiting only the last leaves a trace: three are enough.
+            start = max(int(np.searchsorted(polls[:, 1], time_s)) - 3, 0)
+            track = watch(time_s, polls[start : start + 8], rng=rng)
             rows.append(_row(track, run, target, time_s))
     return pd.DataFrame(rows)
 

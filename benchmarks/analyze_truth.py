@@ -1,7 +1,7 @@
-"""Bias of median and restricted mean against known truth, and of what the first look showed.
+"""Bias of median and restricted mean against known truth, ours and that of the first sighting.
 
-``python benchmarks/analyze_truth.py [--studies 40]``: 200 runs of 10 requests each, 3 s looks at a
-random phase, 5 % of the looks lost, a timeout of 600 s, 30 % that never come.
+``python benchmarks/analyze_truth.py [--studies 40]``: 200 runs of 10 requests each, polls 3 s apart
+at a random phase, 5 % of them lost, a timeout of 600 s, 30 % never ready.
 """
 
 import argparse
@@ -17,17 +17,16 @@ HORIZON_S = 590.0
 
 
 def first_seen(observed: Observed) -> Curve:
-    """The curve through the moments of the first looks that showed it: the usual way."""
+    """The curve through the times of the first polls that showed the stage: the usual way."""
     by_s, counts = np.unique(observed.by_s, return_counts=True)
     after_s = np.where(np.isfinite(by_s), by_s - 1e-9, HORIZON_S)
     return Curve(after_s, by_s, counts / counts.sum(), np.inf)
 
 
 def errors(truth: Truth, *, studies: int, seed: int) -> np.ndarray:
-    """What each study's estimates miss the true times of its own requests by.
+    """By how much each study's estimates miss the true times of its own requests.
 
-    Rows are studies; columns the median of ours and of the first looks, the restricted mean of
-    ours and of the first looks.
+    One row per study: the median, ours and of the first polls, then the restricted mean of both.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -55,7 +54,7 @@ def main() -> None:
         rows = errors(Truth(median_s=median_s, never=0.3), studies=options.studies, seed=1)
         bias, error = rows.mean(axis=0), rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
         words = [f"{b:+.3f} +- {e:.3f}" for b, e in zip(bias, error, strict=True)]
-        print(f"those that come have a median of {median_s:.0f} s, 30 % never come")
+        print(f"true median {median_s:.0f} s of those that become ready, 30 % never ready")
         print(f"  median:          ours {words[0]}, first seen {words[1]}")
         print(f"  restricted mean: ours {words[2]}, first seen {words[3]}")
 

@@ -1,7 +1,7 @@
-"""The figures that ``03_analyze`` shows; they read results and decide nothing.
+"""The figures of ``03_analyze``: they show results and decide nothing.
 
-As in ``plots``, figures are made without pyplot and a simulated one says so across its face.  One
-colour and one line style for each target throughout, so that they are told apart in grey too.
+Owns what is drawn; theme, colours and the SIMULATED mark are those of ``spotlib.figures``.  A
+target has the same colour, line and marker in every figure, distinct in grey too.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,13 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import (
+    AutoLocator,
     FormatStrFormatter,
+    LogLocator,
     NullFormatter,
-    NullLocator,
     PercentFormatter,
 )
 
-from spotlib.analyze.launch_times import PHASES, LaunchTimes
+from spotlib.analyze.comparable import ended_by_ec2
+from spotlib.analyze.launch_times import LaunchTimes
+from spotlib.analyze.summaries import PHASES
 from spotlib.figures import new_figure, target_colours
 from spotlib.model import Stage
 
@@ -30,41 +33,19 @@ _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = "osD^vP*X<>"
 _MOST_PANELS = 9
 _MOST_BANDS = 4  # more would hide each other
-_LOG_FROM = 30  # times as long as the shortest: a logarithmic axis
-_RATIOS = (
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.33,
-    0.5,
-    0.67,
-    0.8,
-    0.9,
-    1,
-    1.1,
-    1.25,
-    1.5,
-    2,
-    3,
-    5,
-    10,
-    20,
-    50,
-)
+_LOG_FROM = 30  # longest over shortest time, from which an axis is logarithmic
 _STAGE_SHADES = {Stage.FULFILLED: "0.75", Stage.RUNNING: "0.5", Stage.READY: "0.15"}
 
 
 @dataclass(frozen=True)
-class Looks:
-    """How each target looks in every figure: ``line`` and ``point`` are matplotlib's keywords."""
+class Styles:
+    """How each target is drawn in every figure: ``line`` and ``point`` are matplotlib keywords."""
 
     colours: Mapping[str, Any]
 
     @classmethod
-    def of(cls, targets: Iterable[str]) -> "Looks":
-        """The looks of these targets."""
+    def of(cls, targets: Iterable[str]) -> "Styles":
+        """The styles of these targets."""
         return cls(target_colours(targets))
 
     def line(self, target: str) -> dict[str, Any]:
@@ -81,17 +62,17 @@ class Looks:
 def panels(
     targets: Sequence[str], *, stage: Stage, until_s: float, simulated: bool
 ) -> tuple[Figure, dict[str, Axes]]:
-    """A panel a target, of the share at a stage over the seconds since the request; at most 9."""
+    """One panel per target, at most 9: the share at a stage over the seconds since the request."""
     figure, axes = panel_grid(targets, simulated=simulated)
     for ax in axes:
         _share_axis(ax, until_s)
     figure.supxlabel("seconds since the request was sent", fontsize=12)
-    figure.supylabel(f"{stage.label}, share of the n requested", fontsize=12)
+    figure.supylabel(f"share of the n requested that is {stage.label}", fontsize=12)
     return figure, dict(zip(targets, axes, strict=False))
 
 
 def panel_grid(targets: Sequence[str], *, simulated: bool) -> tuple[Figure, list[Axes]]:
-    """A named panel for each of the first 9 targets; counts are read at the left."""
+    """A named panel for each of the first 9 targets; only the left column has tick labels."""
     shown = list(targets)[:_MOST_PANELS]
     columns = min(len(shown), 3)
     rows = ceil(len(shown) / columns)
@@ -107,21 +88,21 @@ def panel_grid(targets: Sequence[str], *, simulated: bool) -> tuple[Figure, list
 
 
 def distribution_figure(
-    laws: Mapping[str, Mapping[str, LaunchTimes]], looks: Looks, *, simulated: bool
+    kinds: Mapping[str, Mapping[str, LaunchTimes]], styles: Styles, *, simulated: bool
 ) -> Figure:
-    """The share that has come over time, a panel for each kind of time, with bands if not many."""
+    """The share ready by t, one panel per kind of time, with bands for at most 4 targets."""
     figure, grid = new_figure(2, 2, (10.2, 7.0), simulated=simulated)
-    for ax in grid.flat[len(laws) :]:
+    for ax in grid.flat[len(kinds) :]:
         ax.set_visible(False)
-    for (name, by_target), ax in zip(laws.items(), grid.flat, strict=False):
-        until_s = _long_enough_s(by_target.values())
+    for (name, distributions), ax in zip(kinds.items(), grid.flat, strict=False):
+        until_s = _long_enough_s(distributions.values())
         times_s = np.linspace(0.0, until_s, 241)
-        for target, law in by_target.items():
-            band = law.band(times_s)
-            colour = looks.colours[target]
-            if len(by_target) <= _MOST_BANDS:
+        for target, each in distributions.items():
+            band = each.band(times_s)
+            colour = styles.colours[target]
+            if len(distributions) <= _MOST_BANDS:
                 ax.fill_between(times_s, band["low"], band["high"], color=colour, alpha=0.15, lw=0)
-            ax.plot(times_s, band["share"], linewidth=2, label=target, **looks.line(target))
+            ax.plot(times_s, band["share"], linewidth=2, label=target, **styles.line(target))
         ax.set_title(name, loc="left", fontsize="medium")
         _share_axis(ax, until_s)
         ax.set(xlabel="seconds", ylabel="share")
@@ -129,17 +110,17 @@ def distribution_figure(
     return figure
 
 
-def phases_figure(phases: pd.DataFrame, looks: Looks, *, simulated: bool) -> Figure:
-    """The median of each phase by target, a panel a phase, bars over runs if enough."""
+def phases_figure(phases: pd.DataFrame, styles: Styles, *, simulated: bool) -> Figure:
+    """The median of each phase by target with its interval, one panel per phase."""
     names = [name for name in PHASES if name in set(phases["phase"])]
-    targets = list(looks.colours)
+    targets = list(styles.colours)
     size = (10.2, 0.42 * len(targets) + 1.6)
     figure, grid = new_figure(1, len(names), size, simulated=simulated, sharey=True)
     for name, ax in zip(names, grid.flat, strict=True):
         here = phases[phases["phase"] == name]
         ends_s = _seconds_axis(ax, here[["median_s", "low_s", "high_s"]])
         for row in here.to_dict("records"):
-            y, point = targets.index(row["target"]), looks.point(row["target"])
+            y, point = targets.index(row["target"]), styles.point(row["target"])
             _draw_interval(ax, y, row["low_s"], row["high_s"], ends_s, colour=point["color"])
             ax.plot(row["median_s"], y, markersize=8, **point)
         ax.set_title(name, loc="left", fontsize="medium")
@@ -150,7 +131,7 @@ def phases_figure(phases: pd.DataFrame, looks: Looks, *, simulated: bool) -> Fig
 
 
 def _seconds_axis(ax: Axes, numbers: pd.DataFrame) -> tuple[float, float]:
-    """From 0, or logarithmic where the quickest would vanish beside the slowest; its ends."""
+    """Make the axis logarithmic if the shortest time would vanish; return its ends."""
     least_s, most_s = _finite_ends(numbers)
     if most_s < _LOG_FROM * least_s:
         return 0.0, most_s
@@ -160,12 +141,14 @@ def _seconds_axis(ax: Axes, numbers: pd.DataFrame) -> tuple[float, float]:
     return least_s, most_s
 
 
-def timeline_figure(launches: pd.DataFrame, looks: Looks, *, simulated: bool) -> Figure:
-    """One bar a request of one round, each stage drawn as the bracket that holds it.
+def timeline_figure(launches: pd.DataFrame, styles: Styles, *, simulated: bool) -> Figure:
+    """One bar per request of one round; each stage lies somewhere within its drawn bracket.
 
-    The bar reaches to the last look; a cross is an end that was EC2's, an open end was censored.
+    A bar ends at the last poll.  A cross there is a request that EC2 ended; a bar without a ready
+    bracket and without a cross is censored.
     """
-    rows = launches.sort_values(["target", "plan", "ready_by_s", "running_by_s"])
+    rows = launches.assign(ended=ended_by_ec2(launches))
+    rows = rows.sort_values(["target", "plan", "ready_by_s", "running_by_s"])
     rows = rows.reset_index(drop=True)
     size = (10.2, min(0.17 * len(rows) + 1.8, 12.0))
     figure, grid = new_figure(1, 1, size, simulated=simulated)
@@ -174,17 +157,17 @@ def timeline_figure(launches: pd.DataFrame, looks: Looks, *, simulated: bool) ->
         last_s = max(
             row["watched_s"], np.nanmax([row[f"{s.label}_by_s"] for s in _STAGE_SHADES] + [0])
         )
-        ax.barh(y, last_s, height=0.25, color=looks.colours[row["target"]], alpha=0.6)
+        ax.barh(y, last_s, height=0.25, color=styles.colours[row["target"]], alpha=0.6)
         for stage, shade in _STAGE_SHADES.items():
             after_s, by_s = row[f"{stage.label}_after_s"], row[f"{stage.label}_by_s"]
             if np.isfinite(by_s):
                 ax.barh(y, by_s - after_s, left=after_s, height=0.8, color=shade)
-        if row["outcome"] in ("interrupted", "failed", "refused"):
+        if row["ended"]:
             ax.plot(last_s, y, "x", color="black", markersize=7)
     _target_rows(ax, rows["target"])
     ax.set(xlabel="seconds since the request was sent", xlim=(0, None))
     shades: list[Any] = [
-        Patch(color=s, label=f"{stage.label}: bracket") for stage, s in _STAGE_SHADES.items()
+        Patch(color=s, label=f"{stage.label} bracket") for stage, s in _STAGE_SHADES.items()
     ]
     shades.append(Line2D([], [], color="black", marker="x", linestyle="", label="ended by EC2"))
     figure.legend(handles=shades, loc="outside upper right", ncols=4, frameon=False)
@@ -192,7 +175,7 @@ def timeline_figure(launches: pd.DataFrame, looks: Looks, *, simulated: bool) ->
 
 
 def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
-    """The ratio of medians of each pair, with its interval over rounds; 1 is no difference."""
+    """The ratio of medians of at most 20 pairs, with its interval; 1 is no difference."""
     shown = pairs[pairs["ratio"].notna()].head(20).reset_index(drop=True)
     figure, grid = new_figure(1, 1, (10.2, 0.38 * max(len(shown), 1) + 1.7), simulated=simulated)
     ax = grid[0, 0]
@@ -203,10 +186,11 @@ def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
         ax.plot(row["ratio"], y, "o", color="black", mfc="black" if sure else "white", markersize=8)
     ax.axvline(1.0, color="0.3", linewidth=1, linestyle="--")
     ax.set_xscale("log")
-    low, high = ax.get_xlim()
-    ax.set_xticks([tick for tick in _RATIOS if low <= tick <= high], minor=False)
+    # Within a decade 1, 2 and 5 are too few: in 0.7 to 1.5 there is a single one.
+    within_decade = ends[1] < 10 * ends[0]
+    ax.xaxis.set_major_locator(AutoLocator() if within_decade else LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-    ax.xaxis.set_minor_locator(NullLocator())
+    ax.minorticks_off()
     labels = (shown["first"] + "\nover " + shown["second"]).tolist()
     ax.set_yticks(range(len(shown)), labels, fontsize="small")
     ax.set_ylim(len(shown) - 0.5, -0.5)
@@ -215,7 +199,7 @@ def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
 
 
 def association_figure(table: pd.DataFrame, outcome: str, *, simulated: bool) -> Figure:
-    """The rank correlation of what was known before with an outcome, with its interval."""
+    """The rank correlation of each feature with an outcome over targets, with its interval."""
     shown = table[(table["outcome"] == outcome) & table["rho"].notna()].reset_index(drop=True)
     figure, grid = new_figure(1, 1, (10.2, 0.36 * max(len(shown), 1) + 1.5), simulated=simulated)
     ax = grid[0, 0]
@@ -230,7 +214,7 @@ def association_figure(table: pd.DataFrame, outcome: str, *, simulated: bool) ->
 
 
 def _finite_ends(numbers: pd.DataFrame) -> tuple[float, float]:
-    """Where an interval without an end is cut: beyond all that is finite and above 0."""
+    """Where an interval without an end is cut: beyond all finite numbers above 0."""
     values = numbers.to_numpy(dtype=np.float64)
     known = values[np.isfinite(values) & (values > 0)]
     return (known.min() / 1.2, known.max() * 1.2) if known.size else (0.5, 2.0)
@@ -239,7 +223,7 @@ def _finite_ends(numbers: pd.DataFrame) -> tuple[float, float]:
 def _draw_interval(
     ax: Axes, y: float, low: float, high: float, ends: tuple[float, float], *, colour: Any
 ) -> None:
-    """A bar from low to high; one without an end leaves the panel with an arrow."""
+    """A bar from low to high; an arrow where it has no end within the panel."""
     least, most = ends
     ax.plot([max(low, least), min(high, most)], [y, y], color=colour, linewidth=3, alpha=0.6)
     if np.isposinf(high):
@@ -253,10 +237,10 @@ def _share_axis(ax: Axes, until_s: float) -> None:
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _long_enough_s(laws: Iterable[LaunchTimes]) -> float:
-    """The time by which most of what comes has come, for the slowest."""
-    came = [(law, float(law.curve.mass[np.isfinite(law.curve.by_s)].sum())) for law in laws]
-    last_s = [float(law.curve.quantile(0.9 * share)) for law, share in came if share > 1e-6]
+def _long_enough_s(distributions: Iterable[LaunchTimes]) -> float:
+    """A little more than the longest time to 90 % of what any target reached."""
+    curves = [(each.curve, each.curve.shown_share()) for each in distributions]
+    last_s = [float(curve.quantile(0.9 * share)) for curve, share in curves if share > 1e-6]
     return max(last_s, default=1.0) * 1.3
 
 
@@ -267,7 +251,7 @@ def _legend(figure: Figure, ax: Axes) -> None:
 
 
 def _target_rows(ax: Axes, targets: "pd.Series[str]") -> None:
-    """Name each block of rows once, at its middle."""
+    """Name the rows of each target once, at their middle."""
     places = targets.reset_index().groupby(targets)["index"].agg(["mean", "max"])
     ax.set_yticks(places["mean"], places.index)
     for last in places["max"]:

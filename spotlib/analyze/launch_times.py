@@ -1,49 +1,195 @@
-"""How long until a stage, and how many ever come: estimates from brackets, by target.
+"""How long until a stage, and how many reach it: the distribution of the times, per target.
 
-Owns the law of a launch time: which interval each request's time lies in, the curve through all
-of them, and how sure it is.  No file is read here and no random number drawn but from the
-generator that is handed in.
+Owns the interval in which each request's time lies, the curve through all of them, and its
+resamples.  It reads no file and draws random numbers only from the generator it is handed.
 
-Definitions used throughout:
-
-- **The time of a request** is when the API first showed the stage.  A look only brackets it, so
-  it is interval-censored; still waiting when last looked at, it is right-censored there.
-- **A request that ended otherwise never comes.**  Interrupted, failed inside EC2 or refused for
-  capacity or price before the stage, it stays in the count with the time infinity: the curve is
-  the cumulative incidence, the share of what was *requested* (Gray, Annals of Statistics 1988;
-  with brackets: Hudgens, Satten, Longini, Biometrics 2001).  Dropping or censoring it would
-  answer another question: how fast, if nothing ever ended.  An end that is ours (its ``ValidUntil``
-  passed, we stopped looking, a user cancelled it) says nothing of what EC2 would have done, so it
-  is right-censored.
-- **The run is the sample** and each run weighs the same, whatever its n.  Intervals resample
-  whole runs.
+- **The time of a request** is when the API first showed the stage.  Polls only bracket it: it is
+  interval-censored.  A request still waiting at its last poll is right-censored there.
+- **A request that EC2 ended before the stage is never there.**  If it was interrupted, failed
+  inside EC2, or was refused for capacity or price, it stays in the count with the time infinity.
+  The curve is therefore the cumulative incidence, the share of the *requested* (Gray, Annals of
+  Statistics 1988; with brackets: Hudgens, Satten, Longini, Biometrics 2001).  Dropping or
+  censoring such requests would answer another question: how fast, if nothing ever ended.
+- **An end of ours is right-censored** (``ValidUntil`` passed, we stopped watching, a user
+  cancelled), because it says nothing of what EC2 would have done.
+- **The run is the sample.**  Each run has the same weight, regardless of its n, and intervals
+  resample whole runs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spotlib.analyze.comparable import ended_by_ec2
+from spotlib.analyze.comparable import ended_by_ec2, name_runs, require_same_variable, why_not
 from spotlib.analyze.intervals import Estimate, run_level_interval, share_interval, studentized
-from spotlib.analyze.turnbull import Curve, Floats, Observed, fit_lognormal, smoothed, turnbull
+from spotlib.analyze.turnbull import Curve, Floats, Observed, smoothed, turnbull
 from spotlib.model import Stage
 
-TO_HORIZON = ("share", "restricted_mean_s")
+Draws = NDArray[np.int64]
 
 
-def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None) -> Observed:
-    """The times of these requests to a stage, as brackets.
+def launch_times(
+    launches: pd.DataFrame,
+    stage: Stage,
+    *,
+    rng: np.random.Generator,
+    since: Stage | None = None,
+    resamples: int = 999,
+) -> dict[str, "LaunchTimes"]:
+    """Estimate the distribution of the time to a stage, for each target.
+
+    The Turnbull curve of each target (see ``turnbull``) is averaged over half a bracket, or over
+    its own interquartile range if that is less (see ``smoothed``), and resampled over whole runs.
+    If every target was launched in every round, whole rounds are drawn, the same for all targets:
+    resamples of two targets can then be compared one by one.  Otherwise the runs of each target
+    are drawn separately.
 
     Parameters
     ----------
-    since
-        Count from this stage instead of from the request, over the requests that were shown at
-        it.  Then both ends are brackets and the wait lies between the difference of their inner
-        and that of their outer ends: never too narrow (doubly censored; De Gruttola, Lagakos,
-        Biometrics 1989).
+    launches : DataFrame
+        One row per request, as from ``load_launches``.  Requests that say nothing about the market
+        (a quota, a missing permission) and repeats of a simulated world are left out.  A table
+        with a column ``run``, as from ``load_comparable``, is used as it is; it needs ``target``,
+        ``outcome``, ``status_code``, ``watched_s`` and the brackets of the stages.
+    stage : Stage
+        The stage whose time is estimated.
+    rng : numpy.random.Generator
+        Draws the resamples.
+    since : Stage, optional
+        Measure from this stage instead of from the request, over the requests that reached it.
+    resamples : int, default 999
+        How many times the runs are resampled.
+
+    Returns
+    -------
+    dict of {str: LaunchTimes}
+        By target name, sorted.  Empty if no request can be used.  Times are seconds, shares are
+        of the instances requested.  Numbers beyond what was watched are NaN, and below 6 runs
+        there is no interval.
+
+    Raises
+    ------
+    ValueError
+        If the launches are different variables (real and simulated, other methods, ...).
+
+    See Also
+    --------
+    spotlib.load_launches : Read the launches.
+    spotlib.analyze.load.load_comparable : Read the newest launches that are one variable.
+
+    Examples
+    --------
+    Eight runs of one instance each, polled every 3 s; the last was not ready after 60 s:
+
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from spotlib import Stage, launch_times
+    >>> ready_by_s = np.array([21.0, 24.0, 24.0, 27.0, 27.0, 33.0, 39.0, np.nan])
+    >>> launches = pd.DataFrame(
+    ...     {
+    ...         "target": "t3.nano in sa-east-1",
+    ...         "run": [f"batch/{number}/0" for number in range(8)],
+    ...         "outcome": ["ready"] * 7 + ["timed_out"],
+    ...         "status_code": "fulfilled",
+    ...         "watched_s": [18.0, 21.0, 21.0, 24.0, 24.0, 30.0, 36.0, 60.0],
+    ...         "ready_after_s": ready_by_s - 3.0,
+    ...         "ready_by_s": ready_by_s,
+    ...     }
+    ... )
+    >>> times = launch_times(launches, Stage.READY, rng=np.random.default_rng(0))
+    >>> nano = times["t3.nano in sa-east-1"]
+    >>> print("median:", nano.quantile(0.5).words())
+    median: 25.5 s (21.0 to 37.5)
+    >>> print("share ready by 30 s:", nano.share_ready(30.0).words("", digits=2))
+    share ready by 30 s: 0.62 (0.25 to 0.89)
+    """
+    rows = launches if "run" in launches else _observations(launches)
+    rows = rows if since is None else rows[rows[f"{since.label}_by_s"].notna()]
+    if rows.empty:
+        return {}
+    runs = {str(name): list(dict.fromkeys(here["run"])) for name, here in rows.groupby("target")}
+    rounds = {name: tuple(map(round_of, here)) for name, here in runs.items()}
+    draws = _draw_runs(rounds, resamples, rng=rng)
+    return {
+        str(name): _distribution(str(name), stage, observe(here, stage, since=since), rounds, draws)
+        for name, here in rows.groupby("target")
+    }
+
+
+@dataclass(frozen=True)
+class LaunchTimes:
+    """The distribution of one target's times to a stage, its resamples over runs, its rounds.
+
+    ``curve`` is the estimate, ``resampled`` has one curve per row of ``draws`` (resamples, runs).
+    ``rounds`` names the round of each run.
+    """
+
+    target: str
+    stage: Stage
+    observed: Observed
+    curve: Curve
+    resampled: Curve
+    draws: Draws
+    rounds: tuple[str, ...]
+
+    def share_ready(self, time_s: float) -> Estimate:
+        """The share of the requested that is at the stage by a time."""
+        return self._share(float(self.curve.share_by(time_s)), self.resampled.share_by(time_s))
+
+    def quantile(self, share: float = 0.5) -> Estimate:
+        """The time by which a share of the requested is at the stage; 0.5 is the median."""
+        value, resampled = float(self.curve.quantile(share)), self.resampled.quantile(share)
+        return run_level_interval(value, resampled, runs=self.observed.runs)
+
+    def restricted_mean(self, horizon_s: float) -> Estimate:
+        """The mean of min(time, horizon), with a bootstrap-t interval (see ``studentized``)."""
+        return studentized(
+            float(self.curve.restricted_mean_s(horizon_s)),
+            self.resampled.restricted_mean_s(horizon_s),
+            scores=self.run_means_s(horizon_s),
+            draws=self.draws,
+        )
+
+    def run_means_s(self, horizon_s: float) -> Floats:
+        """The mean of min(time, horizon) of each run, with the middle of a bracket as the time.
+
+        A request not shown at the stage counts as the horizon.  This is a score for tests and for
+        scatter, not an estimate.
+        """
+        seen = self.observed
+        shown = np.isfinite(seen.by_s)
+        middle_s = np.where(shown, (np.where(shown, seen.after_s, 0.0) + seen.by_s) / 2, horizon_s)
+        totals = np.bincount(seen.run, np.minimum(middle_s, horizon_s))
+        means: Floats = totals / np.bincount(seen.run)
+        return means
+
+    def band(self, time_s: Floats) -> pd.DataFrame:
+        """``time_s``, ``share``, ``low``, ``high``: the curve with a pointwise 95 % band.
+
+        A share never falls, so a lower limit holds at all later times and an upper limit at all
+        earlier ones.
+        """
+        shares, resampled = self.curve.share_by(time_s), self.resampled.share_by(time_s)
+        each = [self._share(float(v), r) for v, r in zip(shares, resampled.T, strict=True)]
+        band = pd.DataFrame({"time_s": time_s, "share": shares})
+        band["low"] = pd.Series([one.low for one in each], dtype="float64").cummax()
+        band["high"] = pd.Series([one.high for one in each], dtype="float64")[::-1].cummin()[::-1]
+        return band
+
+    def _share(self, value: float, resampled: Floats) -> Estimate:
+        seen = self.observed
+        return share_interval(value, resampled, runs=seen.runs, requests=len(seen.run))
+
+
+def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None) -> Observed:
+    """The brackets of the times of these requests to a stage.
+
+    With ``since``, both ends of a wait are brackets (doubly censored; De Gruttola, Lagakos,
+    Biometrics 1989).  It lies between the difference of their inner and that of their outer ends,
+    so its bracket is never too narrow.
 
     Raises
     ------
@@ -62,103 +208,23 @@ def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None)
     return Observed(after_s, by_s, pd.factorize(rows["run"])[0].astype(np.int64))
 
 
-@dataclass(frozen=True)
-class LaunchTimes:
-    """The law of one target's times to a stage, its resamples over runs, and their rounds."""
-
-    target: str
-    stage: Stage
-    observed: Observed
-    curve: Curve
-    resampled: Curve
-    draws: NDArray[np.int64]
-    rounds: tuple[str, ...]
-
-    def share_ready(self, time_s: float) -> Estimate:
-        """The share of the requested that has come by a time."""
-        return self._share(float(self.curve.share_by(time_s)), self.resampled.share_by(time_s))
-
-    def quantile(self, share: float = 0.5) -> Estimate:
-        """The time by which a share of the requested have come; 0.5 is the median."""
-        return self._estimate(float(self.curve.quantile(share)), self.resampled.quantile(share))
-
-    def restricted_mean(self, horizon_s: float) -> Estimate:
-        """The mean of min(time, horizon), with a bootstrap-t interval (see ``studentized``)."""
-        return studentized(
-            float(self.curve.restricted_mean_s(horizon_s)),
-            self.resampled.restricted_mean_s(horizon_s),
-            scores=self.run_means_s(horizon_s),
-            draws=self.draws,
-        )
-
-    def run_means_s(self, horizon_s: float) -> Floats:
-        """The mean of min(time, horizon) of each run, the middle of a bracket for the time.
-
-        The horizon stands for what had not come: a score for tests and scatter, no estimate.
-        """
-        seen = self.observed
-        came = np.isfinite(seen.by_s)
-        middle_s = np.where(came, (np.where(came, seen.after_s, 0.0) + seen.by_s) / 2, horizon_s)
-        totals = np.bincount(seen.run, np.minimum(middle_s, horizon_s))
-        means: Floats = totals / np.bincount(seen.run)
-        return means
-
-    def band(self, time_s: Floats) -> pd.DataFrame:
-        """``time_s``, ``share``, ``low``, ``high``: the curve with a pointwise 95 % band.
-
-        A share never falls, so a limit from below holds from there on, and one from above until
-        there.
-        """
-        shares, resampled = self.curve.share_by(time_s), self.resampled.share_by(time_s)
-        each = [self._share(float(v), r) for v, r in zip(shares, resampled.T, strict=True)]
-        band = pd.DataFrame({"time_s": time_s, "share": shares})
-        band["low"] = pd.Series([one.low for one in each], dtype="float64").cummax()
-        band["high"] = pd.Series([one.high for one in each], dtype="float64")[::-1].cummin()[::-1]
-        return band
-
-    def _share(self, value: float, resampled: Floats) -> Estimate:
-        seen = self.observed
-        return share_interval(value, resampled, runs=seen.runs, requests=len(seen.run))
-
-    def _estimate(self, value: float, resampled: Floats) -> Estimate:
-        return run_level_interval(value, resampled, runs=self.observed.runs)
+def round_of(run: str) -> str:
+    """The round of a run: everything that was launched at the same time."""
+    return run.rsplit("/", 1)[0]
 
 
-def launch_time_distribution(
-    launches: pd.DataFrame,
-    stage: Stage,
-    *,
-    rng: np.random.Generator,
-    since: Stage | None = None,
-    resamples: int = 999,
-) -> dict[str, LaunchTimes]:
-    """The law of the time to a stage, for each target that has any request to tell of it.
-
-    Turnbull's curve (see ``turnbull``), averaged over half a bracket, or over its own
-    interquartile range if that is less (see ``smoothed``), and resampled over whole runs.  Where
-    every target was launched in every round, whole rounds are drawn, the same ones for all
-    targets, so that their resamples can be compared one by one; otherwise each target's runs are
-    drawn on their own.  ``since`` counts from another stage than the request, over the requests
-    that reached that one.
-    """
-    rows = launches if since is None else launches[launches[f"{since.label}_by_s"].notna()]
-    if rows.empty:
-        return {}
-    runs = {str(name): list(dict.fromkeys(here["run"])) for name, here in rows.groupby("target")}
-    rounds = {name: tuple(map(round_of, here)) for name, here in runs.items()}
-    draws = _draw_runs(rounds, resamples, rng=rng)
-    return {
-        str(name): _law(str(name), stage, observe(here, stage, since=since), rounds, draws)
-        for name, here in rows.groupby("target")
-    }
+def _observations(launches: pd.DataFrame) -> pd.DataFrame:
+    kept = launches[why_not(launches) == ""]
+    require_same_variable(kept)
+    return name_runs(kept)
 
 
-def _law(
+def _distribution(
     target: str,
     stage: Stage,
     observed: Observed,
     rounds: Mapping[str, tuple[str, ...]],
-    draws: Mapping[str, NDArray[np.int64]],
+    draws: Mapping[str, Draws],
 ) -> LaunchTimes:
     found = turnbull(observed)
     again = turnbull(observed, draws=draws[target], near=found)
@@ -167,139 +233,18 @@ def _law(
     return LaunchTimes(target, stage, observed, curve, resampled, draws[target], rounds[target])
 
 
-def round_of(run: str) -> str:
-    """The round of a run: all that was launched at the same time."""
-    return run.rsplit("/", 1)[0]
-
-
 def _draw_runs(
     rounds: Mapping[str, tuple[str, ...]], resamples: int, *, rng: np.random.Generator
-) -> dict[str, NDArray[np.int64]]:
+) -> dict[str, Draws]:
     """How often each run of each target is drawn: shapes (resamples, runs)."""
+
+    def draw(runs: int) -> Draws:
+        drawn: Draws = rng.multinomial(runs, np.full(runs, 1.0 / runs), size=resamples)
+        return drawn
+
     every = list(dict.fromkeys(each for here in rounds.values() for each in here))
-    if all(sorted(here) == sorted(every) for here in rounds.values()):
-        drawn = resample_runs(len(every), resamples, rng=rng)
-        place = {each: number for number, each in enumerate(every)}
-        return {name: drawn[:, [place[one] for one in here]] for name, here in rounds.items()}
-    return {name: resample_runs(len(here), resamples, rng=rng) for name, here in rounds.items()}
-
-
-def resample_runs(runs: int, resamples: int, *, rng: np.random.Generator) -> NDArray[np.int64]:
-    """How often each run is drawn in each resample: shape (resamples, runs)."""
-    drawn: NDArray[np.int64] = rng.multinomial(runs, np.full(runs, 1.0 / runs), size=resamples)
-    return drawn
-
-
-def common_horizon_s(laws: Sequence[LaunchTimes], *, timeout_s: float) -> float:
-    """The longest time that every target was watched for, in whole seconds."""
-    known = [law.curve.known_until_s for law in laws]
-    return float(np.floor(min([*known, timeout_s])))
-
-
-def summarize(laws: Sequence[LaunchTimes], *, horizon_s: float) -> pd.DataFrame:
-    """One row a target: the numbers of its law, each with its interval over runs."""
-    rows = []
-    for law in laws:
-        estimates = {
-            "share": law.share_ready(horizon_s),
-            "median_s": law.quantile(0.5),
-            "p90_s": law.quantile(0.9),
-            "restricted_mean_s": law.restricted_mean(horizon_s),
-        }
-        row = {"target": law.target, "stage": law.stage.label, "runs": law.observed.runs}
-        row |= {"requests": len(law.observed.run), "shown": law.observed.events}
-        for name, estimate in estimates.items():
-            ends = {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-            row |= {name: estimate.value, **ends}
-        rows.append(row | {"why_no_interval": estimates["share"].why})
-    return pd.DataFrame(rows)
-
-
-PHASES = {
-    "request to fulfilled": (None, Stage.FULFILLED),
-    "fulfilled to running": (Stage.FULFILLED, Stage.RUNNING),
-    "running to ready": (Stage.RUNNING, Stage.READY),
-}
-
-
-def phases(
-    launches: pd.DataFrame, last: Stage, *, rng: np.random.Generator, resamples: int = 999
-) -> pd.DataFrame:
-    """The median of each phase up to ``last``: ``target``, ``phase``, ``median_s``, its interval.
-
-    Each over the requests that began the phase; a median of all is no sum of those of its parts.
-    """
-    rows = []
-    for phase, (since, stage) in PHASES.items():
-        if stage > last:
-            continue
-        laws = launch_time_distribution(launches, stage, rng=rng, since=since, resamples=resamples)
-        for target, law in laws.items():
-            median = law.quantile(0.5)
-            ends = {"low_s": median.low, "high_s": median.high, "runs": law.observed.runs}
-            rows.append({"target": target, "phase": phase, "median_s": median.value, **ends})
-    return pd.DataFrame(rows)
-
-
-def lognormal_table(laws: Mapping[str, LaunchTimes]) -> pd.DataFrame:
-    """The lognormal fit of each target beside its curve, of those that came, or why there is none.
-
-    ``median_s``, ``sigma``, ``p90_s`` of the fit (see ``fit_lognormal``); ``curve_median_s`` is the
-    nonparametric median of the same requests.
-    """
-    rows = []
-    for target, law in laws.items():
-        came = float(law.curve.mass[np.isfinite(law.curve.by_s)].sum())
-        row: dict[str, object] = {"target": target, "events": law.observed.events}
-        try:
-            fit = fit_lognormal(law.observed)
-        except ValueError as error:
-            row |= {"why": str(error)}
-        else:
-            p90_s = fit.quantile_s(0.9)
-            row |= {"median_s": fit.median_s, "sigma": fit.sigma, "p90_s": p90_s, "why": ""}
-            row |= {"curve_median_s": float(law.curve.quantile(0.5 * came))}
-        rows.append(row)
-    names = ["target", "events", "median_s", "curve_median_s", "sigma", "p90_s", "why"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def ready_counts(polls: pd.DataFrame, stage: Stage = Stage.READY) -> pd.DataFrame:
-    """How many of the n requested each run has been shown to have, look by look.
-
-    One row a look that succeeded, and one at 0 s: ``target``, ``run``, ``time_s`` (the look was
-    answered, so the count was reached by then), ``asked_s``, ``count``, ``n``, ``share``.
-    """
-    seen = polls[polls[stage.label].notna()].sort_values(["target", "run", "tick"])
-    names = ["target", "run", "answered_s", "asked_s", stage.label, "n"]
-    table = seen[names].rename(columns={"answered_s": "time_s", stage.label: "count"})
-    starts = table.drop_duplicates("run").assign(time_s=0.0, asked_s=0.0, count=0)
-    table = pd.concat([starts, table]).sort_values(["target", "run", "time_s"], kind="stable")
-    table = table.astype({"count": "float64", "n": "float64"})
-    return table.assign(share=table["count"] / table["n"]).reset_index(drop=True)
-
-
-def server_times(launches: pd.DataFrame) -> pd.DataFrame:
-    """EC2's own timestamps beside the brackets, one row a target.
-
-    ``created_to_fulfilled_s`` and ``created_to_launched_s`` are means of differences of EC2's
-    whole-second stamps: the rounding cancels in the mean, no clock of ours is in it, and the time
-    before EC2 created the request is not.  ``request_to_fulfilled_s`` is the mean of the middles
-    of our brackets over the same requests.
-    """
-    rows = []
-    for target, here in launches.groupby("target"):
-        came = here[here["fulfilled_at"].notna() & here["created_at"].notna()]
-        stamped = came["fulfilled_at"] - came["created_at"]
-        launched = came["launched_at"] - came["created_at"]
-        middle = (came["fulfilled_after_s"] + came["fulfilled_by_s"]) / 2
-        rows.append(
-            {
-                "target": target,
-                "requests": len(came),
-                "created_to_fulfilled_s": stamped.dt.total_seconds().mean(),
-                "created_to_launched_s": launched.dt.total_seconds().mean(),
-                "request_to_fulfilled_s": middle.mean(),
-            }
-        )
-    return pd.DataFrame(rows)
+    if any(sorted(here) != sorted(every) for here in rounds.values()):
+        return {name: draw(len(here)) for name, here in rounds.items()}
+    drawn = draw(len(every))
+    place = {each: number for number, each in enumerate(every)}
+    return {name: drawn[:, [place[one] for one in here]] for name, here in rounds.items()}

@@ -1,4 +1,7 @@
-"""TODO."""
+"""The parameters of ``03_analyze``: which values are valid, and which stage counts.
+
+It reads no launches.
+"""
 
 from dataclasses import dataclass
 
@@ -19,28 +22,28 @@ class AnalyzeParameters:
     results: str
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant, all of it at once."""
+        """Report every invalid value at once."""
         problems = []
         if self.horizon_s < 0:
             problems.append(
-                f"horizon_s must be above 0, or 0 for as long as all were watched, "
+                f"horizon_s must be above 0, or 0 for the time that every target was watched, "
                 f"got {self.horizon_s}"
             )
         if self.ready not in ("", *(stage.label for stage in STAGES)):
             problems.append(
-                f"ready must be 'fulfilled', 'running', 'ready' or '' for the stage that was "
-                f"waited for, got {self.ready!r}"
+                f"ready must be 'fulfilled', 'running', 'ready', or '' for the stage that the "
+                f"launches waited for, got {self.ready!r}"
             )
         if problems:
             raise ValueError("; ".join(problems))
 
     def stage(self, wanted: Stage) -> Stage:
-        """The stage that counts: the one named, or the one that was waited for.
+        """The stage that counts: the one named in ``ready``, else the one launches waited for.
 
         Raises
         ------
         ValueError
-            If it lies beyond what was waited for, so that nobody looked for it to the end.
+            If launches did not wait for it: requests were not polled until they reached it.
         """
         stage = Stage[self.ready.upper()] if self.ready else wanted
         if stage > wanted:

@@ -1,48 +1,51 @@
-"""The sentences that ``03_analyze`` prints: one a section, true also where little is known.
+"""The sentences and the formatted table that ``03_analyze`` prints.
 
-Owns words, no number: every estimate comes from elsewhere, and what is unknown is said to be.
+Wording only: every estimate comes from elsewhere, and what is unknown is said to be unknown.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from spotlib.analyze.intervals import NOT_REACHED, Estimate
-from spotlib.analyze.launch_times import TO_HORIZON, LaunchTimes
-
-_FLATTERED = 1.5  # times as large an error
+from spotlib.analyze.launch_times import LaunchTimes
 
 
-def ready_words(laws: Mapping[str, LaunchTimes], *, horizon_s: float) -> str:
-    """One sentence: how long half of the requested took, and how many came at all."""
-    medians = {name: law.quantile(0.5) for name, law in laws.items()}
-    shares = [law.share_ready(horizon_s).value for law in laws.values()]
-    stage = next(iter(laws.values())).stage.label
-    ends = dict.fromkeys(f"{share:.0%}" for share in (min(shares), max(shares)))
-    came = " to ".join(ends)
-    end = f"{came} of the instances requested were {stage} by {horizon_s:.0f} s"
+def ready_sentences(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> Iterator[str]:
+    """Which target is fastest, which is slowest, and how large the shares by the horizon are."""
+    stage = next(iter(distributions.values())).stage.label
+    medians = {name: each.quantile(0.5) for name, each in distributions.items()}
     known = {name: each for name, each in medians.items() if not np.isnan(each.value)}
-    if not known:
-        return f"{end}, and half of them in no target."
-    quick = min(known, key=lambda name: known[name].value)
-    words = f"Half of the {quick} requested were {stage} by {known[quick].words()}"
-    slow = max(known, key=lambda name: known[name].value)
-    if len(known) > 1:
-        words += f", half of the {slow} by {known[slow].words()}"
+    ranked = sorted(known, key=lambda name: known[name].value)
+    half = "half of the instances requested"
+    if ranked:
+        yield f"Fastest: {ranked[0]}, {half} {stage} by {known[ranked[0]].words()}."
+    if len(ranked) > 1:
+        yield f"Slowest: {ranked[-1]}, {half} {stage} by {known[ranked[-1]].words()}."
     if len(known) < len(medians):
-        others = len(medians) - len(known)
-        words += f", half of those of {others} more target{'s' * (others != 1)} not while watched"
-    return f"{words}; {end}."
+        unreached = f"{len(medians) - len(known)} of {len(medians)} targets"
+        yield f"Not reached: {unreached} had fewer than {half} {stage} while watched."
+    shares = {name: each.share_ready(horizon_s).value for name, each in distributions.items()}
+    ranked = sorted((name for name in shares if not np.isnan(shares[name])), key=shares.__getitem__)
+    if ranked:
+        words = [f"{shares[name]:.0%} ({name})" for name in ranked]
+        yield f"Share {stage} by {horizon_s:.0f} s: {_from_to(words)}."
 
 
-def in_words(summary: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``summarize`` for people: each number with its interval in one cell."""
+def _from_to(ranked: Sequence[str]) -> str:
+    return " to ".join(dict.fromkeys((ranked[0], ranked[-1])))
+
+
+def formatted_summary(summary: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``summarize``, each number in one cell with its interval."""
     shown = summary[[name for name in ("time", "target", "runs", "requests") if name in summary]]
-    units = {"share": ("", 2), "median_s": ("s", 1), "p90_s": ("s", 1)}
-    for name, (unit, digits) in (units | {"restricted_mean_s": ("s", 1)}).items():
+    for name in ("share", "median_s", "p90_s", "restricted_mean_s"):
+        unit, digits = ("", 2) if name == "share" else ("s", 1)
+        quantile = name in ("median_s", "p90_s")
+        missing = NOT_REACHED if quantile else "not watched so long"
         ends = zip(summary[name], summary[f"{name}_low"], summary[f"{name}_high"], strict=True)
-        missing = "not watched so long" if name in TO_HORIZON else NOT_REACHED
         cells = [
             missing if np.isnan(each[0]) else Estimate(*each, "few runs").words(unit, digits=digits)
             for each in ends
@@ -51,65 +54,70 @@ def in_words(summary: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def median_words(own: pd.DataFrame) -> str:
-    """How far apart the targets' medians are."""
-    known = own["median_s"].dropna()
-    if known.empty:
-        return "half of those requested were reached in no target"
-    return (
-        f"half of those requested had come by {known.min():.1f} to {known.max():.1f} s in "
-        f"{len(known)} of {len(own)} targets"
-    )
-
-
-def fit_words(fits: pd.DataFrame) -> str:
-    """How many targets allow a fit, and how far it is from the curve."""
-    known = fits.dropna(subset="median_s")
-    if known.empty:
-        return "no target allows a fit"
-    apart = (known["median_s"] / known["curve_median_s"] - 1).abs().max()
-    return f"{len(known)} of {len(fits)} targets allow a fit; medians at most {apart:.0%} apart"
-
-
-def stamp_words(stamps: pd.DataFrame) -> str:
-    """How much longer our time to fulfilment is than EC2's."""
-    extra = (stamps["request_to_fulfilled_s"] - stamps["created_to_fulfilled_s"]).mean()
-    if np.isnan(extra):
-        return "EC2 stamped no fulfilment"
-    return f"from our sending to EC2's creating the request, and rounding: {extra:.1f} s on average"
-
-
-def phase_words(parts: pd.DataFrame) -> str:
-    """Which phase is the longest."""
-    middle = parts.groupby("phase")["median_s"].median().dropna()
+def phase_sentence(phases: pd.DataFrame) -> str:
+    """Which phase is the longest, and its shortest and longest median."""
+    middle = phases.groupby("phase")["median_s"].median().dropna()
     if middle.empty:
-        return "no phase was completed by half of the requests"
-    return f"the longest phase is {middle.idxmax()}, {middle.max():.1f} s in the middle target"
+        return "No phase was completed by half of the requests that began it."
+    here = phases[phases["phase"] == middle.idxmax()].dropna(subset="median_s")
+    rows = here.sort_values("median_s", kind="stable").to_dict("records")
+    words = [f"{row['median_s']:.1f} s ({row['target']})" for row in rows]
+    return f"Longest phase: {middle.idxmax()}, median {_from_to(words)}."
 
 
-def comparison_words(pairs: pd.DataFrame) -> str:
-    """How many pairs differ, and what it would take to know their ratios."""
+def comparison_sentences(pairs: pd.DataFrame) -> Iterator[str]:
+    """How many pairs differ, which ratio is the largest, how many runs the ratios still need."""
     differ = int((pairs["p_holm"] < 0.05).sum())
-    words = f"{differ} of {len(pairs)} pairs differ (p below 0.05 after Holm)"
-    known = pairs["more_runs"].dropna()
-    if known.empty:
-        return f"{words}; how many runs a ratio takes is not known yet"
-    enough = int((known == 0).sum())
+    yield f"{differ} of {len(pairs)} pairs differ (p below 0.05 after Holm)."
+    known = pairs.dropna(subset="ratio").to_dict("records")
+    if known:
+        largest = max(known, key=lambda pair: abs(np.log(pair["ratio"])))
+        yield f"Largest ratio of medians: {_slower_over_faster(largest)}."
+    needed = pairs["more_runs"].dropna()
+    if needed.empty:
+        yield "How many runs a ratio needs is not known yet."
+        return
+    most, enough = int(needed.max()), int((needed == 0).sum())
+    others = f"; the others need up to {most} more run{'s' * (most != 1)}" if most else ""
+    yield f"{enough} of {len(needed)} ratios are known within 10 %{others}."
+
+
+def _slower_over_faster(pair: Mapping[Any, Any]) -> str:
+    first, second = pair["first"], pair["second"]
+    ratio, low, high = (float(pair[name]) for name in ("ratio", "ratio_low", "ratio_high"))
+    if ratio < 1:
+        first, second, ratio = second, first, 1 / ratio
+        low, high = 1 / high, 1 / low if low > 0 else np.inf
+    why = pair["why"].removeprefix("no interval: ")
+    return f"{first} over {second}, {Estimate(ratio, low, high, why).words('', digits=2)}"
+
+
+def selector_sentence(associations: pd.DataFrame, outcome: str = "spread_s") -> str:
+    """Which feature correlates most with an outcome, and whether that is more than chance.
+
+    The default outcome is the spread, because a selector is to find targets whose launches differ
+    from run to run.
+    """
+    here = associations[associations["outcome"] == outcome]
+    known = here[here["rho"].notna()].to_dict("records")
+    if not known:
+        why = here["why"].iloc[0] if len(here) else "there is no feature"
+        return f"Nothing can be said of selectors: {why}."
+    best = max(known, key=lambda row: abs(row["rho"]))
+    verdict = "The interval contains 0: no selector is shown to work."
+    if best["low"] > 0 or best["high"] < 0:
+        verdict = (
+            f"The interval excludes 0, but this is the strongest of {len(known)} features: "
+            "confirm it on other targets."
+        )
     return (
-        f"{words}; {enough} ratios are known within 10 %, the others whose scatter is known take "
-        f"up to {known.max():.0f} more runs"
-        if enough < len(known)
-        else f"{words}; {enough} ratios are known within 10 %"
+        f"Over {best['targets']} targets {outcome} correlates most with {best['feature']}: "
+        f"rank correlation {best['rho']:.2f} ({best['low']:.2f} to {best['high']:.2f}). {verdict}"
     )
 
 
-def flatter_words(splits: pd.DataFrame) -> str:
-    """The warning that a split by row deserves on these data."""
-    times = splits.set_index("split")["times_the_row_split"]
-    later, unseen = times["time"], times["target"]
-    if max(later, unseen) < _FLATTERED:
-        return "a split by row would hardly have flattered here: nearly every run goes alike"
-    return (
-        f"WARNING: a split by row would have flattered: the error of the same model is "
-        f"{later:.1f} times as large on later runs, and {unseen:.1f} times on unseen targets"
-    )
+def stale_sentences(orders: pd.DataFrame) -> Iterator[str]:
+    """How many pairs keep their order, per staleness."""
+    for seconds, rows in orders.groupby("stale_s"):
+        kept = f"{rows['holds'].sum()} of {len(rows)} pairs of medians keep their order"
+        yield f"Reads stale by up to {seconds:.0f} s: {kept}."

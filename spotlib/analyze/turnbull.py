@@ -1,7 +1,7 @@
-"""Curves through brackets: the mathematics of interval-censored times, and nothing of EC2.
+"""Curves through brackets: the mathematics of interval-censored times.
 
-Owns the nonparametric estimate (Turnbull) and what is read off it, and the lognormal fit.  Pure:
-no table, no file, no random number.
+Owns the Turnbull estimator (NPMLE), what is read off its curve, and the lognormal fit.  It knows
+nothing of EC2, reads no table and no file, and draws no random number.
 """
 
 from dataclasses import dataclass, replace
@@ -13,15 +13,15 @@ from scipy import sparse, stats
 
 Floats = NDArray[np.float64]
 
-_SMALL = 100_000  # a table of fewer numbers is quicker dense, for a single curve
+_SMALL = 100_000  # with fewer numbers a dense matrix is faster for a single curve
 
 
 @dataclass(frozen=True)
 class Observed:
-    """One row a request: its time lies in ``(after_s, by_s]``; both are (requests,) arrays.
+    """The bracket of each request: its time lies in ``(after_s, by_s]``; arrays (requests,).
 
-    Not shown while watched: ``by_s`` is infinity.  Ended otherwise: both are.  ``run`` numbers
-    the run of each from 0.
+    ``by_s`` is infinity if the stage was not shown while watched; both are infinity if a competing
+    event ended the request.  ``run`` is the number of its run, from 0.
     """
 
     after_s: Floats
@@ -29,7 +29,7 @@ class Observed:
     run: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        """Refuse brackets that no look can have made."""
+        """Refuse brackets that no poll can have made."""
         never = np.isposinf(self.after_s) & np.isposinf(self.by_s)
         if not np.all((self.after_s < self.by_s) | never) or np.any(self.after_s < 0):
             raise ValueError("brackets need 0 <= after_s < by_s, without NaN")
@@ -38,33 +38,33 @@ class Observed:
 
     @property
     def runs(self) -> int:
-        """How many runs: the size of the sample."""
+        """The number of runs: the sample size."""
         return int(self.run.max()) + 1
 
     @property
     def width_s(self) -> float:
-        """The median width of the brackets of what was shown; 0 if nothing was."""
+        """The median width of the finite brackets; 0 without one."""
         widths = (self.by_s - self.after_s)[np.isfinite(self.by_s)]
         return float(np.median(widths)) if len(widths) else 0.0
 
     @property
     def events(self) -> int:
-        """How many requests were shown at the stage."""
+        """The number of requests shown at the stage."""
         return int(np.isfinite(self.by_s).sum())
 
 
 def widened(observed: Observed, seconds: float) -> Observed:
-    """The same brackets if each look may have shown what was true ``seconds`` before it."""
+    """The same brackets if each poll may have shown the state of up to ``seconds`` before it."""
     return replace(observed, after_s=np.maximum(observed.after_s - seconds, 0.0))
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The share that has come by a time, or many such curves on the same pieces.
+    """The share at the stage by each time, or many such curves on the same pieces.
 
-    ``mass[..., j]`` came in ``(after_s[j], by_s[j]]``; the data do not say when within, so it is
+    ``mass[..., j]`` lies in ``(after_s[j], by_s[j]]``.  The data do not say where within, so it is
     spread evenly.  The last piece reaches to infinity: later than watched, or never.  Beyond
-    ``known_until_s`` nobody looked, and the answer is NaN.
+    ``known_until_s`` nothing was watched and the share is NaN.
     """
 
     after_s: Floats
@@ -73,7 +73,7 @@ class Curve:
     known_until_s: float
 
     def share_by(self, time_s: ArrayLike) -> Floats:
-        """The share come by each time; shape ``mass.shape[:-1] + time_s.shape``."""
+        """The share at the stage by each time; shape ``mass.shape[:-1] + time_s.shape``."""
         time_s = np.asarray(time_s, dtype=np.float64)
         width = np.where(np.isfinite(self.by_s), self.by_s - self.after_s, np.inf)
         part = np.clip((time_s[..., None] - self.after_s) / width, 0.0, 1.0)
@@ -81,7 +81,7 @@ class Curve:
         return np.where(time_s > self.known_until_s, np.nan, share)
 
     def quantile(self, share: float) -> Floats:
-        """The first time by which ``share`` of the requested have come; infinity if not reached.
+        """The first time by which ``share`` of the requested are at the stage.
 
         Infinity means later than watched, or never.  Shape ``mass.shape[:-1]``.
         """
@@ -98,16 +98,20 @@ class Curve:
         return np.where(reached, high, np.inf)
 
     def interquartile_s(self) -> float:
-        """How far apart the quartiles of what came are; 0 if nothing came.  For a single curve."""
-        came = float(self.mass[np.isfinite(self.by_s)].sum())
-        if came < 1e-6:
+        """The interquartile range of the finite times of a single curve; 0 without one."""
+        shown = self.shown_share()
+        if shown < 1e-6:
             return 0.0
-        return float(self.quantile(0.75 * came) - self.quantile(0.25 * came))
+        return float(self.quantile(0.75 * shown) - self.quantile(0.25 * shown))
+
+    def shown_share(self) -> float:
+        """The share of a single curve that ever reached the stage while watched."""
+        return float(self.mass[np.isfinite(self.by_s)].sum())
 
     def restricted_mean_s(self, horizon_s: float) -> Floats:
         """The mean of min(time, horizon): the area above the curve up to the horizon.
 
-        Irwin, Journal of Hygiene 1949; it needs no law and counts those that never come.
+        Irwin, Journal of Hygiene 1949.  It assumes no distribution and counts the never ready.
         """
         by_s = np.where(np.isfinite(self.by_s), self.by_s, self.after_s + 1.0)
         low, high = np.minimum(self.after_s, horizon_s), np.minimum(by_s, horizon_s)
@@ -118,13 +122,13 @@ class Curve:
 
 
 def smoothed(curve: Curve, width_s: float) -> Curve:
-    """The curve averaged over a window of ``width_s``, by spreading each piece at least so wide.
+    """The curve averaged over a window: each piece is spread over at least ``width_s``.
 
-    Means are kept, and no piece begins before 0 or ends after the last look.  Turnbull's curve
-    alone errs locally by the cube root of the sample, so a median read off it is rough; averaged
-    it is not (the smoothed maximum-likelihood estimator: Groeneboom, Jongbloed, Witte, Annals of
-    Statistics 2010).  Half a bracket is enough, and too little to bend the curve: with looks every
-    3 s and a median of 5 s a whole one makes the median 0.1 s late.
+    Means are kept, and no piece begins before 0 or ends after the last poll.  The Turnbull curve
+    itself converges only with the cube root of the sample size, so its median is rough.  The
+    smoothed maximum-likelihood estimator converges faster (Groeneboom, Jongbloed, Witte, Annals
+    of Statistics 2010).  Half a bracket is wide enough and does not bend the curve; a whole one
+    makes a median of 5 s, polled every 3 s, 0.1 s late.
     """
     finite = np.isfinite(curve.by_s)
     by_s = np.where(finite, curve.by_s, curve.after_s)
@@ -141,17 +145,24 @@ def smoothed(curve: Curve, width_s: float) -> Curve:
 def turnbull(
     observed: Observed, *, draws: ArrayLike | None = None, near: Curve | None = None
 ) -> Curve:
-    """The nonparametric maximum-likelihood curve through brackets.
+    """The nonparametric maximum-likelihood estimate (NPMLE) of the curve through brackets.
 
     Turnbull, JRSS B 1976: all mass lies in the innermost brackets, and self-consistency finds it.
-    Where nothing but right-censoring occurs this is Kaplan and Meier's curve.
+    With right-censoring only it is the Kaplan-Meier curve.  Each run has the same weight.
 
     Parameters
     ----------
+    observed : Observed
+        The bracket and the run of each request.
     draws : array_like, shape (resamples, runs), optional
-        How often each run is counted; one curve for each row.  Without, each run counts once.
-    near
-        A curve of the same requests to start from: it saves most of the steps.
+        How often each run is counted; one curve per row.  By default each run counts once.
+    near : Curve, optional
+        A curve of the same requests to start from, which saves most of the iterations.
+
+    Returns
+    -------
+    Curve
+        ``mass`` has shape (pieces,), or (resamples, pieces) with ``draws``.
     """
     after_s, by_s, ends_s = _innermost(observed)
     first = np.searchsorted(after_s, ends_s[0], side="left")
@@ -169,19 +180,19 @@ def turnbull(
 
 
 def _known_until_s(observed: Observed) -> float:
-    """The longest that a request still waiting was looked at; infinity if none was left waiting."""
+    """The last time at which anything was watched; infinity if no request was left waiting."""
     waiting = np.isfinite(observed.after_s) & np.isposinf(observed.by_s)
     seen = np.concatenate([observed.after_s[waiting], observed.by_s[np.isfinite(observed.by_s)]])
     return float(seen.max()) if waiting.any() else np.inf
 
 
 def _innermost(observed: Observed) -> tuple[Floats, Floats, tuple[Floats, Floats]]:
-    """The pieces that can hold mass, and the brackets with "never" put after all other times."""
+    """The pieces that can hold mass, and the brackets, with "never" after all other times."""
     finite = np.concatenate([observed.after_s, observed.by_s])
     beyond = finite[np.isfinite(finite)].max(initial=0.0) + 1.0
     after_s = np.where(np.isinf(observed.after_s), beyond, observed.after_s)
     left, right = np.unique(after_s), np.unique(observed.by_s)
-    # A piece: from a beginning up to the next end, if no other beginning lies between.
+    # A piece reaches from a left end to the next right end, if no other left end lies between.
     end = right[np.searchsorted(right, left, side="right").clip(max=len(right) - 1)]
     following = np.append(left[1:], np.inf)
     inner = (end > left) & (end <= following)
@@ -189,9 +200,9 @@ def _innermost(observed: Observed) -> tuple[Floats, Floats, tuple[Floats, Floats
 
 
 def _spread(first: NDArray[np.int64], last: NDArray[np.int64], pieces: int) -> Any:
-    """Which pieces each bracket holds, as differences: +1 at its first, -1 after its last.
+    """Which pieces each bracket contains, as differences: +1 at its first, -1 after its last.
 
-    So the sums over all brackets' pieces are one product, and the way back is another.
+    One sparse product then sums over the pieces of every bracket, and its transpose goes back.
     """
     rows = np.arange(len(first))
     ends = (np.concatenate([rows, rows]), np.concatenate([first, last + 1]))
@@ -222,43 +233,41 @@ def _self_consistent(
 
 @dataclass(frozen=True)
 class LognormalFit:
-    """A lognormal law of those that came, and the share that did."""
+    """A lognormal distribution of the times of the requests shown at the stage."""
 
     median_s: float
     sigma: float
-    events: int
 
     def quantile_s(self, share: float) -> float:
-        """The time by which this share of those that came have come."""
+        """The time by which this share of them were at the stage."""
         return float(stats.lognorm.ppf(share, self.sigma, scale=self.median_s))
 
 
 def fit_lognormal(observed: Observed) -> LognormalFit:
-    """Maximum likelihood of a lognormal over the brackets of the requests that came.
+    """Maximum likelihood of a lognormal over the brackets of the requests shown at the stage.
 
-    The probability of each bracket is its likelihood (scipy's ``CensoredData``), the location is
-    fixed at 0.  It is the law *of those that came*: one lognormal over all, with those that never
-    come as right-censored, would stretch to reach them.  So it says nothing of the share that
-    comes, and is short if many were still to come when the watch ended.
+    The likelihood of a bracket is its probability (scipy's ``CensoredData``); the location is 0.
+    Requests that were never shown are left out, because a lognormal that counts them as
+    right-censored would stretch to reach them.  The fit therefore does not estimate the share at
+    the stage, and is too short if many requests were still waiting when the watch ended.
 
     Raises
     ------
     ValueError
-        Below 5 requests that came, or 3 different brackets: a fit would return a number all the
-        same.
+        With fewer than 5 such requests or 3 different brackets.  scipy would still return numbers.
     """
-    came = np.isfinite(observed.by_s)
-    brackets = np.column_stack([observed.after_s, observed.by_s])[came]
+    shown = np.isfinite(observed.by_s)
+    brackets = np.column_stack([observed.after_s, observed.by_s])[shown]
     distinct = len(np.unique(brackets, axis=0))
     if len(brackets) < 5 or distinct < 3:
         raise ValueError(
-            f"a fit needs at least 5 requests that came and 3 different brackets, "
+            f"a fit needs at least 5 requests shown at the stage and 3 different brackets, "
             f"got {len(brackets)} and {distinct}"
         )
     data = stats.CensoredData(interval=brackets)
     start = np.log(brackets.mean(axis=1))
-    with np.errstate(all="ignore"):  # of trial values on the way
+    with np.errstate(all="ignore"):  # trial values of the optimizer may overflow
         sigma, _, scale = stats.lognorm.fit(
             data, max(start.std(), 0.05), floc=0, scale=np.exp(np.median(start))
         )
-    return LognormalFit(float(scale), float(sigma), int(came.sum()))
+    return LognormalFit(float(scale), float(sigma))

@@ -27,7 +27,7 @@ NANO, SMALL = Target("t3.nano", "sa-east-1"), Target("t3.small", "sa-east-1")
 
 
 def observed(after_s, by_s, run=None):
-    """Brackets from lists; each request a run of its own unless said otherwise."""
+    """Brackets from lists; by default each request is a run of its own."""
     runs = range(len(after_s)) if run is None else run
     ends = (np.array(each, dtype=np.float64) for each in (after_s, by_s))
     return Observed(*ends, np.array(runs, dtype=np.int64))

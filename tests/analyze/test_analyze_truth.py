@@ -1,26 +1,24 @@
-"""Estimates held against known truth: bias, coverage, and the way through the endpoint."""
+"""Estimates against known truth: bias, coverage, and the whole path through the endpoint."""
+
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from launch_rows import INF, run_rows, table_of
 from scipy import stats
 from studies import NANO, Truth, coverage, draw_times, errors, record, simulate
 
-from spotlib.analyze.comparable import load_comparable
-from spotlib.analyze.launch_times import (
-    launch_time_distribution,
-    observe,
-    phases,
-    server_times,
-    summarize,
-)
-from spotlib.analyze.sentences import ready_words
+from spotlib.analyze.launch_times import launch_times, observe
+from spotlib.analyze.load import load_comparable
+from spotlib.analyze.sentences import ready_sentences
+from spotlib.analyze.summaries import phases, server_times, summarize
 from spotlib.analyze.turnbull import turnbull
 from spotlib.model import Stage
 from spotlib.sandbox.world import Fate
 
 
-def test_median_and_restricted_mean_are_true_where_the_first_look_is_late():
+def test_median_and_restricted_mean_are_true_where_the_first_poll_is_late():
     rows = errors(Truth(median_s=20.0, never=0.3), studies=6, seed=2)
     median, median_seen, mean, mean_seen = rows.mean(axis=0)
     noise_s = 4 * rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
@@ -28,7 +26,7 @@ def test_median_and_restricted_mean_are_true_where_the_first_look_is_late():
     assert abs(median) < 0.1 + noise_s[0]
     assert median_seen > 1.2
     assert abs(mean) < 0.1
-    assert mean_seen > 1.0  # 0.7 of the requests come, each seen 1.8 s late
+    assert mean_seen > 1.0  # 0.7 of the requests become ready, each seen 1.8 s late
 
 
 def test_intervals_over_runs_cover_the_truth_and_those_over_instances_do_not():
@@ -40,34 +38,34 @@ def test_intervals_over_runs_cover_the_truth_and_those_over_instances_do_not():
     assert (share["instance"] < 0.8).all(), share
 
 
-def test_no_interval_is_given_below_six_runs_and_the_reason_is_said():
+def test_below_six_runs_there_is_no_interval_but_the_reason():
     launches = simulate(Truth(), runs=5, count=10, rng=np.random.default_rng(1))
-    [law] = launch_time_distribution(
+    [times] = launch_times(
         launches, Stage.READY, rng=np.random.default_rng(1), resamples=50
     ).values()
 
-    for estimate in (law.quantile(), law.share_ready(30.0), law.restricted_mean(300.0)):
+    for estimate in (times.quantile(), times.share_ready(30.0), times.restricted_mean(300.0)):
         assert np.isfinite(estimate.value)
         assert np.isnan(estimate.low)
-        assert estimate.why == "5 runs, and fewer than 6 cannot bound a median"
-    assert "no interval: 5 runs" in law.quantile().words()
+        assert estimate.why == "5 runs, at least 6 are needed"
+    assert "no interval: 5 runs" in times.quantile().words()
 
 
 def test_one_run_is_estimated_without_an_interval():
     launches = simulate(Truth(), runs=1, count=10, rng=np.random.default_rng(1))
-    [law] = launch_time_distribution(
+    [times] = launch_times(
         launches, Stage.READY, rng=np.random.default_rng(1), resamples=50
     ).values()
 
-    assert law.quantile().why.startswith("1 run,")
+    assert times.quantile().why.startswith("1 run,")
 
 
-def test_where_all_came_in_every_run_certainty_is_not_on_offer():
+def test_all_ready_in_every_run_is_not_certainty():
     launches = simulate(Truth(), runs=20, count=1, rng=np.random.default_rng(1))
-    [law] = launch_time_distribution(
+    [times] = launch_times(
         launches, Stage.READY, rng=np.random.default_rng(1), resamples=99
     ).values()
-    share = law.share_ready(590.0)
+    share = times.share_ready(590.0)
 
     assert share.value == pytest.approx(1.0)
     assert 0.78 < share.low < 0.84  # Wilson's 0.84 for 20 of 20, a little wider by Student's t
@@ -75,10 +73,10 @@ def test_where_all_came_in_every_run_certainty_is_not_on_offer():
 
 def test_the_band_never_falls_and_holds_the_curve():
     launches = simulate(Truth(never=0.2), runs=12, count=5, rng=np.random.default_rng(1))
-    [law] = launch_time_distribution(
+    [times] = launch_times(
         launches, Stage.READY, rng=np.random.default_rng(1), resamples=99
     ).values()
-    band = law.band(np.linspace(0, 590, 60))
+    band = times.band(np.linspace(0, 590, 60))
 
     assert band["low"].is_monotonic_increasing
     assert band["high"].is_monotonic_increasing
@@ -88,30 +86,64 @@ def test_the_band_never_falls_and_holds_the_curve():
 
 def test_nobody_ready_is_an_answer():
     launches = simulate(Truth(never=0.999), runs=8, count=2, rng=np.random.default_rng(1))
-    laws = launch_time_distribution(
-        launches, Stage.READY, rng=np.random.default_rng(1), resamples=50
-    )
-    [row] = summarize(list(laws.values()), horizon_s=590.0).to_dict("records")
+    distributions = launch_times(launches, Stage.READY, rng=np.random.default_rng(1), resamples=50)
+    [row] = summarize(distributions, horizon_s=590.0).to_dict("records")
 
     assert row["shown"] == 0
     assert row["share"] == 0
     assert 0.2 < row["share_high"] < 0.5  # 0 of 8 runs
     assert np.isnan(row["median_s"])
     assert row["restricted_mean_s"] == pytest.approx(590.0)
-    assert ready_words(laws, horizon_s=590.0) == (
-        "0% of the instances requested were ready by 590 s, and half of them in no target."
-    )
+    assert list(ready_sentences(distributions, horizon_s=590.0)) == [
+        "Not reached: 1 of 1 targets had fewer than half of the instances requested ready while "
+        "watched.",
+        "Share ready by 590 s: 0% (t3.nano in sa-east-1).",
+    ]
 
 
-def test_the_same_seed_gives_the_same_numbers():
+def test_the_fastest_and_the_slowest_target_are_named_with_numbers():
+    rng = np.random.default_rng(1)
+    studies = [
+        simulate(Truth(median_s=s, never=never), runs=6, count=4, rng=rng, target=name)
+        for name, s, never in (("a", 20.0, 0.0), ("b", 60.0, 0.0), ("c", 20.0, 0.9))
+    ]
+    distributions = launch_times(pd.concat(studies), Stage.READY, rng=rng, resamples=50)
+    fastest, slowest, unreached, shares = ready_sentences(distributions, horizon_s=500.0)
+
+    half = "half of the instances requested ready"
+    assert fastest == f"Fastest: a, {half} by {distributions['a'].quantile().words()}."
+    assert slowest == f"Slowest: b, {half} by {distributions['b'].quantile().words()}."
+    assert unreached == f"Not reached: 1 of 3 targets had fewer than {half} while watched."
+    assert re.fullmatch(r"Share ready by 500 s: \d+% \(c\) to 100% \([ab]\)\.", shares)
+
+
+class TestPlainLaunches:
+    """Launches as ``load_launches`` returns them, without a column ``run``."""
+
+    def estimate(self, *runs):
+        return launch_times(table_of(*runs), Stage.READY, rng=np.random.default_rng(1))
+
+    def test_only_observations_are_read(self):
+        quota = run_rows([INF], number=1, outcome="refused", kind="quota")
+        [times] = self.estimate(run_rows([20.0, 30.0]), quota).values()
+
+        assert (times.target, times.observed.runs) == (str(NANO), 1)
+
+    def test_different_variables_are_never_pooled(self):
+        real = run_rows([20.0], number=1, simulated=False)
+
+        with pytest.raises(ValueError, match="launches of different simulated are never pooled"):
+            self.estimate(run_rows([20.0]), real)
+
+    def test_without_a_launch_there_is_no_estimate(self):
+        assert self.estimate() == {}
+
+
+def test_the_same_seed_yields_the_same_numbers():
     launches = simulate(Truth(), runs=8, count=3, rng=np.random.default_rng(1))
     tables = [
         summarize(
-            list(
-                launch_time_distribution(
-                    launches, Stage.READY, rng=np.random.default_rng(7), resamples=50
-                ).values()
-            ),
+            launch_times(launches, Stage.READY, rng=np.random.default_rng(7), resamples=50),
             horizon_s=500.0,
         )
         for _ in range(2)
@@ -201,7 +233,7 @@ class TestEnds:
             ("refused", "InsufficientInstanceCapacity"),
         ],
     )
-    def test_what_ec2_ended_never_comes(self, outcome, code):
+    def test_what_ec2_ended_is_never_ready(self, outcome, code):
         seen = observe(self.launches((outcome, code, 20.0, None)), Stage.READY)
 
         assert np.isposinf(seen.after_s).all()
@@ -216,13 +248,13 @@ class TestEnds:
             (None, None),
         ],
     )
-    def test_what_we_ended_is_censored_at_the_last_look(self, outcome, code):
+    def test_what_we_ended_is_censored_at_the_last_poll(self, outcome, code):
         seen = observe(self.launches((outcome, code, 20.0, None)), Stage.READY)
 
         assert seen.after_s.tolist() == [20.0]
         assert np.isposinf(seen.by_s).all()
 
-    def test_what_was_shown_and_then_taken_back_was_shown(self):
+    def test_what_was_shown_and_then_interrupted_was_shown(self):
         code = "instance-terminated-no-capacity"
         seen = observe(self.launches(("interrupted", code, 30.0, 12.0)), Stage.READY)
 

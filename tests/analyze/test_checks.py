@@ -1,4 +1,4 @@
-"""The study's questions to its own data: each warns when it should, and only then."""
+"""The checks of the data: each warns when it should, and only then."""
 
 import numpy as np
 import pandas as pd
@@ -6,21 +6,21 @@ import pytest
 from studies import NANO, SMALL, Truth, record, simulate
 
 from spotlib.analyze.checks import (
-    independent_requests,
+    effective_sample_size,
     self_check,
     stale_medians,
     stale_orders,
-    stale_words,
 )
-from spotlib.analyze.comparable import Comparable, load_comparable
-from spotlib.analyze.launch_times import launch_time_distribution
+from spotlib.analyze.launch_times import launch_times
+from spotlib.analyze.load import Comparable, load_comparable
+from spotlib.analyze.sentences import stale_sentences
 from spotlib.model import Stage
 from spotlib.sandbox.world import Fate
 
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
-    """Six rounds of two targets, with nothing wrong but that they are of one hour."""
+    """Six rounds of two targets, with nothing wrong but that all are of one hour."""
     log = tmp_path_factory.mktemp("study") / "20240901T000000Z-abcdef.jsonl"
     rng = np.random.default_rng(1)
     fates = [
@@ -36,20 +36,18 @@ def checked(data, **changes):
     launches = data.launches.assign(**changes)
     batches = data.batches
     data = Comparable(launches, polls, batches, data.left_out, data.wanted, data.simulated)
-    laws = launch_time_distribution(
-        launches, Stage.READY, rng=np.random.default_rng(1), resamples=20
-    )
-    return self_check(data, laws, Stage.READY).set_index("check")
+    distributions = launch_times(launches, Stage.READY, rng=np.random.default_rng(1), resamples=20)
+    return self_check(data, distributions, Stage.READY).set_index("check")
 
 
-def test_clean_data_warn_of_their_one_occasion_only(clean):
+def test_clean_data_warn_only_of_their_short_time_span(clean):
     checks = checked(clean, since_last_s=900.0)
 
-    assert checks.index[checks["warns"]].tolist() == ["one occasion"]
-    assert "intervals speak of that time only" in checks.loc["one occasion", "found"]
+    assert checks.index[checks["warns"]].tolist() == ["short time span"]
+    assert "the intervals hold for that time only" in checks.loc["short time span", "found"]
 
 
-def test_times_counted_in_looks_are_told_from_measured_ones(clean):
+def test_times_counted_in_polls_differ_from_measured_ones(clean):
     counted = (clean.launches["ready_by_s"] / 3).round() * 3
     checks = checked(clean, ready_by_s=counted, ready_after_s=counted - 3)
 
@@ -60,14 +58,14 @@ def test_times_counted_in_looks_are_told_from_measured_ones(clean):
 def test_wide_brackets_are_gaps(clean):
     checks = checked(clean, ready_after_s=clean.launches["ready_after_s"] - 8)
 
-    assert checks.loc["gaps between looks", "warns"]
+    assert checks.loc["gaps between polls", "warns"]
 
 
-def test_failed_and_absent_looks_are_both_missed(clean):
+def test_failed_and_skipped_polls_are_both_missed(clean):
     few = clean.polls[clean.polls["tick"] % 7 != 3].copy()
     few.loc[few["tick"] % 5 == 0, "error"] = "throttled"
 
-    assert checked(clean, polls=few).loc["missed looks", "warns"]
+    assert checked(clean, polls=few).loc["missed polls", "warns"]
 
 
 def test_targets_of_different_rounds_are_confounded_with_time(clean):
@@ -80,7 +78,7 @@ def test_targets_of_different_rounds_are_confounded_with_time(clean):
     assert checks.loc["target and time confounded", "warns"]
 
 
-def test_one_target_always_first_is_no_random_order(clean):
+def test_one_target_always_first_is_not_a_random_order(clean):
     first = clean.launches["target"] == str(NANO)
     sent_at = clean.launches["sent_at"].where(
         ~first, clean.launches["sent_at"] - pd.Timedelta(seconds=30)
@@ -99,49 +97,49 @@ def test_mixed_counts_and_unfinished_requests_are_named(clean):
     checks = checked(clean, n=[2] * 12 + [5] * 12, outcome=[None, *clean.launches["outcome"][1:]])
 
     assert checks.loc["different n", "warns"]
-    assert checks.loc["unfinished requests", "found"].startswith("1 requests have no outcome")
+    assert checks.loc["unfinished requests", "found"].startswith("1 of 24 requests have no outcome")
 
 
-def test_few_runs_of_many_instances_are_imaginary_precision():
+def test_few_runs_of_many_instances_are_a_small_sample():
     launches = simulate(
         Truth(between=0.8, within=0.1), runs=4, count=20, rng=np.random.default_rng(1)
     )
-    [law] = launch_time_distribution(
+    [times] = launch_times(
         launches, Stage.READY, rng=np.random.default_rng(1), resamples=20
     ).values()
 
-    assert independent_requests(law) < 8
+    assert effective_sample_size(times) < 8
 
 
-def test_independent_instances_are_worth_what_they_are():
+def test_independent_instances_all_count():
     launches = simulate(
         Truth(between=0.0, within=0.5), runs=30, count=10, rng=np.random.default_rng(1)
     )
-    [law] = launch_time_distribution(
+    [times] = launch_times(
         launches, Stage.READY, rng=np.random.default_rng(1), resamples=20
     ).values()
 
-    assert independent_requests(law) > 150
+    assert effective_sample_size(times) > 150
 
 
-def test_looks_further_apart_than_the_times_are_named(clean):
+def test_polls_further_apart_than_the_times_are_named(clean):
     same = {"ready_after_s": 9.0, "ready_by_s": 14.0}
 
-    assert checked(clean, **same).loc["looks too far apart", "warns"]
+    assert checked(clean, **same).loc["polls too far apart", "warns"]
 
 
 class TestStaleReads:
     @pytest.fixture
-    def laws(self):
+    def distributions(self):
         rng = np.random.default_rng(1)
         studies = [
             simulate(Truth(median_s=m), runs=8, count=10, rng=rng, target=f"{m:.0f}")
             for m in (20.0, 35.0, 120.0)
         ]
-        return launch_time_distribution(pd.concat(studies), Stage.READY, rng=rng, resamples=20)
+        return launch_times(pd.concat(studies), Stage.READY, rng=rng, resamples=20)
 
-    def test_medians_come_earlier_but_never_by_more_than_the_staleness(self, laws):
-        table = stale_medians(laws)
+    def test_medians_move_earlier_but_by_no_more_than_the_staleness(self, distributions):
+        table = stale_medians(distributions)
         fresh = table[table["stale_s"] == 0].set_index("target")["median_s"]
         moved = table["target"].map(fresh) - table["median_s"]
 
@@ -149,20 +147,20 @@ class TestStaleReads:
         assert (moved <= table["stale_s"] + 1.0).all()
         assert (table["least_s"] >= 0).all()
 
-    def test_an_order_holds_while_the_difference_is_larger(self, laws):
-        orders = stale_orders(laws).set_index(["quicker", "slower", "stale_s"])["holds"]
+    def test_an_order_holds_while_the_difference_is_larger(self, distributions):
+        orders = stale_orders(distributions).set_index(["faster", "slower", "stale_s"])["holds"]
 
         assert orders["20", "120", 30.0]
         assert not orders["20", "35", 30.0]
-        assert list(stale_words(stale_orders(laws)))[-1] == (
-            "reads stale by 30 s: 2 of 3 pairs keep their order"
+        assert list(stale_sentences(stale_orders(distributions)))[-1] == (
+            "Reads stale by up to 30 s: 2 of 3 pairs of medians keep their order."
         )
 
     def test_a_median_that_was_not_reached_has_no_order(self):
         launches = simulate(Truth(never=0.9), runs=8, count=5, rng=np.random.default_rng(1))
-        laws = launch_time_distribution(
+        distributions = launch_times(
             launches, Stage.READY, rng=np.random.default_rng(1), resamples=20
         )
 
-        assert stale_orders(laws).empty
-        assert np.isnan(stale_medians(laws)["median_s"]).all()
+        assert stale_orders(distributions).empty
+        assert np.isnan(stale_medians(distributions)["median_s"]).all()

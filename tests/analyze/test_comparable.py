@@ -1,168 +1,98 @@
-"""Which observations are read together, and what is said of the others."""
+"""What says nothing about the market, and what is there twice: one rule for all who read."""
 
-import shutil
-
+import pandas as pd
 import pytest
-from studies import NANO, SMALL, edited, record
+from launch_rows import INF, run_rows, table_of
 
-from spotlib.analyze.comparable import load_comparable
-from spotlib.analyze.parameters import AnalyzeParameters
-from spotlib.model import Stage
+from spotlib.analyze.comparable import no_observation, repeated
+from spotlib.analyze.load import load_comparable
+from spotlib.forecast.training import left_out, training_table
+from spotlib.model import Outcome
 
-FIRST, SECOND = "20240901T000000Z-aaaaaa.jsonl", "20240902T000000Z-bbbbbb.jsonl"
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """A log to make others from."""
-    log = tmp_path_factory.mktemp("source") / FIRST
-    record(log, n=2, rounds=1)
-    return log
-
-
-@pytest.fixture
-def folder(source, tmp_path):
-    """A folder with that log."""
-    shutil.copy(source, tmp_path / FIRST)
-    return tmp_path
-
-
-def test_an_empty_folder_says_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no launch in .*: run 02_collect first"):
-        load_comparable(tmp_path)
-
-
-def test_a_single_batch_is_read_whole(folder):
-    data = load_comparable(folder)
-
-    assert data.words == "4 requests in 2 runs of 2 targets, from 1 batch (simulated)"
-    assert data.wanted is Stage.READY
-    assert data.left_out.empty
-    assert set(data.polls["run"]) == set(data.launches["run"])
+LATER = {"batch_id": "20240902T000000Z-bbbbbb"}
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "words"),
+    ("fields", "words"),
     [
-        ("endpoint", "http://127.0.0.1:1", "endpoint sandbox, not http://127.0.0.1:1"),
-        ("simulated", False, "simulated True, not False"),
-        ("wanted", "running", "wanted ready, not running"),
-        ("method", "create_fleet", "method request_spot_instances, not create_fleet"),
-        ("placement", "zone", "placement region, not zone"),
-        ("image", "ami-new", "newest is ami-new"),
+        ({"outcome": "ready"}, ""),
+        ({"outcome": "timed_out"}, ""),
+        ({"outcome": None}, ""),
+        ({"outcome": "refused", "kind": "capacity"}, ""),
+        ({"outcome": "refused", "kind": "price"}, ""),
+        ({"outcome": "refused", "kind": "quota"}, "refused (quota): says nothing about the market"),
+        ({"outcome": "refused", "kind": None}, "refused (unknown): says nothing about the market"),
+        ({"outcome": "failed", "status_code": "system-error"}, ""),
+        ({"outcome": "failed", "status_code": "bad-parameters"}, "failed: an error in the request"),
+        (
+            {"outcome": "failed", "status_code": "limit-exceeded"},
+            "failed: a quota of the account",
+        ),
+        ({"outcome": "ready", "status_code": "limit-exceeded"}, ""),
     ],
 )
-def test_the_newest_of_two_kinds_is_read_and_the_other_named(folder, field, value, words):
-    edited(folder / FIRST, folder / SECOND, world="another", **{field: value})
-
-    data = load_comparable(folder)
-
-    assert data.launches["batch_id"].unique().tolist() == [SECOND.removesuffix(".jsonl")]
-    assert data.left_out["batch_id"].unique().tolist() == [FIRST.removesuffix(".jsonl")]
-    assert data.left_out["why"].str.contains(words, regex=False).all()
-    assert data.left_out["requests"].sum() == 4
+def test_only_what_is_ours_is_no_observation(fields, words):
+    assert no_observation(table_of(run_rows([INF], **fields))).tolist() == [words]
 
 
-def test_a_repeated_simulated_world_counts_once(folder):
-    edited(folder / FIRST, folder / SECOND)
+def test_one_request_that_is_no_observation_excludes_its_run():
+    refused, other = run_rows([INF, 20.0])
+    wrong = [refused | {"outcome": Outcome.REFUSED, "kind": "quota"}, other]
+    launches = table_of(wrong, run_rows([20.0], number=1))
 
-    data = load_comparable(folder)
-
-    assert data.launches["batch_id"].nunique() == 1
-    assert data.left_out["why"].str.contains("repeats a run of the simulated world w-").all()
-
-
-def test_another_simulated_world_is_another_sample(folder):
-    edited(folder / FIRST, folder / SECOND, world="another")
-
-    assert load_comparable(folder).launches["batch_id"].nunique() == 2
+    assert [bool(why) for why in no_observation(launches)] == [True, True, False]
 
 
-def test_a_log_of_an_unknown_schema_is_left_out_by_name(folder):
-    edited(folder / FIRST, folder / SECOND, schema=99)
+class TestRepeated:
+    def counted(self, *runs):
+        launches = table_of(*runs)
+        kept = launches[repeated(launches) == ""]
+        return sorted(set(zip(kept["batch_id"].str[-6:], kept["round"], strict=True)))
 
-    data = load_comparable(folder)
-    [left] = data.left_out.to_dict("records")
+    def test_of_equal_batches_the_newest_counts(self):
+        assert self.counted(run_rows([20.0]), run_rows([20.0], **LATER)) == [("bbbbbb", 0)]
 
-    assert left["batch_id"] == SECOND.removesuffix(".jsonl")
-    assert "schema 99" in left["why"]
+    def test_the_largest_batch_counts(self):
+        large = [run_rows([20.0], number=number) for number in range(3)]
+        kept = self.counted(*large, run_rows([20.0], **LATER))
 
+        assert kept == [("aaaaaa", 0), ("aaaaaa", 1), ("aaaaaa", 2)]
 
-def test_only_unreadable_logs_say_why(folder):
-    edited(folder / FIRST, folder / FIRST, schema=99)
+    def test_what_only_the_smaller_batch_has_counts_too(self):
+        large = [run_rows([20.0], number=number) for number in range(3)]
+        more = run_rows([20.0], plan=1, instance_type="t3.micro", **LATER)
 
-    with pytest.raises(ValueError, match=r"not readable: .*schema 99"):
-        load_comparable(folder)
+        assert ("bbbbbb", 0) in self.counted(*large, more)
 
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"world": "w-2"},
+            {"region": "eu-west-1"},
+            {"sent_at": pd.Timestamp("2024-09-02", tz="UTC")},
+            {"simulated": False},
+            {"n": 2},
+        ],
+    )
+    def test_another_world_pool_moment_or_count_is_no_repeat(self, fields):
+        assert len(self.counted(run_rows([20.0]), run_rows([20.0], **LATER | fields))) == 2
 
-def test_a_log_that_is_still_being_written_is_read(folder):
-    lines = (folder / FIRST).read_text().splitlines(keepends=True)
-    (folder / FIRST).write_text("".join(lines[: len(lines) // 2]) + lines[-1][:20])
-
-    data = load_comparable(folder)
-
-    assert len(data.launches) == 4
-    assert data.launches["outcome"].isna().any()
-
-
-class TestRefusals:
-    def refused(self, folder, code, kind):
-        text = (folder / FIRST).read_text().splitlines()
-        kept = [line for line in text if '"event":"batch"' in line or '"event":"intent"' in line]
-        refusal = (
-            f'{{"event":"refused","round":0,"plan":0,"asked_s":1,"answered_s":2,'
-            f'"at":"2024-09-01T00:00:12+00:00","attempts":[],"code":"{code}","message":"",'
-            f'"kind":"{kind}","advice":""}}'
-        )
-        (folder / SECOND).write_text("\n".join([*kept, refusal]).replace("w-", "x-") + "\n")
-
-    def test_of_the_account_are_left_out_with_the_reason(self, folder):
-        self.refused(folder, "MaxSpotInstanceCountExceeded", "quota")
-        data = load_comparable(folder)
-
-        assert data.left_out["why"].tolist() == ["refused (quota): says nothing about the market"]
-        assert (data.launches["outcome"] != "refused").all()
-
-    def test_of_the_market_are_observations(self, folder):
-        self.refused(folder, "InsufficientInstanceCapacity", "capacity")
-        data = load_comparable(folder)
-
-        assert (data.launches["outcome"] == "refused").sum() == 2
-
-    def test_if_nothing_else_is_there_the_reason_is_the_answer(self, folder):
-        self.refused(folder, "UnauthorizedOperation", "permission")
-        (folder / FIRST).unlink()
-
-        with pytest.raises(ValueError, match=r"no request is left .*refused \(permission\)"):
-            load_comparable(folder)
+    def test_without_a_simulated_run_there_is_none(self):
+        assert (repeated(table_of(run_rows([20.0], simulated=False))) == "").all()
+        assert repeated(table_of()).empty
 
 
-def test_targets_are_chosen_by_a_part_of_their_name(folder):
-    data = load_comparable(folder, targets="nano")
+def test_the_analysis_and_the_forecast_leave_out_the_same(tmp_path, monkeypatch):
+    again = run_rows([20.0, 30.0], **LATER)
+    quota = run_rows([INF], number=1, outcome="refused", kind="quota")
+    launches = table_of(run_rows([20.0, 30.0]), again, quota).assign(
+        image="ami-1", availability_zone_id=None
+    )
+    (tmp_path / "one.jsonl").write_text("")
+    monkeypatch.setattr("spotlib.analyze.load.load_launches", lambda _: launches)
+    analysed = load_comparable(tmp_path)
 
-    assert data.launches["target"].unique().tolist() == [str(NANO)]
-    with pytest.raises(ValueError, match=rf"m5.large, which was not launched: .*{SMALL}"):
-        load_comparable(folder, targets="nano, m5.large")
-
-
-GIVEN = {
-    "launches": "",
-    "figures": "",
-    "horizon_s": 0.0,
-    "ready": "",
-    "targets": "",
-    "results": "",
-}
-
-
-def test_parameters_that_cannot_be_meant_are_refused_together():
-    with pytest.raises(ValueError, match=r"horizon_s must be above 0.*; ready must be"):
-        AnalyzeParameters(**GIVEN | {"horizon_s": -1.0, "ready": "soon"})
-
-
-def test_a_stage_that_was_not_waited_for_is_refused():
-    given = AnalyzeParameters(**GIVEN | {"ready": "ready"})
-
-    assert given.stage(Stage.READY) is Stage.READY
-    with pytest.raises(ValueError, match="was not watched: these launches waited for 'running'"):
-        given.stage(Stage.RUNNING)
+    assert analysed.left_out.groupby("why")["requests"].sum().to_dict() == (
+        left_out(launches).set_index("reason")["requests"].to_dict()
+    )
+    assert set(training_table(launches)["batch_id"]) == set(analysed.launches["batch_id"])

@@ -20,7 +20,7 @@ QUICKLY = settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase
 
 @st.composite
 def lives(draw):
-    """Brackets of all kinds: shown, still waiting, ended for ever; times are of one decimal."""
+    """Brackets of all kinds: shown, still waiting, ended by EC2; times have one decimal."""
     requests = []
     for _ in range(draw(st.integers(1, 25))):
         after_s = draw(st.integers(0, 300)) / 10
@@ -33,7 +33,7 @@ def lives(draw):
 
 @pytest.mark.parametrize("case", json.loads(REFERENCE.read_text()))
 def test_the_curve_agrees_with_lifelines(case):
-    """What lifelines 0.30.3's ``fit_interval_censoring`` gave for the same brackets."""
+    """What lifelines 0.30.3's ``fit_interval_censoring`` returned for the same brackets."""
     by_s = [INF if each is None else each for each in case["by_s"]]
     curve = turnbull(observed(case["after_s"], by_s))
 
@@ -92,13 +92,13 @@ def test_where_only_the_right_is_censored_it_is_scipys_kaplan_meier(requests):
 
 @QUICKLY
 @given(st.lists(st.floats(0.1, 59.9), min_size=1, max_size=40))
-def test_on_a_common_grid_of_looks_it_is_the_share_seen_at_each(times_s):
+def test_on_a_common_grid_of_polls_it_is_the_share_seen_at_each(times_s):
     steps = np.ceil(np.array(times_s) / 3.0)
 
     curve = turnbull(observed(3 * steps - 3, 3 * steps))
-    looks = np.arange(0.0, 63.0, 3.0)
+    polls = np.arange(0.0, 63.0, 3.0)
 
-    assert curve.share_by(looks) == pytest.approx([(3 * steps <= t).mean() for t in looks])
+    assert curve.share_by(polls) == pytest.approx([(3 * steps <= t).mean() for t in polls])
 
 
 @QUICKLY
@@ -138,14 +138,14 @@ def test_beyond_what_was_watched_nothing_is_known():
     assert curve.quantile(0.6) == INF
 
 
-def test_a_request_that_ended_never_comes_and_is_known_not_to():
+def test_a_request_that_ec2_ended_is_known_never_to_be_ready():
     curve = turnbull(observed([0, INF], [3, INF]))
 
     assert curve.share_by(1e6) == pytest.approx(0.5)
     assert curve.restricted_mean_s(100.0) == pytest.approx((1.5 + 100) / 2)
 
 
-def test_an_end_of_ours_is_censored_and_shared_out_among_those_that_came_later():
+def test_an_end_of_ours_is_censored_and_its_weight_goes_to_later_times():
     curve = turnbull(observed([0, 5, 9], [3, INF, 12]))
 
     assert curve.share_by(12.0) == pytest.approx(1.0)
@@ -158,7 +158,7 @@ def test_every_run_weighs_the_same_whatever_its_n():
     assert turnbull(seen).share_by(10.0) == pytest.approx(0.5)
 
 
-def test_resamples_start_near_the_curve_but_end_where_they_would_anyway():
+def test_a_start_near_the_curve_does_not_change_the_resamples():
     rng = np.random.default_rng(1)
     after_s = rng.uniform(0, 30, 60)
     seen = observed(after_s, after_s + 3.3, run=np.repeat(np.arange(12), 5))
@@ -213,11 +213,11 @@ class TestLognormal:
         assert medians.mean() == pytest.approx(median_s, rel=4 * sigma / np.sqrt(2000) + 0.01)
         assert np.mean([fit.sigma for fit in fits]) == pytest.approx(sigma, rel=0.06)
 
-    def test_those_that_never_come_do_not_stretch_it(self):
+    def test_the_never_ready_do_not_stretch_it(self):
         rng = np.random.default_rng(3)
-        came = self.brackets(rng, 20.0, 0.6, 300)
+        ready = self.brackets(rng, 20.0, 0.6, 300)
         seen = observed(
-            np.append(came.after_s, np.full(130, 600.0)), np.append(came.by_s, np.full(130, INF))
+            np.append(ready.after_s, np.full(130, 600.0)), np.append(ready.by_s, np.full(130, INF))
         )
 
         assert fit_lognormal(seen).sigma == pytest.approx(0.6, rel=0.15)
@@ -231,6 +231,8 @@ class TestLognormal:
             ([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 5.0]),
         ],
     )
-    def test_what_carries_no_law_is_refused_in_one_sentence(self, after_s, by_s):
-        with pytest.raises(ValueError, match="at least 5 requests that came and 3 different"):
+    def test_what_cannot_be_fitted_is_refused_in_one_sentence(self, after_s, by_s):
+        with pytest.raises(
+            ValueError, match="at least 5 requests shown at the stage and 3 different"
+        ):
             fit_lognormal(observed(after_s, by_s))

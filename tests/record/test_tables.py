@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from conftest import ARM, NANO, QUICK, plan_for, read_events, scripted
 
-from spotlib.analyze.comparable import load_comparable
+from spotlib.analyze.load import load_comparable
 from spotlib.collect.rounds import collect_batch
 from spotlib.record.events import CleanEvent, Event
 from spotlib.record.history import earlier_usd, last_launches

@@ -1,0 +1,144 @@
+"""The newest comparable launches from the logs, and an account of what was left out.
+
+Owns the order in which the rules of ``comparable`` are applied.  It estimates nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from spotlib.analyze.comparable import name_runs, other_variable, why_not
+from spotlib.model import Stage
+from spotlib.record.log import log_files
+from spotlib.record.tables import load_batches, load_launches, load_polls
+
+_LEFT_OUT = ["batch_id", "target", "requests", "why"]
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """Launches that may be analyzed together.
+
+    ``launches`` (one row per request) and ``polls`` (one row per poll and plan) have the columns
+    of ``load_launches`` and ``load_polls``, and ``target`` and ``run``.  ``left_out`` has the
+    columns ``batch_id``, ``target``, ``requests`` and ``why``.
+    """
+
+    launches: pd.DataFrame
+    polls: pd.DataFrame
+    batches: pd.DataFrame
+    left_out: pd.DataFrame
+    wanted: Stage
+    simulated: bool
+
+    @property
+    def words(self) -> str:
+        """One sentence: how many requests, runs, targets and batches."""
+        here = self.launches
+        counts = [
+            _count(len(here), "request"),
+            "in " + _count(here["run"].nunique(), "run"),
+            "of " + _count(here["target"].nunique(), "target"),
+        ]
+        batches = here["batch_id"].nunique()
+        from_batches = f", from {batches} batch{'es' * (batches != 1)}"
+        return " ".join(counts) + from_batches + " (simulated)" * self.simulated
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def load_comparable(paths: str | Path | Iterable[str | Path], *, targets: str = "") -> Comparable:
+    """Load the newest launches that are one variable, and list what was left out.
+
+    Parameters
+    ----------
+    paths : str, Path or iterable of these
+        Logs, or folders of logs.
+    targets : str, optional
+        Keep only targets whose name contains one of these comma-separated words.
+
+    Returns
+    -------
+    Comparable
+        Requests that count (``why_not``) and are the same variable as the newest batch
+        (``other_variable``).  Logs that cannot be read are among ``left_out``, with NaN requests.
+
+    Raises
+    ------
+    ValueError
+        If there is no launch, if none remains, or if a word of ``targets`` matches no target.
+    """
+    readable, left_out = _readable(log_files(paths))
+    launches = load_launches(readable)
+    if launches.empty:
+        raise ValueError(_nothing(paths, left_out[0]))
+    launches = name_runs(launches)
+    batches = load_batches(readable)
+    for rule in (why_not, other_variable):
+        why = rule(launches)
+        left_out.append(_left_out(launches, why))
+        launches = launches[why == ""]
+        if launches.empty:
+            raise ValueError(f"no request is left to analyze: each {why.iloc[0]}")
+    launches = _chosen(launches, targets)
+    kept = set(launches["batch_id"])
+    polls = name_runs(load_polls([path for path in readable if path.stem in kept]))
+    return Comparable(
+        launches=launches.reset_index(drop=True),
+        polls=polls[polls["run"].isin(set(launches["run"]))].reset_index(drop=True),
+        batches=batches[batches["batch_id"].isin(kept)].reset_index(drop=True),
+        left_out=pd.concat(left_out, ignore_index=True),
+        wanted=Stage[launches["wanted"].iloc[0].upper()],
+        simulated=bool(launches["simulated"].iloc[0]),
+    )
+
+
+def _readable(files: Sequence[Path]) -> tuple[list[Path], list[pd.DataFrame]]:
+    """Split the logs into those that can be read and a table of the others, with the reasons."""
+    try:
+        load_batches(files)
+    except ValueError:
+        why = {path: _trouble(path) for path in files}
+    else:
+        why = dict.fromkeys(files, "")
+    bad = [(path.stem, "", np.nan, words) for path, words in why.items() if words]
+    table = pd.DataFrame(bad, columns=_LEFT_OUT).astype({"requests": "float64"})
+    return [path for path, words in why.items() if not words], [table]
+
+
+def _trouble(path: Path) -> str:
+    try:
+        load_batches([path])
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _nothing(paths: object, unreadable: pd.DataFrame) -> str:
+    reasons = unreadable["why"].tolist()
+    hint = f"; not readable: {reasons[0]}" if reasons else ": run 02_collect first"
+    return f"there is no launch in {str(paths)!r}{hint}"
+
+
+def _left_out(launches: pd.DataFrame, why: "pd.Series[str]") -> pd.DataFrame:
+    gone = launches[why != ""].assign(why=why)
+    counts = gone.groupby(["batch_id", "target", "why"]).size()
+    return counts.rename("requests").reset_index().astype({"requests": "float64"})[_LEFT_OUT]
+
+
+def _chosen(launches: pd.DataFrame, targets: str) -> pd.DataFrame:
+    words = [word.strip() for word in targets.split(",") if word.strip()]
+    names = sorted(set(launches["target"]))
+    unknown = [word for word in words if not any(word in name for name in names)]
+    if unknown:
+        raise ValueError(
+            f"targets names {', '.join(unknown)}, which was not launched: {', '.join(names)}"
+        )
+    if not words:
+        return launches
+    return launches[[any(word in name for word in words) for name in launches["target"]]]

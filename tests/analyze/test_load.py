@@ -1,0 +1,168 @@
+"""Which launches are read together, and what is said of the others."""
+
+import shutil
+
+import pytest
+from studies import NANO, SMALL, edited, record
+
+from spotlib.analyze.load import load_comparable
+from spotlib.analyze.parameters import AnalyzeParameters
+from spotlib.model import Stage
+
+FIRST, SECOND = "20240901T000000Z-aaaaaa.jsonl", "20240902T000000Z-bbbbbb.jsonl"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A log to make others from."""
+    log = tmp_path_factory.mktemp("source") / FIRST
+    record(log, n=2, rounds=1)
+    return log
+
+
+@pytest.fixture
+def folder(source, tmp_path):
+    """A folder with that log."""
+    shutil.copy(source, tmp_path / FIRST)
+    return tmp_path
+
+
+def test_an_empty_folder_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no launch in .*: run 02_collect first"):
+        load_comparable(tmp_path)
+
+
+def test_a_single_batch_is_read_whole(folder):
+    data = load_comparable(folder)
+
+    assert data.words == "4 requests in 2 runs of 2 targets, from 1 batch (simulated)"
+    assert data.wanted is Stage.READY
+    assert data.left_out.empty
+    assert set(data.polls["run"]) == set(data.launches["run"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("endpoint", "http://127.0.0.1:1", "endpoint sandbox, not http://127.0.0.1:1"),
+        ("simulated", False, "simulated True, not False"),
+        ("wanted", "running", "wanted ready, not running"),
+        ("method", "create_fleet", "method request_spot_instances, not create_fleet"),
+        ("placement", "zone", "placement region, not zone"),
+        ("image", "ami-new", "newest is ami-new"),
+    ],
+)
+def test_the_newest_of_two_kinds_is_read_and_the_other_named(folder, field, value, words):
+    edited(folder / FIRST, folder / SECOND, world="another", **{field: value})
+
+    data = load_comparable(folder)
+
+    assert data.launches["batch_id"].unique().tolist() == [SECOND.removesuffix(".jsonl")]
+    assert data.left_out["batch_id"].unique().tolist() == [FIRST.removesuffix(".jsonl")]
+    assert data.left_out["why"].str.contains(words, regex=False).all()
+    assert data.left_out["requests"].sum() == 4
+
+
+def test_a_repeated_simulated_world_counts_once(folder):
+    edited(folder / FIRST, folder / SECOND)
+
+    data = load_comparable(folder)
+
+    assert data.launches["batch_id"].nunique() == 1
+    assert data.left_out["why"].str.contains("repeats a run of the simulated world w-").all()
+
+
+def test_another_simulated_world_is_another_sample(folder):
+    edited(folder / FIRST, folder / SECOND, world="another")
+
+    assert load_comparable(folder).launches["batch_id"].nunique() == 2
+
+
+def test_a_log_of_an_unknown_schema_is_left_out_by_name(folder):
+    edited(folder / FIRST, folder / SECOND, schema=99)
+
+    data = load_comparable(folder)
+    [left] = data.left_out.to_dict("records")
+
+    assert left["batch_id"] == SECOND.removesuffix(".jsonl")
+    assert "schema 99" in left["why"]
+
+
+def test_only_unreadable_logs_say_why(folder):
+    edited(folder / FIRST, folder / FIRST, schema=99)
+
+    with pytest.raises(ValueError, match=r"not readable: .*schema 99"):
+        load_comparable(folder)
+
+
+def test_a_log_that_is_still_being_written_is_read(folder):
+    lines = (folder / FIRST).read_text().splitlines(keepends=True)
+    (folder / FIRST).write_text("".join(lines[: len(lines) // 2]) + lines[-1][:20])
+
+    data = load_comparable(folder)
+
+    assert len(data.launches) == 4
+    assert data.launches["outcome"].isna().any()
+
+
+class TestRefusals:
+    def refused(self, folder, code, kind):
+        text = (folder / FIRST).read_text().splitlines()
+        kept = [line for line in text if '"event":"batch"' in line or '"event":"intent"' in line]
+        refusal = (
+            f'{{"event":"refused","round":0,"plan":0,"asked_s":1,"answered_s":2,'
+            f'"at":"2024-09-01T00:00:12+00:00","attempts":[],"code":"{code}","message":"",'
+            f'"kind":"{kind}","advice":""}}'
+        )
+        (folder / SECOND).write_text("\n".join([*kept, refusal]).replace("w-", "x-") + "\n")
+
+    def test_of_the_account_are_left_out_with_the_reason(self, folder):
+        self.refused(folder, "MaxSpotInstanceCountExceeded", "quota")
+        data = load_comparable(folder)
+
+        assert data.left_out["why"].tolist() == ["refused (quota): says nothing about the market"]
+        assert (data.launches["outcome"] != "refused").all()
+
+    def test_of_the_market_are_observations(self, folder):
+        self.refused(folder, "InsufficientInstanceCapacity", "capacity")
+        data = load_comparable(folder)
+
+        assert (data.launches["outcome"] == "refused").sum() == 2
+
+    def test_if_nothing_else_is_there_the_reason_is_the_answer(self, folder):
+        self.refused(folder, "UnauthorizedOperation", "permission")
+        (folder / FIRST).unlink()
+
+        with pytest.raises(ValueError, match=r"no request is left .*refused \(permission\)"):
+            load_comparable(folder)
+
+
+def test_targets_are_chosen_by_a_part_of_their_name(folder):
+    data = load_comparable(folder, targets="nano")
+
+    assert data.launches["target"].unique().tolist() == [str(NANO)]
+    with pytest.raises(ValueError, match=rf"m5.large, which was not launched: .*{SMALL}"):
+        load_comparable(folder, targets="nano, m5.large")
+
+
+GIVEN = {
+    "launches": "",
+    "figures": "",
+    "horizon_s": 0.0,
+    "ready": "",
+    "targets": "",
+    "results": "",
+}
+
+
+def test_invalid_parameters_are_refused_together():
+    with pytest.raises(ValueError, match=r"horizon_s must be above 0.*; ready must be"):
+        AnalyzeParameters(**GIVEN | {"horizon_s": -1.0, "ready": "soon"})
+
+
+def test_a_stage_that_was_not_waited_for_is_refused():
+    given = AnalyzeParameters(**GIVEN | {"ready": "ready"})
+
+    assert given.stage(Stage.READY) is Stage.READY
+    with pytest.raises(ValueError, match="was not watched: these launches waited for 'running'"):
+        given.stage(Stage.RUNNING)
