@@ -1,26 +1,24 @@
-"""TODO."""
+"""The figure of a forecast; it draws a forecast and computes none."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    MaxNLocator,
-)
+from matplotlib.ticker import MaxNLocator
 
-from spotlib.analyze.figures import Looks, panel_grid
+from spotlib.analyze.figures import Styles, panel_grid
 from spotlib.forecast.forecast import Forecast
 
 
-def forecast_figure(forecasts: Sequence[Forecast], looks: Looks, *, simulated: bool) -> Figure:
-    """The expected ready count over time, a panel a target, in the band of 90 % of the cases."""
+def forecast_figure(forecasts: Sequence[Forecast], styles: Styles, *, simulated: bool) -> Figure:
+    """Draw the expected ready count over time and its 90 % band, one panel per target."""
     shown = {str(each.target): each for each in forecasts}
     last_s = max(float(each.times_s[-1]) for each in forecasts)
     figure, axes = panel_grid(list(shown), simulated=simulated)
     for (target, each), ax in zip(shown.items(), axes, strict=False):
         times_s = np.concatenate([[0.0], each.times_s])
         low, high = (np.concatenate([[0], each.quantile(level)]) for level in (0.05, 0.95))
-        colour = looks.colours[target]
+        colour = styles.colours[target]
         ax.fill_between(times_s, low, high, step="post", color=colour, alpha=0.3, linewidth=0)
         ax.plot(times_s, np.concatenate([[0.0], each.expected]), linewidth=2.5, color=colour)
         ax.set(xlim=(0, last_s), ylim=(-0.03 * each.n, 1.05 * each.n))
