@@ -1,8 +1,8 @@
 """What to request, decided from a forecast: how many instances, and how long to wait.
 
-The questions of ``03_analyze``: what to expect if each target's last run were requested again,
-how many to request so that n are ready, and when to stop waiting.  No model is fitted here, and
-no cost is weighed.
+This module answers the questions of ``03_analyze``: what to expect if each target's last run
+were requested again, how many instances to request to have n ready, and when to stop waiting.
+It fits no model and weighs no cost.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,8 +14,8 @@ from spotlib.forecast.forecast import Forecast, Forecaster, forecast_ready
 from spotlib.forecast.models import FEATURES
 from spotlib.model import Target
 
-_PROBABILITY = 0.9  # with which the instances that are needed shall be ready
-_MOST_TIMES = 10  # of those needed: more are not worth trying
+_PROBABILITY = 0.9  # of having the needed instances ready
+_MOST_TIMES = 10  # at most so many requests per needed instance are tried
 
 
 def forecast_targets(forecaster: Forecaster, training: pd.DataFrame) -> list[Forecast]:
@@ -27,11 +27,11 @@ def forecast_targets(forecaster: Forecaster, training: pd.DataFrame) -> list[For
 
 
 def decisions(forecaster: Forecaster, training: pd.DataFrame) -> pd.DataFrame:
-    """Return what to do, one row per target: target, n, by_s and three answers.
+    """Return what to do, one row per target, if its last run of ``n`` were requested again.
 
-    ``all_ready`` is the probability that all n of the target's last run are ready by the last
-    time learnt from, ``by_s``.  ``to_request`` is the number to request so that n are ready by
-    then with probability 0.9; NaN if ten times n is not enough.  ``wait_until_s`` is when to
+    ``by_s`` is the last elapsed time of the training table, and ``all_ready`` the probability
+    that all n are ready by then.  ``to_request`` is the number to request to have n ready by then
+    with probability 0.9; NaN if 10 n is not enough.  ``wait_until_s`` is the time after which to
     stop waiting (``waiting_pays_until_s``).
     """
     rows = []

@@ -2,7 +2,7 @@
 
 One of ``models`` predicts the share ready over time.  Instances of one request fail together, so
 the count about that share is beta-binomial.  Its correlation is estimated from the errors on
-held-out runs: of other times for targets that were learnt from, of other targets for the rest.
+held-out runs: of other times for a target seen in training, of other targets for a new one.
 
 The run (a plan in a round) is the sample.  Nothing is scored here (``score`` does that), and no
 forecast goes beyond the last elapsed time of the training table.
@@ -39,7 +39,7 @@ class Forecast:
 
     ``probabilities[i, k]`` is the probability that exactly ``k`` are ready at ``times_s[i]``:
     shape (times, n + 1).  Rows sum to 1, and the probability of at least ``k`` never falls with
-    time.  ``runs`` is the number of runs learnt from; ``seen_target`` says whether some of them
+    time.  ``runs`` is the number of runs in training; ``seen_target`` says whether some of them
     were of this target.
     """
 
@@ -78,8 +78,9 @@ class Forecast:
 class Forecaster:
     """A fitted model, to be passed to ``forecast_ready``.
 
-    ``correlation[True]`` is the correlation within a run at each time for targets learnt from,
-    ``correlation[False]`` for others, whose share is less certain and whose count is wider.
+    ``correlation[True]`` is the correlation within a run at each time for targets seen in
+    training, ``correlation[False]`` for new ones, whose share is less certain and whose count is
+    wider.
     """
 
     model: str
@@ -99,15 +100,15 @@ class Forecaster:
         ]
 
     def correlation_for(self, *, seen: bool) -> Floats:
-        """Return the correlation for a target that was learnt from (``seen``) or not, (times,).
+        """Return the correlation for a target seen in training or for a new one, (times,).
 
         Raises
         ------
         ValueError
-            If it was not and only one target was: how targets differ is unknown then.
+            If it is new and the training table has one target: how targets differ is unknown.
         """
         if np.isnan(self.correlation[seen]).any():
-            raise ValueError("only one target was learnt from: no other target can be forecast")
+            raise ValueError("the training table has one target only: no other target can be forecast")
         return self.correlation[seen]
 
 
@@ -167,7 +168,7 @@ def forecast_ready(
     forecaster : Forecaster
         From ``fit_forecaster``.
     target : Target
-        What is requested; it need not be one of the targets learnt from.
+        What is requested; it need not be a target of the training table.
     n : int
         The instances requested in one call.
     features : mapping of str to float, optional
@@ -187,7 +188,7 @@ def forecast_ready(
     ------
     ValueError
         If ``n`` is below 1, a feature is not one of those above, a time is later than the last
-        one learnt from, or the target is new and only one target was learnt from.
+        elapsed time of the training table, or that table has one target only and this is another.
 
     Examples
     --------
@@ -273,7 +274,7 @@ def estimate_correlation(ready: Floats, n: Floats, *, share: Floats, weight: Flo
 
 def _require_within(asked_s: Floats, last_s: float) -> Floats:
     if asked_s.size == 0 or asked_s.min() < 0 or asked_s.max() > last_s:
-        raise ValueError(f"times_s must be from 0 to {last_s:g}, the last time learnt from")
+        raise ValueError(f"times_s must be from 0 to {last_s:g}, the last elapsed time of training")
     if np.any(np.diff(asked_s) <= 0):
         raise ValueError("times_s must rise")
     return asked_s

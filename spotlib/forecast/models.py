@@ -1,4 +1,4 @@
-"""Models of the share of n that is ready over time, learnt from runs.
+"""Models of the share of n that is ready over time, fitted to runs.
 
 Four baselines that any better model must beat: one share over time for all runs; one per target,
 shrunk toward the first; one per target and placement score, shrunk toward those of the target,
@@ -134,7 +134,7 @@ def _best_strength(
 
 
 def held_out(runs: Runs, fit: Callable[[Runs], Shares], *, folds: NDArray[np.intp]) -> Floats:
-    """Return the share that a model learnt on the other folds predicts per run, (runs, times)."""
+    """Return the share that a model fitted to the other folds predicts per run, (runs, times)."""
     shares = np.empty_like(runs.ready)
     for fold in np.unique(folds):
         out = folds == fold

@@ -1,4 +1,4 @@
-"""How good a forecast of the ready count is, on runs it was not learnt from.
+"""How good a forecast of the ready count is, on runs that were not in training.
 
 Proper scores of whole distributions, with calibration beside them: a forecast should be sharp,
 subject to being calibrated (Gneiting, Balabdaoui and Raftery, JRSS B 2007).  Splits keep runs
@@ -57,10 +57,10 @@ def score_forecasts(
 ) -> Scores:
     """Fit each model to some of the runs and score it on the others.
 
-    ``split="time"`` learns from the first 70 % of the runs and scores those after a gap
+    ``split="time"`` trains on the first 70 % of the runs and scores those after a gap
     (``split_by_time``).  Runs of a target at neighbouring times are alike, so the interval is
-    somewhat too narrow.  ``split="target"`` scores each fifth of the targets with what was learnt
-    from the other targets.
+    somewhat too narrow.  ``split="target"`` scores each fifth of the targets after training on
+    the other targets.
 
     The table has these columns per model.  ``crps`` is in shares of n, averaged over time, then
     over runs; times after a run was last watched are covered by the censoring weights.  ``gain``
