@@ -108,7 +108,9 @@ class Forecaster:
             If it is new and the training table has one target: how targets differ is unknown.
         """
         if np.isnan(self.correlation[seen]).any():
-            raise ValueError("the training table has one target only: no other target can be forecast")
+            raise ValueError(
+                "the training table has one target only: no other target can be forecast"
+            )
         return self.correlation[seen]
 
 
