@@ -1,8 +1,8 @@
 """Launches drawn straight from the sandbox's market, without its endpoint: hundreds of runs.
 
-Each run is a plan of ``n`` in a round: EC2 chooses the pool, decides once for the call, holds it
-while the pool is full and looks again, boots, passes its checks; a look every 3 s at a random
-phase shows it.  The rows are those of ``store.load_launches``.
+Each run is a plan of ``n`` instances in a round.  EC2 chooses the pool, decides once for the
+call, holds it while the pool is full and tries again.  Then each instance boots and passes its
+checks.  A poll every 3 s, with a random phase, shows it.  The rows are those of ``load_launches``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ DAY_S = 86400.0
 def choose_targets(
     market: Market, count: int, *, rng: np.random.Generator, days: float = 4.0
 ) -> list[tuple[str, str]]:
-    """Types and regions, half of them with a placement score that moves or is below 3."""
+    """Return types and regions; half of them have a placement score that moves or is below 3."""
     times = START.timestamp() + np.linspace(0.0, days * DAY_S, 24)
     calm: list[tuple[str, str]] = []
     moving: list[tuple[str, str]] = []
@@ -38,7 +38,7 @@ def choose_targets(
 
 
 def pools_of(instance_type: str, region: str) -> list[Pool]:
-    """The pools that EC2 may choose from where no zone is named."""
+    """Return the pools that EC2 may choose from where no zone is named."""
     return [Pool(instance_type, zone, region) for zone in catalogue.offered(region)[instance_type]]
 
 
@@ -51,7 +51,7 @@ def simulate_launches(
     every_s: float,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """One row a request of ``rounds`` rounds of ``n`` for each target."""
+    """Return one row per request, of ``rounds`` rounds of ``n`` instances per target."""
     rows = [
         row
         for number in range(rounds)
@@ -116,32 +116,32 @@ def _run(
 def _events(
     market: Market, pool: Pool, at: float, call: str, n: int
 ) -> Iterator[tuple[float, float, float]]:
-    """When each instance was fulfilled, running and ready; inf if never."""
+    """Yield when each instance was fulfilled, running and ready; inf if never."""
     decided_s, _ = market.decision_s(call)
-    looks_s = decided_s + market.numbers.reevaluate_s * np.arange(30)
-    free = market.free_capacity(pool, at + looks_s)
+    tries_s = decided_s + market.numbers.reevaluate_s * np.arange(30)
+    free = market.free_capacity(pool, at + tries_s)
     for index in range(n):
         room = np.flatnonzero(free > index)
         if room.size == 0:
             yield np.inf, np.inf, np.inf
             continue
         _, flight_s = market.decision_s(call, index)
-        fulfilled_s = float(looks_s[room[0]]) + flight_s
+        fulfilled_s = float(tries_s[room[0]]) + flight_s
         boot = market.boot(pool, at + fulfilled_s, request=call, index=index)
         running_s = fulfilled_s + boot.boot_s
         yield fulfilled_s, running_s, running_s + boot.ok_s
 
 
 def _watched(times_s: tuple[float, float, float], phase_s: float) -> dict[str, Any]:
-    """What looks every 3 s showed: brackets, and where the watching ended."""
+    """Return what polls every 3 s showed: brackets, and where the watching ended."""
     asked_s = np.arange(phase_s, TIMEOUT_S, POLL_S)
     seen: dict[str, Any] = {"accepted_after_s": 0.0, "accepted_by_s": 1.0}
     for stage, happened_s in zip(("fulfilled", "running", "ready"), times_s, strict=True):
-        look = int(np.searchsorted(asked_s, happened_s))
-        if look < asked_s.size:
-            seen[f"{stage}_after_s"] = float(asked_s[look - 1]) if look else 0.0
-            seen[f"{stage}_by_s"] = float(asked_s[look]) + LATENCY_S
-            seen["watched_s"] = float(asked_s[look])
+        poll = int(np.searchsorted(asked_s, happened_s))
+        if poll < asked_s.size:
+            seen[f"{stage}_after_s"] = float(asked_s[poll - 1]) if poll else 0.0
+            seen[f"{stage}_by_s"] = float(asked_s[poll]) + LATENCY_S
+            seen["watched_s"] = float(asked_s[poll])
     if "ready_by_s" in seen:
         return seen | {"outcome": "ready", "status_code": "fulfilled"}
     code = "fulfilled" if "fulfilled_by_s" in seen else "capacity-not-available"

@@ -1,7 +1,7 @@
 """What each baseline's forecast of the ready count is worth, on the sandbox's market.
 
 ``python benchmarks/forecast_skill.py [--targets 40 --rounds 40 --n 5 --repeats 5]``: many runs are
-drawn straight from the market, each model learns from a part of them and is scored on the rest,
+drawn straight from the market.  Each model learns from a part of them and is scored on the rest,
 split by time and by unseen target.  Repeats draw other targets and other runs; all tables of the
 first are printed.  Nothing here is a finding about AWS.
 """
@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from forecast_market import choose_targets, simulate_launches
 
-from spotlib.forecast.score import Scores, row_split_flatters, score_forecasts
+from spotlib.forecast.score import Scores, score_forecasts
 from spotlib.forecast.training import training_table
 from spotlib.sandbox.market import Market
 
 
 def draw(given: argparse.Namespace, seed: int) -> pd.DataFrame:
-    """The training table of one repeat."""
+    """Return the training table of one repeat."""
     rng = np.random.default_rng(seed)
     market = Market(profile=given.profile)
     launches = simulate_launches(
@@ -29,12 +29,13 @@ def draw(given: argparse.Namespace, seed: int) -> pd.DataFrame:
         every_s=given.every_s,
         rng=rng,
     )
-    print(f"seed {seed}: {launches['ready_by_s'].notna().mean():.2f} of the requests came in time")
+    ready = launches["ready_by_s"].notna().mean()
+    print(f"seed {seed}: {ready:.2f} of the requests were ready in time")
     return training_table(launches)
 
 
 def show(scores: Scores) -> None:
-    """All that was found by one split."""
+    """Print all scores of one split."""
     print(f"\nsplit by {scores.split}, intervals over {scores.resampled}s")
     print(scores.table.to_string(index=False, float_format="{:.3f}".format))
     for model, values in scores.pit.items():
@@ -62,9 +63,6 @@ def main() -> None:
             best.append({"seed": seed, "split": split, **scores.table.iloc[0]})
             if seed == given.seed:
                 show(scores)
-        if seed == given.seed:
-            print("\nthe same flexible model by four splits: by row it is flattered")
-            print(row_split_flatters(training, rng=rng).to_string(index=False))
     print("\nthe best model of each repeat")
     print(pd.DataFrame(best).to_string(index=False, float_format="{:.3f}".format))
 

@@ -1,4 +1,4 @@
-"""Launches made by hand, and many drawn from the sandbox's market, shaped like the store's."""
+"""Launches made by hand or drawn from the sandbox's market, as ``load_launches`` returns them."""
 
 import runpy
 from functools import cache
@@ -18,7 +18,7 @@ MARKET = runpy.run_path(
 
 
 def run_rows(ready_s, *, number=0, plan=0, until_s=599.0, **fields):
-    """One run: the times at which a look first showed each request ready; inf if none did."""
+    """Yield one run, from the times at which a poll first showed each request ready (inf: none)."""
     common = {
         "simulated": True,
         "world": "w-1",
@@ -49,7 +49,7 @@ def run_rows(ready_s, *, number=0, plan=0, until_s=599.0, **fields):
 
 
 def table_of(*runs):
-    """Rows of runs as ``load_launches`` would give them."""
+    """Return the rows of runs as ``load_launches`` returns them."""
     table = pd.DataFrame([row for run in runs for row in run], columns=list(LAUNCH_COLUMNS))
     for name in ("sent_at", "sps_at", "if_at"):
         table[name] = pd.to_datetime(table[name], utc=True)
@@ -60,7 +60,7 @@ def table_of(*runs):
 
 @cache
 def drawn(*, targets=20, rounds=20, n=5, profile="tight", seed=1):
-    """Launches of many targets over days, from the market."""
+    """Return launches of many targets over days, drawn from the market."""
     rng = np.random.default_rng(seed)
     market = Market(profile=profile)
     chosen = MARKET["choose_targets"](market, targets, rng=rng)
@@ -71,5 +71,5 @@ def drawn(*, targets=20, rounds=20, n=5, profile="tight", seed=1):
 
 @cache
 def drawn_training(**settings):
-    """Their training table."""
+    """Return the training table of drawn launches."""
     return training_table(drawn(**settings))

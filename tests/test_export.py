@@ -1,44 +1,39 @@
-"""What others are given: readable at once, described, joinable, and telling nothing of us."""
+"""Exports are readable at once, described, joinable, and free of identities."""
 
 import argparse
-import hashlib
-import json
 import os
 import re
 import stat
-from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-import yaml
 from launch_rows import INF, drawn, run_rows, table_of
 
 from spotlib import export as exports
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.connection import connect_in_process
-from spotlib.export import export, read_original_study
+from spotlib.export import export
 from spotlib.forecast.training import COLUMNS
 from spotlib.model import Stage, Target, plan_launches
 from spotlib.record.tables import BATCH_COLUMNS, load_batches, load_launches, load_polls
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import World
 
-NOW = datetime(2026, 11, 23, tzinfo=UTC)
 ACCOUNT, HOST = "987654321098", "https://ec2.internal.example.org:8443"
 SALT = b"pepper"
 
 
 def real(number=0, **fields):
-    """A run as if on an EC2-compatible endpoint of our own."""
+    """Return a run as on a private EC2-compatible endpoint."""
     batch = {"batch_id": "20250102T030405Z-beef42", "endpoint": HOST, "simulated": False}
     ids = {"world": None, "instance_id": f"i-0123456789abcde{number:02x}"}
     return run_rows([20.0, INF], number=number, **batch, **ids, **fields)
 
 
 def batch_of(launches):
-    """The batches behind some launches, with an account each."""
+    """Return the batches of some launches, each with an account."""
     first = launches.drop_duplicates("batch_id")[["simulated", "world", "endpoint", "batch_id"]]
     settings = {"account": ACCOUNT, "profile": "our-profile", "rounds": 1, "every_s": 900.0}
     times = {"started_at": pd.Timestamp("2025-01-02", tz="UTC"), "poll_s": 3.0, "phase_s": 1.0}
@@ -53,12 +48,12 @@ def both():
 
 
 def read(folder, name):
-    """The Parquet form of a table, by pandas' own types."""
+    """Return a table from its Parquet file, by a reader other than ours."""
     return pl.read_parquet(folder / f"{name}.parquet")
 
 
 def test_simulated_and_real_are_never_in_one_file(both, tmp_path):
-    export(*both, to=tmp_path, created_at=NOW)
+    export(*both, to=tmp_path)
 
     for kind, simulated in (("simulated", True), ("real", False)):
         for name in COLUMNS:
@@ -69,7 +64,7 @@ def test_simulated_and_real_are_never_in_one_file(both, tmp_path):
 
 def test_parquet_and_csv_hold_the_same_with_units_kept(tmp_path):
     launches = drawn(targets=4, rounds=3)
-    export(launches, batch_of(launches), to=tmp_path, created_at=NOW)
+    export(launches, batch_of(launches), to=tmp_path)
     folder = tmp_path / "simulated"
 
     for name in COLUMNS:
@@ -88,7 +83,7 @@ def test_parquet_and_csv_hold_the_same_with_units_kept(tmp_path):
 
 
 def test_the_dictionary_is_written_beside_the_tables(both, tmp_path):
-    export(*both, to=tmp_path, created_at=NOW)
+    export(*both, to=tmp_path)
     dictionary = pd.read_csv(tmp_path / "real" / "dictionary.csv").groupby("table")["column"]
 
     for name in COLUMNS:
@@ -97,7 +92,7 @@ def test_the_dictionary_is_written_beside_the_tables(both, tmp_path):
 
 def test_pandas_reads_the_parquet(both, tmp_path):
     pytest.importorskip("pyarrow")
-    export(*both, to=tmp_path, created_at=NOW)
+    export(*both, to=tmp_path)
     requests = pd.read_parquet(tmp_path / "real" / "requests.parquet")
 
     assert requests["upper_s"].tolist() == [20.0, INF, 20.0, INF]
@@ -108,17 +103,17 @@ def test_pandas_reads_the_parquet(both, tmp_path):
 def test_lifelines_starts_at_once(tmp_path):
     lifelines = pytest.importorskip("lifelines")
     launches = drawn(targets=4, rounds=3)
-    export(launches, batch_of(launches), to=tmp_path, created_at=NOW)
+    export(launches, batch_of(launches), to=tmp_path)
     requests = pd.read_csv(tmp_path / "simulated" / "requests.csv")
     fitted = lifelines.KaplanMeierFitter()
     fitted.fit_interval_censoring(requests["lower_s"], requests["upper_s"])
 
-    came = (requests["upper_s"] < 500.0).mean()
-    assert 1.0 - fitted.predict(500.0).mean() == pytest.approx(came, abs=0.05)
+    share = (requests["upper_s"] < 500.0).mean()
+    assert 1.0 - fitted.predict(500.0).mean() == pytest.approx(share, abs=0.05)
 
 
 def test_a_public_export_holds_no_identity_in_any_byte(both, tmp_path):
-    written = export(*both, to=tmp_path, created_at=NOW, salt=SALT, author="A. Nonymous")
+    written = export(*both, to=tmp_path, salt=SALT)
 
     secrets = [ACCOUNT, HOST, "internal.example", "our-profile", "beef42", "pepper", "aaaaaa"]
     patterns = re.compile(rb"arn:|sir-\d|\bi-0123|\b\d{12}\b")
@@ -135,7 +130,7 @@ def test_aliases_join_across_tables_and_exports_of_one_salt_only(both, tmp_path)
     names = {"one": SALT, "two": SALT, "three": b"other"}
     tables = {}
     for name, salt in names.items():
-        export(*both, to=tmp_path / name, created_at=NOW, salt=salt)
+        export(*both, to=tmp_path / name, salt=salt)
         tables[name] = read(tmp_path / name / "real", "requests")
     batches = read(tmp_path / "one" / "real", "batches")
 
@@ -149,7 +144,7 @@ def test_aliases_join_across_tables_and_exports_of_one_salt_only(both, tmp_path)
 def test_the_names_aws_and_sandbox_are_no_secret(tmp_path):
     rows = [{**row, "endpoint": "aws"} for row in real()]
     launches = table_of(rows, run_rows([9.0]))
-    export(launches, batch_of(launches), to=tmp_path, created_at=NOW, salt=SALT)
+    export(launches, batch_of(launches), to=tmp_path, salt=SALT)
 
     assert set(read(tmp_path / "simulated", "training")["endpoint"]) == {"sandbox"}
     assert set(read(tmp_path / "real", "training")["endpoint"]) == {"aws"}
@@ -159,43 +154,41 @@ def test_an_identity_that_slipped_through_stops_the_export(both, tmp_path, monke
     monkeypatch.setattr(exports, "_scrub", lambda tables, salt: tables)  # noqa: ARG005
 
     with pytest.raises(ValueError, match="would still hold an identity"):
-        export(*both, to=tmp_path, created_at=NOW, salt=SALT)
+        export(*both, to=tmp_path, salt=SALT)
     assert not list(tmp_path.iterdir())
 
 
-def test_checksums_and_manifest_are_of_the_files_written(both, tmp_path):
-    written = export(*both, to=tmp_path, created_at=NOW, salt=SALT)
-    folder = tmp_path / "real"
-    sums = dict(line.split("  ")[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
-    manifest = json.loads((folder / "manifest.json").read_text())
+def test_a_public_readme_names_the_licence_and_spotlake_where_targets_come_from_it(both, tmp_path):
+    export(*both, to=tmp_path / "one", salt=SALT, licence="CC-BY-4.0", spotlake=True)
+    export(*both, to=tmp_path / "two", salt=SALT)
+    real, simulated = (
+        (tmp_path / "one" / kind / "README.md").read_text() for kind in ("real", "simulated")
+    )
 
-    assert set(sums) | {"SHA256SUMS"} == {path.name for path in written if path.parent == folder}
-    for name, digest in sums.items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
-    assert manifest["rows"] == {"training": 76, "requests": 4, "batches": 1}
-    assert manifest["simulated"] is False
-
-
-def test_the_citation_names_spotlake_and_its_licence_only_where_it_stands_behind(both, tmp_path):
-    export(*both, to=tmp_path, created_at=NOW, salt=SALT, licence="CC-BY-4.0", spotlake=True)
-    [real_note, simulated_note] = [
-        (tmp_path / kind / "LICENCE.md").read_text() for kind in ("real", "simulated")
-    ]
-    citation = yaml.safe_load((tmp_path / "real" / "CITATION.cff").read_text())
-
-    assert "CC BY-NC 4.0" in real_note
-    assert "IISWC" in real_note
-    assert "NC" not in simulated_note
-    assert citation["cff-version"] == "1.2.0"
-    assert citation["license"] == "CC-BY-4.0"
-    assert citation["references"][0]["title"].startswith("SpotLake")
+    assert "licensed CC-BY-4.0." in real
+    assert "CC BY-NC 4.0" in real
+    assert "IISWC" in real
+    assert "licensed CC-BY-4.0." in simulated
+    assert "NC" not in simulated
+    assert "not named a licence yet" in (tmp_path / "two" / "real" / "README.md").read_text()
 
 
-def test_what_was_left_out_is_said(tmp_path):
+def test_a_table_without_rows_keeps_the_types_of_its_columns(tmp_path):
+    launches = table_of(run_rows([INF], outcome="refused", kind="quota"))
+    export(launches, batch_of(launches), to=tmp_path)
+    empty = pd.read_parquet(tmp_path / "simulated" / "training.parquet")
+
+    assert empty.empty
+    assert str(empty["sent_at"].dtype) == "datetime64[us, UTC]"
+    assert empty["ready"].dtype == int
+    assert empty["weight"].dtype == float
+
+
+def test_the_readme_names_what_was_left_out(tmp_path):
     quota = run_rows([INF], number=1, outcome="refused", kind="quota")
     short = run_rows([20.0], number=2, wanted="running")
     launches = table_of(run_rows([20.0]), quota, short)
-    export(launches, batch_of(launches), to=tmp_path, created_at=NOW)
+    export(launches, batch_of(launches), to=tmp_path)
     readme = (tmp_path / "simulated" / "README.md").read_text()
 
     assert "refused (quota): says nothing about the market: 1 runs, 1 requests" in readme
@@ -227,8 +220,8 @@ def test_the_command_exports_the_logs_of_the_loop(results, capsys):
 
     assert str(folder / "training.parquet") in printed
     for (plan,), rows in training.group_by("plan"):
-        looks = polls[(polls["plan"] == plan) & (polls["answered_s"] <= 300.0)]
-        assert rows.filter(pl.col("elapsed_s") == 300.0)["ready"].item() == looks["ready"].max()
+        shown = polls[(polls["plan"] == plan) & (polls["answered_s"] <= 300.0)]
+        assert rows.filter(pl.col("elapsed_s") == 300.0)["ready"].item() == shown["ready"].max()
     for path in folder.iterdir():
         launches = load_launches(results / "launches")
         for value in [*launches["request_id"], *load_batches(results / "launches")["account"]]:
@@ -252,50 +245,8 @@ def test_nothing_to_export_is_said(tmp_path, capsys):
     assert "no launch to export" in capsys.readouterr().err
 
 
-ORIGINAL = """region,instance,instance_count,request_time,current_time,ready_instances
-sa-east-1,t3.nano,10,1725148800,1725148804,0
-sa-east-1,t3.nano,10,1725148800,1725148808,4
-us-east-1,c7gd.medium,10,1725148801,1725148805,10
-sa-east-1,t3.nano,10,1725149400,1725149404,1
-"""
-
-
-def test_the_original_study_is_read_as_polls_that_name_their_origin(tmp_path):
-    path = tmp_path / "2024-09-01.csv"
-    path.write_text(ORIGINAL)
-    polls = read_original_study(path)
-
-    assert list(polls.columns) == list(load_polls([]).columns)
-    assert polls.dtypes["ready"] == load_polls([]).dtypes["ready"]
-    assert polls["answered_s"].tolist() == [4.0, 8.0, 4.0, 4.0]
-    assert polls["ready"].tolist() == [0, 4, 10, 1]
-    assert polls["round"].tolist() == [0, 0, 0, 1]
-    assert polls["plan"].tolist() == [0, 0, 1, 0]
-    assert polls["tick"].tolist() == [0, 1, 0, 0]
-    assert polls["endpoint"].unique().tolist() == ["original study on AWS"]
-    assert not polls["simulated"].any()
-    assert polls[["asked_s", "running", "fulfilled", "timeout_s", "placement"]].isna().all().all()
-    assert polls["at"].iloc[0] == pd.Timestamp("2024-09-01 00:00:04", tz="UTC")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("instance_count", "count", "lacks the columns"),
-        ("1725148804", "1725148704", "current_time before"),
-        ("1725148808,4", "1725148808,11", "outside 0 to instance_count"),
-    ],
-)
-def test_a_csv_that_cannot_be_the_original_study_is_refused(tmp_path, old, new, words):
-    path = tmp_path / "broken.csv"
-    path.write_text(ORIGINAL.replace(old, new))
-
-    with pytest.raises(ValueError, match=words):
-        read_original_study(path)
-
-
 def test_every_stage_can_be_exported(both, tmp_path):
     launches, batches = both
-    export(launches, batches, to=tmp_path, created_at=NOW, stage=Stage.RUNNING)
+    export(launches, batches, to=tmp_path, stage=Stage.RUNNING)
 
-    assert read(tmp_path / "real", "requests")["event"].sum() == 0  # no look showed it running
+    assert read(tmp_path / "real", "requests")["event"].sum() == 0  # no poll showed it running

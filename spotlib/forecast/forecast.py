@@ -1,16 +1,14 @@
 """How many of n instances will be ready t seconds after the request: the whole distribution.
 
-Four baselines, in order, that any model must beat: one curve for all; one a target, shrunk to
-that; one a target and placement score, shrunk; one logistic regression of the hazard on all that
-is known before the request.  Each gives the share ready at each time.  Instances of one request
-fail together, so the count about that share is beta-binomial, its correlation estimated from how
-far the model missed runs that it had not seen: other times of known targets, or other targets.
+One of ``models`` predicts the share ready over time.  Instances of one request fail together, so
+the count about that share is beta-binomial.  Its correlation is estimated from the errors on
+held-out runs: of other times for a target seen in training, of other targets for a new one.
 
-The run (a plan in a round) is the sample.  Nothing here scores a forecast (``forecast_score``
-does), and it refuses to forecast beyond the last elapsed time of the table it learnt from.
+The run (a plan in a round) is the sample.  Nothing is scored here (``score`` does that), and no
+forecast goes beyond the last elapsed time of the training table.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,16 +30,17 @@ from spotlib.forecast.training import Floats
 from spotlib.model import Target
 
 FEWEST_RUNS = 6
-_MOST_CORRELATION = 0.999  # at 1 a beta-binomial is two points, and no density
+_MOST_CORRELATION = 0.999  # at 1 a beta-binomial is two points, and has no density
 
 
 @dataclass(frozen=True)
 class Forecast:
     """The distribution of the ready count of ``n`` at each of ``times_s``.
 
-    ``probabilities[i, k]`` is the chance that exactly ``k`` are ready at ``times_s[i]``: shape
-    (times, n + 1), rows sum to 1, and the chance of at least ``k`` never falls with time.
-    ``runs`` is how many runs it rests on, ``known_target`` whether some were of this target.
+    ``probabilities[i, k]`` is the probability that exactly ``k`` are ready at ``times_s[i]``:
+    shape (times, n + 1).  Rows sum to 1, and the probability of at least ``k`` never falls with
+    time.  ``runs`` is the number of runs in training; ``seen_target`` says whether some of them
+    were of this target.
     """
 
     target: Target
@@ -50,36 +49,38 @@ class Forecast:
     probabilities: Floats
     model: str
     runs: int
-    known_target: bool
+    seen_target: bool
     simulated: bool
 
     @property
     def expected(self) -> Floats:
-        """The mean of the count at each time, (times,)."""
+        """The mean count at each time, (times,)."""
         return np.asarray(self.probabilities @ np.arange(self.n + 1))
 
     def at_least(self, k: int) -> Floats:
-        """The chance that ``k`` or more are ready, (times,)."""
+        """Return the probability that ``k`` or more are ready, (times,)."""
         if not 0 <= k <= self.n:
             raise ValueError(f"k must be from 0 to n={self.n}, got {k}")
         return np.asarray(np.clip(self.probabilities[:, k:].sum(axis=1), 0.0, 1.0))
 
     def quantile(self, level: float) -> NDArray[np.intp]:
-        """The smallest count whose distribution function reaches ``level``, (times,)."""
+        """Return the smallest count whose distribution function reaches ``level``, (times,)."""
         reached = self.probabilities.cumsum(axis=1) >= level - 1e-12
         return np.asarray(np.argmax(reached, axis=1))
 
     def time_to(self, k: int, *, level: float = 0.5) -> float:
-        """The first of ``times_s`` at which ``k`` are ready with chance ``level``; inf if none."""
-        return _first(self.times_s, self.at_least(k) >= level)
+        """Return the first of ``times_s`` with ``k`` ready at probability ``level``, or inf."""
+        reached = self.at_least(k) >= level
+        return float(self.times_s[np.argmax(reached)]) if reached.any() else float("inf")
 
 
 @dataclass(frozen=True)
 class Forecaster:
-    """A fitted model: ask it by ``forecast_ready``.
+    """A fitted model, to be passed to ``forecast_ready``.
 
-    ``correlation`` holds the correlation within a run at each time, for targets that it learnt
-    from and for others; a share is less well known for the latter, and the count wider.
+    ``correlation[True]`` is the correlation within a run at each time for targets seen in
+    training, ``correlation[False]`` for new ones, whose share is less certain and whose count is
+    wider.
     """
 
     model: str
@@ -91,37 +92,39 @@ class Forecaster:
     simulated: bool
 
     def distributions(self, features: pd.DataFrame) -> list[Floats]:
-        """The distribution of each run's count, (times, n + 1) each; one row of features a run."""
-        known = features["target"].isin(self.targets)
+        """Return the distribution of each run's count, (times, n + 1); one row per run."""
+        seen = features["target"].isin(self.targets)
         return [
-            count_distribution(share, self.correlation_for(known=bool(seen)), n=int(n))
-            for share, seen, n in zip(self.shares(features), known, features["n"], strict=True)
+            count_distribution(share, self.correlation_for(seen=bool(is_seen)), n=int(n))
+            for share, is_seen, n in zip(self.shares(features), seen, features["n"], strict=True)
         ]
 
-    def correlation_for(self, *, known: bool) -> Floats:
-        """The correlation for a target that it learnt from or another, (times,).
+    def correlation_for(self, *, seen: bool) -> Floats:
+        """Return the correlation for a target seen in training or for a new one, (times,).
 
         Raises
         ------
         ValueError
-            If it is another and it learnt from one target only: how targets differ is not known.
+            If it is new and the training table has one target: how targets differ is unknown.
         """
-        if np.isnan(self.correlation[known]).any():
-            raise ValueError("learnt from one target only, which tells nothing of another")
-        return self.correlation[known]
+        if np.isnan(self.correlation[seen]).any():
+            raise ValueError(
+                "the training table has one target only: no other target can be forecast"
+            )
+        return self.correlation[seen]
 
 
 def fit_forecaster(training: pd.DataFrame, *, model: str = "target x SPS") -> Forecaster:
-    """Learn one of ``MODELS`` from a training table (``training.training_table``).
+    """Fit one of ``MODELS`` to a training table.
 
-    The shrunken curves are empirical Bayes: a group's share counts as so many runs of its parent
-    as predict held-out stretches of time best (Efron and Morris, JASA 1975).  The regression is
-    the discrete-time hazard model of Singer and Willett (J. Educ. Stat. 1993).
+    The shrunken models are empirical Bayes (Efron and Morris, JASA 1975): the share of a group's
+    parent counts like a number of runs, which is chosen on held-out blocks of time.  The
+    regression is the discrete-time hazard model of Singer and Willett (J. Educ. Stat. 1993).
 
     Raises
     ------
     ValueError
-        If the model is unknown, or fewer than 6 runs are there to learn from.
+        If the model is unknown, or there are fewer than 6 runs.
     """
     if model not in MODELS:
         raise ValueError(f"model must be one of {MODELS}, got {model!r}")
@@ -134,19 +137,22 @@ def fit_forecaster(training: pd.DataFrame, *, model: str = "target x SPS") -> Fo
         model=model,
         times_s=runs.times_s,
         shares=fit(runs),
-        correlation={seen: _missed(runs, fit, fold) for seen, fold in folds.items()},
+        correlation={seen: _held_out_correlation(runs, fit, folds=f) for seen, f in folds.items()},
         targets=frozenset(runs.features["target"]),
         runs=len(runs),
         simulated=bool(training["simulated"].iloc[0]),
     )
 
 
-def _missed(runs: Runs, fit: Callable[[Runs], Shares], folds: NDArray[np.intp]) -> Floats:
-    """The correlation that the misses on held-out runs speak of; NaN if none can be held out."""
+def _held_out_correlation(
+    runs: Runs, fit: Callable[[Runs], Shares], *, folds: NDArray[np.intp]
+) -> Floats:
+    """Return the correlation seen in the errors on held-out runs; NaN if there is one fold only."""
     if np.unique(folds).size < 2:
         return np.full(runs.times_s.size, np.nan)
-    shares = held_out(runs, fit, folds)
-    return estimate_correlation(runs.ready, runs.features["n"].to_numpy(), shares, runs.weight)
+    shares = held_out(runs, fit, folds=folds)
+    n = runs.features["n"].to_numpy()
+    return estimate_correlation(runs.ready, n, share=shares, weight=runs.weight)
 
 
 def forecast_ready(
@@ -154,109 +160,111 @@ def forecast_ready(
     target: Target,
     *,
     n: int,
-    known: Mapping[str, float] | None = None,
+    features: Mapping[str, float] | None = None,
     times_s: ArrayLike | None = None,
 ) -> Forecast:
-    """The distribution of how many of ``n`` are ready at each time, from what is known now.
+    """Forecast how many of ``n`` instances are ready at each time after the request.
 
-    ``known`` holds any of ``FEATURES``; what is left out is unknown.  ``times_s`` rises; default
-    the times learnt from.  Between these the share runs straight.
+    Parameters
+    ----------
+    forecaster : Forecaster
+        From ``fit_forecaster``.
+    target : Target
+        What is requested; it need not be a target of the training table.
+    n : int
+        The instances requested in one call.
+    features : mapping of str to float, optional
+        What is known before the request: any of ``sps``, ``if_score``, ``price_share``,
+        ``hour_utc`` and ``since_last_s``, in the units of the data dictionary.  A feature left
+        out is unknown.
+    times_s : array_like, 1D, optional
+        Seconds since the request, rising.  Default: the elapsed times of the training table.
+        Between these the share is interpolated linearly.
+
+    Returns
+    -------
+    Forecast
+        The distribution of the count at each time.
 
     Raises
     ------
     ValueError
-        If n is no count, a feature is unknown by name, or a time lies beyond what was learnt.
+        If ``n`` is below 1, a feature is not one of those above, a time is later than the last
+        elapsed time of the training table, or that table has one target only and this is another.
+
+    Examples
+    --------
+    Twelve hourly runs of three instances; in every fourth run none became ready.  A study makes
+    this table with ``training_table(load_launches("results/launches"))``.
+
+    >>> import pandas as pd
+    >>> from spotlib import Target, forecast_ready
+    >>> from spotlib.forecast.forecast import fit_forecaster
+    >>> hours = pd.date_range("2026-01-01", periods=12, freq="h", tz="UTC")
+    >>> runs = pd.DataFrame({"batch_id": "a", "round": range(12), "plan": 0, "sent_at": hours})
+    >>> runs = runs.assign(instance_type="t3.nano", region="sa-east-1", n=3, simulated=True)
+    >>> counts = pd.DataFrame({"elapsed_s": [60.0, 120.0], "ready": [1, 3], "weight": 1.0})
+    >>> training = runs.merge(counts, how="cross")
+    >>> training.loc[training["round"] % 4 == 0, "ready"] = 0
+
+    >>> forecaster = fit_forecaster(training, model="target")
+    >>> forecast = forecast_ready(forecaster, Target("t3.nano", "sa-east-1"), n=3)
+    >>> forecast.expected.round(1).tolist()
+    [0.8, 2.2]
+    >>> forecast.at_least(3).round(1).tolist()
+    [0.0, 0.7]
+    >>> forecast.time_to(2, level=0.5)
+    120.0
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    strange = sorted(set(known or {}) - set(FEATURES))
+    strange = sorted(set(features or {}) - set(FEATURES))
     if strange:
-        raise ValueError(f"known may hold {FEATURES}, got {strange}")
-    values = {**dict.fromkeys(FEATURES, np.nan), **(known or {}), "n": n}
-    features = pd.DataFrame([values], dtype=float).assign(target=str(target))
+        raise ValueError(f"features may hold {FEATURES}, got {strange}")
+    values = {**dict.fromkeys(FEATURES, np.nan), **(features or {}), "n": n}
+    row = pd.DataFrame([values], dtype=float).assign(target=str(target))
     asked_s = forecaster.times_s if times_s is None else np.atleast_1d(np.asarray(times_s, float))
     seen = str(target) in forecaster.targets
     at_s = np.union1d(forecaster.times_s, _require_within(asked_s, forecaster.times_s[-1]))
-    curves = (forecaster.shares(features)[0], forecaster.correlation_for(known=seen))
+    over_time = (forecaster.shares(row)[0], forecaster.correlation_for(seen=seen))
     share, correlation = (
-        np.interp(at_s, [0.0, *forecaster.times_s], [0.0, *curve]) for curve in curves
+        np.interp(at_s, [0.0, *forecaster.times_s], [0.0, *each]) for each in over_time
     )
-    chances = count_distribution(share, correlation, n=n)[np.searchsorted(at_s, asked_s)]
+    probabilities = count_distribution(share, correlation, n=n)
     return Forecast(
         target=target,
         n=n,
         times_s=asked_s,
-        probabilities=chances,
+        probabilities=probabilities[np.searchsorted(at_s, asked_s)],
         model=forecaster.model,
         runs=forecaster.runs,
-        known_target=seen,
+        seen_target=seen,
         simulated=forecaster.simulated,
     )
 
 
-def requests_needed(
-    forecaster: Forecaster,
-    target: Target,
-    *,
-    k: int,
-    by_s: float,
-    chance: float = 0.9,
-    known: Mapping[str, float] | None = None,
-    most: int | None = None,
-) -> int | None:
-    """The smallest n of which ``k`` are ready by ``by_s`` with this chance; None if none is.
-
-    Counts to ``most`` are tried, default 10 k.  Instances of a run fail together, so asking for
-    more helps less than independence would say, and may never be enough.
-    """
-    for n in range(k, (most or 10 * k) + 1):
-        forecast = forecast_ready(forecaster, target, n=n, known=known, times_s=[by_s])
-        if forecast.at_least(k)[0] >= chance:
-            return n
-    return None
-
-
-def waiting_pays_until_s(
-    forecast: Forecast, *, within_s: float = 60.0, least_chance: float = 0.05
-) -> float:
-    """The last time at which an instance still pending had a fair chance to come soon.
-
-    Fair is ``least_chance`` of coming within the next ``within_s``: (S(t) - S(t + within)) / S(t)
-    with S the share still pending.  After it waiting pays no more: cancel and ask elsewhere.
-    0.0 if it never pays; NaN if the forecast ends sooner than ``within_s``.
-    """
-    times_s = np.concatenate([[0.0], forecast.times_s])
-    pending = np.concatenate([[1.0], 1.0 - forecast.expected / forecast.n])
-    now = times_s[times_s + within_s <= times_s[-1]]
-    if now.size == 0:
-        return float("nan")
-    still = np.interp(now, times_s, pending)
-    later = np.interp(now + within_s, times_s, pending)
-    pays = (still - later) >= least_chance * np.maximum(still, 1e-12)
-    return float(now[pays].max(initial=0.0))
-
-
 def count_distribution(share: Floats, correlation: Floats, *, n: int) -> Floats:
-    """Beta-binomial counts of ``n``, made to rise with time: (times, n + 1).
+    """Return beta-binomial probabilities of the counts 0 to n at each time, (times, n + 1).
 
-    ``share`` is the mean over n and ``correlation`` that of two instances of a run, (times,)
-    each (Skellam, JRSS B 1948).  Where the correlation moves, the chance of at least k could
-    fall with time, which a count that only rises cannot do; it then keeps its height.
+    ``share`` is the mean count over n, ``correlation`` that of two instances of a run, (times,)
+    each (Skellam, JRSS B 1948).  A ready count never falls.  Where a change of the correlation
+    alone would lower the probability of at least k, that probability keeps its value.
     """
     mean = np.clip(share, 1e-9, 1.0 - 1e-9)[:, None]
     spread = 1.0 / np.clip(correlation, 1e-4, _MOST_CORRELATION)[:, None] - 1.0
-    chance = stats.betabinom.pmf(np.arange(n + 1), n, mean * spread, (1.0 - mean) * spread)
-    at_least = np.cumsum(chance[:, ::-1], axis=1)[:, ::-1]
+    exactly = stats.betabinom.pmf(np.arange(n + 1), n, mean * spread, (1.0 - mean) * spread)
+    at_least = np.cumsum(exactly[:, ::-1], axis=1)[:, ::-1]
     at_least = np.maximum.accumulate(at_least / at_least[:, :1], axis=0)
     return np.asarray(-np.diff(at_least, axis=1, append=0.0))
 
 
-def estimate_correlation(ready: Floats, n: Floats, share: Floats, weight: Floats) -> Floats:
-    """The correlation within runs at each time, by moments, between 0 and 0.999: (times,).
+def estimate_correlation(ready: Floats, n: Floats, *, share: Floats, weight: Floats) -> Floats:
+    """Return the correlation within runs at each time, by moments, from 0 to 0.999: (times,).
 
-    What the squared misses exceed the binomial variance by, over the most that it could be:
-    sum (N - n p)^2 - n p (1 - p) over sum n (n - 1) p (1 - p) (Kleinman, JASA 1973).  ``ready``,
-    ``share`` and ``weight`` are (runs, times), ``n`` (runs,).  0 where no run has two instances.
+    The excess of the squared errors over the binomial variance, divided by its largest possible
+    value: sum (N - n p)^2 - n p (1 - p) over sum n (n - 1) p (1 - p) (Kleinman, JASA 1973).
+    ``ready``, ``share`` and ``weight`` are (runs, times), ``n`` is (runs,).  It is 0 if no run
+    has two instances.
     """
     n = np.asarray(n, float)[:, None]
     variance = share * (1.0 - share)
@@ -268,70 +276,7 @@ def estimate_correlation(ready: Floats, n: Floats, share: Floats, weight: Floats
 
 def _require_within(asked_s: Floats, last_s: float) -> Floats:
     if asked_s.size == 0 or asked_s.min() < 0 or asked_s.max() > last_s:
-        raise ValueError(f"times_s must be from 0 to {last_s:g}, which is what was learnt")
+        raise ValueError(f"times_s must be from 0 to {last_s:g}, the last elapsed time of training")
     if np.any(np.diff(asked_s) <= 0):
         raise ValueError("times_s must rise")
     return asked_s
-
-
-def _first(times_s: Floats, reached: NDArray[np.bool_]) -> float:
-    return float(times_s[np.argmax(reached)]) if reached.any() else float("inf")
-
-
-def outlook(forecaster: Forecaster, training: pd.DataFrame) -> list[Forecast]:
-    """The forecast for each target as if its last run were asked for again, in order of name."""
-    return [
-        forecast_ready(forecaster, target, n=n, known=known)
-        for target, n, known in _questions(training)
-    ]
-
-
-def decisions(
-    forecaster: Forecaster, training: pd.DataFrame, *, chance: float = 0.9
-) -> pd.DataFrame:
-    """What to do, one row a target, by the last time learnt from.
-
-    ``all_ready`` is the chance that all n are ready by then, ``to_request`` how many to ask for so
-    that n are with this chance (NaN if ten times as many are not enough), ``wait_until_s`` when
-    waiting pays no more.
-    """
-    rows = []
-    for forecast, (target, n, known) in zip(
-        outlook(forecaster, training), _questions(training), strict=True
-    ):
-        by_s = float(forecast.times_s[-1])
-        needed = requests_needed(
-            forecaster, target, k=n, by_s=by_s, chance=chance, known=known, most=10 * n
-        )
-        rows.append(
-            {
-                "target": str(target),
-                "n": n,
-                "by_s": by_s,
-                "all_ready": float(forecast.at_least(n)[-1]),
-                "to_request": np.nan if needed is None else float(needed),
-                "wait_until_s": waiting_pays_until_s(forecast),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def decision_words(table: pd.DataFrame) -> str:
-    """One sentence: where asking for exactly n is enough, and where nothing is."""
-    enough = int((table["to_request"] == table["n"]).sum())
-    never = int(table["to_request"].isna().sum())
-    by_s = table["by_s"].iloc[0]
-    return (
-        f"for {enough} of {len(table)} targets n requests give n ready by {by_s:.0f} s in 9 of 10 "
-        f"cases; for {never} not even ten times as many would"
-    )
-
-
-def _questions(training: pd.DataFrame) -> Iterator[tuple[Target, int, dict[str, float]]]:
-    order = ["instance_type", "region", "availability_zone_id"]
-    last = training.sort_values("sent_at").drop_duplicates(order, keep="last").sort_values(order)
-    for row in last.to_dict("records"):
-        zone = row["availability_zone_id"]
-        target = Target(row["instance_type"], row["region"], None if pd.isna(zone) else str(zone))
-        known = {name: float(row[name]) for name in FEATURES if not pd.isna(row[name])}
-        yield target, int(row["n"]), known

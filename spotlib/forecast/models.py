@@ -1,12 +1,17 @@
-"""The share of n that is ready over time, learnt from runs: shrunken curves, and a regression.
+"""Models of the share of n that is ready over time, fitted to runs.
 
-Each ``fit`` takes runs and gives a function from the features of runs to curves.  A group's
-curve is shrunk to its parent's as strongly as predicts held-out stretches of time best.  How
-counts scatter about a curve is ``forecast``'s.  Nothing is scored here.
+Four baselines that any better model must beat: one share over time for all runs; one per target,
+shrunk toward the first; one per target and placement score, shrunk toward those of the target,
+of the score and of all runs; and a logistic regression of the hazard on all features.  The
+strength of shrinkage is chosen on held-out blocks of time.
+
+``fitting`` returns a way to fit, and a fit returns a function from features to shares.  The
+scatter of counts about a share belongs to ``forecast``; nothing is scored here.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,14 +33,14 @@ _LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     "target x SPS": (("sps",), ("target",), ("target", "sps")),
 }
 
-Shares = Callable[[pd.DataFrame], Floats]  # features of runs -> share ready (runs, times)
+Shares = Callable[[pd.DataFrame], Floats]  # features of runs -> share ready, (runs, times)
 
 
 @dataclass(frozen=True)
 class Runs:
-    """A training table with one row a run: features, and counts (runs, times).
+    """A training table with one row per run: features, and counts (runs, times).
 
-    ``ready`` is 0 with ``weight`` 0 where the count is not known.
+    Where a count was not observed, ``ready`` and ``weight`` are 0.
     """
 
     features: pd.DataFrame
@@ -48,9 +53,9 @@ class Runs:
 
     @classmethod
     def of(cls, training: pd.DataFrame, *, times_s: Floats | None = None) -> "Runs":
-        """The runs of a training table, in the order in which they were sent.
+        """Return the runs of a training table, in the order in which they were sent.
 
-        ``times_s`` are the times wanted; default all that are there.
+        ``times_s`` are the elapsed times to keep; default all.
         """
         ordered = training.sort_values(["sent_at", *RUN, "elapsed_s"], kind="stable")
         if times_s is None:
@@ -66,7 +71,7 @@ class Runs:
         return cls(features, times_s, ready, weight)
 
     def take(self, chosen: NDArray[np.bool_]) -> "Runs":
-        """Some of the runs."""
+        """Return the chosen runs."""
         features = self.features[chosen].reset_index(drop=True)
         return replace(
             self, features=features, ready=self.ready[chosen], weight=self.weight[chosen]
@@ -78,52 +83,58 @@ class Runs:
         return np.asarray(self.ready / self.features[["n"]].to_numpy(float))
 
 
-def time_blocks(features: pd.DataFrame, *, folds: int = _FOLDS) -> NDArray[np.intp]:
-    """A fold for each run: stretches of time of about equally many runs, rounds kept whole.
+def time_blocks(features: pd.DataFrame) -> NDArray[np.intp]:
+    """Return a fold per run: five blocks of time of about equal size, rounds kept whole.
 
-    Where all rounds began together there is no other time, and a fold is any fifth of the runs.
+    If there is one round only, there is no other time: a fold is then any fifth of the runs.
     """
     order = features["sent_at"].rank(method="first").to_numpy()
-    blocks = pd.Series(np.floor((order - 1) * folds / len(features)).astype(np.intp))
+    blocks = pd.Series(np.floor((order - 1) * _FOLDS / len(features)).astype(np.intp))
     rounds = features.groupby(["batch_id", "round"]).ngroup().to_numpy()
     whole = np.asarray(blocks.groupby(rounds).transform("min"), dtype=np.intp)
-    return whole if np.ptp(whole) else np.arange(len(features), dtype=np.intp) % folds
+    return whole if np.ptp(whole) else np.arange(len(features), dtype=np.intp) % _FOLDS
 
 
 def target_folds(features: pd.DataFrame) -> NDArray[np.intp]:
-    """A fold for each run: all runs of a target in one."""
+    """Return a fold per run, with all runs of a target in the same fold."""
     codes: NDArray[np.intp] = pd.factorize(features["target"])[0] % _FOLDS
     return codes
 
 
 def fitting(runs: Runs, model: str) -> Callable[[Runs], Shares]:
-    """How to fit one of ``MODELS``, its strengths of shrinking chosen once, on all the runs."""
+    """Return how to fit one of ``MODELS``; shrinkage is chosen here once, on all the runs."""
     if model == "hazard regression":
         return _fit_hazard
     strengths: list[float] = []
     for depth in range(len(_LEVELS[model])):
         levels = _LEVELS[model][: depth + 1]
-        strengths.append(_best_strength(runs, levels, strengths))
-    return lambda some: _fit_shrunken(some, _LEVELS[model], strengths)
+        strengths.append(_best_strength(runs, levels, upper=strengths))
+    return lambda some: _fit_shrunken(some, _LEVELS[model], strengths=strengths)
 
 
-def _best_strength(runs: Runs, levels: Sequence[tuple[str, ...]], given: Sequence[float]) -> float:
-    """The weight of the parent, in runs, that predicts held-out stretches of time best."""
+def _best_strength(
+    runs: Runs, levels: Sequence[tuple[str, ...]], *, upper: Sequence[float]
+) -> float:
+    """Return the weight of the parent, in runs, that predicts held-out blocks of time best.
+
+    ``upper`` holds the strengths of the levels above the last of ``levels``.
+    """
     blocks = time_blocks(runs.features)
 
-    def missed(log_strength: float) -> float:
-        strengths = [*given, float(np.exp(log_strength))]
-        shares = held_out(runs, lambda some: _fit_shrunken(some, levels, strengths), blocks)
+    def squared_error(log_strength: float) -> float:
+        strengths = [*upper, float(np.exp(log_strength))]
+        fit = partial(_fit_shrunken, levels=levels, strengths=strengths)
+        shares = held_out(runs, fit, folds=blocks)
         return float((runs.weight * (runs.share - shares) ** 2).sum())
 
     found = optimize.minimize_scalar(
-        missed, bounds=(np.log(0.1), np.log(100.0)), method="bounded", options={"xatol": 0.2}
+        squared_error, bounds=(np.log(0.1), np.log(100.0)), method="bounded", options={"xatol": 0.2}
     )
     return float(np.exp(found.x))
 
 
-def held_out(runs: Runs, fit: Callable[[Runs], Shares], folds: NDArray[np.intp]) -> Floats:
-    """What the model says of each run when its fold was not learnt from, (runs, times)."""
+def held_out(runs: Runs, fit: Callable[[Runs], Shares], *, folds: NDArray[np.intp]) -> Floats:
+    """Return the share that a model fitted to the other folds predicts per run, (runs, times)."""
     shares = np.empty_like(runs.ready)
     for fold in np.unique(folds):
         out = folds == fold
@@ -132,60 +143,61 @@ def held_out(runs: Runs, fit: Callable[[Runs], Shares], folds: NDArray[np.intp])
 
 
 def _fit_shrunken(
-    runs: Runs, levels: Sequence[tuple[str, ...]], strengths: Sequence[float]
+    runs: Runs, levels: Sequence[tuple[str, ...]], *, strengths: Sequence[float]
 ) -> Shares:
-    """Curves of nested groups, each shrunk to its parent's; what is not met is its parent's."""
-    came = runs.weight * runs.share
-    root = (came.sum(axis=0) + 0.5) / (runs.weight.sum(axis=0) + 1.0)  # never quite 0 or 1
-    sums = [_group_sums(runs, names, came) for names in levels]
+    """Fit shares of nested groups, each shrunk toward its parent's; a new group takes that."""
+    ready = runs.weight * runs.share
+    root = (ready.sum(axis=0) + 0.5) / (runs.weight.sum(axis=0) + 1.0)  # never quite 0 or 1
+    sums = [_group_sums(runs, names, ready=ready) for names in levels]
 
     def shares(features: pd.DataFrame) -> Floats:
-        curve = np.broadcast_to(root, (len(features), root.size))
-        for names, strength, (keys, gained, weight) in zip(levels, strengths, sums, strict=True):
-            row = keys.get_indexer(_keys(features, names))  # -1, the last row, where not met
-            curve = (gained[row] + strength * curve) / (weight[row] + strength)
-        return np.asarray(np.maximum.accumulate(curve, axis=1))
+        share = np.broadcast_to(root, (len(features), root.size))
+        for names, strength, (groups, total, weight) in zip(levels, strengths, sums, strict=True):
+            row = groups.get_indexer(_keys(features, names))  # a new group: -1, the last row
+            share = (total[row] + strength * share) / (weight[row] + strength)
+        return np.asarray(np.maximum.accumulate(share, axis=1))
 
     return shares
 
 
 def _group_sums(
-    runs: Runs, names: tuple[str, ...], came: Floats
+    runs: Runs, names: tuple[str, ...], *, ready: Floats
 ) -> tuple["pd.Index[str]", Floats, Floats]:
+    """Return the groups, their ready shares and weights, summed; a last row of zeros."""
     keys = _keys(runs.features, names)
     groups = keys.unique()
     row = groups.get_indexer(keys)
-    gained, weight = np.zeros((2, len(groups) + 1, came.shape[1]))
-    np.add.at(gained, row, came)
+    total, weight = np.zeros((2, len(groups) + 1, ready.shape[1]))
+    np.add.at(total, row, ready)
     np.add.at(weight, row, runs.weight)
-    return groups, gained, weight
+    return groups, total, weight
 
 
 def _keys(features: pd.DataFrame, names: Sequence[str]) -> "pd.Index[str]":
-    """One text a run that names its group; an unknown score is a group of its own."""
+    """Return the name of each run's group; an unknown score is a group of its own."""
     columns = [features[name].tolist() for name in names]
     return pd.Index(["|".join(map(str, key)) for key in zip(*columns, strict=True)])
 
 
 def _fit_hazard(runs: Runs) -> Shares:
-    """Logistic regression of coming in a step, given pending at its start; each run counts once.
+    """Fit a logistic regression of becoming ready in a step, given pending at its start.
 
-    A step in which none ever came has hazard 0 and tells the regression nothing.
+    Each run counts once.  A step in which no instance became ready has hazard 0 and is left out.
     """
     before = np.pad(runs.ready, ((0, 0), (1, 0)))[:, :-1]
     n = runs.features[["n"]].to_numpy(float)
-    came = runs.weight / n * np.maximum(runs.ready - before, 0.0)
+    became = runs.weight / n * np.maximum(runs.ready - before, 0.0)
     stayed = runs.weight / n * (n - np.maximum(runs.ready, before))
-    steps = np.flatnonzero(came.any(axis=0))
-    weight = np.concatenate([came[:, steps].ravel(), stayed[:, steps].ravel()])
-    asked = weight > 0
+    steps = np.flatnonzero(became.any(axis=0))
+    weight = np.concatenate([became[:, steps].ravel(), stayed[:, steps].ravel()])
+    used = weight > 0
     rows = _hazard_rows(runs.features, steps)
-    event = np.repeat([1, 0], len(rows))[asked]
-    if np.unique(event).size < 2:  # none came at all, or all in one step: nothing to regress on
-        return _fit_shrunken(runs, (), ())
+    event = np.repeat([1, 0], len(rows))[used]
+    if np.unique(event).size < 2:  # none became ready, or all in one step
+        return _fit_shrunken(runs, (), strengths=())
     model = _regression([name for name in rows.columns if name not in _CATEGORIES])
-    both = pd.concat([rows, rows], ignore_index=True)[asked]
-    model.fit(both, event, logisticregression__sample_weight=weight[asked])
+    both = pd.concat([rows, rows], ignore_index=True)[used]
+    model.fit(both, event, logisticregression__sample_weight=weight[used])
 
     def shares(features: pd.DataFrame) -> Floats:
         hazard = np.zeros((len(features), before.shape[1]))
@@ -197,14 +209,14 @@ def _fit_hazard(runs: Runs) -> Shares:
 
 
 def _regression(numbers: Sequence[str]) -> Any:
-    # Slow to import: only where it is asked for.
+    # Slow to import.
     from sklearn.compose import make_column_transformer  # noqa: PLC0415
     from sklearn.impute import SimpleImputer  # noqa: PLC0415
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
     from sklearn.pipeline import make_pipeline  # noqa: PLC0415
     from sklearn.preprocessing import OneHotEncoder, StandardScaler  # noqa: PLC0415
 
-    # A target, score or column that was never met says nothing: the others do.
+    # A new target or score, or a column without values, adds nothing to the prediction.
     scaled = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
     encoded = OneHotEncoder(handle_unknown="ignore")
     columns = make_column_transformer((encoded, _CATEGORIES), (scaled, list(numbers)))
@@ -212,9 +224,9 @@ def _regression(numbers: Sequence[str]) -> Any:
 
 
 def _hazard_rows(features: pd.DataFrame, steps: NDArray[np.intp]) -> pd.DataFrame:
-    """What the regression sees: one row a run and step."""
+    """Return the regressors, one row per run and step."""
     angle = 2.0 * np.pi * features["hour_utc"] / 24.0
-    seen = pd.DataFrame(
+    regressors = pd.DataFrame(
         {
             "target": features["target"].astype(str),
             "sps": features["sps"].astype(object).map(str),
@@ -226,5 +238,5 @@ def _hazard_rows(features: pd.DataFrame, steps: NDArray[np.intp]) -> pd.DataFram
             "log_since_last": np.log(features["since_last_s"].astype(float)),
         }
     )
-    rows = seen.loc[seen.index.repeat(steps.size)].reset_index(drop=True)
+    rows = regressors.loc[regressors.index.repeat(steps.size)].reset_index(drop=True)
     return rows.assign(step=np.tile(steps, len(features)))

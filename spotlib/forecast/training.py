@@ -1,9 +1,9 @@
-"""The runs as tables to learn from: one row a run and elapsed time, and one row a request.
+"""Launches as tables to learn from: per run and elapsed time, and per request.
 
 A run is one plan in one round of a batch; it is the sample.  Both tables hold what was known
-before the request beside what came of it, and every column is described once, here
-(``COLUMNS``), from where the data dictionary is written.  No file is read or written, nothing is
-estimated but the weights, and simulated and real launches in one table are refused.
+before the request beside what happened after it.  ``COLUMNS`` describes each column once, and
+the data dictionary is made from it.  No file is read or written, nothing is estimated but the
+censoring weights, and a mixture of simulated and real launches is refused.
 """
 
 from dataclasses import dataclass
@@ -21,26 +21,27 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Column:
-    """One column of an exported table: what the data dictionary says of it."""
+    """One column of an exported table, as the data dictionary describes it.
+
+    ``identity`` is the kind of private name the column holds, "" if none: a public export
+    replaces such names by salted aliases.
+    """
 
     name: str
     unit: str
     meaning: str
     missing: str = "never missing"
-    identity: str = ""  # what it would tell of us: published as a salted alias
+    identity: str = ""
 
 
 _UNKNOWN = "NaN where it was not known before the request"
 _RUN_COLUMNS = (
     Column("simulated", "boolean", "whether the run happened in the sandbox, not in EC2"),
-    Column("world", "name", "the pretend world of a simulated run", "empty where real"),
+    Column("world", "name", "the sandbox's world that a simulated run belongs to", "empty if real"),
     Column(
-        "endpoint",
-        "name",
-        "where requests went: aws, sandbox/MARKET or other",
-        identity="host",
+        "endpoint", "name", "where requests went: aws, sandbox/MARKET or other", identity="host"
     ),
-    Column("batch_id", "name", "with round and plan it names the run", identity="batch"),
+    Column("batch_id", "name", "names the run together with round and plan", identity="batch"),
     Column("round", "count", "the round within the batch, from 0"),
     Column("plan", "count", "the plan within the round, from 0"),
     Column("instance_type", "name", "EC2 instance type"),
@@ -48,10 +49,10 @@ _RUN_COLUMNS = (
     Column("availability_zone_id", "name", "the zone asked for", "empty where EC2 chose it"),
     Column("placement", "name", "region (EC2 chose the zone) or zone; different variables"),
     Column("method", "name", "the API call that launched; different variables"),
-    Column("wanted", "name", "the stage that ended the watching of a request"),
+    Column("wanted", "name", "the stage at which the watching of a request ended"),
     Column("stage", "name", "the stage whose launch times and counts this table holds"),
-    Column("n", "instances", "instances asked for in the one call"),
-    Column("timeout_s", "s", "how long the run was to be watched at most"),
+    Column("n", "instances", "instances requested in the one call"),
+    Column("timeout_s", "s", "the longest time for which the run was to be watched"),
     Column("sent_at", "UTC time", "when the request call was sent"),
     Column("hour_utc", "h", "hour of the day of sent_at, with its fraction, 0 to 24"),
     Column("price_usd", "USD/h", "spot price of an instance when requested", _UNKNOWN),
@@ -61,27 +62,27 @@ _RUN_COLUMNS = (
     Column("sps_at", "UTC time", "when the placement score was asked for", "empty with sps"),
     Column("if_score", "score", "3.0 few interruptions ... 1.0 many (SpotLake's IF)", _UNKNOWN),
     Column("if_at", "UTC time", "when the interruption score was taken", "empty with if_score"),
-    Column("since_last_s", "s", "since our own last launch there", "NaN at the batch's first"),
+    Column("since_last_s", "s", "since our own last launch there", "NaN if none is recorded"),
 )
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "training": (
         *_RUN_COLUMNS,
-        Column("elapsed_s", "s", "time since the request call was sent; rows only where known"),
-        Column("ready", "instances", "shown at the stage by a look answered by elapsed_s"),
-        Column("ready_most", "instances", "that may have come by elapsed_s, between two looks"),
-        Column("weight", "ratio", "1 / chance that the run was still watched (IPCW)"),
+        Column("elapsed_s", "s", "since the request call was sent; no row after the last poll"),
+        Column("ready", "instances", "shown at the stage by a poll answered by elapsed_s"),
+        Column("ready_most", "instances", "upper bound: the stage may be reached between polls"),
+        Column("weight", "ratio", "1 / probability that the run was still watched (IPCW)"),
     ),
     "requests": (
         *_RUN_COLUMNS,
-        Column("request_id", "name", "EC2's spot request", "empty where refused", "request"),
-        Column("instance_id", "name", "the instance it got", "empty without one", "instance"),
-        Column("zone_id", "name", "the zone the instance came in", "empty where it got none"),
-        Column("lower_s", "s", "not at the stage until then, since the request was sent"),
-        Column("upper_s", "s", "at the stage by then; inf where it was never shown there"),
-        Column("event", "0 or 1", "1: came within (lower_s, upper_s]; 0: censored at lower_s"),
-        Column("cause", "name", "the stage if it came; else the outcome, or unfinished"),
-        Column("status_code", "name", "EC2's own word at the end", "empty while unfinished"),
-        Column("watched_s", "s", "when the last look at it was sent"),
+        Column("request_id", "name", "id of EC2's spot request", "empty if refused", "request"),
+        Column("instance_id", "name", "id of its instance", "empty without one", "instance"),
+        Column("zone_id", "name", "the zone of its instance", "empty without one"),
+        Column("lower_s", "s", "not shown at the stage until then, since the call was sent"),
+        Column("upper_s", "s", "shown at the stage by then; inf if never shown"),
+        Column("event", "0 or 1", "1: reached within (lower_s, upper_s]; 0: censored at lower_s"),
+        Column("cause", "name", "the stage if reached; else outcome, stopped_by_user, unfinished"),
+        Column("status_code", "name", "EC2's last status code", "empty while unfinished"),
+        Column("watched_s", "s", "when the last poll of the request was sent"),
     ),
     "batches": (
         *_RUN_COLUMNS[:4],
@@ -89,14 +90,19 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("account", "name", "the AWS account", "empty where unknown", "account"),
         Column("rounds", "count", "rounds planned"),
         Column("every_s", "s", "from the start of one round to the next"),
-        Column("poll_s", "s", "from one look to the next"),
-        Column("phase_s", "s", "random start of the looks' schedule"),
+        Column("poll_s", "s", "from one poll to the next"),
+        Column("phase_s", "s", "random offset of the polling schedule"),
     ),
 }
 
 
+def names_of(table: str) -> list[str]:
+    """Return the columns of an exported table, in order."""
+    return [column.name for column in COLUMNS[table]]
+
+
 def data_dictionary() -> pd.DataFrame:
-    """One row a column of the exported tables: table, column, unit, meaning, missing."""
+    """Return one row per column of the exported tables: table, column, unit, meaning, missing."""
     rows = [
         (table, column.name, column.unit, column.meaning, column.missing)
         for table, columns in COLUMNS.items()
@@ -106,19 +112,19 @@ def data_dictionary() -> pd.DataFrame:
 
 
 def request_table(launches: pd.DataFrame, *, stage: Stage = Stage.READY) -> pd.DataFrame:
-    """One row a request: the interval in which it came to ``stage``, or where it is censored.
+    """Return one row per request: the bracket of ``stage``, or the time of censoring.
 
-    A request that came has ``event`` 1 and its bracket ``(lower_s, upper_s]``.  One that did not
-    has ``event`` 0 and ``upper_s`` inf: until ``lower_s`` it certainly had not come.  That is
-    the last look if it was still waiting (timed out, expired at the end we set, abandoned,
-    terminated by a user, or still under way), and at least ``timeout_s`` if it can never come
-    (refused for capacity or price, taken back, failed inside EC2).  What says nothing of the
-    market is left out whole run by run; ``left_out`` counts it.
+    A request shown at the stage has ``event`` 1 and the bracket ``(lower_s, upper_s]``.  Any
+    other has ``event`` 0, ``upper_s`` inf, and had not reached the stage by ``lower_s``: the last
+    poll if it was still waiting (timed out, expired, abandoned, ended by a user, or not
+    finished), and at least ``timeout_s`` if it can no longer reach the stage (refused for
+    capacity or price, interrupted, or failed in EC2).  Whole runs that say nothing about the
+    market are left out; ``left_out`` counts them.
 
     Raises
     ------
     ValueError
-        If there is nothing to learn from, or launches that are different variables are mixed.
+        If there is no launch to learn from, or launches of different variables are mixed.
     """
     found = launches[why_not(launches) == ""]
     _require_alike(found, stage)
@@ -142,22 +148,31 @@ def training_table(
     step_s: float = 15.0,
     horizon_s: float | None = None,
 ) -> pd.DataFrame:
-    """One row a run and elapsed time: what was known before, and how many had come to ``stage``.
+    """Return one row per run and elapsed time: the features and the count at ``stage``.
 
-    ``ready`` counts what looks had shown, so it lags the event by at most one look;
-    ``ready_most`` bounds it from above.  A run whose requests have all come or can never come
-    keeps its count to the end.  Where a run was no longer watched there is no row, and
-    ``weight`` lets the runs that were stand in for it: inverse probability of censoring, by
-    Kaplan and Meier over runs (Robins and Finkelstein, Biometrics 2000).
+    ``ready`` counts the requests that polls had shown at the stage, so it lags the event by at
+    most one poll; ``ready_most`` is an upper bound.  A run keeps its count to the end once each
+    of its requests has reached the stage or can no longer reach it.  There is no row for a time
+    after the run was last watched.  ``weight`` corrects for this: inverse probability of
+    censoring, from a Kaplan-Meier estimate over runs (Robins and Finkelstein, Biometrics 2000).
 
-    ``horizon_s`` is the last elapsed time; default 95 % of the shortest timeout, since the last
-    look of a run that times out comes a little before its timeout, and a grid that goes on to it
-    would keep the fast runs and lose the slow ones.
+    Parameters
+    ----------
+    launches : pd.DataFrame
+        From ``load_launches``.
+    stage : Stage
+        The stage to count.
+    step_s : float
+        Seconds from one elapsed time to the next.
+    horizon_s : float, optional
+        The last elapsed time.  Default: 95 % of the shortest timeout.  The last poll of a run
+        that times out is sent a little before its timeout; a later horizon would keep the fast
+        runs and lose the slow ones.
 
     Raises
     ------
     ValueError
-        As ``request_table``; or if ``horizon_s`` is shorter than a step.
+        As ``request_table``; or if ``horizon_s`` is shorter than ``step_s``.
     """
     requests = request_table(launches, stage=stage).sort_values(RUN, kind="stable")
     last_s = horizon_s or 0.95 * float(requests["timeout_s"].min())
@@ -165,23 +180,23 @@ def training_table(
     if times_s.size == 0:
         raise ValueError(f"need 0 < step_s <= horizon_s, got {step_s=}, horizon_s={last_s:g}")
     first = np.flatnonzero(~requests.duplicated(RUN).to_numpy())
-    ready, most, known = _count(requests, first, times_s)
-    weight = _weights(requests, first, times_s)
+    ready, most, observed = _count(requests, first, times_s=times_s)
+    weight = _weights(requests, first, times_s=times_s)
     runs = requests.iloc[np.repeat(first, times_s.size)].assign(
         elapsed_s=np.tile(times_s, first.size),
         ready=ready.ravel(),
         ready_most=most.ravel(),
         weight=weight.ravel(),
     )
-    return runs[known.ravel()][names_of("training")].reset_index(drop=True)
+    return runs[observed.ravel()][names_of("training")].reset_index(drop=True)
 
 
 def left_out(launches: pd.DataFrame) -> pd.DataFrame:
-    """What the tables leave out: reason, runs and requests; empty where nothing is."""
+    """Count what the tables leave out: reason, runs, requests; no row if nothing is left out."""
     reasons = why_not(launches)
-    told = launches.assign(reason=reasons)[reasons != ""]
-    runs = told.drop_duplicates(RUN).groupby("reason").size()
-    counts = {"runs": runs, "requests": told.groupby("reason").size()}
+    dropped = launches.assign(reason=reasons)[reasons != ""]
+    runs = dropped.drop_duplicates(RUN).groupby("reason").size()
+    counts = {"runs": runs, "requests": dropped.groupby("reason").size()}
     return pd.DataFrame(counts, dtype="int64").rename_axis("reason").reset_index()
 
 
@@ -194,9 +209,7 @@ def _require_alike(launches: pd.DataFrame, stage: Stage) -> None:
             raise ValueError(f"launches of different {name} are never pooled, got {found}")
     wanted = Stage[str(launches["wanted"].iloc[0]).upper()]
     if stage > wanted:
-        raise ValueError(
-            f"{stage.label} was not watched for: these launches ended at {wanted.label}"
-        )
+        raise ValueError(f"{stage.label} was not watched for, only {wanted.label}")
 
 
 def _describe_runs(launches: pd.DataFrame) -> pd.DataFrame:
@@ -210,34 +223,34 @@ def _describe_runs(launches: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def names_of(table: str) -> list[str]:
-    """The columns of an exported table, in order."""
-    return [column.name for column in COLUMNS[table]]
-
-
 def _count(
-    requests: pd.DataFrame, first: NDArray[np.intp], times_s: Floats
+    requests: pd.DataFrame, first: NDArray[np.intp], *, times_s: Floats
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Ready, at most ready, and whether that is known: each (runs, times)."""
+    """Return ready, at most ready, and whether they were observed: each (runs, times).
+
+    ``first`` holds the row of each run's first request.
+    """
     lower, upper = (requests[[name]].to_numpy() for name in ("lower_s", "upper_s"))
-    came = requests[["event"]].to_numpy() == 1
+    shown = requests[["event"]].to_numpy() == 1
     ready = np.add.reduceat((upper <= times_s).astype(np.int64), first)
-    most = np.add.reduceat((came & (lower < times_s)).astype(np.int64), first)
-    return ready, most, np.logical_and.reduceat(came | _never(requests) | (lower >= times_s), first)
+    most = np.add.reduceat((shown & (lower < times_s)).astype(np.int64), first)
+    observed = shown | _never(requests) | (lower >= times_s)
+    return ready, most, np.logical_and.reduceat(observed, first)
 
 
 def _never(requests: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return whether each request can no longer reach the stage, (requests, 1)."""
     never: NDArray[np.bool_] = requests[["cause"]].isin(COMPETING).to_numpy()
     return never
 
 
-def _weights(requests: pd.DataFrame, first: NDArray[np.intp], times_s: Floats) -> Floats:
-    """1 / P(watched until min(t, the run's last event)), (runs, times)."""
+def _weights(requests: pd.DataFrame, first: NDArray[np.intp], *, times_s: Floats) -> Floats:
+    """Return 1 / P(watched until min(t, the run's last event)), (runs, times)."""
     lower, upper = (requests[name].to_numpy() for name in ("lower_s", "upper_s"))
     open_ = (requests["event"].to_numpy() == 0) & ~_never(requests)[:, 0]
     until = np.minimum.reduceat(np.where(open_, lower, np.inf), first)
-    came = np.where(np.isfinite(upper), upper, 0.0)
-    done = np.where(np.isinf(until), np.maximum.reduceat(came, first), np.inf)
+    reached = np.where(np.isfinite(upper), upper, 0.0)
+    done = np.where(np.isinf(until), np.maximum.reduceat(reached, first), np.inf)
     lost = until < times_s[-1]
     if not lost.any():
         return np.ones((first.size, times_s.size))
@@ -245,8 +258,3 @@ def _weights(requests: pd.DataFrame, first: NDArray[np.intp], times_s: Floats) -
     watched = stats.ecdf(stats.CensoredData.right_censored(ends, ~lost)).sf
     asked = np.minimum(times_s, done[:, None])
     return np.asarray(1.0 / np.maximum(watched.evaluate(np.nextafter(asked, 0.0)), 1e-9))
-
-
-def run_count(table: pd.DataFrame) -> int:
-    """How many runs stand in a table: the sample size, whatever its number of rows."""
-    return len(table.drop_duplicates(RUN))

@@ -1,4 +1,4 @@
-"""A forecast is a distribution: it adds up, rises with time, and knows what it does not know."""
+"""A forecast is a distribution: it sums to 1, rises with time, and is wider for a new target."""
 
 import numpy as np
 import pandas as pd
@@ -9,14 +9,19 @@ from launch_rows import INF, drawn_training, run_rows, table_of
 from scipy import stats
 
 from spotlib.figures import target_names
+from spotlib.forecast.decide import (
+    decision_words,
+    decisions,
+    forecast_targets,
+    requests_needed,
+    waiting_pays_until_s,
+)
 from spotlib.forecast.forecast import (
     Forecast,
     count_distribution,
     estimate_correlation,
     fit_forecaster,
     forecast_ready,
-    requests_needed,
-    waiting_pays_until_s,
 )
 from spotlib.forecast.models import MODELS, Runs, time_blocks
 from spotlib.forecast.training import training_table
@@ -27,7 +32,7 @@ ELSEWHERE = Target("t3.nano", "eu-west-1")
 
 
 def two_targets(*, rounds=12):
-    """One target always comes, the other fails whole in two rounds of three."""
+    """One target is always ready, the other fails whole in two rounds of three."""
     good = [run_rows([200.0, 220.0], number=i) for i in range(rounds)]
     bad = [
         run_rows([INF, INF] if i % 3 else [200.0, 230.0], number=i, plan=1, region="eu-west-1")
@@ -42,7 +47,7 @@ def two_targets(*, rounds=12):
     st.lists(st.floats(0.0, 1.0), min_size=12, max_size=12),
     st.integers(1, 40),
 )
-def test_counts_add_up_to_one_and_rise_with_time(shares, correlation, n):
+def test_probabilities_sum_to_one_and_counts_rise_with_time(shares, correlation, n):
     share = np.sort(np.array(shares))
     chances = count_distribution(share, np.array(correlation)[: share.size], n=n)
     at_least = chances[:, ::-1].cumsum(axis=1)[:, ::-1]
@@ -64,7 +69,7 @@ def test_without_correlation_counts_are_binomial_and_with_it_wider():
 
 
 @pytest.mark.parametrize("truth", [0.0, 0.2, 0.6, 0.95])
-def test_the_known_correlation_is_found(truth):
+def test_the_true_correlation_is_found(truth):
     rng = np.random.default_rng(2)
     n = rng.integers(2, 12, size=4000)
     share = rng.uniform(0.2, 0.8, size=4000)
@@ -72,7 +77,7 @@ def test_the_known_correlation_is_found(truth):
     ready = rng.binomial(n, rng.beta(share * spread, (1.0 - share) * spread))
     one = np.ones((4000, 1))
 
-    [found] = estimate_correlation(ready[:, None], n, share[:, None], one)
+    [found] = estimate_correlation(ready[:, None], n, share=share[:, None], weight=one)
 
     assert found == pytest.approx(truth, abs=0.03)
 
@@ -80,16 +85,16 @@ def test_the_known_correlation_is_found(truth):
 def test_single_instances_have_no_correlation():
     one = np.ones((5, 1))
 
-    assert estimate_correlation(one, np.ones(5), 0.5 * one, one) == [0.0]
+    assert estimate_correlation(one, np.ones(5), share=0.5 * one, weight=one) == [0.0]
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_forecasts_a_whole_distribution(model):
     forecaster = fit_forecaster(drawn_training(), model=model)
     name = sorted(forecaster.targets)[0].split(" in ")
-    forecast = forecast_ready(forecaster, Target(*name), n=7, known={"sps": 3})
+    forecast = forecast_ready(forecaster, Target(*name), n=7, features={"sps": 3})
 
-    assert forecast.known_target
+    assert forecast.seen_target
     assert forecast.simulated
     assert forecast.probabilities.shape == (38, 8)
     assert forecast.probabilities.sum(axis=1) == pytest.approx(np.ones(38))
@@ -98,18 +103,18 @@ def test_every_model_forecasts_a_whole_distribution(model):
     assert forecast.at_least(0) == pytest.approx(np.ones(38))
 
 
-def test_a_target_is_told_from_another_and_an_unknown_one_lies_between():
+def test_targets_are_told_apart_and_an_unseen_one_lies_between():
     forecaster = fit_forecaster(two_targets(), model="target")
     by = {"n": 2, "times_s": [570.0]}
     good = forecast_ready(forecaster, NANO, **by).expected[0]
     bad = forecast_ready(forecaster, ELSEWHERE, **by).expected[0]
-    unknown = forecast_ready(forecaster, Target("t3.nano", "us-east-1"), **by)
+    unseen = forecast_ready(forecaster, Target("t3.nano", "us-east-1"), **by)
 
-    assert bad < 1.2 < unknown.expected[0] < 1.6 < good
-    assert not unknown.known_target
+    assert bad < 1.2 < unseen.expected[0] < 1.6 < good
+    assert not unseen.seen_target
 
 
-def test_instances_that_fail_together_are_forecast_to():
+def test_instances_that_fail_together_are_forecast_to_do_so():
     forecast = forecast_ready(fit_forecaster(two_targets(), model="target"), ELSEWHERE, n=2)
 
     assert forecast.probabilities[-1, 1] < 0.15  # none or both, hardly ever one
@@ -122,11 +127,25 @@ def test_more_requests_help_little_where_they_fail_together():
     assert requests_needed(forecaster, ELSEWHERE, k=2, by_s=400.0) is None
 
 
+def test_decisions_say_what_to_request_of_each_target():
+    training = two_targets()
+    forecaster = fit_forecaster(training, model="target")
+    table = decisions(forecaster, training).set_index("target")
+    forecasts = {str(each.target): each for each in forecast_targets(forecaster, training)}
+
+    assert table.index.tolist() == list(forecasts) == [str(ELSEWHERE), str(NANO)]
+    assert (table["by_s"] == 570.0).all()
+    assert table.loc[str(NANO), "to_request"] == requests_needed(forecaster, NANO, k=2, by_s=570.0)
+    assert np.isnan(table.loc[str(ELSEWHERE), "to_request"])
+    assert table["all_ready"].tolist() == [each.at_least(2)[-1] for each in forecasts.values()]
+    assert "for 1 targets not even 10 n" in decision_words(table)
+
+
 def test_an_integer_score_is_the_score():
     forecaster = fit_forecaster(drawn_training(), model="target x SPS")
     [name] = [sorted(forecaster.targets)[0].split(" in ")]
     whole, real = (
-        forecast_ready(forecaster, Target(*name), n=3, known={"sps": sps}).expected
+        forecast_ready(forecaster, Target(*name), n=3, features={"sps": sps}).expected
         for sps in (3, 3.0)
     )
     other = forecast_ready(forecaster, Target(*name), n=3).expected
@@ -144,14 +163,14 @@ def test_one_moment_and_a_whole_grid_agree():
 
 
 def forecast_of(expected, *, n=1):
-    """A forecast of one instance by its mean at 10 s, 20 s, ..."""
+    """Return a forecast with this mean at 10 s, 20 s, ..."""
     share = np.asarray(expected)
     times_s = 10.0 * np.arange(1, share.size + 1)
     chances = count_distribution(share, np.zeros(share.size), n=n)
     return Forecast(NANO, n, times_s, chances, "global", 6, True, True)
 
 
-def test_waiting_pays_until_nothing_more_comes():
+def test_waiting_pays_until_no_more_becomes_ready():
     flat = forecast_of([0.0, 0.2, 0.6, 0.8, 0.8, 0.8, 0.8])
 
     assert waiting_pays_until_s(flat, within_s=10.0) == 30.0
@@ -168,7 +187,7 @@ def test_the_time_to_k_is_the_first_with_that_chance():
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_runs_of_which_none_came_forecast_none(model):
+def test_runs_without_a_ready_instance_forecast_none(model):
     training = training_table(table_of(*(run_rows([INF, INF], number=i) for i in range(8))))
     forecast = forecast_ready(fit_forecaster(training, model=model), NANO, n=2)
 
@@ -180,7 +199,7 @@ def test_too_few_runs_and_one_target_are_one_clear_sentence():
     with pytest.raises(ValueError, match="at least 6 runs, got 5"):
         fit_forecaster(few)
     one = training_table(table_of(*(run_rows([9.0], number=i) for i in range(8))))
-    with pytest.raises(ValueError, match="learnt from one target only"):
+    with pytest.raises(ValueError, match="has one target only"):
         forecast_ready(fit_forecaster(one), ELSEWHERE, n=1)
 
 
@@ -188,7 +207,7 @@ def test_too_few_runs_and_one_target_are_one_clear_sentence():
     ("wrong", "words"),
     [
         ({"n": 0}, "n must be at least 1"),
-        ({"n": 1, "known": {"weather": 1.0}}, "known may hold"),
+        ({"n": 1, "features": {"weather": 1.0}}, "features may hold"),
         ({"n": 1, "times_s": [10.0, 9000.0]}, "from 0 to 570"),
         ({"n": 1, "times_s": [20.0, 10.0]}, "must rise"),
     ],
@@ -234,7 +253,7 @@ def test_a_table_that_went_through_a_file_still_serves(tmp_path):
     assert (forecasts[0] == forecasts[1]).all()
 
 
-def test_shares_learnt_from_are_those_of_the_table():
+def test_the_shares_in_training_are_those_of_the_table():
     training = drawn_training(targets=4, rounds=6)
     runs = Runs.of(training)
     last = training[training["elapsed_s"] == runs.times_s[-1]]

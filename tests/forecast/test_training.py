@@ -1,4 +1,4 @@
-"""The training and per-request tables say what was known, and nothing more."""
+"""The training and per-request tables hold what was observed, and nothing more."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,6 @@ from spotlib.forecast.training import (
     data_dictionary,
     left_out,
     request_table,
-    run_count,
     training_table,
 )
 from spotlib.model import Stage
@@ -22,7 +21,7 @@ def counts(training, *, number=0):
     return dict(zip(run["elapsed_s"], run["ready"], strict=True))
 
 
-def test_the_count_is_what_looks_had_shown_by_then():
+def test_the_count_is_what_polls_had_shown_by_then():
     training = training_table(table_of(run_rows([20.0, 31.0])), step_s=10.0, horizon_s=50.0)
 
     assert counts(training) == {10.0: 0, 20.0: 1, 30.0: 1, 40.0: 2, 50.0: 2}
@@ -37,7 +36,7 @@ def test_a_run_that_ended_because_all_were_ready_stays_at_n():
     assert (training["weight"] == 1.0).all()
 
 
-def test_nothing_is_said_of_a_run_after_its_last_look():
+def test_a_run_has_no_row_after_its_last_poll():
     rows = run_rows([20.0, INF], until_s=100.0, outcome="abandoned")
     training = training_table(table_of(rows, run_rows([30.0, 40.0], number=1)), step_s=50.0)
 
@@ -45,7 +44,7 @@ def test_nothing_is_said_of_a_run_after_its_last_look():
     assert len(counts(training, number=1)) == 11
 
 
-def test_an_abandoned_run_is_stood_in_for_by_those_like_it():
+def test_the_weights_of_other_runs_replace_an_abandoned_run():
     whole = [run_rows([INF], number=i) for i in range(5)]
     cut = [run_rows([INF], number=i, until_s=200.0, outcome="abandoned") for i in range(5, 10)]
     training = training_table(table_of(*whole, *cut), step_s=100.0)
@@ -60,9 +59,9 @@ def test_censoring_does_not_bias_the_weighted_share():
     for number in range(2000):
         by_s = float(rng.exponential(300.0)) + 4.0
         end_s = float(rng.exponential(400.0))
-        came = by_s < min(end_s, 599.0)
-        ends = {} if came or end_s >= 599.0 else {"outcome": "abandoned"}
-        rows += run_rows([by_s if came else INF], number=number, until_s=min(end_s, 599.0), **ends)
+        seen = by_s < min(end_s, 599.0)
+        ends = {} if seen or end_s >= 599.0 else {"outcome": "abandoned"}
+        rows += run_rows([by_s if seen else INF], number=number, until_s=min(end_s, 599.0), **ends)
     training = training_table(table_of(rows), step_s=100.0)
     ready = (training["ready"] * training["weight"]).groupby(training["elapsed_s"]).sum()
     share = ready / training.groupby("elapsed_s")["weight"].sum()
@@ -84,7 +83,7 @@ def test_a_refusal_for_capacity_is_a_run_with_none_ready():
     assert requests["cause"].tolist() == ["refused", "refused"]
 
 
-def test_an_interrupted_request_can_never_come():
+def test_an_interrupted_request_is_never_ready():
     rows = run_rows([20.0, INF], until_s=100.0, outcome="interrupted")
     launches = table_of(
         [{**row, "outcome": "ready"} if i == 0 else row for i, row in enumerate(rows)]
@@ -93,7 +92,7 @@ def test_an_interrupted_request_can_never_come():
     assert counts(training_table(launches))[570.0] == 1
 
 
-def test_an_instance_that_we_ended_is_censored_and_one_that_failed_never_comes():
+def test_an_instance_that_we_ended_is_censored_and_one_that_failed_is_never_ready():
     ended = {"outcome": "failed", "until_s": 100.0}
     ours = run_rows([INF], status_code="instance-terminated-by-user", **ended)
     theirs = run_rows([INF], number=1, status_code="system-error", **ended)
@@ -112,14 +111,14 @@ def test_what_is_no_observation_of_the_market_is_left_out_with_its_reason():
     ]
     launches = table_of(run_rows([20.0]), quota, wrong)
 
-    assert run_count(training_table(launches)) == 1
+    assert set(training_table(launches)["round"]) == {0}
     assert left_out(launches).set_index("reason")["requests"].to_dict() == {
         "failed: a quota of the account": 2,
         "refused (quota): says nothing about the market": 1,
     }
 
 
-def test_a_request_without_an_outcome_is_censored_at_its_last_look():
+def test_a_request_without_an_outcome_is_censored_at_its_last_poll():
     [row] = request_table(table_of(run_rows([INF], until_s=77.0, outcome=None))).to_dict("records")
 
     assert (row["lower_s"], row["upper_s"], row["event"]) == (77.0, INF, 0)
@@ -131,7 +130,7 @@ def test_a_repeated_world_counts_once_and_a_later_batch_in_it_again():
     later = {"batch_id": "20240903T000000Z-cccccc", "sent_at": pd.Timestamp("2024-09-02", tz="UTC")}
     launches = table_of(run_rows([20.0]), run_rows([20.0], **again), run_rows([30.0], **later))
 
-    assert run_count(training_table(launches)) == 2
+    assert len(training_table(launches).drop_duplicates(RUN)) == 2
     words = "repeats a run of the simulated world w-1: counts once"
     assert left_out(launches)["reason"].tolist() == [words]
 

@@ -1,0 +1,116 @@
+"""What to request, decided from a forecast: how many instances, and how long to wait.
+
+This module answers the questions of ``03_analyze``: what to expect if each target's last run
+were requested again, how many instances to request to have n ready, and when to stop waiting.
+It fits no model and weighs no cost.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+
+from spotlib.forecast.forecast import Forecast, Forecaster, forecast_ready
+from spotlib.forecast.models import FEATURES
+from spotlib.model import Target
+
+_PROBABILITY = 0.9  # of having the needed instances ready
+_MOST_TIMES = 10  # at most so many requests per needed instance are tried
+
+
+def forecast_targets(forecaster: Forecaster, training: pd.DataFrame) -> list[Forecast]:
+    """Forecast each target as if its last run were requested again, in order of name."""
+    return [
+        forecast_ready(forecaster, target, n=n, features=features)
+        for target, n, features in _last_runs(training)
+    ]
+
+
+def decisions(forecaster: Forecaster, training: pd.DataFrame) -> pd.DataFrame:
+    """Return what to do, one row per target, if its last run of ``n`` were requested again.
+
+    ``by_s`` is the last elapsed time of the training table, and ``all_ready`` the probability
+    that all n are ready by then.  ``to_request`` is the number to request to have n ready by then
+    with probability 0.9; NaN if 10 n is not enough.  ``wait_until_s`` is the time after which to
+    stop waiting (``waiting_pays_until_s``).
+    """
+    rows = []
+    for target, n, features in _last_runs(training):
+        forecast = forecast_ready(forecaster, target, n=n, features=features)
+        by_s = float(forecast.times_s[-1])
+        needed = requests_needed(forecaster, target, k=n, by_s=by_s, features=features)
+        rows.append(
+            {
+                "target": str(target),
+                "n": n,
+                "by_s": by_s,
+                "all_ready": float(forecast.at_least(n)[-1]),
+                "to_request": np.nan if needed is None else float(needed),
+                "wait_until_s": waiting_pays_until_s(forecast),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def decision_words(table: pd.DataFrame) -> str:
+    """Say for how many targets requesting n is enough, and for how many 10 n is not."""
+    enough = int((table["to_request"] == table["n"]).sum())
+    never = int(table["to_request"].isna().sum())
+    by_s = table["by_s"].iloc[0]
+    return (
+        f"for {enough} of {len(table)} targets requesting n is enough to have n ready by "
+        f"{by_s:.0f} s with a probability of {_PROBABILITY:.0%}; for {never} targets not even "
+        f"{_MOST_TIMES} n is enough"
+    )
+
+
+def requests_needed(
+    forecaster: Forecaster,
+    target: Target,
+    *,
+    k: int,
+    by_s: float,
+    features: Mapping[str, float] | None = None,
+) -> int | None:
+    """Return the smallest n of which ``k`` are ready by ``by_s`` with probability 0.9.
+
+    None if 10 k is not enough.  Instances of a run fail together, so requesting more helps less
+    than it would if they were independent, and may never be enough.
+    """
+    for n in range(k, _MOST_TIMES * k + 1):
+        forecast = forecast_ready(forecaster, target, n=n, features=features, times_s=[by_s])
+        if forecast.at_least(k)[0] >= _PROBABILITY:
+            return n
+    return None
+
+
+def waiting_pays_until_s(
+    forecast: Forecast, *, within_s: float = 60.0, least_probability: float = 0.05
+) -> float:
+    """Return the last time at which a pending instance was likely enough to be ready soon.
+
+    Likely enough: ``least_probability`` of becoming ready within the next ``within_s``, that is
+    (S(t) - S(t + within_s)) / S(t) with S the share still pending.  After this time, cancel and
+    request elsewhere.  0.0 if waiting never pays; NaN if the forecast is shorter than
+    ``within_s``.
+    """
+    times_s = np.concatenate([[0.0], forecast.times_s])
+    pending = np.concatenate([[1.0], 1.0 - forecast.expected / forecast.n])
+    now = times_s[times_s + within_s <= times_s[-1]]
+    if now.size == 0:
+        return float("nan")
+    still = np.interp(now, times_s, pending)
+    later = np.interp(now + within_s, times_s, pending)
+    pays = (still - later) >= least_probability * np.maximum(still, 1e-12)
+    return float(now[pays].max(initial=0.0))
+
+
+def _last_runs(training: pd.DataFrame) -> Iterator[tuple[Target, int, dict[str, float]]]:
+    """Yield the target, n and features of each target's last run."""
+    order = ["instance_type", "region", "availability_zone_id"]
+    last = training.sort_values("sent_at").drop_duplicates(order, keep="last").sort_values(order)
+    for row in last.to_dict("records"):
+        zone = row["availability_zone_id"]
+        target = Target(row["instance_type"], row["region"], None if pd.isna(zone) else str(zone))
+        features = {name: float(row[name]) for name in FEATURES if not pd.isna(row[name])}
+        yield target, int(row["n"]), features
