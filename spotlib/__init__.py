@@ -59,7 +59,7 @@ _HOMES = {
     "sweep": "cleanup.sweep",
     "variation": "select.cov",
 }
-__all__ = sorted(_HOMES)
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

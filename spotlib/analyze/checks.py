@@ -54,8 +54,8 @@ def self_check(
 
 def _missed_polls(data: Comparable) -> Check:
     place = ["batch_id", "round", "region"]
-    polls = data.polls.drop_duplicates([*place, "tick"])
-    numbers = polls.groupby(place)["tick"]
+    polls = data.polls.drop_duplicates([*place, "poll"])
+    numbers = polls.groupby(place)["poll"]
     skipped = float((numbers.max() - numbers.min() + 1 - numbers.size()).sum())
     failed = float(polls["error"].notna().sum())
     share = (failed + skipped) / max(len(polls) + skipped, 1.0)

@@ -62,8 +62,8 @@ def test_wide_brackets_are_gaps(clean):
 
 
 def test_failed_and_skipped_polls_are_both_missed(clean):
-    few = clean.polls[clean.polls["tick"] % 7 != 3].copy()
-    few.loc[few["tick"] % 5 == 0, "error"] = "throttled"
+    few = clean.polls[clean.polls["poll"] % 7 != 3].copy()
+    few.loc[few["poll"] % 5 == 0, "error"] = "throttled"
 
     assert checked(clean, polls=few).loc["missed polls", "warns"]
 
