@@ -1,15 +1,19 @@
-"""TODO."""
+"""Checks of the notebooks' parameters: types, unknown names, and every problem at once.
+
+papermill passes on what it was given: ``-p dry_run false`` arrives as text, and for a misspelt
+name it only logs a warning.  So each notebook checks its parameters before anything else happens.
+Which values are valid is decided by each notebook's own class, not here.
+"""
 
 import ast
 import difflib
 import math
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Protocol, TypeVar
 
-_INJECTED = "# Parameters"  # papermill's mark on the cell that it adds
-
+_INJECTED = "# Parameters"  # papermill marks the cell that it adds with this line
 
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text in quotes"}
 
@@ -22,17 +26,19 @@ Parameters = TypeVar("Parameters", bound=_Dataclass)
 
 
 def check_parameters(kind: type[Parameters], namespace: Mapping[str, Any]) -> Parameters:
-    """The notebook's parameters as a ``kind``, a dataclass that refuses bad values.
+    """Return the notebook's parameters as a ``kind``.
 
     Parameters
     ----------
+    kind
+        A dataclass with one field per parameter, which refuses invalid values.
     namespace
         The notebook's ``globals()``: the parameters, and IPython's ``In``, the cells so far.
 
     Raises
     ------
     ValueError
-        With one sentence for each thing that is wrong.
+        With one sentence per unknown name, wrong type or invalid value.
     """
     types = typing.get_type_hints(kind)
     names = [each.name for each in fields(kind)]
@@ -43,9 +49,28 @@ def check_parameters(kind: type[Parameters], namespace: Mapping[str, Any]) -> Pa
         for name in names
         if not _is_a(namespace[name], types[name])
     ]
-    if problems:
-        raise ValueError("; ".join(problems))
+    require_no_problems(problems)
     return kind(**{name: namespace[name] for name in names})
+
+
+def require_no_problems(problems: Iterable[str]) -> None:
+    """Report every invalid value at once.
+
+    Raises
+    ------
+    ValueError
+        With all problems, if there are any.
+    """
+    if words := "; ".join(problems):
+        raise ValueError(words)
+
+
+def problems_of(check: Callable[..., object], /, *args: object, **given: object) -> Iterator[str]:
+    """Yield the message of the ValueError that a check raises, if it raises one."""
+    try:
+        check(*args, **given)
+    except ValueError as error:
+        yield str(error)
 
 
 def _unknown(name: str, names: Sequence[str]) -> str:
@@ -55,7 +80,7 @@ def _unknown(name: str, names: Sequence[str]) -> str:
 
 
 def _injected_names(cells: Sequence[str]) -> list[str]:
-    """The names that papermill set, in the cell that it marks as its own."""
+    """Return the names that papermill set, in the cell that it added."""
     return [
         target.id
         for source in cells

@@ -3,9 +3,11 @@
 It reads no launches.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spotlib.model import Stage
+from spotlib.parameters import require_no_problems
 
 STAGES = (Stage.FULFILLED, Stage.RUNNING, Stage.READY)
 
@@ -23,19 +25,19 @@ class AnalyzeParameters:
 
     def __post_init__(self) -> None:
         """Report every invalid value at once."""
-        problems = []
+        require_no_problems(self._problems())
+
+    def _problems(self) -> Iterator[str]:
         if self.horizon_s < 0:
-            problems.append(
+            yield (
                 f"horizon_s must be above 0, or 0 for the time that every target was watched, "
                 f"got {self.horizon_s}"
             )
         if self.ready not in ("", *(stage.label for stage in STAGES)):
-            problems.append(
+            yield (
                 f"ready must be 'fulfilled', 'running', 'ready', or '' for the stage that the "
                 f"launches waited for, got {self.ready!r}"
             )
-        if problems:
-            raise ValueError("; ".join(problems))
 
     def stage(self, wanted: Stage) -> Stage:
         """The stage that counts: the one named in ``ready``, else the one launches waited for.

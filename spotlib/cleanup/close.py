@@ -48,7 +48,7 @@ def release(
     region: str,
     *,
     open_ids: Sequence[str] = (),
-    known: Collection[str] = (),
+    request_ids: Collection[str] = (),
     batch_id: str | None = None,
 ) -> Released:
     """One pass: cancel, survey by ids and tag, cancel what else is open, terminate.
@@ -60,12 +60,12 @@ def release(
     try:
         cancel(connection, region, open_ids)
         cancelled.extend(open_ids)
-        found = survey(connection, region, batch_id=batch_id, known=known)
+        found = survey(connection, region, batch_id=batch_id, request_ids=request_ids)
         late = [each for each in found.open_requests if each not in cancelled]
         if late:
             cancel(connection, region, late)
             cancelled.extend(late)
-            found = survey(connection, region, batch_id=batch_id, known=known)
+            found = survey(connection, region, batch_id=batch_id, request_ids=request_ids)
         terminate(connection, region, found.live_instances)
     except Refusal as refusal:
         return Released(region, tuple(cancelled), found=found, error=str(refusal))
@@ -109,7 +109,7 @@ def settle(
     connection: Connection,
     *,
     batch_id: str,
-    known: Mapping[str, Collection[str]],
+    request_ids: Mapping[str, Collection[str]],
     note: Note,
     alive: Mapping[str, Collection[str]] | None = None,
     settle_s: float = SETTLE_S,
@@ -119,27 +119,29 @@ def settle(
 
     Parameters
     ----------
-    known
-        For each region the ids of the requests we know of; more are found by the batch's tag.
+    request_ids
+        By region, the ids of the requests we know of; more are found by the batch's tag.
     note
         Records each pass that did something.
     alive
-        For each region the instances last seen alive: they are reported if no survey succeeds.
+        By region, the instances last seen alive: they are reported if no survey succeeds.
     settle_s, give_up_s
         Seconds of quiet that confirm the end, and seconds after which it is not confirmed.
     """
     clock, pauses = connection.clock, _pauses()
     give_up_at_s = clock.now_s() + give_up_s
     quiet_since: dict[str, float] = {}
-    left = {region: _unseen(known[region], (alive or {}).get(region, ())) for region in known}
+    left = {
+        region: _unseen(ids, (alive or {}).get(region, ())) for region, ids in request_ids.items()
+    }
     errors: dict[str, str] = {}
     terminated: set[str] = set()
     while True:
         quiet = True
         errors.clear()
-        for region in sorted(known):
+        for region, ids in sorted(request_ids.items()):
             asked_s = clock.now_s()
-            passed = release(connection, region, known=known[region], batch_id=batch_id)
+            passed = release(connection, region, request_ids=ids, batch_id=batch_id)
             terminated.update(passed.terminated)
             if passed.did_something:
                 note(release_event(passed))

@@ -161,7 +161,7 @@ class _Job:
     is_locked: bool = False  # by its writer, where its log cannot be read
 
     @property
-    def known(self) -> dict[str, set[str]]:
+    def request_ids(self) -> dict[str, set[str]]:
         """The request ids by region, from the log and from EC2."""
         ids: dict[str, set[str]] = {}
         if self.log is not None:
@@ -185,8 +185,8 @@ class _Job:
         expired_at = self.log.valid_until if self.log is not None else None
         forgotten = timedelta(hours=_LISTED_H)
         if expired_at is not None and self.connection.server_utc() < expired_at + forgotten:
-            return self.known
-        ids: dict[str, set[str]] = {region: set() for region in self.known}
+            return self.request_ids
+        ids: dict[str, set[str]] = {region: set() for region in self.request_ids}
         for region, each in self.listed:
             ids[region].add(each.request_id)
         return ids
@@ -270,7 +270,8 @@ def _kept(job: _Job, *, named: bool) -> str | None:
 def _is_quiet(job: _Job) -> bool:
     try:
         return all(
-            survey(job.connection, region, known=ids).quiet for region, ids in job.accounted.items()
+            survey(job.connection, region, request_ids=ids).quiet
+            for region, ids in job.accounted.items()
         )
     except Refusal:
         return False
@@ -278,7 +279,11 @@ def _is_quiet(job: _Job) -> bool:
 
 def _close(job: _Job, closing: Callable[..., Cleaned], note: Note) -> Cleaned:
     return closing(
-        job.connection, batch_id=job.batch_id, known=job.accounted, note=note, alive=job.alive
+        job.connection,
+        batch_id=job.batch_id,
+        request_ids=job.accounted,
+        note=note,
+        alive=job.alive,
     )
 
 

@@ -1,7 +1,7 @@
-"""A plan made ready to send: image, placement, prices, quota; its cost; and its waves.  Pure.
+"""A plan made ready to send (image, placement, prices, quota), its cost, and the waves of a round.
 
-What is expected and what is bounded are two numbers: the first assumes that all goes well, the
-second that every machine of ours dies for good right after the request.
+Pure.  The cost is two numbers: *expected* assumes that all goes well; the *hard bound* assumes that
+every machine of ours dies for good right after the request.
 """
 
 import itertools
@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from spotlib.model import Plan, Stage
 from spotlib.money import held_usd, usd
 
-VALID_MARGIN_S = 60  # a request lives this much longer than we watch it
-SWITCH_MARGIN_S = 300  # an instance shuts itself down this much later than we would end it
+VALID_MARGIN_S = 60  # a request stays valid this much longer than it is watched
+SWITCH_MARGIN_S = 300  # an instance shuts itself down this much later than its timeout
 BOOT_MARGIN_S = 120  # the switch counts from the end of the boot
 
-_EXPECTED_HOLD_S = {Stage.RUNNING: 60.0, Stage.READY: 300.0}  # until ready, typically
+_EXPECTED_HOLD_S = {Stage.RUNNING: 60.0, Stage.READY: 300.0}  # typical, until the wanted stage
 
 _QUOTA_FAMILIES = {
     **dict.fromkeys("acdhimrtz", "Standard (A, C, D, H, I, M, R, T, Z)"),
@@ -28,10 +28,10 @@ _QUOTA_FAMILIES = {
 
 @dataclass(frozen=True)
 class PreparedPlan:
-    """A plan with all that its request call needs and all that is known of its cost.
+    """A plan with everything that its request call needs and that is known of its cost.
 
-    ``price_usd`` and ``on_demand_usd`` are per instance and hour, NaN where unknown;
-    ``largest_count`` is None where the quota could not be looked up.
+    ``price_usd`` and ``on_demand_usd`` are per instance and hour, NaN if unknown;
+    ``largest_count`` is None if the quota is unknown.
     """
 
     plan: Plan
@@ -48,30 +48,27 @@ class PreparedPlan:
 
     @property
     def shutdown_after_min(self) -> int:
-        """When the dead-man's switch in the instance turns it off, in minutes after its boot."""
+        """Minutes after its boot at which the dead-man's switch turns an instance off."""
         return math.ceil((self.plan.timeout_s + SWITCH_MARGIN_S) / 60)
 
     @property
     def expected_usd(self) -> float:
-        """What a round costs if the instances come at once and are ready in the usual time."""
+        """The cost of a round if instances are fulfilled at once and ready in the usual time."""
         hold_s = min(_EXPECTED_HOLD_S[self.plan.wanted], self.plan.timeout_s)
         return self.plan.count * self._cost(self.price_usd, hold_s, surplus=False)
 
     @property
     def bound_usd(self) -> float:
-        """The most a round can cost, if every machine of ours dies for good after the request.
-
-        Every instance at the on-demand price, until the switch in it turns it off.
-        """
+        """The hard bound of a round: each instance at the on-demand price, until its switch."""
         return self.plan.count * self.most_usd(self.life_bound_s)
 
     @property
     def life_bound_s(self) -> float:
-        """How long after its request an instance can still run, if nobody ends it."""
+        """Seconds after the request until an instance ends by itself, at the latest."""
         return self.shutdown_after_min * 60 + BOOT_MARGIN_S
 
     def most_usd(self, hold_s: float) -> float:
-        """The most that one instance can cost while held: a spot price never exceeds on-demand."""
+        """Return the most that one instance costs: a spot price never exceeds on-demand."""
         return self._cost(self.on_demand_usd, hold_s, surplus=True)
 
     def _cost(self, usd_per_hour: float, held_s: float, *, surplus: bool) -> float:
@@ -85,10 +82,10 @@ class PreparedPlan:
 
 @dataclass(frozen=True)
 class PreflightReport:
-    """The answer of the preflight.
+    """What the preflight found out.
 
-    ``free_vcpus`` is None where the quota is not known, ``credentials_end_at`` where they renew
-    themselves or do not say.
+    ``free_vcpus`` is by region and quota, None if the quota is unknown.  ``credentials_end_at`` is
+    None if they are renewed or do not say when they end.
     """
 
     account: str | None
@@ -100,7 +97,7 @@ class PreflightReport:
     warnings: tuple[str, ...] = ()
 
     def require(self) -> "PreflightReport":
-        """Return itself, or raise ValueError with what stops the batch."""
+        """Return the report itself; raise ValueError with all problems if there are any."""
         if self.problems:
             raise ValueError("; ".join(self.problems))
         return self
@@ -118,7 +115,7 @@ class PreflightReport:
         Raises
         ------
         ValueError
-            If it does, or if the bound is unknown, for then nobody can say that it does not.
+            If it does, or if the bound is unknown.
         """
         batch_usd = rounds * self.bound_usd
         if budget_usd is not None and not batch_usd <= budget_usd:
@@ -130,27 +127,28 @@ class PreflightReport:
         if campaign_budget_usd is not None and not total_usd <= campaign_budget_usd:
             raise ValueError(
                 f"with {usd(earlier_usd)} of earlier batches the campaign can cost "
-                f"{usd(total_usd)} at most, over campaign_budget_usd={campaign_budget_usd:g}"
+                f"{usd(total_usd)} at most, over campaign_budget_usd={campaign_budget_usd:g}: "
+                "use a smaller n, fewer targets or rounds, or raise the budget"
             )
 
     def require_lasting_credentials(self, *, now_at: datetime, rounds: int, every_s: float) -> None:
-        """Refuse a batch whose credentials are known to end before its clean-up surely has.
+        """Refuse a batch whose credentials may end before its clean-up.
 
         Raises
         ------
         ValueError
-            If they do: what is launched then could not be cancelled or terminated.
+            If they do: without credentials nothing can be cancelled or terminated.
         """
         over_at = now_at + timedelta(seconds=self.over_by_s(rounds=rounds, every_s=every_s))
         if self.credentials_end_at is not None and self.credentials_end_at < over_at:
             raise ValueError(
                 f"the credentials end at {self.credentials_end_at:%Y-%m-%d %H:%M:%S} UTC, but the "
-                f"batch may need cleaning up until {over_at:%Y-%m-%d %H:%M:%S} UTC: renew them, or "
+                f"batch may need clean-up until {over_at:%Y-%m-%d %H:%M:%S} UTC: renew them, or "
                 "use fewer rounds or a shorter timeout_s"
             )
 
     def over_by_s(self, *, rounds: int, every_s: float) -> float:
-        """How long after its start a batch can still hold anything, whatever dies."""
+        """Return the seconds after its start until nothing of a batch runs, even after a crash."""
         waves = split_waves(self.prepared, self.free_vcpus)
         longest_s = [max(each.life_bound_s for each in wave) for wave in waves]
         return (rounds - 1) * every_s + math.fsum(longest_s)
@@ -169,10 +167,10 @@ class PreflightReport:
 def split_waves(
     prepared: Sequence[PreparedPlan], free_vcpus: Mapping[tuple[str, str], int | None]
 ) -> list[list[PreparedPlan]]:
-    """The plans in their order, cut into waves that each fit under every quota.
+    """Cut the plans, in their order, into waves that each fit under every quota.
 
-    Running and open requests both count against a quota, so the next wave starts when the one
-    before is cleared.  A plan that fits no quota by itself gets a wave of its own.
+    Open requests and running instances both count against a quota, so a wave starts once the one
+    before is gone.  A plan that alone exceeds its quota becomes a wave of its own.
     """
     waves: list[list[PreparedPlan]] = []
     used: dict[tuple[str, str], int] = {}
@@ -188,6 +186,6 @@ def split_waves(
 
 
 def quota_family(instance_type: str) -> str:
-    """The name of the vCPU quota that a type counts against, as in Service Quotas."""
+    """Return the name of the vCPU quota of a type, as in Service Quotas."""
     family = "".join(itertools.takewhile(str.isalpha, instance_type))
     return _QUOTA_FAMILIES.get(family, _QUOTA_FAMILIES.get(family[:1], family))

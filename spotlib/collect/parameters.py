@@ -1,11 +1,10 @@
-"""The notebooks' parameters: typed, checked together, and an unknown name refused.
+"""The parameters of ``02_collect``: their ranges, and the targets that they name.
 
-papermill hands over what it was given without looking: ``-p dry_run false`` arrives as text and a
-misspelt name is only warned of.  So the cell after the parameters checks them all at once, and
-every complaint says what was wrong, what was seen and what is allowed.
+Every message says what is wrong, the value seen and what is allowed; types are checked by
+``spotlib.parameters``.  Nothing here calls EC2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ from spotlib.model import (
     plan_launches,
     require_intervals,
 )
+from spotlib.parameters import problems_of, require_no_problems
 from spotlib.record.selection_file import newest_selection, read_selection, selection_targets
 from spotlib.sandbox.numbers import CALM, parse_market
 
-# What the sandbox measures when nothing was selected: the head of the published ranking for
-# August 2024, from which the question came.
+# What the sandbox measures without a selection: the first targets of the published ranking for
+# August 2024, which raised the question of this project.
 BUILTIN_TARGETS = (
     Target("t3.nano", "sa-east-1"),
     Target("t3.medium", "sa-east-1"),
@@ -63,76 +63,64 @@ class CollectParameters:
     results: str
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant, all of it at once."""
-        problems = [words for wrong, words in self._rules() if wrong]
-        try:
-            require_intervals(timeout_s=self.timeout_s, poll_s=self.poll_s)
-        except ValueError as error:
-            problems.append(str(error))
-        try:
-            parse_market(self.market or CALM)
-        except ValueError as error:
-            problems.append(str(error))
-        if problems:
-            raise ValueError("; ".join(problems))
+        """Report every invalid value at once."""
+        require_no_problems([*self._out_of_range(), *self._conflicts(), *self._negative()])
 
-    def _rules(self) -> list[tuple[bool, str]]:
-        sandbox, known = self.endpoint == "sandbox", self.endpoint in ("sandbox", "aws")
+    def _out_of_range(self) -> Iterator[str]:
+        if not 1 <= self.n <= MOST_INSTANCES_PER_CALL:
+            most = MOST_INSTANCES_PER_CALL
+            yield f"n must be from 1 to {most} instances per target, got {self.n}"
+        if self.top < 1:
+            yield f"top must be at least 1 target, got {self.top}"
+        if self.rounds < 1:
+            yield f"rounds must be at least 1, got {self.rounds}"
+        if self.every_s <= 0:
+            yield f"every_s must be above 0 seconds, got {self.every_s}"
+        if self.ready not in ("ready", "running"):
+            yield f"ready must be 'ready' (status checks ok) or 'running', got {self.ready!r}"
         url = self.endpoint.startswith(("http://", "https://"))
+        if not (url or self.endpoint in ("sandbox", "aws")):
+            yield (
+                "endpoint must be 'sandbox' (free), 'aws' (costs money) or a URL, "
+                f"got {self.endpoint!r}"
+            )
+        yield from problems_of(require_intervals, timeout_s=self.timeout_s, poll_s=self.poll_s)
+        yield from problems_of(parse_market, self.market or CALM)
+
+    def _conflicts(self) -> Iterator[str]:
         pair = bool(self.instance_type) + bool(self.region)
-        return [
-            (
-                not 1 <= self.n <= MOST_INSTANCES_PER_CALL,
-                f"n must be from 1 to {MOST_INSTANCES_PER_CALL} instances per target, got {self.n}",
-            ),
-            (self.top < 1, f"top must be at least 1 target, got {self.top}"),
-            (self.rounds < 1, f"rounds must be at least 1, got {self.rounds}"),
-            (self.every_s <= 0, f"every_s must be above 0 seconds, got {self.every_s}"),
-            (
-                self.ready not in ("ready", "running"),
-                f"ready must be 'ready' (status checks ok) or 'running', got {self.ready!r}",
-            ),
-            (
-                not (known or url),
-                f"endpoint must be 'sandbox' (free), 'aws' (costs money) or a URL, "
-                f"got {self.endpoint!r}",
-            ),
-            (
-                pair == 1,
+        if pair == 1:
+            yield (
                 "instance_type and region belong together, got "
-                f"{self.instance_type!r} and {self.region!r}",
-            ),
-            (
-                bool(self.availability_zone_id) and pair != 2,
-                "availability_zone_id needs an instance_type and a region",
-            ),
-            (
-                bool(self.selection) and pair > 0,
-                "give either a selection or an instance_type and a region, not both",
-            ),
-            (
-                bool(self.profile) and sandbox,
-                "profile is for AWS, the sandbox has none: set endpoint='aws'",
-            ),
-            (
-                bool(self.market) and is_aws(self.endpoint),
-                'market is for the sandbox, AWS has its own: leave it ""',
-            ),
-            (self.speed < 0, f"speed must be 0 (virtual time) or above, got {self.speed}"),
-            *(
-                (getattr(self, name) < 0, f"{name} must be 0 or above, got {getattr(self, name)}")
-                for name in ("max_price_usd", "budget_usd", "campaign_budget_usd")
-            ),
-        ]
+                f"{self.instance_type!r} and {self.region!r}"
+            )
+        if self.availability_zone_id and pair != 2:
+            yield (
+                "availability_zone_id needs an instance_type and a region, "
+                f"got {self.availability_zone_id!r} alone"
+            )
+        if self.selection and pair:
+            yield "set either a selection or an instance_type and a region, not both"
+        if self.profile and self.endpoint == "sandbox":
+            yield "profile is for AWS, the sandbox has none: set endpoint='aws'"
+        if self.market and is_aws(self.endpoint):
+            yield 'market is for the sandbox, AWS has its own: leave it ""'
+
+    def _negative(self) -> Iterator[str]:
+        if self.speed < 0:
+            yield f"speed must be 0 (virtual time) or above, got {self.speed}"
+        for name in ("max_price_usd", "budget_usd", "campaign_budget_usd"):
+            if getattr(self, name) < 0:
+                yield f"{name} must be 0 or above, got {getattr(self, name)}"
 
     @property
     def market_seed(self) -> int | None:
-        """The seed, or None to draw one."""
+        """The seed; None draws one."""
         return self.seed if self.seed >= 0 else None
 
     @property
     def schedule(self) -> dict[str, Any]:
-        """What ``collect`` is told of the rounds, the looks, the seed and the budgets."""
+        """The arguments of ``collect_batch`` for rounds, polls, seed and budgets."""
         return {
             "rounds": self.rounds,
             "every_s": self.every_s,
@@ -144,7 +132,7 @@ class CollectParameters:
         }
 
     def plans(self, targets: Sequence[Target]) -> list[Plan]:
-        """One plan for each target."""
+        """Return one plan per target."""
         return plan_launches(
             targets,
             count=self.n,
@@ -157,40 +145,39 @@ class CollectParameters:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to be measured, and a sentence that says why these.
+    """The targets to measure, and a phrase that says where they come from.
 
-    ``market`` is the sandbox's market to measure in: the one named, else that of the archive which
-    selected the targets; "" where nobody said.
+    ``market`` is the sandbox's market to measure in: the one named, else the one whose archive
+    selected the targets; "" if neither is known.
     """
 
     targets: tuple[Target, ...]
-    words: str
+    origin: str
     selection: pd.DataFrame | None = None
-    path: Path | None = None
     market: str = ""
 
     def require_market(self, market: str | None) -> None:
-        """Refuse an endpoint whose market is another; None is one that tells of no market.
+        """Refuse an endpoint that plays another market; ``market`` is None if it names none.
 
         Raises
         ------
         ValueError
-            If what was selected in one market would be launched in another.
+            If targets selected in one market would be launched in another.
         """
         if market is not None and self.market and market != self.market:
             raise ValueError(
-                f"these targets are for the sandbox's market {self.market}, and the endpoint is of "
-                f"the market {market}: start it with --market {self.market}, or select again"
+                f"these targets are for the sandbox's market {self.market}, but the endpoint plays "
+                f"{market}: start it with --market {self.market}, or select again"
             )
 
 
 def targets_to_collect(parameters: CollectParameters, results: Path) -> Choice:
-    """The targets that the parameters name, or those of the newest selection.
+    """Return the targets that the parameters name, else those of the newest selection.
 
     Raises
     ------
     ValueError
-        If there is none to take, or a simulated selection would be launched on AWS.
+        If there is no target, or a simulated selection would be launched on AWS.
     """
     given = parameters
     if given.instance_type:
@@ -204,22 +191,22 @@ def targets_to_collect(parameters: CollectParameters, results: Path) -> Choice:
     if is_aws(given.endpoint) and table["source"].iloc[0] != "spotlake":
         raise ValueError(
             f"selection {path.name} is simulated, and AWS costs money: run 01_select on a real "
-            "SpotLake archive, or give an instance_type and a region"
+            "SpotLake archive, or set instance_type and region"
         )
     market = _market_of(table)
     if market and given.market and given.market != market:
         raise ValueError(
-            f"selection {path.name} was made in the sandbox's market {market}, and "
-            f'market={given.market!r} was asked for: leave market "", or select again'
+            f"selection {path.name} was made in the sandbox's market {market}, not in "
+            f'market={given.market!r}: leave market "", or select again'
         )
     chosen = tuple(selection_targets(table, top=given.top))
-    words = f"the first {len(chosen)} of {len(table)} targets of {path.name}"
-    words += f", from {table['source'].iloc[0]}" + f", market {market}" * bool(market)
-    return Choice(chosen, words, table, path, given.market or market)
+    origin = f"the first {len(chosen)} of {len(table)} targets of {path.name}"
+    origin += f", from {table['source'].iloc[0]}" + f", market {market}" * bool(market)
+    return Choice(chosen, origin, table, given.market or market)
 
 
 def _market_of(selection: pd.DataFrame) -> str:
-    """The sandbox's market whose archive selected these; "" for a real archive."""
+    """Return the sandbox's market whose archive was read; "" for a real archive."""
     if selection["source"].iloc[0] != "sandbox":
         return ""
     return str(selection["market"].iloc[0]) if "market" in selection else CALM
@@ -228,9 +215,9 @@ def _market_of(selection: pd.DataFrame) -> str:
 def _builtin(given: CollectParameters) -> Choice:
     if given.endpoint != "sandbox":
         raise ValueError(
-            f"endpoint={given.endpoint!r} needs targets: write a selection with 01_select, or give "
-            "an instance_type and a region"
+            f"endpoint={given.endpoint!r} needs targets: write a selection with 01_select, or set "
+            "instance_type and region"
         )
     chosen = BUILTIN_TARGETS[: given.top]
-    words = f"no selection is written yet, so a built-in list: {len(chosen)} targets"
-    return Choice(chosen, words, market=given.market)
+    origin = f"a built-in list, because there is no selection yet: {len(chosen)} targets"
+    return Choice(chosen, origin, market=given.market)

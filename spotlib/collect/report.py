@@ -1,4 +1,4 @@
-"""Small tables and sentences for people: the plan before a launch, the outcomes after it."""
+"""The tables of ``02_collect``: the plan before a launch, the outcomes after it.  Wording only."""
 
 import pandas as pd
 
@@ -9,7 +9,7 @@ from spotlib.model import Outcome
 
 
 def banner(connection: Connection) -> str:
-    """One loud line: whether this is a pretend market, or costs money."""
+    """Return one loud line: whether this is a pretend market, or costs money."""
     if connection.simulated:
         market = connection.market or "of a test"
         words = f"{SIMULATED}: a pretend market, {market}, world {connection.world}. "
@@ -17,19 +17,19 @@ def banner(connection: Connection) -> str:
         return banner_html(words, "simulated")
     if is_aws(connection.endpoint):
         return banner_html("AWS: the next cells spend real money.", "costs money")
-    words = f"Endpoint {connection.endpoint}: whether it costs money is not known here."
+    words = f"Endpoint {connection.endpoint}: it is not known whether it costs money."
     return banner_html(words, "unknown")
 
 
 def market_name(connection: Connection) -> str:
-    """What every table and sentence calls the place that was measured."""
+    """Return the name of the measured market, as tables show it."""
     if connection.simulated:
         return SIMULATED
     return "AWS" if is_aws(connection.endpoint) else connection.endpoint
 
 
 def plan_table(checked: PreflightReport, market: str) -> pd.DataFrame:
-    """One row a target: what will be asked for, and what it costs (USD)."""
+    """Return one row per target: what will be requested, and what it costs in USD."""
     rows = [
         {
             "market": market,
@@ -49,7 +49,7 @@ def plan_table(checked: PreflightReport, market: str) -> pd.DataFrame:
 
 
 def outcome_table(launches: pd.DataFrame) -> pd.DataFrame:
-    """How many requests of each target ended how; one column an outcome, with EC2's codes."""
+    """Count the requests per target (rows) and outcome (columns), with EC2's status codes."""
     named = launches.assign(
         target=target_names(launches),
         outcome=pd.Categorical(launches["outcome"], [str(each) for each in Outcome]),

@@ -286,7 +286,7 @@ def _finish(batch: Batch, guarding: Guard | None) -> Cleaned:
 def _release_all(batch: Batch) -> None:
     if any(not run.ended for run in batch.runs):
         for region, ids in _request_ids(batch).items():
-            passed = release(batch.connection, region, known=ids, batch_id=batch.batch_id)
+            passed = release(batch.connection, region, request_ids=ids, batch_id=batch.batch_id)
             batch.note(release_event(passed))
 
 
@@ -307,7 +307,7 @@ def _settle_batch(batch: Batch, *, last: bool = False) -> Cleaned:
     cleaned = settle(
         batch.connection,
         batch_id=batch.batch_id,
-        known=request_ids,
+        request_ids=request_ids,
         note=batch.note,
         alive=_seen_instances(batch),
         settle_s=batch.schedule.settle_s,

@@ -1,8 +1,7 @@
-"""A request to stop, by Ctrl-C or a signal, turned into a flag that the loop reads.
+"""Ctrl-C and signals as a flag that the loop reads.  Nothing is raised here.
 
-A handler that raises would abort whatever it lands in, a half-written log line or the clean-up
-itself.  So the first signal asks for an orderly end, and further ones change nothing: what was
-launched is always cleaned up.
+A handler that raises could cut a line of the log, or the clean-up itself.  So the first signal asks
+for an orderly end, and further signals change nothing: what was launched is always cleaned up.
 """
 
 import os
@@ -22,7 +21,7 @@ class Stopping:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stopping":
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+        if threading.current_thread() is threading.main_thread():  # signal.signal allows no other
             self._before = {each: signal.signal(each, self._asked) for each in _SIGNALS}
         return self
 
@@ -39,4 +38,4 @@ class Stopping:
         again = self.by is not None
         self.by = signal.Signals(number).name
         words = "still cleaning up; please wait" if again else "stopping: cleaning up first"
-        os.write(2, f"{self.by}: {words}\n".encode())  # print could land in a print, and fail
+        os.write(2, f"{self.by}: {words}\n".encode())  # print may not be called within a print

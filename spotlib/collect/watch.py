@@ -218,7 +218,7 @@ def _end_due(batch: Batch, runs: Sequence[Run]) -> None:
                 batch.connection,
                 run.region,
                 open_ids=_open_ids(run),
-                known=tuple(run.tracks),
+                request_ids=tuple(run.tracks),
             )
 
 

@@ -1,1 +1,6 @@
-"""TODO."""
+"""How we speak to EC2: one attempt per call, on an injected clock.  Nothing here knows of batches.
+
+Read in this order: ``clock`` (the machine's time and a pretend market's), ``refusals`` (what an
+error means and what to do), ``connection`` (``connect``, and the one place where a call is made),
+``calls`` (request, poll, cancel, terminate), ``survey`` (what is left at EC2).
+"""

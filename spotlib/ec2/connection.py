@@ -1,8 +1,8 @@
-"""Where EC2 is: clients for every region, the clock that belongs to it, one attempt a call.
+"""The connection to EC2: clients for every region, its clock, and one attempt per call.
 
 botocore never retries here, because a retry inside a measured interval would be read as latency.
-``sandbox`` is a pretend market in a process of its own; ``aws`` is the one endpoint that costs
-money, and any amazonaws.com URL counts as it.
+``sandbox`` is a pretend market in a process of its own.  Only ``aws`` costs money, and every
+amazonaws.com URL counts as ``aws``.
 """
 
 import json
@@ -25,36 +25,36 @@ import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
-from botocore.parsers import ResponseParserError  # none of botocore's other errors
+from botocore.parsers import ResponseParserError  # not a BotoCoreError
 from botocore.utils import parse_timestamp
 
 from spotlib.ec2.clock import (
     Clock,
+    RemoteWorld,
     ScaledClock,
     SystemClock,
     VirtualClock,
     World,
-    WorldClock,
     control,
 )
 from spotlib.ec2.refusals import refusal_of
 from spotlib.model import Kind
 
-_LOOK_READ_S = 5  # a look that takes longer is a missed tick, not a stalled schedule
+_POLL_READ_S = 5  # a slower poll counts as missed: the schedule must not wait for it
 _ACT_READ_S = 20
-_SANDBOX_IDLE_S = 600  # a person may think between two cells
+_SANDBOX_IDLE_S = 600  # a person may pause between two cells
 
 
 @dataclass
 class Connection:
-    """Where EC2 is, and the clock that belongs to it.
+    """EC2 at one endpoint, and the clock that belongs to it.
 
-    ``endpoint`` is what the user named: ``sandbox``, ``aws`` or a URL.  ``world`` is the id of a
-    world in the pretend ``market``, made with ``world_seed``; all None at a real one.  ``attach``
-    hooks an in-process market to each client.
+    ``endpoint`` is what the user named: ``sandbox``, ``aws`` or a URL.  ``world`` is the id of the
+    sandbox's world, drawn from ``world_seed`` in its ``market``; all three are None elsewhere.
+    ``attach`` hooks an in-process market to each client.
 
-    ``open_session`` reads the credentials.  It is called again once they were refused, because
-    clients, and new clients of their Session too, keep the old ones.
+    ``open_session`` reads the credentials.  It is called again after they were refused, because a
+    Session and its clients keep the old ones.
     """
 
     endpoint: str
@@ -74,7 +74,7 @@ class Connection:
 
     @property
     def simulated(self) -> bool:
-        """Whether this is a pretend market: its results say nothing about AWS."""
+        """Whether this is the sandbox, whose results say nothing about AWS."""
         return self.world is not None
 
     @property
@@ -85,9 +85,9 @@ class Connection:
         return self._session
 
     def credentials_end_at(self) -> datetime | None:
-        """When the credentials end for good; None if they renew themselves or nobody says.
+        """When the credentials end for good; None if they are renewed or do not say.
 
-        Only those in environment variables are known to end: nothing can renew them there.
+        Only those in environment variables are known to end, because nothing renews them there.
         """
         credentials = self.session.get_credentials()
         end = os.environ.get("AWS_CREDENTIAL_EXPIRATION")
@@ -96,11 +96,11 @@ class Connection:
         return datetime.fromisoformat(end).astimezone(UTC)
 
     def server_utc(self) -> datetime:
-        """EC2's own idea of now: its last Date header, carried on by our clock."""
+        """Return EC2's UTC: its last Date header, plus the time since then on our clock."""
         if self._server is None:
             return self.clock.utc()
-        said, heard_s = self._server
-        return said + timedelta(seconds=self.clock.now_s() - heard_s)
+        date, read_s = self._server
+        return date + timedelta(seconds=self.clock.now_s() - read_s)
 
     def call(
         self,
@@ -112,18 +112,18 @@ class Connection:
         quick: bool = False,
         **given: Any,
     ) -> dict[str, Any]:
-        """One attempt at one call; ``quick`` gives up on a slow answer early.
+        """Make one attempt at one call; ``quick`` waits for at most ``_POLL_READ_S``.
 
         Raises
         ------
         Refusal
-            If it did not succeed, for whatever reason.
+            If the call did not succeed, for any reason.
         """
         try:
-            client = self._client(service, region, _LOOK_READ_S if quick else _ACT_READ_S)
+            client = self._client(service, region, _POLL_READ_S if quick else _ACT_READ_S)
             reply: dict[str, Any] = getattr(client, action)(**given)
         except (ClientError, BotoCoreError, ResponseParserError) as error:
-            response = getattr(error, "response", None) or {}  # None where no answer came
+            response = getattr(error, "response", None) or {}  # None without an answer
             self.clock.heard(response.get("ResponseMetadata", {}).get("HTTPHeaders"))
             refusal = refusal_of(error, action=action, region=region)
             if refusal.kind is Kind.CREDENTIALS:
@@ -138,7 +138,7 @@ class Connection:
     def pages(
         self, region: str, action: str, key: str, /, *, service: str = "ec2", **given: Any
     ) -> Iterator[dict[str, Any]]:
-        """The items under ``key`` of every page; a page may be empty and not the last."""
+        """Yield the items under ``key`` of every page; a page before the last may be empty."""
         while True:
             reply = self.call(region, action, service=service, quick=True, **given)
             yield from reply[key]
@@ -147,7 +147,7 @@ class Connection:
             given["NextToken"] = reply["NextToken"]
 
     def _client(self, service: str, region: str, read_s: int) -> Any:
-        with self._lock:  # a Session is not thread-safe, its clients are
+        with self._lock:  # clients are thread-safe, a Session is not
             key = (service, region, read_s)
             if key not in self._clients:
                 self._clients[key] = self._new_client(service, region, read_s)
@@ -169,7 +169,7 @@ class Connection:
             read_timeout=read_s,
             max_pool_connections=16,
             user_agent_extra="spotlib",
-            proxies={} if loopback else None,  # one for the outside would break 127.0.0.1
+            proxies={} if loopback else None,  # a proxy does not reach 127.0.0.1
         )
         client = self.session.client(
             service, region_name=region, endpoint_url=self.url, config=config
@@ -179,7 +179,7 @@ class Connection:
         return client
 
     def close(self) -> None:
-        """End the sandbox that this connection started, if it did; it would end by itself."""
+        """End the sandbox that this connection started; left open, it ends after a while idle."""
         if self.process is not None:
             self.process.terminate()
             self.process.wait()
@@ -194,55 +194,72 @@ def connect(
     seed: int | None = None,
     speed: float | None = None,
 ) -> Connection:
-    """Clients for every region, and the clock.
+    """Connect to EC2 in every region.  Only ``aws`` costs money, and only once you launch.
 
     Parameters
     ----------
     endpoint
-        ``sandbox`` starts a pretend market of its own; ``aws`` is Amazon and the one that costs
-        money; a URL is any other EC2-compatible endpoint.
+        ``sandbox`` starts a pretend spot market on this machine.  ``aws`` is Amazon.  A URL is any
+        other EC2-compatible endpoint, or a sandbox that already runs.
     profile
-        The AWS profile, for ``aws`` and URLs.
+        The AWS profile; None is the default one.  The sandbox ignores it.
     market
-        Which market the sandbox plays, such as ``calm`` or ``tight``; None is calm.
-    seed, speed
-        Of the sandbox's draws, None draws one; and how many times faster than real it runs, None
-        is virtual time.
+        The market that a new sandbox plays, such as ``calm`` or ``tight``; None is ``calm``.
+    seed
+        Seed of a new sandbox's draws; None draws one.
+    speed
+        How many times faster than real time a new sandbox runs; None is virtual time, in which
+        waiting takes no real time.
+
+    Returns
+    -------
+    Connection
+        ``simulated`` says whether it leads to a sandbox.  ``close`` ends a sandbox started here.
 
     Raises
     ------
     ValueError
-        If the endpoint is none of these, or the profile does not exist.
+        If the endpoint is none of these, or the profile is not configured.
+    OSError
+        If the sandbox does not start, for example because the market is unknown.
+
+    Examples
+    --------
+    >>> from spotlib import connect
+    >>> connection = connect("sandbox", market="tight", seed=1)
+    >>> connection.simulated, connection.market
+    (True, 'tight')
+    >>> connection.close()
     """
     if endpoint == "sandbox":
-        process, at = _start_sandbox(market=market, seed=seed, speed=speed)
-        return _sandbox_connection(endpoint, at, control(at, "/sandbox"), process)
+        process, url = _start_sandbox(market=market, seed=seed, speed=speed)
+        return _sandbox_connection(endpoint, url, control(url, "/sandbox"), process)
     if is_aws(endpoint):
-        url = None if endpoint == "aws" else endpoint
-        return _real_connection(endpoint, url=url, profile=profile)
+        aws_url = None if endpoint == "aws" else endpoint
+        return _real_connection(endpoint, url=aws_url, profile=profile)
     if urlsplit(endpoint).scheme not in ("http", "https"):
         raise ValueError(
             f"endpoint {endpoint!r} is unknown: use 'sandbox' (free), 'aws' (costs money), "
             "or the URL of an EC2-compatible endpoint"
         )
     try:
-        told = control(endpoint, "/sandbox")
-    except (OSError, ValueError):  # not ours: some other EC2-compatible endpoint
+        about = control(endpoint, "/sandbox")
+    except (OSError, ValueError):  # no sandbox: some other EC2-compatible endpoint
         return _real_connection(endpoint, url=endpoint, profile=profile)
-    return _sandbox_connection(endpoint, endpoint, told, None)
+    return _sandbox_connection(endpoint, endpoint, about, None)
 
 
 def connect_in_process(world: World, attach: Callable[[Any], None]) -> Connection:
-    """A connection to a pretend market in this process: for tests and benchmarks.
+    """Connect to a pretend market in this process, for tests and benchmarks.
 
-    ``attach`` hooks the market to a client, so that no socket is opened.
+    ``attach`` hooks the market to a client, which then opens no socket.
     """
-    clock = WorldClock(world)
+    clock = VirtualClock(world)
     return Connection("sandbox", clock, sandbox_session, world=world.world_id, attach=attach)
 
 
 def is_aws(endpoint: str) -> bool:
-    """Whether the endpoint is Amazon's, and so costs money: ``aws`` or any amazonaws.com URL."""
+    """Whether the endpoint is Amazon's and costs money: ``aws`` or any amazonaws.com URL."""
     host = urlsplit(endpoint).hostname or ""
     return endpoint == "aws" or f".{host}".endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
@@ -259,30 +276,29 @@ def _real_connection(endpoint: str, *, url: str | None, profile: str | None) -> 
 
 
 def _sandbox_connection(
-    endpoint: str, url: str, told: Mapping[str, Any], process: subprocess.Popen[bytes] | None
+    endpoint: str, url: str, about: Mapping[str, Any], process: subprocess.Popen[bytes] | None
 ) -> Connection:
-    epoch = datetime.fromisoformat(told["epoch"]).astimezone(UTC)
-    clock: Clock = VirtualClock(url, epoch=epoch, now_s=told["now_s"])
-    if told["mode"] != "virtual":
-        utc = epoch + timedelta(seconds=told["now_s"])
-        clock = ScaledClock(speed=told["speed"], utc=utc)
+    epoch = datetime.fromisoformat(about["epoch"]).astimezone(UTC)
+    clock: Clock = VirtualClock(RemoteWorld(url, epoch, about["now_s"], about["world_id"]))
+    if about["mode"] != "virtual":
+        clock = ScaledClock(speed=about["speed"], utc=clock.utc())
     return Connection(
         endpoint,
         clock,
         sandbox_session,
         url=url,
-        world=told["world_id"],
-        world_seed=told["seed"],
-        market=told["market"],
+        world=about["world_id"],
+        world_seed=about["seed"],
+        market=about["market"],
         process=process,
     )
 
 
 @cache
 def sandbox_session() -> Any:
-    """A session whose keys are nobody's: real ones are never shown to a pretend endpoint.
+    """Return a session with made-up keys: real ones are never sent to a pretend endpoint.
 
-    Each look repeats the dates of the one before, and reading them is a third of its work.
+    Parsed dates are cached, because each poll repeats those of the last: a third of its work.
     """
     core = botocore.session.get_session()
     parsers = core.get_component("response_parser_factory")
@@ -295,18 +311,18 @@ def sandbox_session() -> Any:
 def _start_sandbox(
     *, market: str | None, seed: int | None, speed: float | None
 ) -> tuple[subprocess.Popen[bytes], str]:
-    """A pretend market in a process of its own, so that it outlives the kernel."""
+    """Start a pretend market in a process of its own, which outlives the kernel."""
     command = [sys.executable, "-m", "spotlib", "sandbox", "--json"]
     command += ["--idle-s", str(_SANDBOX_IDLE_S)]
     command += ["--seed", str(secrets.randbelow(2**31) if seed is None else seed)]
     command += ["--market", market] if market else []
     command += ["--virtual"] if speed is None else ["--speed", str(speed)]
-    with tempfile.TemporaryFile() as complaints:
+    with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=errors,
             start_new_session=True,
         )
         assert process.stdout is not None
@@ -314,9 +330,9 @@ def _start_sandbox(
             line = process.stdout.readline()
         if not line:
             process.wait()
-            complaints.seek(0)
-            words = complaints.read().decode(errors="replace").strip().splitlines()[-1:]
-            raise OSError(f"the sandbox did not start: {' '.join(words)}")
+            errors.seek(0)
+            last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise OSError(f"the sandbox did not start: {' '.join(last)}")
     return process, str(json.loads(line)["url"])
 
 
@@ -324,7 +340,7 @@ _THREADS = 8
 
 
 def new_executor(connection: Connection) -> Executor:
-    """A small pool; or inline, for with virtual time nothing may happen at the same time."""
+    """Return a small thread pool; with virtual time, an executor that runs calls inline."""
     return _Inline() if connection.clock.inline else ThreadPoolExecutor(_THREADS)
 
 

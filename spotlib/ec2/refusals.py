@@ -1,7 +1,7 @@
 """What EC2 refuses, what that means, and what the user can do about it.
 
-A capacity shortage is a measurement; a quota, a permission or a typing error is not, and must
-never be read as one.  Codes are matched exactly; EC2's own words always stay beside ours.
+A capacity shortage is a measurement.  A quota, a permission or a typing error is not, and is never
+counted as one.  Codes are matched exactly, and EC2's own message is always kept.
 Sources: EC2 Developer Guide, "Error codes"; botocore's exceptions.
 """
 
@@ -15,26 +15,32 @@ PASSING_KINDS = frozenset({Kind.THROTTLED, Kind.SERVER, Kind.UNREACHABLE, Kind.N
 
 _QUOTA = (
     "this is the account's Spot vCPU quota in that region, not the market: use a smaller n, wait "
-    "some minutes for ended requests to be counted off, or ask for more under Service Quotas > "
+    "some minutes until ended requests no longer count, or ask for more under Service Quotas > "
     "EC2 > 'All ... Spot Instance Requests' ('python -m spotlib check' shows the largest n)"
 )
 _LOGIN = "renew the credentials (aws sso login, aws configure) and run again"
 _CLOCK = "set this machine's clock and renew the credentials"
 _POLICY = "allow it: spotlib/policy.json is the smallest policy that does"
-_LATER = "EC2 is busy or failing: it is tried again"
+_BUG = "please report this as an error in spotlib"
+_NO_CAPACITY = "EC2 has no capacity now: this is recorded as a result"
+_NO_VPC = "the region has no default VPC: aws ec2 create-default-vpc --region REGION"
+_SCORES = "EC2 limits new placement-score queries per 24 h: repeat earlier ones, or wait"
+_SEE = "see EC2's message"
+_NOT_YET = "EC2 does not show it, or not yet: try again later"
+_LATER = "EC2 is busy or failing: try again later"
 
 _CODES: dict[str, tuple[Kind, str]] = {
-    "InsufficientInstanceCapacity": (Kind.CAPACITY, "the market has none now: recorded"),
-    "UnfulfillableCapacity": (Kind.CAPACITY, "the market has none now: recorded"),
-    "SpotMaxPriceTooLow": (Kind.PRICE, "leave max_price_usd out, or raise it"),
+    "InsufficientInstanceCapacity": (Kind.CAPACITY, _NO_CAPACITY),
+    "UnfulfillableCapacity": (Kind.CAPACITY, _NO_CAPACITY),
+    "SpotMaxPriceTooLow": (Kind.PRICE, "raise max_price_usd, or leave it out"),
     "MaxSpotInstanceCountExceeded": (Kind.QUOTA, _QUOTA),
     "VcpuLimitExceeded": (Kind.QUOTA, _QUOTA),
     "InstanceLimitExceeded": (Kind.QUOTA, _QUOTA),
-    "RequestResourceCountExceeded": (Kind.QUOTA, "ask for fewer instances, or look less often"),
+    "RequestResourceCountExceeded": (Kind.QUOTA, "ask for fewer instances, or poll less often"),
     "VolumeLimitExceeded": (Kind.QUOTA, "ask for more EBS volumes under Service Quotas > EBS"),
-    "MaxConfigLimitExceeded": (Kind.QUOTA, "new placement-score questions are limited a day"),
-    "MaxConfigLimitExceededException": (Kind.QUOTA, "as MaxConfigLimitExceeded"),
-    "TargetCapacityLimitExceeded": (Kind.QUOTA, "ask the placement score for fewer instances"),
+    "MaxConfigLimitExceeded": (Kind.QUOTA, _SCORES),
+    "MaxConfigLimitExceededException": (Kind.QUOTA, _SCORES),
+    "TargetCapacityLimitExceeded": (Kind.QUOTA, "ask for the placement score of fewer instances"),
     "UnauthorizedOperation": (
         Kind.PERMISSION,
         _POLICY + "; 'aws sts decode-authorization-message' decodes a long message",
@@ -55,36 +61,30 @@ _CODES: dict[str, tuple[Kind, str]] = {
     "ExpiredTokenException": (Kind.CREDENTIALS, _LOGIN),
     "SignatureDoesNotMatch": (Kind.CREDENTIALS, _CLOCK),
     "RequestExpired": (Kind.CREDENTIALS, _CLOCK),
-    "OptInRequired": (Kind.ACCOUNT, "finish the sign-up for EC2, or opt in to the region"),
-    "PendingVerification": (Kind.ACCOUNT, "AWS is verifying the account: wait, or contact it"),
+    "OptInRequired": (Kind.ACCOUNT, "finish the sign-up for EC2, or enable the region"),
+    "PendingVerification": (Kind.ACCOUNT, "AWS is verifying the account: wait, or contact AWS"),
     "Blocked": (Kind.ACCOUNT, "the account is blocked: contact AWS support"),
-    "VPCIdNotSpecified": (
-        Kind.ACCOUNT,
-        "the region has no default VPC: aws ec2 create-default-vpc --region REGION",
-    ),
-    "DefaultVpcDoesNotExist": (
-        Kind.ACCOUNT,
-        "the region has no default VPC: aws ec2 create-default-vpc --region REGION",
-    ),
+    "VPCIdNotSpecified": (Kind.ACCOUNT, _NO_VPC),
+    "DefaultVpcDoesNotExist": (Kind.ACCOUNT, _NO_VPC),
     "MissingInput": (
         Kind.ACCOUNT,
-        "a default subnet is gone: aws ec2 create-default-subnet --availability-zone ZONE",
+        "the default subnet is missing: aws ec2 create-default-subnet --availability-zone ZONE",
     ),
-    "Unsupported": (Kind.PARAMETERS, "the type is not offered there: choose another zone or type"),
-    "InvalidParameterValue": (Kind.PARAMETERS, "see EC2's words"),
-    "InvalidParameterCombination": (Kind.PARAMETERS, "see EC2's words"),
-    "InvalidInstanceType": (Kind.PARAMETERS, "check the type's name"),
+    "Unsupported": (Kind.PARAMETERS, "the type is not offered there: choose another type or zone"),
+    "InvalidParameterValue": (Kind.PARAMETERS, _SEE),
+    "InvalidParameterCombination": (Kind.PARAMETERS, _SEE),
+    "InvalidInstanceType": (Kind.PARAMETERS, "check the name of the type"),
     "InvalidAMIID.NotFound": (Kind.PARAMETERS, "AMI ids are per region: leave image out"),
-    "InvalidAMIID.Malformed": (Kind.PARAMETERS, "give an AMI id (ami-...), or leave image out"),
+    "InvalidAMIID.Malformed": (Kind.PARAMETERS, "use an AMI id (ami-...), or leave image out"),
     "InvalidAMIID.Unavailable": (Kind.PARAMETERS, "choose another image, or leave image out"),
-    "InvalidTime": (Kind.PARAMETERS, "the request's end lies in EC2's past: check timeout_s"),
-    "InvalidSubnetID.NotFound": (Kind.PARAMETERS, "the default subnet of the zone is gone"),
+    "InvalidTime": (Kind.PARAMETERS, "the request would end in the past: check timeout_s"),
+    "InvalidSubnetID.NotFound": (Kind.PARAMETERS, "the zone's default subnet is missing"),
     "InsufficientFreeAddressesInSubnet": (Kind.ACCOUNT, "the subnet is full: use another zone"),
-    "IdempotentParameterMismatch": (Kind.PARAMETERS, "please report this as an error in spotlib"),
-    "FilterLimitExceeded": (Kind.PARAMETERS, "please report this as an error in spotlib"),
+    "IdempotentParameterMismatch": (Kind.PARAMETERS, _BUG),
+    "FilterLimitExceeded": (Kind.PARAMETERS, _BUG),
     "TagPolicyViolation": (Kind.ACCOUNT, "the organisation's tag policy refuses spotlib's tags"),
-    "InvalidSpotInstanceRequestID.NotFound": (Kind.NOT_FOUND, _LATER),
-    "InvalidInstanceID.NotFound": (Kind.NOT_FOUND, _LATER),
+    "InvalidSpotInstanceRequestID.NotFound": (Kind.NOT_FOUND, _NOT_YET),
+    "InvalidInstanceID.NotFound": (Kind.NOT_FOUND, _NOT_YET),
     "RequestLimitExceeded": (Kind.THROTTLED, _LATER),
     "Throttling": (Kind.THROTTLED, _LATER),
     "ThrottlingException": (Kind.THROTTLED, _LATER),
@@ -96,7 +96,7 @@ _CODES: dict[str, tuple[Kind, str]] = {
     "ServerInternal": (Kind.SERVER, _LATER),
 }
 
-# Nothing was sent, so nothing can have been executed.
+# Nothing was sent, therefore nothing was executed.
 _NEVER_SENT = (botocore_errors.EndpointConnectionError, botocore_errors.ConnectTimeoutError)
 _NO_LOGIN = (
     botocore_errors.NoCredentialsError,
@@ -108,10 +108,10 @@ _NO_LOGIN = (
 
 
 class Refusal(Exception):
-    """A call that did not succeed: EC2's code and message, its kind, and what to do.
+    """A call that did not succeed: EC2's code and message, their kind, and what to do.
 
-    ``maybe_done`` says that it may have been executed all the same: the answer was lost, or the
-    error came from inside EC2.
+    ``maybe_done`` says that EC2 may have executed the call: the answer was lost, or EC2 failed
+    internally.
     """
 
     def __init__(
@@ -139,12 +139,12 @@ class Refusal(Exception):
 
     @property
     def is_outcome(self) -> bool:
-        """Whether the refusal says something about the market, and is a measurement."""
+        """Whether the refusal is a result about the market, and not an error."""
         return self.kind in OUTCOME_KINDS
 
 
 def refusal_of(error: Exception, *, action: str, region: str) -> Refusal:
-    """The refusal that a botocore exception means."""
+    """Translate a botocore exception."""
     if isinstance(error, botocore_errors.ClientError):
         return _refused(error.response, action=action, region=region)
     kind, advice = _local(error)
@@ -162,7 +162,7 @@ def refusal_of(error: Exception, *, action: str, region: str) -> Refusal:
 def _refused(response: dict[str, Any], *, action: str, region: str) -> Refusal:
     code = response["Error"].get("Code", "Unknown")
     status = response["ResponseMetadata"].get("HTTPStatusCode", 0)
-    kind, advice = _CODES.get(code, (Kind.UNKNOWN, "see EC2's words"))
+    kind, advice = _CODES.get(code, (Kind.UNKNOWN, _SEE))
     if code not in _CODES and code.startswith("AuthFailure"):
         kind, advice = _CODES["AuthFailure"]
     elif code not in _CODES and status >= 500:
@@ -182,5 +182,5 @@ def _local(error: Exception) -> tuple[Kind, str]:
     if isinstance(error, _NO_LOGIN):
         return Kind.CREDENTIALS, "configure AWS credentials (aws configure, or profile=...)"
     if isinstance(error, botocore_errors.ParamValidationError | botocore_errors.NoRegionError):
-        return Kind.PARAMETERS, "please report this as an error in spotlib"
-    return Kind.UNREACHABLE, "no answer came: it is tried again"
+        return Kind.PARAMETERS, _BUG
+    return Kind.UNREACHABLE, "no answer: check the connection, or try again later"

@@ -1,4 +1,4 @@
-"""What is left at EC2, of a set of requests or with our tag: clean-up decisions rest on it."""
+"""What is left at EC2: of a set of requests, or with our tags.  It reads and changes nothing."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,13 +46,17 @@ class Survey:
 
 
 def survey(
-    connection: Connection, region: str, *, batch_id: str | None = None, known: Iterable[str] = ()
+    connection: Connection,
+    region: str,
+    *,
+    batch_id: str | None = None,
+    request_ids: Iterable[str] = (),
 ) -> Survey:
-    """Find a batch's requests, by tag and by the ids we know, and their instances.
+    """Find requests, by id and by a batch's tag, and their instances.
 
-    By filters only: they answer "none yet" where asking by id raises NotFound.
+    It uses filters only: EC2 answers "none yet" to a filter, but NotFound to an id.
     """
-    ids = sorted(set(known))
+    ids = sorted(set(request_ids))
     filters = [[{"Name": "spot-instance-request-id", "Values": some}] for some in _filter_sets(ids)]
     if batch_id is not None:
         filters.append([{"Name": f"tag:{TAG_BATCH}", "Values": [batch_id]}])

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from spotlib.parameters import problems_of, require_no_problems
 from spotlib.sandbox.numbers import parse_market
 
 
@@ -33,9 +34,7 @@ class SelectParameters:
 
     def __post_init__(self) -> None:
         """Report every invalid value at once."""
-        problems = list(self._problems())
-        if problems:
-            raise ValueError("; ".join(problems))
+        require_no_problems(self._problems())
 
     def _problems(self) -> Iterator[str]:
         if self.month and not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", self.month):
@@ -45,7 +44,7 @@ class SelectParameters:
         if not self.size_tokens:
             yield 'sizes must name at least one size, such as "medium small", got none'
         if self.market:
-            yield from _market_problem(self.market)
+            yield from problems_of(parse_market, self.market)
         if self.form not in ("pooled", "within"):
             yield f"form must be 'pooled' or 'within', got {self.form!r}"
         if self.missing not in ("drop", "as_value"):
@@ -62,10 +61,3 @@ class SelectParameters:
     def size_tokens(self) -> tuple[str, ...]:
         """The sizes one by one; they may be separated by spaces or commas."""
         return tuple(re.findall(r"[^\s,]+", self.sizes))
-
-
-def _market_problem(market: str) -> Iterator[str]:
-    try:
-        parse_market(market)
-    except ValueError as error:
-        yield str(error)

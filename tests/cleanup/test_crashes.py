@@ -174,13 +174,14 @@ class Weak:
     def try_and_finally_only(point, world, log):
         """kill -9 skips every finally; an error does not, but one pass is no settling."""
         if point.name.startswith("after"):  # as if the error had come from this call
-            for region, ids in known_ids(log).items():
-                release(in_process(world), region, open_ids=sorted(ids), known=ids)
+            for region, ids in logged_ids(log).items():
+                release(in_process(world), region, open_ids=sorted(ids), request_ids=ids)
 
     @staticmethod
     def ids_journalled_after_the_reply(_point, world, log):
         """Recovers by the ids in the log alone: what no id was written for is not known."""
-        settle(in_process(world), batch_id="nobody", known=known_ids(log), note=lambda *_, **__: 0)
+        ids = logged_ids(log)
+        settle(in_process(world), batch_id="nobody", request_ids=ids, note=lambda *_, **__: 0)
 
     @staticmethod
     def no_settle_time(_point, world, log):
@@ -193,7 +194,7 @@ class Weak:
         swept(world, log)
 
 
-def known_ids(log):
+def logged_ids(log):
     events, _ = read_events(log)
     ids = {region: set() for region in REGIONS}
     regions = {each["plan"]: each["region"] for each in events if each["event"] == "intent"}
