@@ -1,11 +1,16 @@
-"""What a person or cron runs without a notebook: check, sweep, status, export, sandbox."""
+"""The spotlib command, the same as python -m spotlib: what runs without a notebook.
+
+Exit codes: 0 if all is well, 1 if there is a problem or something is left, 2 for an error.
+"""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import spotlib
 from spotlib.cleanup.sweep import SweepReport, sweep
 from spotlib.cleanup.unfinished import dead_lines, unfinished
 from spotlib.collect.cost import PreflightReport, split_waves
@@ -18,16 +23,17 @@ from spotlib.workspace import results_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; errors of use are one sentence on stderr and exit code 2."""
+    """Run one command; print an error as one sentence to stderr and return 2."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    parser = argparse.ArgumentParser(prog="python -m spotlib", description=__doc__)
+    parser = argparse.ArgumentParser(prog="spotlib", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"spotlib {spotlib.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_check(commands.add_parser("check", help="the preflight alone: spends nothing"))
+    _add_check(commands.add_parser("check", help="run the preflight: it costs nothing"))
     _add_sweep(commands.add_parser("sweep", help="close what dead batches left behind"))
-    _add_status(commands.add_parser("status", help="the batches that are not confirmed clean"))
-    commands.add_parser("export", help="tables for others: training data, one row a request")
+    _add_status(commands.add_parser("status", help="list batches that are not confirmed clean"))
+    commands.add_parser("export", help="write the launches as tables for others")
     commands.add_parser(
-        "sandbox", help="start a pretend EC2 by hand; 'sandbox archive': its history"
+        "sandbox", help="start a pretend EC2 by hand; 'sandbox archive' writes its history"
     )
     try:
         if given[:1] == ["sandbox"]:
@@ -42,25 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sandbox(given: Sequence[str]) -> int:
-    """The sandbox's own commands: importing it is slow, so only when it is asked for."""
-    from spotlib.sandbox import history, server  # noqa: PLC0415
+    from spotlib.sandbox import history, server  # noqa: PLC0415 - slow to import
 
-    archive = given[:1] == ["archive"]
-    command, words = (history, "sandbox archive") if archive else (server, "sandbox")
-    parser = argparse.ArgumentParser(
-        prog=f"python -m spotlib {words}", description=command.add_arguments.__doc__
-    )
-    command.add_arguments(parser)
-    status: int = command.run(parser.parse_args(given[archive:]))
-    return status
+    if given[:1] == ["archive"]:
+        return _run_module(history, "sandbox archive", given[1:])
+    return _run_module(server, "sandbox", given)
 
 
 def _export(given: Sequence[str]) -> int:
-    from spotlib import export as exports  # noqa: PLC0415 - as slow to import as an analysis
+    from spotlib import export  # noqa: PLC0415 - slow to import
 
-    parser = argparse.ArgumentParser(prog="python -m spotlib export", description=exports.__doc__)
-    exports.add_arguments(parser)
-    return exports.run(parser.parse_args(given))
+    return _run_module(export, "export", given)
+
+
+def _run_module(module: ModuleType, command: str, given: Sequence[str]) -> int:
+    summary = (module.__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog=f"spotlib {command}", description=summary)
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(given)))
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -69,23 +74,25 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         "targets",
         nargs="*",
         default=["t3.nano"],
-        help="instance types, each in --region, or TYPE@REGION, or TYPE@REGION/ZONE-ID",
+        help="TYPE (in --region), TYPE@REGION or TYPE@REGION/ZONE-ID; default: t3.nano",
     )
     parser.add_argument("--endpoint", default="sandbox", help="sandbox (default), aws, or a URL")
-    parser.add_argument("--profile", help="the AWS profile")
-    parser.add_argument("--region", default="us-east-1", help="for targets that name none")
+    parser.add_argument("--profile", help="the AWS profile; default: the default one")
+    parser.add_argument("--region", default="us-east-1", help="default: us-east-1")
     parser.add_argument("--account-id", help="refuse any other account")
     parser.add_argument("-n", "--count", type=int, default=1, help="instances per target")
-    parser.add_argument("--timeout-s", type=float, default=600.0)
-    parser.add_argument("--wait-for", choices=["running", "ready"], default="ready")
+    parser.add_argument("--timeout-s", type=float, default=600.0, help="default: 600")
+    parser.add_argument(
+        "--wait-for", choices=["running", "ready"], default="ready", help="default: ready"
+    )
     parser.add_argument("--image", help="an AMI id; default: the newest Amazon Linux 2023")
 
 
 def _check(given: argparse.Namespace) -> int:
     if given.profile and given.endpoint == "sandbox":
-        raise ValueError("--profile is for AWS: add --endpoint aws (check spends nothing)")
+        raise ValueError("--profile is for AWS: add --endpoint aws (check costs nothing)")
     plans = plan_launches(
-        [parse_target(each, given.region) for each in given.targets],
+        [_target(each, given.region) for each in given.targets],
         count=given.count,
         timeout_s=given.timeout_s,
         wanted=Stage[given.wait_for.upper()],
@@ -98,20 +105,20 @@ def _check(given: argparse.Namespace) -> int:
         connection.close()
     kind = "AWS" if is_aws(given.endpoint) else f"endpoint {given.endpoint}"
     kind = "SIMULATED (sandbox), not AWS" if connection.simulated else kind
-    print("\n".join(report(checked, kind)))
+    print("\n".join(_report_lines(checked, kind)))
     return 1 if checked.problems else 0
 
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_sweep)
-    parser.add_argument("--batch", help="only this batch, and even if it has not expired")
-    parser.add_argument("--region", nargs="+", help="only here; default: wherever it may be")
+    parser.add_argument("--batch", help="only this batch, even if its requests have not expired")
     parser.add_argument(
-        "--endpoint", help="aws, or a URL; default: the worlds of the simulated logs"
+        "--region", nargs="+", help="besides those of the logs; default: all enabled"
     )
-    parser.add_argument("--profile", help="the AWS profile")
+    parser.add_argument("--endpoint", help="aws or a URL; default: the sandboxes of the logs")
+    parser.add_argument("--profile", help="the AWS profile; default: the default one")
     parser.add_argument("--results", default="", help="the results folder; default: results/")
-    parser.add_argument("--dry-run", action="store_true", help="change nothing")
+    parser.add_argument("--dry-run", action="store_true", help="report only, change nothing")
 
 
 def _sweep(given: argparse.Namespace) -> int:
@@ -119,23 +126,22 @@ def _sweep(given: argparse.Namespace) -> int:
     options = {"batch_id": given.batch, "regions": given.region, "dry_run": given.dry_run}
     if given.endpoint:
         connection = connect(given.endpoint, profile=given.profile)
-        return _tell(sweep(connection, folder=folder, **options))
-    worlds = {each.batch.url for each in unfinished(folder) if each.batch.simulated}
-    if not worlds:
+        return _print_report(sweep(connection, folder=folder, **options))
+    urls = {each.batch.url for each in unfinished(folder) if each.batch.simulated}
+    if not urls:
         print("no simulated batch is unfinished; for AWS add --endpoint aws")
-    return max((_sweep_world(url, folder, options) for url in sorted(worlds, key=str)), default=0)
+    return max((_sweep_sandbox(url, folder, options) for url in sorted(urls, key=str)), default=0)
 
 
-def _sweep_world(url: str | None, folder: Path, options: dict[str, Any]) -> int:
-    """A pretend market that has ended has nothing left in it."""
+def _sweep_sandbox(url: str | None, folder: Path, options: dict[str, Any]) -> int:
     connection = connect(url) if url else None
     if connection is None or not connection.simulated:
-        print(f"{url}: that pretend market is gone, and all that was in it")
+        print(f"{url}: this sandbox has ended, so nothing is left in it")
         return 0
-    return _tell(sweep(connection, folder=folder, **options))
+    return _print_report(sweep(connection, folder=folder, **options))
 
 
-def _tell(report: SweepReport) -> int:
+def _print_report(report: SweepReport) -> int:
     print("\n".join(report.lines()))
     return 0 if report.clean else 1
 
@@ -153,15 +159,15 @@ def _status(given: argparse.Namespace) -> int:
     return 1 if dead else 0
 
 
-def parse_target(text: str, region: str) -> Target:
-    """``t3.nano``, ``t3.nano@sa-east-1`` or ``t3.nano@sa-east-1/sae1-az2``."""
+def _target(text: str, region: str) -> Target:
+    """Parse ``t3.nano``, ``t3.nano@sa-east-1`` or ``t3.nano@sa-east-1/sae1-az2``."""
     name, _, place = text.partition("@")
     region, _, zone = (place or region).partition("/")
     return Target(name, region, zone or None)
 
 
-def report(checked: PreflightReport, kind: str) -> list[str]:
-    """The preflight's answer in lines for a terminal."""
+def _report_lines(checked: PreflightReport, kind: str) -> list[str]:
+    """Return the preflight's report as lines for a terminal."""
     lines = [f"{kind}: account {checked.account} as {checked.arn}"]
     for each in checked.prepared:
         largest = "unknown" if each.largest_count is None else str(each.largest_count)
@@ -174,7 +180,7 @@ def report(checked: PreflightReport, kind: str) -> list[str]:
     if checked.prepared:
         waves = len(split_waves(checked.prepared, checked.free_vcpus))
         lines.append(
-            f"a round: expected {usd(checked.expected_usd)}, hard bound {usd(checked.bound_usd)}"
+            f"one round: expected {usd(checked.expected_usd)}, hard bound {usd(checked.bound_usd)}"
             f", in {waves} wave{'s' if waves > 1 else ''}; nothing was launched"
         )
     if checked.credentials_end_at is not None:

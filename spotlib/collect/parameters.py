@@ -219,5 +219,5 @@ def _builtin(given: CollectParameters) -> Choice:
             "instance_type and region"
         )
     chosen = BUILTIN_TARGETS[: given.top]
-    origin = f"a built-in list, because there is no selection yet: {len(chosen)} targets"
+    origin = f"no selection is written yet, so a built-in list: {len(chosen)} targets"
     return Choice(chosen, origin, market=given.market)

@@ -111,7 +111,7 @@ class TestMarket:
         choice = targets_to_collect(checked(), tmp_path)
 
         assert choice.market == "tight"
-        assert choice.words.endswith("from sandbox, market tight")
+        assert choice.origin.endswith("from sandbox, market tight")
 
     def test_another_than_that_of_the_selection_is_refused(self, tmp_path):
         selection(tmp_path)
@@ -151,7 +151,7 @@ def test_without_a_selection_the_sandbox_uses_its_built_in_list_and_says_so(tmp_
     choice = targets_to_collect(checked(), tmp_path)
 
     assert choice.targets == BUILTIN_TARGETS
-    assert "no selection is written yet, so a built-in list" in choice.words
+    assert "no selection is written yet, so a built-in list" in choice.origin
 
 
 @pytest.mark.parametrize("endpoint", ["aws", "https://ec2.us-east-1.amazonaws.com", "http://x"])
@@ -166,7 +166,7 @@ def test_the_newest_selection_is_taken_up_to_its_top(tmp_path):
     choice = targets_to_collect(checked(top=1), tmp_path)
 
     assert choice.targets == (Target("t3.nano", "sa-east-1"),)
-    assert "the first 1 of 2 targets of 20260101T000000Z.csv, from sandbox" in choice.words
+    assert "the first 1 of 2 targets of 20260101T000000Z.csv, from sandbox" in choice.origin
 
 
 @pytest.mark.parametrize(
