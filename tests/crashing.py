@@ -1,7 +1,7 @@
-"""A batch and all the moments at which it can die: before and after every call to EC2, and before,
-half-way through and after every line of its log.
+"""A batch and every step at which it can die: before and after every call to EC2, and before,
+halfway through and after every line of its log.
 
-Dying there is either a snapshot (the world copied, the log as it was), or a real kill -9 of a
+A death there is either a snapshot (a copy of the world and of the log), or a real kill -9 of a
 process that counts the same steps.
 """
 
@@ -42,20 +42,20 @@ Visit = Callable[[str], None]
 
 
 class Died(Exception):
-    """The collection ended here, as far as an exception can end it."""
+    """The collection ended here with an exception."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A moment at which the batch could have died, and what it would have left."""
+    """A step at which the batch could have died, and what it would have left."""
 
     name: str
     world: World
     log: bytes
-    synced: int  # so much of the log is on the disk whatever happens to the machine
+    synced: int  # bytes of the log that survive a loss of power
 
     def revived(self, folder: Path, *, power_lost: bool = False) -> tuple[World, Path]:
-        """Its world, to go on by itself, and its log in a folder of its own."""
+        """Return a copy of its world, and its log in a folder of its own."""
         folder.mkdir(parents=True)
         log = folder / NAME
         log.write_bytes(self.log[: self.synced] if power_lost else self.log)
@@ -64,7 +64,7 @@ class Point:
 
 @contextmanager
 def visiting(visit: Visit) -> Iterator[None]:
-    """While entered, ``visit`` is told of each step: of every call and of every write."""
+    """While entered, call ``visit`` with the name of each step: every call and every write."""
     call, write = Connection.call, EventLog._write
 
     def stepped_call(self: Connection, region: str, action: str, /, **given: Any) -> Any:
@@ -90,14 +90,14 @@ def visiting(visit: Visit) -> Iterator[None]:
 
 
 def short_world() -> World:
-    """The world of a short batch of two plans in two regions, with company in both."""
+    """Return the world of a short batch: two regions, with requests of others in both."""
     world = scripted(*FATES)
     move_in(world, crowd(REGIONS, tags=STRANGERS))
     return world
 
 
 def short_batch(connection: Connection, log: Path, visit: Visit, **given: Any) -> BatchSummary:
-    """Collect in it, telling ``visit`` of every step."""
+    """Collect two plans in two regions, calling ``visit`` at every step."""
     checked = plan_for(connection, NANO, ARM, n=2, timeout_s=TIMEOUT_S)
     with visiting(visit):
         return collect_batch(
@@ -113,7 +113,7 @@ def short_batch(connection: Connection, log: Path, visit: Visit, **given: Any) -
 
 
 def in_process(world: World) -> Connection:
-    """A connection to a world in this process."""
+    """Connect to a world in this process."""
     return connect_in_process(world, partial(attach, world))
 
 
@@ -131,7 +131,7 @@ class Recorder:
 
     @contextmanager
     def noting_syncs(self) -> Iterator[None]:
-        """While entered, it is known what of the log would survive the loss of power."""
+        """While entered, note how much of the log would survive a loss of power."""
         fsync = os.fsync
 
         def noted(file: int) -> None:
@@ -147,7 +147,7 @@ class Recorder:
 
 
 def points_of(folder: Path) -> list[Point]:
-    """Every point of the short batch."""
+    """Return every point of the short batch."""
     world, log = short_world(), folder / NAME
     recorder = Recorder(world, log)
     with recorder.noting_syncs():
@@ -157,7 +157,7 @@ def points_of(folder: Path) -> list[Point]:
 
 @contextmanager
 def full_after(lines: int, *, share: float = 0.5) -> Iterator[None]:
-    """While entered, the disk takes so many more lines and then a share of one, and no more."""
+    """While entered, the disk takes ``lines`` more lines, then a share of one, then nothing."""
     write, left = EventLog._write, [lines]
 
     def filling(self: EventLog, data: bytes) -> None:
@@ -178,12 +178,12 @@ def full_after(lines: int, *, share: float = 0.5) -> Iterator[None]:
 
 
 def swept(world: World, log: Path, **given: Any) -> SweepReport:
-    """What a sweep says that knows nothing but the log's folder."""
+    """Sweep with nothing but the log's folder."""
     return sweep(in_process(world), folder=log.parent, regions=REGIONS, **given)
 
 
 def require_recovered(world: World, log: Path, acknowledged: list[dict[str, Any]]) -> None:
-    """Nothing left, nothing foreign touched, every row kept, one outcome a launched request."""
+    """Nothing left, nothing of others touched, every row kept, one outcome per request."""
     events, torn = read_events(log)
     launched = {each["request_id"] for each in world.truth()}
     ended = Counter(event["request_id"] for event in events if event["event"] == "outcome")
@@ -191,7 +191,7 @@ def require_recovered(world: World, log: Path, acknowledged: list[dict[str, Any]
     assert world.touched == []
     assert events[: len(acknowledged)] == acknowledged
     assert ended == Counter(dict.fromkeys(launched, 1))
-    if events:  # else it died with its first line, before anything could be launched
+    if events:  # without any, it died before anything was launched
         assert not torn
         assert [event["confirmed"] for event in events if event["event"] == "clean"][-1]
     assert load_batches(log)["clean"].all()
@@ -200,7 +200,7 @@ def require_recovered(world: World, log: Path, acknowledged: list[dict[str, Any]
 
 
 def last_ours_ended_s(world: World) -> float:
-    """When the last request of ours ended, or the last instance began to end."""
+    """Return when our last request ended, or our last instance began to end."""
     ends = [each.path[-1][0] for each in world._requests]
     ends += [each.instance.ended_s for each in world._requests if each.instance]
     return max(ends, default=0.0)

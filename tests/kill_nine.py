@@ -1,8 +1,8 @@
 """Real kill -9 at given steps of the short batch: ``python kill_nine.py FOLDER STEP...``.
 
-The market is served by this process, over HTTP and in virtual time.  The collection runs in a
-child, forked so that importing everything is paid once, and is killed at its step.  For each step
-a line of JSON tells what was left on the disk and in the market, and what a sweep made of it.
+This process serves the market, over HTTP and in virtual time.  The collection runs in a forked
+child (importing once saves time) and is killed at its step.  For each step one line of JSON says
+what was left on the disk and in the market, before and after a sweep.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def main(folder: Path, steps: list[int]) -> None:
 
 
 def killed_at(step: int, log: Path) -> dict[str, Any]:
-    """One collection, killed, looked at, swept and looked at again."""
+    """Kill one collection; return what was left before and after a sweep."""
     world = short_world()
     url = served(world)
     child = os.fork()
@@ -55,11 +55,11 @@ def killed_at(step: int, log: Path) -> dict[str, Any]:
 
 
 def served(world: World) -> str:
-    """The address of a server of this world, in a thread that lives as long as this process."""
-    told: queue.Queue[str] = queue.Queue()
-    given = {"idle_s": 0.0, "ready": told.put}
+    """Serve this world in a thread that lives as long as this process; return its address."""
+    addresses: queue.Queue[str] = queue.Queue()
+    given = {"idle_s": 0.0, "ready": addresses.put}
     threading.Thread(target=serve, args=(world,), kwargs=given, daemon=True).start()
-    return told.get(timeout=30)
+    return addresses.get(timeout=30)
 
 
 def run_until_killed(url: str, log: Path, step: int) -> None:
@@ -77,12 +77,12 @@ def run_until_killed(url: str, log: Path, step: int) -> None:
 
 
 def digest(world: World) -> str:
-    """What is true in the market, in short."""
+    """Return a hash of the market's true state."""
     return hashlib.sha256(json.dumps(world.truth(), sort_keys=True).encode()).hexdigest()
 
 
 def bodies(log: Path) -> str:
-    """The log but for its first line, which names the process; and not where it was torn."""
+    """Return the log without its first line, which names the process."""
     lines = log.read_bytes().split(b"\n")[1:] if log.exists() else []
     return b"\n".join(lines).decode()
 

@@ -1,4 +1,4 @@
-"""The nouns refuse what cannot be, and the bracket rule keeps what the looks allow."""
+"""The nouns refuse invalid values, and the bracket rule claims no more than the polls show."""
 
 import pytest
 from hypothesis import given
@@ -94,14 +94,14 @@ def test_a_status_code_ends_a_request_only_if_it_says_so(code, state, outcome):
     assert Sighting(state, code).ended is outcome
 
 
-def test_an_instance_that_died_in_its_boot_fails_the_request_whatever_its_code_still_says():
+def test_an_instance_that_died_while_booting_fails_the_request_despite_its_code():
     gone = Sighting("active", "fulfilled", instance_id="i-1", instance_state="terminated")
 
     assert gone.ended is Outcome.FAILED
     assert gone.stage is Stage.FULFILLED
 
 
-def test_stages_first_shown_by_one_look_share_its_bracket():
+def test_stages_first_shown_by_one_poll_share_its_bracket():
     track = advance(Track("sir-1", 0.0), running(checks=OK), asked_s=3.0, answered_s=3.5)
 
     assert set(track.brackets.values()) == {Bracket(0.0, 3.5)}
@@ -142,8 +142,8 @@ gaps = st.lists(st.tuples(st.floats(0.01, 20.0), st.floats(0.001, 2.0)), min_siz
 
 
 @given(moments=moments, gaps=gaps, failed=st.sets(st.integers(0, 39)))
-def test_every_bracket_contains_the_moment_of_its_stage_whatever_looks_fail(moments, gaps, failed):
-    """Looks at random times, each answered from the state at some moment while it was under way."""
+def test_every_bracket_contains_the_moment_of_its_stage_also_when_polls_fail(moments, gaps, failed):
+    """Polls at random times, each answered from the state at a moment while it was under way."""
     shown = dict(zip(Stage, moments, strict=True))
     track, asked_s = Track("sir-1", 0.0), 0.0
     for number, (wait_s, took_s) in enumerate(gaps):

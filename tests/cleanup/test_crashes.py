@@ -1,7 +1,7 @@
-"""A batch that dies anywhere leaves nothing behind and loses nothing that was recorded.
+"""A batch that dies at any step leaves nothing behind and loses nothing that was recorded.
 
-Every point is a snapshot of the market and of the log; real kill -9 show that it is a true one.
-Weaker designs leak under the very same harness.
+Every point is a snapshot of the market and of the log; real kill -9 leave exactly the same.
+Weaker designs leak in the same tests.
 """
 
 import json
@@ -40,12 +40,12 @@ BOUND_S = TIMEOUT_S + SWITCH_MARGIN_S + 60 + BOOT_MARGIN_S  # the switch counts 
 
 @pytest.fixture(scope="module")
 def points(tmp_path_factory):
-    """Every point of a short batch of two plans in two regions at which it can die."""
+    """Every point at which a short batch, of two plans in two regions, can die."""
     return points_of(tmp_path_factory.mktemp("points"))
 
 
 def test_a_crash_at_any_step_is_closed_and_its_log_completed(points, tmp_path, sampled):
-    """What the guard does at once: nothing of ours is left within twice the settle time."""
+    """The guard sweeps at once: nothing of ours is left within twice the settle time."""
     for number, point in enumerate(sampled(points, 8)):
         world, log = point.revived(tmp_path / str(number))
         acknowledged, _ = read_events(log)
@@ -74,7 +74,7 @@ def test_a_sweep_long_after_any_crash_finds_what_is_left(points, tmp_path, sampl
 
 
 def test_the_loss_of_power_at_any_step_loses_no_request(points, tmp_path, sampled):
-    """Of the log only what was waited for is left; every launched request still ends."""
+    """Only the synced part of the log is left; every launched request still ends."""
     for number, point in enumerate(visited := sampled(points, 20)):
         world, log = point.revived(tmp_path / str(number), power_lost=True)
         acknowledged, _ = read_events(log)
@@ -85,7 +85,7 @@ def test_the_loss_of_power_at_any_step_loses_no_request(points, tmp_path, sample
 
 
 def test_everything_dead_for_good_leaves_nothing_after_the_bound(points, tmp_path):
-    """ValidUntil ends the open requests, the switch in each instance the rest; nobody sweeps."""
+    """Nobody sweeps: ValidUntil ends the open requests, the switch ends each instance."""
     for number, point in enumerate(points):
         world, _ = point.revived(tmp_path / str(number))
         world.advance(BOUND_S)
@@ -109,14 +109,14 @@ def test_a_recovery_that_dies_at_any_step_is_recovered_again(points, tmp_path, s
 
 
 def test_real_kills_leave_exactly_what_the_snapshots_say(points, tmp_path, sampled):
-    """kill -9 of a real process: the market and the log are the snapshot's, before and after."""
+    """The market and the log equal the snapshot's, before and after a sweep."""
     steps = sampled(range(3, len(points), 7), 8)
     script = Path(__file__).parents[1] / "kill_nine.py"
     command = [sys.executable, script, tmp_path / "real", *steps]
     done = subprocess.run(list(map(str, command)), capture_output=True, check=False, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    for each, step in zip(told, steps, strict=True):
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    for each, step in zip(found, steps, strict=True):
         world, log = points[step].revived(tmp_path / str(step))
         assert each["killed"], points[step].name
         assert each["before"] == {"truth": digest(world), "log": bodies(log)}, points[step].name
@@ -127,7 +127,7 @@ def test_real_kills_leave_exactly_what_the_snapshots_say(points, tmp_path, sampl
 
 
 def test_every_create_call_carries_a_token_that_is_on_the_disk_already(points):
-    """So a lost answer, or a lost machine, never hides what was launched."""
+    """Therefore a lost answer or a lost machine never hides what was launched."""
     creating = [each for each in points if each.name == "before request_spot_instances"]
     sent = 0
     for point, later in zip(creating, creating[1:] + points[-1:], strict=True):
@@ -141,7 +141,7 @@ def test_every_create_call_carries_a_token_that_is_on_the_disk_already(points):
 
 
 def test_an_error_at_any_step_ends_the_batch_in_order(points, tmp_path, sampled):
-    """Not a crash, but an exception, as a mistake of ours would raise it.  A sweep completes it."""
+    """An exception, as a bug of ours would raise it, is no crash.  A sweep completes the log."""
     whole = [i for i, point in enumerate(points) if not point.name.startswith("within")]
     for step in sampled(whole, 30, whole=3):
         world, log = short_world(), tmp_path / str(step) / NAME
@@ -164,7 +164,7 @@ def dying_once_at(step):
 
 
 class Weak:
-    """Designs like those of others, each as what it does about a crash."""
+    """Designs as seen elsewhere: what each does about a crash."""
 
     @staticmethod
     def tidy_up_at_the_end_only(point, world, log):
@@ -172,20 +172,20 @@ class Weak:
 
     @staticmethod
     def try_and_finally_only(point, world, log):
-        """kill -9 skips every finally; an error does not, but one pass is no settling."""
-        if point.name.startswith("after"):  # as if the error had come from this call
+        """kill -9 skips every finally; an error does not, but a single pass is not enough."""
+        if point.name.startswith("after"):  # as if this call had raised the error
             for region, ids in logged_ids(log).items():
                 release(in_process(world), region, open_ids=sorted(ids), request_ids=ids)
 
     @staticmethod
     def ids_journalled_after_the_reply(_point, world, log):
-        """Recovers by the ids in the log alone: what no id was written for is not known."""
+        """Recover by the ids in the log alone: a request without a logged id stays unknown."""
         ids = logged_ids(log)
         settle(in_process(world), batch_id="nobody", request_ids=ids, note=lambda *_, **__: 0)
 
     @staticmethod
     def no_settle_time(_point, world, log):
-        """What is quiet once is believed to be quiet for ever."""
+        """One quiet pass counts as the end."""
         swept(world, log, settle_s=0.0)
 
     @staticmethod
@@ -206,7 +206,7 @@ def logged_ids(log):
 
 @pytest.mark.parametrize("design", [name for name in vars(Weak) if name[0] != "_"])
 def test_weaker_designs_leak_under_this_harness(points, tmp_path, sampled, record_property, design):
-    """Judged 20 s later: a launch that was in flight has arrived by then."""
+    """Judged 20 s later: by then a launch in flight has arrived."""
     visited = [each for each in points if "request_spot_instances" in each.name]
     visited += sampled(points, 20)
     leaks = 0
@@ -215,13 +215,13 @@ def test_weaker_designs_leak_under_this_harness(points, tmp_path, sampled, recor
         getattr(Weak, design)(point, world, log)
         world.advance(20.0)
         leaks += world.leftovers() != EMPTY
-    words = f"{design.replace('_', ' ')}: leaks at {leaks} of {len(visited)} crash points"
-    record_property("counted", words)
+    summary = f"{design.replace('_', ' ')}: leaks at {leaks} of {len(visited)} crash points"
+    record_property("counted", summary)
     assert (leaks == 0) is (design == "as_it_is")
 
 
 def test_two_sweeps_at_once_do_no_harm(points, tmp_path):
-    """The second finds the log locked by the first and keeps its hands off."""
+    """The second finds the log locked by the first and leaves the batch alone."""
     world, log = points[len(points) // 3].revived(tmp_path / "both")
     acknowledged, _ = read_events(log)
     verdicts = []

@@ -1,4 +1,4 @@
-"""A sweep closes the dead and keeps its hands off the living, the young and what is not ours."""
+"""A sweep closes dead batches; it leaves alone what is alive, young or not ours."""
 
 import json
 from functools import partial
@@ -19,7 +19,7 @@ from crashing import (
 from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import dead_lines, unfinished, unreadable
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.clock import WorldClock
+from spotlib.ec2.clock import VirtualClock
 from spotlib.ec2.connection import Connection, sandbox_session
 from spotlib.model import Target
 from spotlib.record.log import EventLog, is_alive
@@ -37,7 +37,7 @@ def points(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def died(points) -> Point:
-    """A batch that died while some of its instances ran and others were still to come."""
+    """A batch that died while some of its instances ran and others were not yet launched."""
     return next(each for each in points if each.name == "after the line of tagged")
 
 
@@ -57,7 +57,7 @@ def test_a_second_sweep_finds_nothing_to_do_and_changes_nothing(died, tmp_path):
     assert not mutating(world, calls)
 
 
-def test_a_dry_run_says_what_it_would_do_and_changes_nothing(died, tmp_path):
+def test_a_dry_run_reports_what_it_would_do_and_changes_nothing(died, tmp_path):
     world, log = died.revived(tmp_path / "logs")
     calls, text = len(world.calls), log.read_bytes()
 
@@ -72,7 +72,7 @@ def test_a_dry_run_says_what_it_would_do_and_changes_nothing(died, tmp_path):
 
 
 def orphans(connection, count, *, region=NANO.region, expires="2024-09-01T00:00:00+00:00"):
-    """``count`` batches of one request each, whose logs are nowhere."""
+    """Launch ``count`` batches of one request each, without a log."""
     [each] = plan_for(connection, Target("t3.nano", region), n=1).prepared
     for number in range(count):
         tags = {"spotlib:batch": f"lost-{number:03d}", "spotlib:expires": expires}
@@ -150,7 +150,7 @@ def test_a_live_batch_is_kept_even_if_its_log_cannot_be_read(died, tmp_path):
 
 
 def test_what_is_not_ours_is_neither_touched_nor_named(died, tmp_path):
-    """Other people's requests and instances, tagged otherwise or not at all, beside our own."""
+    """Other people's requests and instances, with other tags or none, beside our own."""
     world, log = died.revived(tmp_path / "logs")
     acknowledged, _ = read_events(log)
 
@@ -163,7 +163,7 @@ def test_what_is_not_ours_is_neither_touched_nor_named(died, tmp_path):
 
 
 def test_regions_that_nobody_names_are_not_touched(in_process, tmp_path):
-    """What lies in another region is left alone, and is no part of what is called clean."""
+    """Another region is left alone, and "clean" says nothing about it."""
     world = scripted()
     connection = in_process(world)
     orphans(connection, 1)
@@ -188,12 +188,12 @@ def test_another_world_is_not_ours_to_close(died, in_process, tmp_path):
 
 
 def as_aws(world):
-    """A connection that believes to be at AWS; what it sends goes to a world in this process."""
-    return Connection("aws", WorldClock(world), sandbox_session, attach=partial(attach, world))
+    """Connect as to AWS, but to a world in this process."""
+    return Connection("aws", VirtualClock(world), sandbox_session, attach=partial(attach, world))
 
 
-def test_a_batch_of_another_account_is_kept_and_said_to_be(tmp_path):
-    """Both accounts' logs lie in one folder; the keys at hand are only those of one."""
+def test_a_batch_of_another_account_is_kept_and_named(tmp_path):
+    """The logs of both accounts are in one folder, the credentials are of one."""
     log = tmp_path / NAME
     mine, other = scripted(), scripted(account_id="999999999999")
     summary = collect_batch(as_aws(mine), plan_for(as_aws(mine), n=1), log=log, seed=1, guard=False)
@@ -213,7 +213,7 @@ def test_a_batch_of_another_account_is_kept_and_said_to_be(tmp_path):
     assert own.clean
 
 
-def test_what_cannot_be_closed_is_said_with_the_commands(died, tmp_path):
+def test_what_cannot_be_closed_is_reported_with_the_commands(died, tmp_path):
     world, log = died.revived(tmp_path / "logs")
     refused = Fault(kind="fail", action="TerminateInstances", code="UnauthorizedOperation")
     world.faults.append(refused)
@@ -227,7 +227,7 @@ def test_what_cannot_be_closed_is_said_with_the_commands(died, tmp_path):
     assert unfinished(log.parent)[0].batch_id == log.stem
 
 
-def test_a_region_that_cannot_be_looked_into_is_no_clean_sweep(in_process, tmp_path):
+def test_a_sweep_that_could_not_search_a_region_is_not_clean(in_process, tmp_path):
     world = scripted(denied={"ec2:DescribeSpotInstanceRequests"})
 
     report = sweep(in_process(world), folder=tmp_path, regions=[NANO.region])
@@ -254,7 +254,7 @@ def test_a_recovered_request_that_was_ready_is_ready_and_others_are_abandoned(po
 
 
 def test_a_log_of_a_newer_spotlib_hides_no_other_batch(died, tmp_path):
-    """It is named with what to do; the dead batch beside it is closed, and it is not clean."""
+    """It is named with what to do; the dead batch beside it is closed; the sweep is not clean."""
     world, log = died.revived(tmp_path / "logs")
     newer = log.with_name("20250101T000000Z-ffffff.jsonl")
     newer.write_bytes(died.log.replace(b'"schema":2', b'"schema":3', 1))
@@ -274,7 +274,7 @@ def test_a_log_of_a_newer_spotlib_hides_no_other_batch(died, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_does_not_keep_instances_alive(died, tmp_path, monkeypatch):
-    """Money first: all is closed, and the verdict says that the log is not complete."""
+    """Money first: everything is closed, and the verdict says that the log is incomplete."""
     world, log = died.revived(tmp_path / "logs")
 
     def refused(path):
@@ -296,7 +296,7 @@ def test_a_folder_that_cannot_be_written_does_not_keep_instances_alive(died, tmp
 
 
 def test_a_disk_that_fills_up_under_a_sweep_does_not_keep_instances_alive(died, tmp_path):
-    """At each line that the sweep would write; once there is room, another completes the log."""
+    """At each line that the sweep writes; once there is room, another completes the log."""
     acknowledged = None
     for room in range(12):
         world, log = died.revived(tmp_path / str(room))
@@ -312,7 +312,7 @@ def test_a_disk_that_fills_up_under_a_sweep_does_not_keep_instances_alive(died, 
     assert 4 < room < 12
 
 
-def test_status_tells_what_is_open_alive_spent_and_next(died, tmp_path):
+def test_status_shows_what_is_open_alive_spent_and_next(died, tmp_path):
     _, log = died.revived(tmp_path / "logs")
     lines = died.log.decode().splitlines()
     first = json.loads(lines[0])
@@ -336,7 +336,7 @@ def test_status_tells_what_is_open_alive_spent_and_next(died, tmp_path):
 
 
 def test_a_batch_at_aws_whose_log_lacks_lines_names_the_sweep_that_reaches_aws(tmp_path):
-    """Without its endpoint the command would look at simulated batches only."""
+    """Without its endpoint the command would sweep simulated batches only."""
     world, log = scripted(), tmp_path / NAME
     checked = plan_for(as_aws(world), n=1)
 

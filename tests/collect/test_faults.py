@@ -1,8 +1,8 @@
-"""Every fault of the wire at every call of a batch; clocks that step; machines that sleep; keys
-that expire.
+"""Every network and API fault at every call of a batch, clocks that step, machines that sleep, and
+credentials that expire.
 
-What is held to: nothing is launched twice, the other plans go on, every launched request has one
-outcome, nothing is left, nothing foreign is touched.
+Each test checks that nothing is launched twice, the other plans go on, every launched request has
+one outcome, nothing is left, and nothing of others is touched.
 """
 
 import json
@@ -17,7 +17,7 @@ from crashing import EMPTY, NAME, in_process, require_recovered, short_batch, sh
 
 from spotlib.cleanup.close import settle
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.clock import WorldClock
+from spotlib.ec2.clock import VirtualClock
 from spotlib.ec2.connection import Connection, connect_in_process
 from spotlib.record.tables import load_launches
 from spotlib.sandbox.faults import KINDS, Fault
@@ -30,14 +30,14 @@ BURST = 12
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory):
-    """How many calls a batch makes that nothing strikes."""
+    """The number of calls of a batch without faults."""
     steps = []
     short_batch(in_process(short_world()), tmp_path_factory.mktemp("calls") / NAME, steps.append)
     return sum(name.startswith("before") and "line" not in name for name in steps)
 
 
 def struck(log, *faults):
-    """The short batch, with faults in place from its first call on."""
+    """Collect the short batch, with faults in place from its first call on."""
     world = short_world()
     connection = in_process(world)
 
@@ -46,7 +46,7 @@ def struck(log, *faults):
             world.faults += faults
 
     summary = short_batch(connection, log, strike)
-    if not summary.cleaned.confirmed:  # the wire was down for longer than anybody waits
+    if not summary.cleaned.confirmed:  # the faults lasted longer than the batch waits
         world.faults.clear()
         swept(world, log)
     return world, summary
@@ -80,7 +80,7 @@ def test_a_fault_at_any_call_does_no_harm(calls, tmp_path, sampled, kind):
 
 @pytest.mark.parametrize("kind", ["throttled", "refused", "lose_answer", "black_hole", "expired"])
 def test_a_burst_of_faults_from_any_call_on_does_no_harm(calls, tmp_path, sampled, kind):
-    """A dozen calls in a row: more than a request call is tried again."""
+    """A dozen calls in a row fail: more than the attempts of a request call."""
     for number in sampled(range(1, calls + 1), 33, whole=3):
         log = tmp_path / str(number) / NAME
         burst = [Fault(kind=kind, nth=number + k, seconds=6.0) for k in range(BURST)]
@@ -89,8 +89,8 @@ def test_a_burst_of_faults_from_any_call_on_does_no_harm(calls, tmp_path, sample
         require_no_harm(world, log, (kind, number))
 
 
-class Stepped(WorldClock):
-    """A machine whose wall clock is set by so much at some moment, or was wrong from the start."""
+class Stepped(VirtualClock):
+    """A machine whose wall clock is off by ``by_s`` from ``at_s`` on."""
 
     def __init__(self, world, *, by_s, at_s=0.0):
         super().__init__(world)
@@ -101,8 +101,8 @@ class Stepped(WorldClock):
         return super().utc() + timedelta(seconds=self._by if late else 0.0)
 
 
-class Asleep(WorldClock):
-    """A machine that sleeps once: the world goes on; its clock too, or not (as on macOS)."""
+class Asleep(VirtualClock):
+    """A machine that sleeps once: the world goes on, its own clock may stop (as on macOS)."""
 
     def __init__(self, world, *, at_s, for_s=600.0, stops):
         super().__init__(world)
@@ -132,7 +132,7 @@ def collected(world, clock, log, *, session=None, n=2, **given):
 
 
 def measured(events):
-    """What was measured: everything but the dates."""
+    """What was measured: everything except the dates."""
     kept = [each for each in events if each["event"] in ("poll", "stage", "outcome", "requested")]
     return [{name: each[name] for name in each if name != "at"} for each in kept]
 
@@ -140,13 +140,13 @@ def measured(events):
 @pytest.mark.parametrize("by_s", [3600.0, -3600.0])
 @pytest.mark.parametrize("at_s", [0.0, 12.0], ids=["from the start", "in the middle"])
 def test_a_wall_clock_that_is_set_by_an_hour_changes_no_measurement(tmp_path, by_s, at_s):
-    """Durations come from a clock that never steps, ValidUntil from EC2's own Date."""
+    """Durations are from a clock that never steps, ValidUntil is from EC2's own Date."""
     fates = (QUICK, Fate(held_s=None))
     world, plain = scripted(*fates), scripted(*fates)
     clock = Stepped(world, by_s=by_s, at_s=at_s)
 
     summary, events = collected(world, clock, tmp_path / NAME)
-    _, expected = collected(plain, WorldClock(plain), tmp_path / "plain" / NAME)
+    _, expected = collected(plain, VirtualClock(plain), tmp_path / "plain" / NAME)
 
     assert measured(events) == measured(expected)
     ends = [each["valid_until"] for each in events + expected if each["event"] == "intent"]
@@ -158,7 +158,7 @@ def test_a_wall_clock_that_is_set_by_an_hour_changes_no_measurement(tmp_path, by
 @pytest.mark.parametrize("stops", [False, True], ids=["clock goes on", "clock stops"])
 @pytest.mark.parametrize("after_s", [3.0, 9.0, 40.0])
 def test_a_machine_that_sleeps_ten_minutes_measures_nothing_untrue(tmp_path, stops, after_s):
-    """The gap is recorded as ticks without a look; what came in it has a bracket as wide."""
+    """The gap is recorded as missed polls; a stage reached within it has a bracket as wide."""
     world = scripted(QUICK, Fate(boot_s=20.0, ok_s=100.0), Fate(held_s=None))
     plan_for(connect_in_process(world, partial(attach, world)), NANO, n=3)
     clock = Asleep(world, at_s=world.now_s + 2 + after_s, stops=stops)
@@ -172,7 +172,7 @@ def test_a_machine_that_sleeps_ten_minutes_measures_nothing_untrue(tmp_path, sto
     began_s = (datetime.fromisoformat(events[0]["started_at"]) - world.epoch).total_seconds()
     for each in (event for event in events if event["event"] == "stage"):
         seen_s = truth[each["request_id"]][each["stage"]] - began_s
-        if stops and seen_s - each["by_s"] > 1:  # in its own seconds it never slept
+        if stops and seen_s - each["by_s"] > 1:  # its own seconds do not contain the sleep
             seen_s -= 600.0
         assert each["after_s"] - 0.001 <= seen_s <= each["by_s"] + 0.001
     if not stops:
@@ -182,7 +182,7 @@ def test_a_machine_that_sleeps_ten_minutes_measures_nothing_untrue(tmp_path, sto
 
 
 def keys(world, *, renewed_after_s):
-    """Sessions as a credentials file gives them: old keys, and from some moment on new ones."""
+    """Return ``open_session`` of a credentials file: old keys first, later new ones."""
     renewed_at_s = world.now_s + renewed_after_s
 
     def open_session():
@@ -193,7 +193,7 @@ def keys(world, *, renewed_after_s):
 
 
 def expiring(world, after_s):
-    """From then on the old key is refused, for ever."""
+    """From then on the old key is refused for good."""
     world.faults.append(Fault(kind="expired", from_s=world.now_s + after_s))
 
 
@@ -204,7 +204,7 @@ def test_credentials_renewed_while_the_batch_runs_are_used_from_then_on(tmp_path
 
     summary, events = collected(
         world,
-        WorldClock(world),
+        VirtualClock(world),
         tmp_path / NAME,
         session=keys(world, renewed_after_s=60.0),
         n=1,
@@ -220,17 +220,17 @@ def test_credentials_renewed_while_the_batch_runs_are_used_from_then_on(tmp_path
 
 
 @pytest.mark.parametrize("after_s", [7.0, 10.0, 15.0, 30.0])
-def test_credentials_that_expired_for_ever_are_no_end_of_the_clean_up(
+def test_a_batch_whose_credentials_expired_for_good_is_closed_by_a_sweep(
     tmp_path, monkeypatch, after_s
 ):
-    """The batch ends unconfirmed, loudly; a sweep with renewed ones closes it and its log."""
+    """The batch reports that it is not confirmed; a sweep with new keys closes it and its log."""
     monkeypatch.setattr("spotlib.collect.rounds.settle", partial(settle, give_up_s=60.0))
     world = scripted(SLOW, Fate(held_s=None))
     expiring(world, after_s)
     log = tmp_path / NAME
 
     summary, events = collected(
-        world, WorldClock(world), log, session=keys(world, renewed_after_s=1e9), timeout_s=60
+        world, VirtualClock(world), log, session=keys(world, renewed_after_s=1e9), timeout_s=60
     )
     left = world.leftovers()
     report = swept(world, log)
@@ -248,13 +248,13 @@ def test_credentials_that_expired_for_ever_are_no_end_of_the_clean_up(
 
 
 def by_environment(world):
-    """As at AWS, with the credentials of the environment."""
-    clock = WorldClock(world)
+    """Connect as to AWS, with the credentials of the environment."""
+    clock = VirtualClock(world)
     return Connection("aws", clock, boto3.Session, attach=partial(attach, world))
 
 
 def test_a_batch_that_outlives_its_credentials_is_refused(tmp_path, monkeypatch):
-    """What is launched then could not be terminated: refused before anything is sent."""
+    """Without credentials nothing can be terminated: refused before anything is sent."""
     now_at = datetime.now(UTC).replace(microsecond=0)
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
     monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", (now_at + timedelta(minutes=30)).isoformat())

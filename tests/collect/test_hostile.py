@@ -1,8 +1,8 @@
-"""The loop among strangers, with reads that mislead, and under every fault of the wire.
+"""The loop among other people's requests, with stale reads, and under every network and API fault.
 
-What is held to: each bracket contains the moment an answer first showed its stage (``seen_s``);
-what is not ours is neither counted nor touched; nothing is launched twice; a missed tick is
-recorded with its cause; and in the end nothing is left.
+Each test checks that a bracket contains the moment at which an answer first showed its stage
+(``seen_s``), that nothing of others is counted or touched, that nothing is launched twice, that a
+missed poll is recorded with its cause, and that nothing is left.
 """
 
 import json
@@ -31,7 +31,7 @@ STALE = Reads(unknown_s=8.0, id_lag_s=4.0, filter_lag_s=8.0, page_most=2, empty_
 
 
 def collected(in_process, log, world, *targets, n=3, prepare=None, **plan):
-    """Collect on a hostile world; the events, with times on the world's clock."""
+    """Collect on a hostile world; return the summary, the events, and when the batch began."""
     connection = in_process(world)
     checked = plan_for(connection, *(targets or (NANO,)), n=n, timeout_s=plan.pop("timeout_s", 120))
     if prepare:
@@ -46,18 +46,18 @@ def collected(in_process, log, world, *targets, n=3, prepare=None, **plan):
 
 
 def brackets_contain_what_was_seen(events, world, began_s):
-    """How many brackets there were; each contains the moment of the first answer."""
+    """Check that each bracket contains the moment of the first answer; return their number."""
     truth = {each["request_id"]: each for each in world.truth()}
     stages = [event for event in events if event["event"] == "stage"]
     lost = [event for event in events if event["event"] == "poll" and event["error"]]
     for event in stages:
-        told = truth[event["request_id"]]
-        seen_s = told["seen_s"][event["stage"]] - began_s
-        # A look that failed counts for nothing, though its first calls may have shown the stage.
-        in_vain = any(look["asked_s"] < seen_s <= look["answered_s"] for look in lost)
-        assert event["after_s"] < seen_s or in_vain, (event, told)
-        assert seen_s <= event["by_s"], (event, told)
-        assert told["happened_s"][event["stage"]] <= told["seen_s"][event["stage"]]
+        true = truth[event["request_id"]]
+        seen_s = true["seen_s"][event["stage"]] - began_s
+        # A failed poll proves nothing, even if its first calls had already shown the stage.
+        in_vain = any(poll["asked_s"] < seen_s <= poll["answered_s"] for poll in lost)
+        assert event["after_s"] < seen_s or in_vain, (event, true)
+        assert seen_s <= event["by_s"], (event, true)
+        assert true["happened_s"][event["stage"]] <= true["seen_s"][event["stage"]]
     return len(stages)
 
 
@@ -110,7 +110,9 @@ def test_the_ledger_would_show_it_if_company_were_touched(in_process):
     boot_s=st.floats(0.0, 30.0),
     ok_s=st.floats(0.0, 30.0),
 )
-def test_brackets_contain_what_was_seen_whatever_reads_do(in_process, seed, reads, boot_s, ok_s):
+def test_brackets_contain_what_was_seen_under_any_stale_reads(
+    in_process, seed, reads, boot_s, ok_s
+):
     world = scripted(*[Fate(boot_s=boot_s, ok_s=ok_s)] * 4, seed=seed, reads=reads)
     with TemporaryDirectory() as folder:
         log = Path(folder) / "batch.jsonl"
@@ -149,8 +151,8 @@ CAUSES = {
 
 @pytest.mark.parametrize("action", ["DescribeSpotInstanceRequests", "DescribeInstanceStatus"])
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_a_look_that_a_fault_strikes_is_a_missed_tick_with_its_cause(in_process, log, kind, action):
-    """Three in four of the calls of one kind fail for 20 s, in the region of one of two plans."""
+def test_a_poll_that_a_fault_strikes_is_missed_with_its_cause(in_process, log, kind, action):
+    """Three in four calls of one action fail for 20 s."""
 
     def strike(world):
         from_s = world.now_s + 4.0
@@ -188,7 +190,7 @@ def test_a_request_call_that_a_fault_strikes_launches_once(in_process, log, kind
 
 
 def test_requests_whose_every_answer_is_lost_are_found_by_their_tag_and_ended(in_process, log):
-    """No id was ever told: only the batch's tag leads to what was launched."""
+    """No id is known: only the batch's tag leads to what was launched."""
 
     def strike(world):
         world.faults.append(Fault(kind="lose_answer", action="RequestSpotInstances"))
@@ -216,7 +218,7 @@ def test_clean_up_gets_through_two_minutes_of_faults(in_process, log, kind, acti
     assert world.fired
 
 
-def test_credentials_that_expire_and_are_renewed_lose_looks_and_nothing_else(in_process, log):
+def test_credentials_that_expire_and_are_renewed_lose_polls_and_nothing_else(in_process, log):
     def strike(world):
         now_s = world.now_s
         world.faults.append(Fault(kind="expired", from_s=now_s + 5.0, to_s=now_s + 65.0))
@@ -243,7 +245,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("forms", FORMS, ids=repr)
-def test_the_loop_does_not_mind_which_form_an_open_point_takes(in_process, log, forms):
+def test_the_loop_works_with_every_form_of_an_undocumented_answer(in_process, log, forms):
     taken = Fate(boot_s=2.0, ok_s=300.0, interrupted_s=20.0)
     world = scripted(QUICK, taken, forms=forms, throttled=True)
     summary, events, began_s = collected(in_process, log, world, n=2, timeout_s=200)
@@ -253,9 +255,9 @@ def test_the_loop_does_not_mind_which_form_an_open_point_takes(in_process, log, 
     brackets_contain_what_was_seen(events, world, began_s)
 
 
-def test_a_zone_picked_without_the_type_is_a_failure_told_by_ec2_not_a_wait(in_process, log):
-    """EC2 may choose a zone that lacks the type; some seeds meet it, none waits for nothing."""
-    told = set()
+def test_a_zone_without_the_type_is_a_failure_that_ec2_reports_and_no_wait(in_process, log):
+    """EC2 may choose a zone that lacks the type: some seeds meet this, and none waits in vain."""
+    codes = set()
     for seed in range(12):
         world = scripted(seed=seed, forms=Forms(zone="any"))
         path = log.with_name(f"{seed}.jsonl")
@@ -263,12 +265,12 @@ def test_a_zone_picked_without_the_type_is_a_failure_told_by_ec2_not_a_wait(in_p
         summary, events, _ = collected(in_process, path, world, target, n=1)
         [ended] = [event for event in events if event["event"] == "outcome"]
         assert summary.outcomes in ({"ready": 1}, {"failed": 1})
-        told.add(ended["status_code"])
-    assert told == {"fulfilled", "bad-parameters"}
+        codes.add(ended["status_code"])
+    assert codes == {"fulfilled", "bad-parameters"}
 
 
 def test_everything_at_once(in_process, log):
-    """Company, stale reads, small and empty pages, token buckets, and calls failing."""
+    """Others' requests, stale reads, small and empty pages, throttling, and failing calls."""
 
     def strike(world):
         kinds = ("throttled", "lose_answer", "cut_off", "slow")
@@ -280,7 +282,7 @@ def test_everything_at_once(in_process, log):
     summary, events, _ = collected(in_process, log, world, NANO, ARM, n=3, prepare=strike)
 
     assert sum(summary.outcomes.values()) == 6
-    assert len(world.truth()) in (3, 6)  # a call refused five times is not made
+    assert len(world.truth()) in (3, 6)  # after five refused attempts a call is given up
     assert world.touched == []
     assert {error.split(":")[0] for error in missed(events)} <= set(CAUSES.values())
 
@@ -291,7 +293,7 @@ TYPES += ["t3.medium", "t3a.medium", "t2.micro", "t2.small"]
 
 
 def test_fifty_plans_in_five_regions_at_once_under_faults_and_stale_reads(in_process, log):
-    """A hundred requests among strangers: none left, none lost, every bracket true."""
+    """A hundred requests among those of others: none is left, none is lost."""
 
     def strike(world):
         kinds = ("throttled", "lose_answer", "cut_off", "slow", "malformed")

@@ -1,4 +1,4 @@
-"""The figures show what the tables hold, one panel or many, and mark what is simulated."""
+"""The figures show what the tables contain, in one panel or many, and mark simulated data."""
 
 import pytest
 from conftest import ARM, NANO, QUICK, plan_for, scripted
@@ -31,7 +31,7 @@ def lines(ax):
     return [line for line in ax.lines if len(line.get_xdata()) > 1]
 
 
-def test_one_run_a_target_is_drawn_as_it_was_recorded(polls_of):
+def test_one_run_per_target_is_drawn_as_it_was_recorded(polls_of):
     polls = polls_of()
     figure = ready_counts_figure(polls)
 
@@ -44,7 +44,7 @@ def test_one_run_a_target_is_drawn_as_it_was_recorded(polls_of):
         assert list(line.get_ydata()[1:]) == list(rows["ready"])
 
 
-def test_more_runs_have_a_panel_a_target_with_their_mean(polls_of):
+def test_several_runs_have_a_panel_per_target_with_their_mean(polls_of):
     polls = polls_of(rounds=3)
     figure = ready_counts_figure(polls)
 
@@ -61,11 +61,11 @@ def test_more_runs_have_a_panel_a_target_with_their_mean(polls_of):
         assert ax.get_xlim()[1] > polls["answered_s"].max()
 
 
-def test_a_batch_without_any_look_is_an_empty_figure_and_no_error(polls_of):
+def test_a_batch_without_any_poll_is_an_empty_figure_and_no_error(polls_of):
     assert ready_counts_figure(polls_of().iloc[:0]).axes
 
 
-def test_a_target_keeps_its_colour_whatever_the_order_of_the_rows():
+def test_the_colour_of_a_target_does_not_depend_on_the_order_of_the_rows():
     names = ["b in x", "a in x", "c in y"]
 
     assert target_colours(names) == target_colours(reversed(names))
@@ -94,7 +94,7 @@ def test_the_live_view_shows_the_progress_and_draws_seldom(polls_of, log, monkey
     view.finish("open requests 0")
 
     bars = [each["text/html"] for each in shown if "text/html" in each]
-    assert len(shown) == 4  # one draw and the last: a bar and a plot each
+    assert len(shown) == 4  # two drawings, the first and the last, of a bar and a plot
     assert SIMULATED in bars[0]
     assert "1 of 4 ready" in bars[0]
     assert bars[-1].endswith("open requests 0")

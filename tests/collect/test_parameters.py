@@ -1,4 +1,4 @@
-"""The notebooks' parameters: every bad one is one clear sentence, before anything is launched."""
+"""The parameters of 02: each invalid one is one clear sentence, before anything is launched."""
 
 import pytest
 
@@ -67,7 +67,7 @@ def test_a_bad_value_is_named_with_what_was_seen_and_what_is_allowed(changes, wo
         checked(**changes)
 
 
-def test_all_that_is_wrong_is_said_at_once():
+def test_every_invalid_value_is_reported_at_once():
     with pytest.raises(ValueError, match=r"n must be from 1 .*; top must be at least 1"):
         checked(n=0, top=0)
 
@@ -103,9 +103,9 @@ def selection(folder, source="sandbox", market="tight"):
 
 
 class TestMarket:
-    """The archive that selects and the endpoint that launches show the same one."""
+    """The market of the archive that selects is the market that launches."""
 
-    def test_it_is_that_of_the_selection(self, tmp_path):
+    def test_it_is_the_market_of_the_selection(self, tmp_path):
         selection(tmp_path)
 
         choice = targets_to_collect(checked(), tmp_path)
@@ -113,10 +113,10 @@ class TestMarket:
         assert choice.market == "tight"
         assert choice.origin.endswith("from sandbox, market tight")
 
-    def test_another_than_that_of_the_selection_is_refused(self, tmp_path):
+    def test_a_market_other_than_the_selections_is_refused(self, tmp_path):
         selection(tmp_path)
 
-        words = "20260101T000000Z.csv was made in the sandbox's market tight, and market='calm'"
+        words = "20260101T000000Z.csv was made in the sandbox's market tight, not in market='calm'"
         with pytest.raises(ValueError, match=words):
             targets_to_collect(checked(market="calm"), tmp_path)
 
@@ -128,13 +128,13 @@ class TestMarket:
         assert targets_to_collect(checked(market="tight"), tmp_path).market == "tight"
         assert targets_to_collect(checked(market="tight", **one), tmp_path).market == "tight"
 
-    def test_an_endpoint_started_by_hand_with_another_one_is_refused(self, tmp_path):
+    def test_an_endpoint_that_plays_another_market_is_refused(self, tmp_path):
         selection(tmp_path)
         choice = targets_to_collect(checked(endpoint="http://127.0.0.1:1"), tmp_path)
 
         choice.require_market(None)
         choice.require_market("tight")
-        with pytest.raises(ValueError, match="market tight, and the endpoint is of the market cal"):
+        with pytest.raises(ValueError, match="market tight, but the endpoint plays calm"):
             choice.require_market("calm")
 
     def test_the_sandbox_plays_it_and_says_so(self):

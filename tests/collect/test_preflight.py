@@ -1,4 +1,4 @@
-"""What stops a batch is said in one clear sentence, before anything is launched."""
+"""Each problem that stops a batch is one clear sentence, before anything is launched."""
 
 import json
 import math
@@ -21,7 +21,7 @@ LAUNCHING = {"RequestSpotInstances", "RunInstances", "CreateFleet"}
 
 @pytest.fixture
 def problems(in_process):
-    """The problems that a preflight finds; it must not have launched anything."""
+    """Return the problems that a preflight finds; it must not launch anything."""
 
     def found(*targets, world=None, n=1, **given):
         world = world or scripted()
@@ -56,7 +56,7 @@ def test_a_sound_plan_has_no_problem_and_known_costs(in_process):
         (Target("t3.nano", "us-east-1", "use1-az9"), "not offered in zone 'use1-az9'; it is in"),
     ],
 )
-def test_a_target_that_cannot_be_had_is_named_with_what_can(problems, target, words):
+def test_a_target_that_is_not_offered_is_named_with_what_is(problems, target, words):
     [problem] = problems(target)
 
     assert words in problem
@@ -94,7 +94,7 @@ def test_what_is_open_already_counts_against_the_quota(in_process):
 def test_another_account_than_the_one_named_is_refused(problems):
     [problem] = problems(account_id="999999999999")
 
-    assert "'999999999999' is not the caller's, which is '123456789012'" in problem
+    assert "'999999999999' is not the account of these credentials, '123456789012'" in problem
 
 
 def test_a_missing_service_linked_role_comes_with_the_command_that_makes_it(problems):
@@ -218,7 +218,7 @@ def test_waves_fit_under_every_quota_and_keep_the_order():
 
 
 def test_the_policy_allows_just_the_calls_that_are_made(in_process, log):
-    """Every action of a preflight and a batch with region and zone targets, and no other."""
+    """Every action of a preflight and of a batch with region and zone targets, and no other."""
     world = World(seed=1, script=lambda _: QUICK)
     connection = in_process(world)
     targets = (NANO, Target("t4g.nano", "us-east-1", "use1-az4"))
@@ -232,7 +232,7 @@ def test_the_policy_allows_just_the_calls_that_are_made(in_process, log):
         allowed |= {actions} if isinstance(actions, str) else set(actions)
     prefix = {"service-quotas": "servicequotas"}
     made = {f"{prefix.get(c.service, c.service)}:{c.action}" for c in world.calls}
-    assert made - {"sts:GetCallerIdentity"} == allowed  # that one needs no permission
+    assert made - {"sts:GetCallerIdentity"} == allowed  # needs no permission
 
 
 def test_a_batch_goes_on_without_the_facts_that_are_optional(in_process, log):
@@ -246,7 +246,7 @@ def test_a_batch_goes_on_without_the_facts_that_are_optional(in_process, log):
     assert math.isnan(summary.spent_at_most_usd)
 
 
-def test_no_credentials_is_said_so(in_process):
+def test_refused_credentials_are_reported_with_what_to_do(in_process):
     world = scripted()
     world.faults.append(fail("GetCallerIdentity", 1, "ExpiredToken"))
 

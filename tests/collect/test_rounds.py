@@ -1,4 +1,4 @@
-"""What becomes of a batch: every way for a request to go, and nothing ever left."""
+"""How a batch ends: every outcome of a request, and nothing is left."""
 
 import base64
 import os
@@ -28,7 +28,7 @@ def events_of(log, name):
 
 @pytest.fixture
 def run(in_process, log):
-    """Collect on a world and return the summary; nothing may ever be left in it."""
+    """Collect on a world and return the summary; nothing may be left in it."""
 
     def collected(world, *targets, n=5, **given):
         plan = {name: given.pop(name) for name in ("timeout_s", "wanted") if name in given}
@@ -52,7 +52,7 @@ def test_all_become_ready(run, log):
     assert "open requests 0, live instances 0 (confirmed)" in summary.last_line()
 
 
-def test_three_of_five_become_ready_and_two_are_censored_at_the_last_look(run, log):
+def test_three_of_five_become_ready_and_two_are_censored_at_the_last_poll(run, log):
     summary = run(scripted(QUICK, QUICK, QUICK, NEVER, NEVER), n=5)
 
     launches = load_launches(log)
@@ -72,11 +72,11 @@ def test_polls_are_made_every_three_seconds_of_the_markets_time_until_ten_minute
     assert list(polls["poll"]) == list(range(polls["poll"].iloc[0], polls["poll"].iloc[0] + 200))
     assert polls["asked_s"].max() == pytest.approx(598.5, abs=1.6)
     assert all(poll["due_s"] == pytest.approx(phase_s + 3 * poll["number"]) for poll in events)
-    late_s = [poll["asked_s"] - poll["due_s"] for poll in events[1:]]  # the first waits for ids
+    late_s = [poll["asked_s"] - poll["due_s"] for poll in events[1:]]  # the first waits for the ids
     assert max(map(abs, late_s)) < 1e-5
 
 
-def test_a_market_without_capacity_gives_only_censored_records(run):
+def test_a_market_without_capacity_yields_only_censored_records(run):
     assert run(scripted(*[NEVER] * 5), n=5).outcomes == {"timed_out": 5}
 
 
@@ -98,7 +98,7 @@ def test_a_launch_in_flight_when_its_request_is_cancelled_is_found_and_terminate
     assert summary.cleaned.confirmed
 
 
-def test_an_instance_taken_back_in_its_boot_is_an_interruption(run, log):
+def test_an_instance_that_ec2_ends_while_it_boots_is_interrupted(run, log):
     summary = run(scripted(Fate(boot_s=40.0, interrupted_s=10.0), QUICK), n=2)
 
     taken = load_launches(log).set_index("outcome").loc["interrupted"]
@@ -138,7 +138,7 @@ def test_the_wait_for_a_call_that_was_not_executed_is_not_measured(run, log):
     assert launch["ready_by_s"] < 25
 
 
-def test_a_look_that_fails_is_a_missed_tick_and_the_rest_goes_on(run, log):
+def test_a_poll_that_fails_is_missed_and_the_rest_goes_on(run, log):
     faults = [fail("DescribeInstances", 4, "InternalError"), cut_off("DescribeInstances", 6)]
     summary = run(scripted(), n=5, faults=faults)
 
@@ -292,12 +292,12 @@ def test_the_intent_with_its_token_is_on_the_disk_before_the_call(in_process, lo
     checked = plan_for(connection, n=1)
     seen = []
 
-    def look_at_the_log(asked, executed):
+    def read_the_log(asked, executed):
         if asked.action == "RequestSpotInstances" and not executed:
             intent = events_of(log, "intent")[-1]
             seen.append(intent["request"]["ClientToken"] == asked.params["ClientToken"])
 
-    world.faults.append(look_at_the_log)
+    world.faults.append(read_the_log)
     collect_batch(connection, checked, log=log, seed=1)
 
     assert seen == [True]
@@ -333,7 +333,7 @@ def test_what_is_known_before_the_request_is_recorded_with_its_age_and_source(ru
 
 
 def test_the_highest_price_is_sent_and_too_low_a_one_is_an_outcome_of_the_market(in_process, log):
-    """Below the market's price nothing comes; EC2's own code says why."""
+    """Below the market's price nothing is fulfilled; EC2's own code says why."""
     world = World(seed=1)
     connection = in_process(world)
     checked = plan_for(connection, n=2, timeout_s=60, max_price_usd=0.0001)
@@ -366,8 +366,8 @@ SMALL = (
 )
 
 
-def test_a_look_makes_as_many_calls_for_fifty_plans_as_for_one(in_process, tmp_path):
-    """The same 50 requests as 1, 10 and 50 plans."""
+def test_a_poll_makes_no_more_calls_for_fifty_plans_than_for_one(in_process, tmp_path):
+    """50 requests, as 1, 10 and 50 plans."""
     calls = {}
     for plans in (1, 10, 50):
         world = scripted(quota_vcpus=4000)
@@ -376,18 +376,18 @@ def test_a_look_makes_as_many_calls_for_fifty_plans_as_for_one(in_process, tmp_p
         checked = plan_for(connection, *targets, n=50 // plans)
         log = tmp_path / f"{plans}.jsonl"
         collect_batch(connection, checked, log=log, seed=1, placement_scores=False)
-        looks = [each for each in events_of(log, "poll") if len(each["plans"]) == plans]
-        calls[plans] = {each["calls"] for each in looks}
+        polls = [each for each in events_of(log, "poll") if len(each["plans"]) == plans]
+        calls[plans] = {each["calls"] for each in polls}
         assert world.leftovers() == EMPTY
 
     assert len(SMALL) == 50
-    assert calls[1] == {2, 3}  # requests and instances, and the status once something runs
+    assert calls[1] == {2, 3}  # requests and instances, and the status checks once something runs
     assert calls[10] <= calls[1]
     assert calls[50] <= calls[1]
 
 
 def test_no_call_breaks_a_limit_of_ec2_when_there_are_many_requests(in_process, log):
-    """The market refuses 201 filter values and 101 status ids; nothing here is refused."""
+    """The sandbox refuses 201 filter values and 101 status ids; no call is refused."""
     world = scripted(quota_vcpus=4000)
     connection = in_process(world)
     checked = plan_for(connection, n=450)
@@ -395,9 +395,9 @@ def test_no_call_breaks_a_limit_of_ec2_when_there_are_many_requests(in_process, 
 
     summary = collect_batch(connection, checked, log=log, seed=1, placement_scores=False)
 
-    looks = events_of(log, "poll")
+    polls = events_of(log, "poll")
     assert summary.outcomes == {"ready": 450}
-    assert max(each["calls"] for each in looks) == 1 + 3 + 5
+    assert max(each["calls"] for each in polls) == 1 + 3 + 5
     assert [call for call in world.calls[asked:] if call.code] == []
     assert world.leftovers() == EMPTY
 
@@ -458,7 +458,7 @@ def test_an_unknown_bound_is_over_any_budget(in_process, log):
 
 
 def test_a_batch_that_outlives_ec2s_memory_of_its_first_requests_is_still_confirmed(run, log):
-    """EC2 forgets ended requests after four hours: they were seen to be over before."""
+    """EC2 forgets ended requests after four hours; they were confirmed to be over before."""
     summary = run(scripted(), n=1, rounds=4, every_s=2 * 3600.0)
 
     assert summary.outcomes == {"ready": 4}

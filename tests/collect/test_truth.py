@@ -1,4 +1,4 @@
-"""What the loop records, held against what truly happened in the pretend market."""
+"""What the loop records is compared with what happened in the pretend market."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,7 +41,7 @@ fates = st.builds(
     lost=st.lists(st.integers(3, 60), max_size=4, unique=True),
 )
 def test_brackets_outcomes_and_counts_agree_with_the_truth(in_process, fates, seed, wanted, lost):
-    """Random lives, seeds, poll phases and failing calls."""
+    """Random fates, seeds, poll phases and failing calls."""
     world = scripted(*fates, seed=seed)
     connection = in_process(world)
     checked = plan_for(connection, NANO, ARM, n=3, timeout_s=60, wanted=wanted)
@@ -60,7 +60,7 @@ def test_brackets_outcomes_and_counts_agree_with_the_truth(in_process, fates, se
     assert world.leftovers() == {"requests": [], "instances": []}
     _every_request_has_one_outcome(events, truth)
     _every_bracket_contains_its_moment(events, truth, began_s)
-    _nothing_unseen_was_shown_before_the_last_look(events, truth, began_s)
+    _nothing_unseen_was_shown_before_the_last_poll(events, truth, began_s)
     _every_count_is_the_truth(polls, launches, events, truth, began_s)
 
 
@@ -89,8 +89,8 @@ def _every_bracket_contains_its_moment(events, truth, began_s):
             assert event["after_s"] < moment_s <= event["by_s"], event
 
 
-def _nothing_unseen_was_shown_before_the_last_look(events, truth, began_s):
-    """Censoring is true: what was not shown until ``watched_s`` came later, or never."""
+def _nothing_unseen_was_shown_before_the_last_poll(events, truth, began_s):
+    """Censoring is true: a stage not shown until ``watched_s`` was reached later, or never."""
     shown = {(e["request_id"], e["stage"]) for e in events if e["event"] == "stage"}
     for event in events:
         if event["event"] != "outcome":
@@ -121,5 +121,5 @@ def _every_count_is_the_truth(polls, launches, events, truth, began_s):
 
 
 def _ended_s(moments):
-    """When the API began to show something else than the stages: a look may then miss them."""
+    """When the API began to show an end instead of the stages: a poll may then miss them."""
     return min(moments.get(name, float("inf")) for name in ("interrupted", "shutting-down"))

@@ -1,6 +1,6 @@
-"""A disk that fills up, anywhere: the batch ends in order, what was recorded stays readable.
+"""A disk that fills up at any line: the batch ends in order, and what was recorded stays readable.
 
-And logs that end in the middle of a line, at every byte.
+Also logs that end in the middle of a line, at any byte.
 """
 
 import json
@@ -33,7 +33,7 @@ from spotlib.record.tables import load_batches, load_launches, load_polls
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory):
-    """How many lines the log of a batch has that ends well."""
+    """The number of lines in the log of a batch that ends well."""
     log = tmp_path_factory.mktemp("lines") / NAME
     short_batch(in_process(short_world()), log, lambda _: None)
     return log.read_bytes().count(b"\n")
@@ -51,7 +51,7 @@ def batch_on_a_full_disk(log, *, after, share):
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999], ids=["nothing", "half", "all but the end"])
 def test_a_disk_full_at_any_line_ends_the_batch_in_order(lines, tmp_path, sampled, share):
-    """Nothing more is launched, everything is ended; with room again a sweep completes the log."""
+    """Nothing more is launched and everything is ended; later a sweep completes the log."""
     for after in sampled(range(lines), 7):
         log = tmp_path / str(after) / NAME
         world, summary = batch_on_a_full_disk(log, after=after, share=share)
@@ -59,7 +59,7 @@ def test_a_disk_full_at_any_line_ends_the_batch_in_order(lines, tmp_path, sample
         intents = [each for each in acknowledged if each["event"] == "intent"]
         assert world.leftovers() == EMPTY, after
         assert world.touched == []
-        assert len(world.truth()) <= 2 * len(intents), "no request without a line that says so"
+        assert len(world.truth()) <= 2 * len(intents), "each request has an intent in the log"
         load_batches(log), load_launches(log), load_polls(log)
         if summary is not None:
             assert summary.cleaned.confirmed
@@ -72,14 +72,14 @@ def test_a_disk_full_at_any_line_ends_the_batch_in_order(lines, tmp_path, sample
 
 
 def first_line_of(folder):
-    """The first event of a batch that ended well."""
+    """Return the first event of a batch that ended well."""
     log = folder / "whole" / NAME
     short_batch(in_process(short_world()), log, lambda _: None)
     return read_lines(log).events[0][1]
 
 
 def test_a_disk_that_has_room_again_in_the_middle_leaves_a_readable_log(tmp_path):
-    """One line was cut short; what comes after it begins on a line of its own and says so."""
+    """One line was cut short; the next event starts a new line, after an event that says so."""
     log = EventLog(tmp_path / NAME)
     log.append(first_line_of(tmp_path))
     for share in (0.5, 0.0, 0.3):
@@ -109,16 +109,16 @@ LIMITED = """
 
 
 def test_the_system_itself_refuses_a_longer_file_and_the_batch_ends_in_order(tmp_path):
-    """A limit of the file's size, as a quota or a full disk: a short write, then an error."""
+    """A limit on the file's size acts like a full disk: a short write, then an error."""
     log, room = tmp_path / NAME, 7001
     command = [sys.executable, "-c", textwrap.dedent(LIMITED), str(room), str(log)]
     done = subprocess.run(
         command, capture_output=True, check=True, text=True, cwd=Path(__file__).parents[1]
     )
 
-    told = json.loads(done.stdout)
-    assert told["left"] == EMPTY
-    assert re.search("could not be written: .*(too large|only a part)", told["problems"][0])
+    answer = json.loads(done.stdout)
+    assert answer["left"] == EMPTY
+    assert re.search("could not be written: .*(too large|only a part)", answer["problems"][0])
     assert log.stat().st_size == room
     events, torn = read_events(log)
     assert torn
@@ -127,7 +127,7 @@ def test_the_system_itself_refuses_a_longer_file_and_the_batch_ends_in_order(tmp
 
 
 def test_a_log_torn_at_any_byte_of_its_last_line_is_completed(tmp_path, sampled):
-    """The readers leave the torn line out and say so; the sweep goes on after it."""
+    """The readers skip the torn line and report it; the sweep appends after it."""
     point = next(p for p in points_of(tmp_path) if p.name == "after the line of requested")
     last = point.log.rindex(b"\n", 0, -1) + 1
     for size in sampled(range(last, len(point.log) + 1), 40, whole=4):

@@ -1,4 +1,4 @@
-"""The log is written once, read whenever, and its tables say what happened and no more."""
+"""A log is written once and can be read at any time; its tables say what happened."""
 
 import json
 import math
@@ -28,13 +28,13 @@ CLEAN = {"confirmed": True, "open_requests": {}, "live_instances": {}, "errors":
 
 @pytest.fixture
 def batch(in_process, log):
-    """A recorded batch of two targets: one ready, one with a request that never comes."""
+    """A recorded batch of two targets: three requests become ready, one is never fulfilled."""
     connection = in_process(scripted(QUICK, QUICK, QUICK, Fate(held_s=None)))
     collect_batch(connection, plan_for(connection, NANO, ARM, n=2, timeout_s=60), log=log, seed=1)
     return log
 
 
-def test_the_tables_have_a_row_a_look_and_plan_a_request_and_a_batch(batch):
+def test_the_tables_have_a_row_per_poll_and_plan_per_request_and_per_batch(batch):
     polls, launches, batches = load_polls(batch), load_launches(batch), load_batches(batch)
 
     assert len(launches) == 4
@@ -73,7 +73,7 @@ def test_any_number_of_logs_is_read_together(batch):
     assert len(load_launches([batch, other])) == 8
 
 
-def test_a_folder_without_logs_gives_empty_tables_of_the_same_columns(tmp_path, batch):
+def test_a_folder_without_logs_yields_empty_tables_of_the_same_columns(tmp_path, batch):
     for load in (load_polls, load_launches, load_batches):
         assert load(tmp_path).empty
         assert list(load(tmp_path).columns) == list(load(batch).columns)
@@ -108,7 +108,7 @@ def test_a_log_that_is_still_being_written_is_read_at_every_line(batch, tmp_path
         assert (running["watched_s"] >= 0).all()
 
 
-def test_a_request_under_way_is_censored_at_the_last_look(batch):
+def test_a_request_under_way_is_censored_at_the_last_poll(batch):
     lines = [
         line for line in batch.read_text().splitlines(keepends=True) if '"outcome"' not in line
     ]
@@ -155,7 +155,7 @@ def test_a_line_that_is_no_valid_event_is_refused_with_file_line_and_field(
 
 
 def test_every_event_is_read_back_as_it_was_written(batch):
-    """Each kind that a batch writes, and what it holds, survives the way over the disk."""
+    """Each kind of event that a batch writes is the same after reading."""
     events = [event for _, event in read_lines(batch).events]
 
     copy = EventLog(batch.with_name("copy.jsonl"))
@@ -273,7 +273,7 @@ def test_a_selection_is_read_best_first_and_cut_at_the_top(tmp_path):
         ("", "cannot be read"),
     ],
 )
-def test_a_selection_that_is_none_is_refused_in_a_sentence(tmp_path, text, words):
+def test_a_file_that_is_no_selection_is_refused_in_a_sentence(tmp_path, text, words):
     path = tmp_path / "s.csv"
     path.write_text(text)
 
@@ -317,7 +317,7 @@ def test_our_last_launch_of_a_target_is_known_from_real_batches_only(batch, tmp_
 
 
 def test_another_market_of_the_sandbox_is_another_endpoint(in_process, tmp_path):
-    """So a calm and a tight one are never pooled, whatever folder their logs lie in."""
+    """Calm and tight markets are never pooled, even with their logs in one folder."""
     for seed, name in enumerate(("calm", "tight")):
         connection = in_process(scripted(seed=seed))
         connection.market = name
@@ -332,7 +332,7 @@ def test_another_market_of_the_sandbox_is_another_endpoint(in_process, tmp_path)
 
 
 def test_a_log_that_cannot_be_read_hides_no_launch_and_makes_the_cost_unknown(tmp_path):
-    """It stands beside others; a campaign's budget then refuses, for nobody knows the sum."""
+    """A campaign budget then refuses the next batch, because the sum is not known."""
     (tmp_path / "20240901T000000Z-abcdef.jsonl").write_text('{"event":"batch","schema":2}\n')
 
     assert last_launches(tmp_path, since=datetime(2024, 1, 1, tzinfo=UTC)) == {}
