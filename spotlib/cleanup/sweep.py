@@ -292,7 +292,7 @@ def _unrecorded(_: ReleaseEvent) -> None:
 
 
 def _close_and_complete(job: _Job, closing: Callable[..., Cleaned], log: EventLog) -> Swept:
-    """Money first, then the record: every request gets its outcome, then comes the proof."""
+    """Money first, then the outcome of every request, then the proof."""
     completer = _LogCompleter(log, job.connection)
     verdict = _verdict(job, cleaned := _close(job, closing, completer.note))
     record = replay(log.path)

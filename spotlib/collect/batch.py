@@ -96,7 +96,7 @@ Landed = Callable[[Future[Any]], None]
 
 @dataclass
 class Batch:
-    """The state of ``collect_batch``; see the module's words."""
+    """The state of ``collect_batch``; see the module's docstring."""
 
     connection: Connection
     log: EventLog
@@ -110,7 +110,7 @@ class Batch:
     runs: list[Run] = field(default_factory=list)
     launched_at: dict[Target, datetime] = field(default_factory=dict)
     flying: dict[Future[Any], Landed] = field(default_factory=dict)
-    polling: set[str] = field(default_factory=set)  # regions whose poll has not come back
+    polling: set[str] = field(default_factory=set)  # regions whose poll is in flight
     cleared: set[str] = field(default_factory=set)  # requests confirmed to be over
     problems: list[str] = field(default_factory=list)
     unwritten: bool = False  # whether the log lacks something
@@ -160,11 +160,11 @@ class Batch:
         )
 
     def submit(self, landed: Landed, call: Callable[..., Any], /, *args: Any, **given: Any) -> None:
-        """Make a call; the main thread calls ``landed`` once it has come back."""
+        """Make a call; the main thread calls ``landed`` once it is done."""
         self.flying[self.executor.submit(call, *args, **given)] = landed
 
     def land(self) -> None:
-        """Take in every call that has come back, in the order in which they were made."""
+        """Take in every call that is done, in the order in which they were made."""
         for future in [each for each in self.flying if each.done()]:
             self.flying.pop(future)(future)
 

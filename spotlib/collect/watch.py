@@ -128,7 +128,7 @@ def _note_missed(batch: Batch, runs: Sequence[Run]) -> None:
 
 
 def _poll_regions(batch: Batch, runs: Sequence[Run]) -> None:
-    """Poll each region once; one whose last poll has not come back is skipped."""
+    """Poll each region once; one whose last poll is still in flight is skipped."""
     number, batch.next_poll = batch.next_poll, batch.next_poll + 1
     for region in sorted({run.region for run in runs if run.watched}):
         here = [run for run in runs if run.region == region and run.watched]
