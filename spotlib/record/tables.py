@@ -71,7 +71,7 @@ def load_batches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     Examples
     --------
     >>> from spotlib import load_batches
-    >>> load_batches(launches_folder)[["simulated", "rounds", "requests", "ended", "clean"]]
+    >>> load_batches("results/launches")[["simulated", "rounds", "requests", "ended", "clean"]]
        simulated  rounds  requests  ended  clean
     0       True       1         2      2   True
     """
@@ -105,7 +105,7 @@ def load_launches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     Examples
     --------
     >>> from spotlib import load_launches
-    >>> launches = load_launches(launches_folder)
+    >>> launches = load_launches("results/launches")
     >>> launches[["instance_type", "region", "outcome"]]
       instance_type     region outcome
     0       t3.nano  sa-east-1   ready
@@ -142,7 +142,7 @@ def load_polls(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     Examples
     --------
     >>> from spotlib import load_polls
-    >>> polls = load_polls(launches_folder)
+    >>> polls = load_polls("results/launches")
     >>> polls[["accepted", "ready"]].iloc[[0, -1]].to_dict("list")
     {'accepted': [2, 2], 'ready': [0, 2]}
     """
