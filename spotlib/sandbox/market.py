@@ -119,7 +119,7 @@ class Market:
         seen_at = np.floor(np.asarray(at) / 600.0) * 600.0 - n.score_lag_s
         error = np.array([self._traits(pool).score_error for pool in pools])
         seen = self.tightnesses(pools, seen_at) + np.matmul(error, _basis(seen_at))
-        seen += n.capacity_width * math.log(capacity)  # room for more is scarcer
+        seen += n.capacity_width * math.log(capacity)  # as if the pool were tighter
         score: Floats = 3.0 - (seen >= n.score_2_at) - (seen >= n.score_1_at)
         return score
 
@@ -253,8 +253,8 @@ class Market:
     def choose_zone(self, pools: Sequence[Pool], at: float, *name: object) -> Pool:
         """The pool EC2 picks if the request names no zone: most capacity, known with an error."""
         noise = self.numbers.zone_choice_noise * normals(len(pools), self.seed, "zone", *name)
-        room = -self.tightnesses(pools, at)[:, 0] / self.numbers.capacity_width
-        return pools[int(np.argmax(room + noise))]
+        free = -self.tightnesses(pools, at)[:, 0] / self.numbers.capacity_width
+        return pools[int(np.argmax(free + noise))]
 
     # How pools differ.
 

@@ -47,30 +47,25 @@ class Numbers:
     zone_volatility: float = _invented(
         0.01, "index", "standard deviation of the movement the pools of a zone share"
     )
-    day_amplitude: float = _invented(
-        0.012, "index", "amplitude of the daily cycle; tightest at 15 h local time"
-    )
+    day_amplitude: float = _invented(0.012, "index", "daily amplitude; tightest at 15 h local time")
 
     # From tightness to free instances and scores.
     full_at: float = _invented(1.58, "index", "tightness at which one instance is left")
     capacity_width: float = _invented(
         0.12,
         "index",
-        "tightness that divides the free instances by e; two to three pools in a hundred can then "
-        "fill only a part of a request for 5, as two of three zones did in public traces of 16 "
-        "nodes",
+        "tightness that divides the free instances by e; 2 to 3 % of pools can then fill only a "
+        "part of a request for 5, as two of three zones did in public traces of 16 nodes",
     )
     capacity_most: float = _invented(5000.0, "instances", "the most free instances of a pool")
     score_lag_s: float = _invented(600.0, "s", "lag of the placement score")
     score_bias: float = _invented(0.25, "index", "spread over pools of the score's constant error")
-    score_error: float = _invented(
-        0.008, "index", "standard deviation of the score's varying error"
-    )
+    score_error: float = _invented(0.008, "index", "standard deviation of its varying error")
     score_2_at: float = _measured(
-        1.11, "index", "gives 85.9 % of pools SPS 3 (SpotLake snapshot of 2022-07-12)"
+        1.11, "index", "85.9 % of pools then have SPS 3 (SpotLake snapshot of 2022-07-12)"
     )
     score_1_at: float = _measured(
-        1.35, "index", "gives 9.6 % of pools SPS 1 (SpotLake snapshot of 2022-07-12)"
+        1.35, "index", "9.6 % of pools then have SPS 1 (SpotLake snapshot of 2022-07-12)"
     )
     interruption_tightness: float = _invented(
         0.25, "share", "weight of a type's mean tightness in its interruption frequency (IF)"
@@ -97,9 +92,7 @@ class Numbers:
         1.0, "s", "decision to fulfilled: create to fulfilled took 2 s in two public samples"
     )
     in_flight_sigma: float = _invented(0.3, "log", "sigma of its lognormal distribution")
-    reevaluate_s: float = _invented(
-        20.0, "s", "interval at which a request held for capacity is evaluated again"
-    )
+    reevaluate_s: float = _invented(20.0, "s", "time between two evaluations of a held request")
     boot_median_s: float = _invented(
         6.0, "s", "pending to running: a judgement; one public run of 2021 took 4.9 s"
     )
@@ -112,7 +105,7 @@ class Numbers:
     guest_boot_s: float = _invented(
         15.0,
         "s",
-        "running to start of user data: a judgement from public boot timings of 3 to 23 s",
+        "running to user data: a judgement from public boot timings of 3 to 23 s",
     )
     ok_least_s: float = _invented(
         150.0, "s", "running to status ok: a judgement; checks are said to lag by 3 to 5 minutes"
@@ -124,17 +117,13 @@ class Numbers:
     zone_choice_noise: float = _invented(
         1.0, "log", "EC2 chooses the zone with most capacity, which it knows with this error"
     )
-    recover_s: float = _invented(
-        60.0, "s", "time until a terminated instance's capacity is free again"
-    )
+    recover_s: float = _invented(60.0, "s", "until a terminated instance's capacity is free")
 
     # Interruption and end.
     interruption_per_hour: float = _invented(
         0.004, "1/h", "interruption rate of a pool of tightness 0"
     )
-    interruption_steepness: float = _invented(
-        1.2, "log/index", "growth of that rate with tightness"
-    )
+    interruption_steepness: float = _invented(1.2, "log/index", "that rate grows with tightness")
     interruption_together: float = _measured(
         0.92, "share", "instances of a pool interrupted within 3 minutes (arXiv 2604.16457)"
     )
@@ -166,9 +155,7 @@ class Numbers:
     )
     spot_share_sigma: float = _invented(0.25, "log", "sigma over pools of that ratio")
     spot_tightness: float = _invented(0.12, "log/index", "tight pools cost more")
-    price_holds_s: float = _invented(
-        14400.0, "s", "shortest time between two changes of a spot price"
-    )
+    price_holds_s: float = _invented(14400.0, "s", "a price does not change for at least this long")
 
     # Defects of the archive, as in the real one.
     gap_share: float = _measured(
