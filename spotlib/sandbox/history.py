@@ -71,20 +71,8 @@ def write_archive(
 ) -> Written:
     """Write a month, or some days of it, into ``folder``/DD/HH-MM-SS.csv.gz.
 
-    An error leaves nothing behind.
-
-    Parameters
-    ----------
-    month
-        ``YYYY-MM``.
-    market
-        ``calm``, ``tight``, ``outage``, or one of them with a seed, such as ``tight/7``.
-    types
-        Instance types; None takes the small sizes.
-    days
-        Days of the month; None takes all.
-    form
-        ``csv.gz`` or ``csv``.
+    ``market`` is a name such as ``tight`` or ``tight/7``.  ``types`` defaults to the small sizes.
+    ``form`` is ``csv.gz`` or ``csv``.  An error leaves nothing behind.
 
     Raises
     ------
@@ -102,10 +90,8 @@ def write_archive(
         write_mark(root, market=source.name, month=month)
         for day in chosen:
             (root / f"{day:02}").mkdir()
-            first = (day - 1) * SLOTS_PER_DAY
-            snapshots = _snapshots(
-                source, pools, start, range(first, first + SLOTS_PER_DAY), missing
-            )
+            slots = range((day - 1) * SLOTS_PER_DAY, day * SLOTS_PER_DAY)
+            snapshots = _snapshots(source, pools, start, slots, missing)
             jobs = [writers.submit(_write, root, at, rows, form) for at, rows in snapshots]
             written += sum(job.result() for job in jobs)
     return Written(Path(folder), len(pools), written, len(chosen) * SLOTS_PER_DAY - written)
@@ -157,16 +143,12 @@ def pools_of(regions: Collection[str], types: Collection[str]) -> list[Pool]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``python -m spotlib sandbox archive``."""
+    """Write the pretend market's past as a SpotLake archive: the options of this command."""
     parser.add_argument("--month", default="2024-08", help="YYYY-MM")
     parser.add_argument("--market", default="calm", help=MARKET_HELP)
     parser.add_argument("--regions", nargs="+", default=list(DEMO_REGIONS))
     parser.add_argument("--days", nargs="+", type=int, help="days of the month (default: all)")
-    parser.add_argument(
-        "--full",
-        action="store_true",
-        help="17 regions, about 29,000 pools: the size of the real archive",
-    )
+    parser.add_argument("--full", action="store_true", help="about 29,000 pools, as the real one")
     parser.add_argument("--form", choices=("csv.gz", "csv"), default="csv.gz")
     parser.add_argument("--folder", type=Path, help="default: spot_dataset/sandbox/...")
 
@@ -202,7 +184,7 @@ def _snapshots(
     """The snapshots of these slots that are not missing; -1 stands for a missing value."""
     at = start.timestamp() + np.array(slots) * SLOT_S
     placement_scores = market.placement_scores(pools, at).astype(np.int8)
-    scores = np.nan_to_num(_interruption_scores(market, pools, at), nan=-1.0)
+    if_scores = np.nan_to_num(_interruption_scores(market, pools, at), nan=-1.0)
     spot_usd = market.prices_usd(pools, at)
     present = _present(market, pools, start, at)
     on_demand_usd = np.array([market.on_demand_usd(p.instance_type, p.region) for p in pools])
@@ -223,7 +205,7 @@ def _snapshots(
                 "Time": pa.repeat(when.strftime("%Y-%m-%d %H:%M:%S"), len(pools)),
                 **names,
                 "SPS": placement_scores[:, column],
-                "IF": _decimals(np.full(len(pools), -1.0) if glitch else scores[:, column]),
+                "IF": _decimals(np.full(len(pools), -1.0) if glitch else if_scores[:, column]),
                 "OndemandPrice": on_demand,
                 "SpotPrice": _decimals(spot),
                 "Savings": (100.0 - spot * 100.0 / on_demand_usd).astype(np.int32),

@@ -58,15 +58,13 @@ def describe(world: World) -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``python -m spotlib sandbox``."""
+    """Serve a pretend EC2 spot market on this machine: the options of this command."""
     parser.add_argument("--seed", type=int, default=1, help="seed of this world's draws")
     parser.add_argument("--market", default="calm", help=MARKET_HELP)
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
-    parser.add_argument("--virtual", action="store_true", help="only clients move time")
+    parser.add_argument("--virtual", action="store_true", help="only clients move the clock")
     parser.add_argument("--speed", type=float, default=1.0, help="multiple of real time")
-    parser.add_argument(
-        "--idle-s", type=float, default=0.0, help="idle seconds to the end; 0: never"
-    )
+    parser.add_argument("--idle-s", type=float, default=0.0, help="end if idle this long; 0: never")
     parser.add_argument("--quota-vcpus", type=float, default=1000.0, help="spot quota per family")
     parser.add_argument(
         "--fault",
@@ -78,10 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"black_hole:from_s=60,to_s=120; kinds: {', '.join(faults.KINDS)}",
     )
     parser.add_argument("--company", action="store_true", help="other users share the account")
-    parser.add_argument(
-        "--unknown-s", type=float, default=0.0, help="new ids are unknown up to this"
-    )
-    parser.add_argument("--lag-s", type=float, default=0.0, help="describe calls lag up to this")
+    parser.add_argument("--unknown-s", type=float, default=0.0, help="longest time ids are unknown")
+    parser.add_argument("--lag-s", type=float, default=0.0, help="longest lag of describe calls")
     parser.add_argument("--page-most", type=int, help="longest page of a describe call")
     parser.add_argument("--empty-share", type=float, default=0.0, help="share of empty pages")
     parser.add_argument("--throttled", action="store_true", help="apply EC2's token buckets")

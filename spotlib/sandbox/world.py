@@ -63,26 +63,14 @@ class Fired:
 class World:
     """One pretend AWS account in one market; see also ``faults`` and ``company``.
 
-    Parameters
-    ----------
-    seed
-        Determines the draws of this world: ids, delays, chosen zones.
-    market
-        The market, which has its own seed; None is the one that the default archive describes.
-    script
-        Returns the fate of a request, or None to leave it to the market.
-    quota_vcpus
-        Spot quota of every family group in every region.
-    denied
-        Actions that the caller may not use, such as ``ec2:TerminateInstances``.
-    reads
-        How inconsistent describe calls are.
-    forms
-        What AWS does where that is not known.
-    throttled
-        Whether EC2's token buckets limit the calls.
-    not_opted_in, no_default_vpc
-        Regions to which the account has not opted in, and regions without a default VPC.
+    ``seed`` determines the draws of this world: ids, delays, chosen zones.  ``market`` has its own
+    seed; by default it is the market that the default archive describes.  ``script`` returns the
+    fate of a request, or None to leave it to the market.  ``quota_vcpus`` is the spot quota of
+    each family group in each region.  ``denied`` are actions that the caller may not use, such as
+    ``ec2:TerminateInstances``.  ``reads`` says how inconsistent describe calls are, ``forms`` what
+    AWS does where that is not known, ``throttled`` whether EC2's token buckets limit the calls.
+    The account has not opted in to the regions ``not_opted_in``; the regions ``no_default_vpc``
+    have no default VPC.
     """
 
     def __init__(
