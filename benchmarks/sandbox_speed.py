@@ -19,7 +19,7 @@ from pathlib import Path
 
 from spotlib.collect.preflight import preflight
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.calls import TAG_ROUND, look
+from spotlib.ec2.calls import TAG_ROUND, poll
 from spotlib.ec2.connection import Connection, connect, connect_in_process
 from spotlib.model import Target, plan_launches
 from spotlib.sandbox.server import serve
@@ -82,7 +82,7 @@ def sandbox_rate(
 
     def around() -> None:
         for region in regions:
-            seen = look(connection, region, round_tag="round", request_ids=ids[region])
+            seen = poll(connection, region, round_tag="round", request_ids=ids[region])
             if seen.error or len(seen.sightings) != len(ids[region]):
                 raise RuntimeError(f"the poll is incomplete: {seen.error}")
 

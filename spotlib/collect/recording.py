@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from spotlib.collect.batch import Batch, Run
-from spotlib.ec2.calls import Answer, Poll
+from spotlib.ec2.calls import Poll
+from spotlib.ec2.methods.request_spot_instances import Answer
 from spotlib.model import Sighting, Stage, Track, count_stages
 from spotlib.record.events import (
     Features,
