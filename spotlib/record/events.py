@@ -203,7 +203,7 @@ class StageEvent(_RequestEvent, frozen=True, kw_only=True, tag="stage"):
 
 
 class OutcomeEvent(_RequestEvent, frozen=True, kw_only=True, tag="outcome"):
-    """A request ended: how, with EC2's words, and until when it was watched."""
+    """A request ended: how, with EC2's code and message, and until when it was watched."""
 
     outcome: Outcome
     status_message: str | None
