@@ -1,4 +1,4 @@
-"""What the loop knows, as events of the log: each kind of event is built in one place."""
+"""Builds the events that the loop writes, from what it knows of a run and its requests."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

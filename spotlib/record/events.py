@@ -1,8 +1,12 @@
 """Every event of a log as a type: the one schema of the raw record.
 
 A log is one JSON object per line.  Its key ``event`` names the type of the line, the other keys
-are that type's fields.  Lines are written and read through these types alone, so a new column of
-the log is added here.  A line that is valid JSON but no valid event is refused when it is read.
+are that type's fields.  Lines are written and read through these types alone, and a line that is
+valid JSON but no valid event is refused when it is read.
+
+A new column is added here.  A field of ``Features`` is then filled by ``collect.features``, and the
+launches table has it without another change.  A field of another event is filled by
+``collect.recording`` and shown by ``record.tables``.  Each such change raises ``SCHEMA``.
 
 Names carry their unit.  ``*_s`` is seconds since the log's first line, on a clock that does not
 stop.  ``*_at`` and ``at`` are aware UTC.  Unknown is null, and so is a NaN that is written.

@@ -166,6 +166,8 @@ def _table(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
             table[name] = table[name].astype("float64")
         elif name in _YES_OR_NO:
             table[name] = table[name].astype("boolean")
+        elif pd.api.types.is_numeric_dtype(table[name]):
+            table[name] = table[name].astype("float64")
         else:
             table[name] = table[name].astype("str" if table[name].notna().any() else "object")
     return table
@@ -251,7 +253,7 @@ def _add_stage(row: dict[str, Any], event: StageEvent, sent_s: float) -> None:
     row["instance_id"] = event.instance_id
     row["zone_id"] = event.availability_zone_id
     row["created_at"] = event.created_at
-    if event.stage == Stage.FULFILLED.label:  # EC2 overwrites it with the next status change
+    if event.stage == Stage.FULFILLED.label:  # EC2 overwrites this time at the next status change
         row["fulfilled_at"] = event.status_updated_at
     row["launched_at"] = event.launched_at or row.get("launched_at")
 
