@@ -1,8 +1,8 @@
-"""What 100,000 simulated launches say of the market, beside the numbers they are made from.
+"""Properties of 100,000 simulated launches beside the numbers they are drawn from.
 
-``python benchmarks/sandbox_market.py [--launches 100000]``: requests of ten in random pools at
-random moments of a month; then how much of their outcome the archive's CoV ranking tells.
-Nothing here says anything about AWS.
+``python benchmarks/sandbox_market.py [--launches 100000]``: requests for ten instances in random
+pools at random moments of a month; then how much of their outcome the archive's CoV ranking
+explains.  The results say nothing about AWS.
 """
 
 import argparse
@@ -17,16 +17,16 @@ from spotlib.sandbox.chance import Floats, uniforms
 from spotlib.sandbox.market import DAY_S, Market, Pool
 
 AUGUST = 1722470400.0  # 2024-08-01T00:00:00Z
-EACH = 10  # instances a request
+EACH = 10  # instances per request
 
 
 @dataclass(frozen=True)
 class Launches:
-    """Simulated requests: how many of ten were filled at once, and the boots of those."""
+    """Simulated requests: how many of ten were fulfilled at once, and their boots."""
 
-    filled: Floats  # 0..10, one a request
+    filled: Floats  # 0..10, one per request
     score: Floats  # the placement score just before
-    boot_s: Floats  # one row a request; NaN where not filled
+    boot_s: Floats  # one row per request; NaN where not fulfilled
 
 
 def all_pools() -> list[Pool]:
@@ -41,7 +41,7 @@ def all_pools() -> list[Pool]:
 
 
 def launch(market: Market, pools: list[Pool], requests: int) -> Launches:
-    """Requests of ten, each in one pool at one moment."""
+    """Requests for ten instances, each in one pool at one moment."""
     which, when = uniforms(2 * requests, "launches").reshape(2, requests)
     at = AUGUST + np.floor(when * 31 * DAY_S)
     chosen = [pools[int(share * len(pools))] for share in which]
@@ -56,24 +56,24 @@ def launch(market: Market, pools: list[Pool], requests: int) -> Launches:
 
 
 def within_request(boot_s: Floats) -> float:
-    """Correlation of the logarithms of two boots of one request."""
+    """Correlation between the logarithms of two boots of one request."""
     pairs = np.log(boot_s[~np.isnan(boot_s).any(axis=1)])
     return float(np.corrcoef(pairs[:, 0], pairs[:, 1])[0, 1])
 
 
 def day_cycle(market: Market, pools: list[Pool]) -> tuple[float, float]:
-    """(share of moments with room at 3 h, at 15 h) of pools near full, by their local time."""
+    """(share of moments with capacity at 3 h, at 15 h local time) of pools near full."""
     n = market.numbers
-    some = [p for p in pools if p.region == "eu-west-1"]  # an hour east
+    some = [p for p in pools if p.region == "eu-west-1"]  # one hour east
     near = np.abs(market.tightnesses(some, AUGUST + np.arange(28) * DAY_S).mean(axis=1) - n.full_at)
     edge = [some[i] for i in np.argsort(near)[:60]]
     days = AUGUST + np.arange(28) * DAY_S
-    room = [market.tightnesses(edge, days + hour * 3600.0) <= n.full_at for hour in (2, 14)]
-    return float(room[0].mean()), float(room[1].mean())
+    free = [market.tightnesses(edge, days + hour * 3600.0) <= n.full_at for hour in (2, 14)]
+    return float(free[0].mean()), float(free[1].mean())
 
 
-def ranking_tells(market: Market, pools: list[Pool]) -> tuple[float, float, int]:
-    """Spearman of a target's CoV of SPS with its median launch time, with its share filled."""
+def ranking_explains(market: Market, pools: list[Pool]) -> tuple[float, float, int]:
+    """Spearman of a target's CoV of SPS with its median launch time and its share fulfilled."""
     targets: dict[tuple[str, str], list[Pool]] = {}
     for pool in pools:
         targets.setdefault((pool.instance_type, pool.region), []).append(pool)
@@ -82,12 +82,12 @@ def ranking_tells(market: Market, pools: list[Pool]) -> tuple[float, float, int]
     for name, members in targets.items():
         scores = market.placement_scores(members, hours)
         tight = market.tightnesses(members, hours[:: 24 * 3])
-        with_room = tight <= market.numbers.full_at
+        with_capacity = tight <= market.numbers.full_at
         boots = [
             market.boot(members[i % len(members)], at, request=f"{name} {i}", index=0).boot_s
             for i, at in enumerate(hours[::62])
         ]
-        rows.append((scores.std() / scores.mean(), np.median(boots), with_room.mean()))
+        rows.append((scores.std() / scores.mean(), np.median(boots), with_capacity.mean()))
     cov, boot, filled = np.array(rows).T
     time_rho = float(spearmanr(cov, boot).statistic)
     return time_rho, float(spearmanr(cov, filled).statistic), len(rows)
@@ -117,9 +117,9 @@ def main() -> None:
     )
     print(f"  correlation of log boots within a request {within_request(done.boot_s):.2f}")
     night, day = day_cycle(market, pools)
-    print(f"  room in pools near full, local 3 h {night:.1%}, 15 h {day:.1%}")
+    print(f"  capacity in pools near full, local 3 h {night:.1%}, 15 h {day:.1%}")
     small = history.pools_of(history.DEMO_REGIONS, history.small_types())
-    time_rho, filled_rho, targets = ranking_tells(market, small)
+    time_rho, filled_rho, targets = ranking_explains(market, small)
     print(f"  Spearman over {targets} targets of the CoV of SPS")
     print(
         f"    with the median launch time {time_rho:+.2f}, with the share filled {filled_rho:+.2f}"

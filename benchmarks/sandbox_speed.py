@@ -1,10 +1,10 @@
-"""How many looks a second the sandbox gives, in-process and over HTTP, against stock moto.
+"""How many polls per second the sandbox answers, in-process and over HTTP, against stock moto.
 
 ``python benchmarks/sandbox_speed.py [--requests 10 100] [--regions 1] [--seconds 1] [--long]``.
-A look is ``spotlib.ec2.calls.look``: requests by tag, instances by request, status of the running.
-For moto the same three calls, unfiltered, of as many instances (it knows no such filters),
-answered by its backend in-process under ``mock_aws``, as a ratio.  ``--long`` also times a launch
-of 5 and one of 1,000 in 5 regions from request to clean.
+A poll is the one of ``spotlib.ec2.calls``: requests by tag, instances by request, status of running
+instances.  For moto it is the same three calls for the same number of instances, unfiltered because
+moto lacks these filters, answered by its backend in-process under ``mock_aws``; the result is a
+ratio.  ``--long`` also times a launch of 5 and one of 1,000 in 5 regions from request to clean.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from spotlib.collect.preflight import preflight
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.calls import TAG_ROUND, look
+from spotlib.ec2.calls import TAG_ROUND, poll
 from spotlib.ec2.connection import Connection, connect, connect_in_process
 from spotlib.model import Target, plan_launches
 from spotlib.sandbox.server import serve
@@ -62,7 +62,7 @@ def launched(connection: Connection, region: str, count: int) -> list[str]:
 
 
 def rate(work: Callable[[], object], seconds: float) -> float:
-    """How often a second ``work`` is done, after once unmeasured."""
+    """Repetitions of ``work`` per second, after one that is not measured."""
     work()
     began_s, done = time.perf_counter(), 0
     while done == 0 or time.perf_counter() - began_s < seconds:
@@ -74,7 +74,7 @@ def rate(work: Callable[[], object], seconds: float) -> float:
 def sandbox_rate(
     make: Callable[[World], Connection], requests: int, regions: Sequence[str], seconds: float
 ) -> float:
-    """Looks a second at ``requests`` in all, spread over the regions."""
+    """Polls per second for ``requests`` in total, spread over the regions."""
     world = World(script=lambda _: QUICK, quota_vcpus=1e6)
     connection = make(world)
     ids = {region: launched(connection, region, requests // len(regions)) for region in regions}
@@ -82,15 +82,15 @@ def sandbox_rate(
 
     def around() -> None:
         for region in regions:
-            seen = look(connection, region, round_tag="round", request_ids=ids[region])
+            seen = poll(connection, region, round_tag="round", request_ids=ids[region])
             if seen.error or len(seen.sightings) != len(ids[region]):
-                raise RuntimeError(f"the look is incomplete: {seen.error}")
+                raise RuntimeError(f"the poll is incomplete: {seen.error}")
 
     return rate(around, seconds) * len(regions)
 
 
 def moto_rate(requests: int, seconds: float) -> float:
-    """Looks a second of stock moto: its own backend, in-process."""
+    """Polls per second of stock moto: its own backend, in-process."""
     import boto3  # noqa: PLC0415
     from moto import mock_aws  # noqa: PLC0415
 
@@ -112,7 +112,7 @@ def moto_rate(requests: int, seconds: float) -> float:
 
 
 def whole(count: int, regions: Sequence[str]) -> float:
-    """Seconds of a batch from request to clean, its preflight left out."""
+    """Seconds of a batch from request to clean, without its preflight."""
     world = World(seed=1, quota_vcpus=1e6)
     connection = in_process(world)
     targets = [Target("t3.nano", region) for region in regions]
@@ -126,14 +126,14 @@ def whole(count: int, regions: Sequence[str]) -> float:
 
 
 def main() -> None:
-    """Print looks a second and ratios."""
+    """Print polls per second and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--regions", type=int, nargs="+", default=[1])
     parser.add_argument("--seconds", type=float, default=1.0, help="for each figure")
     parser.add_argument("--long", action="store_true", help="also whole batches of 5 and 1,000")
     given = parser.parse_args()
-    print("requests regions  in-process/s  HTTP/s  moto/s  in-process over moto  us a request")
+    print("requests regions  in-process/s  HTTP/s  moto/s  in-process over moto  us per request")
     for requests in given.requests:
         stock = moto_rate(requests, given.seconds)
         for count in given.regions:
@@ -144,7 +144,7 @@ def main() -> None:
             ratio = f"{here / stock:.1f}" if count == 1 else "-"
             print(
                 f"{requests:8} {count:7} {here:13.1f} {http:7.1f} {stock:7.2f} {ratio:>21}"
-                f" {each_us:13.0f}"
+                f" {each_us:15.0f}"
             )
     if given.long:
         whole(5, REGIONS[:1])  # imports and caches

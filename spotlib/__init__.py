@@ -6,10 +6,10 @@ loads no other library: a name is loaded when it is first used.
 
 Read the core in ten minutes, about 300 lines:
 
-1. ``model``: ``advance`` and ``conclude``, the rule that turns polls into brackets and outcomes.
-2. ``collect.watch``: ``watch``, ``_poll_regions`` and ``_end_due``, the loop that polls EC2.
+1. ``model``: ``Track``, ``advance`` and ``conclude``, the rule from polls to brackets and outcomes.
+2. ``collect.watch``: ``watch``, ``_polled`` and ``_end_due``, the loop that polls EC2.
 3. ``cleanup.close``: ``release`` and ``settle``, which leave nothing behind.
-4. ``select.cov``: ``variation`` and ``score_targets``, the CoV math.
+4. ``select.cov``: ``variation``, ``_moments`` and ``score_targets``, the CoV math.
 
 The rooms, in the order of the data: ``select`` chooses targets, ``collect`` measures them with
 ``ec2`` and ``cleanup``, ``record`` keeps what was seen, ``analyze`` and ``forecast`` read it.

@@ -58,7 +58,7 @@ class Stage(IntEnum):
 class Outcome(StrEnum):
     """How a request ended.  Each has exactly one; EC2's own status code stands beside it."""
 
-    READY = "ready"  # the wanted stage was shown
+    READY = "ready"  # the stage that its plan waits for was shown
     TIMED_OUT = "timed_out"  # still waiting at the timeout: right-censored
     REFUSED = "refused"  # the request call itself was refused: there is no request id
     FAILED = "failed"  # EC2 or its user ended it for another reason than capacity or price

@@ -117,7 +117,7 @@ def sweep(
     --------
     >>> from spotlib import connect, sweep
     >>> connection = connect("sandbox", seed=1)
-    >>> report = sweep(connection, folder=launches_folder)
+    >>> report = sweep(connection, folder="results/launches")
     >>> connection.close()
     >>> report.clean, report.lines()
     (True, ['nothing of ours is there'])

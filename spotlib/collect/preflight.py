@@ -15,8 +15,9 @@ from typing import Any
 
 from spotlib.collect.cost import PreflightReport, PreparedPlan, quota_family
 from spotlib.collect.features import PriceHistory, on_demand_usd, spot_prices, target_price
-from spotlib.ec2.calls import HOME_REGION, TAG_BATCH, chunks, request_parameters
+from spotlib.ec2.calls import HOME_REGION, TAG_BATCH, chunks
 from spotlib.ec2.connection import Connection
+from spotlib.ec2.methods.request_spot_instances import request_parameters
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Kind, Plan, Target
 

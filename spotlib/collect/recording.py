@@ -1,4 +1,4 @@
-"""What the loop knows, as events of the log: each kind of event is built in one place."""
+"""Builds the events that the loop writes, from what it knows of a run and its requests."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from spotlib.collect.batch import Batch, Run
-from spotlib.ec2.calls import Answer, Poll
+from spotlib.ec2.calls import Poll
+from spotlib.ec2.methods.request_spot_instances import Answer
 from spotlib.model import Sighting, Stage, Track, count_stages
 from spotlib.record.events import (
     Features,

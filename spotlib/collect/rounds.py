@@ -141,13 +141,14 @@ def collect_batch(
     >>> from spotlib import Target, collect_batch, connect, load_launches, plan_launches
     >>> connection = connect("sandbox", seed=1)
     >>> plans = plan_launches([Target("t3.nano", "sa-east-1")], count=2)
-    >>> summary = collect_batch(connection, plans, log=new_log, seed=1)
+    >>> log = "results/launches/20260102T000000Z-abcdef.jsonl"
+    >>> summary = collect_batch(connection, plans, log=log, seed=1)
     >>> connection.close()
     >>> summary.outcomes
     {'ready': 2}
     >>> summary.last_line().split(";")[0]
     'open requests 0, live instances 0 (confirmed)'
-    >>> load_launches(new_log)["outcome"].tolist()
+    >>> load_launches(log)["outcome"].tolist()
     ['ready', 'ready']
     """
     _require_batch_id(Path(log).stem)

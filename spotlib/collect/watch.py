@@ -25,18 +25,8 @@ from spotlib.collect.recording import (
     poll_event,
     stage_event,
 )
-from spotlib.ec2.calls import (
-    TAG_BATCH,
-    TAG_EXPIRES,
-    TAG_PLAN,
-    TAG_ROUND,
-    Answer,
-    Poll,
-    poll,
-    request,
-    request_parameters,
-    tag_instances,
-)
+from spotlib.ec2.calls import TAG_BATCH, TAG_EXPIRES, TAG_PLAN, TAG_ROUND, Poll, poll, tag_instances
+from spotlib.ec2.methods.request_spot_instances import Answer, request, request_parameters
 from spotlib.model import OPEN_STATES, Bracket, Outcome, Stage, Target, Track, advance, conclude
 from spotlib.record.events import Features, SkippedEvent, TaggedEvent
 

@@ -2,5 +2,5 @@
 
 Read in this order: ``clock`` (the machine's time and a pretend market's), ``refusals`` (what an
 error means and what to do), ``connection`` (``connect``, and the one place where a call is made),
-``calls`` (request, poll, cancel, terminate), ``survey`` (what is left at EC2).
+``methods/`` (how to launch), ``calls`` (poll, tag, cancel, terminate), ``survey`` (what is left).
 """

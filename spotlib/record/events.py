@@ -1,8 +1,12 @@
 """Every event of a log as a type: the one schema of the raw record.
 
 A log is one JSON object per line.  Its key ``event`` names the type of the line, the other keys
-are that type's fields.  Lines are written and read through these types alone, so a new column of
-the log is added here.  A line that is valid JSON but no valid event is refused when it is read.
+are that type's fields.  Lines are written and read through these types alone, and a line that is
+valid JSON but no valid event is refused when it is read.
+
+A new column is added here.  A field of ``Features`` is then filled by ``collect.features``, and the
+launches table has it without another change.  A field of another event is filled by
+``collect.recording`` and shown by ``record.tables``.  Each such change raises ``SCHEMA``.
 
 Names carry their unit.  ``*_s`` is seconds since the log's first line, on a clock that does not
 stop.  ``*_at`` and ``at`` are aware UTC.  Unknown is null, and so is a NaN that is written.
@@ -68,6 +72,30 @@ class _Event(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_
     """A line of the log."""
 
 
+class _RunEvent(_Event, frozen=True, kw_only=True):
+    """A line about a run: a plan in a round."""
+
+    round: Count
+    plan: Count
+
+
+class _AnswerEvent(_RunEvent, frozen=True, kw_only=True):
+    """A line about the answer to a request call; ``attempts`` has the codes of failed attempts."""
+
+    asked_s: float
+    answered_s: float | None  # null where a sweep found the requests
+    at: Instant
+    attempts: tuple[str, ...]
+
+
+class _RequestEvent(_RunEvent, frozen=True, kw_only=True):
+    """A line about one request."""
+
+    request_id: str
+    instance_id: str | None
+    status_code: str | None
+
+
 class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch"):
     """The first line: what runs where, and with which parameters."""
 
@@ -96,11 +124,9 @@ class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch"):
     host: Host
 
 
-class IntentEvent(_Event, frozen=True, kw_only=True, tag="intent"):
+class IntentEvent(_RunEvent, frozen=True, kw_only=True, tag="intent"):
     """Before a request call: the plan, the exact parameters of the call, and the features."""
 
-    round: Count
-    plan: Count
     at_s: float
     at: Instant
     instance_type: str
@@ -121,29 +147,17 @@ class IntentEvent(_Event, frozen=True, kw_only=True, tag="intent"):
     request: dict[str, Any]
 
 
-class RequestedEvent(_Event, frozen=True, kw_only=True, tag="requested"):
-    """The call was answered with request ids; ``answered_s`` is null where a sweep found them."""
+class RequestedEvent(_AnswerEvent, frozen=True, kw_only=True, tag="requested"):
+    """The call was answered with request ids."""
 
-    round: Count
-    plan: Count
-    asked_s: float
-    answered_s: float | None
-    at: Instant
-    attempts: tuple[str, ...]
     request_ids: tuple[str, ...]
     server_date: str | None
     recovered: bool = False
 
 
-class RefusedEvent(_Event, frozen=True, kw_only=True, tag="refused"):
+class RefusedEvent(_AnswerEvent, frozen=True, kw_only=True, tag="refused"):
     """The call was refused: EC2's code and message, what they are about, and what to do."""
 
-    round: Count
-    plan: Count
-    asked_s: float
-    answered_s: float
-    at: Instant
-    attempts: tuple[str, ...]
     code: str
     message: str
     kind: Kind
@@ -180,33 +194,23 @@ class PollEvent(_Event, frozen=True, kw_only=True, tag="poll"):
     seen: dict[str, str]
 
 
-class StageEvent(_Event, frozen=True, kw_only=True, tag="stage"):
+class StageEvent(_RequestEvent, frozen=True, kw_only=True, tag="stage"):
     """A request is first shown at a stage: the bracket, and EC2's own timestamps."""
 
-    round: Count
-    plan: Count
-    request_id: str
     stage: StageName
     after_s: float
     by_s: float
-    instance_id: str | None
     availability_zone_id: str | None
-    status_code: str
     created_at: Instant | None
     status_updated_at: Instant | None
     launched_at: Instant | None
 
 
-class OutcomeEvent(_Event, frozen=True, kw_only=True, tag="outcome"):
-    """A request ended: how, with EC2's words, and until when it was watched."""
+class OutcomeEvent(_RequestEvent, frozen=True, kw_only=True, tag="outcome"):
+    """A request ended: how, with EC2's code and message, and until when it was watched."""
 
-    round: Count
-    plan: Count
-    request_id: str
     outcome: Outcome
-    status_code: str | None
     status_message: str | None
-    instance_id: str | None
     instance_state: str | None
     instance_reason: str | None
     watched_s: float

@@ -114,7 +114,7 @@ def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
     if not events:
         return None
     _, first = events[0]
-    assert isinstance(first, BatchEvent)  # `read_lines` has looked
+    assert isinstance(first, BatchEvent)  # `read_lines` has checked
     found = RecordedBatch(Path(path), first, torn=torn)
     for number, event in events[1:]:
         try:

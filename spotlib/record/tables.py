@@ -71,7 +71,7 @@ def load_batches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     Examples
     --------
     >>> from spotlib import load_batches
-    >>> load_batches(launches_folder)[["simulated", "rounds", "requests", "ended", "clean"]]
+    >>> load_batches("results/launches")[["simulated", "rounds", "requests", "ended", "clean"]]
        simulated  rounds  requests  ended  clean
     0       True       1         2      2   True
     """
@@ -105,7 +105,7 @@ def load_launches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     Examples
     --------
     >>> from spotlib import load_launches
-    >>> launches = load_launches(launches_folder)
+    >>> launches = load_launches("results/launches")
     >>> launches[["instance_type", "region", "outcome"]]
       instance_type     region outcome
     0       t3.nano  sa-east-1   ready
@@ -142,7 +142,7 @@ def load_polls(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     Examples
     --------
     >>> from spotlib import load_polls
-    >>> polls = load_polls(launches_folder)
+    >>> polls = load_polls("results/launches")
     >>> polls[["accepted", "ready"]].iloc[[0, -1]].to_dict("list")
     {'accepted': [2, 2], 'ready': [0, 2]}
     """
@@ -166,6 +166,8 @@ def _table(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
             table[name] = table[name].astype("float64")
         elif name in _YES_OR_NO:
             table[name] = table[name].astype("boolean")
+        elif pd.api.types.is_numeric_dtype(table[name]):
+            table[name] = table[name].astype("float64")
         else:
             table[name] = table[name].astype("str" if table[name].notna().any() else "object")
     return table
@@ -251,7 +253,7 @@ def _add_stage(row: dict[str, Any], event: StageEvent, sent_s: float) -> None:
     row["instance_id"] = event.instance_id
     row["zone_id"] = event.availability_zone_id
     row["created_at"] = event.created_at
-    if event.stage == Stage.FULFILLED.label:  # EC2 overwrites it with the next status change
+    if event.stage == Stage.FULFILLED.label:  # EC2 overwrites this time at the next status change
         row["fulfilled_at"] = event.status_updated_at
     row["launched_at"] = event.launched_at or row.get("launched_at")
 

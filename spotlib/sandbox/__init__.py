@@ -1,11 +1,11 @@
-"""A pretend spot market behind a real EC2 endpoint, with known truth.  Never AWS.
+"""A pretend spot market behind an EC2 endpoint, with known truth.  Nothing here is AWS.
 
-The modules, each of which imports only those before it:
+The modules in reading order; each imports only modules before it (a contract of import-linter):
 
 - ``numbers``, ``chance``, ``catalogue``, ``market``: what every pool does at any time.
 - ``states``, ``clock``, ``account``, ``reads``, ``forms``, ``limits``: the parts of an account.
-- ``world``, ``course``, ``company``: one account in that market, its course, its neighbours.
-- ``protocol``, ``filters``, ``shapes``, ``borrowed``: how AWS words things.
+- ``world``, ``course``, ``company``: one account in that market, its events, its other users.
+- ``protocol``, ``filters``, ``shapes``, ``borrowed``: the form of AWS's requests and answers.
 - ``spot_api``, ``instance_api``, ``market_api``, ``api``: what each action does.
 - ``faults``, ``wire``, ``server``: how calls travel, in-process and over HTTP.
 - ``mark``, ``history``: the market's past as a SpotLake archive, marked as simulated.

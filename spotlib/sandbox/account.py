@@ -1,7 +1,7 @@
-"""The things in the pretend account: spot requests, instances, and how they are found.
+"""The spot requests and instances of the pretend account, and their indexes.
 
-Plain records and their indexes.  What happens to them, and when, is ``world``'s; how EC2 words
-them is ``shapes``'s.  All times are seconds since the world began.
+Plain records.  ``course`` decides what happens to them and when; ``shapes`` gives them EC2's form.
+All times are seconds since the world began.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ EbsForm = Literal["reported", "not-applicable", "absent"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fate:
-    """What becomes of one request, decided in advance: delays in seconds, ``None`` for never.
+    """The course of one request, fixed in advance: delays in seconds, None for never.
 
-    A test gives these through ``World(script=...)``; the market then has no say.
+    Tests pass these through ``World(script=...)``; they replace the market's draws.
     """
 
     evaluate_s: float = 0.5  # accepted -> evaluated (until then pending-evaluation)
-    held_s: float | None = 0.0  # evaluated -> capacity is there (until then capacity-not-available)
-    in_flight_s: float = 1.0  # pending-fulfillment lasts so long; a cancel in it comes too late
+    held_s: float | None = 0.0  # evaluated -> capacity is free (until then capacity-not-available)
+    in_flight_s: float = 1.0  # duration of pending-fulfillment, when a cancel is too late
     boot_s: float | None = 6.0  # fulfilled -> running
     ok_s: float | None = 200.0  # running -> instance and system status ok
-    ebs: EbsForm | None = None  # None: as the type has it (reported on Nitro, absent on Xen)
+    ebs: EbsForm | None = None  # None: by type (reported on Nitro, absent on Xen)
     ebs_ok_s: float | None = 0.0  # running -> attached-EBS status ok, where it is reported
     interrupted_s: float | None = None  # fulfilled -> interruption notice
     shutdown_s: float = 10.0  # shutting-down -> terminated
-    fails: str | None = None  # a status code to end in at evaluation: bad-parameters, system-error
+    fails: str | None = None  # the code in which evaluation ends: bad-parameters, system-error
 
 
 @dataclass(kw_only=True)
@@ -46,34 +46,34 @@ class SpotRequest:
     """One spot instance request, ``sir-...``."""
 
     request_id: str
-    name: str  # names its random draws
+    name: str  # identifies its random draws
     index: int  # its place in the call that made it
     token: str
     pool: Pool
-    launch: dict[str, Any]  # the LaunchSpecification as asked
+    launch: dict[str, Any]  # the LaunchSpecification as the client sent it
     vcpus: int
     quota_group: str
     accepted_s: float
     valid_until_s: float
     max_price_usd: float | None
     tags: dict[str, str]
-    owner: str = ""  # whose it is: "" for ours, that is, the API's caller's
-    on_demand: bool = False  # no spot request at all: the launch of an on-demand instance
-    flaw: str = ""  # why it fails when it is evaluated
+    owner: str = ""  # "": the caller of the API
+    on_demand: bool = False  # the launch of an on-demand instance, not a spot request
+    flaw: str = ""  # why its evaluation fails
     fate: Fate | None = None  # None: the market decides
     code: str = ""
     state: str = "open"
     updated_s: float = 0.0
-    in_flight: bool = False  # a launch is under way that a cancel can no longer stop
+    in_flight: bool = False  # its launch can no longer be stopped by a cancel
     instance: Instance | None = None
     known_s: float = 0.0  # when reads may first know of it
     happened_s: dict[str, float] = field(default_factory=dict)  # truth: first time of each event
-    seen_s: dict[str, float] = field(default_factory=dict)  # truth: the first answer to show it
-    path: list[tuple[float, str, str]] = field(default_factory=list)  # since when, code, state
+    seen_s: dict[str, float] = field(default_factory=dict)  # truth: first answer that showed it
+    path: list[tuple[float, str, str]] = field(default_factory=list)  # (from when, code, state)
 
     @property
     def shutdown_minutes(self) -> int | None:
-        """Minutes after its boot at which the user data shut the machine down."""
+        """Minutes after boot at which the user data shut the instance down; None if never."""
         try:
             script = base64.b64decode(self.launch.get("UserData") or "", validate=True)
         except binascii.Error:
@@ -83,7 +83,7 @@ class SpotRequest:
 
     @property
     def holds_quota(self) -> bool:
-        """Whether it uses a part of the spot quota, or may still come to."""
+        """Whether it counts against the spot quota, or still may."""
         ended = ("terminated", "stopped")
         alive = self.instance is not None and self.instance.state not in ended
         return self.state == "open" or self.in_flight or alive
@@ -100,17 +100,17 @@ class Instance:
     ebs: EbsForm
     state: str = ""
     known_s: float = 0.0  # when reads may first know of it
-    ok_at_s: float = inf  # when its status checks pass, known once it runs
+    ok_at_s: float = inf  # when its status checks pass; set once it runs
     ebs_ok_at_s: float = inf
     reason: tuple[str, str] | None = None  # StateReason, once it ends
     ended_s: float | None = None  # when it began to shut down or to stop
     tags: dict[str, str] = field(default_factory=dict)
-    path: list[tuple[float, str]] = field(default_factory=list)  # since when, state
+    path: list[tuple[float, str]] = field(default_factory=list)  # (from when, state)
 
     def checks(self, at_s: float, *, pending: str) -> tuple[str, str | None]:
         """(instance and system status, attached-EBS status or None where absent).
 
-        ``pending`` is what a pending instance says, which is not known for sure.
+        ``pending`` is the status of a pending instance, which is not known for sure.
         """
         running = self.state == "running"
         status = _summary(self.ok_at_s, at_s) if running else "not-applicable"
@@ -132,14 +132,14 @@ Tagged = SpotRequest | Instance
 
 
 class Region:
-    """What one region of the account holds, indexed so that a look costs what it returns."""
+    """What one region of the account holds; the cost of a read grows only with its result."""
 
     def __init__(self) -> None:
         self.requests: dict[str, SpotRequest] = {}
         self.instances: dict[str, Instance] = {}
-        self.calls: Counter[str] = Counter()  # launch calls so far, by owner: names their draws
+        self.calls: Counter[str] = Counter()  # launch calls so far, by owner: identify their draws
         self.tokens: dict[str, tuple[str, list[SpotRequest]]] = {}
-        self.held: dict[Pool, int] = {}  # instances of ours a pool has given and not got back
+        self.held: dict[Pool, int] = {}  # capacity of each pool that is in use here
         self._by_tag: dict[tuple[str, str], dict[str, SpotRequest]] = {}
 
     def add(self, request: SpotRequest) -> None:

@@ -1,7 +1,7 @@
-"""The table of actions, and what holds for all of them: permission, dry runs, regions, errors.
+"""The table of actions, and what all of them share: permission, throttling, dry runs, regions.
 
-``execute`` runs one parsed call in the world.  What an action does is in the module of its
-subject; how calls travel is ``wire``'s.
+``execute`` runs one parsed call in the world.  The module of each subject says what an action does;
+``wire`` carries the calls.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from spotlib.sandbox import instance_api, market_api, spot_api
 from spotlib.sandbox.account import Region, SpotRequest
-from spotlib.sandbox.protocol import ApiError, Asked
+from spotlib.sandbox.protocol import ApiError, ParsedCall, unsupported
 from spotlib.sandbox.world import World
 
 Handler = Callable[[World, str, dict[str, Any]], dict[str, Any]]
@@ -44,34 +44,32 @@ MUTATING = frozenset(
 
 
 def latency_kind(action: str) -> str:
-    """Which of the market's latencies a call has."""
+    """The kind of latency that a call has in the market."""
     if action == "RequestSpotInstances":
         return "request"
     return "mutate" if action in MUTATING else "describe"
 
 
-def authorize(world: World, asked: Asked) -> None:
-    """Refuse what the caller may not do, and answer dry runs."""
-    if not market_api.opted_in(world, asked.region):
-        _refuse_region(asked.service)
-    if world.buckets and not world.buckets.take(
-        asked.region, asked.action, asked.params, world.now_s
-    ):
+def authorize(world: World, call: ParsedCall) -> None:
+    """Refuse calls that are throttled or not permitted, and answer dry runs."""
+    if not market_api.opted_in(world, call.region):
+        _refuse_region(call.service)
+    if world.buckets and not world.buckets.take(call.region, call.action, call.params, world.now_s):
         raise ApiError("RequestLimitExceeded", "Request limit exceeded.", 503)
-    name = f"{asked.service}:{asked.action}"
+    name = f"{call.service}:{call.action}"
     if name in world.denied:
-        code = "UnauthorizedOperation" if asked.service == "ec2" else "AccessDenied"
+        code = "UnauthorizedOperation" if call.service == "ec2" else "AccessDenied"
         message = f"You are not authorized to perform this operation: {name}"
         raise ApiError(code, message, 403)
-    if asked.params.get("DryRun", False):
-        if asked.action == "TerminateInstances":  # EC2 looks at the ids first
-            instance_api.find_instances(world, asked.region, asked.params.get("InstanceIds", []))
+    if call.params.get("DryRun", False):
+        if call.action == "TerminateInstances":  # EC2 checks the ids first
+            instance_api.find_instances(world, call.region, call.params.get("InstanceIds", []))
         message = "Request would have succeeded, but DryRun flag is set."
         raise ApiError("DryRunOperation", message, 412)
 
 
 def _refuse_region(service: str) -> None:
-    """What a region says that the account has not opted in to."""
+    """The refusal of a region to which the account has not opted in."""
     if service == "ec2":
         message = "AWS was not able to validate the provided access credentials"
         raise ApiError("AuthFailure", message, 401)
@@ -80,40 +78,39 @@ def _refuse_region(service: str) -> None:
         raise ApiError("UnrecognizedClientException", message)
 
 
-def execute(world: World, asked: Asked) -> dict[str, Any]:
+def execute(world: World, call: ParsedCall) -> dict[str, Any]:
     """The result of one authorized call."""
-    handler = ACTIONS.get((asked.service, asked.action))
+    handler = ACTIONS.get((call.service, call.action))
     if handler is None:
-        message = f"{asked.service}:{asked.action} is not modelled by the sandbox."
-        raise ApiError("UnsupportedOperation", message)
-    return handler(world, asked.region, asked.params)
+        raise unsupported(f"{call.service}:{call.action} is not modelled by the sandbox.")
+    return handler(world, call.region, call.params)
 
 
-def note_seen(world: World, asked: Asked, result: dict[str, Any]) -> None:
-    """Keep in the truth what an answer that arrived was the first to show of our requests."""
-    if asked.service != "ec2":
+def note_seen(world: World, call: ParsedCall, result: dict[str, Any]) -> None:
+    """Record in the truth which stages a delivered answer was the first to show."""
+    if call.service != "ec2":
         return
-    home, now_s = world.region(asked.region), world.now_s
-    for stage, request in _shown(home, result):
+    account, now_s = world.region(call.region), world.now_s
+    for stage, request in _shown(account, result):
         if request is not None:
             request.seen_s.setdefault(stage, now_s)
 
 
-def _shown(home: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotRequest | None]]:
+def _shown(account: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotRequest | None]]:
     """The stages that an answer shows, each with its request."""
     for item in result.get("SpotInstanceRequests", ()):
-        request = home.requests.get(item["SpotInstanceRequestId"])
+        request = account.requests.get(item["SpotInstanceRequestId"])
         yield "accepted", request
         if "InstanceId" in item:
             yield "fulfilled", request
     for reservation in result.get("Reservations", ()):
         for item in reservation["Instances"]:
-            request = home.instances[item["InstanceId"]].request
+            request = account.instances[item["InstanceId"]].request
             yield "fulfilled", request
             if item["State"]["Name"] == "running":
                 yield "running", request
     for item in result.get("InstanceStatuses", ()):
-        request = home.instances[item["InstanceId"]].request
+        request = account.instances[item["InstanceId"]].request
         checks = (item.get(f"{name}Status", {}).get("Status") for name in _CHECKS)
         if item["InstanceState"]["Name"] == "running":
             yield "running", request

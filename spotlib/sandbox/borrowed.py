@@ -1,8 +1,8 @@
-"""What moto answers for us: the furniture of an account that no spot request changes.
+"""Calls that moto answers: about the parts of an account that no spot request changes.
 
-Subnets, VPCs, security groups, regions, zones, SSM parameters.  moto's backends are
-process-wide, shared by all worlds, and only read here.  ``mock_aws`` is never used: it would
-replace credentials and block every other AWS call of the process.
+Subnets, VPCs, security groups, zones, SSM parameters.  moto's backends are process-wide, shared by
+all worlds, and only read here.  ``mock_aws`` is never used: it would replace the credentials and
+block every other AWS call of the process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from spotlib.sandbox.protocol import Answer, Asked, write
+from spotlib.sandbox.protocol import Answer, ParsedCall, write
 
 _READS = {
     "ec2": {
@@ -30,24 +30,24 @@ _OF_VPC = {
 _ACCOUNT = "123456789012"
 
 
-def answers(asked: Asked) -> bool:
-    """Whether moto's answer to this call is good enough to pass on."""
-    return asked.action in _READS.get(asked.service, ())
+def answers(call: ParsedCall) -> bool:
+    """Whether moto answers this call."""
+    return call.action in _READS.get(call.service, ())
 
 
-def pass_on(asked: Asked, *, without_vpc: bool = False) -> Answer:
-    """moto's own answer to the call; the only VPC it knows is the default one."""
-    if without_vpc and asked.action in _OF_VPC:
-        return write(asked, {_OF_VPC[asked.action]: []}, "")
+def pass_on(call: ParsedCall, *, without_vpc: bool = False) -> Answer:
+    """moto's answer to the call; the only VPC it knows is the default one."""
+    if without_vpc and call.action in _OF_VPC:
+        return write(call, {_OF_VPC[call.action]: []}, "")
     from moto.core.request import Request  # noqa: PLC0415 (moto's backends are slow to import)
 
-    url = f"https://{asked.service}.{asked.region}.amazonaws.com/"
-    backend = _backend(asked.service, asked.region)
-    request = Request.from_primitives("POST", url, asked.headers, asked.body)
+    url = f"https://{call.service}.{call.region}.amazonaws.com/"
+    backend = _backend(call.service, call.region)
+    request = Request.from_primitives("POST", url, call.headers, call.body)
     handle = next(h for pattern, h in backend.urls.items() if re.match(pattern, url))
     status, headers, answer = handle(request, url, request.headers)
     body = answer.encode() if isinstance(answer, str) else answer
-    # moto's other headers tell this machine's date.
+    # moto's other headers contain this machine's date.
     return status, {"Content-Type": str(headers["Content-Type"])}, body
 
 
@@ -63,7 +63,7 @@ def _backend(service: str, region: str) -> Any:
     from moto.backends import get_backend  # noqa: PLC0415
     from moto.moto_api._internal import mock_random  # noqa: PLC0415
 
-    # moto draws the ids of a region's subnets when it is first used; the same in every process.
+    # moto draws the ids of a region's subnets at first use: here the same in every process.
     mock_random.seed(f"{service}/{region}")
     find: Any = get_backend
     return find(service)[_ACCOUNT][region]

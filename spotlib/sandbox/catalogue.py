@@ -1,6 +1,6 @@
-"""Which instance types, zones and images exist: moto's packaged data, read lazily and directly.
+"""Which instance types, zones and images exist: moto's packaged data, read when first needed.
 
-The facts about types, offerings, zones and images.  Refused: anything that moves (see ``market``).
+Only facts that do not change with time; for the others see ``market``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# The regions every account may use without opting in; the ones SpotLake covers.
+# The regions that every account may use without opting in; SpotLake covers the same.
 DEFAULT_REGIONS = (
     "ap-northeast-1", "ap-northeast-2", "ap-northeast-3", "ap-south-1", "ap-southeast-1",
     "ap-southeast-2", "ca-central-1", "eu-central-1", "eu-north-1", "eu-west-1", "eu-west-2",
@@ -29,20 +29,20 @@ _QUOTA_GROUPS = {
 
 @dataclass(frozen=True)
 class InstanceType:
-    """What the market and the endpoint need to know of an instance type."""
+    """What the market and the endpoint need to know about an instance type."""
 
     name: str
     vcpus: int
     memory_gib: float
     architectures: tuple[str, ...]
-    nitro: bool  # bare metal counts as nitro: it has attached-EBS checks too
+    nitro: bool  # also true of bare metal, which has attached-EBS checks too
     burstable: bool
     accelerators: int
     sold_as_spot: bool
 
     @property
     def quota_group(self) -> str:
-        """The name of the spot quota this type counts against."""
+        """The spot quota against which this type counts."""
         letters = self.name.split(".")[0].split("-")[0]
         prefix = letters[: next((i for i, c in enumerate(letters) if c.isdigit()), len(letters))]
         return _QUOTA_GROUPS.get(prefix, "Standard")
@@ -50,7 +50,7 @@ class InstanceType:
 
 @dataclass(frozen=True)
 class Zone:
-    """One availability zone: its name in this account and its id in the world."""
+    """One availability zone: its name in this account, and its id, the same in all accounts."""
 
     name: str
     zone_id: str
@@ -67,7 +67,7 @@ def _resource(path: str) -> Any:
 
 @cache
 def raw_types() -> dict[str, dict[str, Any]]:
-    """Instance types as DescribeInstanceTypes gives them, by name."""
+    """Instance types in the form of DescribeInstanceTypes, by name."""
     return dict(sorted(_resource("ec2/resources/instance_types.json.gz").items()))
 
 
@@ -92,8 +92,8 @@ def instance_type(name: str) -> InstanceType | None:
 
 @cache
 def offered(region: str) -> dict[str, tuple[str, ...]]:
-    """Instance type -> ids of the zones of the region that offer it."""
-    known = {zone.zone_id for zone in zones(region)}  # the data name one zone the account lacks
+    """Instance type -> ids of the region's zones that offer it."""
+    known = {zone.zone_id for zone in zones(region)}  # the data name one zone more
     where: dict[str, list[str]] = {}
     path = f"ec2/resources/instance_type_offerings/availability-zone-id/{region}.json.gz"
     for row in _resource(path):
@@ -105,7 +105,7 @@ def offered(region: str) -> dict[str, tuple[str, ...]]:
 @cache
 def zones(region: str) -> tuple[Zone, ...]:
     """The availability zones of a region, by name; empty for an unknown region."""
-    found = _furniture().zones.get(region, [])
+    found = _regions_and_zones().zones.get(region, [])
     return tuple(Zone(zone.name, zone.zone_id, region) for zone in found)
 
 
@@ -117,13 +117,13 @@ def opted_in(region: str) -> bool:
 
 @cache
 def opt_in_states() -> dict[str, str]:
-    """Region -> whether an account has to opt in to it, in EC2's words."""
-    return {known.name: known.opt_in_status for known in _furniture().regions}
+    """Region -> EC2's OptInStatus: whether an account has to opt in to it."""
+    return {known.name: known.opt_in_status for known in _regions_and_zones().regions}
 
 
 @cache
 def images(region: str) -> dict[str, dict[str, Any]]:
-    """The images of a region as DescribeImages gives them, by id."""
+    """The images of a region in the form of DescribeImages, by id."""
     rows = _resource(f"ec2/resources/latest_amis/{region}.json.gz")
     rows = rows + _resource("ec2/resources/amis.json.gz")
     return {row["ami_id"]: _image(row) for row in rows}
@@ -149,8 +149,8 @@ def _image(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _furniture() -> Any:
-    """moto's regions and zones: they are in its code, and what we borrow from moto shows them."""
+def _regions_and_zones() -> Any:
+    """moto's regions and zones, which are in its code; calls that moto answers show the same."""
     from moto.ec2.models.availability_zones_and_regions import (  # noqa: PLC0415 (slow to import)
         RegionsAndZonesBackend,
     )

@@ -1,8 +1,8 @@
-"""Random numbers that depend on nothing but their name.
+"""Random numbers that depend only on their name.
 
-``uniforms(3, seed, "pool", "t3.nano")`` gives the same three numbers in every process, in any
-order of asking.  So the market needs no state and two processes cannot drift apart.  No generator
-object, no global state.
+``uniforms(3, seed, "pool", "t3.nano")`` returns the same three numbers in every process and in any
+order of calls.  The market therefore needs no state, and two processes always agree.  There is no
+generator object and no global state.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 
 def digest(size: int, *name: object) -> bytes:
-    """``size`` bytes that only depend on the name."""
+    """``size`` bytes that depend only on the name."""
     return hashlib.shake_128("\x1f".join(map(str, name)).encode()).digest(size)
 
 
@@ -27,6 +27,6 @@ def uniforms(count: int, *name: object) -> Floats:
 
 
 def normals(count: int, *name: object) -> Floats:
-    """``count`` standard normal numbers (Box and Muller)."""
+    """``count`` standard normal numbers (Box-Muller transform)."""
     radius, angle = uniforms(2 * count, *name).reshape(2, count)
     return np.sqrt(-2.0 * np.log(radius)) * np.cos(2.0 * np.pi * angle)

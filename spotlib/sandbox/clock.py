@@ -1,7 +1,7 @@
 """The two clocks a sandbox can run on.
 
-``VirtualTime`` moves only when a client moves it, so a run is quick and repeats to the byte.
-``ScaledTime`` follows the machine's monotonic clock times ``speed``, for several clients at once.
+``VirtualTime`` moves only when a client moves it: runs are fast and repeat to the byte.
+``ScaledTime`` is the machine's monotonic clock times ``speed``, for several clients at once.
 Both count seconds since the world began; neither knows the date (see ``World.utc``).
 """
 
@@ -11,7 +11,7 @@ import time
 
 
 class VirtualTime:
-    """Time driven by the client: it stands still until somebody advances it."""
+    """Time driven by the client: it stands still until a client advances it."""
 
     mode = "virtual"
     speed = 0.0
@@ -20,21 +20,21 @@ class VirtualTime:
         self.now_s = 0.0
 
     def advance(self, seconds: float) -> None:
-        """Move on by so many seconds; never back."""
+        """Move time forward."""
         if not seconds >= 0.0:
             raise ValueError(f"time moves forward only: need seconds >= 0, got {seconds!r}")
         self.now_s += seconds
 
     def spend(self, seconds: float) -> None:
-        """Let an API call take this long."""
+        """Spend the time that an API call takes."""
         self.advance(seconds)
 
     def hold(self, seconds: float) -> None:
-        """Nothing: what an answer takes was spent."""
+        """Do nothing: the time was already spent."""
 
 
 class ScaledTime:
-    """The machine's time, ``speed`` times as fast.  Nobody can advance it."""
+    """The machine's time, ``speed`` times as fast.  No client can advance it."""
 
     mode = "scaled"
 
@@ -49,16 +49,16 @@ class ScaledTime:
         return (time.monotonic() - self._began_s) * self.speed
 
     def advance(self, seconds: float) -> None:  # noqa: ARG002 (one interface)
-        """Refused: this clock runs by itself."""
+        """Raise ValueError: this clock runs by itself."""
         raise ValueError(
             f"this sandbox runs in real time times {self.speed:g}: it cannot be advanced"
         )
 
     def spend(self, seconds: float) -> None:
-        """Nothing: the call already takes real time, and sleeping would hold up other clients."""
+        """Do nothing: the call takes real time already, and a sleep would block other clients."""
 
     def hold(self, seconds: float) -> None:
-        """Keep an answer back for so long."""
+        """Delay an answer."""
         time.sleep(seconds / self.speed)
 
 

@@ -1,8 +1,8 @@
-"""Company: what other people hold in the same account.  None of it is ever ours to count or touch.
+"""What other users hold in the same account: a client must neither count nor change it.
 
-On-demand and spot instances, running and held requests, with other tags or none, in whatever
-region.  They share the quota and, where they launch, the pools.  ``World.touched`` tells what a
-call did to any of them; the truth and the leftovers leave them out.
+On-demand and spot instances, running and held requests, with other tags or none, in any region.
+They share the quota and the pools.  ``World.touched`` records what a call did to them; the truth
+and the leftovers omit them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _RUNNING = Fate(evaluate_s=0.0, in_flight_s=0.0, boot_s=0.0, ok_s=0.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
-    """Some things of one kind, of one owner."""
+    """Some requests of one kind and one owner."""
 
     region: str
     count: int = 1
@@ -32,17 +32,17 @@ class Neighbours:
 
 
 def move_in(world: World, neighbours: Iterable[Neighbours]) -> list[SpotRequest]:
-    """Let them be there, now; on-demand launches are among what is returned."""
-    made: list[SpotRequest] = []
+    """Create the neighbours now; the returned requests include on-demand launches."""
+    requests: list[SpotRequest] = []
     with world.lock:
         for each in neighbours:
-            made += _settle(world, each)
-        world.catch_up()
-    return made
+            requests += _request(world, each)
+        world.run_due()
+    return requests
 
 
 def crowd(regions: Iterable[str], *, tags: Mapping[str, str] | None = None) -> list[Neighbours]:
-    """A mixed company in each region; ``tags`` are those of another batch of the caller's."""
+    """A mixture of neighbours in each region; ``tags`` mark another batch of the caller."""
     held = Fate(evaluate_s=0.0, held_s=None)
     return [
         neighbours
@@ -58,7 +58,7 @@ def crowd(regions: Iterable[str], *, tags: Mapping[str, str] | None = None) -> l
     ]
 
 
-def _settle(world: World, each: Neighbours) -> list[SpotRequest]:
+def _request(world: World, each: Neighbours) -> list[SpotRequest]:
     kind = catalogue.instance_type(each.instance_type)
     zones = catalogue.offered(each.region).get(each.instance_type)
     if kind is None or not zones:

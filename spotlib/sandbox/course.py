@@ -1,7 +1,7 @@
-"""The course of things: requests wait, launch, boot, are interrupted, are cancelled, end.
+"""What happens: requests wait, launch, boot, are interrupted, are cancelled, end.
 
-Each transition is one small function of the world, called at its moment from the world's heap of
-due events; whether it is possible at all is in the tables of ``states``.
+Each transition is one small function that the world calls when it is due; the tables in ``states``
+say which transitions are possible.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _MARKET = (
     "Server.SpotInstanceTermination",
     "Server.SpotInstanceTermination: Spot instance termination",
 )
-_TAKEN = "instance-terminated-no-capacity"
+_INTERRUPTED = "instance-terminated-no-capacity"
 _MARKED = "marked-for-termination"
 _CANCELLED_RUNNING = "request-canceled-and-instance-running"
 
-# What the account can be told to do.
+# What callers can do.
 
 
 def request(
@@ -50,16 +50,16 @@ def request(
     owner: str = "",
     on_demand: bool = False,
 ) -> list[SpotRequest]:
-    """Accept a request for ``count`` instances in one of these pools: EC2 chooses which.
+    """Accept a request for ``count`` instances in one of these pools, which EC2 chooses.
 
-    ``flaws`` says of each, in order, why it will fail when it is evaluated ("": it will not).
+    ``flaws`` has, for each instance, why its evaluation will fail, or "".
     """
     region, now_s = world.region(pools[0].region), world.now_s
     region.calls[owner] += 1
     name = f"{world.seed}/{pools[0].region}/{owner}{region.calls[owner]}"
     pool = world.market.choose_zone(pools, world.posix(now_s), name)
     until_s = valid_until_s or now_s + world.market.numbers.request_valid_s
-    made = [
+    requests = [
         SpotRequest(
             request_id="sir-" + base64.b32encode(digest(5, "sir", name, i)).decode().lower(),
             name=name,
@@ -81,13 +81,13 @@ def request(
         )
         for i in range(count)
     ]
-    for each in made:
+    for each in requests:
         _accept(world, each)
-    return made
+    return requests
 
 
 def cancel(world: World, request: SpotRequest) -> None:
-    """Cancel a request.  Its instance, there or in flight, lives on; a stopped one ends."""
+    """Cancel a request.  Its instance, running or in flight, lives on; a stopped one ends."""
     if request.state not in ("open", "active", "disabled"):
         return
     world.touch(request, "cancel")
@@ -117,13 +117,13 @@ def _accept(world: World, request: SpotRequest) -> None:
         request.fate = world.script(request)
     request.happened_s["accepted"] = now_s
     _set_code(request, "pending-evaluation", now_s)
-    world.enter(request)
+    world.add(request)
     if request.fate:
         evaluate_s = request.fate.evaluate_s
-    else:  # one decision a call: its instances succeed or fail together
+    else:  # one decision per call: its instances succeed or fail together
         evaluate_s, _ = world.market.decision_s(request.name)
-    world.at(now_s + evaluate_s, _evaluate, request)
-    world.at(request.valid_until_s, _expire, request)
+    world.schedule(now_s + evaluate_s, _evaluate, request)
+    world.schedule(request.valid_until_s, _expire, request)
 
 
 def _evaluate(world: World, request: SpotRequest, at_s: float) -> None:
@@ -134,18 +134,18 @@ def _evaluate(world: World, request: SpotRequest, at_s: float) -> None:
         _set_code(request, fails or "bad-parameters", at_s)
         _end(world, request, at_s)
         return
-    obstacle, again_s = _obstacle(world, request, at_s)
+    obstacle, retry_s = _obstacle(world, request, at_s)
     if obstacle is None:
-        _take_off(world, request, at_s)
+        _begin_launch(world, request, at_s)
         return
     if request.code != obstacle:
         _set_code(request, obstacle, at_s)
-    if again_s is not None:
-        world.at(again_s, _evaluate, request)
+    if retry_s is not None:
+        world.schedule(retry_s, _evaluate, request)
 
 
 def _obstacle(world: World, request: SpotRequest, at_s: float) -> tuple[str | None, float | None]:
-    """Why the request cannot launch now (None: it can), and when to look again."""
+    """Why the request cannot launch now (None if it can), and when to evaluate it again."""
     market, pool = world.market, request.pool
     if request.fate:
         fate, evaluated_s = request.fate, request.accepted_s + request.fate.evaluate_s
@@ -153,18 +153,18 @@ def _obstacle(world: World, request: SpotRequest, at_s: float) -> tuple[str | No
             return "capacity-not-available", None
         free_s = evaluated_s + fate.held_s
         return (None, None) if at_s >= free_s else ("capacity-not-available", free_s)
-    again_s = at_s + market.numbers.reevaluate_s
+    retry_s = at_s + market.numbers.reevaluate_s
     if request.max_price_usd is not None and request.max_price_usd < float(
         market.price_usd(pool, world.posix(at_s))
     ):
-        return "price-too-low", again_s
+        return "price-too-low", retry_s
     held = world.region(pool.region).held.get(pool, 0)
     if market.free_capacity(pool, world.posix(at_s)) <= held:
-        return "capacity-not-available", again_s
+        return "capacity-not-available", retry_s
     return None, None
 
 
-def _take_off(world: World, request: SpotRequest, at_s: float) -> None:
+def _begin_launch(world: World, request: SpotRequest, at_s: float) -> None:
     request.in_flight = True
     held = world.region(request.pool.region).held
     held[request.pool] = held.get(request.pool, 0) + 1
@@ -172,7 +172,7 @@ def _take_off(world: World, request: SpotRequest, at_s: float) -> None:
     _, in_flight_s = world.market.decision_s(request.name, request.index)
     if request.fate:
         in_flight_s = request.fate.in_flight_s
-    world.at(at_s + in_flight_s, _fulfil, request)
+    world.schedule(at_s + in_flight_s, _fulfil, request)
 
 
 def _expire(world: World, request: SpotRequest, at_s: float) -> None:
@@ -183,8 +183,8 @@ def _expire(world: World, request: SpotRequest, at_s: float) -> None:
 
 def _fulfil(world: World, request: SpotRequest, at_s: float) -> None:
     request.in_flight = False
-    late = request.state == "cancelled"
-    _set_code(request, _CANCELLED_RUNNING if late else "fulfilled", at_s)
+    cancelled = request.state == "cancelled"
+    _set_code(request, _CANCELLED_RUNNING if cancelled else "fulfilled", at_s)
     request.happened_s["fulfilled"] = at_s
     fate = request.fate or _market_fate(world, request, at_s)
     instance = Instance(
@@ -199,9 +199,9 @@ def _fulfil(world: World, request: SpotRequest, at_s: float) -> None:
     request.instance = instance
     world.region(request.pool.region).instances[instance.instance_id] = instance
     if fate.boot_s is not None:
-        world.at(at_s + fate.boot_s, _run, instance)
+        world.schedule(at_s + fate.boot_s, _run, instance)
     if fate.interrupted_s is not None:
-        world.at(at_s + fate.interrupted_s, _interrupt, instance)
+        world.schedule(at_s + fate.interrupted_s, _interrupt, instance)
     elif request.fate is None and not request.on_demand:
         _watch_pool(world, instance, at_s)
 
@@ -227,21 +227,21 @@ def _market_fate(world: World, request: SpotRequest, at_s: float) -> Fate:
 
 
 def _watch_pool(world: World, instance: Instance, at_s: float) -> None:
-    """Find out whether the pool takes the instance back within the hour, else look again."""
+    """Schedule an interruption within the next hour; if there is none, check again then."""
     if instance.state not in ("pending", "running"):
         return
     request, until_s = instance.request, at_s + 3600.0
-    taken = world.market.interruption(
+    interrupted = world.market.interruption(
         request.pool,
         world.posix(at_s),
         until=world.posix(until_s),
         request=request.name,
         index=request.index,
     )
-    if taken is None:
-        world.at(until_s, _watch_pool, instance)
+    if interrupted is None:
+        world.schedule(until_s, _watch_pool, instance)
     else:
-        world.at(taken - world.epoch.timestamp(), _interrupt, instance)
+        world.schedule(interrupted - world.epoch.timestamp(), _interrupt, instance)
 
 
 # The course of an instance.
@@ -259,10 +259,12 @@ def _run(world: World, instance: Instance, at_s: float) -> None:
     if instance.ebs == "reported":
         ready_s = max(ready_s, instance.ebs_ok_at_s)
     if ready_s < inf:
-        world.at(ready_s, _pass_checks, instance)
+        world.schedule(ready_s, _pass_checks, instance)
     minutes = instance.request.shutdown_minutes
     if minutes is not None:
-        world.at(at_s + world.market.numbers.guest_boot_s + 60.0 * minutes, _power_off, instance)
+        world.schedule(
+            at_s + world.market.numbers.guest_boot_s + 60.0 * minutes, _power_off, instance
+        )
 
 
 def _pass_checks(_: World, instance: Instance, at_s: float) -> None:
@@ -271,7 +273,7 @@ def _pass_checks(_: World, instance: Instance, at_s: float) -> None:
 
 
 def _power_off(world: World, instance: Instance, at_s: float) -> None:
-    """The guest shuts down: the instance ends, or in the other form stops with its request."""
+    """The guest shuts down: the instance ends or, in the other form, stops."""
     request = instance.request
     stops = world.forms.guest_shutdown == "stop" and request.code == "fulfilled"
     if not stops:
@@ -281,7 +283,7 @@ def _power_off(world: World, instance: Instance, at_s: float) -> None:
         request.happened_s["shutting-down"] = at_s
         _set_state(instance, "stopping", at_s)
         _set_code(request, "instance-stopped-by-user", at_s)
-        world.at(at_s + instance.fate.shutdown_s, _stop, instance)
+        world.schedule(at_s + instance.fate.shutdown_s, _stop, instance)
 
 
 def _stop(_: World, instance: Instance, at_s: float) -> None:
@@ -290,19 +292,19 @@ def _stop(_: World, instance: Instance, at_s: float) -> None:
 
 
 def _interrupt(world: World, instance: Instance, at_s: float) -> None:
-    """The notice: the request says so at once, the instance runs on for two minutes."""
+    """Interruption notice: the request shows it at once, the instance runs on for two minutes."""
     if instance.state not in ("pending", "running"):
         return
     request = instance.request
     marked = world.forms.notice == _MARKED and request.code == "fulfilled"
-    _set_code(request, _MARKED if marked else _TAKEN, at_s)
+    _set_code(request, _MARKED if marked else _INTERRUPTED, at_s)
     request.happened_s["interrupted"] = at_s
-    world.at(at_s + world.market.numbers.notice_s, _take_back, instance)
+    world.schedule(at_s + world.market.numbers.notice_s, _end_interrupted, instance)
 
 
-def _take_back(world: World, instance: Instance, at_s: float) -> None:
-    if instance.state in ("pending", "running") and instance.request.code != _TAKEN:
-        _set_code(instance.request, _TAKEN, at_s)
+def _end_interrupted(world: World, instance: Instance, at_s: float) -> None:
+    if instance.state in ("pending", "running") and instance.request.code != _INTERRUPTED:
+        _set_code(instance.request, _INTERRUPTED, at_s)
     _shut_down(world, instance, _MARKET, at_s)
 
 
@@ -312,31 +314,31 @@ def _shut_down(world: World, instance: Instance, reason: tuple[str, str], at_s: 
     instance.reason, instance.ended_s = reason, at_s
     _set_state(instance, "shutting-down", at_s)
     instance.request.happened_s.setdefault("shutting-down", at_s)
-    world.at(at_s + instance.fate.shutdown_s, _terminated, instance)
+    world.schedule(at_s + instance.fate.shutdown_s, _terminated, instance)
 
 
 def _terminated(world: World, instance: Instance, at_s: float) -> None:
     _set_state(instance, "terminated", at_s)
     request, numbers = instance.request, world.market.numbers
-    if request.code != _TAKEN:
+    if request.code != _INTERRUPTED:
         _set_code(request, "instance-terminated-by-user", at_s)
-    world.at(at_s + numbers.instance_retained_s, _forget, request.pool, instance)
-    world.at(at_s + numbers.recover_s, _give_back, request.pool)
+    world.schedule(at_s + numbers.instance_retained_s, _forget, request.pool, instance)
+    world.schedule(at_s + numbers.recover_s, _free_capacity, request.pool)
     _end(world, request, at_s)
 
 
 def _end(world: World, request: SpotRequest, at_s: float) -> None:
-    """Nothing more can happen to the request; EC2 forgets it some hours later."""
+    """Nothing more can happen to the request; EC2 shows it for some hours."""
     request.happened_s["ended"] = at_s
     retained_s = world.market.numbers.request_retained_s
-    world.at(at_s + retained_s, _forget, request.pool, request)
+    world.schedule(at_s + retained_s, _forget, request.pool, request)
 
 
 def _forget(world: World, pool: Pool, thing: SpotRequest | Instance, _: float) -> None:
     world.region(pool.region).forget(thing)
 
 
-def _give_back(world: World, pool: Pool, _: float) -> None:
+def _free_capacity(world: World, pool: Pool, _: float) -> None:
     world.region(pool.region).held[pool] -= 1
 
 

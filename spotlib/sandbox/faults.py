@@ -1,10 +1,10 @@
-"""Faults at the wire: what EC2 and networks do to a call, when told to.
+"""Faults of EC2 and of the network, injected into single calls.
 
-A fault is a callable in ``world.faults``, asked before a call is executed and again after:
-``fault(asked, executed)``.  It lets the call pass by returning None, or gives the ``Harm`` it
-does; it may also raise an ``ApiError`` (EC2 answers with it) or one of botocore's connection
-errors (the connection breaks).  ``Fault`` is the one that can be ordered by name, from Python,
-the command line and over HTTP; every fault that strikes is kept in ``world.fired``.
+A fault is a callable in ``world.faults``, called before a call is executed and again after:
+``fault(call, executed)``.  It returns None to let the call pass, or the ``Harm`` to be done; it may
+also raise an ``ApiError`` (EC2 answers with it) or one of botocore's connection errors (the
+connection breaks).  A ``Fault`` can be ordered by its kind, from Python, on the command line and
+over HTTP.  ``world.fired`` records every fault that affected a call.
 
 Over HTTP the server cannot refuse a connection or a name: there ``refused`` and ``dns`` drop the
 socket, as ``cut_off`` does, and a ``black_hole`` lasts ``seconds``, not the client's time-out.
@@ -25,7 +25,7 @@ from botocore.exceptions import (
 )
 
 from spotlib.sandbox.chance import uniforms
-from spotlib.sandbox.protocol import ApiError, Asked
+from spotlib.sandbox.protocol import ApiError, ParsedCall
 
 _URL = "sandbox"
 _STATUS = {"RequestLimitExceeded": 503, "Unavailable": 503, "InternalError": 500}
@@ -36,8 +36,8 @@ class Harm:
     """What a fault does to one call."""
 
     error: Exception | None = None  # EC2's answer, or how the connection breaks
-    spend_s: float = 0.0  # so long it takes
-    garbled: bool = False  # the answer's body is cut off in its middle
+    spend_s: float = 0.0  # how long it takes
+    garbled: bool = False  # the answer's body is truncated to half
 
 
 # Kind -> (whether the call is executed first, what it means).
@@ -50,19 +50,22 @@ KINDS: Mapping[str, tuple[bool, str]] = {
     "dns": (False, "the endpoint's name is not found"),
     "cut_off": (False, "the connection is reset before the call is executed"),
     "lose_answer": (True, "the connection is reset after the call was executed"),
-    "black_hole": (False, "nothing comes back: the client's read time-out is spent"),
-    "slow": (True, "the answer takes `seconds` more; past the time-out it is lost"),
-    "expired": (False, "RequestExpired for the access key of the first call struck, until renewed"),
-    "malformed": (True, "executed, and the answer's body is cut off in its middle"),
+    "black_hole": (False, "no answer: the client's read time-out passes"),
+    "slow": (True, "the answer takes `seconds` more; after the time-out it is lost"),
+    "expired": (
+        False,
+        "RequestExpired for the first affected call's access key, until it is renewed",
+    ),
+    "malformed": (True, "the answer's body is truncated to half"),
 }
 
 
 @dataclass(kw_only=True)
 class Fault:
-    """One fault: which calls it strikes, and how.
+    """One fault: which calls it affects, and how.
 
-    Of the calls of its ``action`` and ``region`` ("" is any) that come from ``from_s`` to ``to_s``
-    it strikes the ``nth`` only, or if that is None each with the chance ``rate``.
+    It considers the calls of its ``action`` and ``region`` ("" is any) from ``from_s`` to ``to_s``.
+    Of these it affects the ``nth`` or, if that is None, each with probability ``rate``.
     """
 
     kind: str
@@ -73,14 +76,14 @@ class Fault:
     from_s: float = 0.0
     to_s: float = inf
     code: str = "InternalError"  # for "fail"
-    seconds: float = 5.0  # for "slow"; for "black_hole" where the client's time-out is not known
-    seed: int = 0  # names the draws of "rate"
-    error: Exception | None = None  # for a connection that breaks: in this way
+    seconds: float = 5.0  # for "slow"; for "black_hole" if the client's time-out is not known
+    seed: int = 0  # of the draws for "rate"
+    error: Exception | None = None  # how the connection breaks, instead of the kind's default
     _seen: int = field(default=0, init=False, repr=False)
     _expired_key: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what no fault could be."""
+        """Refuse invalid values."""
         if self.kind not in KINDS:
             raise ValueError(f"fault must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if not 0.0 <= self.rate <= 1.0 or (self.nth is not None and self.nth < 1):
@@ -88,44 +91,42 @@ class Fault:
         if not (self.from_s <= self.to_s and self.seconds >= 0.0):
             raise ValueError(f"need from_s <= to_s and seconds >= 0, got {self!r}")
 
-    def __call__(self, asked: Asked, executed: bool) -> Harm | None:
-        """The harm it does to this call now, if any."""
-        if KINDS[self.kind][0] is not executed or not self._strikes(asked):
+    def __call__(self, call: ParsedCall, executed: bool) -> Harm | None:
+        """The harm to this call at this point, if any."""
+        if KINDS[self.kind][0] is not executed or not self._affects(call):
             return None
-        return self._harm(asked)
+        return self._harm(call)
 
-    def _strikes(self, asked: Asked) -> bool:
-        if self.action not in ("", asked.action) or self.region not in ("", asked.region):
+    def _affects(self, call: ParsedCall) -> bool:
+        if self.action not in ("", call.action) or self.region not in ("", call.region):
             return False
-        if not self.from_s <= asked.at_s < self.to_s:
+        if not self.from_s <= call.at_s < self.to_s:
             return False
         self._seen += 1
         if self.nth is not None:
             return self._seen == self.nth
-        draw = uniforms(1, "fault", self.seed, self.kind, self.action, asked.number)[0]
+        draw = uniforms(1, "fault", self.seed, self.kind, self.action, call.number)[0]
         return self.rate >= 1.0 or float(draw) < self.rate
 
-    def _harm(self, asked: Asked) -> Harm | None:
-        waits_s = asked.read_timeout_s
+    def _harm(self, call: ParsedCall) -> Harm | None:
+        timeout_s = call.read_timeout_s
         if self.kind in _ERRORS:
             code = _ERRORS[self.kind] or self.code
             message = f"A fault of the sandbox: {self.kind}."
             return Harm(ApiError(code, message, _STATUS.get(code, 400)))
         if self.kind in _BREAKS:
             return Harm(self.error or _BREAKS[self.kind]())
-        if self.kind == "black_hole":
-            spend_s = self.seconds if waits_s is None else waits_s
+        if self.kind == "slow" and (timeout_s is None or self.seconds < timeout_s):
+            return Harm(spend_s=self.seconds)
+        if self.kind in ("slow", "black_hole"):
+            spend_s = self.seconds if timeout_s is None else timeout_s
             return Harm(self.error or ReadTimeoutError(endpoint_url=_URL), spend_s)
-        if self.kind == "slow":
-            lost = waits_s is not None and self.seconds >= waits_s
-            error = ReadTimeoutError(endpoint_url=_URL) if lost else None
-            return Harm(error, waits_s if lost and waits_s is not None else self.seconds)
         if self.kind == "expired":
-            return self._expire(asked)
+            return self._expire(call)
         return Harm(garbled=True)
 
-    def _expire(self, asked: Asked) -> Harm | None:
-        scope = asked.headers.get("authorization", "").partition("Credential=")[2]
+    def _expire(self, call: ParsedCall) -> Harm | None:
+        scope = call.headers.get("authorization", "").partition("Credential=")[2]
         key = scope.partition("/")[0]
         self._expired_key = self._expired_key or key
         expired = key == self._expired_key
@@ -147,33 +148,34 @@ _BREAKS: Mapping[str, Callable[[], Exception]] = {
 
 
 def fail(action: str, nth: int = 1, code: str = "InternalError") -> Fault:
-    """The nth call of this action is refused with this code, and not executed."""
+    """Refuse the nth call of this action with this code."""
     return Fault(kind="fail", action=action, nth=nth, code=code)
 
 
 def cut_off(action: str, nth: int = 1, error: Exception | None = None) -> Fault:
-    """The connection breaks before the nth call of this action is executed."""
+    """Break the connection before the nth call of this action is executed."""
     return Fault(kind="cut_off", action=action, nth=nth, error=error)
 
 
 def lose_answer(action: str, nth: int = 1, error: Exception | None = None) -> Fault:
-    """The nth call of this action is executed, but its answer never arrives."""
+    """Execute the nth call of this action, but lose its answer."""
     return Fault(kind="lose_answer", action=action, nth=nth, error=error)
 
 
 def order(given: Mapping[str, Any]) -> Fault:
-    """The fault of an order: ``{"fault": kind, "action": ..., "nth": ...}``."""
-    words = {item.name for item in dataclasses.fields(Fault) if item.init} - {"kind", "error"}
-    unknown = set(given) - words - {"fault"}
+    """Build the fault of an order: ``{"fault": kind, "action": ..., "nth": ...}``."""
+    settings = {item.name for item in dataclasses.fields(Fault) if item.init} - {"kind", "error"}
+    unknown = set(given) - settings - {"fault"}
     if unknown:
         raise ValueError(
-            f"a fault has {', '.join(sorted(words))}; not {', '.join(sorted(unknown))}"
+            f"the settings of a fault are {', '.join(sorted(settings))}; "
+            f"got {', '.join(sorted(unknown))}"
         )
     return Fault(kind=given["fault"], **{name: given[name] for name in given if name != "fault"})
 
 
 def parse(text: str) -> Fault:
-    """The fault of a word on the command line: ``kind`` or ``kind:name=value,name=value``."""
+    """Build the fault of an option: ``kind`` or ``kind:name=value,name=value``."""
     kind, _, rest = text.partition(":")
     given: dict[str, Any] = {"fault": kind}
     for pair in filter(None, rest.split(",")):

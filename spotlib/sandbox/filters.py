@@ -1,7 +1,7 @@
 """How EC2 narrows a describe call: filters, explicit ids, pages, and the limits of each.
 
-A resource is its wire form, a dict; a filter names a dotted path into it.  Nothing is known here
-of what the resources are.
+A resource is a dict in wire form, and a filter names a dotted path into it.  This module does not
+know what the resources are.
 """
 
 from __future__ import annotations
@@ -12,22 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from spotlib.sandbox.protocol import ApiError
+from spotlib.sandbox.protocol import ApiError, Params, Shape, invalid
 from spotlib.sandbox.reads import Reads
 
 _MOST_VALUES = 200
 
-Shape = dict[str, Any]
 
-
-def narrow(
-    shapes: Iterable[Shape], params: Mapping[str, Any], paths: Mapping[str, str]
-) -> list[Shape]:
+def narrow(shapes: Iterable[Shape], params: Params, paths: Mapping[str, str]) -> list[Shape]:
     """The shapes that pass every filter of the call.  ``paths``: filter name -> dotted path."""
-    wanted = asked_filters(params)
+    wanted = filters_of(params)
     for name in wanted:
         if name not in paths and not name.startswith("tag:"):
-            raise ApiError("InvalidParameterValue", f"The filter '{name}' is invalid")
+            raise invalid(f"The filter '{name}' is invalid")
     return [
         shape
         for shape in shapes
@@ -35,7 +31,7 @@ def narrow(
     ]
 
 
-def asked_filters(params: Mapping[str, Any]) -> dict[str, list[str]]:
+def filters_of(params: Params) -> dict[str, list[str]]:
     """Filter name -> values, checked against EC2's limit."""
     filters = {item.get("Name", ""): item.get("Values", []) for item in params.get("Filters", [])}
     if sum(map(len, filters.values())) > _MOST_VALUES:
@@ -48,16 +44,16 @@ def asked_filters(params: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def page(
     shapes: Sequence[Shape],
-    params: Mapping[str, Any],
+    params: Params,
     *,
     ids: Sequence[str] = (),
     id_name: str = "",
     reads: Reads | None = None,
 ) -> tuple[list[Shape], dict[str, str]]:
-    """One page of the shapes, and ``{"NextToken": ...}`` when there are more.
+    """One page of the shapes, and ``{"NextToken": ...}`` if there are more.
 
-    EC2 may make any page shorter than asked for, or empty, with a token for more all the same;
-    never where things are named by id.
+    EC2 may return a page that is shorter than requested, or empty, with a token for more; never
+    for explicit ids.
     """
     reads, most = reads or Reads(), params.get("MaxResults")
     if most is None and "NextToken" not in params and (ids or reads.page_most is None):
@@ -67,17 +63,20 @@ def page(
         raise ApiError("InvalidParameterCombination", message)
     most = 1000 if most is None else most
     if not 5 <= most <= 1000:
-        message = f"Value ( {most} ) for parameter maxResults is not between 5 and 1000."
-        raise ApiError("InvalidParameterValue", message)
-    start, was_empty = _place(params.get("NextToken", ""))
-    if not was_empty and reads.comes_empty(len(shapes), start):
+        raise invalid(f"Value ( {most} ) for parameter maxResults is not between 5 and 1000.")
+    start, was_empty = _read_token(params.get("NextToken", ""))
+    if not was_empty and reads.is_empty(len(shapes), start):
         return [], {"NextToken": _token(start, empty=True)}
     end = start + min(most, reads.page_most or most)
     return list(shapes[start:end]), {"NextToken": _token(end)} if end < len(shapes) else {}
 
 
-def _place(token: str) -> tuple[int, bool]:
-    """Where the page starts, and whether the one before it was empty: the next one is not."""
+def has_wildcard(values: Iterable[str]) -> bool:
+    return any(mark in value for value in values for mark in "*?")
+
+
+def _read_token(token: str) -> tuple[int, bool]:
+    """Where the page starts, and whether the one before was empty; then this one is not."""
     try:
         start, _, empty = base64.b64decode(token, validate=True).decode().partition(" ")
         return int(start or 0), bool(empty)

@@ -1,6 +1,6 @@
-"""Where it is not known for sure what AWS does: one switch each, with every form it may have.
+"""Where AWS's behaviour is not known for sure: one switch each, with every form it may have.
 
-The first form is the default.  A test runs the loop on all of them; a real account decides.
+The first form is the default.  A test runs the loop on all forms; only a real account can tell.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Forms:
         "an image of another architecture, a type not offered in the zone named",
         "refused",
         "bad-parameters",
-        source="both are reported: a synchronous error, and a request that fails after it",
+        source="both are reported: a synchronous error, and a request that fails later",
     )
     zone: str = _switch(
-        "the zone EC2 picks where the request names none",
+        "the zone that EC2 picks if the request names none",
         "offering",
         "any",
         source="user guide: EC2 selects one; public report of bad-parameters from a zone without "
@@ -35,14 +35,14 @@ class Forms:
         "a request for more vCPUs than are left",
         "refused",
         "partial",
-        source="seen as one synchronous refusal only; whether it is all or nothing is not written",
+        source="reported as a synchronous refusal only; whether all or nothing is not documented",
     )
     guest_shutdown: str = _switch(
         "what `shutdown -h` in a one-time spot instance does",
         "terminate",
         "stop",
-        source="user guide: only persistent requests can be stopped (so: terminate); not said "
-        "in one sentence",
+        source="user guide: only persistent requests can be stopped, which implies terminate; not "
+        "stated directly",
     )
     notice: str = _switch(
         "the status code from the interruption notice to the end",
@@ -54,13 +54,13 @@ class Forms:
         "the checks of a pending instance with IncludeAllInstances",
         "not-applicable",
         "initializing",
-        source="botocore's model: the instance must be running; the words are not given",
+        source="botocore's model: the instance must be running; the status is not given",
     )
     xen_ebs: str = _switch(
         "the attached-EBS status of a type not built on Nitro",
         "absent",
         "not-applicable",
-        source="Auto Scaling guide: only on Nitro; the form elsewhere is not given",
+        source="Auto Scaling guide: only on Nitro; the answer elsewhere is not given",
     )
     status_bucket: str = _switch(
         "the rate limit of DescribeInstanceStatus with explicit ids",
@@ -82,7 +82,7 @@ class Forms:
     )
 
     def __post_init__(self) -> None:
-        """Refuse a form that is none."""
+        """Refuse an unknown form."""
         for item in dataclasses.fields(self):
             form, forms = getattr(self, item.name), item.metadata["forms"]
             if form not in forms:

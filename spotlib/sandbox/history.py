@@ -1,13 +1,13 @@
-"""The market's past as a SpotLake archive: the same tree, columns and dirt as the real one.
+"""The market's past as a SpotLake archive: the same tree, columns and defects as the real one.
 
-``aws-YYYY-MM/DD/HH-MM-SS.csv.gz``, a full snapshot every ten minutes, in the columns SpotLake had
-from 2023-06-21 to 2025-02-14.  As in the real archive some snapshots are missing, in a few every
-IF reads -1, some rows are written twice, some pools are gone for a while, and types the advisor
-does not list have IF -1.0 throughout.  The same market gives the same bytes.  Beside them lies a
-mark that says that they are simulated (``mark``).
+``aws-YYYY-MM/DD/HH-MM-SS.csv.gz``: one full snapshot every ten minutes, in the columns SpotLake had
+from 2023-06-21 to 2025-02-14.  The real archive has defects, and so has this one: some snapshots
+are missing, in a few every IF reads -1, some rows are written twice, some pools are absent for a
+while, and types that the advisor does not list have IF -1.0 throughout.  The same market yields the
+same bytes.  A mark beside the snapshots says that they are simulated (``mark``).
 
-Nothing is simulated here: what each pool shows at each moment is ``market``'s, the very market a
-``World`` launches in.
+Nothing is simulated here: the values are those of ``market``, the market in which a ``World``
+launches.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import polars as pl
+import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
+from pyarrow import compute, csv
 
 from spotlib.sandbox import catalogue
 from spotlib.sandbox.chance import Floats, uniforms
@@ -35,20 +37,21 @@ from spotlib.sandbox.market import DAY_S, Market, Pool
 from spotlib.sandbox.numbers import MARKET_HELP
 
 SLOT_S = 600.0
-SLOTS_A_DAY = 144
+SLOTS_PER_DAY = 144
 SMALL_SIZES = ("nano", "micro", "small", "medium")
 DEMO_REGIONS = (
     "us-east-1", "us-west-2", "eu-west-1", "ap-northeast-1", "ap-southeast-2", "sa-east-1",
 )  # fmt: skip
 
-# The real month had about 29,000 pools; the catalogue knows types that came later.
+# The real month had about 29,000 pools; the catalogue also has types introduced later.
 _FULL_SHARE_OF_TYPES = 0.6
-_COMPRESSION = 1  # a third more bytes than at 6, in a quarter of the time
+_COMPRESSION = 1  # a third more bytes than level 6, in a quarter of the time
+_HEADER = b"Time,InstanceType,Region,AZ,SPS,IF,OndemandPrice,SpotPrice,Savings\n"
 
 
 @dataclass(frozen=True)
 class Written:
-    """What an archive holds, and where."""
+    """What was written, and where."""
 
     folder: Path
     pools: int
@@ -66,15 +69,15 @@ def write_archive(
     days: Collection[int] | None = None,
     form: str = "csv.gz",
 ) -> Written:
-    """Write a month, or some days of it, into ``folder``/DD/HH-MM-SS.csv.gz, whole or not at all.
+    """Write a month, or some days of it, into ``folder``/DD/HH-MM-SS.csv.gz.
 
-    ``market`` names the market as an endpoint does, ``types`` are the small sizes if not given,
-    ``form`` is ``csv.gz`` or ``csv``.
+    ``market`` is a name such as ``tight`` or ``tight/7``.  ``types`` defaults to the small sizes.
+    ``form`` is ``csv.gz`` or ``csv``.  An error leaves nothing behind.
 
     Raises
     ------
     ValueError
-        If there is no such month, market, form or pool, or the folder holds something already.
+        If the month, market or form is invalid, no pool matches, or the folder is not empty.
     """
     if form not in ("csv.gz", "csv"):
         raise ValueError(f"form must be csv.gz or csv, got {form!r}")
@@ -83,28 +86,28 @@ def write_archive(
     missing = _missing(source, start)
     chosen = sorted(days) if days is not None else range(1, _days_in(start) + 1)
     written = 0
-    with _whole(Path(folder)) as root, ThreadPoolExecutor(os.cpu_count()) as writers:
+    with _all_or_nothing(Path(folder)) as root, ThreadPoolExecutor(os.cpu_count()) as writers:
         write_mark(root, market=source.name, month=month)
         for day in chosen:
             (root / f"{day:02}").mkdir()
-            first = (day - 1) * SLOTS_A_DAY
-            snapshots = _snapshots(source, pools, start, range(first, first + SLOTS_A_DAY), missing)
-            jobs = [writers.submit(_write, root, at, frame, form) for at, frame in snapshots]
+            slots = range((day - 1) * SLOTS_PER_DAY, day * SLOTS_PER_DAY)
+            snapshots = _snapshots(source, pools, start, slots, missing)
+            jobs = [writers.submit(_write, root, at, rows, form) for at, rows in snapshots]
             written += sum(job.result() for job in jobs)
-    return Written(Path(folder), len(pools), written, len(chosen) * SLOTS_A_DAY - written)
+    return Written(Path(folder), len(pools), written, len(chosen) * SLOTS_PER_DAY - written)
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to write into that becomes ``folder`` when all went well, and is gone if not."""
+def _all_or_nothing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that is renamed to ``folder`` on success and removed on an error."""
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds something already: remove it, or name another folder")
-    # Hidden, so never read as an archive; a name of its own, for two may write at once.
+        raise ValueError(f"{folder} is not empty: remove it, or name another folder")
+    # Hidden, so never read as an archive; with the process id, because two may write at once.
     partial = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
         yield partial
-        partial.rename(folder)  # also onto an empty folder
+        partial.rename(folder)  # works onto an empty folder too
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -115,7 +118,7 @@ def small_types() -> list[str]:
 
 
 def full_types() -> list[str]:
-    """As many types as make a snapshot as long as the real ones of 2024: all small, most others."""
+    """All small types and most others: snapshots become as long as the real ones of 2024."""
     small = set(small_types())
     return [
         name
@@ -140,23 +143,23 @@ def pools_of(regions: Collection[str], types: Collection[str]) -> list[Pool]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``python -m spotlib sandbox archive``."""
+    """Write the pretend market's past as a SpotLake archive: the options of this command."""
     parser.add_argument("--month", default="2024-08", help="YYYY-MM")
     parser.add_argument("--market", default="calm", help=MARKET_HELP)
     parser.add_argument("--regions", nargs="+", default=list(DEMO_REGIONS))
-    parser.add_argument("--days", nargs="+", type=int, help="days of the month; default all")
-    parser.add_argument("--full", action="store_true", help="17 regions, about 29,000 pools")
+    parser.add_argument("--days", nargs="+", type=int, help="days of the month (default: all)")
+    parser.add_argument("--full", action="store_true", help="about 29,000 pools, as the real one")
     parser.add_argument("--form", choices=("csv.gz", "csv"), default="csv.gz")
-    parser.add_argument("--folder", type=Path, help="where to; default spot_dataset/sandbox/...")
+    parser.add_argument("--folder", type=Path, help="default: spot_dataset/sandbox/...")
 
 
 def market_folder(market: str) -> str:
-    """The folder of a market's archives: two markets are never read as one archive."""
+    """The name of a market's own folder, because two markets are never read as one archive."""
     return market.replace("/", "-")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the archive the options ask for and say what it holds."""
+    """Write the archive of these options and print what it holds."""
     home = Path("spot_dataset") / "sandbox" / market_folder(args.market)
     folder = args.folder or home / f"aws-{args.month}"
     done = write_archive(
@@ -177,63 +180,58 @@ def run(args: argparse.Namespace) -> int:
 
 def _snapshots(
     market: Market, pools: list[Pool], start: datetime, slots: range, missing: Collection[int]
-) -> Iterator[tuple[datetime, pl.DataFrame]]:
-    """The snapshots of these slots that are not missing."""
+) -> Iterator[tuple[datetime, pa.Table]]:
+    """The snapshots of these slots that are not missing; -1 stands for a missing value."""
     at = start.timestamp() + np.array(slots) * SLOT_S
-    scores = market.placement_scores(pools, at).astype(np.int8)
-    steps = _interruption_scores(market, pools, at)
-    prices = market.prices_usd(pools, at)
+    placement_scores = market.placement_scores(pools, at).astype(np.int8)
+    if_scores = np.nan_to_num(_interruption_scores(market, pools, at), nan=-1.0)
+    spot_usd = market.prices_usd(pools, at)
     present = _present(market, pools, start, at)
-    fixed = _fixed_columns(market, pools)
+    on_demand_usd = np.array([market.on_demand_usd(p.instance_type, p.region) for p in pools])
+    on_demand = _decimals(on_demand_usd)
+    names = {
+        "InstanceType": pa.array([pool.instance_type for pool in pools]),
+        "Region": pa.array([pool.region for pool in pools]),
+        "AZ": pa.array([pool.zone_id for pool in pools]),
+    }
     for column, slot in enumerate(slots):
         if slot in missing:
             continue
         when = datetime.fromtimestamp(at[column], UTC)
-        frame = fixed.with_columns(
-            pl.lit(when.strftime("%Y-%m-%d %H:%M:%S")).alias("Time"),
-            pl.Series("SPS", scores[:, column]),
-            pl.Series("IF", steps[:, column]),
-            pl.Series("SpotPrice", prices[:, column]),
+        glitch, rows = _defects(market, np.flatnonzero(present[:, column]), at[column])
+        spot = spot_usd[:, column]
+        table = pa.table(
+            {
+                "Time": pa.repeat(when.strftime("%Y-%m-%d %H:%M:%S"), len(pools)),
+                **names,
+                "SPS": placement_scores[:, column],
+                "IF": _decimals(np.full(len(pools), -1.0) if glitch else if_scores[:, column]),
+                "OndemandPrice": on_demand,
+                "SpotPrice": _decimals(spot),
+                "Savings": (100.0 - spot * 100.0 / on_demand_usd).astype(np.int32),
+            }
         )
-        frame = frame.filter(pl.Series(present[:, column]))
-        yield when, _soil(market, frame, at[column])
+        yield when, table.take(rows)
 
 
-def _fixed_columns(market: Market, pools: list[Pool]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "InstanceType": [pool.instance_type for pool in pools],
-            "Region": [pool.region for pool in pools],
-            "AZ": [pool.zone_id for pool in pools],
-            "OndemandPrice": [market.on_demand_usd(p.instance_type, p.region) for p in pools],
-        }
-    )
-
-
-def _soil(market: Market, frame: pl.DataFrame, at: float) -> pl.DataFrame:
-    """The snapshot as it was written: -1 for what is missing, with the dirt of its moment."""
+def _defects(market: Market, rows: NDArray[np.int64], at: float) -> tuple[bool, NDArray[np.int64]]:
+    """Whether every IF of the snapshot reads -1; its rows, some of them a second time."""
     n, glitch, double = market.numbers, *uniforms(2, market.seed, "dirt", int(at))
-    if_score = pl.lit(-1.0) if glitch * SLOTS_A_DAY < n.glitch_per_day else pl.col("IF")
-    savings = (100.0 - pl.col("SpotPrice") * 100.0 / pl.col("OndemandPrice")).cast(pl.Int32)
-    frame = frame.select(
-        "Time",
-        "InstanceType",
-        "Region",
-        "AZ",
-        "SPS",
-        if_score.fill_nan(-1.0).alias("IF"),
-        "OndemandPrice",
-        "SpotPrice",
-        savings.alias("Savings"),
-    )
-    if double * SLOTS_A_DAY >= n.duplicate_per_day:
-        return frame
-    again = uniforms(len(frame), market.seed, "double", int(at)) < n.duplicate_share
-    return pl.concat([frame, frame.filter(pl.Series(again))])
+    if double * SLOTS_PER_DAY < n.duplicate_per_day:
+        again = uniforms(len(rows), market.seed, "double", int(at)) < n.duplicate_share
+        rows = np.concatenate([rows, rows[again]])
+    return bool(glitch * SLOTS_PER_DAY < n.glitch_per_day), rows
+
+
+def _decimals(values: Floats) -> pa.Array:
+    """The numbers as text.  pyarrow alone would write 3 where SpotLake has 3.0."""
+    text = compute.cast(pa.array(values), pa.string())
+    whole = compute.binary_join_element_wise(text, "0", ".")
+    return compute.if_else(compute.match_substring(text, "."), text, whole)
 
 
 def _interruption_scores(market: Market, pools: list[Pool], at: Floats) -> Floats:
-    """One row a pool, from one row a type and region."""
+    """One row per pool; the pools of a type in a region share their scores."""
     rows: dict[tuple[str, str], Floats] = {}
     types: dict[str, dict[str, None]] = {}
     for pool in pools:
@@ -245,39 +243,42 @@ def _interruption_scores(market: Market, pools: list[Pool], at: Floats) -> Float
 
 
 def _present(market: Market, pools: list[Pool], start: datetime, at: Floats) -> NDArray[np.bool_]:
-    """Where each pool has a row: some are gone for a part of the month."""
+    """When each pool has a row: some are absent for a part of the month."""
     span = (start.timestamp(), start.timestamp() + _days_in(start) * DAY_S)
     draws = np.array([uniforms(3, market.seed, "absent", span[0], pool) for pool in pools])
     ends = span[0] + np.sort(draws[:, 1:], axis=1) * (span[1] - span[0])
-    gone: NDArray[np.bool_] = (
+    absent: NDArray[np.bool_] = (
         (draws[:, :1] < market.numbers.absent_share) & (at >= ends[:, :1]) & (at < ends[:, 1:])
     )
-    return ~gone
+    return ~absent
 
 
 def _missing(market: Market, start: datetime) -> set[int]:
-    """Slots of the month without a snapshot: gaps of one to a few."""
-    n, slots = market.numbers, _days_in(start) * SLOTS_A_DAY
+    """Slots of the month without a snapshot, in gaps of one or a few."""
+    n, slots = market.numbers, _days_in(start) * SLOTS_PER_DAY
     begins, lengths = uniforms(2 * slots, market.seed, "gap", start.date()).reshape(2, slots)
     mean = (1.0 + n.gap_most) / 2.0
     return {
-        slot + late
+        slot + offset
         for slot in np.flatnonzero(begins < n.gap_share / mean).tolist()
-        for late in range(1 + int(lengths[slot] * n.gap_most))
+        for offset in range(1 + int(lengths[slot] * n.gap_most))
     }
 
 
-def _write(root: Path, at: datetime, frame: pl.DataFrame, form: str) -> int:
-    data = frame.write_csv().encode()
+def _write(root: Path, at: datetime, rows: pa.Table, form: str) -> int:
+    text = BytesIO(_HEADER)  # by hand, because pyarrow quotes the names
+    text.seek(0, os.SEEK_END)
+    csv.write_csv(rows, text, csv.WriteOptions(include_header=False, quoting_style="none"))
+    data = text.getvalue()
     path = root / f"{at:%d}" / f"{at:%H-%M-%S}.{form}"
-    # No time in the gzip header, so that the same snapshot is the same bytes.
+    # No time in the gzip header: the same snapshot is then the same bytes.
     path.write_bytes(gzip.compress(data, _COMPRESSION, mtime=0) if form == "csv.gz" else data)
     return 1
 
 
 def _spot_types() -> list[str]:
-    known = map(catalogue.instance_type, catalogue.raw_types())
-    return [kind.name for kind in known if kind is not None and kind.sold_as_spot]
+    kinds = map(catalogue.instance_type, catalogue.raw_types())
+    return [kind.name for kind in kinds if kind is not None and kind.sold_as_spot]
 
 
 def _start_of(month: str) -> datetime:

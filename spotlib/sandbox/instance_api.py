@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from spotlib.sandbox import course
 from spotlib.sandbox.account import Instance, Tagged
 from spotlib.sandbox.chance import digest
-from spotlib.sandbox.filters import Shape, asked_filters, narrow, page
-from spotlib.sandbox.protocol import ApiError
-from spotlib.sandbox.reads import instance_then
+from spotlib.sandbox.filters import filters_of, has_wildcard, narrow, page
+from spotlib.sandbox.protocol import ApiError, Params, Shape, invalid, missing
+from spotlib.sandbox.reads import instance_as_of
 from spotlib.sandbox.shapes import instance_shape, state, status_shape, tag_list
-from spotlib.sandbox.spot_api import find_requests, invalid, missing
+from spotlib.sandbox.spot_api import find_requests
 from spotlib.sandbox.world import World
-
-Params = dict[str, Any]
 
 _MOST_STATUS_IDS = 100
 _INSTANCE_ID = re.compile(r"i-[0-9a-f]{17}")
@@ -59,23 +56,23 @@ _TAG_PATHS = {
 
 
 def describe_instances(world: World, region: str, params: Params) -> Shape:
-    """Instances by id or filter, each in a reservation of its own, as spot launches are."""
+    """Instances by id or filter, each in its own reservation, as spot launches are."""
     ids = params.get("InstanceIds", [])
     at_s = world.read_at_s(by_ids=bool(ids))
     found = find_instances(world, region, ids, at_s) if ids else _candidates(world, region, params)
-    shapes = narrow((instance_shape(world, each) for each in _then(found, at_s)), params, _PATHS)
+    shapes = narrow((instance_shape(world, each) for each in _as_of(found, at_s)), params, _PATHS)
     shown, more = page(shapes, params, ids=ids, id_name="InstanceIds", reads=world.reads)
     return {"Reservations": [_reservation(world, shape) for shape in shown], **more}
 
 
 def describe_instance_status(world: World, region: str, params: Params) -> Shape:
-    """Status checks; of running instances only, unless all are asked for."""
+    """Status checks of running instances, or of all if the call says so."""
     ids = params.get("InstanceIds", [])
     if len(ids) > _MOST_STATUS_IDS:
         raise invalid(f"At most {_MOST_STATUS_IDS} instance ids can be given, not {len(ids)}")
     at_s = world.read_at_s(by_ids=bool(ids))
     found: Iterable[Instance] = world.region(region).instances.values()
-    found = _then(find_instances(world, region, ids, at_s) if ids else found, at_s)
+    found = _as_of(find_instances(world, region, ids, at_s) if ids else found, at_s)
     if not params.get("IncludeAllInstances", False):
         found = [instance for instance in found if instance.state == "running"]
     shapes = narrow((status_shape(world, each, at_s) for each in found), params, _STATUS_PATHS)
@@ -118,12 +115,12 @@ def create_tags(world: World, region: str, params: Params) -> Shape:
 
 def describe_tags(world: World, region: str, params: Params) -> Shape:
     """The tags of all requests and instances of the region."""
-    home = world.region(region)
+    account = world.region(region)
     rows = [
         {"ResourceId": i, "ResourceType": kind, **tag}
         for kind, things in (
-            ("spot-instances-request", home.requests),
-            ("instance", home.instances),
+            ("spot-instances-request", account.requests),
+            ("instance", account.instances),
         )
         for i, thing in things.items()
         for tag in tag_list(thing.tags)
@@ -135,7 +132,7 @@ def describe_tags(world: World, region: str, params: Params) -> Shape:
 def find_instances(
     world: World, region: str, ids: Sequence[str], at_s: float | None = None
 ) -> list[Instance]:
-    """The instances with these ids; one bad id, or one not known yet, refuses the whole call."""
+    """The instances with these ids; one malformed or unknown id refuses the whole call."""
     known, at_s = world.region(region).instances, world.now_s if at_s is None else at_s
     malformed = [i for i in ids if not _INSTANCE_ID.fullmatch(i)]
     if malformed:
@@ -150,20 +147,20 @@ def find_instances(
 
 
 def _candidates(world: World, region: str, params: Params) -> Iterable[Instance]:
-    """The instances worth looking at: through their requests where a filter names those."""
-    home = world.region(region)
-    values = asked_filters(params).get("spot-instance-request-id")
-    if values is None or any(mark in value for value in values for mark in "*?"):
-        return home.instances.values()
-    requests = [home.requests.get(i) for i in dict.fromkeys(values)]
+    """The instances that may pass the filters, through their requests if a filter names those."""
+    account = world.region(region)
+    values = filters_of(params).get("spot-instance-request-id")
+    if values is None or has_wildcard(values):
+        return account.instances.values()
+    requests = [account.requests.get(i) for i in dict.fromkeys(values)]
     instances = [request.instance for request in requests if request and request.instance]
-    return [instance for instance in instances if instance.instance_id in home.instances]
+    return [instance for instance in instances if instance.instance_id in account.instances]
 
 
-def _then(found: Iterable[Instance], at_s: float) -> list[Instance]:
-    """The instances as they were at a moment, without those not known then."""
-    then = (instance_then(each, at_s) for each in found)
-    return [each for each in then if each is not None]
+def _as_of(found: Iterable[Instance], at_s: float) -> list[Instance]:
+    """The instances as they were at a moment, without those still unknown then."""
+    past = (instance_as_of(each, at_s) for each in found)
+    return [each for each in past if each is not None]
 
 
 def _thing(world: World, region: str, resource_id: str) -> Tagged:

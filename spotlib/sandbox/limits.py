@@ -1,7 +1,7 @@
-"""EC2's token buckets: one per region and action, refilled by the second.
+"""EC2's token buckets: one per region and action.
 
-Source: EC2 Developer Guide, "Request throttling": the size of each bucket and its refill rate.
-The number of a bucket is how many calls may come at once.  Not modelled: new accounts with less.
+Source: EC2 Developer Guide, "Request throttling": the size of each bucket, which is the number of
+calls possible at once, and its refill rate.  Not modelled: smaller buckets of new accounts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-Bucket = tuple[float, float]  # the most it holds, its refill a second
+Bucket = tuple[float, float]  # its size, its refill per second
 
 READ: Bucket = (100.0, 20.0)
 UNNARROWED: Bucket = (50.0, 10.0)  # describes with neither paging nor filter
@@ -19,7 +19,7 @@ BUCKETS: Mapping[str, Bucket] = {
     "TerminateInstances": (100.0, 5.0),
     "CreateTags": (100.0, 10.0),
 }
-TERMINATED: Bucket = (1000.0, 20.0)  # instances, beside the calls
+TERMINATED: Bucket = (1000.0, 20.0)  # counts instances, in addition to the calls
 _NARROWABLE = frozenset(
     {
         "DescribeInstances",
@@ -31,20 +31,20 @@ _NARROWABLE = frozenset(
 
 
 class Buckets:
-    """How full every bucket is."""
+    """The level of every bucket."""
 
     def __init__(self, *, status_ids_narrow: bool = True) -> None:
         self._status_ids_narrow = status_ids_narrow
         self._level: dict[tuple[str, str], tuple[float, float]] = {}
 
     def take(self, region: str, action: str, params: Mapping[str, Any], now_s: float) -> bool:
-        """Take what a call needs; False, and nothing taken, where it is not there."""
+        """Take the tokens of a call; if they are not there, take none and return False."""
         name, bucket = self._bucket(action, params)
         needs = [((region, name), bucket, 1.0)]
         if action == "TerminateInstances":
-            ended = float(len(params.get("InstanceIds", [])))
-            needs.append(((region, "instances terminated"), TERMINATED, ended))
-        levels = [(key, self._now(key, bucket, now_s) - need) for key, bucket, need in needs]
+            instances = float(len(params.get("InstanceIds", [])))
+            needs.append(((region, "instances terminated"), TERMINATED, instances))
+        levels = [(key, self._level_now(key, bucket, now_s) - need) for key, bucket, need in needs]
         if any(level < 0.0 for _, level in levels):
             return False
         self._level.update({key: (level, now_s) for key, level in levels})
@@ -58,6 +58,6 @@ class Buckets:
             return f"{action}, all", UNNARROWED
         return action, BUCKETS.get(action, READ)
 
-    def _now(self, key: tuple[str, str], bucket: Bucket, now_s: float) -> float:
+    def _level_now(self, key: tuple[str, str], bucket: Bucket, now_s: float) -> float:
         level, then_s = self._level.get(key, (bucket[0], now_s))
         return min(bucket[0], level + (now_s - then_s) * bucket[1])

@@ -1,13 +1,13 @@
 """The pretend spot market: how tight each pool is at any time, and what follows from that.
 
 A pool is one instance type in one availability zone.  Its tightness is a level, plus its own
-movement, plus the movement of its zone, plus a day cycle: a weighted sum of sines, so any moment
-can be asked in any order, in any process, with the same answer for the same seed.  Free capacity,
-scores, prices, interruptions and the times of a launch follow from it.
+movement, plus the movement of its zone, plus a daily cycle.  It is a weighted sum of sines, so the
+same seed yields the same value at a moment in every process and in any order of calls.  Free
+capacity, scores, prices, interruptions and the times of a launch follow from it.
 
-Times ``at`` are POSIX seconds, a scalar or an array.  The plural functions take many pools and
-give one row a pool; they are what makes a month of every pool quick.  Nothing is remembered and
-no clock is read: who holds which instance is ``world``'s.
+Times ``at`` are POSIX seconds, a scalar or an array.  The plural functions take many pools at once
+and return one row per pool, which is much faster.  No state is kept and no clock is read: ``world``
+knows who holds which instance.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DAY_S = 86400.0
 _PERIODS_S = np.geomspace(3600.0, 14 * DAY_S, 9)
 _DRIFT_PERIODS_S = np.array([11.0, 23.0, 47.0]) * DAY_S
 _TIGHTEST_HOUR = 15.0
-# Whole hours east of Greenwich, for the day cycle.
+# Whole hours east of Greenwich, for the daily cycle.
 _HOURS_EAST = {
     "af": 2, "ap-northeast": 9, "ap-south": 5, "ap-southeast-1": 8, "ap-southeast-2": 10,
     "ca": -5, "eu": 1, "il": 2, "me": 3, "sa": -3, "us-east": -5, "us-west": -8,
@@ -54,18 +54,18 @@ class Boot:
 
 
 @dataclass(frozen=True)
-class _Character:
-    """What tells one pool from another."""
+class _PoolTraits:
+    """How one pool differs from the others."""
 
-    tightness: Floats  # weights on the basis
-    score_error: Floats  # the same, of what its placement score sees wrongly
-    price_phase: float  # when in its holding time the price changes, as a share of it
+    tightness: Floats  # weights of the functions of time in ``_basis``
+    score_error: Floats  # such weights, of the error of its placement score
+    price_phase: float  # when the price changes, as a share of the time it holds
     spot_usd: float  # at tightness 0
     on_demand_usd: float
 
 
 class Market:
-    """One seeded market.  ``profile`` names a set of numbers; ``numbers`` overrides it."""
+    """One seeded market.  ``profile`` names a set of numbers; ``numbers`` replaces it."""
 
     def __init__(
         self, seed: int = DEFAULT_SEED, *, profile: str = "calm", numbers: Numbers | None = None
@@ -75,67 +75,67 @@ class Market:
         self.seed = seed
         self.profile = profile
         self.numbers = numbers or PROFILES[profile]
-        self._character = lru_cache(maxsize=None)(self._draw_character)
-        self._repute = lru_cache(maxsize=None)(self._draw_repute)
+        self._traits = lru_cache(maxsize=None)(self._draw_traits)
+        self._interruption_weights = lru_cache(maxsize=None)(self._draw_interruption_weights)
 
     @classmethod
     def named(cls, name: str) -> Market:
-        """The market of a name: ``tight``, or ``tight/7`` with a seed of its own."""
+        """The market with this name: ``tight``, or ``tight/7`` with seed 7."""
         profile, seed = parse_market(name)
         return cls(seed, profile=profile)
 
     @property
     def name(self) -> str:
-        """What logs, selections and archives call it; ``named`` gives it back."""
+        """Its name in logs, selections and archives; ``named`` accepts it."""
         return self.profile if self.seed == DEFAULT_SEED else f"{self.profile}/{self.seed}"
 
-    # Tightness and what EC2 tells of it.
+    # Tightness, and what EC2 shows of it.
 
     def tightness(self, pool: Pool, at: ArrayLike) -> Floats:
-        """How tight the pool is: below 0 is plenty, from ``full_at`` on nothing is free."""
-        return _only(self.tightnesses([pool], at), at)
+        """How tight the pool is: well below 0, much is free; above ``full_at``, nothing."""
+        return _single_row(self.tightnesses([pool], at), at)
 
     def tightnesses(self, pools: Sequence[Pool], at: ArrayLike) -> Floats:
-        """The same for many pools: one row a pool, one column a moment."""
-        weights = np.array([self._character(pool).tightness for pool in pools])
+        """The same for many pools: one row per pool, one column per moment."""
+        weights = np.array([self._traits(pool).tightness for pool in pools])
         values: Floats = np.matmul(weights, _basis(at))
         return values
 
     def free_capacity(self, pool: Pool, at: ArrayLike) -> Floats:
-        """Instances the pool could still launch if nobody of ours held any: whole numbers."""
+        """Instances the pool could launch, a whole number; those of ours are not subtracted."""
         n = self.numbers
         free = np.exp((n.full_at - self.tightness(pool, at)) / n.capacity_width)
         return np.floor(np.minimum(free, n.capacity_most))
 
     def placement_score(self, pool: Pool, at: ArrayLike, *, capacity: int = 1) -> Floats:
-        """1 (unlikely) to 3: an imperfect, late view of the tightness, renewed every 10 min."""
-        return _only(self.placement_scores([pool], at, capacity=capacity), at)
+        """1 (unlikely) to 3: an inexact, delayed view of the tightness, renewed every 10 min."""
+        return _single_row(self.placement_scores([pool], at, capacity=capacity), at)
 
     def placement_scores(
         self, pools: Sequence[Pool], at: ArrayLike, *, capacity: int = 1
     ) -> Floats:
-        """The same for many pools: one row a pool."""
+        """The same for many pools: one row per pool."""
         n = self.numbers
         seen_at = np.floor(np.asarray(at) / 600.0) * 600.0 - n.score_lag_s
-        error = np.array([self._character(pool).score_error for pool in pools])
+        error = np.array([self._traits(pool).score_error for pool in pools])
         seen = self.tightnesses(pools, seen_at) + np.matmul(error, _basis(seen_at))
-        seen += n.capacity_width * math.log(capacity)  # so much tighter is room for one of so many
+        seen += n.capacity_width * math.log(capacity)  # as if the pool were tighter
         score: Floats = 3.0 - (seen >= n.score_2_at) - (seen >= n.score_1_at)
         return score
 
     def interruption_score(self, instance_type: str, region: str, at: ArrayLike) -> Floats:
-        """SpotLake's IF: 3.0 (few interruptions) to 1.0; NaN where the advisor lists no such type.
+        """SpotLake's IF: 3.0 (few interruptions) to 1.0; NaN if the advisor does not list the type.
 
-        It moves over weeks and is renewed once a day.
+        It drifts over weeks and is renewed once per day.
         """
-        return _only(self.interruption_scores([instance_type], region, at), at)
+        return _single_row(self.interruption_scores([instance_type], region, at), at)
 
     def interruption_scores(self, types: Sequence[str], region: str, at: ArrayLike) -> Floats:
-        """The same for many types of a region: one row a type."""
+        """The same for many types of a region: one row per type."""
         n = self.numbers
         renewed = uniforms(1, self.seed, "renewed", region)[0] * DAY_S
         day = np.floor((np.asarray(at) - renewed) / DAY_S) * DAY_S
-        weights = np.array([self._repute(name, region) for name in types])
+        weights = np.array([self._interruption_weights(name, region) for name in types])
         constant = np.ones((1, _row(at).size))
         value = weights @ np.concatenate([constant, _waves(day, _DRIFT_PERIODS_S)])
         shares = (n.interruption_share_1, n.interruption_share_1_5, n.interruption_share_2)
@@ -148,7 +148,7 @@ class Market:
     # Money.
 
     def on_demand_usd(self, instance_type: str, region: str) -> float:
-        """A plausible on-demand price, USD an hour."""
+        """A plausible on-demand price, USD per hour."""
         n, kind = self.numbers, catalogue.instance_type(instance_type)
         if kind is None:
             raise ValueError(f"no such instance type: {instance_type!r}")
@@ -156,50 +156,50 @@ class Market:
         if not kind.burstable:
             usd = n.price_per_vcpu * kind.vcpus + n.price_per_gib * kind.memory_gib
         usd = usd * (n.price_arm_factor if "arm64" in kind.architectures else 1.0)
-        dear = uniforms(1, self.seed, "dear", region)[0] if region != "us-east-1" else 0.0
-        usd = (usd + n.price_gpu * kind.accelerators) * (1.0 + dear * (n.price_region_most - 1.0))
+        share = uniforms(1, self.seed, "dear", region)[0] if region != "us-east-1" else 0.0
+        usd = (usd + n.price_gpu * kind.accelerators) * (1.0 + share * (n.price_region_most - 1.0))
         return round(float(usd), 4)
 
     def price_usd(self, pool: Pool, at: ArrayLike) -> Floats:
-        """The spot price, USD an hour."""
-        return _only(self.prices_usd([pool], at), at)
+        """The spot price, USD per hour."""
+        return _single_row(self.prices_usd([pool], at), at)
 
     def prices_usd(self, pools: Sequence[Pool], at: ArrayLike) -> Floats:
-        """The same for many pools.  A price holds for hours, so few distinct moments matter."""
+        """The same for many pools: one row per pool.  Prices hold for hours: few moments differ."""
         n = self.numbers
         since = self.price_since(pools, at)
         moments, column = np.unique(since, return_inverse=True)
         tight = np.take_along_axis(
             self.tightnesses(pools, moments), column.reshape(since.shape), axis=1
         )
-        own = [self._character(pool) for pool in pools]
-        base = np.array([[one.spot_usd] for one in own])
-        on_demand = np.array([[one.on_demand_usd] for one in own])
+        traits = [self._traits(pool) for pool in pools]
+        base = np.array([[each.spot_usd] for each in traits])
+        on_demand = np.array([[each.on_demand_usd] for each in traits])
         price = np.minimum(base * np.exp(n.spot_tightness * tight), on_demand)
         usd: Floats = np.maximum(np.round(price, 4), 0.0001)
         return usd
 
     def price_since(self, pools: Sequence[Pool], at: ArrayLike) -> Floats:
-        """Since when the spot price of each moment holds: one row a pool."""
+        """When the spot price of each moment was set: one row per pool."""
         hold_s = self.numbers.price_holds_s
-        share = np.array([[self._character(pool).price_phase] for pool in pools])
+        share = np.array([[self._traits(pool).price_phase] for pool in pools])
         offset = 600.0 * np.floor(share * hold_s / 600.0)
         since: Floats = np.floor((_row(at) - offset) / hold_s) * hold_s + offset
         return since
 
-    # Draws of a launch.  ``name`` tells one draw from another.
+    # Draws of a launch; ``name`` identifies the draw.
 
     def decision_s(self, *name: object) -> tuple[float, float]:
-        """Seconds to EC2's decision, and from there to fulfilled if there is capacity."""
+        """Seconds to EC2's decision, and from there to fulfilment if there is capacity."""
         n = self.numbers
-        decide, fly = normals(2, self.seed, "decision", *name)
+        decide, launch = normals(2, self.seed, "decision", *name)
         return (
             n.evaluate_median_s * math.exp(n.evaluate_sigma * decide),
-            n.in_flight_median_s * math.exp(n.in_flight_sigma * fly),
+            n.in_flight_median_s * math.exp(n.in_flight_sigma * launch),
         )
 
     def boot(self, pool: Pool, at: float, *, request: str, index: int) -> Boot:
-        """The times of one launch at ``at``; ``request`` names the call, ``index`` the instance."""
+        """The times of one launch; ``request`` identifies the call, ``index`` the instance."""
         n = self.numbers
         pool_part = normals(1, self.seed, "boot", pool)[0]
         shared = normals(1, self.seed, "boot", request)[0]
@@ -211,17 +211,17 @@ class Market:
         boot_s = n.boot_median_s * math.exp(log_s)
         lag, phase = uniforms(2, self.seed, "checks", request, index)
         seen_at = at + boot_s + n.ok_least_s + lag * (n.ok_most_s - n.ok_least_s)
-        phase_s = phase * n.check_every_s  # each instance has its own minute
+        phase_s = phase * n.check_every_s  # each instance is checked at its own second
         checked_at = math.ceil((seen_at - phase_s) / n.check_every_s) * n.check_every_s + phase_s
         return Boot(boot_s=float(boot_s), ok_s=float(checked_at - at - boot_s))
 
     def interruption(
         self, pool: Pool, at: float, *, until: float, request: str, index: int
     ) -> float | None:
-        """When an instance that runs from ``at`` is taken back; None if not by about ``until``.
+        """When an instance that runs since ``at`` is interrupted; None if not by about ``until``.
 
-        A pool takes back nearly all its instances in one slot of three minutes.  The slots that
-        begin in (at, until] are looked at, so that consecutive questions miss none.
+        A pool interrupts nearly all its instances within one slot of three minutes.  Slots that
+        begin in (at, until] count, so consecutive calls miss none.
         """
         n = self.numbers
         slot_s = n.interruption_slot_s
@@ -251,14 +251,14 @@ class Market:
         return float(median_s * math.exp(self.numbers.latency_sigma * draw))
 
     def choose_zone(self, pools: Sequence[Pool], at: float, *name: object) -> Pool:
-        """The pool EC2 picks when the request names no zone: most room, seen with an error."""
+        """The pool EC2 picks if the request names no zone: most capacity, known with an error."""
         noise = self.numbers.zone_choice_noise * normals(len(pools), self.seed, "zone", *name)
-        room = -self.tightnesses(pools, at)[:, 0] / self.numbers.capacity_width
-        return pools[int(np.argmax(room + noise))]
+        free = -self.tightnesses(pools, at)[:, 0] / self.numbers.capacity_width
+        return pools[int(np.argmax(free + noise))]
 
     # How pools differ.
 
-    def _draw_character(self, pool: Pool) -> _Character:
+    def _draw_traits(self, pool: Pool) -> _PoolTraits:
         n, waves = self.numbers, 2 * len(_PERIODS_S)
         shared = n.level_share_type + n.level_share_region
         level, bias, volatility, share, *rest = normals(4 + 2 * waves, self.seed, "pool", pool)
@@ -269,7 +269,7 @@ class Market:
         error = n.score_error * np.array(rest[waves:]) / math.sqrt(len(_PERIODS_S))
         day = n.day_amplitude * _day_weights(pool.region)
         on_demand_usd = self.on_demand_usd(pool.instance_type, pool.region)
-        return _Character(
+        return _PoolTraits(
             tightness=np.concatenate([[n.level_shift + n.level_spread * level], moves, day]),
             score_error=np.concatenate([[n.score_bias * bias], error, [0.0, 0.0]]),
             price_phase=float(uniforms(1, self.seed, "price", pool)[0]),
@@ -278,14 +278,14 @@ class Market:
         )
 
     def _shared_level(self, pool: Pool) -> float:
-        """The level the pools of a type share in a region, scaled to variance 1."""
-        n, name = self.numbers, (self.seed, "level", pool.instance_type)
-        a, b = n.level_share_type, n.level_share_region
-        wide, near = normals(1, *name)[0], normals(1, *name, pool.region)[0]
-        return float((math.sqrt(a) * wide + math.sqrt(b) * near) / math.sqrt(a + b))
+        """The level that the pools of a type share in a region, scaled to variance 1."""
+        name = (self.seed, "level", pool.instance_type)
+        a, b = self.numbers.level_share_type, self.numbers.level_share_region
+        of_type, of_region = normals(1, *name)[0], normals(1, *name, pool.region)[0]
+        return float((math.sqrt(a) * of_type + math.sqrt(b) * of_region) / math.sqrt(a + b))
 
-    def _draw_repute(self, instance_type: str, region: str) -> Floats:
-        """Weights of a type's interruption frequency: its mean, then its drift; NaN if unlisted."""
+    def _draw_interruption_weights(self, instance_type: str, region: str) -> Floats:
+        """Weights of a type's IF: its mean, then its drift; NaN if the advisor omits the type."""
         n = self.numbers
         if uniforms(1, self.seed, "unlisted", instance_type)[0] < n.interruption_unlisted:
             return np.full(1 + 2 * len(_DRIFT_PERIODS_S), np.nan)
@@ -296,8 +296,8 @@ class Market:
         return np.append(mean, n.interruption_drift * draws[1:] / math.sqrt(len(_DRIFT_PERIODS_S)))
 
 
-def _only(rows: Floats, at: ArrayLike) -> Floats:
-    """The row of a single pool, in the shape of the question."""
+def _single_row(rows: Floats, at: ArrayLike) -> Floats:
+    """The row of a single pool, in the shape of ``at``."""
     row: Floats = rows[0].reshape(np.shape(at))
     return row
 
@@ -307,13 +307,13 @@ def _row(at: ArrayLike) -> Floats:
 
 
 def _waves(at: ArrayLike, periods_s: Floats) -> Floats:
-    """Sines then cosines of these periods, one row each, one column a moment."""
+    """Sines, then cosines of these periods: one row each, one column per moment."""
     angle = 2.0 * np.pi * _row(at)[None, :] / periods_s[:, None]
     return np.concatenate([np.sin(angle), np.cos(angle)])
 
 
 def _basis(at: ArrayLike) -> Floats:
-    """The functions of time every tightness is a weighted sum of; first the constant."""
+    """The functions of time whose weighted sum is a tightness; the first is constant."""
     row = _row(at)
     return np.concatenate(
         [np.ones((1, row.size)), _waves(row, _PERIODS_S), _waves(row, np.array([DAY_S]))]
@@ -321,7 +321,7 @@ def _basis(at: ArrayLike) -> Floats:
 
 
 def _day_weights(region: str) -> Floats:
-    """Weights of the day's sine and cosine so that local 15 h is tightest."""
+    """Weights of the day's sine and cosine that make 15 h local time the tightest."""
     east = next((h for prefix, h in _HOURS_EAST.items() if region.startswith(prefix)), 0)
     angle = 2.0 * np.pi * (_TIGHTEST_HOUR - east) / 24.0
     return np.array([math.sin(angle), math.cos(angle)])

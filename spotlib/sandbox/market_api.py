@@ -1,4 +1,4 @@
-"""The calls about the market and the account's terms: prices, scores, types, quotas, identity.
+"""The calls about the market and the account: prices, scores, types, images, quotas, identity.
 
 Each public function is one AWS action: ``(world, region, params) -> result``.
 """
@@ -13,18 +13,16 @@ from typing import Any
 import numpy as np
 
 from spotlib.sandbox import catalogue
-from spotlib.sandbox.filters import Shape, narrow, page
+from spotlib.sandbox.filters import narrow, page
 from spotlib.sandbox.market import Pool
-from spotlib.sandbox.protocol import ApiError
+from spotlib.sandbox.protocol import ApiError, Params, Shape, invalid, unsupported
 from spotlib.sandbox.world import World
 
-Params = dict[str, Any]
-
-_PRICE_DAYS = 90  # EC2 keeps so many days of price history
+_PRICE_DAYS = 90  # length of EC2's price history
 _PRODUCT = "Linux/UNIX"
 _MOST_SCORES = 10
 
-# Quota codes by family group; EC2 finds them by name, so only the names matter.
+# Code and name of each family group's quota; clients find a quota by its name.
 _QUOTAS = {
     "Standard": ("L-34B43A08", "All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests"),
     "F": ("L-88CF9481", "All F Spot Instance Requests"),
@@ -77,12 +75,12 @@ _TYPE_PATHS = {
 
 
 def describe_spot_price_history(world: World, region: str, params: Params) -> Shape:
-    """Price changes between two moments, newest first, and the last one before the first."""
+    """Price changes between two moments and the last one before, newest first."""
     rows: list[Shape] = []
     if _PRODUCT in params.get("ProductDescriptions", [_PRODUCT]):
         start_s, end_s = _price_window(world, params)
         names = {zone.zone_id: zone.name for zone in catalogue.zones(region)}
-        for pool in _asked_pools(region, params.get("InstanceTypes", [])):
+        for pool in _pools_of(region, params.get("InstanceTypes", [])):
             where = (pool.zone_id, names[pool.zone_id])
             if params.get("AvailabilityZone", where[1]) != where[1]:
                 continue
@@ -93,14 +91,15 @@ def describe_spot_price_history(world: World, region: str, params: Params) -> Sh
 
 
 def get_spot_placement_scores(world: World, _: str, params: Params) -> Shape:
-    """The ten best regions or zones for a capacity of these types."""
+    """The ten best regions or zones for a capacity in these types."""
     types = params.get("InstanceTypes", [])
     if not types:
-        message = "Only InstanceTypes are modelled by the sandbox, not InstanceRequirements."
-        raise ApiError("UnsupportedOperation", message)
+        raise unsupported(
+            "Only InstanceTypes are modelled by the sandbox, not InstanceRequirements."
+        )
     capacity, by_zone = params.get("TargetCapacity", 0), params.get("SingleAvailabilityZone", False)
     if capacity < 1:
-        raise ApiError("InvalidParameterValue", "TargetCapacity must be at least 1.")
+        raise invalid("TargetCapacity must be at least 1.")
     regions = params.get("RegionNames") or catalogue.DEFAULT_REGIONS
     rows = [
         row for region in regions for row in _score_rows(world, region, types, capacity, by_zone)
@@ -115,13 +114,12 @@ def opted_in(world: World, region: str) -> bool:
 
 
 def describe_regions(world: World, _: str, params: Params) -> Shape:
-    """The regions; those not opted in to only if all are asked for."""
+    """The regions; with AllRegions also those not opted in to."""
     known = catalogue.opt_in_states()
     names = params.get("RegionNames") or list(known)
     unknown = [name for name in names if name not in known]
     if unknown:
-        message = f"Invalid region names: [{', '.join(unknown)}]"
-        raise ApiError("InvalidParameterValue", message)
+        raise invalid(f"Invalid region names: [{', '.join(unknown)}]")
     rows = [
         {
             "RegionName": name,
@@ -135,7 +133,7 @@ def describe_regions(world: World, _: str, params: Params) -> Shape:
 
 
 def describe_instance_types(_: World, region: str, params: Params) -> Shape:
-    """The types a region offers, by name or filter."""
+    """The types that a region offers, by name or filter."""
     offered, types = catalogue.offered(region), catalogue.raw_types()
     names = params.get("InstanceTypes") or list(offered)
     unknown = [name for name in names if name not in offered or name not in types]
@@ -155,14 +153,14 @@ def describe_images(_: World, region: str, params: Params) -> Shape:
     if unknown:
         message = f"The image id '[{', '.join(unknown)}]' does not exist"
         raise ApiError("InvalidAMIID.NotFound", message)
-    owners = set(params.get("Owners", ())) - {"amazon"}  # all of them are Amazon's to give
+    owners = set(params.get("Owners", ())) - {"amazon"}  # owns all of them
     owned = (known[image] for image in ids if not owners or known[image]["OwnerId"] in owners)
     shown, more = page(narrow(owned, params, _IMAGE_PATHS), params)
     return {"Images": shown, **more}
 
 
 def list_service_quotas(world: World, region: str, params: Params) -> Shape:
-    """The spot quotas of EC2, one a family group."""
+    """The spot quotas of EC2, one per family group."""
     if params.get("ServiceCode") != "ec2":
         raise ApiError("NoSuchResourceException", "Only the quotas of ec2 are modelled.", 400)
     return {"Quotas": [_quota(world, region, group) for group in _QUOTAS]}
@@ -178,17 +176,16 @@ def get_service_quota(world: World, region: str, params: Params) -> Shape:
 
 
 def get_products(world: World, _: str, params: Params) -> Shape:
-    """On-demand prices of EC2 in the price list's own JSON form."""
+    """On-demand prices of EC2 in the price list's JSON form."""
     wanted = {item["Field"]: item["Value"] for item in params.get("Filters", [])}
-    regions = [wanted.get("regionCode", "us-east-1")]
+    region = wanted.get("regionCode", "us-east-1")
     names = [wanted["instanceType"]] if "instanceType" in wanted else sorted(catalogue.raw_types())
     products = [
         _product(world, name, region)
-        for region in regions
         for name in names
         if name in catalogue.offered(region) and catalogue.instance_type(name)
     ]
-    matching = [p for p in products if _has(p["product"]["attributes"], wanted)]
+    matching = [p for p in products if _matches(p["product"]["attributes"], wanted)]
     most = params.get("MaxResults", 100)
     start = int(params.get("NextToken") or 0)
     more = {"NextToken": str(start + most)} if start + most < len(matching) else {}
@@ -197,7 +194,7 @@ def get_products(world: World, _: str, params: Params) -> Shape:
 
 
 def get_role(world: World, _: str, params: Params) -> Shape:
-    """The service-linked role of spot requests, where the account has it."""
+    """The service-linked role of spot requests, if the account has it."""
     name = params.get("RoleName", "")
     if name != "AWSServiceRoleForEC2Spot" or not world.spot_role:
         raise ApiError("NoSuchEntity", f"The role with name {name} cannot be found.", 404)
@@ -213,7 +210,7 @@ def get_role(world: World, _: str, params: Params) -> Shape:
 
 
 def get_caller_identity(world: World, _region: str, _params: Params) -> Shape:
-    """Who calls: always the same user of the pretend account."""
+    """The caller: always the same user of the pretend account."""
     arn = f"arn:aws:iam::{world.account_id}:user/sandbox"
     return {"UserId": "AIDASANDBOXUSER000000", "Account": world.account_id, "Arn": arn}
 
@@ -264,7 +261,7 @@ def _price_rows(
     ]
 
 
-def _asked_pools(region: str, types: Sequence[str]) -> Iterable[Pool]:
+def _pools_of(region: str, types: Sequence[str]) -> Iterable[Pool]:
     offered = catalogue.offered(region)
     for name in types or offered:
         kind = catalogue.instance_type(name)
@@ -275,7 +272,7 @@ def _asked_pools(region: str, types: Sequence[str]) -> Iterable[Pool]:
 def _score_rows(
     world: World, region: str, types: Sequence[str], capacity: int, by_zone: bool
 ) -> list[Shape]:
-    pools = list(_asked_pools(region, types))
+    pools = list(_pools_of(region, types))
     if not pools:
         return []
     now = world.posix(world.now_s)
@@ -329,8 +326,8 @@ def _product(world: World, name: str, region: str) -> Shape:
     }
 
 
-def _has(attributes: dict[str, str], wanted: dict[str, str]) -> bool:
-    # A field the sandbox does not model cannot tell products apart here.
+def _matches(attributes: dict[str, str], wanted: dict[str, str]) -> bool:
+    # Fields that the sandbox does not model match every product.
     return all(attributes.get(field, value) == value for field, value in wanted.items())
 
 
@@ -341,7 +338,7 @@ def _advised_type(name: str) -> Shape:
 
 def _advised(world: World, region: str) -> dict[str, Shape]:
     at, market = world.posix(world.now_s), world.market
-    first = {pool.instance_type: pool for pool in reversed(list(_asked_pools(region, [])))}
+    first = {pool.instance_type: pool for pool in reversed(list(_pools_of(region, [])))}
     prices = market.prices_usd(list(first.values()), at)[:, 0]
     scores = market.interruption_scores(list(first), region, at)[:, 0]
     rows: dict[str, Shape] = {}

@@ -1,8 +1,8 @@
 """Every number of the pretend market, in one table: value, unit, and where it comes from.
 
 A number is ``measured`` (the note names the source) or ``invented`` (the note says what it does).
-Nothing else in the sandbox holds a number of the market, and results obtained with these numbers
-are never findings about AWS.  No random number is drawn and no clock is read here.
+No other module holds a number of the market.  Results obtained with these numbers say nothing about
+AWS.  No random number is drawn and no clock is read here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-DEFAULT_SEED = 20240901  # the archive and the endpoint must agree on the world they show
+DEFAULT_SEED = 20240901  # archive and endpoint must show the same market
 
 
 def _measured(value: float, unit: str, note: str) -> Any:
@@ -38,43 +38,43 @@ class Numbers:
     volatility_median: float = _invented(
         0.005,
         "index",
-        "median over pools of the standard deviation of their own movement; so that about 96 % of "
-        "pools show one placement score all day, as in curated real archives",
+        "median over pools of the standard deviation of their own movement; about 96 % of pools "
+        "then show one placement score all day, as in curated real archives",
     )
     volatility_sigma: float = _invented(
-        1.5, "log", "pools differ in volatility: sigma of its lognormal over pools"
+        1.5, "log", "sigma of the lognormal distribution of volatility over pools"
     )
     zone_volatility: float = _invented(
         0.01, "index", "standard deviation of the movement the pools of a zone share"
     )
-    day_amplitude: float = _invented(0.012, "index", "half the swing of the day; tightest at 15 h")
+    day_amplitude: float = _invented(0.012, "index", "daily amplitude; tightest at 15 h local time")
 
     # From tightness to free instances and scores.
     full_at: float = _invented(1.58, "index", "tightness at which one instance is left")
     capacity_width: float = _invented(
         0.12,
         "index",
-        "tightness that divides the free instances by e; so that two to three pools in a hundred "
-        "fill a part of 5, as two of three zones did in public traces of 16 nodes",
+        "tightness that divides the free instances by e; 2 to 3 % of pools can then fill only a "
+        "part of a request for 5, as two of three zones did in public traces of 16 nodes",
     )
-    capacity_most: float = _invented(5000.0, "instances", "no pool has more free than this")
-    score_lag_s: float = _invented(600.0, "s", "the placement score shows the past")
-    score_bias: float = _invented(0.25, "index", "spread of the score's lasting error over pools")
-    score_error: float = _invented(0.008, "index", "standard deviation of its moving error")
+    capacity_most: float = _invented(5000.0, "instances", "the most free instances of a pool")
+    score_lag_s: float = _invented(600.0, "s", "lag of the placement score")
+    score_bias: float = _invented(0.25, "index", "spread over pools of the score's constant error")
+    score_error: float = _invented(0.008, "index", "standard deviation of its varying error")
     score_2_at: float = _measured(
-        1.11, "index", "set so that SPS 3 has 85.9 % of pools (SpotLake snapshot of 2022-07-12)"
+        1.11, "index", "85.9 % of pools then have SPS 3 (SpotLake snapshot of 2022-07-12)"
     )
     score_1_at: float = _measured(
-        1.35, "index", "set so that SPS 1 has 9.6 % of pools (SpotLake snapshot of 2022-07-12)"
+        1.35, "index", "9.6 % of pools then have SPS 1 (SpotLake snapshot of 2022-07-12)"
     )
     interruption_tightness: float = _invented(
-        0.25, "share", "weight of a type's mean tightness in its interruption frequency score"
+        0.25, "share", "weight of a type's mean tightness in its interruption frequency (IF)"
     )
     interruption_drift: float = _invented(
-        0.2, "index", "standard deviation of the score's drift over weeks"
+        0.2, "index", "standard deviation of the drift of IF over weeks"
     )
     interruption_unlisted: float = _invented(
-        0.03, "share", "types the advisor does not list (the score is -1)"
+        0.03, "share", "types that the advisor does not list (IF is -1)"
     )
     interruption_share_1: float = _measured(
         0.241, "share", "pools with IF 1.0 (SpotLake snapshot of 2022-07-12)"
@@ -87,48 +87,50 @@ class Numbers:
     evaluate_median_s: float = _invented(
         0.6, "s", "request to decision; the outcome is known within 0.3..1.5 s"
     )
-    evaluate_sigma: float = _invented(0.4, "log", "sigma of its lognormal")
+    evaluate_sigma: float = _invented(0.4, "log", "sigma of its lognormal distribution")
     in_flight_median_s: float = _measured(
         1.0, "s", "decision to fulfilled: create to fulfilled took 2 s in two public samples"
     )
-    in_flight_sigma: float = _invented(0.3, "log", "sigma of its lognormal")
-    reevaluate_s: float = _invented(20.0, "s", "a request held for capacity is looked at again")
+    in_flight_sigma: float = _invented(0.3, "log", "sigma of its lognormal distribution")
+    reevaluate_s: float = _invented(20.0, "s", "time between two evaluations of a held request")
     boot_median_s: float = _invented(
         6.0, "s", "pending to running: a judgement; one public run of 2021 took 4.9 s"
     )
-    boot_sigma: float = _invented(0.557, "log", "so that 95 % are running within 15 s")
+    boot_sigma: float = _invented(0.557, "log", "95 % of instances are then running within 15 s")
     boot_share_request: float = _invented(
         0.3, "share", "part of the log-variance shared by the instances of a request"
     )
-    boot_pool_sigma: float = _invented(0.15, "log", "pools differ in their median boot")
+    boot_pool_sigma: float = _invented(0.15, "log", "sigma over pools of the median boot")
     boot_tightness: float = _invented(0.20, "log/index", "tight pools boot more slowly")
     guest_boot_s: float = _invented(
-        15.0, "s", "running to user data: a judgement from public boot timings of 3 to 23 s"
+        15.0,
+        "s",
+        "running to user data: a judgement from public boot timings of 3 to 23 s",
     )
     ok_least_s: float = _invented(
         150.0, "s", "running to status ok: a judgement; checks are said to lag by 3 to 5 minutes"
     )
     ok_most_s: float = _invented(
-        270.0, "s", "the longest such lag; then up to the next minute check"
+        270.0, "s", "the longest such lag, before the wait for the next check"
     )
     check_every_s: float = _measured(60.0, "s", "status checks are performed every minute (AWS)")
     zone_choice_noise: float = _invented(
-        1.0, "log", "EC2 chooses the zone with most room, seen with this error"
+        1.0, "log", "EC2 chooses the zone with most capacity, which it knows with this error"
     )
-    recover_s: float = _invented(60.0, "s", "a terminated instance's place becomes free again")
+    recover_s: float = _invented(60.0, "s", "until a terminated instance's capacity is free")
 
     # Interruption and end.
     interruption_per_hour: float = _invented(
-        0.004, "1/h", "rate at which a pool of tightness 0 takes instances back"
+        0.004, "1/h", "interruption rate of a pool of tightness 0"
     )
     interruption_steepness: float = _invented(1.2, "log/index", "that rate grows with tightness")
     interruption_together: float = _measured(
-        0.92, "share", "instances of a pool taken within 3 minutes (arXiv 2604.16457)"
+        0.92, "share", "instances of a pool interrupted within 3 minutes (arXiv 2604.16457)"
     )
     interruption_slot_s: float = _measured(180.0, "s", "same source: the 3 minutes")
     notice_s: float = _measured(120.0, "s", "interruption notice to the end (AWS user guide)")
     shutdown_median_s: float = _invented(12.0, "s", "shutting-down to terminated")
-    shutdown_sigma: float = _invented(0.4, "log", "sigma of its lognormal")
+    shutdown_sigma: float = _invented(0.4, "log", "sigma of its lognormal distribution")
     request_retained_s: float = _measured(14400.0, "s", "ended requests stay visible (AWS)")
     instance_retained_s: float = _measured(3600.0, "s", "terminated instances stay visible (AWS)")
     request_valid_s: float = _measured(604800.0, "s", "default ValidUntil: 7 days (AWS)")
@@ -139,33 +141,33 @@ class Numbers:
     request_median_s: float = _measured(
         1.5, "s", "latency of a launch call: 1.54 s in ec2-boot-bench, 2021, one run"
     )
-    latency_sigma: float = _invented(0.3, "log", "sigma of the latencies' lognormal")
+    latency_sigma: float = _invented(0.3, "log", "sigma of the latencies' lognormal distribution")
 
     # Money.
     price_per_vcpu: float = _invented(0.037, "USD/h", "on demand, us-east-1, x86")
     price_per_gib: float = _invented(0.00275, "USD/h", "on demand, us-east-1, x86")
     price_burstable_per_gib: float = _invented(0.0105, "USD/h", "burstable types, x86")
     price_arm_factor: float = _invented(0.8, "ratio", "arm64 over x86_64; t4g.nano is 0.0042 USD/h")
-    price_gpu: float = _invented(0.45, "USD/h", "each GPU or accelerator")
-    price_region_most: float = _invented(1.6, "ratio", "dearest region over us-east-1")
+    price_gpu: float = _invented(0.45, "USD/h", "per GPU or accelerator")
+    price_region_most: float = _invented(1.6, "ratio", "most expensive region over us-east-1")
     spot_share: float = _measured(
         0.30, "ratio", "spot over on demand: median saving 70 % (SpotLake snapshot of 2022-07-12)"
     )
-    spot_share_sigma: float = _invented(0.25, "log", "pools differ in that ratio")
-    spot_tightness: float = _invented(0.12, "log/index", "tight pools are dearer")
-    price_holds_s: float = _invented(14400.0, "s", "a spot price holds at least this long")
+    spot_share_sigma: float = _invented(0.25, "log", "sigma over pools of that ratio")
+    spot_tightness: float = _invented(0.12, "log/index", "tight pools cost more")
+    price_holds_s: float = _invented(14400.0, "s", "a price does not change for at least this long")
 
-    # What is wrong with the archive, as with the real one.
+    # Defects of the archive, as in the real one.
     gap_share: float = _measured(
-        0.0016, "share", "snapshots missing: 7 of 4,464 in the real month of 2024-08"
+        0.0016, "share", "missing snapshots: 7 of 4,464 in the real month of 2024-08"
     )
     gap_most: float = _invented(3.0, "snapshots", "the longest gap")
     glitch_per_day: float = _invented(
-        0.05, "1/day", "snapshots whose every IF reads -1; the real 2024-08 had one in the month"
+        0.05, "1/day", "snapshots in which every IF reads -1; the real month of 2024-08 had one"
     )
     duplicate_per_day: float = _invented(0.1, "1/day", "snapshots with rows written twice")
     duplicate_share: float = _invented(0.02, "share", "rows of such a snapshot written twice")
-    absent_share: float = _invented(0.01, "share", "pools missing for a part of a month")
+    absent_share: float = _invented(0.01, "share", "pools absent for a part of a month")
 
 
 PROFILES = {
@@ -174,12 +176,12 @@ PROFILES = {
     "outage": Numbers(level_shift=2.2, zone_volatility=0.6, interruption_per_hour=0.3),
 }
 
-CALM = "calm"  # the market where none is named
-MARKET_HELP = f"{', '.join(sorted(PROFILES))}; tight/7 is tight with a seed of its own"
+CALM = "calm"  # the default market
+MARKET_HELP = f"{', '.join(sorted(PROFILES))}; tight/7 is tight with seed 7"
 
 
 def parse_market(name: str) -> tuple[str, int]:
-    """The profile and the seed that a market's name tells: ``tight``, or ``tight/7``.
+    """Split a market's name, ``tight`` or ``tight/7``, into its profile and seed.
 
     Raises
     ------
@@ -189,8 +191,8 @@ def parse_market(name: str) -> tuple[str, int]:
     profile, slash, seed = name.partition("/")
     if profile not in PROFILES or bool(slash) is not seed.isdecimal():
         raise ValueError(
-            f"market must be one of {', '.join(sorted(PROFILES))}, or one of them with a seed of "
-            f"its own, such as tight/7, got {name!r}"
+            f"market must be one of {', '.join(sorted(PROFILES))}, or one of them with a seed, "
+            f"such as tight/7, got {name!r}"
         )
     return profile, int(seed) if seed else DEFAULT_SEED
 

@@ -1,9 +1,9 @@
-"""AWS's wire formats: an HTTP request into an action with typed parameters, an answer into bytes.
+"""AWS's wire formats: parses an HTTP request into a typed call, writes an answer as bytes.
 
-moto's parsers, driven by botocore's service models, read requests.  They are private to moto, so
-they are used in this module only (``borrowed`` and ``catalogue`` use other private parts), and a
-test watches them.  Answers are written here: it is as short, and several times quicker.
-Nothing of the market or the account is known here.
+moto's parsers, driven by botocore's service models, read requests.  They are private parts of moto,
+therefore only this module uses them (``borrowed`` and ``catalogue`` use other private parts), and a
+test checks them.  Answers are written here, which is as short and several times faster.
+This module knows neither the market nor the account.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ try:
     from moto.core.utils import get_service_model
 except ImportError as gone:
     raise ImportError(
-        f"moto changed a private part the sandbox stands on ({gone}): install 'moto>=5.2,<5.3', "
+        f"moto changed a private part that the sandbox uses ({gone}): install 'moto>=5.2,<5.3', "
         "or adapt spotlib/sandbox/protocol.py"
     ) from gone
 
 Answer = tuple[int, dict[str, str], bytes]
+Params = dict[str, Any]  # of a call, typed by the service's model
+Shape = dict[str, Any]  # a structure of an answer
 
 _SCOPE = re.compile(r"Credential=[^/]+/\d+/(?P<region>[^/]+)/(?P<service>[^/]+)/aws4_request")
 _HOST = re.compile(r"^(?P<service>[a-z0-9-]+)\.(?P<region>[a-z0-9-]+)\.amazonaws\.com")
@@ -43,7 +45,7 @@ _MODEL_OF_SIGNING_NAME = {"servicequotas": "service-quotas"}
 
 
 class ApiError(Exception):
-    """An error AWS would answer with: its code, its message, its HTTP status."""
+    """An error in an answer of AWS: its code, its message, its HTTP status."""
 
     def __init__(self, code: str, message: str, status: int = 400) -> None:
         super().__init__(f"{code}: {message}")
@@ -52,8 +54,21 @@ class ApiError(Exception):
         self.status = status
 
 
+def invalid(message: str) -> ApiError:
+    return ApiError("InvalidParameterValue", message)
+
+
+def missing(parameter: str) -> ApiError:
+    """The refusal of a call that lacks a parameter."""
+    return ApiError("MissingParameter", f"The request must contain the parameter {parameter}")
+
+
+def unsupported(message: str) -> ApiError:
+    return ApiError("UnsupportedOperation", message)
+
+
 @dataclass(frozen=True)
-class Asked:
+class ParsedCall:
     """One API call, parsed."""
 
     service: str  # botocore's name of the service
@@ -63,9 +78,9 @@ class Asked:
     params: dict[str, Any]
     headers: Mapping[str, str]
     body: bytes
-    at_s: float = 0.0  # when it came, on the world's clock
-    number: int = 0  # calls that came before it
-    read_timeout_s: float | None = None  # how long its client waits; None: not known (HTTP)
+    at_s: float = 0.0  # when it arrived, on the world's clock
+    number: int = 0  # of earlier calls
+    read_timeout_s: float | None = None  # of its client; None: not known (HTTP)
 
 
 def address(url: str, headers: Mapping[str, str]) -> tuple[str, str]:
@@ -76,7 +91,9 @@ def address(url: str, headers: Mapping[str, str]) -> tuple[str, str]:
     return _MODEL_OF_SIGNING_NAME.get(found["service"], found["service"]), found["region"]
 
 
-def parse(service: str, region: str, url: str, headers: Mapping[str, str], body: bytes) -> Asked:
+def parse(
+    service: str, region: str, url: str, headers: Mapping[str, str], body: bytes
+) -> ParsedCall:
     """The action and its parameters, typed by the service's model; times are aware UTC."""
     model = _model(service)
     try:
@@ -91,36 +108,31 @@ def parse(service: str, region: str, url: str, headers: Mapping[str, str], body:
         message = f"The action {action} is not valid for this web service."
         raise ApiError("InvalidAction", message) from None
     parser = PROTOCOL_PARSERS[protocol](operation, timestamp_parser=_aware)
-    sent: Any = {
-        "body": body,
-        "headers": headers,
-        "values": values,
-        "url_params": {},
-        "url_path": "/",
-    }
+    sent: Any = {"body": body, "headers": headers, "values": values}
+    sent |= {"url_params": {}, "url_path": "/"}
     try:
         params = dict(parser.parse(sent))
     except (ValueError, TypeError) as error:
         raise ApiError("MalformedQueryString", f"The request cannot be read: {error}") from error
-    return Asked(service, region, action, protocol, params, headers, body)
+    return ParsedCall(service, region, action, protocol, params, headers, body)
 
 
-def write(asked: Asked, result: dict[str, Any], request_id: str) -> Answer:
-    """The answer's status, headers and body in the service's own format."""
-    if asked.protocol in ("json", "rest-json"):
+def write(call: ParsedCall, result: dict[str, Any], request_id: str) -> Answer:
+    """The answer's status, headers and body in the service's format."""
+    if call.protocol in ("json", "rest-json"):
         return 200, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(result).encode()
-    shape = _model(asked.service).operation_model(asked.action).output_shape
+    shape = _model(call.service).operation_model(call.action).output_shape
     inner = _members(shape, result) if shape is not None else ""
     meta = f"<requestId>{request_id}</requestId>"
-    if asked.protocol == "query":
-        inner = f"<{asked.action}Result>{inner}</{asked.action}Result>"
+    if call.protocol == "query":
+        inner = f"<{call.action}Result>{inner}</{call.action}Result>"
         meta = f"<ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata>"
-    text = f"{_HEAD}<{asked.action}Response>{meta}{inner}</{asked.action}Response>"
+    text = f"{_HEAD}<{call.action}Response>{meta}{inner}</{call.action}Response>"
     return 200, {"Content-Type": _XML}, text.encode()
 
 
 def write_error(protocol: str, error: ApiError, request_id: str) -> Answer:
-    """The error in the form clients of this protocol expect."""
+    """The error in the form that clients of this protocol expect."""
     if protocol in ("json", "rest-json"):
         body = json.dumps({"__type": error.code, "message": error.message})
         return error.status, {"Content-Type": "application/x-amz-json-1.1"}, body.encode()
@@ -135,7 +147,7 @@ def write_error(protocol: str, error: ApiError, request_id: str) -> Answer:
 
 @cache
 def protocol_of(service: str) -> str:
-    """The protocol a service speaks; EC2's for a service nobody knows."""
+    """The protocol of a service; EC2's for an unknown service."""
     try:
         return str(get_service_model(service).protocol)
     except (UnknownServiceError, DataNotFoundError):
@@ -145,8 +157,7 @@ def protocol_of(service: str) -> str:
 @cache
 def _model(service: str) -> Any:
     if service not in _SERVICES:
-        message = f"The service {service} is not modelled by the sandbox."
-        raise ApiError("UnsupportedOperation", message)
+        raise unsupported(f"The service {service} is not modelled by the sandbox.")
     return get_service_model(service)
 
 
@@ -165,7 +176,7 @@ def _members(shape: Any, value: Mapping[str, Any]) -> str:
 
 
 def _element(shape: Any, tag: str, value: Any) -> str:
-    """One XML element, as EC2's and the query protocol both write it."""
+    """One XML element, in the form common to EC2's and the query protocol."""
     if shape.type_name == "structure":
         text = _members(shape, value)
     elif shape.type_name == "list":

@@ -1,7 +1,7 @@
 """The sandbox as a server on this machine, for the AWS CLI, boto3 and other processes.
 
-A thin HTTP layer over ``wire.answer``; it adds control paths under ``/sandbox`` and ends by
-itself when nobody asks anything for a while.  It listens on loopback only.
+A thin HTTP layer over ``wire.answer``.  It adds control paths under ``/sandbox``, can end by itself
+when it is idle, and listens on loopback only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def serve(
     idle_s: float = 60.0,
     ready: Callable[[str], object] | None = None,
 ) -> None:
-    """Serve until nobody has asked anything for ``idle_s`` real seconds (0: for ever)."""
+    """Serve until no request has arrived for ``idle_s`` real seconds (0: forever)."""
     server = _Server(world, port)
     if idle_s > 0:
         threading.Thread(target=_end_when_idle, args=(server, idle_s), daemon=True).start()
@@ -45,7 +45,7 @@ def serve(
 
 
 def describe(world: World) -> dict[str, Any]:
-    """What a client needs to know of the world behind an endpoint."""
+    """What a client needs to know about the world behind an endpoint."""
     return {
         "world_id": world.world_id,
         "seed": world.seed,
@@ -58,13 +58,13 @@ def describe(world: World) -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``python -m spotlib sandbox``."""
-    parser.add_argument("--seed", type=int, default=1, help="names the draws of this world")
+    """Serve a pretend EC2 spot market on this machine: the options of this command."""
+    parser.add_argument("--seed", type=int, default=1, help="seed of this world's draws")
     parser.add_argument("--market", default="calm", help=MARKET_HELP)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--virtual", action="store_true", help="time moves only when a client asks")
-    parser.add_argument("--speed", type=float, default=1.0, help="times real time")
-    parser.add_argument("--idle-s", type=float, default=0.0, help="end when idle so long; 0: never")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port")
+    parser.add_argument("--virtual", action="store_true", help="only clients move the clock")
+    parser.add_argument("--speed", type=float, default=1.0, help="multiple of real time")
+    parser.add_argument("--idle-s", type=float, default=0.0, help="end if idle this long; 0: never")
     parser.add_argument("--quota-vcpus", type=float, default=1000.0, help="spot quota per family")
     parser.add_argument(
         "--fault",
@@ -72,20 +72,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=faults.parse,
         default=[],
         metavar="KIND[:NAME=VALUE,...]",
-        help="let calls go wrong, such as throttled:action=DescribeInstances,rate=0.1 or "
+        help="inject a fault, such as throttled:action=DescribeInstances,rate=0.1 or "
         f"black_hole:from_s=60,to_s=120; kinds: {', '.join(faults.KINDS)}",
     )
-    parser.add_argument("--company", action="store_true", help="other people's things beside ours")
-    parser.add_argument("--unknown-s", type=float, default=0.0, help="new ids are unknown so long")
-    parser.add_argument("--lag-s", type=float, default=0.0, help="describe calls lag so long")
-    parser.add_argument("--page-most", type=int, help="no page is longer")
-    parser.add_argument("--empty-share", type=float, default=0.0, help="pages that come empty")
-    parser.add_argument("--throttled", action="store_true", help="EC2's token buckets")
+    parser.add_argument("--company", action="store_true", help="other users share the account")
+    parser.add_argument("--unknown-s", type=float, default=0.0, help="longest time ids are unknown")
+    parser.add_argument("--lag-s", type=float, default=0.0, help="longest lag of describe calls")
+    parser.add_argument("--page-most", type=int, help="longest page of a describe call")
+    parser.add_argument("--empty-share", type=float, default=0.0, help="share of empty pages")
+    parser.add_argument("--throttled", action="store_true", help="apply EC2's token buckets")
     parser.add_argument("--json", action="store_true", help="print one line of JSON when ready")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve a world as the options say, until interrupted or idle."""
+    """Serve a world with these options until interrupted or idle."""
     world = World(
         args.seed,
         market=Market.named(args.market),
@@ -119,7 +119,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, world: World, port: int) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.world = world
-        self.last_asked_s = time.monotonic()
+        self.last_request_s = time.monotonic()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -128,8 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        """Answer any request: a control path, or a call of AWS."""
-        self.server.last_asked_s = time.monotonic()
+        """Answer any request: a control path or an AWS call."""
+        self.server.last_request_s = time.monotonic()
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         control = _CONTROL.get((self.command, self.path.split("?")[0]))
         if control is not None:
@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         try:
             self._send(*answer(self.server.world, url, headers, body))
-        except BotoCoreError:  # a fault: the client must see its connection break
+        except BotoCoreError:  # a fault: the client's connection must break
             self.close_connection = True
 
     do_POST = do_PUT = do_DELETE = do_GET
@@ -153,11 +153,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: the world keeps the journal."""
+        """Print nothing: ``world.calls`` has every call."""
 
 
 def _end_when_idle(server: _Server, idle_s: float) -> None:
-    while time.monotonic() - server.last_asked_s < idle_s:
+    while time.monotonic() - server.last_request_s < idle_s:
         time.sleep(min(1.0, idle_s / 10))
     server.shutdown()
 
@@ -178,7 +178,6 @@ def _advance(world: World, body: dict[str, Any]) -> dict[str, float]:
 
 
 def _add_fault(world: World, body: dict[str, Any]) -> dict[str, int]:
-    """``{"fault": "fail", "action": ..., "nth": ...}``: see ``faults.Fault``."""
     with world.lock:
         world.faults.append(faults.order(body))
     return {"faults": len(world.faults)}

@@ -1,21 +1,19 @@
-"""How EC2 words the account's things: requests, instances and their status as wire dicts.
+"""Requests, instances and their status in EC2's wire form, as dicts.
 
-Only the fields a client of spot instances reads, each in EC2's own form.  Decides nothing.
+Only the fields that a client of spot instances reads.  Nothing is decided here.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from spotlib.sandbox import catalogue
 from spotlib.sandbox.account import Instance, SpotRequest
 from spotlib.sandbox.chance import digest
+from spotlib.sandbox.protocol import Shape
 from spotlib.sandbox.world import World
 
-Shape = dict[str, Any]
-
-_ASKED_ONLY = ("SecurityGroupIds", "SecurityGroups")  # shown in another form than asked
+_REQUEST_ONLY = ("SecurityGroupIds", "SecurityGroups")  # answers show them in another form
 _STATE_CODES = {
     "pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64,
     "stopped": 80,
@@ -51,10 +49,10 @@ def state(name: str) -> Shape:
 
 
 def request_shape(world: World, request: SpotRequest) -> Shape:
-    """One ``SpotInstanceRequest``.  The zone shows only once the request is fulfilled."""
+    """One ``SpotInstanceRequest``.  It shows the zone only once it is fulfilled."""
     message = request.flaw if request.state == "failed" and request.flaw else ""
     message = message or _MESSAGES[request.code]
-    launch = {key: value for key, value in request.launch.items() if key not in _ASKED_ONLY}
+    launch = {key: value for key, value in request.launch.items() if key not in _REQUEST_ONLY}
     shape: Shape = {
         "SpotInstanceRequestId": request.request_id,
         "CreateTime": _stamp(world, request.accepted_s),
@@ -92,7 +90,9 @@ def instance_shape(world: World, instance: Instance) -> Shape:
         "ImageId": image,
         "InstanceType": request.pool.instance_type,
         "Architecture": catalogue.images(request.pool.region)[image]["Architecture"],
-        "Hypervisor": kind.get("Hypervisor", "nitro").replace("nitro", "xen"),  # as EC2 says it
+        "Hypervisor": kind.get("Hypervisor", "nitro").replace(
+            "nitro", "xen"
+        ),  # EC2 reports both so
         "State": state(instance.state),
         "LaunchTime": launched,
         "AmiLaunchIndex": 0,
@@ -115,7 +115,7 @@ def instance_shape(world: World, instance: Instance) -> Shape:
 
 
 def status_shape(world: World, instance: Instance, at_s: float) -> Shape:
-    """One ``InstanceStatus``.  The attached-EBS status is there only where the type has it."""
+    """One ``InstanceStatus``.  The attached-EBS status is there only if the type has it."""
     status, ebs = instance.checks(at_s, pending=world.forms.pending_checks)
     shape: Shape = {
         "InstanceId": instance.instance_id,
@@ -131,7 +131,7 @@ def status_shape(world: World, instance: Instance, at_s: float) -> Shape:
 
 
 def _ending(world: World, instance: Instance) -> Shape:
-    """Why an instance ended; EC2 dates it only where the user did it."""
+    """Why an instance ended; EC2 dates it only if the user ended it."""
     if instance.reason is None or instance.ended_s is None:
         return {"StateTransitionReason": ""}
     code, message = instance.reason
@@ -166,7 +166,7 @@ def _interface(instance: Instance, launched: datetime) -> Shape:
 
 
 def _stamp(world: World, at_s: float) -> datetime:
-    """A moment as EC2 tells it: to the second, as far as is known."""
+    """A moment as EC2 shows it: in whole seconds, as far as is known."""
     moment = world.utc(at_s)
     return moment.replace(microsecond=0) if world.forms.subdigits == "seconds" else moment
 

@@ -1,4 +1,4 @@
-"""The calls about spot requests: request, describe, cancel; with the refusals EC2 would give.
+"""The calls about spot requests: request, describe, cancel; with EC2's refusals.
 
 Each public function is one EC2 action: ``(world, region, params) -> result``.
 """
@@ -10,19 +10,16 @@ import binascii
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from spotlib.sandbox import borrowed, catalogue, course
 from spotlib.sandbox.account import SpotRequest
 from spotlib.sandbox.chance import uniforms
-from spotlib.sandbox.filters import Shape, asked_filters, narrow, page
+from spotlib.sandbox.filters import filters_of, has_wildcard, narrow, page
 from spotlib.sandbox.market import Pool
-from spotlib.sandbox.protocol import ApiError
-from spotlib.sandbox.reads import request_then
+from spotlib.sandbox.protocol import ApiError, Params, Shape, invalid, missing, unsupported
+from spotlib.sandbox.reads import request_as_of
 from spotlib.sandbox.shapes import request_shape
 from spotlib.sandbox.world import World
-
-Params = dict[str, Any]
 
 _MOST_INSTANCES = 3000
 _OVER_QUOTA = "Max spot instance count exceeded"
@@ -53,20 +50,20 @@ _PATHS = {
 
 def request_spot_instances(world: World, region: str, params: Params) -> Shape:
     """Accept n one-time requests, or refuse the whole call."""
-    token, home = params.get("ClientToken", ""), world.region(region)
+    token, account = params.get("ClientToken", ""), world.region(region)
     fingerprint = json.dumps(params, sort_keys=True, default=str)
-    if token in home.tokens:
-        return _again(world, token, fingerprint, *home.tokens[token])
+    if token in account.tokens:
+        return _repeated(world, token, fingerprint, *account.tokens[token])
     count = _count(params)
     launch = params.get("LaunchSpecification") or {}
     kind = _instance_type(launch, region)
     flaw = _image_flaw(world, launch, region, kind)
     _check_user_data(launch)
-    _check_terms(params)
+    _check_type(params)
     _check_account(world, launch, region)
     pools, zone_flaw = _pools(world, launch, region, kind)
-    room = _room(world, region, kind, count)
-    made = course.request(
+    fitting = _count_within_quota(world, region, kind, count)
+    requests = course.request(
         world,
         kind,
         pools,
@@ -76,11 +73,11 @@ def request_spot_instances(world: World, region: str, params: Params) -> Shape:
         tags=_tags(params),
         valid_until_s=_valid_until_s(world, params),
         max_price_usd=_max_price(params),
-        flaws=[flaw or zone_flaw] * room + [_OVER_QUOTA] * (count - room),
+        flaws=[flaw or zone_flaw] * fitting + [_OVER_QUOTA] * (count - fitting),
     )
     if token:
-        home.tokens[token] = (fingerprint, made)
-    return {"SpotInstanceRequests": [request_shape(world, request) for request in made]}
+        account.tokens[token] = (fingerprint, requests)
+    return {"SpotInstanceRequests": [request_shape(world, each) for each in requests]}
 
 
 def describe_spot_instance_requests(world: World, region: str, params: Params) -> Shape:
@@ -88,8 +85,8 @@ def describe_spot_instance_requests(world: World, region: str, params: Params) -
     ids = params.get("SpotInstanceRequestIds", [])
     at_s = world.read_at_s(by_ids=bool(ids))
     found = find_requests(world, region, ids, at_s) if ids else _candidates(world, region, params)
-    then = (request_then(each, at_s) for each in found)
-    shapes = narrow((request_shape(world, each) for each in then if each), params, _PATHS)
+    past = (request_as_of(each, at_s) for each in found)
+    shapes = narrow((request_shape(world, each) for each in past if each), params, _PATHS)
     id_name = "SpotInstanceRequestIds"
     shown, more = page(shapes, params, ids=ids, id_name=id_name, reads=world.reads)
     return {"SpotInstanceRequests": shown, **more}
@@ -111,7 +108,7 @@ def cancel_spot_instance_requests(world: World, region: str, params: Params) -> 
 def find_requests(
     world: World, region: str, ids: Sequence[str], at_s: float | None = None
 ) -> list[SpotRequest]:
-    """The requests with these ids; one bad id, or one not known yet, refuses the whole call."""
+    """The requests with these ids; one malformed or unknown id refuses the whole call."""
     known, at_s = world.region(region).requests, world.now_s if at_s is None else at_s
     malformed = [i for i in ids if not _REQUEST_ID.fullmatch(i)]
     if malformed:
@@ -124,35 +121,27 @@ def find_requests(
     return [known[i] for i in dict.fromkeys(ids)]
 
 
-def missing(parameter: str) -> ApiError:
-    """The refusal of a call that lacks a parameter."""
-    message = f"The request must contain the parameter {parameter}"
-    return ApiError("MissingParameter", message)
-
-
-def invalid(message: str) -> ApiError:
-    return ApiError("InvalidParameterValue", message)
-
-
-def _again(
-    world: World, token: str, fingerprint: str, first: str, made: Iterable[SpotRequest]
+def _repeated(
+    world: World, token: str, fingerprint: str, first: str, requests: Iterable[SpotRequest]
 ) -> Shape:
+    """The answer to a repeated client token: the first call's requests, as they are now."""
     if fingerprint != first:
         message = f"The client token '{token}' was used before with other parameters"
         raise ApiError("IdempotentParameterMismatch", message)
-    return {"SpotInstanceRequests": [request_shape(world, request) for request in made]}
+    return {"SpotInstanceRequests": [request_shape(world, each) for each in requests]}
 
 
 def _candidates(world: World, region: str, params: Params) -> Iterable[SpotRequest]:
-    """The requests worth looking at: by index where a filter allows it."""
-    home, filters = world.region(region), asked_filters(params)
-    for name, values in filters.items():
-        plain = not any(mark in value for value in values for mark in "*?")
-        if name.startswith("tag:") and plain:
-            return home.tagged(name[4:], values)
-        if name == "spot-instance-request-id" and plain:
-            return [home.requests[i] for i in dict.fromkeys(values) if i in home.requests]
-    return home.requests.values()
+    """The requests that may pass the filters, through an index if possible."""
+    account = world.region(region)
+    for name, values in filters_of(params).items():
+        if has_wildcard(values):
+            continue
+        if name.startswith("tag:"):
+            return account.tagged(name[4:], values)
+        if name == "spot-instance-request-id":
+            return [account.requests[i] for i in dict.fromkeys(values) if i in account.requests]
+    return account.requests.values()
 
 
 def _count(params: Params) -> int:
@@ -173,13 +162,12 @@ def _instance_type(launch: Params, region: str) -> catalogue.InstanceType:
     if kind is None or name not in catalogue.offered(region):
         raise invalid(f"Invalid value '{name}' for InstanceType.")
     if not kind.sold_as_spot:
-        message = f"The instance type '{name}' is not supported by Spot Instances."
-        raise ApiError("UnsupportedOperation", message)
+        raise unsupported(f"The instance type '{name}' is not supported by Spot Instances.")
     return kind
 
 
 def _image_flaw(world: World, launch: Params, region: str, kind: catalogue.InstanceType) -> str:
-    """Refuse a bad image; what its architecture makes fail later, or ""."""
+    """Refuse an invalid image; return why its architecture will fail later, or ""."""
     image = launch.get("ImageId")
     if not image:
         raise missing("launchSpecification.imageId")
@@ -200,7 +188,7 @@ def _image_flaw(world: World, launch: Params, region: str, kind: catalogue.Insta
 
 
 def _unfit(world: World, error: ApiError) -> str:
-    """Refuse what does not fit together, or in the other form let it fail when evaluated."""
+    """Refuse an inconsistent request or, in the other form, let its evaluation fail."""
     if world.forms.unfit == "refused":
         raise error
     return error.message
@@ -213,14 +201,12 @@ def _check_user_data(launch: Params) -> None:
         raise invalid("Invalid BASE64 encoding of user data.") from None
 
 
-def _check_terms(params: Params) -> None:
+def _check_type(params: Params) -> None:
     kind, behaviour = params.get("Type", "one-time"), params.get("InstanceInterruptionBehavior")
     if kind not in ("one-time", "persistent"):
         raise invalid(f"Invalid value '{kind}' for type. Allowed: one-time, persistent.")
     if kind == "persistent":
-        raise ApiError(
-            "UnsupportedOperation", "persistent requests are not modelled by the sandbox."
-        )
+        raise unsupported("persistent requests are not modelled by the sandbox.")
     if behaviour not in (None, "terminate"):
         message = (
             f"request with type '{kind}' is not supported when instanceInterruptionBehavior "
@@ -228,7 +214,7 @@ def _check_terms(params: Params) -> None:
         )
         raise ApiError("InvalidParameterCombination", message)
     if "ValidFrom" in params:
-        raise ApiError("UnsupportedOperation", "ValidFrom is not modelled by the sandbox.")
+        raise unsupported("ValidFrom is not modelled by the sandbox.")
 
 
 def _max_price(params: Params) -> float | None:
@@ -266,7 +252,7 @@ def _tags(params: Params) -> dict[str, str]:
 
 
 def _check_account(world: World, launch: Params, region: str) -> None:
-    """Refuse what the account lacks: the role of spot requests, a default VPC."""
+    """Refuse if the account lacks the spot role or a default VPC that the request needs."""
     if not world.spot_role:
         code = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
         message = (
@@ -284,9 +270,9 @@ def _check_account(world: World, launch: Params, region: str) -> None:
 def _pools(
     world: World, launch: Params, region: str, kind: catalogue.InstanceType
 ) -> tuple[list[Pool], str]:
-    """The pools the request may be served from, and what is wrong with them, or "".
+    """The pools that may serve the request, and why its evaluation will fail, or "".
 
-    One pool if the request names a zone, else the region's.
+    One pool if the request names a zone, else those of the region.
     """
     offered = catalogue.offered(region)[kind.name]
     zone_id = _named_zone(world, launch, region)
@@ -340,10 +326,10 @@ def _named_zone(world: World, launch: Params, region: str) -> str | None:
     raise invalid(f"Invalid availability zone: [{name}]")
 
 
-def _room(world: World, region: str, kind: catalogue.InstanceType, count: int) -> int:
-    """How many of ``count`` fit under the quota; fewer than all are refused, or fail later."""
+def _count_within_quota(world: World, region: str, kind: catalogue.InstanceType, count: int) -> int:
+    """How many of ``count`` fit within the quota; the others are refused, or fail later."""
     free = world.quota_vcpus - world.vcpus_in_use(region, kind.quota_group)
-    room = min(count, max(0, int(free // kind.vcpus)))
-    if room < count and (room == 0 or world.forms.quota == "refused"):
+    fitting = min(count, max(0, int(free // kind.vcpus)))
+    if fitting < count and (fitting == 0 or world.forms.quota == "refused"):
         raise ApiError("MaxSpotInstanceCountExceeded", _OVER_QUOTA)
-    return room
+    return fitting

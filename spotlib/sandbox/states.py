@@ -1,8 +1,8 @@
-"""The lives of a spot request and of an instance: two tables of moves; no other is possible.
+"""The life cycles of a spot request and of an instance: two tables of the only possible moves.
 
-A request is told by its status code; its state follows from the code, except that a request that
-was cancelled stays ``cancelled``.  Sources: the EC2 user guide's pages on the state of spot
-requests, on their status codes and on the life cycle of instances.
+The status code of a request determines its state, except that a cancelled request stays
+``cancelled``.  Sources: the EC2 user guide's pages on the states of spot requests, on their status
+codes and on the life cycle of instances.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ STATE_OF_CODE: Mapping[str, str] = {
     "system-error": "closed",
 }
 
-# (status code before, after) -> what does it.
+# (status code before, after) -> the cause.
 REQUEST_MOVES: Mapping[tuple[str, str], str] = {
     ("", "pending-evaluation"): "the request is accepted",
     ("pending-evaluation", "pending-fulfillment"): "there is capacity",
     ("pending-evaluation", "capacity-not-available"): "there is none",
-    ("pending-evaluation", "price-too-low"): "the highest price allowed is below the market's",
+    ("pending-evaluation", "price-too-low"): "the request's maximum price is below the market's",
     ("pending-evaluation", "bad-parameters"): "the parameters do not fit together",
     ("pending-evaluation", "system-error"): "EC2 fails",
     ("pending-evaluation", "canceled-before-fulfillment"): "the user cancels",
     ("pending-evaluation", "schedule-expired"): "ValidUntil passes",
-    ("capacity-not-available", "pending-fulfillment"): "capacity comes",
+    ("capacity-not-available", "pending-fulfillment"): "capacity becomes free",
     ("capacity-not-available", "price-too-low"): "the price rises while it waits",
     ("capacity-not-available", "canceled-before-fulfillment"): "the user cancels",
     ("capacity-not-available", "schedule-expired"): "ValidUntil passes",
@@ -45,23 +45,26 @@ REQUEST_MOVES: Mapping[tuple[str, str], str] = {
     ("price-too-low", "canceled-before-fulfillment"): "the user cancels",
     ("price-too-low", "schedule-expired"): "ValidUntil passes",
     ("pending-fulfillment", "fulfilled"): "the instance is launched",
-    ("pending-fulfillment", "canceled-before-fulfillment"): "the user cancels, but too late",
+    ("pending-fulfillment", "canceled-before-fulfillment"): "the user cancels too late",
     ("canceled-before-fulfillment", "request-canceled-and-instance-running"): (
-        "the launch that was in flight comes all the same"
+        "the launch was already in flight and completes"
     ),
     ("fulfilled", "request-canceled-and-instance-running"): "the user cancels",
     ("fulfilled", "instance-terminated-by-user"): "the instance has ended",
     ("fulfilled", "instance-terminated-no-capacity"): "interruption notice",
-    ("fulfilled", "marked-for-termination"): "interruption notice, its other form",
-    ("fulfilled", "instance-stopped-by-user"): "the guest shuts down, where that stops it",
-    ("marked-for-termination", "instance-terminated-no-capacity"): "the notice has run out",
+    ("fulfilled", "marked-for-termination"): "interruption notice, in its other form",
+    (
+        "fulfilled",
+        "instance-stopped-by-user",
+    ): "the guest shuts down, in the form where that stops it",
+    ("marked-for-termination", "instance-terminated-no-capacity"): "the notice period has ended",
     ("marked-for-termination", "instance-terminated-by-user"): "the user terminates first",
     ("marked-for-termination", "request-canceled-and-instance-running"): "the user cancels",
     ("request-canceled-and-instance-running", "instance-terminated-by-user"): (
         "the instance has ended"
     ),
     ("request-canceled-and-instance-running", "instance-terminated-no-capacity"): (
-        "it is taken back"
+        "the instance is interrupted"
     ),
     ("instance-stopped-by-user", "instance-terminated-by-user"): "the user terminates or cancels",
 }
@@ -69,9 +72,9 @@ REQUEST_MOVES: Mapping[tuple[str, str], str] = {
 INSTANCE_MOVES: Mapping[tuple[str, str], str] = {
     ("", "pending"): "launched",
     ("pending", "running"): "booted",
-    ("pending", "shutting-down"): "terminated while it boots",
+    ("pending", "shutting-down"): "terminated while booting",
     ("running", "shutting-down"): "terminated by the user, the guest or the market",
-    ("running", "stopping"): "the guest shuts down, where that stops it",
+    ("running", "stopping"): "the guest shuts down, in the form where that stops it",
     ("stopping", "stopped"): "it has stopped",
     ("stopping", "shutting-down"): "terminated by the user",
     ("stopped", "shutting-down"): "terminated by the user, or its request was cancelled",

@@ -1,8 +1,8 @@
-"""How a call travels: from an HTTP request to the world and back, in-process or behind a server.
+"""The way of a call: from an HTTP request to the world and back, in-process or behind a server.
 
-``attach`` answers a boto3 client in-process, without a socket; ``server`` puts the same
-``answer`` behind HTTP.  Every call is journaled, spends its latency on the world's clock, and
-passes the world's faults.  Whatever goes wrong inside is an error in AWS's own form.
+``attach`` answers a boto3 client in-process, without a socket; ``server`` offers the same
+``answer`` over HTTP.  Every call is recorded in ``world.calls``, spends its latency on the world's
+clock, and is subject to the world's faults.  Any error inside is answered in AWS's form.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from spotlib.sandbox.faults import Harm
 from spotlib.sandbox.protocol import (
     Answer,
     ApiError,
-    Asked,
+    ParsedCall,
     address,
     parse,
     protocol_of,
@@ -34,7 +34,7 @@ from spotlib.sandbox.world import Call, Fired, World
 
 
 def attach(world: World, client: Any) -> None:
-    """Let this boto3 client talk to the world and to nothing else."""
+    """Connect this boto3 client to the world, and to nothing else."""
     read_timeout_s = client.meta.config.read_timeout
 
     def before_send(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
@@ -62,101 +62,101 @@ def answer(
 ) -> Answer:
     """Answer one AWS request; header names are in lower case.
 
-    Raises botocore's connection errors where a fault says so.
+    Raises one of botocore's connection errors if a fault breaks the connection.
     """
-    call = _Call(world, read_timeout_s)
+    handler = _Handler(world, read_timeout_s)
     try:
         with world.lock:
-            return call.answer(url, headers, body)
+            return handler.answer(url, headers, body)
     finally:
-        world.clock.hold(call.harmed_s)  # outside the lock: other clients go on
+        world.clock.hold(handler.harmed_s)  # outside the lock: other clients continue
 
 
-class _Call:
-    """One call on its way through the world, and what befell it there."""
+class _Handler:
+    """Handles one call."""
 
     def __init__(self, world: World, read_timeout_s: float | None) -> None:
         self.world = world
         self.read_timeout_s = read_timeout_s
         self.number, self.began_s = 0, 0.0
         self.service, self.region = "ec2", ""
-        self.asked: Asked | None = None
+        self.call: ParsedCall | None = None
         self.code: str | None = None  # of the error it is answered with
-        self.harmed_s = 0.0  # what faults let it take
+        self.harmed_s = 0.0  # time spent by faults
 
     def answer(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         self.number, self.began_s = len(self.world.calls), self.world.now_s
         try:
-            reply = self._carry_out(url, headers, body)
+            reply = self._execute(url, headers, body)
         except BotoCoreError as error:
             self.code = type(error).__name__
             raise
-        except Exception as error:  # noqa: BLE001 (even a bug of ours is answered as AWS would)
+        except Exception as error:  # noqa: BLE001 (AWS too answers with an error of its own)
             refusal = error if isinstance(error, ApiError) else _internal(error)
             self.code = refusal.code
             request_id = _request_id(self.world, self.number)
             reply = write_error(protocol_of(self.service), refusal, request_id)
         finally:
-            self.world.calls.append(self._journaled())
+            self.world.calls.append(self._record())
             self._spend_latency(after=True)
-        return _stamped(self.world, reply)
+        return _dated(self.world, reply)
 
-    def _carry_out(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def _execute(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         world = self.world
         self.service, self.region = address(url, headers)
-        asked = parse(self.service, self.region, url, headers, body)
-        self._spend_latency(asked, after=False)
-        self.asked = asked = replace(
-            asked, at_s=world.now_s, number=self.number, read_timeout_s=self.read_timeout_s
+        call = parse(self.service, self.region, url, headers, body)
+        self._spend_latency(call, after=False)
+        self.call = call = replace(
+            call, at_s=world.now_s, number=self.number, read_timeout_s=self.read_timeout_s
         )
-        self._suffer(asked, executed=False)
-        api.authorize(world, asked)
+        self._apply_faults(call, executed=False)
+        api.authorize(world, call)
         result: dict[str, Any] = {}
-        if borrowed.answers(asked):
-            reply = borrowed.pass_on(asked, without_vpc=self.region in world.no_default_vpc)
+        if borrowed.answers(call):
+            reply = borrowed.pass_on(call, without_vpc=self.region in world.no_default_vpc)
         else:
-            result = api.execute(world, asked)
-            reply = write(asked, result, _request_id(world, self.number))
+            result = api.execute(world, call)
+            reply = write(call, result, _request_id(world, self.number))
         status, answer_headers, text = reply
-        if self._suffer(asked, executed=True):
+        if self._apply_faults(call, executed=True):
             self.code = "malformed"
             return status, answer_headers, text[: len(text) // 2]
-        api.note_seen(world, asked, result)
+        api.note_seen(world, call, result)
         return reply
 
-    def _suffer(self, asked: Asked, *, executed: bool) -> bool:
-        """Let the faults strike; whether the answer is garbled.  Raises what breaks the call."""
+    def _apply_faults(self, call: ParsedCall, *, executed: bool) -> bool:
+        """Apply the faults and return whether the answer is garbled; raise what ends the call."""
         garbled = False
         for fault in self.world.faults:
             try:
-                harm = fault(asked, executed)
+                harm = fault(call, executed)
             except (ApiError, BotoCoreError) as error:
                 harm = Harm(error)
             if harm is None:
                 continue
             name = getattr(fault, "kind", type(harm.error).__name__)
-            fired = Fired(asked.at_s, name, asked.action, asked.region, executed)
+            fired = Fired(call.at_s, name, call.action, call.region, executed)
             self.world.fired.append(fired)
             self.harmed_s += harm.spend_s
             self.world.clock.spend(harm.spend_s)
-            self.world.catch_up()
+            self.world.run_due()
             garbled |= harm.garbled
             if harm.error is not None:
                 raise harm.error
         return garbled
 
-    def _spend_latency(self, asked: Asked | None = None, *, after: bool) -> None:
-        """Spend the call's latency, a part before it takes effect and the rest after."""
-        asked, world = asked or self.asked, self.world
-        if asked is not None:
-            name = (world.seed, asked.region, self.number)
-            latency_s = world.market.latency_s(api.latency_kind(asked.action), *name)
+    def _spend_latency(self, call: ParsedCall | None = None, *, after: bool) -> None:
+        """Spend the call's latency: one part before it takes effect, the rest after."""
+        call, world = call or self.call, self.world
+        if call is not None:
+            name = (world.seed, call.region, self.number)
+            latency_s = world.market.latency_s(api.latency_kind(call.action), *name)
             share = float(uniforms(1, "before", *name)[0])
             world.clock.spend(latency_s * (1.0 - share if after else share))
-        world.catch_up()
+        world.run_due()
 
-    def _journaled(self) -> Call:
-        action = self.asked.action if self.asked else ""
+    def _record(self) -> Call:
+        action = self.call.action if self.call else ""
         mutating = action in api.MUTATING
         return Call(self.began_s, self.service, action, self.region, mutating, self.code)
 
@@ -169,8 +169,8 @@ def _internal(error: Exception) -> ApiError:
     return ApiError("InternalError", f"{type(error).__name__}: {error}", 500)
 
 
-def _stamped(world: World, reply: Answer) -> Answer:
-    """The answer with the world's date, and its time, which a client of a virtual clock needs."""
+def _dated(world: World, reply: Answer) -> Answer:
+    """Add the world's date, and its time, which a client of a virtual clock needs."""
     status, headers, body = reply
     now_s = world.now_s
     stamp = {

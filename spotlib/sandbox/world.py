@@ -1,15 +1,15 @@
-"""One pretend account in one market: its clock, what is due, what it holds, what is true.
+"""One pretend account in one market: its clock, its coming events, its records, its truth.
 
-``World`` owns the time and the records; what becomes of a request is ``course``'s, and who may
-ask for what, and how EC2 words it, is the API's (``wire`` and what it calls).
+``World`` owns the time and the records.  ``course`` decides what happens to a request; ``wire`` and
+the modules it calls decide who may call what, and the form of the answer.
 
-The truth is kept apart from what the API shows.  Of each request ``truth()`` tells
+The truth is kept apart from what the API shows.  For each request, ``truth()`` returns
 
 - ``happened_s``: when each event happened;
-- ``shown_s``: from when on a read that does not lag shows it (later only where new things are
-  unknown for a while: see ``reads``);
-- ``seen_s``: when an answer that arrived first showed each stage.  This is the moment a look's
-  bracket contains.
+- ``shown_s``: from when on a read that does not lag shows it (later than ``happened_s`` only while
+  a new request or instance is unknown: see ``reads``);
+- ``seen_s``: when a delivered answer first showed each stage.  The bracket of a client that polls
+  contains this moment.
 """
 
 from __future__ import annotations
@@ -33,46 +33,44 @@ __all__ = ["Call", "Fate", "Fired", "Forms", "Reads", "ScaledTime", "VirtualTime
 
 EPOCH = datetime(2024, 9, 1, tzinfo=UTC)  # where the default archive month ends
 
-_LIVE = ("pending", "running", "stopping", "stopped")  # a stopped one still has its volume
-_OF_INSTANCE = ("running", "ready", "shutting-down")  # events that its instance shows
+_LIVE = ("pending", "running", "stopping", "stopped")  # a stopped instance keeps its volume
+_OF_INSTANCE = ("running", "ready", "shutting-down")  # events shown by the instance
 
 
 @dataclass(frozen=True)
 class Call:
-    """One API call as the world saw it."""
+    """One API call, as the world recorded it."""
 
     at_s: float
     service: str
     action: str
     region: str
     mutating: bool
-    code: str | None  # the error it was answered with
+    code: str | None  # of the error it was answered with
 
 
 @dataclass(frozen=True)
 class Fired:
-    """One fault that struck, as the truth keeps it."""
+    """One fault that affected a call."""
 
     at_s: float
     fault: str
     action: str
     region: str
-    executed: bool  # whether the call took effect all the same
+    executed: bool  # whether the call took effect nevertheless
 
 
 class World:
-    """One pretend AWS account in one market.
+    """One pretend AWS account in one market; see also ``faults`` and ``company``.
 
-    ``seed`` names the draws of this run: ids, delays, chosen zones.  ``market`` is the market all
-    runs share, so that its archive describes it; give another to change it.  ``script`` decides
-    the fate of requests instead of the market (``None`` from it leaves one to the market).
-    ``quota_vcpus`` is the spot quota of every family group in every region.  ``denied`` holds
-    actions such as ``ec2:TerminateInstances`` the caller may not use.
-
-    On request it is hostile: ``reads`` mislead, ``throttled`` puts EC2's token buckets before
-    every call, ``forms`` chooses what AWS does where that is not known, regions can be
-    ``not_opted_in`` or have ``no_default_vpc``.  For faults see ``faults``, for company
-    ``company``.
+    ``seed`` determines the draws of this world: ids, delays, chosen zones.  ``market`` has its own
+    seed; by default it is the market that the default archive describes.  ``script`` returns the
+    fate of a request, or None to leave it to the market.  ``quota_vcpus`` is the spot quota of
+    each family group in each region.  ``denied`` are actions that the caller may not use, such as
+    ``ec2:TerminateInstances``.  ``reads`` says how inconsistent describe calls are, ``forms`` what
+    AWS does where that is not known, ``throttled`` whether EC2's token buckets limit the calls.
+    The account has not opted in to the regions ``not_opted_in``; the regions ``no_default_vpc``
+    have no default VPC.
     """
 
     def __init__(
@@ -110,16 +108,16 @@ class World:
         self.no_default_vpc = frozenset(no_default_vpc)
         self.calls: list[Call] = []
         self.faults: list[Callable[[Any, bool], Any]] = []  # see ``faults``
-        self.fired: list[Fired] = []  # the faults that struck
-        self.touched: list[tuple[float, str, str]] = []  # what a call did to a thing not ours
+        self.fired: list[Fired] = []  # the faults that affected a call
+        self.touched: list[tuple[float, str, str]] = []  # what calls did to things of other owners
         self.lock = threading.RLock()
         self.regions: dict[str, Region] = {}
         self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._events = 0  # so far; what is due at once happens in the order of its planning
-        self._requests: list[SpotRequest] = []  # all of ours there ever were, for the truth
+        self._events = 0  # scheduled so far; events due at one moment happen in this order
+        self._requests: list[SpotRequest] = []  # all the caller ever made, for the truth
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy of the world goes on by itself, and alike: all but the lock is copied."""
+        """All but the lock: a copied world continues independently, with the same future."""
         return {name: value for name, value in vars(self).items() if name != "lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -129,7 +127,7 @@ class World:
 
     @property
     def world_id(self) -> str:
-        """A short name of this world: the same settings give the same name."""
+        """A short id of this world: the same settings have the same id."""
         settings = [self.seed, self.market.seed, self.market.numbers, self.epoch.isoformat()]
         settings += [self.account_id, self.quota_vcpus, sorted(self.denied), self.spot_role]
         settings += [self.reads, self.forms, self.buckets is not None]
@@ -142,78 +140,78 @@ class World:
         return self.clock.now_s
 
     def utc(self, at_s: float | None = None) -> datetime:
-        """The world's date, now or at a moment of it."""
+        """The world's date and time, now or at a moment of it."""
         return self.epoch + timedelta(seconds=self.now_s if at_s is None else at_s)
 
     def posix(self, at_s: float) -> float:
-        """A moment of the world as the market counts it."""
+        """A moment of the world as POSIX seconds, which the market counts in."""
         return self.epoch.timestamp() + at_s
 
     def advance(self, seconds: float) -> float:
-        """Move a virtual clock on and let what is due happen; the new time."""
+        """Move a virtual clock forward and run the events then due; return the new time."""
         with self.lock:
             self.clock.advance(seconds)
-            self.catch_up()
+            self.run_due()
             return self.now_s
 
-    def at(self, at_s: float, happen: Callable[..., None], *to: Any) -> None:
-        """Let ``happen(world, *to, at_s)`` be called at a moment.
+    def schedule(self, at_s: float, event: Callable[..., None], *things: Any) -> None:
+        """Schedule the call ``event(world, *things, at_s)``.
 
-        No closures: a copied world goes on with events of its own.
+        ``event`` must not be a closure, or it would act on the original of a copied world.
         """
-        heapq.heappush(self._due, (at_s, self._events, happen, to))
+        heapq.heappush(self._due, (at_s, self._events, event, things))
         self._events += 1
 
-    def catch_up(self) -> None:
-        """Let everything happen that is due by now, in its order, each at its own moment."""
+    def run_due(self) -> None:
+        """Run all events due by now in order, each at its own moment."""
         now_s = self.now_s
         while self._due and self._due[0][0] <= now_s:
-            at_s, _, happen, to = heapq.heappop(self._due)
-            happen(self, *to, at_s)
+            at_s, _, event, things = heapq.heappop(self._due)
+            event(self, *things, at_s)
 
     # What the account holds.
 
     def region(self, name: str) -> Region:
         return self.regions.setdefault(name, Region())
 
-    def enter(self, request: SpotRequest) -> None:
-        """Let the account have a new request."""
+    def add(self, request: SpotRequest) -> None:
+        """Add a new request to the account."""
         if not request.on_demand:
             self.region(request.pool.region).add(request)
         if not request.owner:
             self._requests.append(request)
 
     def touch(self, thing: SpotRequest | Instance, action: str) -> None:
-        """Keep in mind that a call changed a thing; only those of others are remembered."""
+        """Record that a call changed a request or instance, if it has another owner."""
         request = thing.request if isinstance(thing, Instance) else thing
         if request.owner:
             name = thing.instance_id if isinstance(thing, Instance) else thing.request_id
             self.touched.append((self.now_s, action, name))
 
     def read_at_s(self, *, by_ids: bool) -> float:
-        """As of when an answer shows the account: now, unless reads lag."""
+        """The moment whose state an answer shows: now, unless reads lag."""
         return self.now_s - self.reads.lag_s(self.seed, len(self.calls), by_ids=by_ids)
 
     def vcpus_in_use(self, region: str, quota_group: str) -> int:
-        """vCPUs of open requests and live instances that count against a quota."""
+        """vCPUs of open requests and live instances of a family group."""
         return sum(
             request.vcpus
             for request in self.region(region).requests.values()
             if request.holds_quota and request.quota_group == quota_group
         )
 
-    # What tests and the researcher may know.
+    # The truth, for tests and researchers.
 
     def truth(self) -> list[dict[str, Any]]:
-        """Each request that ever was: what happened to it and when the API could show it."""
+        """All requests ever made: what happened to each and when the API could show it."""
         with self.lock:
-            self.catch_up()
+            self.run_due()
             return [self._truth(request) for request in self._requests]
 
     def leftovers(self) -> dict[str, list[str]]:
-        """Requests that can still launch and instances that still run: both must end up empty."""
+        """Requests that can still launch and instances that still live: both must become empty."""
         with self.lock:
-            self.catch_up()
+            self.run_due()
             requests = [r for r in self._requests if r.state == "open" or r.in_flight]
             instances = [r.instance for r in self._requests if r.instance]
             alive = [i.instance_id for i in instances if i.state in _LIVE]

@@ -13,14 +13,7 @@ import numpy as np
 import pandas as pd
 
 from spotlib.money import held_usd
-from spotlib.select.cov import (
-    PAIR,
-    SMALL_SIZES,
-    Form,
-    Missing,
-    is_of_size,
-    variation,
-)
+from spotlib.select.cov import PAIR, SMALL_SIZES, Form, Missing, is_of_size, variation
 from spotlib.select.evidence import FLAGGED_SHARE, evidence
 from spotlib.select.parameters import SelectParameters
 

@@ -13,7 +13,8 @@ from spotlib.figures import SIMULATED, banner_html
 from spotlib.sandbox.history import market_folder, write_archive
 from spotlib.sandbox.mark import market_of
 from spotlib.sandbox.numbers import CALM
-from spotlib.select.archive.counts import ArchiveError, days_held
+from spotlib.select.archive.counts import days_held
+from spotlib.select.archive.schema import ArchiveError
 from spotlib.select.parameters import SelectParameters
 from spotlib.workspace import workspace
 

@@ -5,12 +5,7 @@ import pandas as pd
 import pytest
 from studies import NANO, SMALL, Truth, record, simulate
 
-from spotlib.analyze.checks import (
-    effective_sample_size,
-    self_check,
-    stale_medians,
-    stale_orders,
-)
+from spotlib.analyze.checks import effective_sample_size, self_check, stale_medians, stale_orders
 from spotlib.analyze.launch_times import launch_times
 from spotlib.analyze.load import Comparable, load_comparable
 from spotlib.analyze.sentences import stale_sentences

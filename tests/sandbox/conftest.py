@@ -1,4 +1,4 @@
-"""A pretend account at hand: a world, clients attached to it, and the usual request."""
+"""A pretend account for the tests: a world, clients attached to it, and the usual request."""
 
 import base64
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def _client(service: str, region: str) -> Any:
 
 @dataclass
 class Account:
-    """A world and what a client of it does most."""
+    """A world and the most frequent calls of its clients."""
 
     world: World
     region: str = "us-east-1"
@@ -53,7 +53,7 @@ class Account:
         return self.images[architecture]
 
     def asked(self, count: int = 1, launch: dict[str, Any] | None = None, **more: Any) -> Any:
-        """The parameters of the usual request, changed as told."""
+        """The parameters of the usual request, with changes."""
         usual = {"ImageId": self.image(), "InstanceType": "t4g.nano"}
         return {"InstanceCount": count, "LaunchSpecification": {**usual, **(launch or {})}, **more}
 
@@ -82,10 +82,10 @@ class Account:
         return list(self.ec2.describe_instance_status()["InstanceStatuses"])
 
     def until(self, shown: Callable[[], bool], *, within_s: float = 900.0) -> None:
-        """Move on second by second until something shows."""
+        """Advance second by second until ``shown`` is true."""
         deadline_s = self.world.now_s + within_s
         while not shown():
-            assert self.world.now_s < deadline_s, "it never showed"
+            assert self.world.now_s < deadline_s, "never shown"
             self.world.advance(1.0)
 
 

@@ -1,4 +1,4 @@
-"""Whatever the fates and whenever one looks, the API shows exactly what the truth tells."""
+"""For any fates and at any time of a poll, the API shows exactly the stages in the truth."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,11 +29,11 @@ fates = st.builds(
     shutdown_s=delays,
     fails=st.sampled_from([None, None, None, "bad-parameters"]),
 )
-deeds = st.sampled_from(["look", "look", "look", "cancel", "terminate"])
+deeds = st.sampled_from(["poll", "poll", "poll", "cancel", "terminate"])
 
 
 def requested(some, valid_until_s=None):
-    """A world with one request for each of these fates."""
+    """A world with one request per fate."""
     world = World(script=lambda request: some[request.index])
     course.request(
         world,
@@ -68,8 +68,8 @@ def shown(world):
     }
 
 
-def told(world):
-    """The same by the truth's moments alone."""
+def true(world):
+    """Request id -> the stages that the truth has now."""
     stages = {}
     for request in world.truth():
         moments = request["shown_s"]
@@ -99,12 +99,12 @@ def do(world, deed):
     st.lists(st.tuples(st.floats(0.0, 60.0), deeds), min_size=1, max_size=15),
     st.none() | st.floats(1.0, 200.0),
 )
-def test_a_look_shows_what_the_truth_tells(some, steps, valid_s):
+def test_a_poll_shows_what_the_truth_has(some, steps, valid_s):
     world = requested(some, valid_until_s=valid_s)
     for seconds, deed in steps:
         world.advance(seconds)
         do(world, deed)
-        assert shown(world) == told(world)
+        assert shown(world) == true(world)
 
 
 @settings(deadline=None, max_examples=50)

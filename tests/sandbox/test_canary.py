@@ -1,4 +1,4 @@
-"""Fails with one clear sentence when moto changes under the sandbox."""
+"""Fails with one clear sentence if moto changes a part that the sandbox uses."""
 
 import inspect
 import subprocess
@@ -11,15 +11,15 @@ import pytest
 from spotlib.sandbox import catalogue
 
 SENTENCE = (
-    f"moto {moto.__version__} changed a private part the sandbox stands on: {{}}. "
-    "Pin the version before, or adapt the module named."
+    f"moto {moto.__version__} changed a private part that the sandbox uses: {{}}. "
+    "Pin the version before, or adapt the named module."
 )
 
 
 def check(part, test):
     try:
         good = test()
-    except Exception as error:  # noqa: BLE001 (whatever it is, the sentence says where)
+    except Exception as error:  # noqa: BLE001 (the sentence says where, for any error)
         pytest.fail(SENTENCE.format(f"{part} ({error!r})"))
     assert good, SENTENCE.format(part)
 
@@ -78,13 +78,13 @@ def test_the_packaged_data_are_still_there():
     check("the files under moto/ec2/resources (spotlib/sandbox/catalogue.py)", known)
 
 
-def test_a_part_that_is_gone_is_told_in_one_sentence_before_anything_else_fails():
-    """Without it nothing of the sandbox can be imported, this file's neighbours included."""
+def test_a_missing_part_is_reported_in_one_sentence_before_anything_else_fails():
+    """Without it no module of the sandbox can be imported."""
     program = "import moto.core.parse as p; del p.PROTOCOL_PARSERS; import spotlib.sandbox.wire"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     *_, last = done.stderr.strip().splitlines()
-    assert last.startswith("ImportError: moto changed a private part the sandbox stands on (cannot")
+    assert last.startswith("ImportError: moto changed a private part that the sandbox uses (cannot")
     assert "install 'moto>=5.2,<5.3', or adapt spotlib/sandbox/protocol.py" in last
 
 
@@ -96,7 +96,7 @@ def test_a_part_that_is_gone_is_told_in_one_sentence_before_anything_else_fails(
         ("spotlib.sandbox.catalogue.offered", "packaged_data"),
     ],
 )
-def test_the_canary_falls_with_one_sentence_when_a_part_is_changed(monkeypatch, part, canary):
+def test_the_canary_fails_with_one_sentence_if_a_part_changed(monkeypatch, part, canary):
     def changed(*_):
         raise TypeError("another signature")
 

@@ -1,6 +1,6 @@
 """What EC2 answers, call by call; every expectation names its source.
 
-In-process and over HTTP alike.  Sources: ``model`` is botocore's EC2 service model (its text,
+Each is checked in-process and over HTTP.  Sources: ``model`` is botocore's EC2 model (its text,
 shapes and waiters), ``guide`` the EC2 user guide, ``developer guide`` its pages on errors,
 throttling, idempotency and eventual consistency, and public reports by repository and number.
 """
@@ -36,7 +36,7 @@ QUICK = Fate(evaluate_s=0.5, in_flight_s=1.0, boot_s=5.0, ok_s=60.0)
 
 @dataclass
 class Client:
-    """A boto3 client of a world, and what the expectations do with it."""
+    """The boto3 clients of a world, and the calls that the expectations share."""
 
     world: World
     client: Callable[..., Any]
@@ -51,12 +51,12 @@ class Client:
         return {"InstanceCount": count, "LaunchSpecification": launch, **more}
 
     def request(self, count: int = 1, **more: Any) -> list[str]:
-        told = self.ec2.request_spot_instances(**self.asked(count, **more))
-        return [each["SpotInstanceRequestId"] for each in told["SpotInstanceRequests"]]
+        answer = self.ec2.request_spot_instances(**self.asked(count, **more))
+        return [each["SpotInstanceRequestId"] for each in answer["SpotInstanceRequests"]]
 
     def shown(self, ids: list[str]) -> list[dict[str, Any]]:
-        told = self.ec2.describe_spot_instance_requests(SpotInstanceRequestIds=ids)
-        return list(told["SpotInstanceRequests"])
+        answer = self.ec2.describe_spot_instance_requests(SpotInstanceRequestIds=ids)
+        return list(answer["SpotInstanceRequests"])
 
     def launched(self, count: int = 1) -> tuple[list[str], list[str]]:
         """Ids of running requests and of their instances."""
@@ -78,7 +78,7 @@ def _served(world: World) -> str:
 
 
 @pytest.fixture(params=["in-process", "over HTTP"])
-def told(request: pytest.FixtureRequest) -> Client:
+def on(request: pytest.FixtureRequest) -> Client:
     world = World(script=lambda _: QUICK)
     url = _served(world) if request.param == "over HTTP" else None
 
@@ -116,8 +116,8 @@ def a_request_for_each_instance(on: Client) -> bool:
 
 @expected("RequestSpotInstances", "guide, spot-request-status: open, pending-evaluation at first")
 def pending_evaluation_first(on: Client) -> bool:
-    [told] = on.ec2.request_spot_instances(**on.asked())["SpotInstanceRequests"]
-    return (told["State"], told["Status"]["Code"]) == ("open", "pending-evaluation")
+    [shown] = on.ec2.request_spot_instances(**on.asked())["SpotInstanceRequests"]
+    return (shown["State"], shown["Status"]["Code"]) == ("open", "pending-evaluation")
 
 
 @expected("RequestSpotInstances", "developer guide, errors: RequestResourceCountExceeded over 3000")
@@ -154,8 +154,8 @@ def user_data_is_base64(on: Client) -> bool:
 
 @expected("RequestSpotInstances", "model: ValidUntil is 7 days after the request by default")
 def seven_days(on: Client) -> bool:
-    [told] = on.shown(on.request())
-    return told["ValidUntil"] - told["CreateTime"] == timedelta(days=7)
+    [shown] = on.shown(on.request())
+    return shown["ValidUntil"] - shown["CreateTime"] == timedelta(days=7)
 
 
 @expected("RequestSpotInstances", "model: a request that passes its ValidUntil is cancelled")
@@ -163,8 +163,8 @@ def it_expires(on: Client) -> bool:
     on.world.script = lambda _: Fate(held_s=None)
     ids = on.request(ValidUntil=on.world.utc() + timedelta(seconds=60))
     on.world.advance(70.0)
-    [told] = on.shown(ids)
-    return (told["State"], told["Status"]["Code"]) == ("cancelled", "schedule-expired")
+    [shown] = on.shown(ids)
+    return (shown["State"], shown["Status"]["Code"]) == ("cancelled", "schedule-expired")
 
 
 @expected("RequestSpotInstances", "harmony-ops 285: one-time only terminates")
@@ -187,15 +187,15 @@ def quota(on: Client) -> bool:
 
 @expected("DescribeSpotInstanceRequests", "guide: active and fulfilled once launched")
 def fulfilled(on: Client) -> bool:
-    [told] = on.shown(on.launched()[0])
-    zone = told["LaunchedAvailabilityZone"].startswith("us-east-1")
-    return zone and (told["State"], told["Status"]["Code"]) == ("active", "fulfilled")
+    [shown] = on.shown(on.launched()[0])
+    zone = shown["LaunchedAvailabilityZone"].startswith("us-east-1")
+    return zone and (shown["State"], shown["Status"]["Code"]) == ("active", "fulfilled")
 
 
 @expected("DescribeSpotInstanceRequests", "ansible-collections, terraform samples: whole seconds")
 def whole_seconds(on: Client) -> bool:
-    [told] = on.shown(on.launched()[0])
-    return told["CreateTime"].microsecond == told["Status"]["UpdateTime"].microsecond == 0
+    [shown] = on.shown(on.launched()[0])
+    return shown["CreateTime"].microsecond == shown["Status"]["UpdateTime"].microsecond == 0
 
 
 @expected("DescribeSpotInstanceRequests", "aws-sdk-ruby 1559: NotFound for an unknown id")
@@ -209,8 +209,8 @@ def unknown_request(on: Client) -> bool:
 def filters_answer_none(on: Client) -> bool:
     def found(name: str, value: str) -> int:
         filters = [{"Name": name, "Values": [value]}]
-        told = on.ec2.describe_spot_instance_requests(Filters=filters)
-        return len(told["SpotInstanceRequests"])
+        shown = on.ec2.describe_spot_instance_requests(Filters=filters)
+        return len(shown["SpotInstanceRequests"])
 
     on.request(2, TagSpecifications=TAGS)
     names = ("tag:batch", "tag:batch", "spot-instance-request-id")
@@ -232,10 +232,10 @@ def kept_four_hours(on: Client) -> bool:
 def cancelling_does_not_terminate(on: Client) -> bool:
     ids, instances = on.launched()
     on.ec2.cancel_spot_instance_requests(SpotInstanceRequestIds=ids)
-    [told] = on.shown(ids)
+    [shown] = on.shown(ids)
     [there] = on.ec2.describe_instances(InstanceIds=instances)["Reservations"]
     running = there["Instances"][0]["State"] == {"Code": 16, "Name": "running"}
-    return running and told["Status"]["Code"] == "request-canceled-and-instance-running"
+    return running and shown["Status"]["Code"] == "request-canceled-and-instance-running"
 
 
 @expected("CancelSpotInstanceRequests", "developer guide, errors: MissingParameter with no id")
@@ -272,18 +272,18 @@ def closed_by_user(on: Client) -> bool:
     ids, instances = on.launched()
     on.ec2.terminate_instances(InstanceIds=instances)
     on.world.advance(60.0)
-    [told] = on.shown(ids)
-    return (told["State"], told["Status"]["Code"]) == ("closed", "instance-terminated-by-user")
+    [shown] = on.shown(ids)
+    return (shown["State"], shown["Status"]["Code"]) == ("closed", "instance-terminated-by-user")
 
 
 @expected("DescribeInstances", "model: InstanceLifecycle, SpotInstanceRequestId, LaunchTime")
 def a_spot_instance(on: Client) -> bool:
     ids, instances = on.launched()
     [there] = on.ec2.describe_instances(InstanceIds=instances)["Reservations"]
-    [told] = there["Instances"]
-    attached = told["NetworkInterfaces"][0]["Attachment"]["AttachTime"]
-    names = (told["InstanceLifecycle"], told["SpotInstanceRequestId"])
-    return names == ("spot", ids[0]) and attached == told["LaunchTime"]
+    [shown] = there["Instances"]
+    attached = shown["NetworkInterfaces"][0]["Attachment"]["AttachTime"]
+    names = (shown["InstanceLifecycle"], shown["SpotInstanceRequestId"])
+    return names == ("spot", ids[0]) and attached == shown["LaunchTime"]
 
 
 @expected("DescribeInstances", "guide: instances do not take the tags of their request")
@@ -327,14 +327,14 @@ def only_running(on: Client) -> bool:
 @expected("DescribeInstanceStatus", "model, guide: initializing, then ok and passed")
 def checks_pass(on: Client) -> bool:
     on.launched()
-    told = []
+    shown = []
     for _ in range(2):
         [item] = on.ec2.describe_instance_status()["InstanceStatuses"]
         detail = item["InstanceStatus"]["Details"][0]
-        told.append((item["SystemStatus"]["Status"], detail["Name"], detail["Status"]))
+        shown.append((item["SystemStatus"]["Status"], detail["Name"], detail["Status"]))
         on.world.advance(60.0)
     first, second = ("initializing", "initializing"), ("ok", "passed")
-    return told == [(s, "reachability", d) for s, d in (first, second)]
+    return shown == [(s, "reachability", d) for s, d in (first, second)]
 
 
 @expected("DescribeInstanceStatus", "model: at most 100 ids")
@@ -343,7 +343,7 @@ def at_most_100_ids(on: Client) -> bool:
     return on.code_of("describe_instance_status", InstanceIds=ids) == "InvalidParameterValue"
 
 
-@expected("DescribeSpotPriceHistory", "model: start = end = now gives the price in force")
+@expected("DescribeSpotPriceHistory", "model: start = end = now returns the price in force")
 def price_now(on: Client) -> bool:
     now = on.world.utc()
     rows = on.ec2.describe_spot_price_history(
@@ -355,16 +355,16 @@ def price_now(on: Client) -> bool:
 
 @expected("GetSpotPlacementScores", "model: ten at most, scores of 1 to 10")
 def ten_scores(on: Client) -> bool:
-    told = on.ec2.get_spot_placement_scores(InstanceTypes=["t4g.nano"], TargetCapacity=5)
-    rows = told["SpotPlacementScores"]
+    shown = on.ec2.get_spot_placement_scores(InstanceTypes=["t4g.nano"], TargetCapacity=5)
+    rows = shown["SpotPlacementScores"]
     return len(rows) == 10 and all(1 <= row["Score"] <= 10 for row in rows)
 
 
 @expected("DescribeInstanceTypes", "model: types, with what is sold as spot")
 def types(on: Client) -> bool:
-    [told] = on.ec2.describe_instance_types(InstanceTypes=["t4g.nano"])["InstanceTypes"]
-    spot = "spot" in told["SupportedUsageClasses"]
-    return spot and told["ProcessorInfo"]["SupportedArchitectures"] == ["arm64"]
+    [shown] = on.ec2.describe_instance_types(InstanceTypes=["t4g.nano"])["InstanceTypes"]
+    spot = "spot" in shown["SupportedUsageClasses"]
+    return spot and shown["ProcessorInfo"]["SupportedArchitectures"] == ["arm64"]
 
 
 @expected("DescribeRegions", "model: OptInStatus of each")
@@ -384,8 +384,8 @@ def not_opted_in(on: Client) -> bool:
 @pytest.mark.parametrize(
     "check", [pytest.param(c, id=f"{call}-{c.__name__}") for call, _, c in EXPECTATIONS]
 )
-def test_it_answers_as_ec2_is_said_to(told, check):
-    assert check(told)
+def test_it_answers_as_documented_for_ec2(on, check):
+    assert check(on)
 
 
 def test_every_expectation_names_its_source():
@@ -397,13 +397,13 @@ def test_every_expectation_names_its_source():
 
 
 @pytest.fixture
-def patient(told, monkeypatch):
-    """Between two looks of a waiter fifteen seconds of the world pass, and none of ours."""
-    monkeypatch.setattr("botocore.waiter.time", SimpleNamespace(sleep=told.world.advance))
-    return told
+def patient(on, monkeypatch):
+    """Between two polls of a waiter, 15 s pass in the world and none in reality."""
+    monkeypatch.setattr("botocore.waiter.time", SimpleNamespace(sleep=on.world.advance))
+    return on
 
 
-def test_botocores_waiters_come_to_their_ends(patient):
+def test_botocores_waiters_end(patient):
     ids = patient.request(2)
     wait = patient.ec2.get_waiter
     wait("spot_instance_request_fulfilled").wait(SpotInstanceRequestIds=ids)
@@ -433,10 +433,10 @@ def test_the_waiter_for_a_request_that_fails_says_so(patient):
         ("describe_spot_price_history", "SpotPriceHistory"),
     ],
 )
-def test_botocores_paginators_find_everything_once(told, name, key):
-    told.launched(12)
+def test_botocores_paginators_find_everything_once(on, name, key):
+    on.launched(12)
     given = {"InstanceTypes": ["t4g.nano"]} if "price" in name else {}
-    pages = told.ec2.get_paginator(name).paginate(**given, PaginationConfig={"PageSize": 5})
+    pages = on.ec2.get_paginator(name).paginate(**given, PaginationConfig={"PageSize": 5})
     sizes, items = [], []
     for page in pages:
         sizes.append(len(page[key]))
@@ -476,14 +476,14 @@ def test_nonsense_never_gets_a_page_or_a_500(service, kind, body):
     assert b"<html" not in text.lower()
 
 
-# The AWS CLI, which no one here wrote.
+# The AWS CLI, an independent client.
 
 CLI = Path(sys.executable).with_name("aws")
 
 
 @pytest.fixture
 def aws():
-    """The CLI against ``python -m spotlib sandbox``; gives JSON."""
+    """The CLI against ``python -m spotlib sandbox``; returns JSON."""
     if not CLI.exists():
         pytest.skip("the AWS CLI is not installed beside this Python: pip install awscli")
     command = [sys.executable, "-m", "spotlib", "sandbox", "--json", "--virtual", "--seed", "3"]
@@ -492,8 +492,8 @@ def aws():
     names = {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1", "AWS_PAGER": ""}
     keys = {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox"}
 
-    def run(*words: str, text: bool = False) -> Any:
-        given = [str(CLI), *words, *(("--output", "text") if text else ("--output", "json"))]
+    def run(*arguments: str, text: bool = False) -> Any:
+        given = [str(CLI), *arguments, *(("--output", "text") if text else ("--output", "json"))]
         environment = {**os.environ, **names, **keys}
         done = subprocess.run(
             given, capture_output=True, text=True, env=environment, timeout=120, check=False
@@ -511,12 +511,12 @@ def aws():
     process.communicate()
 
 
-def test_the_aws_cli_requests_looks_waits_cancels_and_terminates(aws):
+def test_the_aws_cli_requests_polls_waits_cancels_and_terminates(aws):
     image = aws("ssm", "get-parameter", "--name", IMAGE, "--query", "Parameter.Value", text=True)
     launch = f"ImageId={image},InstanceType=t4g.nano"
     asked = ("--instance-count", "6", "--launch-specification", launch)
-    told = aws("ec2", "request-spot-instances", *asked)
-    ids = [each["SpotInstanceRequestId"] for each in told["SpotInstanceRequests"]]
+    shown = aws("ec2", "request-spot-instances", *asked)
+    ids = [each["SpotInstanceRequestId"] for each in shown["SpotInstanceRequests"]]
     aws.advance(420)
     aws("ec2", "wait", "spot-instance-request-fulfilled", "--spot-instance-request-ids", *ids)
     query = "SpotInstanceRequests[].InstanceId"

@@ -1,4 +1,4 @@
-"""The page about the sandbox keeps step with its tables."""
+"""The page about the sandbox has the tables of the code."""
 
 from pathlib import Path
 
@@ -21,6 +21,6 @@ def test_the_page_has_every_fault():
         assert row in PAGE
 
 
-def test_the_page_has_one_sentence_a_line():
+def test_the_page_has_one_sentence_per_line():
     prose = [line for line in PAGE.splitlines() if line and line[0] not in "|-`#p"]
     assert not [line for line in prose if ". " in line.replace("e.g. ", "")]

@@ -1,4 +1,4 @@
-"""Faults: which calls each strikes, what it does to them, and how it is ordered and recorded."""
+"""Faults: which calls each affects, what it does to them, how it is ordered and recorded."""
 
 import json
 from types import SimpleNamespace
@@ -45,12 +45,12 @@ def test_each_kind_does_what_its_table_says(account, kind):
     assert len(account.world.truth()) == (2 if executed else 0)
     [fired] = account.world.fired
     assert (fired.fault, fired.action, fired.executed) == (kind, "RequestSpotInstances", executed)
-    account.ec2.describe_instances()  # another action is not struck
+    account.ec2.describe_instances()  # another action is not affected
     assert len(account.world.fired) == 1
 
 
-def struck(fault, calls):
-    """Numbers of the calls that a fault strikes; each call is (action, region, at)."""
+def affected(fault, calls):
+    """Numbers of the calls that a fault affects; each call is (action, region, at)."""
     return [
         number
         for number, (action, region, at_s) in enumerate(calls, 1)
@@ -85,15 +85,15 @@ CALLS = [("A", "r1", 0.0), ("B", "r1", 1.0), ("A", "r2", 2.0), ("A", "r1", 3.0),
     ],
 )
 @pytest.mark.parametrize("kind", ["throttled", "lose_answer"])
-def test_a_fault_strikes_by_action_region_number_time(kind, which, numbers):
-    assert struck(Fault(kind=kind, **which), CALLS) == numbers
+def test_a_fault_affects_calls_by_action_region_number_and_time(kind, which, numbers):
+    assert affected(Fault(kind=kind, **which), CALLS) == numbers
 
 
-def test_a_rate_strikes_that_share_of_calls_and_the_same_ones_again():
+def test_a_rate_affects_that_share_of_calls_and_always_the_same_ones():
     calls = [("A", "r", float(i)) for i in range(4000)]
-    first = struck(Fault(kind="throttled", rate=0.1, seed=7), calls)
-    assert struck(Fault(kind="throttled", rate=0.1, seed=7), calls) == first
-    assert struck(Fault(kind="throttled", rate=0.1, seed=8), calls) != first
+    first = affected(Fault(kind="throttled", rate=0.1, seed=7), calls)
+    assert affected(Fault(kind="throttled", rate=0.1, seed=7), calls) == first
+    assert affected(Fault(kind="throttled", rate=0.1, seed=8), calls) != first
     assert 330 < len(first) < 470  # 400 +- 3.7 standard deviations
 
 
@@ -107,7 +107,7 @@ def test_a_black_hole_spends_the_clients_read_timeout_on_the_worlds_clock(accoun
     assert 60 < spent_s < 62
 
 
-def test_a_slow_answer_comes_later_and_past_the_timeout_not_at_all(account):
+def test_a_slow_answer_is_late_and_after_the_timeout_it_is_lost(account):
     account.world.faults.append(Fault(kind="slow", nth=1, seconds=30.0))
     assert account.ec2.describe_instances()["Reservations"] == []
     assert 30 < account.world.now_s < 32
@@ -141,7 +141,7 @@ def test_expired_credentials_are_refused_until_they_are_renewed(account):
     assert renewed.describe_instances()["Reservations"] == []
 
 
-def test_what_struck_is_in_the_truth_with_its_moment(account):
+def test_a_fault_that_affected_a_call_is_recorded_with_its_moment(account):
     account.world.faults.append(faults.fail("DescribeInstances", code="Unavailable"))
     with pytest.raises(ClientError):
         account.ec2.describe_instances()
@@ -170,7 +170,7 @@ def test_what_struck_is_in_the_truth_with_its_moment(account):
         ("dns:from_s=60,to_s=120", Fault(kind="dns", from_s=60.0, to_s=120.0)),
     ],
 )
-def test_a_fault_can_be_ordered_in_a_word(text, fault):
+def test_a_fault_can_be_ordered_as_text(text, fault):
     assert faults.parse(text) == fault
 
 
@@ -178,13 +178,13 @@ def test_a_fault_can_be_ordered_in_a_word(text, fault):
     ("text", "sentence"),
     [
         ("gremlins", "fault must be one of fail, throttled"),
-        ("slow:colour=1", "not colour"),
+        ("slow:colour=1", "got colour"),
         ("slow:rate=2", "need 0 <= rate <= 1"),
         ("slow:nth=0", "nth >= 1"),
         ("slow:from_s=2,to_s=1", "need from_s <= to_s"),
     ],
 )
-def test_a_fault_that_could_not_be_is_refused_in_one_sentence(text, sentence):
+def test_an_invalid_fault_is_refused_in_one_sentence(text, sentence):
     with pytest.raises(ValueError, match=sentence):
         faults.parse(text)
 

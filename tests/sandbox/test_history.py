@@ -1,4 +1,4 @@
-"""The archive: SpotLake's form to the letter, its dirt, and the market the endpoint launches in."""
+"""The archive: SpotLake's exact form, its defects, and the market of the endpoint."""
 
 import argparse
 import gzip
@@ -37,13 +37,13 @@ def snapshots(folder):
 
 
 @pytest.fixture
-def dirty(monkeypatch):
-    """A market whose archive has plenty of every dirt."""
-    soiled = replace(
+def defective(monkeypatch):
+    """A market whose archive has many defects of every kind."""
+    numbers = replace(
         Numbers(), gap_share=0.05, glitch_per_day=3, duplicate_per_day=9, absent_share=0.3
     )
-    monkeypatch.setitem(PROFILES, "dirty", soiled)
-    return "dirty"
+    monkeypatch.setitem(PROFILES, "defective", numbers)
+    return "defective"
 
 
 def test_a_day_has_the_tree_the_header_and_the_lines_of_spotlake(tmp_path):
@@ -88,7 +88,7 @@ def test_it_shows_what_the_endpoint_would_have_shown(tmp_path):
         assert row["Savings"] == int(100 - 100 * row["SpotPrice"] / row["OndemandPrice"])
 
 
-def test_the_interruption_score_is_one_a_region(tmp_path):
+def test_the_interruption_score_is_one_per_region(tmp_path):
     write_archive(tmp_path, days=[1], **ONE)
     frame = pl.concat(snapshots(tmp_path).values())
     by_zone = frame.group_by("Time", "InstanceType").agg(pl.col("IF").n_unique())
@@ -107,8 +107,8 @@ def test_types_the_advisor_does_not_list_read_minus_one_throughout(tmp_path):
     assert frame.filter(pl.col("InstanceType") == "c5.large")["IF"].min() > 0
 
 
-def test_the_dirt_of_the_real_archive_is_there(tmp_path, dirty):
-    done = write_archive(tmp_path, days=[1, 2], market=dirty, **ONE)
+def test_the_defects_of_the_real_archive_are_there(tmp_path, defective):
+    done = write_archive(tmp_path, days=[1, 2], market=defective, **ONE)
     frames = snapshots(tmp_path)
     assert 5 <= done.missing <= 40
     assert len(frames) == 288 - done.missing
@@ -129,7 +129,7 @@ def test_rows_are_doubled_exactly_in_a_few_snapshots(tmp_path, monkeypatch):
     assert all(frame.unique().height < frame.height for frame in doubled)
 
 
-def test_some_pools_are_gone_for_a_part_of_the_month(tmp_path, monkeypatch):
+def test_some_pools_are_absent_for_a_part_of_the_month(tmp_path, monkeypatch):
     monkeypatch.setitem(PROFILES, "thin", replace(Numbers(), absent_share=0.5))
     done = write_archive(tmp_path, days=range(1, 29, 3), market="thin", **ONE)
     seen = pl.concat(snapshots(tmp_path).values()).group_by("InstanceType", "AZ").len()["len"]
@@ -151,7 +151,7 @@ def test_a_month_misses_about_as_many_snapshots_as_the_real_one():
     assert 1 <= len(missing) <= 25
 
 
-def test_the_command_writes_where_it_is_told_and_says_it_is_simulated(tmp_path, capsys):
+def test_the_command_writes_to_the_folder_and_says_it_is_simulated(tmp_path, capsys):
     parser = argparse.ArgumentParser()
     history.add_arguments(parser)
     options = ["--folder", str(tmp_path / "x"), "--days", "1", "--regions", "sa-east-1"]
@@ -190,14 +190,14 @@ def test_each_market_has_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
     assert "(simulated, market tight/7: nothing" in capsys.readouterr().out
 
 
-def test_a_market_that_does_not_exist_is_told_with_those_that_do(tmp_path):
+def test_an_unknown_market_is_refused_with_the_names_of_those_that_exist(tmp_path):
     for name in ("wild", "tight/", "tight/seven", "/7"):
         with pytest.raises(ValueError, match="market must be one of calm, outage, tight, or one"):
             write_archive(tmp_path / "x", market=name)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_archive_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_an_error_leaves_no_part_of_an_archive(tmp_path, monkeypatch):
     monkeypatch.setattr(history, "_write", lambda *_: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
@@ -206,17 +206,17 @@ def test_an_archive_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_lies_there_is_never_overwritten(tmp_path):
+def test_an_archive_never_overwrites_files(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
 
-    with pytest.raises(ValueError, match="holds something already: remove it, or name another"):
+    with pytest.raises(ValueError, match="is not empty: remove it, or name another"):
         write_archive(tmp_path, days=[1], **ONE)
 
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 class TestMark:
-    def test_it_goes_with_the_archive_wherever_it_is_moved_or_zipped(self, tmp_path):
+    def test_it_stays_with_an_archive_that_is_moved_or_zipped(self, tmp_path):
         write_archive(tmp_path / "a", days=[1], market="tight", **ONE)
         moved = (tmp_path / "a").rename(tmp_path / "real")
         packed = Path(shutil.make_archive(str(tmp_path / "aws-2024-08"), "zip", moved))

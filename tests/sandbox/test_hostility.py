@@ -1,4 +1,4 @@
-"""What misleads on request: unknown ids, answers that lag, pages, buckets, company, open points."""
+"""Unknown ids, stale answers, pages, buckets, other users of the account, open points."""
 
 from dataclasses import fields
 
@@ -38,11 +38,11 @@ def test_a_new_request_is_not_found_by_id_and_missing_by_filter_for_a_while(make
     ):
         code = code_of(call, SpotInstanceRequestIds=ids)
         assert code == "InvalidSpotInstanceRequestID.NotFound"
-    [told] = account.world.truth()
-    assert told["shown_s"]["accepted"] > told["happened_s"]["accepted"] + 1
+    [true] = account.world.truth()
+    assert true["shown_s"]["accepted"] > true["happened_s"]["accepted"] + 1
 
     account.until(lambda: by_filter(account, ids) == ids)
-    assert abs(account.world.now_s - told["shown_s"]["accepted"]) < 3
+    assert abs(account.world.now_s - true["shown_s"]["accepted"]) < 3
     account.world.advance(60.0)
     assert len(account.requests(ids)) == 1
 
@@ -61,7 +61,7 @@ def test_a_new_instance_is_not_found_by_id_and_cannot_be_terminated_yet(make_acc
     account.ec2.terminate_instances(InstanceIds=[instance])
 
 
-def test_answers_lag_by_no_more_than_told_and_may_go_back(make_account):
+def test_answers_lag_by_no_more_than_the_setting_and_may_go_back(make_account):
     reads = Reads(id_lag_s=5.0, filter_lag_s=20.0, lag_share=0.5)
     account = make_account(reads=reads, script=lambda _: Fate(boot_s=15.0))
     ids = account.request(1)
@@ -101,7 +101,7 @@ def test_what_lost_answers_showed_was_not_seen(make_account):
     assert account.world.truth()[0]["seen_s"] == {}
 
 
-def test_pages_are_small_or_empty_and_still_come_to_an_end(make_account):
+def test_pages_are_small_or_empty_and_still_end(make_account):
     account = make_account(reads=Reads(page_most=2, empty_share=0.5), script=lambda _: QUICK)
     ids = account.request(9)
     pages = account.ec2.get_paginator("describe_spot_instance_requests").paginate()
@@ -112,10 +112,10 @@ def test_pages_are_small_or_empty_and_still_come_to_an_end(make_account):
     assert seen == ids
     assert max(sizes) == 2
     assert 0 in sizes
-    assert len(account.requests(ids)) == 9  # by id everything comes at once
+    assert len(account.requests(ids)) == 9  # by id all are on one page
 
 
-def test_a_bucket_holds_its_calls_and_refills_by_the_second():
+def test_a_bucket_has_its_size_and_refills_with_time():
     buckets = Buckets()
     narrowed = {"MaxResults": 1000}
     taken = [buckets.take("r", "DescribeInstances", narrowed, 0.0) for _ in range(101)]
@@ -160,7 +160,7 @@ def test_over_its_limit_a_call_is_refused_with_503_and_virtual_time_refills(make
     account.ec2.describe_instances()
 
 
-def test_company_is_shown_by_wide_questions_and_not_by_ours(make_account):
+def test_neighbours_are_shown_by_wide_questions_and_not_by_ours(make_account):
     account = make_account(script=lambda _: QUICK)
     strangers = move_in(account.world, crowd(["us-east-1"], tags={"batch": "other"}))
     ids = account.request(1)
@@ -176,7 +176,7 @@ def test_company_is_shown_by_wide_questions_and_not_by_ours(make_account):
     assert len(strangers) == 12
 
 
-def test_whoever_touches_company_is_found_out(make_account):
+def test_every_change_to_a_neighbour_is_recorded(make_account):
     account = make_account()
     [held] = move_in(account.world, [Neighbours(region="us-east-1", fate=Fate(held_s=None))])
     account.ec2.create_tags(Resources=[held.request_id], Tags=[{"Key": "a", "Value": "b"}])
@@ -187,13 +187,13 @@ def test_whoever_touches_company_is_found_out(make_account):
     ]
 
 
-def test_company_counts_against_the_quota(make_account):
+def test_neighbours_count_against_the_quota(make_account):
     account = make_account(quota_vcpus=5)
     move_in(account.world, [Neighbours(region="us-east-1", count=2)])
     assert code_of(account.request) == "MaxSpotInstanceCountExceeded"
 
 
-def test_company_where_its_type_is_not_sold_is_refused(account):
+def test_neighbours_of_a_type_that_is_not_offered_are_refused(account):
     with pytest.raises(ValueError, match=r"'t9.nano' is not offered in 'us-east-1'"):
         move_in(account.world, [Neighbours(region="us-east-1", instance_type="t9.nano")])
 

@@ -1,4 +1,4 @@
-"""The life of a request and its instance, as the API shows it and as the truth tells it."""
+"""The life of a request and its instance, in the API and in the truth."""
 
 import base64
 import copy
@@ -16,7 +16,7 @@ from .conftest import SWITCH
 
 
 def scripted(make_account, *fates):
-    """An account in which the requests of a call get these fates, in turn."""
+    """An account in which the requests of a call have these fates, in turn."""
     return make_account(script=lambda request: fates[request.index % len(fates)])
 
 
@@ -52,14 +52,14 @@ def test_the_truth_has_the_moment_of_each_event(make_account):
     assert truth["shown_s"] == moments
 
 
-def test_what_the_api_shows_begins_at_the_moment_the_truth_tells(make_account):
+def test_what_the_api_shows_begins_at_the_moment_in_the_truth(make_account):
     account = scripted(make_account, Fate(boot_s=7, ok_s=61))
     ids = account.request()
     account.until(lambda: bool(account.statuses()))
     account.until(lambda: account.statuses()[0]["InstanceStatus"]["Status"] == "ok")
 
     [truth] = account.world.truth()
-    # Looks came every second or so and each took part of a second.
+    # There was about one poll per second, and each took part of a second.
     assert 0 <= account.world.now_s - truth["happened_s"]["ready"] < 3
     assert account.codes(ids) == ["fulfilled"]
 
@@ -110,7 +110,7 @@ def test_three_of_five_can_launch_while_two_are_held_until_they_expire(make_acco
     assert account.world.leftovers()["requests"] == []
 
 
-def test_a_held_request_launches_when_capacity_comes(make_account):
+def test_a_held_request_launches_when_capacity_becomes_free(make_account):
     account = scripted(make_account, Fate(held_s=300))
     ids = account.request()
     account.world.advance(200)
@@ -166,7 +166,7 @@ def test_cancelling_does_not_terminate_and_terminating_takes_seconds(make_accoun
     assert ended["StateReason"]["Code"] == "Client.UserInitiatedShutdown"
     [request] = account.requests(ids)
     assert request["Status"]["Code"] == "instance-terminated-by-user"
-    assert request["State"] == "cancelled"  # what was cancelled stays so
+    assert request["State"] == "cancelled"  # a cancelled request stays cancelled
     assert account.world.leftovers() == {"requests": [], "instances": []}
 
 
@@ -293,7 +293,7 @@ def test_a_price_below_the_market_holds_the_request(account):
 
 @pytest.fixture
 def narrow(make_account):
-    """An account, and a launch in a pool that always has room for 2 to 6 instances."""
+    """An account, and a launch in a pool that always has capacity for 2 to 6 instances."""
     still = replace(Numbers(), volatility_median=0.0, zone_volatility=0.0, day_amplitude=0.0)
     market = Market(numbers=still)
     account = make_account(market=market)
@@ -319,16 +319,16 @@ def release(account, ids):
 
 
 def test_the_instances_of_one_request_share_a_pool_and_deplete_it(narrow):
-    account, launch, room = narrow
-    ids = account.request(room + 2, launch)
+    account, launch, capacity = narrow
+    ids = account.request(capacity + 2, launch)
     account.world.advance(60)
     assert account.codes(ids).count("capacity-not-available") == 2
-    assert account.codes(ids).count("fulfilled") == room
+    assert account.codes(ids).count("fulfilled") == capacity
 
 
-def test_a_held_request_gets_the_room_that_another_gives_back(narrow):
-    account, launch, room = narrow
-    first = account.request(room, launch)
+def test_a_held_request_gets_the_capacity_that_another_frees(narrow):
+    account, launch, capacity = narrow
+    first = account.request(capacity, launch)
     account.world.advance(60)
     second = account.request(1, launch)
     account.world.advance(60)
@@ -341,7 +341,7 @@ def test_a_held_request_gets_the_room_that_another_gives_back(narrow):
     assert account.codes(second) == ["fulfilled"]
 
 
-def test_a_copied_world_goes_on_by_itself_and_alike(account):
+def test_a_copied_world_continues_independently_and_alike(account):
     account.request(3, launch={"UserData": SWITCH})
     account.world.advance(5)
     copied = copy.deepcopy(account.world)

@@ -1,4 +1,4 @@
-"""The market: stateless, seeded, and with the shares its table promises."""
+"""The market: stateless, seeded, and with the shares of its table."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ def month(market, pools):
     return market.placement_scores(pools, AUGUST + np.arange(8) * 4 * DAY_S)
 
 
-def test_a_moment_has_the_same_answer_asked_alone_in_a_row_or_backwards(market):
+def test_a_moment_has_the_same_value_alone_in_an_array_or_backwards(market):
     at = AUGUST + np.arange(50) * 617.0
     for ask in (market.tightness, market.free_capacity, market.placement_score, market.price_usd):
         row = ask(NANO, at)
@@ -51,7 +51,7 @@ def test_a_moment_has_the_same_answer_asked_alone_in_a_row_or_backwards(market):
         assert np.allclose([ask(NANO, moment) for moment in at], row, rtol=0, atol=1e-12)
 
 
-def test_a_pool_is_the_same_asked_alone_or_among_others(market, pools):
+def test_a_pool_is_the_same_alone_or_among_others(market, pools):
     at = AUGUST + np.arange(5) * 3600.0
     some = pools[::1200]
     assert np.allclose(
@@ -67,8 +67,8 @@ def test_two_processes_with_the_same_seed_agree_to_the_last_bit():
         "import json; from spotlib.sandbox.market import Market, Pool;"
         "market, pool = Market(7), Pool('c5.large', 'euw1-az1', 'eu-west-1');"
         "boot = market.boot(pool, 1.7e9, request='r', index=1);"
-        "taken = market.interruption(pool, 1.7e9, until=1.71e9, request='r', index=1);"
-        "print(json.dumps([float(market.tightness(pool, 1.7e9)), boot.boot_s, boot.ok_s, taken]))"
+        "ends = market.interruption(pool, 1.7e9, until=1.71e9, request='r', index=1);"
+        "print(json.dumps([float(market.tightness(pool, 1.7e9)), boot.boot_s, boot.ok_s, ends]))"
     )
     run = [sys.executable, "-c", program]
     first, second = (subprocess.run(run, capture_output=True, check=True).stdout for _ in range(2))
@@ -103,7 +103,7 @@ def test_the_interruption_score_changes_on_few_days_and_never_within_one(market)
     assert per_month.max() <= 10
 
 
-def test_most_pools_show_the_same_score_all_month_and_some_never_rest(market, pools):
+def test_most_pools_show_the_same_score_all_month_and_some_change_often(market, pools):
     at = AUGUST + np.arange(0, 31 * 24, 3) * 3600.0
     scores = market.placement_scores(pools[::10], at)
     changes = (np.diff(scores, axis=1) != 0).sum(axis=1)
@@ -130,7 +130,7 @@ def test_the_pools_of_a_zone_move_together():
     assert abs(np.corrcoef(same[0], other)[0, 1]) < 0.6
 
 
-def test_the_placement_score_informs_about_room_but_imperfectly(market, pools, month):
+def test_the_placement_score_tells_capacity_but_imperfectly(market, pools, month):
     at = AUGUST + np.arange(8) * 4 * DAY_S
     n = market.numbers
     room = market.tightnesses(pools, at) <= n.full_at
@@ -140,17 +140,17 @@ def test_the_placement_score_informs_about_room_but_imperfectly(market, pools, m
     assert filled[2] > 0.97
 
 
-def test_the_placement_score_sees_the_past_and_is_renewed_every_ten_minutes():
+def test_the_placement_score_lags_and_is_renewed_every_ten_minutes():
     plain = replace(Numbers(), score_bias=0.0, score_error=0.0, score_lag_s=7200.0)
     market = Market(numbers=replace(plain, volatility_median=0.5))
     at = AUGUST + np.arange(3000) * 1117.0
     seen = market.tightness(NANO, at // 600 * 600 - 7200.0)
-    told = 3.0 - (seen >= plain.score_2_at) - (seen >= plain.score_1_at)
-    assert (market.placement_score(NANO, at) == told).all()
-    assert len(set(told)) > 1
+    expected = 3.0 - (seen >= plain.score_2_at) - (seen >= plain.score_1_at)
+    assert (market.placement_score(NANO, at) == expected).all()
+    assert len(set(expected)) > 1
 
 
-def test_room_for_three_of_five_happens(market, pools):
+def test_capacity_for_three_of_five_happens(market, pools):
     free = np.array([market.free_capacity(pool, AUGUST) for pool in pools[::3]])
     assert 0.005 < np.mean((free >= 1) & (free < 5)) < 0.1
     assert (free == np.floor(free)).all()
@@ -163,7 +163,7 @@ def test_a_larger_capacity_never_scores_better(market, pools):
     assert (fifty < one).any()
 
 
-def test_profiles_are_ordered_by_the_room_they_leave(pools):
+def test_profiles_are_ordered_by_their_capacity(pools):
     some = pools[::50]
     room = [
         np.mean([Market(profile=name).free_capacity(pool, AUGUST) >= 1 for pool in some])
@@ -204,19 +204,19 @@ def test_the_instances_of_a_request_boot_alike(market):
     assert np.corrcoef(boots.T)[0, 1] == pytest.approx(0.3, abs=0.1)
 
 
-def test_a_pool_takes_nearly_all_its_instances_within_three_minutes():
+def test_a_pool_interrupts_nearly_all_its_instances_within_three_minutes():
     market = Market(numbers=replace(Numbers(), interruption_per_hour=1.0))
     until = AUGUST + 6 * 3600.0
-    taken = [
+    ends = [
         market.interruption(NANO, AUGUST, until=until, request=str(i), index=0) for i in range(50)
     ]
-    slots = [int(moment // 180) for moment in taken if moment is not None]
+    slots = [int(moment // 180) for moment in ends if moment is not None]
     first = max(set(slots), key=slots.count)
     assert slots.count(first) >= 40
-    assert all(moment > AUGUST for moment in taken if moment is not None)
+    assert all(moment > AUGUST for moment in ends if moment is not None)
 
 
-def test_an_interruption_does_not_depend_on_when_it_is_asked_for():
+def test_an_interruption_does_not_depend_on_the_time_of_the_question():
     market = Market(numbers=replace(Numbers(), interruption_per_hour=1.0))
     late = market.interruption(NANO, AUGUST, until=AUGUST + 36000.0, request="r", index=0)
     assert late is not None
@@ -231,7 +231,7 @@ def test_latencies_have_their_medians(market):
     assert np.median(request) == pytest.approx(1.5, rel=0.05)
 
 
-def test_the_table_tells_of_every_number_its_unit_and_its_source():
+def test_the_table_has_the_unit_and_source_of_every_number():
     text = table_markdown()
     for item in fields(Numbers):
         assert f"| `{item.name}` | " in text
@@ -267,7 +267,7 @@ def launches(market, pools):
 
 
 def within(share, expected, count):
-    """Whether a share is where a binomial of the expected one has all but one in 10,000."""
+    """Whether a share is in the central 99.99 % of a binomial with the expected one."""
     return abs(share - expected) < 3.9 * (expected * (1 - expected) / count) ** 0.5
 
 
@@ -309,7 +309,7 @@ def test_the_day_is_tightest_at_three_in_the_afternoon_of_the_region(market):
         assert peak_h == pytest.approx(15.0, abs=1.5)
 
 
-def test_the_ranking_tells_something_of_launch_times_and_shares_and_not_all(market):
+def test_the_ranking_explains_part_of_launch_times_and_shares_but_not_all(market):
     pools = history.pools_of(["us-east-1", "eu-west-1"], history.small_types())
     targets = {}
     for pool in pools:

@@ -1,4 +1,4 @@
-"""What EC2 refuses, the sandbox refuses: with the same code, and without doing anything."""
+"""The sandbox refuses what EC2 refuses, with the same code, and without an effect."""
 
 import base64
 from datetime import timedelta
@@ -37,7 +37,7 @@ def refusal(call, **params):
         ({"Type": "persistent"}, "UnsupportedOperation"),
     ],
 )
-def test_a_bad_request_is_refused_whole(account, changes, code):
+def test_an_invalid_request_is_refused_as_a_whole(account, changes, code):
     params = account.asked(**changes)
     assert refusal(account.ec2.request_spot_instances, **params)[0] == code
     assert account.world.truth() == []
@@ -87,7 +87,7 @@ def test_only_the_request_itself_can_be_tagged(account):
     assert message.startswith("'instance' is not a valid taggable resource type")
 
 
-def test_the_same_token_and_parameters_give_the_same_requests(account):
+def test_the_same_token_and_parameters_return_the_same_requests(account):
     first = account.request(2, ClientToken="a")
     account.world.advance(100)
     assert account.request(2, ClientToken="a") == first
@@ -145,7 +145,7 @@ def test_a_dry_run_changes_nothing(account):
     assert refusal(account.ec2.describe_instances, DryRun=True)[0] == "DryRunOperation"
 
 
-def test_a_dry_run_of_terminate_looks_at_the_ids_first(account):
+def test_a_dry_run_of_terminate_checks_the_ids_first(account):
     params = {"InstanceIds": ["i-0123456789abcdef0"], "DryRun": True}
     assert refusal(account.ec2.terminate_instances, **params)[0] == "InvalidInstanceID.NotFound"
 
@@ -222,7 +222,7 @@ def test_what_is_not_modelled_says_so_in_ec2s_form(account):
     assert refusal(account.client("sqs").list_queues)[0] == "UnsupportedOperation"
 
 
-def test_good_user_data_is_taken_as_sent(account):
+def test_valid_user_data_is_kept_as_sent(account):
     text = base64.b64encode(b"#!/bin/sh\ntrue\n").decode()
     [request] = account.requests(account.request(launch={"UserData": text}))
     assert request["LaunchSpecification"]["UserData"] == text

@@ -24,7 +24,7 @@ IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"
 
 @contextmanager
 def started(*options):
-    """A sandbox in a process of its own; gives what it says when it is ready."""
+    """A sandbox in its own process; yields the facts it prints when it is ready."""
     command = [sys.executable, "-m", "spotlib.sandbox.server", "--json", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -51,7 +51,7 @@ def control(url, path, body=None):
         return json.load(answer)
 
 
-def test_plain_boto3_requests_describes_looks_cancels_and_terminates():
+def test_plain_boto3_requests_describes_cancels_and_terminates():
     with started("--virtual", "--seed", "3") as ready:
         url = ready["url"]
         ec2 = plain("ec2", url)
@@ -93,7 +93,7 @@ def test_scaled_time_runs_and_refuses_to_be_advanced():
         caught.value.close()
 
 
-def test_started_by_hand_it_says_how_to_be_used_and_ends_when_idle():
+def test_started_by_hand_it_prints_how_to_use_it_and_ends_when_idle():
     command = [sys.executable, "-m", "spotlib.sandbox.server", "--idle-s", "0.3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert "export AWS_ENDPOINT_URL=http://127.0.0.1:" in done.stdout
@@ -102,7 +102,7 @@ def test_started_by_hand_it_says_how_to_be_used_and_ends_when_idle():
 
 
 def served(world):
-    """The world behind HTTP in this process, so that the test can reach into it: its URL."""
+    """Serve the world over HTTP from this process, within reach of the test; return its URL."""
     where = queue.Queue()
     threading.Thread(
         target=serve, args=(world,), kwargs={"idle_s": 10, "ready": where.put}, daemon=True
@@ -110,7 +110,7 @@ def served(world):
     return where.get(timeout=10)
 
 
-def test_http_answers_are_those_given_in_process():
+def test_http_answers_equal_those_in_process():
     world = World()
     url = served(world)
     ec2 = plain("ec2", url)
@@ -145,7 +145,7 @@ def test_a_fault_can_be_ordered_over_http():
     ec2.describe_instances()
 
 
-def test_faults_end_when_they_are_cleared_and_what_struck_is_told():
+def test_faults_end_when_cleared_and_those_that_fired_are_reported():
     url = served(World())
     control(url, "/sandbox/faults", {"fault": "unavailable"})
     ec2 = plain("ec2", url)

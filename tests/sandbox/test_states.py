@@ -1,4 +1,4 @@
-"""The tables of moves: every move the world makes is in them, every row of them is reached."""
+"""The tables of moves: the world makes every move in them and no other."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -23,7 +23,7 @@ OTHER_FORMS = Forms(guest_shutdown="stop", notice="marked-for-termination")
 
 
 def asked(world, **given):
-    """One request of this account."""
+    """One request in this world."""
     launch = {"ImageId": IMAGE, "InstanceType": POOL.instance_type, "UserData": SWITCH}
     kind = catalogue.instance_type(POOL.instance_type)
     given = {"count": 1, "launch": launch, **given}
@@ -39,7 +39,7 @@ def moved(request: SpotRequest):
 
 
 def lived(number):
-    """The moves of one life with deeds at drawn moments."""
+    """The moves of one life with user actions at drawn moments."""
     draws = uniforms(12, "lives", number)
     fate = Fate(
         evaluate_s=20 * draws[0],
@@ -64,7 +64,7 @@ def lived(number):
 
 
 def held_by_price(number):
-    """The moves of a request whose highest price is near the market's, in a pool that empties."""
+    """The moves of a request whose maximum price is near the market's, in a pool that fills."""
     moving = replace(
         Numbers(), level_shift=1.2, volatility_median=0.8, spot_tightness=0.4, price_holds_s=1800.0
     )
@@ -77,11 +77,11 @@ def held_by_price(number):
     return moved(request)
 
 
-def short_of_money(fate_s):
-    """Requests that are too cheap, cancelled or left until they expire."""
+def below_price(cancel_s):
+    """The moves of a request below the market's price, cancelled or expired."""
     world = World()
     request = asked(world, max_price_usd=0.0001, valid_until_s=60.0)
-    world.advance(fate_s)
+    world.advance(cancel_s)
     course.cancel(world, request)
     world.advance(100.0)
     return moved(request)
@@ -90,7 +90,7 @@ def short_of_money(fate_s):
 def test_every_move_the_world_makes_is_in_the_tables_and_every_row_is_made():
     lives = [lived(number) for number in range(700)]
     lives += [held_by_price(number) for number in range(40)]
-    lives += [short_of_money(20.0), short_of_money(90.0)]
+    lives += [below_price(20.0), below_price(90.0)]
     failing = World(script=lambda _: Fate(fails="system-error"))
     request = asked(failing)
     failing.advance(5.0)

@@ -1,4 +1,4 @@
-"""How calls travel: the journal, latencies, faults, errors, and answers that repeat to the byte."""
+"""The way of a call: records, latencies, faults, errors, and answers that repeat to the byte."""
 
 import json
 import math
@@ -51,7 +51,7 @@ def test_a_call_spends_its_latency_a_part_before_and_a_part_after_it_takes_effec
     assert 0.4 < ended_s - began_s < 5
 
 
-def test_every_call_is_journaled(account):
+def test_every_call_is_recorded(account):
     account.ec2.describe_instances()
     with pytest.raises(ClientError):
         account.ec2.terminate_instances(InstanceIds=["i-1"])
@@ -60,7 +60,7 @@ def test_every_call_is_journaled(account):
     assert (terminate.mutating, terminate.code) == (True, "InvalidInstanceID.Malformed")
 
 
-def test_a_lost_answer_was_executed_all_the_same(account):
+def test_a_call_whose_answer_is_lost_was_executed(account):
     account.image()
     account.world.faults.append(lose_answer("RequestSpotInstances"))
     params = account.asked(2, ClientToken="t", TagSpecifications=TAGS)
@@ -88,7 +88,7 @@ def test_a_call_cut_off_was_not_executed(account):
     assert account.world.truth() == []
 
 
-def test_a_fault_hits_the_nth_call_of_its_action_only(account):
+def test_a_fault_affects_only_the_nth_call_of_its_action(account):
     account.world.faults.append(fail("DescribeInstances", 2, "RequestLimitExceeded"))
     account.ec2.describe_instances()
     account.ec2.describe_instance_status()
@@ -237,7 +237,7 @@ def test_the_account_id_can_be_chosen(make_account):
     assert account.client("sts").get_caller_identity()["Account"] == "210987654321"
 
 
-def test_prices_come_in_the_price_lists_form(account):
+def test_prices_have_the_price_lists_form(account):
     wanted = {"instanceType": "t4g.nano", "regionCode": "us-east-1", "operatingSystem": "Linux"}
     filters = [{"Type": "TERM_MATCH", "Field": k, "Value": v} for k, v in wanted.items()]
     answered = account.client("pricing").get_products(ServiceCode="AmazonEC2", Filters=filters)
@@ -248,7 +248,7 @@ def test_prices_come_in_the_price_lists_form(account):
     assert float(price["pricePerUnit"]["USD"]) == 0.0042
 
 
-def test_price_history_gives_the_price_that_held_before_it_starts(account):
+def test_price_history_has_the_price_in_force_before_it_starts(account):
     now = account.world.utc()
     rows = account.ec2.describe_spot_price_history(
         InstanceTypes=["t4g.nano"], ProductDescriptions=["Linux/UNIX"], StartTime=now, EndTime=now
@@ -278,21 +278,21 @@ def test_placement_scores_are_the_ten_best(account):
     assert all("AvailabilityZoneId" in row and 1 <= row["Score"] <= 3 for row in scores)
 
 
-def test_instance_types_come_as_ec2_describes_them(account):
+def test_instance_types_have_ec2s_form(account):
     [kind] = account.ec2.describe_instance_types(InstanceTypes=["t4g.nano"])["InstanceTypes"]
     assert kind["VCpuInfo"]["DefaultVCpus"] == 2
     assert kind["ProcessorInfo"]["SupportedArchitectures"] == ["arm64"]
     assert "spot" in kind["SupportedUsageClasses"]
 
 
-def test_the_advisor_speaks_of_the_types_the_market_lists(account):
-    told = market_api.advisor(account.world)
-    linux = told["spot_advisor"]["us-east-1"]["Linux"]
+def test_the_advisor_has_the_types_that_the_market_lists(account):
+    advice = market_api.advisor(account.world)
+    linux = advice["spot_advisor"]["us-east-1"]["Linux"]
     at = account.world.posix(account.world.now_s)
     for name in ("t4g.nano", "c5.large"):
         score = float(account.world.market.interruption_score(name, "us-east-1", at))
         assert (name not in linux) if math.isnan(score) else linux[name]["r"] == (3.0 - score) * 2
-    assert [row["index"] for row in told["ranges"]] == [0, 1, 2, 3, 4]
+    assert [row["index"] for row in advice["ranges"]] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_the_advisor_speaks_of_the_types_the_market_lists(account):
         ("describe_security_groups", "SecurityGroups"),
     ],
 )
-def test_the_furniture_of_the_account_is_there(account, action, key):
+def test_the_default_parts_of_the_account_are_there(account, action, key):
     assert getattr(account.ec2, action)()[key]
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from market import random_market, write_parquet, write_tree, write_zip
 
-from spotlib.select.archive.counts import ArchiveError, read_counts
+from spotlib.select.archive.counts import read_counts
+from spotlib.select.archive.schema import ArchiveError
 
 HEADER = "Time,InstanceType,Region,AZ,SPS,IF,OndemandPrice,SpotPrice,Savings\n"
 ROW = "2024-08-01 00:20:00,t3.nano,us-east-1,use1-az4,{sps},{if_score},1,1,1\n"

@@ -19,7 +19,8 @@ from market import (
 from market import market as history
 
 from spotlib.select.archive import csv_rows, day
-from spotlib.select.archive.counts import OPEN_DATA_NOTICE, ArchiveError, read_counts
+from spotlib.select.archive.counts import OPEN_DATA_NOTICE, read_counts
+from spotlib.select.archive.schema import ArchiveError
 from spotlib.select.cov import score_targets, variation
 
 FORMS = {

@@ -1,0 +1,1 @@
+"""How to launch: one file per launch method, each with what it sends and what the answer means."""
