@@ -108,7 +108,7 @@ class Batch:
     on_poll: Callable[[Progress], None] | None = None
     next_poll: int = 0  # its number in the schedule
     runs: list[Run] = field(default_factory=list)
-    launched_at: dict[Target, datetime] = field(default_factory=dict)
+    last_launches: dict[Target, datetime] = field(default_factory=dict)
     flying: dict[Future[Any], Landed] = field(default_factory=dict)
     polling: set[str] = field(default_factory=set)  # regions whose poll is in flight
     cleared: set[str] = field(default_factory=set)  # requests confirmed to be over

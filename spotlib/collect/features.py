@@ -236,9 +236,9 @@ def _score_questions(plans: Sequence[Plan]) -> list[list[Plan]]:
 
 
 def since_last_launch_s(
-    launched_at: Mapping[Target, datetime], target: Target, now: datetime
+    last_launches: Mapping[Target, datetime], target: Target, now: datetime
 ) -> float | None:
     """Return the seconds since our own last launch of a target: its effect may still be felt."""
-    if target not in launched_at:
+    if target not in last_launches:
         return None
-    return (now - launched_at[target]) / timedelta(seconds=1)
+    return (now - last_launches[target]) / timedelta(seconds=1)

@@ -85,7 +85,7 @@ def collect_batch(
     selection: pd.DataFrame | None = None,
     placement_scores: bool = True,
     advisor: bool = True,
-    launched_at: Mapping[Target, datetime] | None = None,
+    last_launches: Mapping[Target, datetime] | None = None,
     notes: Mapping[str, Any] | None = None,
     guard: bool = True,
     budget_usd: float | None = None,
@@ -113,7 +113,7 @@ def collect_batch(
         How long nothing may be open or alive before the batch is called clean, in seconds.
     selection, placement_scores, advisor
         Where the features known before a request come from.
-    launched_at
+    last_launches
         When each target was last launched by us, before this batch.
     notes
         More for the first line of the log, such as the selection's name.
@@ -179,7 +179,7 @@ def collect_batch(
             *(connection, events, executor, stop, report, schedule),
             began_s=connection.clock.now_s(),
             on_poll=on_poll,
-            launched_at=dict(launched_at or {}),
+            last_launches=dict(last_launches or {}),
         )
         guarding = _guard(batch) if guard else None
         try:

@@ -82,13 +82,13 @@ def _send(batch: Batch, run: Run, features: Features) -> None:
     features = msgspec.structs.replace(
         features,
         on_demand_usd=prepared.on_demand_usd,
-        since_last_s=since_last_launch_s(batch.launched_at, target, connection.clock.utc()),
+        since_last_s=since_last_launch_s(batch.last_launches, target, connection.clock.utc()),
     )
     intent = intent_event(
         batch, run, valid_until=valid_until, features=features, request=parameters
     )
     batch.log.append(intent, sync=True)
-    batch.launched_at[target] = connection.clock.utc()
+    batch.last_launches[target] = connection.clock.utc()
     batch.submit(partial(_sent, batch, run), request, connection, run.region, parameters)
 
 
