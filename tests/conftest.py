@@ -4,11 +4,12 @@ import ipaddress
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from spotlib.collect.cost import PreflightReport
@@ -23,6 +24,24 @@ NANO = Target("t3.nano", "sa-east-1")
 ARM = Target("t4g.medium", "ap-northeast-3")
 CHAOS = os.environ.get("SPOTLIB_CHAOS") == "1"  # make chaos: everything, not a sample
 QUICK = Fate(evaluate_s=0.3, in_flight_s=1.0, boot_s=5.0, ok_s=12.0)
+JUPYTER_FOLDERS = ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+# Hypothesis's own settings for CI: no deadline, which a busy machine misses, and the same examples
+# in every run.  make chaos draws new ones.
+hypothesis.settings.register_profile(
+    "chaos", hypothesis.settings.get_profile("ci"), derandomize=False
+)
+hypothesis.settings.load_profile("chaos" if CHAOS else "ci")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_jupyter_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kernels share no history and no settings with a person's, nor with another worker's."""
+    folder = tmp_path_factory.mktemp("jupyter")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in JUPYTER_FOLDERS:
+            patch.setenv(name, str(folder / name.lower()))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +51,8 @@ def _stay_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name in (*PROXIES, *map(str.upper, PROXIES)):  # they would be asked even for this machine
         monkeypatch.delenv(name, raising=False)
     connect = socket.socket.connect
 
@@ -48,6 +69,16 @@ def _is_here(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+@pytest.fixture
+def _programs_end_with_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the test started is ended with it, also what outlives its parent, also if it fails."""
+    from programs import end_all, marked  # noqa: PLC0415 - the processes of kill tests need none
+
+    monkeypatch.setenv("SPOTLIB_TEST", str(tmp_path))
+    yield
+    end_all(marked(f"SPOTLIB_TEST={tmp_path}"))
 
 
 @pytest.fixture

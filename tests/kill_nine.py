@@ -8,18 +8,16 @@ what was left on the disk and in the market, before and after a sweep.
 import hashlib
 import json
 import os
-import queue
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 from crashing import NAME, REGIONS, short_batch, short_world
+from programs import served
 
 from spotlib.cleanup.sweep import sweep
 from spotlib.ec2.connection import connect
-from spotlib.sandbox.server import serve
 from spotlib.sandbox.world import World
 
 
@@ -32,7 +30,7 @@ def main(folder: Path, steps: list[int]) -> None:
 def killed_at(step: int, log: Path) -> dict[str, Any]:
     """Kill one collection; return what was left before and after a sweep."""
     world = short_world()
-    url = served(world)
+    url = served(world, idle_s=0.0)
     child = os.fork()
     if child == 0:
         run_until_killed(url, log, step)
@@ -52,14 +50,6 @@ def killed_at(step: int, log: Path) -> dict[str, Any]:
         "touched": world.touched,
         "after": {"truth": digest(world), "log": bodies(log)},
     }
-
-
-def served(world: World) -> str:
-    """Serve this world in a thread that lives as long as this process; return its address."""
-    addresses: queue.Queue[str] = queue.Queue()
-    given = {"idle_s": 0.0, "ready": addresses.put}
-    threading.Thread(target=serve, args=(world,), kwargs=given, daemon=True).start()
-    return addresses.get(timeout=30)
 
 
 def run_until_killed(url: str, log: Path, step: int) -> None:

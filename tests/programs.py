@@ -1,19 +1,33 @@
-"""Real programs in processes of their own, for the tests that start, read and stop them."""
+"""Real programs in processes of their own, for the tests that start, read and stop them.
+
+A program is waited for until it answers or has done what is asked, never for a fixed time, and
+not for a file that is there before the program is usable.  Every wait has the one bound
+``PATIENCE_S``: a program that hangs reaches it, one on a busy machine does not.
+"""
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 
+from spotlib.ec2.clock import control
+from spotlib.sandbox.server import serve
+
 BIN = Path(sys.executable).parent
-SOON = {"timeout": 240}
+PATIENCE_S = 240.0
+# Jupyter picks free ports for a kernel and releases them; another process can take one of them
+# before the kernel binds it.  Such a kernel dies before it runs anything.
+KERNEL_DIED = "Kernel died before replying to kernel_info"
 
 chaos = pytest.mark.chaos  # too slow for make test
 
@@ -26,14 +40,45 @@ def run(*command, cwd=None, check=True, **environment):
         text=True,
         check=False,
         env={**os.environ, **environment},
-        **SOON,
+        timeout=PATIENCE_S,
     )
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
 
-def papermill(*given, cwd=None, check=True):
-    return run(BIN / "papermill", *given, "--no-progress-bar", cwd=cwd, check=check)
+def run_papermill(*given, cwd=None, check=True):
+    """Run the command; start it again if its kernel died before the first cell."""
+    command = (BIN / "papermill", *given, "--no-progress-bar", "--start-timeout", int(PATIENCE_S))
+    done = run(*command, cwd=cwd, check=False)
+    if KERNEL_DIED in done.stderr:
+        done = run(*command, cwd=cwd, check=False)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def execute_notebook(notebook, out, *, cwd, **parameters):
+    """Execute a notebook from this process; start again if its kernel died before the first cell.
+
+    papermill waits four seconds for the last output of a cell; only here can that be longer.
+    """
+
+    def execute():
+        papermill.execute_notebook(
+            str(notebook),
+            str(out),
+            parameters=parameters,
+            cwd=str(cwd),
+            progress_bar=False,
+            start_timeout=int(PATIENCE_S),
+            iopub_timeout=int(PATIENCE_S),
+        )
+
+    try:
+        execute()
+    except RuntimeError as error:
+        if KERNEL_DIED not in str(error):
+            raise
+        execute()
 
 
 def texts(path):
@@ -46,11 +91,12 @@ def texts(path):
     return "\n".join(found)
 
 
-def until(shown, *, within_s=120.0):
-    """Wait for it, generously: the machine may be busy with other things."""
-    deadline_s = time.monotonic() + within_s
+def until(shown, *, by=None):
+    """Wait until it is so; fail at once if the process ``by``, which is to do it, ends before."""
+    deadline_s = time.monotonic() + PATIENCE_S
     while not shown():
-        assert time.monotonic() < deadline_s, "it never came"
+        assert by is None or by.poll() is None or shown(), f"it ended with {by.returncode} before"
+        assert time.monotonic() < deadline_s, f"it was not so within {PATIENCE_S:g} s"
         time.sleep(0.1)
 
 
@@ -67,14 +113,22 @@ def sandbox(*options):
         started.stdout.close()
 
 
+def served(world, *, idle_s=60.0):
+    """The address of a server of this world, in a thread of this process until it is idle."""
+    where = queue.Queue()
+    given = {"idle_s": idle_s, "ready": where.put}
+    threading.Thread(target=serve, args=(world,), kwargs=given, daemon=True).start()
+    return where.get(timeout=PATIENCE_S)
+
+
+def leftovers(url):
+    """What a pretend market still holds."""
+    return control(url, "/sandbox/leftovers", timeout_s=PATIENCE_S)
+
+
 def processes():
     """Every process there is: its id, its parent's id, its command line."""
-    listed = subprocess.run(
-        ["ps", "-axww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-    )
-    for line in listed.stdout.splitlines():
-        number, parent, command = line.split(maxsplit=2)
-        yield int(number), int(parent), command
+    yield from _listed("-axww")
 
 
 def processes_of(folder, name=""):
@@ -84,6 +138,20 @@ def processes_of(folder, name=""):
         for number, _, command in processes()
         if str(folder) in command and name in command and number != os.getpid()
     ]
+
+
+def marked(mark):
+    """The ids of the processes in whose environment ``mark`` is, such as ``NAME=value``."""
+    listed = _listed("axeww")  # each command line is followed by its environment
+    return [number for number, _, line in listed if f" {mark} " in f"{line} "]
+
+
+def _listed(options):
+    command = ["ps", options, "-o", "pid=,ppid=,args="]
+    listed = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True)
+    for line in listed.stdout.splitlines():
+        number, parent, *rest = line.split(maxsplit=2)
+        yield int(number), int(parent), "".join(rest)
 
 
 def end_all(numbers, how=signal.SIGKILL):

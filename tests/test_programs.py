@@ -3,17 +3,19 @@
 import json
 import os
 import shutil
+import signal
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 from conftest import read_events
-from programs import BIN, papermill, run, sandbox, texts, until
+from programs import BIN, leftovers, run, run_papermill, sandbox, texts, until
 
-from spotlib.ec2.clock import control
 from spotlib.ec2.connection import connect
 from spotlib.record.tables import load_batches, load_launches, load_polls
+
+pytestmark = pytest.mark.usefixtures("_programs_end_with_the_test")
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks"])
@@ -23,7 +25,7 @@ def test_collect_runs_from_the_root_and_from_its_own_folder(repository, tmp_path
     out = tmp_path / "out.ipynb"
     given = ["-p", "n", "5", "-p", "seed", "1", "-p", "results", tmp_path / "results"]
 
-    papermill(name, out, *given, cwd=repository / folder)
+    run_papermill(name, out, *given, cwd=repository / folder)
 
     logs = tmp_path / "results" / "launches"
     launches, polls = load_launches(logs), load_polls(logs)
@@ -40,7 +42,7 @@ def test_collect_runs_from_the_root_and_from_its_own_folder(repository, tmp_path
 def test_a_dry_run_shows_the_plan_and_launches_nothing(repository, tmp_path):
     out = tmp_path / "out.ipynb"
 
-    papermill(
+    run_papermill(
         repository / "notebooks/02_collect.ipynb",
         *(out, "-p", "results", tmp_path / "results", "-p", "dry_run", "True", "-p", "seed", "1"),
     )
@@ -62,8 +64,8 @@ def test_a_dry_run_shows_the_plan_and_launches_nothing(repository, tmp_path):
         ),
     ],
 )
-def test_bad_input_stops_the_notebook_with_one_sentence(repository, tmp_path, given, words):
-    done = papermill(
+def test_invalid_values_stop_the_notebook_with_one_sentence(repository, tmp_path, given, words):
+    done = run_papermill(
         repository / "notebooks/02_collect.ipynb",
         *(tmp_path / "out.ipynb", "-p", "results", tmp_path / "results", *given),
         check=False,
@@ -75,7 +77,7 @@ def test_bad_input_stops_the_notebook_with_one_sentence(repository, tmp_path, gi
 
 
 def test_a_parameterized_batch_as_the_readme_shows_it(repository, tmp_path):
-    """The README's own lines, but for where the results go."""
+    """The README's own lines; only the results go elsewhere."""
     readme = (repository / "README.md").read_text()
     block = readme.split("<!-- batch -->")[1].split("```")[1].removeprefix("sh\n")
     script = block.replace("results/notebooks", str(tmp_path / "notebooks")).replace(
@@ -92,7 +94,7 @@ def test_a_parameterized_batch_as_the_readme_shows_it(repository, tmp_path):
 
 
 def test_the_readmes_cron_line_runs(repository, tmp_path):
-    """What cron runs is what stands after its five fields."""
+    """cron runs what follows its five fields."""
     readme = (repository / "README.md").read_text()
     line = readme.split("<!-- cron -->")[1].split("```")[1].removeprefix("cron\n").strip()
     command = line.split(maxsplit=5)[5].replace("\\%", "%")
@@ -121,7 +123,7 @@ SCRIPT = """
 
 
 def test_the_same_seed_and_batch_id_give_the_same_events_byte_for_byte(tmp_path):
-    """Twice, in two processes, each with a sandbox process of its own."""
+    """Two processes, each with a sandbox process of its own."""
     logs = [tmp_path / name / "20240901T000000Z-abcdef.jsonl" for name in ("a", "b")]
     for log in logs:
         run(sys.executable, "-c", textwrap.dedent(SCRIPT), log)
@@ -134,7 +136,7 @@ def test_the_same_seed_and_batch_id_give_the_same_events_byte_for_byte(tmp_path)
     assert heads[0] == heads[1]
 
 
-def test_check_tells_what_a_round_costs_and_the_largest_n():
+def test_check_reports_what_a_round_costs_and_the_largest_n():
     done = run(sys.executable, "-m", "spotlib", "check", "t3.nano@sa-east-1", "-n", "5")
 
     assert "SIMULATED (sandbox), not AWS: account 123456789012" in done.stdout
@@ -170,7 +172,7 @@ def test_a_misused_command_is_one_sentence_and_exit_code_two(given, words):
 
 
 def test_a_sandbox_started_by_hand_serves_a_collection_in_scaled_time(tmp_path):
-    """As watching live, or several programs at once, would use it."""
+    """So is a sandbox used by several programs at once, or by a person who watches live."""
     with sandbox("--speed", "20", "--seed", "3") as url:
         script = SCRIPT.replace('connect("sandbox", seed=11)', f'connect("{url}")')
         script = script.replace("count=4", "count=4, wanted=Stage.RUNNING")
@@ -207,31 +209,30 @@ DYING = """
 """
 
 
-def left_in(log):
-    """What the pretend market of a log's batch still holds."""
-    url = read_events(log)[0][0]["url"]
-    return control(url, "/sandbox/leftovers")
+def killed_collection(log, *options, ready=2):
+    """Run a collection that kills itself with -9 once so many are ready."""
+    script = textwrap.dedent(DYING).replace("progress.ready >= 2", f"progress.ready >= {ready}")
+    done = run(sys.executable, "-c", script, log, *options, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("ready", [0, 1, 5])
 def test_the_guard_closes_a_batch_whose_collector_was_killed(tmp_path, ready):
     """kill -9 before anything was ready, and while some were; nobody sweeps by hand."""
     log = tmp_path / "launches" / "20240901T000000Z-abcdef.jsonl"
-    script = textwrap.dedent(DYING).replace("progress.ready >= 2", f"progress.ready >= {ready}")
 
-    killed = run(sys.executable, "-c", script, log, "--guard", check=False)
+    killed_collection(log, "--guard", ready=ready)
     until(lambda: load_batches(log)["clean"].fillna(False).all())
 
-    assert killed.returncode == -9
-    assert left_in(log) == {"requests": [], "instances": []}
+    url = read_events(log)[0][0]["url"]
+    assert leftovers(url) == {"requests": [], "instances": []}
     assert load_launches(log)["outcome"].notna().all()
 
 
 def test_a_killed_collection_is_reported_and_swept_from_the_command_line(tmp_path):
-    """kill -9 in the middle: status tells, sweep closes it in its world, then all is well."""
+    """kill -9 in the middle: status reports it, sweep closes it in its world, then all is well."""
     log = tmp_path / "launches" / "20240901T000000Z-abcdef.jsonl"
-    killed = run(sys.executable, "-c", textwrap.dedent(DYING), log, check=False)
-    assert killed.returncode == -9
+    killed_collection(log)
     command = (sys.executable, "-m", "spotlib")
 
     before = run(*command, "status", "--results", tmp_path, check=False)

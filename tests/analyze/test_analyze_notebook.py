@@ -8,6 +8,7 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
+from programs import execute_notebook
 from studies import NANO, record
 
 from spotlib.sandbox.world import Fate
@@ -19,13 +20,8 @@ FIGURES = ["comparisons", "forecast", "launch-times", "phases", "ready-over-time
 
 def run(folder, **parameters):
     """Execute the notebook on a results folder; its output as text."""
-    papermill.execute_notebook(
-        str(NOTEBOOK),
-        str(folder / "out.ipynb"),
-        parameters={"results": str(folder)} | parameters,
-        cwd=str(folder),
-        progress_bar=False,
-    )
+    given = {"results": str(folder)} | parameters
+    execute_notebook(NOTEBOOK, folder / "out.ipynb", cwd=folder, **given)
     book = nbformat.read(folder / "out.ipynb", as_version=4)
     outputs = [out for cell in book.cells for out in cell.get("outputs", [])]
     assert not [out for out in outputs if out.get("name") == "stderr"]

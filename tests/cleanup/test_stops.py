@@ -1,8 +1,8 @@
 """However a person stops a run in the middle, nothing is left and nothing is lost.
 
-The real programs, papermill, a kernel, JupyterLab's server, run ``02_collect`` against a sandbox
-that outlives them, and are stopped while both instances are alive.  Afterwards the market holds
-nothing, the log is whole and says so, and every request has exactly one outcome.
+papermill, a kernel and JupyterLab's server run ``02_collect`` against a sandbox that outlives
+them, and are stopped while both instances are alive.  Afterwards the market holds nothing, the
+log is whole and says so, and every request has exactly one outcome.
 """
 
 import json
@@ -19,34 +19,49 @@ from contextlib import contextmanager, suppress
 import papermill.iorw
 import papermill.parameterize
 import pytest
-from conftest import NANO, plan_for, read_events
+from conftest import JUPYTER_FOLDERS, NANO, plan_for, read_events
 from jupyter_client import BlockingKernelClient, KernelManager
-from programs import BIN, chaos, end_all, processes, processes_of, run, sandbox, until
+from programs import (
+    BIN,
+    KERNEL_DIED,
+    PATIENCE_S,
+    chaos,
+    end_all,
+    leftovers,
+    processes,
+    processes_of,
+    run,
+    sandbox,
+    until,
+)
 
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.clock import control
 from spotlib.ec2.connection import connect
 from spotlib.model import Stage, plan_launches
 from spotlib.record.tables import load_batches
 
 WHAT = {"n": 2, "instance_type": "t3.nano", "region": "sa-east-1"}
-PATIENCE = {"timeout": 120}
+NOTHING = {"requests": [], "instances": []}
+
+pytestmark = pytest.mark.usefixtures("_programs_end_with_the_test")
 
 
 @pytest.fixture(autouse=True)
-def folders(monkeypatch, tmp_path):
-    """Jupyter's own files go where the test's do, and what still runs there is ended with it."""
-    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
+def _folders(monkeypatch, tmp_path):
+    """Jupyter's own files lie in the test's folder: a process is known by that name."""
+    for name in JUPYTER_FOLDERS:
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))  # so that a kernel of papermill's names it too
-    yield
-    end_all(processes_of(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # a kernel of papermill names it, too
 
 
 @pytest.fixture
 def market(request):
-    """A market that no notebook ends; instances are ready in ten seconds, or as slow as asked."""
-    with sandbox("--speed", str(getattr(request, "param", 20))) as url:
+    """A market that no notebook ends.
+
+    Its speed decides how long the middle of a run lasts in real time, and the clean-up: at 10,
+    instances are ready after twenty seconds, and a batch is clean after three.
+    """
+    with sandbox("--speed", str(getattr(request, "param", 10))) as url:
         yield url
 
 
@@ -54,9 +69,9 @@ def parameters(market, tmp_path):
     return {**WHAT, "results": str(tmp_path), "endpoint": market}
 
 
-def until_launched(market):
+def until_launched(market, *, by=None):
     """The middle: from here on a stop would leak both instances."""
-    until(lambda: len(control(market, "/sandbox/leftovers")["instances"]) == WHAT["n"])
+    until(lambda: len(leftovers(market)["instances"]) == WHAT["n"], by=by)
 
 
 def log_in(folder):
@@ -65,13 +80,13 @@ def log_in(folder):
 
 
 def until_closed(market, log):
-    """The log says that all is clean, and it is: the log's events."""
+    """Return the log's events once it says that all is clean; and it is."""
     until(lambda: load_batches(log)["clean"].fillna(False).all())
     events, torn = read_events(log)
     requested = [name for each in events for name in each.get("request_ids", ())]
     ended = Counter(each["request_id"] for each in events if each["event"] == "outcome")
 
-    assert control(market, "/sandbox/leftovers") == {"requests": [], "instances": []}
+    assert leftovers(market) == NOTHING
     assert not torn
     assert len(requested) == WHAT["n"]
     assert ended == dict.fromkeys(requested, 1)
@@ -100,43 +115,44 @@ def start_papermill(repository, market, tmp_path, *options):
 @pytest.mark.parametrize(
     ("signals", "market"),
     [
-        pytest.param(["SIGINT"], 5, marks=chaos),  # slow, so that the kernel's time is too short
-        (["SIGINT", "SIGINT"], 20),
-        pytest.param(["SIGTERM"], 20, marks=chaos),
-        pytest.param(["SIGHUP"], 20, marks=chaos),
-        pytest.param(["SIGKILL"], 20, marks=chaos),
+        pytest.param(["SIGINT"], 5, marks=chaos),  # slow: the kernel's time is then too short
+        (["SIGINT", "SIGINT"], 10),
+        pytest.param(["SIGTERM"], 10, marks=chaos),
+        pytest.param(["SIGHUP"], 10, marks=chaos),
+        pytest.param(["SIGKILL"], 10, marks=chaos),
     ],
     indirect=["market"],
 )
 def test_papermill_stopped_in_the_middle_leaves_nothing(repository, tmp_path, market, signals):
     """The kernel dies with it, most often without a word; the guard does not."""
     started = start_papermill(repository, market, tmp_path)
-    until_launched(market)
+    until_launched(market, by=started)
 
     for name in signals:
-        os.killpg(started.pid, signal.Signals[name])
+        with suppress(ProcessLookupError):  # it may have ended at the first
+            os.killpg(started.pid, signal.Signals[name])
         with suppress(subprocess.TimeoutExpired):
-            started.wait(timeout=0.5)  # the kernel has begun to clean up when the second comes
-    started.wait(**PATIENCE)
+            started.wait(timeout=0.5)  # most often it is ending its kernel when the second arrives
+    started.wait(timeout=PATIENCE_S)
 
     until_closed(market, log_in(tmp_path))
 
 
 def test_a_whole_tree_of_processes_killed_leaves_nothing(repository, tmp_path, market):
-    """As editors end a run: each process that descends from it.  The guard is nobody's child."""
+    """So editors end a run: with each process that descends from it.  The guard does not."""
     started = start_papermill(repository, market, tmp_path)
-    until_launched(market)
+    until_launched(market, by=started)
 
     tree = descendants(started.pid)
     end_all(tree)
-    started.wait(**PATIENCE)
+    started.wait(timeout=PATIENCE_S)
 
     assert len(tree) >= 2, "papermill and its kernel"
     until_closed(market, log_in(tmp_path))
 
 
 def descendants(root):
-    """The ids of a process and of all that stem from it."""
+    """The ids of a process and of all that descend from it."""
     found = [root]
     parents = {number: parent for number, parent, _ in processes()}
     for each in found:
@@ -146,13 +162,13 @@ def descendants(root):
 
 @chaos
 def test_every_process_asked_to_end_at_once_leaves_nothing(repository, tmp_path, market):
-    """As a service manager or a job scheduler does, some time before it kills them all."""
+    """So does a service manager or a job scheduler, some time before it kills them all."""
     started = start_papermill(repository, market, tmp_path)
-    until_launched(market)
+    until_launched(market, by=started)
 
     asked = processes_of(tmp_path)
     end_all(asked, signal.SIGTERM)
-    started.wait(**PATIENCE)
+    started.wait(timeout=PATIENCE_S)
 
     assert len(asked) >= 3, "papermill, its kernel and the guard"
     until_closed(market, log_in(tmp_path))
@@ -163,9 +179,9 @@ def test_every_process_asked_to_end_at_once_leaves_nothing(repository, tmp_path,
 def test_a_cell_that_papermill_gives_too_little_time_leaves_nothing(repository, tmp_path, market):
     """The time is each cell's; at a quarter of the speed only the collection needs so long."""
     started = start_papermill(repository, market, tmp_path, "--execution-timeout", "20")
-    until_launched(market)
+    until_launched(market, by=started)
 
-    assert started.wait(**PATIENCE) != 0
+    assert started.wait(timeout=PATIENCE_S) != 0
 
     until_closed(market, log_in(tmp_path))
 
@@ -174,7 +190,7 @@ def test_a_cell_that_papermill_gives_too_little_time_leaves_nothing(repository, 
 
 
 def cells(repository, market, tmp_path):
-    """The notebook's code: what comes before the collection, and the collection."""
+    """The notebook's code: the cells before the collection, and the collection."""
     book = papermill.iorw.load_notebook_node(str(repository / "notebooks/02_collect.ipynb"))
     book = papermill.parameterize.parameterize_notebook(book, parameters(market, tmp_path))
     code = [each.source for each in book.cells if each.cell_type == "code"]
@@ -183,14 +199,15 @@ def cells(repository, market, tmp_path):
 
 
 def execute(client, code, **expressions):
-    """Run code to its end: the values of the expressions after it."""
-    reply = client.execute(code, user_expressions=expressions, reply=True, **PATIENCE)["content"]
+    """Run code to its end; return the values of the expressions after it."""
+    given = {"user_expressions": expressions, "timeout": PATIENCE_S}
+    reply = client.execute(code, reply=True, **given)["content"]
     assert reply["status"] == "ok", reply
     return {name: each["data"]["text/plain"] for name, each in reply["user_expressions"].items()}
 
 
 def collect_in(client, repository, market, tmp_path):
-    """Begin the collection in a kernel and come back in the middle of it."""
+    """Begin the collection in a kernel and return in the middle of it."""
     before, collection = cells(repository, market, tmp_path)
     for code in before:
         execute(client, code)
@@ -198,25 +215,38 @@ def collect_in(client, repository, market, tmp_path):
     until_launched(market)
 
 
-@pytest.fixture
-def kernel():
+def start_kernel():
+    """The manager of a kernel that answers."""
     manager = KernelManager()
     manager.start_kernel()
+    with ready(manager.client()):
+        return manager
+
+
+@pytest.fixture
+def kernel():
+    try:
+        manager = start_kernel()
+    except RuntimeError as error:
+        if KERNEL_DIED not in str(error):
+            raise
+        manager = start_kernel()
     yield manager
     manager.shutdown_kernel(now=True)
 
 
 @contextmanager
 def ready(client):
+    """A client of a kernel, once it answers."""
     client.start_channels(stdin=False, hb=False)
     try:
-        client.wait_for_ready(timeout=120)
+        client.wait_for_ready(timeout=PATIENCE_S)
         yield client
     finally:
         client.stop_channels()
 
 
-@pytest.mark.parametrize("market", [5], indirect=True)  # so that the clean-up takes six seconds
+@pytest.mark.parametrize("market", [5], indirect=True)  # the clean-up takes six seconds
 @pytest.mark.parametrize("interrupts", [pytest.param(1, marks=chaos), 3])
 def test_an_interrupted_kernel_ends_its_batch_in_order_and_stays_usable(
     repository, tmp_path, market, kernel, interrupts
@@ -230,13 +260,13 @@ def test_an_interrupted_kernel_ends_its_batch_in_order_and_stays_usable(
         for _ in range(interrupts - 1):
             until(lambda: any(each["event"] == "release" for each in read_events(log)[0]))
             kernel.interrupt_kernel()
-        told = execute(client, "", problems="summary.problems", line="summary.last_line()")
+        shown = execute(client, "", problems="summary.problems", line="summary.last_line()")
 
     events = until_closed(market, log_in(tmp_path))
     assert "recovered" not in {each["event"] for each in events}
     assert events[-1]["event"] == "clean"
-    assert "stopped by SIGINT" in told["problems"]
-    assert "open requests 0, live instances 0 (confirmed)" in told["line"]
+    assert "stopped by SIGINT" in shown["problems"]
+    assert "open requests 0, live instances 0 (confirmed)" in shown["line"]
 
 
 @chaos
@@ -245,11 +275,11 @@ def test_a_kernel_asked_to_end_ends_its_batch_in_order(repository, tmp_path, mar
         collect_in(client, repository, market, tmp_path)
 
         kernel.signal_kernel(signal.SIGTERM)
-        told = execute(client, "", problems="summary.problems")
+        shown = execute(client, "", problems="summary.problems")
 
     events = until_closed(market, log_in(tmp_path))
     assert "recovered" not in {each["event"] for each in events}
-    assert "stopped by SIGTERM" in told["problems"]
+    assert "stopped by SIGTERM" in shown["problems"]
 
 
 def restart(kernel):
@@ -264,7 +294,7 @@ def kill(kernel):
     kernel.signal_kernel(signal.SIGKILL)
 
 
-@pytest.mark.parametrize("market", [5], indirect=True)  # so that nobody waits for the clean-up
+@pytest.mark.parametrize("market", [5], indirect=True)  # the clean-up takes too long for it
 @pytest.mark.parametrize(
     "stop", [restart, pytest.param(shut_down, marks=chaos), pytest.param(kill, marks=chaos)]
 )
@@ -286,6 +316,23 @@ def test_a_kernel_that_ends_leaves_nothing(repository, tmp_path, market, kernel,
 # JupyterLab's server
 
 
+def ask(server, path, method="GET"):
+    """What a Jupyter server answers."""
+    headers = {"Authorization": f"token {server['token']}"}
+    asked = urllib.request.Request(f"{server['url']}{path}", method=method, headers=headers)
+    with urllib.request.urlopen(asked, timeout=PATIENCE_S) as reply:
+        return json.loads(reply.read())
+
+
+def answers(file):
+    """Whether a Jupyter server can be used: its file is there before it is whole and it listens."""
+    try:
+        ask(json.loads(file.read_text()), "api/status")
+    except (OSError, json.JSONDecodeError):
+        return False
+    return True
+
+
 @contextmanager
 def lab(tmp_path):
     """JupyterLab without a browser: its process, its address and its token."""
@@ -295,10 +342,10 @@ def lab(tmp_path):
         started = subprocess.Popen(
             [str(part) for part in command], stdout=said, stderr=said, start_new_session=True
         )
-    runtime = tmp_path / "jupyter_runtime_dir"
-    until(lambda: list(runtime.glob("jpserver-*.json")))
+    file = tmp_path / "jupyter_runtime_dir" / f"jpserver-{started.pid}.json"
     try:
-        yield started, json.loads((runtime / f"jpserver-{started.pid}.json").read_text())
+        until(lambda: answers(file), by=started)
+        yield started, json.loads(file.read_text())
     finally:
         started.kill()
         started.wait()
@@ -307,13 +354,7 @@ def lab(tmp_path):
 @contextmanager
 def kernel_of(server, tmp_path):
     """A client of a kernel that the server starts, as it does for an opened notebook."""
-    asked = urllib.request.Request(
-        f"{server['url']}api/kernels",
-        method="POST",
-        headers={"Authorization": f"token {server['token']}"},
-    )
-    with urllib.request.urlopen(asked, **PATIENCE) as reply:
-        name = json.loads(reply.read())["id"]
+    name = ask(server, "api/kernels", "POST")["id"]
     file = tmp_path / "jupyter_runtime_dir" / f"kernel-{name}.json"
     client = BlockingKernelClient(connection_file=str(file))
     client.load_connection_file()
@@ -321,15 +362,15 @@ def kernel_of(server, tmp_path):
         yield client
 
 
-@pytest.mark.parametrize("market", [5], indirect=True)  # so that nobody waits for the clean-up
+@pytest.mark.parametrize("market", [5], indirect=True)  # the clean-up takes too long for it
 @pytest.mark.parametrize("name", [pytest.param("SIGTERM", marks=chaos), "SIGKILL"])
 def test_a_stopped_jupyterlab_server_leaves_nothing(repository, tmp_path, market, name):
-    """It takes its kernels with it, or they go when they see that it is gone."""
+    """It ends its kernels, or they end when they see that it is gone."""
     with lab(tmp_path) as (started, server):
         with kernel_of(server, tmp_path) as client:
             collect_in(client, repository, market, tmp_path)
         started.send_signal(signal.Signals[name])
-        started.wait(**PATIENCE)
+        started.wait(timeout=PATIENCE_S)
 
         until_closed(market, log_in(tmp_path))
 
@@ -365,9 +406,9 @@ def collect_until(happens, market, log):
         done = subprocess.run(
             [sys.executable, "-c", script, market, str(log)],
             check=False,
-            stdout=said,  # a file, for a child that outlives it would keep a pipe open
+            stdout=said,  # a file: a child that outlives it would keep a pipe open
             stderr=said,
-            **PATIENCE,
+            timeout=PATIENCE_S,
         )
     assert done.returncode == -signal.SIGKILL, (log.parents[1] / "said.txt").read_text()
 
@@ -387,7 +428,7 @@ def test_a_log_thrown_away_in_the_middle_leaves_nothing_in_the_market(market, lo
     collect_until(f"shutil.rmtree(log.parent); {DIE}", market, log)
 
     until(lambda: not processes_of(log.parent, "spotlib.cleanup.guard"))
-    assert control(market, "/sandbox/leftovers") == {"requests": [], "instances": []}
+    assert leftovers(market) == NOTHING
 
 
 @chaos
@@ -420,4 +461,4 @@ def test_nothing_is_launched_without_a_guard(market, log, monkeypatch):
         collect_batch(connection, checked, log=log)
 
     assert "intent" not in {each["event"] for each in read_events(log)[0]}
-    assert control(market, "/sandbox/leftovers") == {"requests": [], "instances": []}
+    assert leftovers(market) == NOTHING

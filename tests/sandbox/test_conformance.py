@@ -24,6 +24,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, WaiterError
+from programs import PATIENCE_S
 
 from spotlib.sandbox.server import serve
 from spotlib.sandbox.wire import answer, attach
@@ -72,9 +73,9 @@ class Client:
 
 def _served(world: World) -> str:
     where: queue.Queue[str] = queue.Queue()
-    given = {"idle_s": 20, "ready": where.put}
+    given = {"idle_s": 60, "ready": where.put}
     threading.Thread(target=serve, args=(world,), kwargs=given, daemon=True).start()
-    return where.get(timeout=10)
+    return where.get(timeout=PATIENCE_S)
 
 
 @pytest.fixture(params=["in-process", "over HTTP"])
@@ -496,7 +497,7 @@ def aws():
         given = [str(CLI), *arguments, *(("--output", "text") if text else ("--output", "json"))]
         environment = {**os.environ, **names, **keys}
         done = subprocess.run(
-            given, capture_output=True, text=True, env=environment, timeout=120, check=False
+            given, capture_output=True, text=True, env=environment, timeout=PATIENCE_S, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip() if text or not done.stdout.strip() else json.loads(done.stdout)

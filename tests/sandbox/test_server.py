@@ -2,10 +2,9 @@
 
 import json
 import os
-import queue
 import subprocess
 import sys
-import threading
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
@@ -14,9 +13,9 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
 from botocore.parsers import ResponseParserError
+from programs import PATIENCE_S, served
 
 from spotlib.sandbox.faults import lose_answer
-from spotlib.sandbox.server import serve
 from spotlib.sandbox.world import World
 
 IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"
@@ -41,13 +40,16 @@ def plain(service, url):
         endpoint_url=url,
         aws_access_key_id="sandbox",
         aws_secret_access_key="sandbox",
-        config=Config(retries={"mode": "standard", "total_max_attempts": 1}),
+        config=Config(
+            retries={"mode": "standard", "total_max_attempts": 1}, read_timeout=PATIENCE_S
+        ),
     )
 
 
 def control(url, path, body=None):
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url + path, data=data)) as answer:
+    asked = urllib.request.Request(url + path, data=data)
+    with urllib.request.urlopen(asked, timeout=PATIENCE_S) as answer:
         return json.load(answer)
 
 
@@ -95,19 +97,10 @@ def test_scaled_time_runs_and_refuses_to_be_advanced():
 
 def test_started_by_hand_it_prints_how_to_use_it_and_ends_when_idle():
     command = [sys.executable, "-m", "spotlib.sandbox.server", "--idle-s", "0.3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert "export AWS_ENDPOINT_URL=http://127.0.0.1:" in done.stdout
     assert "nothing costs money" in done.stdout
     assert done.stderr == ""
-
-
-def served(world):
-    """Serve the world over HTTP from this process, within reach of the test; return its URL."""
-    where = queue.Queue()
-    threading.Thread(
-        target=serve, args=(world,), kwargs={"idle_s": 10, "ready": where.put}, daemon=True
-    ).start()
-    return where.get(timeout=10)
 
 
 def test_http_answers_equal_those_in_process():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from email.utils import parsedate_to_datetime
@@ -202,7 +203,7 @@ def test_two_processes_with_the_same_seed_answer_with_the_same_bytes(account):
     command = [sys.executable, "-c", PROGRAM, given, "us-east-1", "eu-west-1"]
     first, second = (
         subprocess.run(
-            command, capture_output=True, check=True, env={"PYTHONHASHSEED": seed}
+            command, capture_output=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed}
         ).stdout
         for seed in ("1", "2")
     )

@@ -20,6 +20,8 @@ def s3_server() -> Iterator[tuple[str, list[str]]]:
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # a client waits a second for "100 Continue"
+
         def answer(self) -> None:
             headers = HTTPHeaders()
             for name, value in self.headers.items():
@@ -44,10 +46,15 @@ def s3_server() -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # of 5, some of eight readers at once would be put off by seconds
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", signatures
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", signatures
+        finally:  # else the thread would fail at its closed socket, in the middle of other tests
+            server.shutdown()
 
 
 def upload(endpoint: str, bucket: str, root: Path) -> None:

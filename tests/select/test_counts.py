@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from market import random_market, write_tree, write_zip
+from programs import PATIENCE_S
 
 from spotlib.select.archive.counts import CACHE, days_held, read_counts
 from spotlib.select.cov import score_targets, variation
@@ -103,7 +104,9 @@ def test_counts_are_the_same_from_a_dask_cluster_of_two_workers(archive, tmp_pat
         "        reading = read_counts(sys.argv[1], executor=executor, cache=None)\n"
         "        reading.counts.to_pickle(sys.argv[2])\n"
     )
-    subprocess.run([sys.executable, script, archive, tmp_path / "counts"], check=True, timeout=60)
+    started = [sys.executable, script, archive, tmp_path / "counts"]
+    patient = {f"DASK_DISTRIBUTED__COMM__TIMEOUTS__{each}": "240s" for each in ("CONNECT", "TCP")}
+    subprocess.run(started, check=True, timeout=PATIENCE_S, env={**os.environ, **patient})
 
     counts = pd.read_pickle(tmp_path / "counts")
 
@@ -211,7 +214,7 @@ class TestCache:
         )
         command = [sys.executable, "-c", script, str(archive), str(tmp_path)]
         both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        outputs = [process.communicate(timeout=60)[0] for process in both]
+        outputs = [process.communicate(timeout=PATIENCE_S)[0] for process in both]
 
         assert outputs == [f"{expected.counts.shape}\n" * 3] * 2
         assert sorted(path.suffix for path in tmp_path.iterdir()) == [".parquet"] * 4

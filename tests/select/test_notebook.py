@@ -7,6 +7,7 @@ import pandas as pd
 import papermill
 import pytest
 from market import random_market, write_tree, write_zip
+from programs import execute_notebook
 
 from spotlib.record.selection_file import read_selection, selection_targets
 from spotlib.sandbox.history import write_archive
@@ -50,13 +51,8 @@ def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     write_tree(random_market(days=3, snapshots=20, seed=5), folder / "archive")
     given = {"dataset": str(folder / "archive"), "results": str(folder / "results")}
-    papermill.execute_notebook(
-        str(NOTEBOOK),
-        str(folder / "out.ipynb"),
-        parameters=given | {"sizes": "medium nano xlarge", "top": 3, "controls": 1},
-        cwd=str(folder),
-        progress_bar=False,
-    )
+    given |= {"sizes": "medium nano xlarge", "top": 3, "controls": 1}
+    execute_notebook(NOTEBOOK, folder / "out.ipynb", cwd=folder, **given)
     return folder
 
 
