@@ -111,7 +111,7 @@ def _row(track: Track, run: int, target: str, time_s: float) -> dict[str, object
         "round": run,
         "outcome": track.outcome or Outcome.TIMED_OUT,
         "status_code": "fulfilled" if shown else "capacity-not-available",
-        "watched_s": track.looked_s,
+        "watched_s": track.polled_s,
         "ready_after_s": shown.after_s if shown else np.nan,
         "ready_by_s": shown.by_s if shown else np.nan,
         "true_s": time_s,
