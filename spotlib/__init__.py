@@ -71,4 +71,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """List the public names, loaded or not."""
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

@@ -3,7 +3,7 @@
 Wording only: every estimate comes from elsewhere, and what is unknown is said to be unknown.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,11 @@ def ready_sentences(distributions: Mapping[str, LaunchTimes], *, horizon_s: floa
     shares = {name: each.share_ready(horizon_s).value for name, each in distributions.items()}
     ranked = sorted((name for name in shares if not np.isnan(shares[name])), key=shares.__getitem__)
     if ranked:
-        words = [f"{shares[name]:.0%} ({name})" for name in ranked]
-        yield f"Share {stage} by {horizon_s:.0f} s: {_from_to(words)}."
-
-
-def _from_to(ranked: Sequence[str]) -> str:
-    return " to ".join(dict.fromkeys((ranked[0], ranked[-1])))
+        ends = [f"{shares[name]:.0%}" for name in (ranked[0], ranked[-1])]
+        words = f"{ends[0]} ({ranked[0]}) to {ends[1]} ({ranked[-1]})"
+        if ends[0] == ends[1]:
+            words = f"{ends[0]} for every target"
+        yield f"Share {stage} by {horizon_s:.0f} s: {words}."
 
 
 def formatted_summary(summary: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +61,8 @@ def phase_sentence(phases: pd.DataFrame) -> str:
     here = phases[phases["phase"] == middle.idxmax()].dropna(subset="median_s")
     rows = here.sort_values("median_s", kind="stable").to_dict("records")
     words = [f"{row['median_s']:.1f} s ({row['target']})" for row in rows]
-    return f"Longest phase: {middle.idxmax()}, median {_from_to(words)}."
+    ends = " to ".join(dict.fromkeys((words[0], words[-1])))
+    return f"Longest phase: {middle.idxmax()}, median {ends}."
 
 
 def comparison_sentences(pairs: pd.DataFrame) -> Iterator[str]:
