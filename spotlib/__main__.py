@@ -12,7 +12,7 @@ from typing import Any
 
 import spotlib
 from spotlib.cleanup.sweep import SweepReport, sweep
-from spotlib.cleanup.unfinished import dead_lines, unfinished
+from spotlib.cleanup.unfinished import dead_lines, unfinished, unreadable
 from spotlib.collect.cost import PreflightReport, split_waves
 from spotlib.collect.preflight import preflight
 from spotlib.ec2.connection import connect, is_aws
@@ -128,9 +128,13 @@ def _sweep(given: argparse.Namespace) -> int:
         connection = connect(given.endpoint, profile=given.profile)
         return _print_report(sweep(connection, folder=folder, **options))
     urls = {each.batch.url for each in unfinished(folder) if each.batch.simulated}
+    not_read = unreadable(folder)
+    for name, error in not_read.items():
+        print(f"{name}: NOT known: {error}")
     if not urls:
         print("no simulated batch is unfinished; for AWS add --endpoint aws")
-    return max((_sweep_sandbox(url, folder, options) for url in sorted(urls, key=str)), default=0)
+    codes = [_sweep_sandbox(url, folder, options) for url in sorted(urls, key=str)]
+    return max([*codes, 1 if not_read else 0])
 
 
 def _sweep_sandbox(url: str | None, folder: Path, options: dict[str, Any]) -> int:

@@ -138,7 +138,7 @@ def sweep(
             logs.get(name),
             [each for each in ours if each[1].batch_id == name],
             account,
-            is_locked=name in errors and is_alive(Path(folder) / f"{name}.jsonl"),
+            is_locked=name in errors and _is_locked(Path(folder) / f"{name}.jsonl"),
         )
         for name in sorted({*logs, *(each.batch_id for _, each in ours)})
     ]
@@ -190,6 +190,13 @@ class _Job:
         for region, each in self.listed:
             ids[region].add(each.request_id)
         return ids
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        return is_alive(path)
+    except OSError:  # it cannot be opened, so no writer of ours holds it
+        return False
 
 
 def _name(log: Unfinished | tuple[str, str]) -> str:

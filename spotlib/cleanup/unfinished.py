@@ -117,12 +117,12 @@ def dead_lines(folder: str | Path) -> list[str]:
 def read_unfinished(folder: str | Path) -> Iterator[Unfinished | tuple[str, str]]:
     """Yield each batch that is not confirmed clean, or its name and why its log is unreadable."""
     for path in log_files(folder):
-        if ends_clean(path):
-            continue
         try:
-            record = replay(path, polls=False)
+            if ends_clean(path):
+                continue
+            record, alive = replay(path, polls=False), is_alive(path)
         except (ValueError, OSError) as error:
             yield path.stem, str(error)
             continue
         if record is not None:
-            yield Unfinished(path, is_alive(path), record)
+            yield Unfinished(path, alive, record)

@@ -23,11 +23,11 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from spotlib.model import Kind, Outcome, StageName
+from spotlib.model import MOST_INSTANCES_PER_CALL, Kind, Outcome, StageName
 
 SCHEMA = 2
 
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
 Instant = Annotated[datetime, Meta(tz=True)]
 
 
@@ -39,7 +39,7 @@ class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     price_source: str | None = None
     price_changed_at: Instant | None = None
     on_demand_usd: float | None = None
-    sps: float | None = None
+    sps: Count | None = None
     sps_at: Instant | None = None
     sps_source: str | None = None
     if_score: float | None = None
@@ -112,7 +112,7 @@ class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch"):
     every_s: float
     poll_s: float
     phase_s: float
-    seed: int
+    seed: Annotated[int, Meta(ge=-(2**53), le=2**53)]
     settle_s: float
     notes: dict[str, Any]
     account: str | None
@@ -135,7 +135,7 @@ class IntentEvent(_RunEvent, frozen=True, kw_only=True, tag="intent"):
     placement: str
     method: str
     wanted: StageName
-    n: Count
+    n: Annotated[int, Meta(ge=1, le=MOST_INSTANCES_PER_CALL)]
     timeout_s: float
     max_price_usd: float | None
     image: str

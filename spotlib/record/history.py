@@ -5,6 +5,7 @@ A log that cannot be read keeps nobody from collecting; its cost is then unknown
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -22,15 +23,15 @@ def last_launches(folder: Path, *, since: datetime) -> dict[Target, datetime]:
     for path in log_files(folder):
         if path.stem < f"{since:%Y%m%dT%H%M%SZ}":
             continue  # batch ids begin with their start
-        record = _if_readable(path)
-        if record is None or record.batch.simulated:
-            continue  # every simulated batch has a world of its own
-        for target, at in _launches(record):
-            found[target] = max(at, found.get(target, at))
+        with suppress(ValueError, OSError):
+            for target, at in _real_launches(replay(path, polls=False)):
+                found[target] = max(at, found.get(target, at))
     return found
 
 
-def _launches(record: RecordedBatch) -> Iterator[tuple[Target, datetime]]:
+def _real_launches(record: RecordedBatch | None) -> Iterator[tuple[Target, datetime]]:
+    if record is None or record.batch.simulated:
+        return  # every simulated batch has a world of its own
     for run in record.runs.values():
         intent = run.intent
         yield Target(intent.instance_type, intent.region, intent.availability_zone_id), intent.at
@@ -45,16 +46,9 @@ def earlier_usd(folder: Path, *, simulated: bool) -> float:
     for path in log_files(folder):
         try:
             record = replay(path, polls=False)
-        except ValueError:
+        except (ValueError, OSError):
             return math.nan
         if record is not None and record.batch.simulated is simulated:
             most_usd = record.spent_at_most_usd
             costs_usd.append(math.nan if most_usd is None else most_usd)
     return math.fsum(costs_usd)
-
-
-def _if_readable(path: Path) -> RecordedBatch | None:
-    try:
-        return replay(path, polls=False)
-    except ValueError:
-        return None

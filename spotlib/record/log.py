@@ -12,15 +12,28 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from spotlib.record.events import SCHEMA, CleanEvent, Event, RecoveredEvent
 
+_FIRST = b'{"event":"batch"'
 _POLL = b'{"event":"poll"'
 _TAIL_BYTES = 4096  # longer than the line of a confirmed end
-_encode = msgspec.json.Encoder().encode
+# What a damaged line raises: msgspec's own errors, bytes that are no UTF-8, and brackets too deep.
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+def _plain(value: Any) -> Any:
+    """Turn a number of numpy or pandas into Python's, which alone can be written."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{value!r} of type {type(value).__name__} has no place in a log")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
 _decode: Callable[[bytes], Event] = msgspec.json.Decoder(Event).decode
 
 
@@ -79,14 +92,18 @@ class EventLog:
         return self.path.stem
 
     def append(self, event: Event, *, sync: bool = False) -> None:
-        """Write one event; ``sync`` waits until it is on the disk.
+        """Write one event; ``sync`` checks it first, and waits until it is on the disk.
 
         Raises
         ------
         LogError
             If it could not be written whole (a full disk).  Earlier lines stay readable.
+        ValueError
+            If a reader would refuse it: what is synced comes before money is spent.
         """
         data = _encode(event) + b"\n"
+        if sync:
+            _require_readable(self.path, data)
         if self._torn and not isinstance(event, RecoveredEvent):
             # Readers skip a torn line only where the next line says that it is torn.
             data = _encode(_recovered(torn=True)) + b"\n" + data
@@ -146,7 +163,7 @@ def ends_clean(path: str | Path) -> bool:
         return False
     try:
         event = _decode(last[0])
-    except msgspec.MsgspecError:
+    except _UNREADABLE:
         return False
     return isinstance(event, CleanEvent) and event.confirmed
 
@@ -175,7 +192,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def log_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Return the logs among ``paths``: files as they are, and the ``.jsonl`` of folders, sorted."""
+    """Return the logs among ``paths``, each once: files, and the ``.jsonl`` of folders, sorted."""
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     found: list[Path] = []
     for path in map(Path, given):
@@ -185,7 +202,7 @@ def log_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
             found.append(path)
         else:
             raise FileNotFoundError(f"there is no log or folder of logs at {path}")
-    return found
+    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
 
 
 class Lines(NamedTuple):
@@ -206,6 +223,8 @@ def read_lines(path: str | Path, *, polls: bool = True) -> Lines:
     """
     lines = Path(path).read_bytes().split(b"\n")
     tail = lines.pop()  # empty after a whole line
+    if not lines and not _FIRST.startswith(tail[: len(_FIRST)]):
+        raise ValueError(f"{path} is not a log of spotlib: it does not begin with a batch event")
     _require_schema(path, lines[:1])
     events: list[tuple[int, Event]] = []
     torn = 0  # the number of a line that was not written whole
@@ -222,15 +241,16 @@ def read_lines(path: str | Path, *, polls: bool = True) -> Lines:
 
 
 def _wanted(lines: Sequence[bytes], *, polls: bool) -> Iterator[tuple[int, bytes]]:
-    numbered = enumerate(lines, 1)
-    return numbered if polls else (each for each in numbered if not each[1].startswith(_POLL))
+    for number, line in enumerate(lines, 1):
+        if polls or not line.startswith(_POLL) or not _is_json(line):  # a damaged one is reported
+            yield number, line
 
 
 def _event_of(path: str | Path, number: int, line: bytes) -> Event | None:
     """Decode a line; None if it is not whole JSON."""
     try:
         return _decode(line)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         if not _is_json(line):  # a field is checked before the end of the line is seen
             return None
         raise ValueError(f"{path}, line {number} is no valid event: {error}") from error
@@ -238,10 +258,17 @@ def _event_of(path: str | Path, number: int, line: bytes) -> Event | None:
 
 def _is_json(line: bytes) -> bool:
     try:
-        msgspec.json.decode(line)
-    except msgspec.DecodeError:
+        _skip(line)
+    except _UNREADABLE:
         return False
     return True
+
+
+def _require_readable(path: Path, line: bytes) -> None:
+    try:
+        _decode(line)
+    except _UNREADABLE as error:
+        raise ValueError(f"{path} cannot take this event: {error}") from error
 
 
 def _require_schema(path: str | Path, lines: Sequence[bytes]) -> None:
@@ -249,7 +276,7 @@ def _require_schema(path: str | Path, lines: Sequence[bytes]) -> None:
         return
     try:
         first = msgspec.json.decode(lines[0])
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         first = None
     if not isinstance(first, dict) or first.get("event") != "batch":
         raise ValueError(f"{path} is not a log of spotlib: its first line is no batch event")

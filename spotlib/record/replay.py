@@ -87,13 +87,15 @@ class RecordedBatch:
 
     @property
     def spent_at_most_usd(self) -> float | None:
-        """What the batch cost at most: as its clean end says, or else its hard bound; None unknown.
+        """What the batch cost at most: as its confirmed end says, else its hard bound; or None.
 
         A simulated amount is as large as its real one would have been.
         """
-        if self.clean is not None and self.clean.spent_at_most_usd is not None:
-            return self.clean.spent_at_most_usd
-        return self.bound_usd(self.batch.rounds)
+        spent_usd = self.clean.spent_at_most_usd if self.clean else None
+        if spent_usd is not None and self.clean is not None and self.clean.confirmed:
+            return spent_usd
+        bound_usd = self.bound_usd(self.batch.rounds)
+        return None if bound_usd is None else max(bound_usd, spent_usd or 0.0)
 
     def bound_usd(self, rounds: int) -> float | None:
         """The hard bound of the cost of so many rounds; None where a price is not known."""
@@ -114,7 +116,8 @@ def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
     if not events:
         return None
     _, first = events[0]
-    assert isinstance(first, BatchEvent)  # `read_lines` has checked
+    if not isinstance(first, BatchEvent):
+        raise ValueError(f"{path} is not a log of spotlib: its first line is no batch event")
     found = RecordedBatch(Path(path), first, torn=torn)
     for number, event in events[1:]:
         try:
@@ -124,33 +127,72 @@ def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
                 f"{path}, line {number} is no valid event: no line before it names "
                 f"{error.args[0]!r}"
             ) from None
+        except _RepeatedError as error:
+            raise ValueError(
+                f"{path}, line {number} is no valid event: a line before it already has {error}"
+            ) from None
     return found
+
+
+class _RepeatedError(Exception):
+    """An event says again what an earlier one said."""
 
 
 def _take(found: RecordedBatch, event: Event) -> None:
     """Add one event; KeyError if it speaks of something unknown."""
     match event:
+        case BatchEvent():
+            raise _RepeatedError("the batch")
         case IntentEvent():
-            found.runs[event.round, event.plan] = RecordedRun(event)
-        case RequestedEvent():
-            run = found.runs[event.round, event.plan]
-            run.requested = event
-            for each in event.request_ids:
-                found.requests[each] = RecordedRequest(each, run, event.asked_s)
-        case RefusedEvent():
-            run = found.runs[event.round, event.plan]
-            run.refused = event
-            found.refused.append(run)
+            key = event.round, event.plan
+            _require_new(key not in found.runs, f"the intent of run {key}")
+            found.runs[key] = RecordedRun(event)
+        case RequestedEvent() | RefusedEvent():
+            _take_answer(found, event)
         case PollEvent():
-            found.polls.append(event)
-            for plan in event.plans:
-                run = found.runs[event.round, plan]
-                run.polled_s = run.polled_s if event.error else event.asked_s
+            _take_poll(found, event)
         case StageEvent():
-            found.requests[event.request_id].stages.append(event)
+            request = _request_of(found, event)
+            stages = {each.stage for each in request.stages}
+            _require_new(event.stage not in stages, f"{event.stage} of {event.request_id}")
+            request.stages.append(event)
         case OutcomeEvent():
-            found.requests[event.request_id].outcome = event
+            request = _request_of(found, event)
+            _require_new(request.outcome is None, f"the outcome of {event.request_id}")
+            request.outcome = event
         case ReleaseEvent():
             found.releases.append(event)
         case CleanEvent():
             found.clean = event
+
+
+def _require_new(holds: bool, what: str) -> None:
+    if not holds:
+        raise _RepeatedError(what)
+
+
+def _take_answer(found: RecordedBatch, event: RequestedEvent | RefusedEvent) -> None:
+    run = found.runs[event.round, event.plan]
+    _require_new(run.requested is None and run.refused is None, f"the answer to run {run.key}")
+    if isinstance(event, RefusedEvent):
+        run.refused = event
+        found.refused.append(run)
+        return
+    run.requested = event
+    for each in event.request_ids:
+        _require_new(each not in found.requests, f"the request {each}")
+        found.requests[each] = RecordedRequest(each, run, event.asked_s)
+
+
+def _take_poll(found: RecordedBatch, event: PollEvent) -> None:
+    found.polls.append(event)
+    for plan in event.plans:
+        run = found.runs[event.round, plan]
+        run.polled_s = run.polled_s if event.error else event.asked_s
+
+
+def _request_of(found: RecordedBatch, event: StageEvent | OutcomeEvent) -> RecordedRequest:
+    request = found.requests[event.request_id]
+    if request.run.key != (event.round, event.plan):
+        raise KeyError(f"{event.request_id} in run {(event.round, event.plan)}")
+    return request
