@@ -1,5 +1,7 @@
 """Filters, pages and limits of the describe calls."""
 
+import gc
+import re
 import sys
 
 import pytest
@@ -193,6 +195,9 @@ def test_the_work_of_a_poll_grows_linearly_with_its_requests(make_account):
         def called(_frame, event, _argument):
             calls[0] += event == "call"
 
+        re.purge()  # other tests had the same ids, which are compiled as patterns
+        gc.collect()
+        gc.disable()  # what other tests left is finalized by calls, too
         sys.setprofile(called)
         try:
             shown(account, ("tag:batch", ["a"]))
@@ -200,6 +205,7 @@ def test_the_work_of_a_poll_grows_linearly_with_its_requests(make_account):
             account.statuses()
         finally:
             sys.setprofile(None)
+            gc.enable()
         return calls[0]
 
     work(5)  # what is read once
