@@ -31,9 +31,12 @@ def ready_sentences(distributions: Mapping[str, LaunchTimes], *, horizon_s: floa
     ranked = sorted((name for name in shares if not np.isnan(shares[name])), key=shares.__getitem__)
     if ranked:
         ends = [f"{shares[name]:.0%}" for name in (ranked[0], ranked[-1])]
-        words = f"{ends[0]} ({ranked[0]}) to {ends[1]} ({ranked[-1]})"
-        if ends[0] == ends[1]:
-            words = f"{ends[0]} for every target"
+        words = f"{ends[0]} ({ranked[0]})"
+        if len(ranked) > 1:
+            same = ends[0] == ends[1]
+            words = (
+                f"{ends[0]} for every target" if same else f"{words} to {ends[1]} ({ranked[-1]})"
+            )
         yield f"Share {stage} by {horizon_s:.0f} s: {words}."
 
 
