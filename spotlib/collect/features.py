@@ -216,7 +216,9 @@ def _read_advisor(connection: Connection) -> dict[str, Any]:
     """Return the Spot Advisor's JSON, from the sandbox or from AWS; empty if it cannot be had."""
     try:
         if connection.simulated:
-            return control(connection.url, _ADVISOR_PATH) if connection.url else {}
+            # It is computed when it is asked for, which takes a busy machine many seconds.
+            url, patience_s = connection.url, 120.0
+            return control(url, _ADVISOR_PATH, timeout_s=patience_s) if url else {}
         if not is_aws(connection.endpoint):
             return {}
         with urllib.request.urlopen(_ADVISOR_HOST + _ADVISOR_PATH, timeout=10) as reply:

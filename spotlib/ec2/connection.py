@@ -166,7 +166,8 @@ class Connection:
         config = Config(
             retries={"mode": "standard", "total_max_attempts": 1},
             connect_timeout=3,
-            read_timeout=read_s,
+            # Virtual time must not depend on how busy this machine is.
+            read_timeout=120 if self.clock.inline and self.attach is None else read_s,
             max_pool_connections=16,
             user_agent_extra="spotlib",
             proxies={} if loopback else None,  # a proxy does not reach 127.0.0.1
@@ -244,7 +245,10 @@ def connect(
         )
     try:
         about = control(endpoint, "/sandbox")
-    except (OSError, ValueError):  # no sandbox: some other EC2-compatible endpoint
+    except (OSError, ValueError) as error:
+        if isinstance(getattr(error, "reason", error), TimeoutError):  # a busy sandbox is no other
+            raise OSError(f"{endpoint} listens but does not answer: try again") from error
+        # No sandbox: some other EC2-compatible endpoint.
         return _real_connection(endpoint, url=endpoint, profile=profile)
     return _sandbox_connection(endpoint, endpoint, about, None)
 

@@ -72,7 +72,7 @@ class EventLog:
         """
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError:
             os.close(file)
             raise
@@ -177,9 +177,19 @@ def _new_file(path: Path) -> int:
         raise ValueError(f"{path} exists: a log is never written twice") from error
     except OSError as error:
         raise LogError(f"{path} cannot be made: {error}; choose another results folder") from error
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _lock(file)
     _sync_folder(path.parent)
     return file
+
+
+def _lock(file: int) -> None:
+    """Become the writer; BlockingIOError if there is one.  `is_alive` holds a lock for a moment."""
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # refused by a writer, not by a reader
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,6 +1,9 @@
 """A damaged or foreign file among the logs is named in one sentence and hides no other batch."""
 
+import fcntl
 import math
+import os
+import threading
 from datetime import UTC, datetime
 
 import numpy as np
@@ -125,3 +128,16 @@ def test_a_number_of_numpy_is_written_as_a_number(tmp_path):
     log.close()
 
     assert '"round":1' in log.path.read_text()
+
+
+def test_a_reader_that_asks_whether_a_writer_lives_keeps_nobody_from_writing(batch):
+    """It holds a shared lock for a moment; only another writer is refused."""
+    reader = os.open(batch, os.O_RDONLY)
+    fcntl.flock(reader, fcntl.LOCK_SH)
+    threading.Timer(0.2, os.close, [reader]).start()
+
+    log = EventLog.resume(batch)
+
+    with pytest.raises(BlockingIOError):
+        EventLog.resume(batch)
+    log.close()
