@@ -6,7 +6,7 @@ from spotlib.ec2.connection import connect
 
 
 def answering(error):
-    def control(url, path, **_):
+    def control(*_, **__):
         raise error
 
     return control
