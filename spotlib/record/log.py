@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from spotlib.record.events import SCHEMA, CleanEvent, Event, RecoveredEvent
+from spotlib.record.events import (
+    SCHEMA,
+    BatchEvent,
+    CleanEvent,
+    Event,
+    IntentEvent,
+    RecoveredEvent,
+)
 
 _FIRST = b'{"event":"batch"'
 _POLL = b'{"event":"poll"'
@@ -92,17 +99,17 @@ class EventLog:
         return self.path.stem
 
     def append(self, event: Event, *, sync: bool = False) -> None:
-        """Write one event; ``sync`` checks it first, and waits until it is on the disk.
+        """Write one event; ``sync`` waits until it is on the disk.
 
         Raises
         ------
         LogError
             If it could not be written whole (a full disk).  Earlier lines stay readable.
         ValueError
-            If a reader would refuse it: what is synced comes before money is spent.
+            If it comes before money is spent, and a reader would refuse it.
         """
         data = _encode(event) + b"\n"
-        if sync:
+        if isinstance(event, BatchEvent | IntentEvent):
             _require_readable(self.path, data)
         if self._torn and not isinstance(event, RecoveredEvent):
             # Readers skip a torn line only where the next line says that it is torn.
