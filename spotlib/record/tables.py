@@ -166,10 +166,12 @@ def _table(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
             table[name] = table[name].astype("float64")
         elif name in _YES_OR_NO:
             table[name] = table[name].astype("boolean")
+        elif table[name].isna().all():
+            table[name] = table[name].astype("object")
         elif pd.api.types.is_numeric_dtype(table[name]):
             table[name] = table[name].astype("float64")
         else:
-            table[name] = table[name].astype("str" if table[name].notna().any() else "object")
+            table[name] = table[name].astype("str")
     return table
 
 
