@@ -86,6 +86,11 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         "--wait-for", choices=["running", "ready"], default="ready", help="default: ready"
     )
     parser.add_argument("--image", help="an AMI id; default: the newest Amazon Linux 2023")
+    parser.add_argument(
+        "--allow-any-image",
+        action="store_true",
+        help="accept an image without the dead-man's switch, or one not billed as plain Linux",
+    )
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -100,7 +105,12 @@ def _check(given: argparse.Namespace) -> int:
     )
     connection = connect(given.endpoint, profile=given.profile)
     try:
-        checked = preflight(connection, plans, account_id=given.account_id)
+        checked = preflight(
+            connection,
+            plans,
+            account_id=given.account_id,
+            allow_any_image=given.allow_any_image,
+        )
     finally:
         connection.close()
     kind = "AWS" if is_aws(given.endpoint) else f"endpoint {given.endpoint}"

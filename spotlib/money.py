@@ -14,13 +14,19 @@ _ADDRESS_USD_PER_HOUR: Final = 0.005  # a public IPv4 address
 _VOLUME_USD_PER_HOUR: Final = 8 * 0.08 / 730  # 8 GiB of gp3 at 0.08 USD per GiB and month
 # T types are "unlimited" for spot: CPU credits beyond the earned ones are billed.
 _SURPLUS_USD_PER_VCPU_HOUR: Final = 0.05
+_HOUR_S: Final = 3600.0
 _LEAST_BILLED_S: Final = 60.0  # EC2 bills by the second, but no less than a minute
 
 Price = TypeVar("Price", float, NDArray[np.float64])
 
 
 def held_usd(
-    usd_per_hour: Price, held_s: float, *, has_address: bool = True, surplus_vcpus: int = 0
+    usd_per_hour: Price,
+    held_s: float,
+    *,
+    has_address: bool = True,
+    surplus_vcpus: int = 0,
+    by_the_hour: bool = False,
 ) -> Price:
     """Return what one instance costs in USD if it is held for ``held_s`` seconds.
 
@@ -32,10 +38,13 @@ def held_usd(
         Whether it has a public IPv4 address, which is billed too.
     surplus_vcpus
         How many vCPUs run on surplus credits the whole time: none is expected, all is the bound.
+    by_the_hour
+        Whether each started hour is billed in full, as for some systems with a licence.
     """
     address = _ADDRESS_USD_PER_HOUR if has_address else 0.0
     extras = address + _VOLUME_USD_PER_HOUR + _SURPLUS_USD_PER_VCPU_HOUR * surplus_vcpus
-    return max(held_s, _LEAST_BILLED_S) / 3600 * (usd_per_hour + extras)
+    billed_s = math.ceil(held_s / _HOUR_S) * _HOUR_S if by_the_hour else held_s
+    return max(billed_s, _LEAST_BILLED_S) / _HOUR_S * (usd_per_hour + extras)
 
 
 def usd(amount: float) -> str:

@@ -19,8 +19,10 @@ from spotlib.cleanup.recovery import missing_events
 from spotlib.cleanup.unfinished import Unfinished, read_unfinished
 from spotlib.ec2.calls import HOME_REGION
 from spotlib.ec2.connection import Connection, is_aws, new_executor
+from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.survey import Ours, find_ours, survey
+from spotlib.model import Kind
 from spotlib.record.events import BatchEvent, CleanEvent, Event, ReleaseEvent
 from spotlib.record.log import EventLog, LogError, is_alive
 from spotlib.record.replay import replay
@@ -111,7 +113,7 @@ def sweep(
     Raises
     ------
     Refusal
-        If the account's regions cannot be listed.
+        If the credentials are refused before any region is known.
 
     Examples
     --------
@@ -128,9 +130,10 @@ def sweep(
         for each in here
         if isinstance(each, Unfinished) and _same_place(each.batch, connection)
     }
-    ours, errors = _search(connection, logs.values(), regions, batch_id)
+    patient = Patient(connection)
+    ours, errors = _search(patient, logs.values(), regions, batch_id)
     errors |= dict(each for each in here if isinstance(each, tuple))
-    account = None if connection.simulated else _account(connection)
+    account = None if connection.simulated else _account(patient)
     jobs = [
         _Job(
             connection,
@@ -203,9 +206,9 @@ def _name(log: Unfinished | tuple[str, str]) -> str:
     return log.batch_id if isinstance(log, Unfinished) else log[0]
 
 
-def _account(connection: Connection) -> str | None:
+def _account(patient: Patient) -> str | None:
     try:
-        reply = connection.call(HOME_REGION, "get_caller_identity", service="sts")
+        reply = patient.call(HOME_REGION, "get_caller_identity", service="sts")
     except Refusal:  # what is asked next will say what is wrong
         return None
     return str(reply["Account"])
@@ -219,24 +222,38 @@ def _same_place(batch: BatchEvent, connection: Connection) -> bool:
 
 
 def _search(
-    connection: Connection,
+    patient: Patient,
     logs: Iterable[Unfinished],
     regions: Iterable[str] | None,
     batch_id: str | None,
 ) -> tuple[list[tuple[str, Ours]], dict[str, str]]:
+    """Search all regions at once: one in trouble keeps no other waiting.  The errors are named."""
     found: list[tuple[str, Ours]] = []
     errors: dict[str, str] = {}
-    wanted = set(regions or ()) or _enabled_regions(connection)
-    for region in sorted(wanted | {name for each in logs for name in each.regions}):
+    wanted = set(regions or ())
+    if not wanted:
         try:
-            found += [(region, each) for each in find_ours(connection, region, batch_id=batch_id)]
+            wanted = _enabled_regions(patient)
         except Refusal as refusal:
-            errors[region] = str(refusal)
+            if refusal.kind is Kind.CREDENTIALS:
+                raise
+            errors["regions that no log names"] = str(refusal)
+    wanted |= {name for each in logs for name in each.regions}
+    with new_executor(patient.connection) as executor:
+        searches = {
+            region: executor.submit(find_ours, patient, region, batch_id=batch_id)
+            for region in sorted(wanted)
+        }
+        for region, search in searches.items():
+            try:
+                found += [(region, each) for each in search.result()]
+            except Refusal as refusal:
+                errors[region] = str(refusal)
     return found, errors
 
 
-def _enabled_regions(connection: Connection) -> set[str]:
-    regions = connection.call(HOME_REGION, "describe_regions", AllRegions=True)["Regions"]
+def _enabled_regions(patient: Patient) -> set[str]:
+    regions = patient.call(HOME_REGION, "describe_regions", AllRegions=True)["Regions"]
     return {each["RegionName"] for each in regions if each["OptInStatus"] != "not-opted-in"}
 
 

@@ -4,12 +4,12 @@ Pure.  The cost is two numbers: *expected* assumes that all goes well; the *hard
 every machine of ours dies for good right after the request.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from spotlib.collect.images import LINUX
 from spotlib.model import Plan, Stage
 from spotlib.money import held_usd, usd
 
@@ -19,19 +19,14 @@ BOOT_MARGIN_S = 120  # the switch counts from the end of the boot
 
 _EXPECTED_HOLD_S = {Stage.RUNNING: 60.0, Stage.READY: 300.0}  # typical, until the wanted stage
 
-_QUOTA_FAMILIES = {
-    **dict.fromkeys("acdhimrtz", "Standard (A, C, D, H, I, M, R, T, Z)"),
-    **{"f": "F", "g": "G and VT", "vt": "G and VT", "p": "P", "x": "X", "inf": "Inf"},
-    **{"dl": "DL", "trn": "Trn"},
-}
-
 
 @dataclass(frozen=True)
 class PreparedPlan:
     """A plan with everything that its request call needs and that is known of its cost.
 
     ``price_usd`` and ``on_demand_usd`` are per instance and hour, NaN if unknown;
-    ``largest_count`` is None if the quota is unknown.
+    ``largest_count`` is None if the quota is unknown.  ``family`` is the name of the quota,
+    ``product`` that of the system in the price history.
     """
 
     plan: Plan
@@ -45,6 +40,9 @@ class PreparedPlan:
     largest_count: int | None = None
     subnet_id: str | None = None
     group_id: str | None = None
+    product: str = LINUX
+    by_the_hour: bool = False
+    has_switch: bool = True
 
     @property
     def shutdown_after_min(self) -> int:
@@ -59,7 +57,12 @@ class PreparedPlan:
 
     @property
     def bound_usd(self) -> float:
-        """The hard bound of a round: each instance at the on-demand price, until its switch."""
+        """The hard bound of a round: each instance at the on-demand price, until its switch.
+
+        NaN without a switch: then there is no bound.
+        """
+        if not self.has_switch:
+            return math.nan
         return self.plan.count * self.most_usd(self.life_bound_s)
 
     @property
@@ -77,6 +80,7 @@ class PreparedPlan:
             held_s,
             has_address=self.subnet_id is None,
             surplus_vcpus=self.vcpus if surplus and self.burstable else 0,
+            by_the_hour=self.by_the_hour,
         )
 
 
@@ -183,9 +187,3 @@ def split_waves(
         waves[-1].append(each)
         used[key] = used.get(key, 0) + needs
     return waves
-
-
-def quota_family(instance_type: str) -> str:
-    """Return the name of the vCPU quota of a type, as in Service Quotas."""
-    family = "".join(itertools.takewhile(str.isalpha, instance_type))
-    return _QUOTA_FAMILIES.get(family, _QUOTA_FAMILIES.get(family[:1], family))

@@ -7,16 +7,19 @@ and from where.  A value that cannot be had is missing and says why; nothing her
 import json
 import math
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import pandas as pd
 
+from spotlib.collect.images import LINUX, RUN_LINUX
 from spotlib.ec2.calls import HOME_REGION
 from spotlib.ec2.clock import control
-from spotlib.ec2.connection import Connection, is_aws
+from spotlib.ec2.connection import Caller, Connection, is_aws
+from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Plan, Target
 from spotlib.record.events import Features
@@ -27,10 +30,15 @@ _ADVISOR_PATH = "/spot-advisor-data.json"
 _MOST_SCORED_REGIONS = 10  # in one GetSpotPlacementScores
 _SCORE_AGE_S = 600  # SpotLake sees scores change at most this often
 
+_PATIENCE_S = 5.0
+
+Answer = TypeVar("Answer")
 PriceHistory = dict[str, dict[str, tuple[float, datetime]]]
 
 
-def spot_prices(connection: Connection, region: str, names: Iterable[str]) -> PriceHistory:
+def spot_prices(
+    connection: Caller, region: str, names: Iterable[str], *, product: str = LINUX
+) -> PriceHistory:
     """Return ``{type: {zone id: (USD per hour, since when)}}`` in force now, from the history."""
     now = connection.server_utc()
     prices: PriceHistory = {}
@@ -39,7 +47,7 @@ def spot_prices(connection: Connection, region: str, names: Iterable[str]) -> Pr
         "describe_spot_price_history",
         "SpotPriceHistory",
         InstanceTypes=sorted(names),
-        ProductDescriptions=["Linux/UNIX"],
+        ProductDescriptions=[product],
         StartTime=now,
         EndTime=now,
     ):
@@ -58,8 +66,10 @@ def target_price(prices: PriceHistory, target: Target) -> tuple[float, datetime 
     return min(zones.values(), key=lambda each: each[0], default=(math.nan, None))
 
 
-def on_demand_usd(connection: Connection, target: Target) -> float:
-    """Return the on-demand price per hour (Linux, shared tenancy) from the price list; or NaN.
+def on_demand_usd(connection: Caller, target: Target, *, operation: str = RUN_LINUX) -> float:
+    """Return the on-demand price per hour (shared tenancy) from the price list; or NaN.
+
+    ``operation`` is the usage operation of the image: what it runs, with which licence.
 
     Raises
     ------
@@ -69,9 +79,8 @@ def on_demand_usd(connection: Connection, target: Target) -> float:
     wanted = {
         "instanceType": target.instance_type,
         "regionCode": target.region,
-        "operatingSystem": "Linux",
+        "operation": operation,
         "tenancy": "Shared",
-        "preInstalledSw": "NA",
         "capacitystatus": "Used",
     }
     reply = connection.call(
@@ -96,37 +105,62 @@ class FeatureSource:
 
     AWS limits how many *new* placement-score questions an account may ask per day (types, regions
     and count make one).  So the same question is asked for the whole batch, and its answer is kept
-    for ten minutes.  ``selection`` supplies IF where the advisor cannot be had.
+    for ten minutes.  ``selection`` supplies IF where the advisor cannot be had, ``products`` what a
+    target's image runs if it is not Linux.  ``warnings`` says what could not be had, and why.
+
+    A round waits for these answers, so each region is asked again for ``_PATIENCE_S`` only: a
+    target is sent late by a few seconds at most, which is no measured time.
     """
 
     connection: Connection
     plans: Sequence[Plan]
+    products: Mapping[Target, str] = field(default_factory=dict)
     placement_scores: bool = True
     advisor: bool = True
     selection: pd.DataFrame | None = None
+    warnings: dict[str, str] = field(default_factory=dict)
     _scores: dict[Target, dict[str, Any]] = field(default_factory=dict)
     _scored_s: float = -math.inf
     _advised: dict[str, Any] | None = None
 
     def ask(self) -> dict[Target, Features]:
         """Return for each target what is known now: value, ``_at`` and ``_source`` of each."""
-        self._ask_scores()
+        patient = Patient(self.connection, most_s=_PATIENCE_S)
+        self._ask_scores(patient)
         targets = [plan.target for plan in self.plans]
-        prices = self._prices(targets)
+        prices = self._prices(patient, targets)
         return {
             target: Features(**prices[target], **self._scores[target], **self._interruption(target))
             for target in targets
         }
 
-    def _prices(self, targets: Sequence[Target]) -> dict[Target, dict[str, Any]]:
+    def _optional(
+        self, what: str, source: str, ask: Callable[[], Answer], missing: Answer
+    ) -> tuple[Answer, str]:
+        """Return the answer and its source; if there is none, warn and return what is missing."""
+        try:
+            return ask(), source
+        except Exception as error:  # noqa: BLE001 - whatever it is, a feature never ends a batch
+            why = str(error) if isinstance(error, Refusal) else repr(error)
+            self.warnings.setdefault(what, f"{what} is not recorded: {why}")
+            return missing, f"not known: {getattr(error, 'code', type(error).__name__)}"
+
+    def _prices(self, patient: Patient, targets: Sequence[Target]) -> dict[Target, dict[str, Any]]:
         found: dict[Target, dict[str, Any]] = {}
-        for region in sorted({target.region for target in targets}):
-            here = [target for target in targets if target.region == region]
-            asked_at, source = self.connection.clock.utc(), "spot price history"
-            try:
-                prices = spot_prices(self.connection, region, {each.instance_type for each in here})
-            except Refusal as refusal:
-                prices, source = {}, f"not known: {refusal.code}"
+        places = {(each.region, self.products.get(each, LINUX)): None for each in targets}
+        for region, product in sorted(places):
+            here = [
+                each
+                for each in targets
+                if (each.region, self.products.get(each, LINUX)) == (region, product)
+            ]
+            asked_at, names = self.connection.clock.utc(), {each.instance_type for each in here}
+            prices, source = self._optional(
+                f"the spot price in {region}",
+                "spot price history",
+                partial(spot_prices, patient, region, names, product=product),
+                PriceHistory(),
+            )
             for target in here:
                 price_usd, since = target_price(prices, target)
                 found[target] = {
@@ -137,7 +171,7 @@ class FeatureSource:
                 }
         return found
 
-    def _ask_scores(self) -> None:
+    def _ask_scores(self, patient: Patient) -> None:
         now_s = self.connection.clock.now_s()
         if now_s - self._scored_s < _SCORE_AGE_S:
             return
@@ -145,36 +179,24 @@ class FeatureSource:
         for plan in self.plans:
             self._scores[plan.target] = {"sps_source": "not asked"}
         for plans in _score_questions(self.plans) if self.placement_scores else ():
-            self._ask_score(plans)
+            self._ask_score(patient, plans)
 
-    def _ask_score(self, plans: Sequence[Plan]) -> None:
+    def _ask_score(self, patient: Patient, plans: Sequence[Plan]) -> None:
         asked_at = self.connection.clock.utc()
-        by_zone = plans[0].target.availability_zone_id is not None
-        try:
-            reply = self.connection.call(
-                plans[0].target.region,
-                "get_spot_placement_scores",
-                InstanceTypes=[plans[0].target.instance_type],
-                TargetCapacity=plans[0].count,
-                SingleAvailabilityZone=by_zone,
-                RegionNames=sorted({plan.target.region for plan in plans}),
-                MaxResults=_MOST_SCORED_REGIONS,
-            )
-        except Refusal as refusal:
-            reply, source = {"SpotPlacementScores": []}, f"not known: {refusal.code}"
-        else:
-            source = f"placement score for {plans[0].count}"
-        scores = {
-            item["AvailabilityZoneId"] if by_zone else item["Region"]: item["Score"]
-            for item in reply["SpotPlacementScores"]
-        }
+        scores, source = self._optional(
+            f"the placement score of {plans[0].target.instance_type}",
+            f"placement score for {plans[0].count}",
+            partial(_placement_scores, patient, plans),
+            dict[str, int](),
+        )
         for plan in plans:
             score = scores.get(plan.target.availability_zone_id or plan.target.region)
             self._scores[plan.target] = {"sps": score, "sps_at": asked_at, "sps_source": source}
 
     def _interruption(self, target: Target) -> dict[str, Any]:
         if self.advisor:
-            score = self._advisor_score(target)
+            ask = partial(self._advisor_score, target)
+            score, _ = self._optional("the Spot Advisor's score", "", ask, None)
             if score is not None:
                 return score
         return self._selected(target) or {"if_source": "not known"}
@@ -197,12 +219,30 @@ class FeatureSource:
 
     def _advisor_score(self, target: Target) -> dict[str, Any] | None:
         if self._advised is None:
-            self._advised = {"at": self.connection.clock.utc(), **_read_advisor(self.connection)}
+            self._advised = {"at": self.connection.clock.utc()}  # asked once, also if that fails
+            self._advised |= _read_advisor(self.connection)
         types = self._advised.get("spot_advisor", {}).get(target.region, {}).get("Linux", {})
         score = advisor_score(types, target.instance_type)
         if math.isnan(score):
             return None
         return {"if_score": score, "if_at": self._advised["at"], "if_source": "spot advisor"}
+
+
+def _placement_scores(patient: Patient, plans: Sequence[Plan]) -> dict[str, int]:
+    """Return the score of each region, or of each zone if the plans name zones."""
+    target = plans[0].target
+    by_zone = target.availability_zone_id is not None
+    reply = patient.call(
+        target.region,
+        "get_spot_placement_scores",
+        InstanceTypes=[target.instance_type],
+        TargetCapacity=plans[0].count,
+        SingleAvailabilityZone=by_zone,
+        RegionNames=sorted({plan.target.region for plan in plans}),
+        MaxResults=_MOST_SCORED_REGIONS,
+    )
+    place = "AvailabilityZoneId" if by_zone else "Region"
+    return {item[place]: item["Score"] for item in reply["SpotPlacementScores"]}
 
 
 def advisor_score(types: Mapping[str, Any], instance_type: str) -> float:
@@ -213,18 +253,15 @@ def advisor_score(types: Mapping[str, Any], instance_type: str) -> float:
 
 
 def _read_advisor(connection: Connection) -> dict[str, Any]:
-    """Return the Spot Advisor's JSON, from the sandbox or from AWS; empty if it cannot be had."""
-    try:
-        if connection.simulated:
-            # It is computed when it is asked for, which takes a busy machine many seconds.
-            url, patience_s = connection.url, 120.0
-            return control(url, _ADVISOR_PATH, timeout_s=patience_s) if url else {}
-        if not is_aws(connection.endpoint):
-            return {}
-        with urllib.request.urlopen(_ADVISOR_HOST + _ADVISOR_PATH, timeout=10) as reply:
-            return dict(json.load(reply))
-    except (OSError, ValueError):  # undocumented and optional: a feature, not a condition
+    """Return the Spot Advisor's JSON, from the sandbox or from AWS; other endpoints have none."""
+    if connection.simulated:
+        # It is computed when it is asked for, which takes a busy machine many seconds.
+        url, patience_s = connection.url, 120.0
+        return control(url, _ADVISOR_PATH, timeout_s=patience_s) if url else {}
+    if not is_aws(connection.endpoint):
         return {}
+    with urllib.request.urlopen(_ADVISOR_HOST + _ADVISOR_PATH, timeout=10) as reply:
+        return dict(json.load(reply))
 
 
 def _score_questions(plans: Sequence[Plan]) -> list[list[Plan]]:

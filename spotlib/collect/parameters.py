@@ -53,6 +53,7 @@ class CollectParameters:
     timeout_s: float
     poll_s: float
     image: str
+    allow_any_image: bool
     max_price_usd: float
     budget_usd: float
     campaign_budget_usd: float

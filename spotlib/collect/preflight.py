@@ -6,20 +6,22 @@ batch; a *warning* names a fact that could not be read.  Each is one sentence.
 
 import difflib
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from spotlib.collect.cost import PreflightReport, PreparedPlan, quota_family
+from spotlib.collect.cost import PreflightReport, PreparedPlan
+from spotlib.collect.dry_run import dry_run_problems
 from spotlib.collect.features import PriceHistory, on_demand_usd, spot_prices, target_price
-from spotlib.ec2.calls import HOME_REGION, TAG_BATCH, chunks
-from spotlib.ec2.connection import Connection
-from spotlib.ec2.methods.request_spot_instances import request_parameters
+from spotlib.collect.images import Image, image_of
+from spotlib.collect.quotas import Quota, quota_of, vcpus_of
+from spotlib.ec2.calls import HOME_REGION, chunks
+from spotlib.ec2.connection import Caller, Connection
+from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import Kind, Plan, Target
+from spotlib.model import Plan, Target
 
 _IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{}"
 _SPOT_ROLE = "AWSServiceRoleForEC2Spot"
@@ -27,7 +29,7 @@ _SPOT_ROLE = "AWSServiceRoleForEC2Spot"
 
 @dataclass
 class _Answers:
-    connection: Connection
+    connection: Patient
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -41,7 +43,11 @@ class _Answers:
 
 
 def preflight(
-    connection: Connection, plans: Sequence[Plan], *, account_id: str | None = None
+    connection: Connection,
+    plans: Sequence[Plan],
+    *,
+    account_id: str | None = None,
+    allow_any_image: bool = False,
 ) -> PreflightReport:
     """Check everything that could stop these plans, estimate their cost, and spend nothing.
 
@@ -53,6 +59,9 @@ def preflight(
         What would be launched; see ``plan_launches``.
     account_id
         The AWS account that the credentials must belong to, 12 digits; None allows any.
+    allow_any_image
+        Accept an image on which the dead-man's switch does not run, or which is not billed as
+        plain Linux; warnings then say what that means.
 
     Returns
     -------
@@ -64,8 +73,10 @@ def preflight(
     Raises
     ------
     Refusal
-        If EC2 cannot be reached, refuses the credentials, or refuses a call without which nothing
-        is known, such as describe_regions.
+        If EC2 cannot be reached or refuses the credentials.  A passing error is waited for, and a
+        region that stays in trouble is a problem, which does not hide those of others.
+    ValueError
+        If the endpoint executes what it was only asked about; what it launched is ended.
 
     Examples
     --------
@@ -78,21 +89,26 @@ def preflight(
     >>> 0 < report.expected_usd < report.bound_usd < 0.1
     True
     """
-    answers = _Answers(connection)
-    identity = connection.call(HOME_REGION, "get_caller_identity", service="sts")
+    answers = _Answers(Patient(connection))
+    identity = answers.connection.call(HOME_REGION, "get_caller_identity", service="sts")
     _check_account(answers, identity, account_id)
     _check_role(answers)
     prepared: list[PreparedPlan] = []
     free: dict[tuple[str, str], int | None] = {}
     for region in _known_regions(answers, plans):
         here = [plan for plan in plans if plan.target.region == region]
-        ready = _prepare_region(answers, region, here)
-        free |= _free_vcpus(answers, region, {each.family for each in ready})
+        try:
+            ready = _prepare_region(answers, region, here, allow_any_image=allow_any_image)
+            free |= _free_vcpus(answers, region, {quota_of(p.target.instance_type) for p in here})
+        except Refusal as refusal:  # the other regions are checked all the same
+            answers.problems.append(f"{region} cannot be checked: {refusal}")
+            continue
         prepared += [_with_quota(answers, each, free[region, each.family]) for each in ready]
     order = {plan.target: index for index, plan in enumerate(plans)}
     prepared.sort(key=lambda each: order[each.plan.target])
     for region in sorted({each.plan.target.region for each in prepared}):
-        _check_permissions(answers, next(p for p in prepared if p.plan.target.region == region))
+        ready = [each for each in prepared if each.plan.target.region == region]
+        answers.problems += dry_run_problems(answers.connection, region, ready)
     return PreflightReport(
         account=identity.get("Account"),
         arn=identity.get("Arn"),
@@ -133,10 +149,16 @@ def _check_role(answers: _Answers) -> None:
 
 
 def _known_regions(answers: _Answers, plans: Sequence[Plan]) -> list[str]:
-    reply = answers.connection.call(HOME_REGION, "describe_regions", AllRegions=True)
-    status = {item["RegionName"]: item.get("OptInStatus") for item in reply["Regions"]}
-    known = []
-    for region in sorted({plan.target.region for plan in plans}):
+    wanted, known = sorted({plan.target.region for plan in plans}), []
+    regions = answers.optional(
+        "which regions the account may use",
+        lambda: answers.connection.call(HOME_REGION, "describe_regions", AllRegions=True)[
+            "Regions"
+        ],
+        [{"RegionName": region} for region in wanted],
+    )
+    status = {item["RegionName"]: item.get("OptInStatus") for item in regions}
+    for region in wanted:
         if region not in status:
             answers.problems.append(f"region {region!r} does not exist{nearest(region, status)}")
         elif status[region] == "not-opted-in":
@@ -149,44 +171,92 @@ def _known_regions(answers: _Answers, plans: Sequence[Plan]) -> list[str]:
     return known
 
 
-def _prepare_region(answers: _Answers, region: str, plans: Sequence[Plan]) -> list[PreparedPlan]:
+def _prepare_region(
+    answers: _Answers, region: str, plans: Sequence[Plan], *, allow_any_image: bool
+) -> list[PreparedPlan]:
     offered = [plan for plan in plans if _is_offered(answers, plan.target)]
     types = _describe_types(answers, region, {plan.target.instance_type for plan in offered})
     sold = [plan for plan in offered if _sold_as_spot(answers, plan, types)]
     if not sold or not _has_default_vpc(answers, region):
         return []
-    images = _images(answers, region, {plan: _architecture(types, plan) for plan in sold})
-    prices = answers.optional(
-        f"the spot price in {region}",
-        lambda: spot_prices(answers.connection, region, {p.target.instance_type for p in sold}),
-        {},
-    )
+    images = {
+        plan: image
+        for plan, image in _images(
+            answers, region, {plan: _architecture(types, plan) for plan in sold}
+        ).items()
+        if _may_be_used(answers, plan, image, allow_any_image=allow_any_image)
+    }
+    prices = _prices(answers, region, images)
     return [
-        _placed(answers, _prepared(answers, plan, types[plan.target.instance_type], image, prices))
+        _placed(
+            answers,
+            _prepared(
+                answers, plan, types[plan.target.instance_type], image, prices[image.product]
+            ),
+        )
         for plan, image in images.items()
     ]
+
+
+def _prices(
+    answers: _Answers, region: str, images: Mapping[Plan, Image]
+) -> dict[str, PriceHistory]:
+    """Return the prices of each product that the images run."""
+    names: dict[str, set[str]] = {}
+    for plan, image in images.items():
+        names.setdefault(image.product, set()).add(plan.target.instance_type)
+    return {
+        product: answers.optional(
+            f"the spot price in {region}",
+            partial(spot_prices, answers.connection, region, names[product], product=product),
+            PriceHistory(),
+        )
+        for product in names
+    }
+
+
+def _may_be_used(answers: _Answers, plan: Plan, image: Image, *, allow_any_image: bool) -> bool:
+    name, target = f"image {image.image_id} ({image.name})", plan.target.instance_type
+    objections = "; ".join(image.objections(target))
+    if objections and not allow_any_image:
+        answers.problems.append(
+            f"{name} on {target}: {objections}; choose another image or type, or accept it with "
+            "allow_any_image"
+        )
+        return False
+    if objections:
+        answers.warnings.append(f"{name} on {target} is accepted: {objections}")
+    elif plan.image is not None and image.runs_switch(target) is None:
+        answers.warnings.append(
+            f"{name}: it is not known whether it runs the script in the user data (cloud-init); if "
+            "not, neither the dead-man's switch nor the hard bound holds"
+        )
+    return True
 
 
 def _prepared(
     answers: _Answers,
     plan: Plan,
     info: Mapping[str, Any],
-    image: tuple[str, str],
+    image: Image,
     prices: PriceHistory,
 ) -> PreparedPlan:
     return PreparedPlan(
-        plan=replace(plan, image=image[0]),
-        image=image[0],
-        image_name=image[1],
+        plan=replace(plan, image=image.image_id),
+        image=image.image_id,
+        image_name=image.name,
         vcpus=info["VCpuInfo"]["DefaultVCpus"],
         burstable=info.get("BurstablePerformanceSupported", False),
-        family=quota_family(plan.target.instance_type),
+        family=quota_of(plan.target.instance_type).name,
         price_usd=target_price(prices, plan.target)[0],
         on_demand_usd=answers.optional(
             f"the on-demand price of {plan.target}, and so the hard bound,",
-            lambda: on_demand_usd(answers.connection, plan.target),
+            partial(on_demand_usd, answers.connection, plan.target, operation=image.operation),
             math.nan,
         ),
+        product=image.product,
+        by_the_hour=image.by_the_hour,
+        has_switch=image.runs_switch(plan.target.instance_type) is not False,
     )
 
 
@@ -209,7 +279,7 @@ def _is_offered(answers: _Answers, target: Target) -> bool:
     return False
 
 
-def _offers(connection: Connection, region: str, location: str, instance_type: str) -> set[str]:
+def _offers(connection: Caller, region: str, location: str, instance_type: str) -> set[str]:
     filters = [{"Name": "instance-type", "Values": [instance_type]}]
     return {
         item["Location"]
@@ -223,7 +293,7 @@ def _offers(connection: Connection, region: str, location: str, instance_type: s
     }
 
 
-def _all_types(connection: Connection, region: str) -> set[str]:
+def _all_types(connection: Caller, region: str) -> set[str]:
     offers = connection.pages(
         region, "describe_instance_type_offerings", "InstanceTypeOfferings", LocationType="region"
     )
@@ -253,31 +323,29 @@ def _architecture(types: Mapping[str, Any], plan: Plan) -> str:
     return next((name for name in ("arm64", "x86_64") if name in supported), supported[0])
 
 
-def _images(
-    answers: _Answers, region: str, wanted: Mapping[Plan, str]
-) -> dict[Plan, tuple[str, str]]:
-    """Return the AMI id and name for each plan: the user's, or the newest Amazon Linux 2023."""
+def _images(answers: _Answers, region: str, wanted: Mapping[Plan, str]) -> dict[Plan, Image]:
+    """Return the image for each plan: the user's, or the newest Amazon Linux 2023."""
     newest = _newest_images(answers, region, {a for p, a in wanted.items() if p.image is None})
     ids = {plan: plan.image or newest.get(architecture) for plan, architecture in wanted.items()}
-    known: dict[str, Any] = {}
+    known: dict[str, Image] = {}
     for name in sorted({image for image in ids.values() if image}):
         try:
             reply = answers.connection.call(region, "describe_images", ImageIds=[name])
         except Refusal as refusal:
             answers.problems.append(f"image {name!r} cannot be used in {region}: {refusal}")
             continue
-        known |= {item["ImageId"]: item for item in reply["Images"]}
-    chosen: dict[Plan, tuple[str, str]] = {}
+        known |= {item["ImageId"]: image_of(item) for item in reply["Images"]}
+    chosen: dict[Plan, Image] = {}
     for plan, image in ids.items():
         if image is None or image not in known:
             continue
-        if known[image]["Architecture"] != wanted[plan]:
+        if known[image].architecture != wanted[plan]:
             answers.problems.append(
-                f"image {image!r} is for {known[image]['Architecture']}, "
+                f"image {image!r} is for {known[image].architecture}, "
                 f"{plan.target.instance_type} is {wanted[plan]}: leave image out"
             )
             continue
-        chosen[plan] = (image, known[image].get("Name", ""))
+        chosen[plan] = known[image]
     return chosen
 
 
@@ -326,29 +394,45 @@ def _placed(answers: _Answers, each: PreparedPlan) -> PreparedPlan:
 
 
 def _free_vcpus(
-    answers: _Answers, region: str, families: set[str]
+    answers: _Answers, region: str, quotas: set[Quota]
 ) -> dict[tuple[str, str], int | None]:
     """Return the vCPUs left under each quota; open requests count like running instances."""
-    limits = answers.optional(
-        f"the quota in {region}", lambda: _quotas(answers.connection, region), dict[str, int]()
-    )
-    used = _used_vcpus(answers, region) if families & set(limits) else {}
+    limits = _limits(answers, region, quotas)
+    used = _used_vcpus(answers, region) if limits else {}
     return {
-        (region, family): limits[family] - used.get(family, 0) if family in limits else None
-        for family in families
+        (region, each.name): limits[each] - used.get(each, 0) if each in limits else None
+        for each in quotas
     }
 
 
-def _quotas(connection: Connection, region: str) -> dict[str, int]:
-    quotas = connection.pages(
-        region, "list_service_quotas", "Quotas", service="service-quotas", ServiceCode="ec2"
+def _limits(answers: _Answers, region: str, quotas: set[Quota]) -> dict[Quota, int]:
+    """Return the quotas of the account; one that was never applied to it has its default."""
+    shown = partial(_shown_quotas, answers.connection, region)
+    limits: dict[Quota, int] | None = answers.optional(
+        f"the quota in {region}", partial(shown, "list_service_quotas", quotas), None
     )
-    pattern = re.compile(r"All (.+) Spot Instance Requests")
-    named = ((pattern.fullmatch(quota["QuotaName"]), quota["Value"]) for quota in quotas)
-    return {match[1]: int(value) for match, value in named if match}
+    if limits is None:
+        return {}
+    missing = quotas - limits.keys()
+    if missing:
+        asked = partial(shown, "list_aws_default_service_quotas", missing)
+        limits |= answers.optional(f"the default quota in {region}", asked, dict[Quota, int]())
+    for each in sorted(missing - limits.keys(), key=lambda each: each.name):
+        answers.warnings.append(
+            f"the quota 'All {each.name} Spot Instance Requests' in {region} is not listed: a new "
+            f"account has {each.fresh_vcpus} vCPUs"
+        )
+    return limits
 
 
-def _used_vcpus(answers: _Answers, region: str) -> dict[str, int]:
+def _shown_quotas(
+    connection: Caller, region: str, action: str, quotas: set[Quota]
+) -> dict[Quota, int]:
+    items = connection.pages(region, action, "Quotas", service="service-quotas", ServiceCode="ec2")
+    return vcpus_of(items, quotas)
+
+
+def _used_vcpus(answers: _Answers, region: str) -> dict[Quota, int]:
     requests = answers.connection.pages(
         region,
         "describe_spot_instance_requests",
@@ -358,10 +442,10 @@ def _used_vcpus(answers: _Answers, region: str) -> dict[str, int]:
     )
     counts = Counter(item["LaunchSpecification"]["InstanceType"] for item in requests)
     types = _describe_types(answers, region, set(counts))
-    used: dict[str, int] = {}
+    used: dict[Quota, int] = {}
     for name, count in counts.items():
-        family = quota_family(name)
-        used[family] = used.get(family, 0) + count * types[name]["VCpuInfo"]["DefaultVCpus"]
+        quota = quota_of(name)
+        used[quota] = used.get(quota, 0) + count * types[name]["VCpuInfo"]["DefaultVCpus"]
     return used
 
 
@@ -375,29 +459,3 @@ def _with_quota(answers: _Answers, each: PreparedPlan, free: int | None) -> Prep
             f"'All {each.family} Spot Instance Requests' leaves {free}: the largest n is {largest}"
         )
     return replace(each, largest_count=largest)
-
-
-def _check_permissions(answers: _Answers, each: PreparedPlan) -> None:
-    """Try every call that changes something with DryRun, the clean-up's calls too."""
-    connection, region = answers.connection, each.plan.target.region
-    parameters = request_parameters(
-        each.plan,
-        image=each.image,
-        token="dry-run",
-        valid_until=connection.server_utc().replace(microsecond=0) + timedelta(hours=1),
-        tags={TAG_BATCH: "dry-run"},
-        shutdown_after_min=each.shutdown_after_min,
-        subnet_id=each.subnet_id,
-        group_id=each.group_id,
-    )
-    calls: dict[str, dict[str, Any]] = {
-        "request_spot_instances": parameters,
-        "cancel_spot_instance_requests": {"SpotInstanceRequestIds": ["sir-00000000"]},
-        "terminate_instances": {"InstanceIds": ["i-00000000000000000"]},
-    }
-    for action, given in calls.items():
-        try:
-            connection.call(region, action, DryRun=True, **given)
-        except Refusal as refusal:  # DryRunOperation means yes; NotFound is no problem
-            if refusal.kind is Kind.PERMISSION:
-                answers.problems.append(str(refusal))

@@ -48,7 +48,10 @@ _LAST_CALLS_S = 60  # how long calls in flight may take when everything ends
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """How a batch ended; ``spent_at_most_usd`` is NaN where the on-demand price is unknown."""
+    """How a batch ended; ``spent_at_most_usd`` is NaN where the on-demand price is unknown.
+
+    ``warnings`` says which features could not be recorded.
+    """
 
     batch_id: str
     log: Path
@@ -57,6 +60,7 @@ class BatchSummary:
     cleaned: Cleaned
     spent_at_most_usd: float
     problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def last_line(self) -> str:
         """Return the sentence to read before closing the lid: what is left, what it cost."""
@@ -170,6 +174,7 @@ def collect_batch(
     features = FeatureSource(
         connection,
         [each.plan for each in report.prepared],
+        {each.plan.target: each.product for each in report.prepared},
         placement_scores=placement_scores,
         advisor=advisor,
         selection=selection,
@@ -191,7 +196,7 @@ def collect_batch(
             raise
         finally:
             cleaned = _finish(batch, guarding)
-        return _summary(batch, cleaned)
+        return _summary(batch, cleaned, tuple(features.warnings.values()))
 
 
 def _earlier_usd(folder: Path, connection: Connection, campaign_budget_usd: float | None) -> float:
@@ -341,7 +346,7 @@ def _seen_instances(batch: Batch) -> dict[str, set[str]]:
     return ids
 
 
-def _summary(batch: Batch, cleaned: Cleaned) -> BatchSummary:
+def _summary(batch: Batch, cleaned: Cleaned, warnings: tuple[str, ...]) -> BatchSummary:
     ended = Counter(
         str(track.outcome) for run in batch.runs for track in run.tracks.values() if track.outcome
     )
@@ -354,6 +359,7 @@ def _summary(batch: Batch, cleaned: Cleaned) -> BatchSummary:
         cleaned=cleaned,
         spent_at_most_usd=_batch_usd(batch),
         problems=tuple(_problems(batch, cleaned)),
+        warnings=warnings,
     )
 
 

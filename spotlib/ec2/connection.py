@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ from spotlib.ec2.clock import (
     World,
     control,
 )
-from spotlib.ec2.refusals import refusal_of
+from spotlib.ec2.refusals import garbled, refusal_of
 from spotlib.model import Kind
 
 _POLL_READ_S = 5  # a slower poll counts as missed: the schedule must not wait for it
@@ -45,13 +46,47 @@ _ACT_READ_S = 20
 _SANDBOX_IDLE_S = 600  # a person may pause between two cells
 
 
+class Caller(ABC):
+    """Who makes calls: one attempt each (``Connection``), or as many as it takes (``Patient``)."""
+
+    @abstractmethod
+    def server_utc(self) -> datetime:
+        """Return EC2's UTC."""
+
+    @abstractmethod
+    def call(
+        self,
+        region: str,
+        action: str,
+        /,
+        *,
+        service: str = "ec2",
+        quick: bool = False,
+        **given: Any,
+    ) -> dict[str, Any]:
+        """Return the answer of one call, or raise its ``Refusal``."""
+
+    def pages(
+        self, region: str, action: str, key: str, /, *, service: str = "ec2", **given: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the items under ``key`` of every page; a page before the last may be empty."""
+        while True:
+            reply = self.call(region, action, service=service, quick=True, **given)
+            yield from reply[key]
+            if not reply.get("NextToken"):
+                return
+            given["NextToken"] = reply["NextToken"]
+
+
 @dataclass
-class Connection:
+class Connection(Caller):
     """EC2 at one endpoint, and the clock that belongs to it.
 
     ``endpoint`` is what the user named: ``sandbox``, ``aws`` or a URL.  ``world`` is the id of the
     sandbox's world, drawn from ``world_seed`` in its ``market``; all three are None elsewhere.
     ``attach`` hooks an in-process market to each client.
+
+    ``reached`` says whether anything ever answered there.
 
     ``open_session`` reads the credentials.  It is called again after they were refused, because a
     Session and its clients keep the old ones.
@@ -67,6 +102,7 @@ class Connection:
     attach: Callable[[Any], None] | None = None
     profile: str | None = None
     process: subprocess.Popen[bytes] | None = None
+    reached: bool = False
     _session: Any = None
     _clients: dict[tuple[str, str, int], Any] = field(default_factory=dict)
     _server: tuple[datetime, float] | None = None
@@ -123,28 +159,22 @@ class Connection:
             client = self._client(service, region, _POLL_READ_S if quick else _ACT_READ_S)
             reply: dict[str, Any] = getattr(client, action)(**given)
         except (ClientError, BotoCoreError, ResponseParserError) as error:
+            self.reached |= not isinstance(error, BotoCoreError)
             response = getattr(error, "response", None) or {}  # None without an answer
             self.clock.heard(response.get("ResponseMetadata", {}).get("HTTPHeaders"))
             refusal = refusal_of(error, action=action, region=region)
             if refusal.kind is Kind.CREDENTIALS:
                 self._forget_credentials()
             raise refusal from error
+        self.reached = True
         headers = reply["ResponseMetadata"]["HTTPHeaders"]
         self.clock.heard(headers)
         if "date" in headers:
             self._server = (parsedate_to_datetime(headers["date"]), self.clock.now_s())
-        return reply
-
-    def pages(
-        self, region: str, action: str, key: str, /, *, service: str = "ec2", **given: Any
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the items under ``key`` of every page; a page before the last may be empty."""
-        while True:
-            reply = self.call(region, action, service=service, quick=True, **given)
-            yield from reply[key]
-            if not reply.get("NextToken"):
-                return
-            given["NextToken"] = reply["NextToken"]
+        members = _members(client, action)
+        if members and not members & reply.keys():
+            raise garbled(" or ".join(sorted(members)), action=action, region=region)
+        return _Reply(action, region, reply)
 
     def _client(self, service: str, region: str, read_s: int) -> Any:
         with self._lock:  # clients are thread-safe, a Session is not
@@ -185,6 +215,23 @@ class Connection:
             self.process.terminate()
             self.process.wait()
             self.process = None
+
+
+class _Reply(dict[str, Any]):
+    """An answer.  botocore makes an empty one of JSON that it cannot read."""
+
+    def __init__(self, action: str, region: str, reply: Mapping[str, Any]) -> None:
+        super().__init__(reply)
+        self._of = {"action": action, "region": region}
+
+    def __missing__(self, member: str) -> Any:
+        raise garbled(member, **self._of)
+
+
+def _members(client: Any, action: str) -> frozenset[str]:
+    """The members that an answer may have; none if the action answers only that it is done."""
+    operation = client.meta.service_model.operation_model(client.meta.method_to_api_mapping[action])
+    return frozenset(operation.output_shape.members if operation.output_shape else ())
 
 
 def connect(

@@ -8,6 +8,7 @@ Sources: EC2 Developer Guide, "Error codes"; botocore's exceptions.
 from typing import Any
 
 from botocore import exceptions as botocore_errors
+from botocore.parsers import ResponseParserError  # not a BotoCoreError
 
 from spotlib.model import OUTCOME_KINDS, Kind
 
@@ -28,6 +29,7 @@ _SCORES = "EC2 limits new placement-score queries per 24 h: repeat earlier ones,
 _SEE = "see EC2's message"
 _NOT_YET = "EC2 does not show it, or not yet: try again later"
 _LATER = "EC2 is busy or failing: try again later"
+_GARBLED = "it cannot be read, so perhaps another program gave it: check the endpoint and any proxy"
 
 _CODES: dict[str, tuple[Kind, str]] = {
     "InsufficientInstanceCapacity": (Kind.CAPACITY, _NO_CAPACITY),
@@ -89,6 +91,14 @@ _CODES: dict[str, tuple[Kind, str]] = {
     "Throttling": (Kind.THROTTLED, _LATER),
     "ThrottlingException": (Kind.THROTTLED, _LATER),
     "EC2ThrottledException": (Kind.THROTTLED, _LATER),
+    "PriorRequestNotComplete": (Kind.THROTTLED, _LATER),
+    "RequestThrottled": (Kind.THROTTLED, _LATER),
+    "RequestThrottledException": (Kind.THROTTLED, _LATER),
+    "SlowDown": (Kind.THROTTLED, _LATER),
+    "ThrottledException": (Kind.THROTTLED, _LATER),
+    "TooManyRequestsException": (Kind.THROTTLED, _LATER),  # Service Quotas
+    "RequestTimeout": (Kind.SERVER, _LATER),
+    "RequestTimeoutException": (Kind.SERVER, _LATER),
     "Unavailable": (Kind.SERVER, _LATER),
     "ServiceUnavailable": (Kind.SERVER, _LATER),
     "InternalError": (Kind.SERVER, _LATER),
@@ -111,8 +121,11 @@ class Refusal(Exception):
     """A call that did not succeed: EC2's code and message, their kind, and what to do.
 
     ``maybe_done`` says that EC2 may have executed the call: the answer was lost, or EC2 failed
-    internally.
+    internally.  ``attempts`` of ``tried_s`` seconds in all were made; see ``patience``.
     """
+
+    attempts = 1
+    tried_s = 0.0
 
     def __init__(
         self,
@@ -135,7 +148,8 @@ class Refusal(Exception):
         self.maybe_done = maybe_done
 
     def __str__(self) -> str:
-        return f"{self.action} in {self.region}: {self.code} ({self.message}): {self.advice}"
+        often = f" after {self.attempts} attempts in {self.tried_s:.0f} s" * (self.attempts > 1)
+        return f"{self.action} in {self.region}: {self.code} ({self.message}){often}: {self.advice}"
 
     @property
     def is_outcome(self) -> bool:
@@ -150,12 +164,25 @@ def refusal_of(error: Exception, *, action: str, region: str) -> Refusal:
     kind, advice = _local(error)
     return Refusal(
         type(error).__name__,
-        str(error),
+        "no answer of AWS" if isinstance(error, ResponseParserError) else str(error),
         kind=kind,
         advice=advice,
         action=action,
         region=region,
         maybe_done=kind is Kind.UNREACHABLE and not isinstance(error, _NEVER_SENT),
+    )
+
+
+def garbled(lacks: str, *, action: str, region: str) -> Refusal:
+    """Return the refusal for an answer without what it must have, as if it had been lost."""
+    return Refusal(
+        "GarbledAnswer",
+        f"the answer has no {lacks}",
+        kind=Kind.UNREACHABLE,
+        advice=_GARBLED,
+        action=action,
+        region=region,
+        maybe_done=True,
     )
 
 
@@ -165,6 +192,8 @@ def _refused(response: dict[str, Any], *, action: str, region: str) -> Refusal:
     kind, advice = _CODES.get(code, (Kind.UNKNOWN, _SEE))
     if code not in _CODES and code.startswith("AuthFailure"):
         kind, advice = _CODES["AuthFailure"]
+    elif code not in _CODES and status == 429:  # Too Many Requests
+        kind, advice = Kind.THROTTLED, _LATER
     elif code not in _CODES and status >= 500:
         kind, advice = Kind.SERVER, _LATER
     return Refusal(
@@ -183,4 +212,6 @@ def _local(error: Exception) -> tuple[Kind, str]:
         return Kind.CREDENTIALS, "configure AWS credentials (aws configure, or profile=...)"
     if isinstance(error, botocore_errors.ParamValidationError | botocore_errors.NoRegionError):
         return Kind.PARAMETERS, _BUG
+    if isinstance(error, ResponseParserError):
+        return Kind.UNREACHABLE, _GARBLED
     return Kind.UNREACHABLE, "no answer: check the connection, or try again later"

@@ -14,7 +14,7 @@ from spotlib.ec2.calls import (
     TAG_ROUND,
     chunks,
 )
-from spotlib.ec2.connection import Connection
+from spotlib.ec2.connection import Caller, Connection
 from spotlib.model import LIVE_STATES, OPEN_STATES
 
 
@@ -93,7 +93,7 @@ class Ours:
     expires_at: datetime | None
 
 
-def find_ours(connection: Connection, region: str, *, batch_id: str | None = None) -> list[Ours]:
+def find_ours(connection: Caller, region: str, *, batch_id: str | None = None) -> list[Ours]:
     """Return every request in a region that carries our tag, or the tag of one batch."""
     wanted = {"Name": "tag-key", "Values": [TAG_BATCH]}
     if batch_id is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -22,9 +23,27 @@ DEFAULT_REGIONS = (
 
 # Families that share a spot quota (EC2's quota names); all others are "Standard".
 _QUOTA_GROUPS = {
-    "f": "F", "g": "G and VT", "gr": "G and VT", "vt": "G and VT", "p": "P", "x": "X",
-    "u": "X", "inf": "Inf", "dl": "DL", "trn": "Trn",
-}  # fmt: skip
+    "f": "F",
+    "g": "G and VT",
+    "gr": "G and VT",
+    "vt": "G and VT",
+    "p": "P",
+    "p5": "P5",
+    "x": "X",
+    "u": "X",
+    "inf": "Inf",
+    "dl": "DL",
+    "trn": "Trn",
+}
+# What a system is called in the price history -> its usage operation, its name in the price list,
+# and what its licence costs in USD per vCPU and hour.
+PRODUCTS = {
+    "Linux/UNIX": ("RunInstances", "Linux", 0.0),
+    "Red Hat Enterprise Linux": ("RunInstances:0010", "RHEL", 0.0144),
+    "SUSE Linux": ("RunInstances:000g", "SUSE", 0.0125),
+    "Windows": ("RunInstances:0002", "Windows", 0.046),
+}
+_FAMILY = re.compile(r"([a-z]+)\d*")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,9 +62,9 @@ class InstanceType:
     @property
     def quota_group(self) -> str:
         """The spot quota against which this type counts."""
-        letters = self.name.split(".")[0].split("-")[0]
-        prefix = letters[: next((i for i, c in enumerate(letters) if c.isdigit()), len(letters))]
-        return _QUOTA_GROUPS.get(prefix, "Standard")
+        family = _FAMILY.match(self.name)
+        names = (family[0], family[1]) if family else ()
+        return next((_QUOTA_GROUPS[each] for each in names if each in _QUOTA_GROUPS), "Standard")
 
 
 @dataclass(frozen=True)
@@ -140,13 +159,21 @@ def _image(row: dict[str, Any]) -> dict[str, Any]:
         "OwnerId": row["owner_id"],
         "Public": row["public"],
         "ImageType": row["image_type"],
-        "Platform": row["platform"],
+        **_system(row),
         "Hypervisor": row["hypervisor"],
         "VirtualizationType": row["virtualization_type"],
         "RootDeviceName": row["root_device_name"],
         "RootDeviceType": row["root_device_type"],
         "BlockDeviceMappings": [{"DeviceName": row["root_device_name"], "Ebs": root}],
     }
+
+
+def _system(row: dict[str, Any]) -> dict[str, Any]:
+    """What the image runs, and as what it is billed."""
+    by_owner = {"309956199498": "Red Hat Enterprise Linux", "013907871322": "SUSE Linux"}
+    windows = {"Platform": "windows"} if row["platform"] == "windows" else {}
+    product = "Windows" if windows else by_owner.get(row["owner_id"], "Linux/UNIX")
+    return {**windows, "PlatformDetails": product, "UsageOperation": PRODUCTS[product][0]}
 
 
 def _regions_and_zones() -> Any:

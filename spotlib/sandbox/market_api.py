@@ -6,7 +6,7 @@ Each public function is one AWS action: ``(world, region, params) -> result``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,18 +16,19 @@ from spotlib.sandbox import catalogue
 from spotlib.sandbox.filters import narrow, page
 from spotlib.sandbox.market import Pool
 from spotlib.sandbox.protocol import ApiError, Params, Shape, invalid, unsupported
-from spotlib.sandbox.world import World
+from spotlib.sandbox.world import World, fresh_vcpus
 
 _PRICE_DAYS = 90  # length of EC2's price history
 _PRODUCT = "Linux/UNIX"
 _MOST_SCORES = 10
 
-# Code and name of each family group's quota; clients find a quota by its name.
+# Code and name of each family group's quota; AWS changes the names.
 _QUOTAS = {
     "Standard": ("L-34B43A08", "All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests"),
     "F": ("L-88CF9481", "All F Spot Instance Requests"),
     "G and VT": ("L-3819A6DF", "All G and VT Spot Instance Requests"),
-    "P": ("L-7212CCBC", "All P Spot Instance Requests"),
+    "P": ("L-7212CCBC", "All P4, P3 and P2 Spot Instance Requests"),
+    "P5": ("L-C4BD4855", "All P5 Spot Instance Requests"),
     "X": ("L-E3A00192", "All X Spot Instance Requests"),
     "Inf": ("L-B5D1601B", "All Inf Spot Instance Requests"),
     "DL": ("L-85EED4F7", "All DL Spot Instance Requests"),
@@ -43,9 +44,11 @@ _IMAGE_PATHS = {
     "name": "Name",
     "owner-id": "OwnerId",
     "platform": "Platform",
+    "platform-details": "PlatformDetails",
     "root-device-name": "RootDeviceName",
     "root-device-type": "RootDeviceType",
     "state": "State",
+    "usage-operation": "UsageOperation",
     "virtualization-type": "VirtualizationType",
 }
 _PRICE_PATHS = {
@@ -77,15 +80,16 @@ _TYPE_PATHS = {
 def describe_spot_price_history(world: World, region: str, params: Params) -> Shape:
     """Price changes between two moments and the last one before, newest first."""
     rows: list[Shape] = []
-    if _PRODUCT in params.get("ProductDescriptions", [_PRODUCT]):
-        start_s, end_s = _price_window(world, params)
+    products = catalogue.PRODUCTS.keys() & params.get("ProductDescriptions", [_PRODUCT])
+    for product in sorted(products):
+        window_s = _price_window(world, params)
         names = {zone.zone_id: zone.name for zone in catalogue.zones(region)}
         for pool in _pools_of(region, params.get("InstanceTypes", [])):
             where = (pool.zone_id, names[pool.zone_id])
             if params.get("AvailabilityZone", where[1]) != where[1]:
                 continue
             if params.get("AvailabilityZoneId", where[0]) == where[0]:
-                rows += _price_rows(world, pool, where, start_s, end_s)
+                rows += _price_rows(world, pool, where, product, window_s)
     shown, more = page(narrow(rows, params, _PRICE_PATHS), params)
     return {"SpotPriceHistory": shown, "NextToken": "", **more}
 
@@ -160,19 +164,24 @@ def describe_images(_: World, region: str, params: Params) -> Shape:
 
 
 def list_service_quotas(world: World, region: str, params: Params) -> Shape:
-    """The spot quotas of EC2, one per family group."""
-    if params.get("ServiceCode") != "ec2":
-        raise ApiError("NoSuchResourceException", "Only the quotas of ec2 are modelled.", 400)
-    return {"Quotas": [_quota(world, region, group) for group in _QUOTAS]}
+    """The spot quotas of EC2 that were applied to the account, one per family group."""
+    applied = [group for group in _QUOTAS if group not in world.unlisted_quotas]
+    return _quotas(world, region, params, {group: world.vcpu_limit(group) for group in applied})
+
+
+def list_aws_default_service_quotas(world: World, region: str, params: Params) -> Shape:
+    """The spot quotas of a new account."""
+    return _quotas(world, region, params, {group: fresh_vcpus(group) for group in _QUOTAS})
 
 
 def get_service_quota(world: World, region: str, params: Params) -> Shape:
     """One spot quota by its code."""
-    for quota in list_service_quotas(world, region, params)["Quotas"]:
-        if quota["QuotaCode"] == params.get("QuotaCode"):
-            return {"Quota": quota}
-    message = "The request failed because the specified service quota does not exist."
-    raise ApiError("NoSuchResourceException", message)
+    return _one_quota(list_service_quotas(world, region, params), params)
+
+
+def get_aws_default_service_quota(world: World, region: str, params: Params) -> Shape:
+    """One spot quota of a new account by its code."""
+    return _one_quota(list_aws_default_service_quotas(world, region, params), params)
 
 
 def get_products(world: World, _: str, params: Params) -> Shape:
@@ -181,8 +190,9 @@ def get_products(world: World, _: str, params: Params) -> Shape:
     region = wanted.get("regionCode", "us-east-1")
     names = [wanted["instanceType"]] if "instanceType" in wanted else sorted(catalogue.raw_types())
     products = [
-        _product(world, name, region)
+        _product(world, name, region, product)
         for name in names
+        for product in catalogue.PRODUCTS
         if name in catalogue.offered(region) and catalogue.instance_type(name)
     ]
     matching = [p for p in products if _matches(p["product"]["attributes"], wanted)]
@@ -241,19 +251,23 @@ def _price_window(world: World, params: Params) -> tuple[float, float]:
 
 
 def _price_rows(
-    world: World, pool: Pool, where: tuple[str, str], start_s: float, end_s: float
+    world: World,
+    pool: Pool,
+    where: tuple[str, str],
+    product: str,
+    window_s: tuple[float, float],
 ) -> list[Shape]:
     market, hold_s = world.market, world.market.numbers.price_holds_s
-    first = float(market.price_since([pool], world.posix(start_s))[0, 0])
-    moments = np.arange(first, world.posix(end_s) + 0.001, hold_s)
-    prices = market.price_usd(pool, moments)
+    start, end = map(world.posix, window_s)
+    moments = np.arange(market.price_since([pool], start)[0, 0], end + 0.001, hold_s)
+    prices = market.price_usd(pool, moments) + _licence_usd(pool.instance_type, product)
     changed = np.flatnonzero(np.append(True, np.diff(prices) != 0.0))
     return [
         {
             "AvailabilityZone": where[1],
             "AvailabilityZoneId": where[0],
             "InstanceType": pool.instance_type,
-            "ProductDescription": _PRODUCT,
+            "ProductDescription": product,
             "SpotPrice": f"{prices[i]:.6f}",
             "Timestamp": datetime.fromtimestamp(moments[i], UTC),
         }
@@ -285,7 +299,21 @@ def _score_rows(
     return [{"Region": region, "Score": max(best.values())}]
 
 
-def _quota(world: World, region: str, group: str) -> Shape:
+def _quotas(world: World, region: str, params: Params, vcpus: Mapping[str, float]) -> Shape:
+    if params.get("ServiceCode") != "ec2":
+        raise ApiError("NoSuchResourceException", "Only the quotas of ec2 are modelled.", 400)
+    return {"Quotas": [_quota(world, region, group, vcpus[group]) for group in vcpus]}
+
+
+def _one_quota(quotas: Shape, params: Params) -> Shape:
+    for quota in quotas["Quotas"]:
+        if quota["QuotaCode"] == params.get("QuotaCode"):
+            return {"Quota": quota}
+    message = "The request failed because the specified service quota does not exist."
+    raise ApiError("NoSuchResourceException", message)
+
+
+def _quota(world: World, region: str, group: str, vcpus: float) -> Shape:
     code, name = _QUOTAS[group]
     return {
         "ServiceCode": "ec2",
@@ -293,20 +321,27 @@ def _quota(world: World, region: str, group: str) -> Shape:
         "QuotaArn": f"arn:aws:servicequotas:{region}:{world.account_id}:ec2/{code}",
         "QuotaCode": code,
         "QuotaName": name,
-        "Value": float(world.quota_vcpus),
+        "Value": float(vcpus),
         "Unit": "None",
         "Adjustable": True,
         "GlobalQuota": False,
     }
 
 
-def _product(world: World, name: str, region: str) -> Shape:
+def _licence_usd(name: str, product: str) -> float:
     kind = catalogue.instance_type(name)
-    usd = world.market.on_demand_usd(name, region)
+    return kind.vcpus * catalogue.PRODUCTS[product][2] if kind else 0.0
+
+
+def _product(world: World, name: str, region: str, product: str) -> Shape:
+    kind = catalogue.instance_type(name)
+    operation, system, _ = catalogue.PRODUCTS[product]
+    usd = world.market.on_demand_usd(name, region) + _licence_usd(name, product)
     attributes = {
         "instanceType": name,
         "regionCode": region,
-        "operatingSystem": "Linux",
+        "operatingSystem": system,
+        "operation": operation,
         "tenancy": "Shared",
         "preInstalledSw": "NA",
         "capacitystatus": "Used",

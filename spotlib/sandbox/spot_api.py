@@ -328,7 +328,7 @@ def _named_zone(world: World, launch: Params, region: str) -> str | None:
 
 def _count_within_quota(world: World, region: str, kind: catalogue.InstanceType, count: int) -> int:
     """How many of ``count`` fit within the quota; the others are refused, or fail later."""
-    free = world.quota_vcpus - world.vcpus_in_use(region, kind.quota_group)
+    free = world.vcpu_limit(kind.quota_group) - world.vcpus_in_use(region, kind.quota_group)
     fitting = min(count, max(0, int(free // kind.vcpus)))
     if fitting < count and (fitting == 0 or world.forms.quota == "refused"):
         raise ApiError("MaxSpotInstanceCountExceeded", _OVER_QUOTA)

@@ -66,9 +66,11 @@ class World:
     ``seed`` determines the draws of this world: ids, delays, chosen zones.  ``market`` has its own
     seed; by default it is the market that the default archive describes.  ``script`` returns the
     fate of a request, or None to leave it to the market.  ``quota_vcpus`` is the spot quota of
-    each family group in each region.  ``denied`` are actions that the caller may not use, such as
-    ``ec2:TerminateInstances``.  ``reads`` says how inconsistent describe calls are, ``forms`` what
-    AWS does where that is not known, ``throttled`` whether EC2's token buckets limit the calls.
+    each family group in each region; ``unlisted_quotas`` are groups whose quota was never applied
+    to the account, so that it has a new account's.  ``denied`` are actions that the caller may not
+    use, such as ``ec2:TerminateInstances``.  ``reads`` says how inconsistent describe calls are,
+    ``forms`` what AWS does where that is not known, ``throttled`` whether EC2's token buckets limit
+    the calls.
     The account has not opted in to the regions ``not_opted_in``; the regions ``no_default_vpc``
     have no default VPC.
     """
@@ -83,6 +85,7 @@ class World:
         account_id: str = "123456789012",
         script: Script | None = None,
         quota_vcpus: float = 1000.0,
+        unlisted_quotas: Collection[str] = (),
         denied: Collection[str] = (),
         spot_role: bool = True,
         reads: Reads | None = None,
@@ -98,6 +101,7 @@ class World:
         self.account_id = account_id
         self.script = script
         self.quota_vcpus = quota_vcpus
+        self.unlisted_quotas = frozenset(unlisted_quotas)
         self.denied = set(denied)
         self.spot_role = spot_role
         self.reads = reads or Reads()
@@ -132,6 +136,7 @@ class World:
         settings += [self.account_id, self.quota_vcpus, sorted(self.denied), self.spot_role]
         settings += [self.reads, self.forms, self.buckets is not None]
         settings += [sorted(self.not_opted_in), sorted(self.no_default_vpc)]
+        settings += [sorted(self.unlisted_quotas)]
         return "w-" + hashlib.sha256(repr(settings).encode()).hexdigest()[:10]
 
     @property
@@ -192,6 +197,11 @@ class World:
         """The moment whose state an answer shows: now, unless reads lag."""
         return self.now_s - self.reads.lag_s(self.seed, len(self.calls), by_ids=by_ids)
 
+    def vcpu_limit(self, quota_group: str) -> float:
+        """The vCPUs of a family group that the account may use in a region."""
+        fresh = quota_group in self.unlisted_quotas
+        return fresh_vcpus(quota_group) if fresh else self.quota_vcpus
+
     def vcpus_in_use(self, region: str, quota_group: str) -> int:
         """vCPUs of open requests and live instances of a family group."""
         return sum(
@@ -232,6 +242,11 @@ class World:
             "seen_s": dict(request.seen_s),
             "path": [[at_s, code] for at_s, code, _ in request.path],
         }
+
+
+def fresh_vcpus(quota_group: str) -> float:
+    """The spot quota of a new account."""
+    return 5.0 if quota_group == "Standard" else 0.0
 
 
 def _shown_s(request: SpotRequest) -> dict[str, float]:

@@ -20,6 +20,7 @@ GOOD = {
     },
     **{
         "image": "",
+        "allow_any_image": False,
         "max_price_usd": 0.0,
         "budget_usd": 0.0,
         "placement_scores": True,

@@ -8,8 +8,9 @@ import pytest
 from conftest import NANO, QUICK, plan_for, scripted
 
 import spotlib
-from spotlib.collect.cost import PreparedPlan, quota_family, split_waves
+from spotlib.collect.cost import PreparedPlan, split_waves
 from spotlib.collect.preflight import preflight
+from spotlib.collect.quotas import quota_of
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Plan, Stage, Target, plan_launches
@@ -171,7 +172,7 @@ def test_a_zone_target_names_its_subnet_and_takes_no_address(in_process, log):
 
 def prepared(name="t3.nano", region="sa-east-1", n=1, **given):
     plan = Plan(Target(name, region), n)
-    usual = {"vcpus": 2, "burstable": True, "family": quota_family(name)}
+    usual = {"vcpus": 2, "burstable": True, "family": quota_of(name).name}
     return PreparedPlan(plan, "ami-1", "", **{**usual, **given})
 
 
@@ -197,14 +198,16 @@ def test_an_unknown_price_makes_an_unknown_cost_and_never_none():
         ("inf2.xlarge", "Inf"),
         ("g5.xlarge", "G and VT"),
         ("vt1.3xlarge", "G and VT"),
-        ("p5.48xlarge", "P"),
+        ("p4d.24xlarge", "P4, P3 and P2 (formerly P)"),
+        ("p5en.48xlarge", "P5"),
+        ("gr6.4xlarge", "G and VT"),
         ("trn1.2xlarge", "Trn"),
         ("x2gd.medium", "X"),
         ("dl1.24xlarge", "DL"),
     ],
 )
 def test_a_type_counts_against_the_quota_of_its_family(name, family):
-    assert quota_family(name) == family
+    assert quota_of(name).name == family
 
 
 def test_waves_fit_under_every_quota_and_keep_the_order():
@@ -219,7 +222,7 @@ def test_waves_fit_under_every_quota_and_keep_the_order():
 
 def test_the_policy_allows_just_the_calls_that_are_made(in_process, log):
     """Every action of a preflight and of a batch with region and zone targets, and no other."""
-    world = World(seed=1, script=lambda _: QUICK)
+    world = World(seed=1, script=lambda _: QUICK, unlisted_quotas={"Standard"})
     connection = in_process(world)
     targets = (NANO, Target("t4g.nano", "us-east-1", "use1-az4"))
     checked = plan_for(connection, *targets, n=2, wanted=Stage.READY)

@@ -1,0 +1,80 @@
+"""Calls made again after an error that passes: throttling, a failure of AWS, a lost answer.
+
+For calls that nobody measures.  A poll and a request call are one attempt each, made by the
+``Connection`` itself, and clean-up repeats itself.
+"""
+
+import random
+from datetime import datetime
+from typing import Any
+
+from spotlib.ec2.connection import Caller, Connection
+from spotlib.ec2.refusals import PASSING_KINDS, Refusal
+from spotlib.model import Kind
+
+_MOST_S = 60.0
+_UNREACHED_MOST_S = 4.0  # nothing ever answered there: offline, or a typing error in the endpoint
+_LONGEST_PAUSE_S = 16.0
+_AGAIN = PASSING_KINDS - {Kind.NOT_FOUND}
+
+
+class Patient(Caller):
+    """A connection whose calls are made again, until a place failed for ``most_s`` in a row.
+
+    A place is a service in a region: one that fails for good is not waited for a second time, and
+    keeps nobody from waiting for another.  The pauses grow, and their length is drawn, so that
+    clients that failed together do not come back together.
+    """
+
+    def __init__(self, connection: Connection, *, most_s: float = _MOST_S) -> None:
+        self.connection = connection
+        self._most_s = most_s
+        self._failing_s: dict[tuple[str, str], float] = {}
+        # In virtual time the same seed gives the same events.
+        self._chance = random.Random(0) if connection.clock.inline else random.SystemRandom()
+
+    def server_utc(self) -> datetime:
+        """Return EC2's UTC."""
+        return self.connection.server_utc()
+
+    def call(
+        self,
+        region: str,
+        action: str,
+        /,
+        *,
+        service: str = "ec2",
+        quick: bool = False,
+        **given: Any,
+    ) -> dict[str, Any]:
+        """Make a call, again after a passing error.
+
+        Raises
+        ------
+        Refusal
+            If it is refused for good, or still fails; it then says how often it was tried.
+        """
+        clock, place, attempts = self.connection.clock, (service, region), 0
+        before_s = self._failing_s.pop(place, 0.0)
+        began_s = clock.now_s()
+        while True:
+            attempts += 1
+            try:
+                return self.connection.call(region, action, service=service, quick=quick, **given)
+            except Refusal as refusal:
+                if refusal.kind not in _AGAIN:
+                    raise
+                refusal.attempts, refusal.tried_s = attempts, clock.now_s() - began_s
+                failing_s, pause_s = before_s + refusal.tried_s, self._pause_s(attempts)
+                if failing_s + pause_s > self._bound_s(refusal):
+                    self._failing_s[place] = failing_s
+                    raise
+            clock.sleep(pause_s)
+
+    def _pause_s(self, attempts: int) -> float:
+        return min(2.0 ** (attempts - 1), _LONGEST_PAUSE_S) * self._chance.uniform(0.5, 1.0)
+
+    def _bound_s(self, refusal: Refusal) -> float:
+        never_sent = refusal.kind is Kind.UNREACHABLE and not refusal.maybe_done
+        unreached = never_sent and not self.connection.reached
+        return min(self._most_s, _UNREACHED_MOST_S) if unreached else self._most_s
