@@ -235,6 +235,7 @@ def _placement_scores(patient: Patient, plans: Sequence[Plan]) -> dict[str, int]
     reply = patient.call(
         target.region,
         "get_spot_placement_scores",
+        quick=True,
         InstanceTypes=[target.instance_type],
         TargetCapacity=plans[0].count,
         SingleAvailabilityZone=by_zone,

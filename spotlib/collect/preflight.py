@@ -30,6 +30,7 @@ _SPOT_ROLE = "AWSServiceRoleForEC2Spot"
 @dataclass
 class _Answers:
     connection: Patient
+    allow_any_image: bool
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -89,7 +90,7 @@ def preflight(
     >>> 0 < report.expected_usd < report.bound_usd < 0.1
     True
     """
-    answers = _Answers(Patient(connection))
+    answers = _Answers(Patient(connection), allow_any_image=allow_any_image)
     identity = answers.connection.call(HOME_REGION, "get_caller_identity", service="sts")
     _check_account(answers, identity, account_id)
     _check_role(answers)
@@ -98,8 +99,9 @@ def preflight(
     for region in _known_regions(answers, plans):
         here = [plan for plan in plans if plan.target.region == region]
         try:
-            ready = _prepare_region(answers, region, here, allow_any_image=allow_any_image)
-            free |= _free_vcpus(answers, region, {quota_of(p.target.instance_type) for p in here})
+            ready = _prepare_region(answers, region, here)
+            quotas = {quota_of(each.plan.target.instance_type) for each in ready}
+            free |= _free_vcpus(answers, region, quotas)
         except Refusal as refusal:  # the other regions are checked all the same
             answers.problems.append(f"{region} cannot be checked: {refusal}")
             continue
@@ -171,29 +173,17 @@ def _known_regions(answers: _Answers, plans: Sequence[Plan]) -> list[str]:
     return known
 
 
-def _prepare_region(
-    answers: _Answers, region: str, plans: Sequence[Plan], *, allow_any_image: bool
-) -> list[PreparedPlan]:
+def _prepare_region(answers: _Answers, region: str, plans: Sequence[Plan]) -> list[PreparedPlan]:
     offered = [plan for plan in plans if _is_offered(answers, plan.target)]
     types = _describe_types(answers, region, {plan.target.instance_type for plan in offered})
     sold = [plan for plan in offered if _sold_as_spot(answers, plan, types)]
     if not sold or not _has_default_vpc(answers, region):
         return []
-    images = {
-        plan: image
-        for plan, image in _images(
-            answers, region, {plan: _architecture(types, plan) for plan in sold}
-        ).items()
-        if _may_be_used(answers, plan, image, allow_any_image=allow_any_image)
-    }
+    images = _images(answers, region, {plan: _architecture(types, plan) for plan in sold})
+    images = {plan: image for plan, image in images.items() if _is_accepted(answers, plan, image)}
     prices = _prices(answers, region, images)
     return [
-        _placed(
-            answers,
-            _prepared(
-                answers, plan, types[plan.target.instance_type], image, prices[image.product]
-            ),
-        )
+        _placed(answers, _prepared(answers, plan, types[plan.target.instance_type], image, prices))
         for plan, image in images.items()
     ]
 
@@ -215,18 +205,19 @@ def _prices(
     }
 
 
-def _may_be_used(answers: _Answers, plan: Plan, image: Image, *, allow_any_image: bool) -> bool:
-    name, target = f"image {image.image_id} ({image.name})", plan.target.instance_type
-    objections = "; ".join(image.objections(target))
-    if objections and not allow_any_image:
+def _is_accepted(answers: _Answers, plan: Plan, image: Image) -> bool:
+    """Whether the image may be launched, with the problem or the warnings that belong to it."""
+    instance_type = plan.target.instance_type
+    name = f"image {image.image_id} ({image.name}) on {instance_type}"
+    objections = "; ".join(image.objections(instance_type))
+    if objections and not answers.allow_any_image:
         answers.problems.append(
-            f"{name} on {target}: {objections}; choose another image or type, or accept it with "
-            "allow_any_image"
+            f"{name}: {objections}; choose another image or type, or accept it with allow_any_image"
         )
         return False
     if objections:
-        answers.warnings.append(f"{name} on {target} is accepted: {objections}")
-    elif plan.image is not None and image.runs_switch(target) is None:
+        answers.warnings.append(f"{name} is accepted: {objections}")
+    if plan.image is not None and image.runs_switch(instance_type) is None:
         answers.warnings.append(
             f"{name}: it is not known whether it runs the script in the user data (cloud-init); if "
             "not, neither the dead-man's switch nor the hard bound holds"
@@ -239,7 +230,7 @@ def _prepared(
     plan: Plan,
     info: Mapping[str, Any],
     image: Image,
-    prices: PriceHistory,
+    prices: Mapping[str, PriceHistory],
 ) -> PreparedPlan:
     return PreparedPlan(
         plan=replace(plan, image=image.image_id),
@@ -248,7 +239,7 @@ def _prepared(
         vcpus=info["VCpuInfo"]["DefaultVCpus"],
         burstable=info.get("BurstablePerformanceSupported", False),
         family=quota_of(plan.target.instance_type).name,
-        price_usd=target_price(prices, plan.target)[0],
+        price_usd=target_price(prices[image.product], plan.target)[0],
         on_demand_usd=answers.optional(
             f"the on-demand price of {plan.target}, and so the hard bound,",
             partial(on_demand_usd, answers.connection, plan.target, operation=image.operation),
@@ -354,9 +345,10 @@ def _newest_images(answers: _Answers, region: str, architectures: set[str]) -> d
     if not names:
         return {}
     reply = answers.connection.call(region, "get_parameters", service="ssm", Names=list(names))
-    for name in reply.get("InvalidParameters", []):
-        answers.problems.append(f"{region} has no Amazon Linux 2023 for {names[name]}: set image")
-    return {names[item["Name"]]: item["Value"] for item in reply["Parameters"]}
+    found = {names[item["Name"]]: item["Value"] for item in reply["Parameters"]}
+    for architecture in sorted(architectures - found.keys()):
+        answers.problems.append(f"{region} has no Amazon Linux 2023 for {architecture}: set image")
+    return found
 
 
 def _has_default_vpc(answers: _Answers, region: str) -> bool:

@@ -19,17 +19,17 @@ _AGAIN = PASSING_KINDS - {Kind.NOT_FOUND}
 
 
 class Patient(Caller):
-    """A connection whose calls are made again, until a place failed for ``most_s`` in a row.
+    """A connection whose calls are made again after a passing error, for at most ``most_s``.
 
-    A place is a service in a region: one that fails for good is not waited for a second time, and
-    keeps nobody from waiting for another.  The pauses grow, and their length is drawn, so that
-    clients that failed together do not come back together.
+    A service that stayed in trouble in a region is not waited for again until it answers.  The
+    pauses grow, and their length is drawn, so that clients that failed together do not come back
+    together.
     """
 
     def __init__(self, connection: Connection, *, most_s: float = _MOST_S) -> None:
         self.connection = connection
         self._most_s = most_s
-        self._failing_s: dict[tuple[str, str], float] = {}
+        self._given_up: set[tuple[str, str]] = set()  # services in regions
         # In virtual time the same seed gives the same events.
         self._chance = random.Random(0) if connection.clock.inline else random.SystemRandom()
 
@@ -55,20 +55,22 @@ class Patient(Caller):
             If it is refused for good, or still fails; it then says how often it was tried.
         """
         clock, place, attempts = self.connection.clock, (service, region), 0
-        before_s = self._failing_s.pop(place, 0.0)
         began_s = clock.now_s()
         while True:
             attempts += 1
             try:
-                return self.connection.call(region, action, service=service, quick=quick, **given)
+                reply = self.connection.call(region, action, service=service, quick=quick, **given)
             except Refusal as refusal:
                 if refusal.kind not in _AGAIN:
                     raise
                 refusal.attempts, refusal.tried_s = attempts, clock.now_s() - began_s
-                failing_s, pause_s = before_s + refusal.tried_s, self._pause_s(attempts)
-                if failing_s + pause_s > self._bound_s(refusal):
-                    self._failing_s[place] = failing_s
+                pause_s = self._pause_s(attempts)
+                if place in self._given_up or refusal.tried_s + pause_s > self._bound_s(refusal):
+                    self._given_up.add(place)
                     raise
+            else:
+                self._given_up.discard(place)
+                return reply
             clock.sleep(pause_s)
 
     def _pause_s(self, attempts: int) -> float:

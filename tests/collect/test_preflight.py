@@ -10,7 +10,7 @@ from conftest import NANO, QUICK, plan_for, scripted
 import spotlib
 from spotlib.collect.cost import PreparedPlan, split_waves
 from spotlib.collect.preflight import preflight
-from spotlib.collect.quotas import quota_of
+from spotlib.collect.quotas import quota_of, vcpus_of
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Plan, Stage, Target, plan_launches
@@ -74,6 +74,40 @@ def test_more_than_the_quota_is_refused_with_the_largest_n(problems):
 
     assert "needs 10 vCPUs" in problem
     assert "leaves 5: the largest n is 2" in problem
+
+
+def test_a_quota_that_was_never_applied_to_the_account_is_its_default(problems):
+    [problem] = problems(world=scripted(unlisted_quotas={"Standard"}), n=3)
+
+    assert "leaves 5: the largest n is 2" in problem
+
+
+def test_a_quota_that_is_nowhere_listed_is_a_warning_that_names_what_a_new_account_has(in_process):
+    denied = {"service-quotas:ListAWSDefaultServiceQuotas"}
+    checked = plan_for(in_process(scripted(unlisted_quotas={"Standard"}, denied=denied)), n=3)
+
+    [each] = checked.prepared
+    assert each.largest_count is None
+    assert any(
+        "the quota 'All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests' in sa-east-1 "
+        "is not listed: a new account has 5 vCPUs" in warning
+        for warning in checked.warnings
+    )
+
+
+@pytest.mark.parametrize("name", ["p4d.24xlarge", "p5.4xlarge", "trn1.2xlarge", "inf1.xlarge"])
+def test_a_quota_is_found_by_its_code_whatever_its_name(in_process, name):
+    """AWS renamed 'All P ...' to 'All P4, P3 and P2 ...'; of Trn only the name is sure."""
+    [each] = plan_for(in_process(scripted()), Target(name, "us-east-1"), n=1).prepared
+
+    assert each.largest_count == 1000 // each.vcpus
+
+
+def test_the_old_name_of_a_quota_is_found_too():
+    shown = {"QuotaCode": "L-7212CCBC", "QuotaName": "All P Spot Instance Requests", "Value": 8.0}
+    quota = quota_of("p3.2xlarge")
+
+    assert vcpus_of([shown], {quota, quota_of("t3.nano")}) == {quota: 8}
 
 
 def test_what_is_open_already_counts_against_the_quota(in_process):

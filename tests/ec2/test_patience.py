@@ -1,0 +1,159 @@
+"""A call that nobody measures is made again after an error that passes, for a while."""
+
+import pytest
+from conftest import NANO, scripted
+
+from spotlib.ec2.clock import VirtualClock
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.patience import Patient
+from spotlib.ec2.refusals import Refusal
+from spotlib.model import Kind
+from spotlib.sandbox.clock import VirtualTime
+from spotlib.sandbox.faults import Fault, fail
+
+REGION = NANO.region
+
+
+@pytest.fixture
+def struck(in_process):
+    """A world, and a patient caller to whom it answered once before the faults began."""
+
+    def build(*faults, reached=True, **settings):
+        world = scripted()
+        connection = in_process(world)
+        if reached:
+            connection.call(REGION, "describe_regions")
+        world.faults += faults
+        return world, Patient(connection, **settings)
+
+    return build
+
+
+class RealClock(VirtualClock):
+    """Like a machine's clock, on which clients draw their pauses; it notes them."""
+
+    inline = False
+
+    def __init__(self):
+        self.world = VirtualTime()
+        self.pauses_s = []
+
+    def now_s(self):
+        return self.world.now_s
+
+    def sleep(self, seconds):
+        self.pauses_s.append(seconds)
+        self.world.advance(seconds)
+
+
+class Failing(Connection):
+    """A connection on which every call fails at once."""
+
+    def call(self, region, action, /, **_):
+        raise Refusal("Busy", "m", kind=Kind.THROTTLED, advice="a", action=action, region=region)
+
+
+def test_the_pauses_grow_are_drawn_and_end_after_a_minute():
+    drawn = []
+    for _ in range(2):
+        clock = RealClock()
+        with pytest.raises(Refusal, match=r"Busy \(m\) after \d+ attempts in \d+ s: a"):
+            Patient(Failing("aws", clock, object)).call(REGION, "describe_vpcs")
+        drawn.append(clock.pauses_s)
+        ceilings = [1.0, 2.0, 4.0, 8.0, *[16.0] * 9][: len(clock.pauses_s)]
+        assert all(c / 2 <= p <= c for p, c in zip(clock.pauses_s, ceilings, strict=True))
+        assert 40.0 < sum(clock.pauses_s) <= 60.0
+
+    assert drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("UnauthorizedOperation", Kind.PERMISSION),
+        ("InvalidInstanceID.NotFound", Kind.NOT_FOUND),
+        ("InsufficientInstanceCapacity", Kind.CAPACITY),
+    ],
+)
+def test_what_does_not_pass_is_refused_at_once(struck, code, kind):
+    world, patient = struck(fail("DescribeVpcs", 1, code))
+
+    with pytest.raises(Refusal) as caught:
+        patient.call(REGION, "describe_vpcs")
+
+    assert caught.value.kind is kind
+    assert "attempts" not in str(caught.value)
+    assert len(world.fired) == 1
+
+
+@pytest.mark.parametrize("kind", ["refused", "dns"])
+def test_an_endpoint_that_never_answered_is_given_up_within_seconds(struck, kind):
+    """Somebody offline, or a typing error in the port."""
+    world, patient = struck(Fault(kind=kind), reached=False)
+
+    with pytest.raises(Refusal, match="EndpointConnectionError"):
+        patient.call(REGION, "describe_vpcs")
+
+    assert world.now_s < 5.0
+    assert len(world.fired) > 1
+
+
+def test_one_that_has_answered_is_waited_for(struck):
+    world, patient = struck(Fault(kind="refused", to_s=40.0))
+
+    assert patient.call(REGION, "describe_vpcs")["Vpcs"]
+    assert len(world.fired) > 4
+
+
+def test_a_place_that_failed_for_good_keeps_nobody_waiting_again_until_it_answers(struck):
+    world, patient = struck(Fault(kind="throttled", region=REGION, to_s=100.0), most_s=20.0)
+
+    def attempts():
+        before = len(world.fired)
+        with pytest.raises(Refusal):
+            patient.call(REGION, "describe_vpcs")
+        return len(world.fired) - before
+
+    first, again = attempts(), attempts()
+    patient.call("us-east-1", "describe_vpcs")
+    world.advance(100.0)
+    patient.call(REGION, "describe_vpcs")
+    world.faults.append(Fault(kind="throttled", region=REGION))
+
+    assert first > 3
+    assert again == 1
+    assert attempts() == first
+
+
+def test_a_json_answer_that_cannot_be_read_is_a_lost_answer(struck):
+    """botocore makes an empty answer of it, which must not be read as a missing value."""
+    world, patient = struck(Fault(kind="malformed", action="GetParameters", nth=1))
+    given = {"service": "ssm", "Names": ["/aws/service/x"]}
+
+    with pytest.raises(Refusal, match="GarbledAnswer") as caught:
+        patient.connection.call(REGION, "get_parameters", **given)
+    world.faults.append(Fault(kind="malformed", action="GetParameters", nth=1))
+    reply = patient.call(REGION, "get_parameters", **given)
+
+    assert caught.value.kind is Kind.UNREACHABLE
+    assert caught.value.maybe_done
+    assert reply["InvalidParameters"] == ["/aws/service/x"]
+    assert len(world.fired) == 2
+
+
+def test_a_member_that_an_answer_lacks_is_named(struck):
+    _, patient = struck()
+    reply = patient.call("us-east-1", "get_caller_identity", service="sts")
+
+    with pytest.raises(Refusal, match="the answer has no Parameters"):
+        reply["Parameters"]
+
+
+def test_an_unreadable_page_is_one_sentence_without_the_page(struck):
+    _, patient = struck(Fault(kind="malformed", action="DescribeVpcs"))
+
+    with pytest.raises(Refusal) as caught:
+        patient.connection.call(REGION, "describe_vpcs")
+
+    assert "cannot be read" in str(caught.value)
+    assert "<" not in str(caught.value)
