@@ -346,3 +346,47 @@ def test_a_batch_at_aws_whose_log_lacks_lines_names_the_sweep_that_reaches_aws(t
     assert summary.cleaned.confirmed
     assert f"sweep --batch {log.stem} --endpoint aws" in " ".join(summary.problems)
     assert sweep(as_aws(world), folder=tmp_path, regions=[NANO.region]).clean
+
+
+def test_a_sweep_in_which_every_call_fails_at_first_closes_everything(died, tmp_path, in_process):
+    world, log = died.revived(tmp_path / "logs")
+    actions = ("DescribeRegions", "DescribeSpotInstanceRequests", "DescribeInstances")
+    world.faults += [
+        Fault(kind=kind, action=each, nth=1)
+        for each in (*actions, "TerminateInstances", "CancelSpotInstanceRequests")
+        for kind in ("throttled", "malformed", "lose_answer")
+    ]
+
+    report = sweep(in_process(world), folder=log.parent)
+
+    assert report.clean
+    assert world.leftovers() == EMPTY
+    assert {each.action for each in world.fired} >= set(actions)
+
+
+def test_a_region_in_trouble_is_named_and_ends_no_sweep_of_the_others(died, tmp_path, in_process):
+    """Found by tag alone, without a log: the region in trouble keeps nobody waiting."""
+    world, log = died.revived(tmp_path / "logs")
+    log.unlink()
+    world.faults.append(Fault(kind="internal_error", region="us-east-2"))
+
+    report = sweep(in_process(world), folder=log.parent, batch_id=log.stem)
+
+    assert world.leftovers() == EMPTY
+    assert [each.verdict for each in report.batches] == ["closed"]
+    assert list(report.errors) == ["us-east-2"]
+    assert "attempts in" in report.errors["us-east-2"]
+    assert not report.clean
+
+
+def test_without_the_list_of_regions_those_of_the_logs_are_swept(died, tmp_path, in_process):
+    world, log = died.revived(tmp_path / "logs")
+    world.faults.append(Fault(kind="throttled", action="DescribeRegions"))
+
+    report = sweep(in_process(world), folder=log.parent)
+
+    verdicts = {each.batch_id: each.verdict for each in report.batches}
+    assert world.leftovers() == EMPTY
+    assert verdicts[log.stem] == "closed"
+    assert list(report.errors) == ["regions that no log names"]
+    assert not report.clean
