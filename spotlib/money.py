@@ -39,12 +39,14 @@ def held_usd(
     surplus_vcpus
         How many vCPUs run on surplus credits the whole time: none is expected, all is the bound.
     by_the_hour
-        Whether each started hour is billed in full, as for some systems with a licence.
+        Whether each started hour of the instance itself is billed in full, as for some systems
+        with a licence.
     """
     address = _ADDRESS_USD_PER_HOUR if has_address else 0.0
     extras = address + _VOLUME_USD_PER_HOUR + _SURPLUS_USD_PER_VCPU_HOUR * surplus_vcpus
-    billed_s = math.ceil(held_s / _HOUR_S) * _HOUR_S if by_the_hour else held_s
-    return max(billed_s, _LEAST_BILLED_S) / _HOUR_S * (usd_per_hour + extras)
+    least_s = max(held_s, _LEAST_BILLED_S)
+    billed_s = math.ceil(least_s / _HOUR_S) * _HOUR_S if by_the_hour else least_s
+    return billed_s / _HOUR_S * usd_per_hour + least_s / _HOUR_S * extras
 
 
 def usd(amount: float) -> str:

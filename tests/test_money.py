@@ -23,6 +23,13 @@ def test_surplus_credits_are_billed_per_vcpu():
     assert held_usd(0.01, 3600, surplus_vcpus=2) == pytest.approx(0.01 + EXTRAS + 0.1)
 
 
+def test_a_system_billed_by_the_hour_costs_each_started_hour_in_full():
+    hour, two = (held_usd(0.03, held_s, by_the_hour=True) for held_s in (300, 3601))
+
+    assert hour == pytest.approx(0.03 + 300 / 3600 * EXTRAS)
+    assert two == pytest.approx(2 * 0.03 + 3601 / 3600 * EXTRAS)
+
+
 def test_an_unknown_price_gives_an_unknown_cost_for_it_alone():
     assert np.isnan(held_usd(np.array([np.nan, 1.0]), 300)).tolist() == [True, False]
 

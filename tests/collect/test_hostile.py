@@ -287,6 +287,29 @@ def test_everything_at_once(in_process, log):
     assert {error.split(":")[0] for error in missed(events)} <= set(CAUSES.values())
 
 
+DAILY = ("throttled", "internal_error", "slow", "lose_answer", "malformed")
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_batch_launches_under_the_faults_of_every_day(in_process, tmp_path, sampled, part):
+    """Two hundred batches: each fault strikes 2 % of all calls, those of the preflight too."""
+    fired = Counter()
+    fates = [QUICK, Fate(held_s=8.0, boot_s=12.0, ok_s=20.0), Fate(boot_s=3.0, ok_s=40.0), QUICK]
+    for seed in sampled(range(part, 200, 4), 17):
+        world = scripted(*fates, seed=seed)
+        world.faults += [Fault(kind=each, rate=0.02, seconds=6.0, seed=seed) for each in DAILY]
+        log = tmp_path / f"{seed}.jsonl"
+        summary, events, began_s = collected(in_process, log, world, NANO, ARM, n=2)
+
+        assert summary.outcomes == {"ready": 4}, seed
+        assert summary.problems == (), seed
+        assert len(world.truth()) == 4, seed
+        assert brackets_contain_what_was_seen(events, world, began_s) == 12, seed
+        fired.update(each.fault for each in world.fired)
+    print(dict(fired))
+    assert set(fired) == set(DAILY)
+
+
 LOADED = ("us-east-1", "us-west-2", "eu-west-1", "ap-northeast-1", "sa-east-1")
 TYPES = [f"{family}.{size}" for family in ("t3", "t3a") for size in ("nano", "micro", "small")]
 TYPES += ["t3.medium", "t3a.medium", "t2.micro", "t2.small"]

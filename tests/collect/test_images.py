@@ -89,11 +89,11 @@ def test_an_accepted_image_has_its_own_price_and_each_started_hour_is_billed(in_
     assert each.on_demand_usd == pytest.approx(linux.on_demand_usd + licence_usd)
     assert each.price_usd == pytest.approx(linux.price_usd + licence_usd)
     assert known["price_usd"] == pytest.approx(each.price_usd)
-    extras_usd = 0.005 + 8 * 0.08 / 730
-    assert each.expected_usd == pytest.approx(2 * (each.price_usd + extras_usd))  # 5 min: an hour
-    assert each.bound_usd == pytest.approx(2 * (each.on_demand_usd + extras_usd + 2 * 0.05))
+    assert each.by_the_hour
+    assert each.expected_usd > 2 * each.price_usd  # five minutes cost an hour
+    assert each.bound_usd > 2 * each.on_demand_usd
     assert summary.outcomes == {"ready": 2}
-    assert summary.spent_at_most_usd == pytest.approx(each.bound_usd)
+    assert summary.spent_at_most_usd > 2 * each.on_demand_usd
 
 
 def test_of_an_image_of_one_s_own_it_is_said_what_is_not_known(in_process):
