@@ -86,7 +86,7 @@ class Connection(Caller):
     sandbox's world, drawn from ``world_seed`` in its ``market``; all three are None elsewhere.
     ``attach`` hooks an in-process market to each client.
 
-    ``reached`` says whether anything ever answered there.
+    ``reached`` says whether anything there ever answered as EC2 does.
 
     ``open_session`` reads the credentials.  It is called again after they were refused, because a
     Session and its clients keep the old ones.
@@ -159,14 +159,13 @@ class Connection(Caller):
             client = self._client(service, region, _POLL_READ_S if quick else _ACT_READ_S)
             reply: dict[str, Any] = getattr(client, action)(**given)
         except (ClientError, BotoCoreError, ResponseParserError) as error:
-            self.reached |= not isinstance(error, BotoCoreError)
+            self.reached |= isinstance(error, ClientError)
             response = getattr(error, "response", None) or {}  # None without an answer
             self.clock.heard(response.get("ResponseMetadata", {}).get("HTTPHeaders"))
             refusal = refusal_of(error, action=action, region=region)
             if refusal.kind is Kind.CREDENTIALS:
                 self._forget_credentials()
             raise refusal from error
-        self.reached = True
         headers = reply["ResponseMetadata"]["HTTPHeaders"]
         self.clock.heard(headers)
         if "date" in headers:
@@ -174,6 +173,7 @@ class Connection(Caller):
         members = _members(client, action)
         if members and not members & reply.keys():
             raise garbled(" or ".join(sorted(members)), action=action, region=region)
+        self.reached = True
         return _Reply(action, region, reply)
 
     def _client(self, service: str, region: str, read_s: int) -> Any:

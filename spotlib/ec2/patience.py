@@ -13,7 +13,9 @@ from spotlib.ec2.refusals import PASSING_KINDS, Refusal
 from spotlib.model import Kind
 
 _MOST_S = 60.0
-_UNREACHED_MOST_S = 4.0  # nothing ever answered there: offline, or a typing error in the endpoint
+# Where nothing ever answered as EC2 does: offline, or a typing error in the endpoint.
+_UNREACHED_MOST_S = 4.0
+_UNREACHED_ATTEMPTS = 3  # all the same
 _LONGEST_PAUSE_S = 16.0
 _AGAIN = PASSING_KINDS - {Kind.NOT_FOUND}
 
@@ -65,7 +67,8 @@ class Patient(Caller):
                     raise
                 refusal.attempts, refusal.tried_s = attempts, clock.now_s() - began_s
                 pause_s = self._pause_s(attempts)
-                if place in self._given_up or refusal.tried_s + pause_s > self._bound_s(refusal):
+                over_s = refusal.tried_s + pause_s - self._bound_s(refusal)
+                if place in self._given_up or over_s > 0:
                     self._given_up.add(place)
                     raise
             else:
@@ -77,6 +80,7 @@ class Patient(Caller):
         return min(2.0 ** (attempts - 1), _LONGEST_PAUSE_S) * self._chance.uniform(0.5, 1.0)
 
     def _bound_s(self, refusal: Refusal) -> float:
-        never_sent = refusal.kind is Kind.UNREACHABLE and not refusal.maybe_done
-        unreached = never_sent and not self.connection.reached
-        return min(self._most_s, _UNREACHED_MOST_S) if unreached else self._most_s
+        unreached = refusal.kind is Kind.UNREACHABLE and not self.connection.reached
+        if unreached and refusal.attempts >= _UNREACHED_ATTEMPTS:
+            return min(self._most_s, _UNREACHED_MOST_S)
+        return self._most_s
