@@ -3,6 +3,7 @@
 import gzip
 import os
 import zipfile
+
 import pandas as pd
 import pytest
 from market import random_market, write_parquet, write_tree, write_zip

@@ -227,7 +227,7 @@ def _written(
     if not is_new:
         disputed |= (before != 0) & (before != codes)
     flat[cells[disputed]] = _NOTHING_KNOWN
-    if is_new and ((np.diff(cells) > 0).all() or np.count_nonzero(flat) == len(cells)):
+    if is_new and (np.diff(cells) > 0).all():
         return disputed, []  # each row has a cell of its own
     order = np.argsort(cells, kind="stable")
     first = np.empty(len(cells), np.bool_)
