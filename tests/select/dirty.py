@@ -36,6 +36,7 @@ class Dirty:
 
     folder: Path
     rows: pd.DataFrame = field(repr=False)
+    snapshots: int = 0  # that can be read, also if they name no pool
     bad_files: int = 0
     is_lost: bool = False  # whether a snapshot has no good file
 
@@ -98,6 +99,7 @@ def _write_csv_day(rng, found, midnight, shown):
     kept, order = [], rng.choice(ORDERS)
     zipped = rng.random() < 0.25
     members = {}
+    found.snapshots += len(shown)
     for at, rows in shown:
         text = _csv(rng, order, at, rows)
         name = at.strftime(rng.choice(NAMES))
@@ -114,6 +116,7 @@ def _write_csv_day(rng, found, midnight, shown):
         elif fate < 0.25:
             found.bad_files += 1
             found.is_lost = True
+            found.snapshots -= 1
             members[name] = members[name][:-9] if name.lower().endswith(".gz") else b"damaged"
             continue
         kept += _kept(at, rows)
@@ -164,6 +167,7 @@ def _write_parquet_day(rng, found, midnight, shown):
     )  # fmt: skip
     if rng.random() < 0.5:
         frame = frame.sort("InstanceType", "Region", "AZ", "Time")
+    found.snapshots += len(shown)
     path = found.folder / f"{midnight:aws-%Y-%m/aws-%Y-%m-%d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.write_parquet(path, row_group_size=rng.choice([7, 1000]))
@@ -178,6 +182,7 @@ def _write_parquet_day(rng, found, midnight, shown):
             zipped=False,
         )
         if (at.hour, at.minute // 10) not in taken:
+            found.snapshots += 1
             kept += _kept(at, rows)
     return kept
 
@@ -215,12 +220,12 @@ def _ratio(std, mean):
     return (std / mean).where(mean != 0)
 
 
-def coverage(rows: pd.DataFrame) -> "pd.Series[float]":
+def coverage(rows: pd.DataFrame, snapshots: int) -> "pd.Series[float]":
     """The share of the snapshots read that show both values, over all zones ever listed."""
     table = cells(rows)
     known = table[["SPS", "IF"]].notna().all(axis=1).groupby([table[name] for name in PAIR]).sum()
     zones = table[ZONE].drop_duplicates().groupby(PAIR).size()
-    return known / (zones * table["at"].nunique())
+    return known / (zones * snapshots)
 
 
 def changes(rows: pd.DataFrame, column: str, *, within_days: bool) -> "pd.Series[int]":

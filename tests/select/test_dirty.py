@@ -46,9 +46,10 @@ def test_every_number_of_a_dirty_archive_is_that_of_plain_pandas(seed, tmp_path)
         equal(table["sps_cov"], reference["SPS"], seed)
         equal(table["if_cov"], reference["IF"], seed)
     found = evidence(counts).set_index(PAIR)
-    equal(found["coverage"], coverage(rows), seed)
+    equal(found["coverage"], coverage(rows, archive.snapshots), seed)
     known = counts[counts["sps"].notna()].groupby(PAIR, observed=True)["snapshots"].sum()
-    per_day = changes(rows, "SPS", within_days=False) * SNAPSHOTS_PER_DAY / known
+    changed = changes(rows, "SPS", within_days=False).rename_axis(PAIR)
+    per_day = changed * SNAPSHOTS_PER_DAY / known
     equal(found["sps_changes_per_day"].dropna(), per_day, seed)
     for column, ours in (("SPS", "sps_changes"), ("IF", "if_changes")):
         summed = counts.astype(dict.fromkeys(PAIR, str)).groupby(PAIR)[ours].sum()

@@ -37,6 +37,7 @@ _OTHER_TEXT: Final = {
     b"[": "is JSON, as SpotLake's web page and API deliver it, not a csv snapshot",
     b"<": "is a web page, as behind a link that has expired, not a csv snapshot",
 }
+_OTHER_LENGTH = re.compile(r"Expected (\d+) columns, got (\d+): ([^\n]*)")
 _NOT_A_NUMBER = re.compile(r"column #(\d+): .*invalid value '(.*)'")
 
 
@@ -135,38 +136,31 @@ def _rows(
     kinds = {
         theirs: pa.string() if ours in _TEXTS else pa.float64() for ours, theirs in columns.items()
     }
-    refused: list[Any] = []  # the row that ended the reading: it has too many or too few cells
-
-    def refuse(row: Any) -> str:
-        refused.append(row)
-        return "error"
-
     try:
         table = arrow_csv.read_csv(
             pa.BufferReader(piece),
             read_options=arrow_csv.ReadOptions(
                 use_threads=False, block_size=len(piece) + 1, column_names=header
             ),
-            parse_options=arrow_csv.ParseOptions(invalid_row_handler=refuse),
             convert_options=arrow_csv.ConvertOptions(
                 include_columns=list(kinds), column_types=kinds, null_values=[""]
             ),
         )
     except pa.ArrowInvalid as error:
-        reason = _reason(str(error), bytes(piece), header, refused)
+        reason = _reason(str(error), bytes(piece), header)
         raise ArchiveError(file, reason) from error
     rows: list[pa.RecordBatch] = table.rename_columns(list(columns)).to_batches()
     return rows
 
 
-def _reason(error: str, piece: bytes, header: Sequence[str], refused: Sequence[Any]) -> str:
+def _reason(error: str, piece: bytes, header: Sequence[str]) -> str:
     """Turn what pyarrow reports into one sentence that quotes the file."""
-    if refused:
-        row = refused[0]
-        if row.actual_columns < row.expected_columns and piece.endswith(row.text.encode()):
+    if match := _OTHER_LENGTH.search(error):
+        expected, found, line = match.groups()
+        last = piece.rpartition(b"\n")[2].decode(errors="replace")  # empty if its end is there
+        if int(found) < int(expected) and last and last.startswith(line.removesuffix(" ...")):
             return "ends in the middle of a line"
-        line = row.text.partition("\n")[0]
-        return f"has {row.actual_columns} cells, not {row.expected_columns}, in line {line}"
+        return f"has {found} cells, not {expected}, in line {line}"
     if match := _NOT_A_NUMBER.search(error):
         return f"holds the text {match[2]!r} in column {header[int(match[1])]}"
     if "invalid UTF8" in error:
