@@ -1,12 +1,15 @@
 """Selection files: written by ``01_select``, read by ``02_collect`` and ``03_analyze``."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from spotlib.model import Target
 
 SELECTION_COLUMNS = ("rank", "instance_type", "region", "source")
+SOURCES = ("spotlake", "sandbox")
 
 
 def newest_selection(results: Path) -> Path | None:
@@ -20,21 +23,45 @@ def read_selection(path: str | Path) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If it is missing, empty, lacks a column, or mixes simulated and real targets.
+        If it is missing, empty, lacks a column or a value, or if its rows are not all of one
+        source, ``spotlake`` or ``sandbox``: real launches must not rest on a guess.
     """
     try:
+        if not Path(path).is_file():
+            raise OSError("there is no such file")
         table = pd.read_csv(path)
-    except (OSError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"selection {str(path)!r} cannot be read: {error}") from error
-    missing = [name for name in SELECTION_COLUMNS if name not in table.columns]
-    if missing:
-        raise ValueError(
-            f"selection {str(path)!r} lacks the columns {missing}, it has {list(table.columns)}: "
-            "write it with 01_select"
-        )
-    if table.empty or table["source"].nunique() != 1:
-        raise ValueError(f"selection {str(path)!r} needs rows of one source, spotlake or sandbox")
-    return table.sort_values("rank", kind="stable", ignore_index=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"selection {str(path)!r} cannot be read: {reason}") from error
+    if problem := next(_problems(table), None):
+        raise ValueError(f"selection {str(path)!r} {problem}: write it with 01_select")
+    ranked = table.assign(rank=pd.to_numeric(table["rank"]))
+    return ranked.sort_values("rank", kind="stable", ignore_index=True)
+
+
+def _problems(table: pd.DataFrame) -> Iterator[str]:
+    names = list(table.columns)
+    if not isinstance(table.index, pd.RangeIndex):  # pandas has shifted the columns by one
+        yield "has more cells in its rows than in its header"
+    if missing := [name for name in SELECTION_COLUMNS if name not in names]:
+        yield f"lacks the columns {missing}, it has {names}"
+    if twice := [name for name in SELECTION_COLUMNS if f"{name}.1" in names]:  # pandas' new name
+        yield f"has the columns {twice} twice"
+    others = [each for each in table["source"].unique() if each not in SOURCES]
+    if others:
+        found = "no source in some rows" if pd.isna(others[0]) else f"the source {others[0]!r}"
+        yield f"has {found}, not spotlake or sandbox in each"
+    if table["source"].nunique() != 1:
+        yield "needs rows of one source, spotlake or sandbox"
+    if not np.isfinite(pd.to_numeric(table["rank"], errors="coerce")).all():
+        yield "lacks a number as rank in some rows"
+    for name in ("instance_type", "region"):
+        if not table[name].map(lambda value: isinstance(value, str)).all():
+            yield f"lacks the {name} in some rows"
+    if "market" in names and table["market"].nunique(dropna=False) != 1:
+        yield "has several markets, and those are never pooled"
+    elif "market" in names and table["source"].iloc[0] == "sandbox" and table["market"].hasnans:
+        yield "lacks the market of the sandbox that it was selected in"
 
 
 def selection_targets(selection: pd.DataFrame, *, top: int) -> list[Target]:

@@ -48,7 +48,7 @@ def market_of(places: Iterable[Path]) -> str | None:
 
 def _marked_market(place: Path) -> str | None:
     """The market of the nearest mark: in the zip, in the folder, or above."""
-    if place.suffix == ".zip":
+    if place.suffix.lower() == ".zip":
         with ZipFile(place) as archive:
             marks = [name for name in archive.namelist() if PurePosixPath(name).name == MARK]
             if marks:

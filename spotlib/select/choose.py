@@ -97,7 +97,8 @@ def complete_selection(
     -------
     DataFrame, one row per target
         With the columns of ``evidence``, both CoVs in the form that was not used,
-        expected_cost_usd (of one instance) and flagged (rests on under 1 % of the snapshots).
+        expected_cost_usd (of one instance), flagged (rests on under 1 % of the snapshots) and
+        scale_changed (shows SPS both above 3 and up to 3, which are two scales).
 
     Raises
     ------
@@ -119,7 +120,8 @@ def complete_selection(
     table = table.merge(_other_form(counts, form, missing), on=PAIR, how="left")
     cost = held_usd(table["price_usd_per_hour"].to_numpy("float64"), parameters.held_s)
     flagged = table["resting_share"].gt(0) & table["resting_share"].lt(FLAGGED_SHARE)
-    return table.assign(expected_cost_usd=cost, flagged=flagged)
+    changed = table["sps_above_3"].gt(0) & table["sps_above_3"].lt(1)
+    return table.assign(expected_cost_usd=cost, flagged=flagged, scale_changed=changed)
 
 
 def add_controls(
@@ -153,6 +155,11 @@ def add_controls(
     return table.assign(score=table["sps_cov"] * table["if_cov"], rank=np.arange(1, len(table) + 1))
 
 
+def file_stamp(created: datetime) -> str:
+    """Return a time as the names of the files of one execution have it; they sort by it."""
+    return f"{created:%Y%m%dT%H%M%S.%fZ}"
+
+
 def write_selection(
     selection: pd.DataFrame,
     folder: str | Path,
@@ -164,7 +171,8 @@ def write_selection(
     """Write ``selection`` as ``folder/<created>.csv``, best first, and return that path.
 
     Each row also carries the source, the time of creation and the parameters, so a file explains
-    itself.  Never overwrites.
+    itself.  Never overwrites; the name has microseconds, because two notebooks may start in the
+    same second.
     """
     if source not in ("spotlake", "sandbox"):
         raise ValueError(f"source must be spotlake or sandbox, got {source!r}")
@@ -176,7 +184,7 @@ def write_selection(
     clash = sorted(set(facts) & set(selection.columns))
     if clash:
         raise ValueError(f"parameters are named like columns of the selection: {clash}")
-    path = Path(folder, f"{created:%Y%m%dT%H%M%SZ}.csv")
+    path = Path(folder, f"{file_stamp(created)}.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
     selection.assign(**facts).to_csv(path, index=False, mode="x")
     return path

@@ -37,19 +37,21 @@ def variation(
     ----------
     counts : DataFrame, any number of rows
         Needs instance_type, region, availability_zone_id, sps, if_score (NaN where missing) and
-        snapshots (an integer count).  Other columns are ignored and rows may repeat.
+        snapshots (an integer count), and for ``as_value`` sps_coded, if_coded and surplus_rows as
+        in ``Reading.counts``.  Other columns are ignored and rows may repeat.
     form : {"pooled", "within"}
         ``pooled``: over all rows of all zones, as in the study; zones that differ permanently then
         count as movement.  ``within``: the root of the pooled within-zone variance (n minus zones
         degrees of freedom) over the same mean, so only change in time counts.
     missing : {"drop", "as_value"}
-        ``as_value`` counts each missing SPS or IF as -1, as the study did; it serves to reproduce
-        the study.
+        ``as_value`` serves to reproduce the study, which took the rows of the archive as they are:
+        where it has -1 for a missing SPS or IF, that is a value, an empty cell is none, and each
+        repeated row counts.
 
     Returns
     -------
     DataFrame, one row per pair, sorted by instance_type and region
-        instance_type, region, zones, snapshots (rows of the archive: one per zone and snapshot),
+        instance_type, region, zones, snapshots (one per zone and snapshot, repeated rows once),
         and for SPS and IF: ``*_snapshots`` (those with a value), ``*_mean``, ``*_std``, ``*_cov``
         (a ratio).  Undefined is NaN: the mean of no value, the deviation of a single value (within:
         of one value per zone), the CoV at a mean of zero.
@@ -79,14 +81,16 @@ def variation(
     _require_option("form", form, get_args(Form))
     _require_option("missing", missing, get_args(Missing))
     require_columns(counts, [*ZONE, "sps", "if_score", "snapshots"])
+    if missing == "as_value":
+        require_columns(counts, ["sps_coded", "if_coded", "surplus_rows"])
     if counts[ZONE].isna().any(axis=None):
         counts = counts.dropna(subset=ZONE)
     table, pair, zone = _numbered(counts)
-    snapshots: _Integers = counts["snapshots"].to_numpy("int64")
-    table["snapshots"] = _sums(snapshots, pair[zone], len(table))
+    table["snapshots"] = _sums(counts["snapshots"].to_numpy("int64"), pair[zone], len(table))
+    rows: _Integers = np.asarray(row_counts(counts, missing), np.int64)
     for feature in PER_ONE:
         units, known = (each.to_numpy() for each in feature_units(counts, feature, missing))
-        terms: _Integers = np.where(known, snapshots, 0)
+        terms: _Integers = np.where(known, rows, 0)
         by_zone = [_sums(terms, zone, len(pair))]
         for _ in ("S", "Q"):
             terms *= units  # in place: a month has a million rows
@@ -147,9 +151,15 @@ def score_targets(
 
 def snapshots_by_value(counts: pd.DataFrame) -> pd.DataFrame:
     """Add up the days: one row per zone and pair of values, which makes a month small."""
-    values = [*ZONE, "sps", "if_score"]
-    held = counts.groupby(values, observed=True, dropna=False)["snapshots"].sum()
+    values = [*ZONE, "sps", "if_score", "sps_coded", "if_coded"]
+    held = counts.groupby(values, observed=True, dropna=False)[["snapshots", "surplus_rows"]].sum()
     return held.astype("int64").reset_index()
+
+
+def row_counts(counts: pd.DataFrame, missing: Missing) -> "pd.Series[int]":
+    """Return how often each line of counts counts: once per snapshot, in the study once per row."""
+    snapshots = counts["snapshots"].astype("int64")
+    return snapshots + counts["surplus_rows"] if missing == "as_value" else snapshots
 
 
 def feature_units(
@@ -158,7 +168,7 @@ def feature_units(
     """Return a feature in whole units (0 where unknown), and where it is known."""
     values = counts[feature].astype("float64")
     if missing == "as_value":
-        values = values.fillna(_STUDY_CODE)
+        values = values.mask(counts[f"{_SHORT[feature]}_coded"], _STUDY_CODE)
     known = values.notna()
     scaled = values.fillna(0) * PER_ONE[feature]
     units = scaled.round().astype("int64")

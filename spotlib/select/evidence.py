@@ -23,6 +23,7 @@ from spotlib.select.cov import (
     Missing,
     feature_units,
     require_columns,
+    row_counts,
     score_targets,
     snapshots_by_value,
     variation,
@@ -83,7 +84,8 @@ def evidence(
     Leik's D has three levels here, or up to the highest one that the pair shows: R. K. Leik, "A
     measure of ordinal consensus", Pacific Sociological Review 9 (1966), 85-90.
     """
-    require_columns(counts, [*ZONE, "sps", "if_score", "day", "snapshots", "day_snapshots"])
+    values = ["sps", "if_score", "sps_coded", "if_coded"]
+    require_columns(counts, [*ZONE, *values, "day", "snapshots", "surplus_rows", "day_snapshots"])
     snapshots_read = counts.groupby("day")["day_snapshots"].max().sum()
     if pairs is not None:
         wanted = pd.MultiIndex.from_frame(pairs[PAIR])
@@ -107,6 +109,7 @@ class Stability:
     """How well the ranking of the odd days agrees with that of the even days."""
 
     rank_correlation: float  # Kendall's tau-b of the scores; NaN with fewer than two pairs
+    days: tuple[int, int]  # odd ones and even ones
     targets: int  # ranked on odd days, even days or both
     top: int
     shared: int  # how many are among the first ``top`` of both
@@ -126,8 +129,9 @@ def stability(
     """
     sizes = None if sizes is None else tuple(sizes)
     odd = counts["day"].dt.day % 2 == 1
-    halves = []
+    halves, days = [], []
     for half in (counts[odd], counts[~odd]):
+        days.append(half["day"].nunique())
         ranked = score_targets(variation(half, form=form, missing=missing), sizes=sizes)
         halves.append(ranked.set_index(PAIR)["score"])
     scores = pd.concat(halves, axis=1, keys=["odd", "even"]).fillna(0.0)
@@ -135,7 +139,7 @@ def stability(
     tau = float("nan")
     if (scores.nunique() > 1).all():
         tau = float(stats.kendalltau(scores["odd"], scores["even"]).statistic)
-    return Stability(tau, len(scores), top, len(shared))
+    return Stability(tau, (days[0], days[1]), len(scores), top, len(shared))
 
 
 def compare_ways(
@@ -161,7 +165,7 @@ def _resting_share(counts: pd.DataFrame, form: Form, missing: Missing) -> "pd.Se
     for feature in PER_ONE:
         units, known = feature_units(counts, feature, missing)
         by = [counts[name] for name in level]
-        held = counts["snapshots"][known]
+        held = row_counts(counts, missing)[known]
         values = held.groupby([*by, units.rename("units")], observed=True).sum()
         modes = values.groupby(level=level, observed=True).max()
         totals = values.groupby(level=PAIR, observed=True).sum()
@@ -199,7 +203,7 @@ def _share_above(counts: pd.DataFrame, level: int) -> "pd.Series[float]":
 
 def _changes_per_day(counts: pd.DataFrame) -> "pd.Series[float]":
     columns = [*ZONE, "day", "sps", "snapshots", "sps_changes", "first_at", "last_at"]
-    known = counts.loc[counts["sps"].notna(), columns]
+    known = counts.loc[counts["sps"].notna() & (counts["snapshots"] > 0), columns]
     known = known.assign(zone=known.groupby(ZONE, observed=True).ngroup())
     first = known.sort_values(["zone", "first_at"]).drop_duplicates(["zone", "day"])
     last = known.sort_values(["zone", "last_at"]).drop_duplicates(["zone", "day"], keep="last")

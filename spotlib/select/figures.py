@@ -38,7 +38,8 @@ def variation_figure(pairs: pd.DataFrame, selection: pd.DataFrame, *, simulated:
         style = {"color": palette[number % 10], "edgecolor": "white", "linewidth": 0.6}
         style |= {"marker": _MARKERS[row["role"]], "zorder": 3 - number / 1000}
         at = row["if_cov"], row["sps_cov"]
-        ax.scatter(*at, s=80, label=f"{row['rank']}  {name}", **style)
+        control = "" if row["role"] == "ranked" else f" ({row['role']} control)"
+        ax.scatter(*at, s=80, label=f"{row['rank']}  {name}{control}", **style)
         ax.annotate(str(row["rank"]), at, (6, 5), textcoords="offset points", fontsize=9, zorder=4)
     ax.set(xlabel="CoV of IF (interruption frequency)", ylabel="CoV of SPS (placement score)")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")

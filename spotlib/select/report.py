@@ -11,8 +11,9 @@ from pandas.io.formats.style import Styler
 
 from spotlib.figures import SIMULATED, target_names
 from spotlib.select.archive.counts import Reading
-from spotlib.select.archive.schema import SNAPSHOT_MINUTES
+from spotlib.select.archive.schema import BREAKS, SNAPSHOT_MINUTES
 from spotlib.select.cov import PAIR
+from spotlib.select.evidence import Stability
 from spotlib.select.parameters import SelectParameters
 from spotlib.select.source import Archive
 
@@ -24,6 +25,8 @@ def reading_summary(reading: Reading) -> str:
     read, missing = total["snapshots"], total["missing_snapshots"]
     longest = SNAPSHOT_MINUTES * gaps["snapshots"].max() if len(gaps) else 0
     notice = [reading.notice] if reading.notice else []
+    read_days = days.loc[days["snapshots"] > 0, "day"].dt.date
+    notice += [f"NOTE: {what}" for at, what in BREAKS if read_days.min() < at <= read_days.max()]
     return "\n".join(
         (
             f"read: {read:,} snapshots of {(days['snapshots'] > 0).sum()} days,"
@@ -31,10 +34,10 @@ def reading_summary(reading: Reading) -> str:
             f" ({total['from_cache']} days from the cache)",
             f"missing: {missing:,} of {read + missing:,} snapshots, in {len(gaps)} gaps,"
             f" the longest of {longest:,} minutes",
-            f"repeated rows, counted once: {total['repeated_rows']:,};"
+            f"repeated rows, counted once (by the study, each): {total['repeated_rows']:,};"
             f" contradictory, treated as unknown: {total['contradictions']:,};"
             f" rows without a zone, left out: {total['nameless_rows']:,}",
-            f"files skipped: {len(reading.skipped)}",
+            f"files left out: {len(reading.skipped)}",
             *notice,
         )
     )
@@ -49,14 +52,56 @@ def evidence_table(selection: pd.DataFrame, *, simulated: bool) -> Styler:
             "chosen as": selection["role"],
             "score": selection["score"].map("{:.4f}".format),
             "rests on": selection["resting_share"].map("{:.2%}".format),
-            "flag": selection["flagged"].map({True: "under 1 %", False: ""}),
+            "flag": _flags(selection),
             "coverage": selection["coverage"].map("{:.1%}".format),
             "ordinal": selection["sps_ordinal_variation"].map("{:.2f}".format),
             "changes per day": selection["sps_changes_per_day"].map("{:.1f}".format),
             "cost, USD": selection["expected_cost_usd"].map("{:.4f}".format),
         }
     )
-    return table.style.hide(axis="index").set_caption(SIMULATED if simulated else "SpotLake")
+    return (
+        table.style.format(escape="html")
+        .hide(axis="index")
+        .set_caption(SIMULATED if simulated else "SpotLake")
+    )
+
+
+def _flags(selection: pd.DataFrame) -> "pd.Series[str]":
+    few = selection["flagged"].map({True: "under 1 %", False: ""})
+    scale = selection["scale_changed"].map({True: "SPS above 3: two scales", False: ""})
+    return few.str.cat(scale, sep=" ").str.strip()
+
+
+def flag_words(selection: pd.DataFrame) -> str:
+    """Say how many targets are flagged, and why."""
+    few, scale, targets = (
+        selection["flagged"].sum(),
+        selection["scale_changed"].sum(),
+        len(selection),
+    )
+    words = f"{few} of {targets} rest on under 1 % of the snapshots"
+    if scale:
+        words += (
+            f"; {scale} show SPS both up to 3 and above 3: their scores rest on a change of the"
+            " scale, not of the market"
+        )
+    return words
+
+
+def agreement_words(agreement: Stability) -> str:
+    """Say how well the odd days agree with the even days, or why that cannot be said."""
+    odd, even = agreement.days
+    if not (odd and even):
+        return (
+            f"the archive has only {odd + even} {'odd' if odd else 'even'} day(s) here: without a"
+            " second sample of days nothing can be said; read more days"
+        )
+    shared = (
+        f"{agreement.targets} targets; {agreement.shared} of the top {agreement.top} are the same"
+    )
+    if pd.isna(agreement.rank_correlation):
+        return f"no rank correlation: too few scores differ, over {shared}"
+    return f"rank correlation (Kendall's tau) {agreement.rank_correlation:.2f} over {shared}"
 
 
 def file_columns(selection: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ Owns the choice of the archive and its banner; where there is no real one, the s
 own.  Only this module of ``select`` knows the sandbox's writer.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Final
 
 from spotlib.figures import SIMULATED, banner_html
 from spotlib.sandbox.history import market_folder, write_archive
-from spotlib.sandbox.mark import market_of
+from spotlib.sandbox.mark import MARK, market_of
 from spotlib.sandbox.numbers import CALM
 from spotlib.select.archive.counts import days_held
-from spotlib.select.archive.schema import ArchiveError
+from spotlib.select.archive.schema import ArchiveError, EmptyArchiveError
 from spotlib.select.parameters import SelectParameters
 from spotlib.workspace import workspace
 
@@ -50,6 +51,8 @@ class Archive:
 
 def find_archive(parameters: SelectParameters, *, spot_dataset: Path = SPOT_DATASET) -> Archive:
     """Find the archive to read: the one named, else the newest real one, else the sandbox's.
+
+    The sandbox's stands in only where there is nothing: files that cannot be read are named.
 
     ``dataset="sandbox"`` asks for the sandbox's although there is a real one, ``market`` for that
     of a market.  It is written first if need be, from the same market in which the sandbox's
@@ -92,7 +95,11 @@ def _market_of(path: str | Path, *, asked: str) -> str | None:
     """Return the market whose archive this is, None if it is real; refuse another than asked."""
     market = None
     if not str(path).startswith(_BUCKET):  # nobody puts a pretend market into a bucket
-        market = market_of(set().union(*days_held(path).values()))
+        try:
+            market = market_of(set().union(*days_held(path).values()))
+        except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError) as error:
+            reason = f"the mark {MARK} beside the snapshots cannot be read ({error!r})"
+            raise ArchiveError(str(path), f"{reason}: write the archive again") from error
     if asked and asked != market:
         kind = f"of the sandbox's market {market}" if market else "real"
         raise ValueError(
@@ -105,7 +112,7 @@ def _market_of(path: str | Path, *, asked: str) -> str | None:
 def _has_snapshots(path: str | Path) -> bool:
     try:
         return bool(days_held(path))
-    except ArchiveError:
+    except EmptyArchiveError:
         return False
 
 
@@ -114,5 +121,10 @@ def _ensure_sandbox(folder: Path, month: str, market: str) -> str:
     target = folder / f"aws-{month}"
     if _has_snapshots(target):
         return ""
-    written = write_archive(target, month=month, market=market)
+    try:
+        written = write_archive(target, month=month, market=market)
+    except (OSError, ValueError):
+        if _has_snapshots(target):  # another notebook wrote the same meanwhile
+            return ""
+        raise
     return f" (written now, {written.snapshots:,} snapshots of {written.pools:,} pools)"

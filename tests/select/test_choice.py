@@ -209,7 +209,7 @@ class TestSelectionFile:
             chosen, tmp_path, source="sandbox", created=CREATED, parameters={"form": "pooled"}
         )
 
-        assert path.name == "20261123T061500Z.csv"
+        assert path.name == "20261123T061500.000000Z.csv"
         back = pd.read_csv(path, dtype={"score": str})  # pandas 2 rounds the last digit
         assert back["rank"].tolist() == [1, 2, 3]
         assert back["score"].map(float).tolist() == chosen["score"].tolist()
@@ -222,7 +222,7 @@ class TestSelectionFile:
 
         path = write_selection(table, tmp_path, source="spotlake", created=created, parameters={})
 
-        assert path.name == "20261123T061500Z.csv"
+        assert path.name == "20261123T061500.000000Z.csv"
 
     @pytest.mark.parametrize(
         ("change", "message"),

@@ -189,7 +189,7 @@ class TestCache:
 
     def test_a_damaged_cache_is_counted_again(self, archive, expected, tmp_path):
         read_counts(archive, cache=tmp_path)
-        for path in tmp_path.glob("*.parquet"):
+        for path in tmp_path.glob("*.counts"):
             path.write_bytes(path.read_bytes()[:100])
 
         again = read_counts(archive, cache=tmp_path)
@@ -217,7 +217,7 @@ class TestCache:
         outputs = [process.communicate(timeout=PATIENCE_S)[0] for process in both]
 
         assert outputs == [f"{expected.counts.shape}\n" * 3] * 2
-        assert sorted(path.suffix for path in tmp_path.iterdir()) == [".parquet"] * 4
+        assert sorted(path.suffix for path in tmp_path.iterdir()) == [".counts"] * 4
 
     def test_it_lies_under_results(self):
         assert workspace() / "results" / "counts" == CACHE

@@ -27,8 +27,11 @@ ROWS = st.lists(
 
 
 def counts_of(rows):
+    """Counts in which each missing value was written as -1."""
     columns = ["instance_type", "region", "availability_zone_id", "sps", "if_score", "snapshots"]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    coded = {"sps_coded": table["sps"].isna(), "if_coded": table["if_score"].isna()}
+    return table.assign(**coded, surplus_rows=0)
 
 
 def long(counts, *, missing):

@@ -29,7 +29,7 @@ import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from spotlib.select.archive.day import Day, count_day
-from spotlib.select.archive.files import File, Skipped, find_files
+from spotlib.select.archive.files import File, Skipped, find_files, slot_of
 from spotlib.select.archive.schema import POOL, SNAPSHOT_MINUTES, SNAPSHOTS_PER_DAY, ArchiveError
 from spotlib.workspace import workspace
 
@@ -41,7 +41,10 @@ OPEN_DATA_NOTICE: Final = (
     " name the source, no commercial use."
 )
 
-_FORMAT = "4"  # of a cached day; 2 = categories, 3 = written by pyarrow, 4 = contradictions once
+# Of a cached day; 2 = categories, 3 = written by pyarrow, 4 = contradictions once, 5 = -1 apart
+# from empty cells, surplus rows, one snapshot per ten minutes, a digest at the end.
+_FORMAT = "5"
+_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,22 @@ class Reading:
     Attributes
     ----------
     counts : DataFrame, one row per pool, pair of values and day
-        region, instance_type, availability_zone_id, sps, if_score (NaN where missing), day,
-        snapshots (how many showed the pair), sps_changes and if_changes (how often the pool
-        changed to this value from the last known other one of that day), first_at and last_at
-        (UTC, the first and last snapshot that showed it), price_usd_per_hour (of the pool in the
-        day's last snapshot), day_snapshots (read that day).
+        region, instance_type, availability_zone_id, sps, if_score (NaN where missing), sps_coded,
+        if_coded (whether the archive has -1 there, not an empty cell), day, snapshots (how many
+        showed the pair), surplus_rows (further rows with the pair: exact repeats, and those of
+        snapshots in which rows contradict each other, which show nothing), sps_changes and
+        if_changes (how often the pool changed to this value from the last known other one of that
+        day), first_at and last_at (UTC, the first and last snapshot that showed it; NaT if none
+        did), price_usd_per_hour (of the pool in the day's last snapshot), day_snapshots (read that
+        day).
     days : DataFrame, one row per day
         day, snapshots, pools, rows, repeated_rows, contradictions, nameless_rows,
         missing_snapshots, from_cache.
     gaps : DataFrame, one row per series of successive missing snapshots
         first_at, last_at (UTC), snapshots.
     skipped : DataFrame, one row per file left out
-        name, reason.
+        name, reason.  A bad file is among them only if it was asked for, or if a good one has the
+        same snapshots.
     notice : str
         The licence to show beside anything made of these data; empty if there is none to show.
     """
@@ -149,14 +156,14 @@ def read_counts(
         held = f"{files[0].day} to {files[-1].day}"
         raise ArchiveError(str(dataset), f"holds no snapshots of {days}, only of {held}")
     facts: dict[date, dict[str, Any]] = {}
-    bad_files: dict[date, tuple[Skipped, ...]] = {}
     tables: dict[date, pa.Table] = {}
     for day, was_cached in _count_days(jobs, executor, cache, skip_bad_files):
         facts[day.day] = day.facts | {"from_cache": was_cached}
-        bad_files[day.day], tables[day.day] = day.skipped, day.table
+        tables[day.day] = day.table
         if progress is not None:
             progress(len(facts), len(jobs))
-    skipped += [file for day in sorted(bad_files) for file in bad_files[day]]
+    for read_day in sorted(facts):
+        skipped += _left_out(jobs[read_day], facts[read_day].pop("left_out"))
     if not any(table.num_rows for table in tables.values()):
         why = f"; {skipped[-1].name}: {skipped[-1].reason}" if skipped else ""
         raise ArchiveError(str(dataset), f"holds no pool that could be read{why}")
@@ -173,12 +180,19 @@ def read_counts(
 def days_held(dataset: str | Path) -> dict[date, set[Path]]:
     """Return the days of an archive in order, each with the folders or zips its files lie in.
 
-    Bad zips are left out.  Raises ``ArchiveError`` if there is no snapshot.
+    Bad zips are left out.  Raises ``ArchiveError`` if there is no snapshot, and its kind
+    ``EmptyArchiveError`` if there is no file.
     """
     files, _ = find_files(dataset, skip_bad_files=True)
     return {
         day: {file.place for file in group} for day, group in groupby(files, key=attrgetter("day"))
     }
+
+
+def _left_out(files: list[File], left_out: list[tuple[int, str, int]]) -> Iterator[Skipped]:
+    for number, reason, other in left_out:
+        end = f" {files[other].name}" if other >= 0 else ""
+        yield Skipped(files[number].name, f"{reason}{end}")
 
 
 def _days_of(days: str | date | Iterable[str | date]) -> set[date]:
@@ -209,14 +223,14 @@ def _count_days(
     """Yield (day, whether it was cached) as days finish."""
     to_read: dict[date, Path | None] = {}
     for day, files in jobs.items():
-        path = None if cache is None else Path(cache, f"{day}-{_digest(files)}.parquet")
+        path = None if cache is None else Path(cache, f"{day}-{_digest(files)}.counts")
         if path is not None and (cached := _load(path, day)):
             yield cached, True
         else:
             to_read[day] = path
     for counted in _counted(executor, [jobs[day] for day in to_read], skip_bad_files):
         path = to_read[counted.day]
-        if path is not None and not counted.skipped:  # bad files must be named every time
+        if path is not None and counted.is_whole:  # else the bad files may be mended
             _save(counted, path)
         yield counted, False
 
@@ -259,24 +273,31 @@ def _digest(files: Iterable[File]) -> str:
 def _load(path: Path, day: date) -> Day | None:
     from pyarrow import parquet  # noqa: PLC0415 - large, and csv does not need it
 
-    if not path.exists():
+    if not path.is_file():
         return None
-    try:
-        table = parquet.read_table(path)
-        return Day(day, table, json.loads(table.schema.metadata[b"facts"]))
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+    data = path.read_bytes()
+    counted, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    if hashlib.sha256(counted).digest() != digest:
         return None  # damaged, or not ours: the day is counted again and replaces it
+    table = parquet.read_table(pa.BufferReader(counted))
+    return Day(day, table, json.loads(table.schema.metadata[b"facts"]), is_whole=True)
 
 
 def _save(day: Day, path: Path) -> None:
-    """Write a counted day completely or not at all, even if two processes write it at once."""
+    """Write a counted day completely or not at all, even if two processes write it at once.
+
+    Parquet, and the digest of it: one changed bit could still be read, as another count.
+    """
     from pyarrow import parquet  # noqa: PLC0415 - large, and csv does not need it
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     try:
         facts = {"facts": json.dumps(day.facts)}
-        parquet.write_table(day.table.replace_schema_metadata(facts), temporary)
+        counted = pa.BufferOutputStream()
+        parquet.write_table(day.table.replace_schema_metadata(facts), counted)
+        data = counted.getvalue().to_pybytes()
+        temporary.write_bytes(data + hashlib.sha256(data).digest())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -335,8 +356,7 @@ def _account(span: list[date], facts: dict[date, dict[str, Any]]) -> pd.DataFram
 def _slots(times: list[str]) -> Any:
     """Return which of the day's ten-minute slots have a snapshot, even one a few minutes late."""
     present = np.zeros(SNAPSHOTS_PER_DAY, np.bool_)
-    for at in map(time.fromisoformat, times):
-        present[(60 * at.hour + at.minute) // SNAPSHOT_MINUTES] = True
+    present[[slot_of(time.fromisoformat(at)) for at in times]] = True
     return present
 
 

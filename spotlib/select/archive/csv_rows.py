@@ -11,15 +11,33 @@ from typing import Any, Final, cast
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 from pyarrow import csv as arrow_csv
 
-from spotlib.select.archive.schema import COLUMNS, POOL, PRICE, PRICED, ArchiveError, columns_in
+from spotlib.select.archive.schema import (
+    COLUMNS,
+    POOL,
+    PRICE,
+    PRICED,
+    TIMED,
+    ArchiveError,
+    OtherFormError,
+    columns_in,
+)
 
+LARGEST_BYTES: Final = 1 << 26  # of a snapshot's text; real ones have some 3 million
 _PIECE_BYTES = 1 << 19  # some 7,000 rows: more would take memory, fewer would take time
 _GZIP = b"\x1f\x8b"
+_GZIP_WBITS = 31  # of zlib: gzip with its header and checksum
 # What unpacking raises; the library's stubs declare its exception class as an instance.
+_TEXTS: Final = (*POOL, *TIMED.values())
 _DAMAGED: Final = (OSError, EOFError, cast("type[Exception]", isal_zlib.error))
+_OTHER_TEXT: Final = {
+    b"{": "is JSON, as SpotLake's web page and API deliver it, not a csv snapshot",
+    b"[": "is JSON, as SpotLake's web page and API deliver it, not a csv snapshot",
+    b"<": "is a web page, as behind a link that has expired, not a csv snapshot",
+}
+_OTHER_LENGTH = re.compile(r"Expected (\d+) columns, got (\d+): ([^\n]*)")
 _NOT_A_NUMBER = re.compile(r"column #(\d+): .*invalid value '(.*)'")
 
 
@@ -28,19 +46,43 @@ def unpacked(data: bytes, file: str) -> bytes:
     if not data.startswith(_GZIP):
         return data
     try:
-        text: bytes = igzip.decompress(data)
+        text = _decompressed(data)
     except _DAMAGED as error:
         raise ArchiveError(file, f"is not a whole gzip file ({error})") from error
+    if len(text) > LARGEST_BYTES:
+        largest = f"more than {LARGEST_BYTES >> 20} MB, and a snapshot has about 3"
+        raise OtherFormError(file, f"unpacks to {largest}")
     return text
+
+
+def _decompressed(data: bytes) -> bytes:
+    """Unpack at most one byte more than a snapshot may have, whatever the file claims."""
+    claimed = max(int.from_bytes(data[-4:], "little"), 1)  # where true, no buffer has to grow
+    parts: list[bytes] = []
+    room = LARGEST_BYTES + 1
+    while data.startswith(_GZIP) and room:
+        member = isal_zlib.decompressobj(wbits=_GZIP_WBITS)
+        parts.append(member.decompress(data, min(claimed, room)))
+        room -= len(parts[-1])
+        if room and not member.eof:
+            parts.append(member.decompress(member.unconsumed_tail, room))
+            room -= len(parts[-1])
+        if room and not member.eof:
+            raise EOFError("it ends too early")
+        data = member.unused_data
+    if room and data.strip(b"\0"):  # zeros are padding
+        raise EOFError("something else follows its end")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def batches_of(text: bytes, file: str) -> Iterator[pa.RecordBatch]:
     """Yield the rows in order, under our column names: names as text, numbers, null where empty.
 
-    An error may show only at the end of a file, after some rows were yielded.
+    The time, ``at``, is text too, and left out if the file has none.  An error may show only at the
+    end of a file, after some rows were yielded.
     """
     has_rows = False
-    for batch in _batches(text, file, COLUMNS):
+    for batch in _batches(text, file, COLUMNS, optional=TIMED):
         has_rows = True
         yield batch
     if not has_rows:
@@ -61,6 +103,8 @@ def _batches(
     text: bytes, file: str, wanted: Mapping[str, str], *, optional: Mapping[str, str] | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Yield these columns, some thousand rows at a time; nothing if the file has none of them."""
+    if other := _OTHER_TEXT.get(text[:1]):
+        raise OtherFormError(file, other)
     end_of_header = text.find(b"\n") + 1 or len(text)
     first_line = text[:end_of_header].decode("utf-8-sig", errors="replace")
     try:
@@ -90,40 +134,33 @@ def _rows(
 ) -> list[pa.RecordBatch]:
     """Read only these columns: our name -> the header's."""
     kinds = {
-        theirs: pa.string() if ours in POOL else pa.float64() for ours, theirs in columns.items()
+        theirs: pa.string() if ours in _TEXTS else pa.float64() for ours, theirs in columns.items()
     }
-    refused: list[Any] = []  # the row that ended the reading: it has too many or too few cells
-
-    def refuse(row: Any) -> str:
-        refused.append(row)
-        return "error"
-
     try:
         table = arrow_csv.read_csv(
             pa.BufferReader(piece),
             read_options=arrow_csv.ReadOptions(
                 use_threads=False, block_size=len(piece) + 1, column_names=header
             ),
-            parse_options=arrow_csv.ParseOptions(invalid_row_handler=refuse),
             convert_options=arrow_csv.ConvertOptions(
                 include_columns=list(kinds), column_types=kinds, null_values=[""]
             ),
         )
     except pa.ArrowInvalid as error:
-        reason = _reason(str(error), bytes(piece), header, refused)
+        reason = _reason(str(error), bytes(piece), header)
         raise ArchiveError(file, reason) from error
     rows: list[pa.RecordBatch] = table.rename_columns(list(columns)).to_batches()
     return rows
 
 
-def _reason(error: str, piece: bytes, header: Sequence[str], refused: Sequence[Any]) -> str:
+def _reason(error: str, piece: bytes, header: Sequence[str]) -> str:
     """Turn what pyarrow reports into one sentence that quotes the file."""
-    if refused:
-        row = refused[0]
-        if row.actual_columns < row.expected_columns and piece.endswith(row.text.encode()):
+    if match := _OTHER_LENGTH.search(error):
+        expected, found, line = match.groups()
+        last = piece.rpartition(b"\n")[2].decode(errors="replace")  # empty if its end is there
+        if int(found) < int(expected) and last and last.startswith(line.removesuffix(" ...")):
             return "ends in the middle of a line"
-        line = row.text.partition("\n")[0]
-        return f"has {row.actual_columns} cells, not {row.expected_columns}, in line {line}"
+        return f"has {found} cells, not {expected}, in line {line}"
     if match := _NOT_A_NUMBER.search(error):
         return f"holds the text {match[2]!r} in column {header[int(match[1])]}"
     if "invalid UTF8" in error:

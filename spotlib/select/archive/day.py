@@ -6,7 +6,9 @@ Owns the reading of a day, from csv snapshots or one Parquet file, into its matr
 
 Columns are found by the header's names, never by the date, because SpotLake rewrote old months.
 Missing (``-1`` or an empty cell) stays missing; a pool that one snapshot shows with two different
-values is unknown there.  A day knows no other day, and no statistic is taken.
+values is unknown there.  Of several files of the same ten minutes the first that can be read
+counts, and a Parquet file of the whole day comes before them.  A day knows no other day, and no
+statistic is taken.
 """
 
 from collections import deque
@@ -14,15 +16,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, time
+from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from spotlib.select.archive.csv_rows import batches_of, prices_of, unpacked
-from spotlib.select.archive.files import File, Skipped, opened
+from spotlib.select.archive.files import File, opened
 from spotlib.select.archive.matrix import (
+    Booleans,
     Codes,
     Integers,
     Matrix,
@@ -38,46 +42,124 @@ from spotlib.select.archive.schema import (
     POOL,
     PRICE,
     PRICED,
+    SLOT_S,
     SNAPSHOTS_PER_DAY,
+    TIMED,
     ArchiveError,
+    OtherFormError,
     columns_in,
 )
 
 _ROWS_AT_ONCE = 1 << 16  # of a Parquet day: twice that no longer fits the processor's cache
-_POOLS = 1 << 18  # the most that get room before a Parquet day is read; there are some 30,000
+_POOLS = 1 << 18  # the most that a Parquet day may have; there are some 30,000
+_LARGEST_BYTES = 1 << 30  # that the columns of a Parquet day may unpack to; real ones have 0.1 GB
 _REMOTE_READERS = 8
 _MICROSECONDS = 1_000_000
 
 _Read = Callable[[File], bytes]
-_Ahead = tuple[File, Future[bytes]]
+_Ahead = tuple[Sequence[File], Future[bytes]]
 
 
 @dataclass(frozen=True)
 class Day:
-    """The counts of one day, and its facts as plain numbers that survive JSON."""
+    """The counts of one day, and its facts as plain numbers and texts that survive JSON.
+
+    ``facts["left_out"]`` has for each file that was not read its number among the day's files, the
+    reason, and the number of the file the reason ends with, or -1.
+    """
 
     day: date
     table: pa.Table
     facts: dict[str, Any]
-    skipped: tuple[Skipped, ...] = ()
+    is_whole: bool  # no snapshot is lacking because its file is bad
 
 
 def count_day(files: Sequence[File], *, skip_bad_files: bool = False) -> Day:
     """Count the snapshots of one day; a pure job for any process or machine."""
-    skipped: list[Skipped] | None = [] if skip_bad_files else None
-    fill = _fill_from_parquet if files[0].is_parquet else _fill_from_csv
+    account = _Account(files, skip_bad_files)
     with opened() as read:
-        matrix = fill(files, read, skipped)
+        matrix = _fill(account, read)
     facts = {
-        "times": [at.isoformat() for at in matrix.times],
-        "snapshots": len(matrix.times),
+        "times": [at.isoformat() for at in matrix.snapshots],
+        "snapshots": len(matrix.snapshots),
         "pools": int(np.count_nonzero(matrix.codes.any(axis=1))),
         "rows": matrix.rows,
         "repeated_rows": matrix.rows - int(np.count_nonzero(matrix.codes)),
         "contradictions": matrix.contradictions,
         "nameless_rows": matrix.nameless_rows,
+        "left_out": account.left_out,
     }
-    return Day(files[0].day, counts_of(matrix, files[0].day), facts, tuple(skipped or ()))
+    return Day(files[0].day, counts_of(matrix, files[0].day), facts, account.is_whole)
+
+
+class _Account:
+    """Which files of a day were read, and why others were not."""
+
+    def __init__(self, files: Sequence[File], skip_bad_files: bool) -> None:
+        self.files = files
+        self.skip_bad_files = skip_bad_files
+        self.left_out: list[tuple[int, str, int]] = []
+        self.is_whole = True
+        self._number = {id(file): number for number, file in enumerate(files)}
+
+    def leave_out(self, file: File, reason: str, other: File | None = None) -> None:
+        """Note a file that was not read, with the one that its reason ends with."""
+        number = -1 if other is None else self._number[id(other)]
+        self.left_out.append((self._number[id(file)], reason, number))
+
+    def choose(
+        self,
+        copies: Sequence[File],
+        read: Callable[[File], None],
+        same: str = "the same snapshot as",
+    ) -> File | None:
+        """Read the first of these files that can be read; without any, refuse or leave all out.
+
+        Each copy has the same snapshots, so a bad one takes nothing away from a good one.
+        """
+        bad: list[tuple[File, ArchiveError]] = []
+        for file in copies:
+            try:
+                read(file)
+            except ArchiveError as error:
+                bad.append((file, error))
+                continue
+            for other, reason in bad:
+                self.leave_out(other, f"{reason.reason}; read instead:", file)
+            for other in copies[len(bad) + 1 :]:
+                self.leave_out(other, same, file)
+            return file
+        for file, reason in bad:
+            self.refuse(file, reason)
+        return None
+
+    def refuse(self, file: File, error: ArchiveError) -> None:
+        """Leave out a bad file that nothing replaces, or raise and say how to go on."""
+        if not self.skip_bad_files:
+            raise error.advised() from error
+        self.is_whole = False
+        self.leave_out(file, error.reason)
+
+
+def _fill(account: _Account, read: _Read) -> Matrix:
+    """Read a day: its Parquet file, and the snapshots that this does not have."""
+    days = [file for file in account.files if file.is_parquet]
+    matrices: list[Matrix] = []
+    whole = account.choose(
+        days,
+        lambda file: matrices.append(_matrix_of_parquet(file, read(file), account)),
+        "the same day as",
+    )
+    matrix = matrices[-1] if matrices else Matrix()
+    slots: dict[int, list[File]] = {}
+    for file in account.files[len(days) :]:
+        if whole and matrix.times[file.slot]:
+            account.leave_out(file, "the same snapshot is in", whole)
+        else:
+            slots.setdefault(file.slot, []).append(file)
+    if slots:
+        _fill_from_csv(matrix, list(slots.values()), account, read)
+    return matrix
 
 
 @dataclass(frozen=True)
@@ -93,30 +175,40 @@ class _Listing:
         return int(places[0]) + 1 if len(places) else len(self.pools)
 
 
-def _fill_from_csv(files: Sequence[File], read: _Read, skipped: list[Skipped] | None) -> Matrix:
+def _fill_from_csv(
+    matrix: Matrix, slots: Sequence[Sequence[File]], account: _Account, read: _Read
+) -> None:
+    """Add snapshots, each from the first of its copies that can be read."""
     # This lasts for the process.  pyarrow's own allocator takes 8 MB more and returns none of it.
     pa.set_memory_pool(pa.system_memory_pool())
-    matrix = Matrix(np.zeros((0, len(files)), np.uint8))
-    listing = None
-    last = None
-    for file, data in _ahead(read, files):
-        with _or_skip(skipped):
-            batches = batches_of(unpacked(data.result(), file.name), file.name)
-            listing, codes = _compared(batches, listing, matrix.pools, file.name)
-            matrix.add(len(matrix.times), listing.pools, codes)
-            matrix.times.append(file.at or time.min)
-            last = file, listing.pools
-    if last:  # for an estimate of cost the day's last prices suffice; they are read from one file
-        with _or_skip(skipped):
-            file, pools = last
-            prices = prices_of(unpacked(read(file), file.name), file.name)
-            matrix.keep_prices(pools[: len(prices)], prices)  # one per row, or none at all
+    listing: _Listing | None = None
+    last: File | None = None
+
+    def add(first: File, ahead: Future[bytes], file: File) -> None:
+        nonlocal listing
+        text = unpacked(ahead.result() if file is first else read(file), file.name)
+        batches = batches_of(text, file.name)
+        listing, codes = _compared(batches, listing, matrix.pools, file)
+        matrix.add(file.slot, listing.pools, codes)
+        matrix.times[file.slot] = file.at
+
+    for copies, ahead in _ahead(read, slots):
+        last = account.choose(copies, partial(add, copies[0], ahead)) or last
+    if last and listing and not any(matrix.times[last.slot + 1 :]):
+        # For an estimate of cost the day's last prices suffice; they are read from one file.
+        try:
+            prices = prices_of(unpacked(read(last), last.name), last.name)
+            matrix.prices = np.empty(0)
+            matrix.keep_prices(listing.pools[: len(prices)], prices, last.name)
+        except ArchiveError as error:
+            account.refuse(
+                last, ArchiveError(last.name, f"its prices are not used: {error.reason}")
+            )
     pa.system_memory_pool().release_unused()
-    return matrix
 
 
 def _compared(
-    batches: Iterable[pa.RecordBatch], before: _Listing | None, known: Pools, file: str
+    batches: Iterable[pa.RecordBatch], before: _Listing | None, known: Pools, file: File
 ) -> tuple[_Listing, Codes]:
     """Return the rows of a file and their codes.
 
@@ -126,7 +218,9 @@ def _compared(
     names, pools, codes = [], [], []
     place, changed = 0, False
     for batch in batches:
-        codes.append(codes_of(batch, file))
+        if "at" in batch.schema.names:
+            _require_its_time(batch["at"], file)
+        codes.append(codes_of(batch, file.name))
         names.append(batch.select(POOL))
         if before and before.names.slice(place, len(batch)).equals(names[-1]):
             names[-1] = before.names.slice(place, len(batch))  # the same once, not twice
@@ -135,26 +229,46 @@ def _compared(
         else:
             changed = True
             encoded = [name.dictionary_encode() for name in names[-1].columns]
-            pools.append(known.numbers(encoded, file))
+            pools.append(known.numbers(encoded, file.name))
             place = before.after(pools[-1][-1]) if before else 0
     if before is None or changed or place < len(before.pools):
         before = _Listing(pa.concat_batches(names), np.concatenate(pools))
     return before, np.concatenate(codes)
 
 
-def _ahead(read: _Read, files: Sequence[File]) -> Iterator[_Ahead]:
-    """Yield each file with the future of its bytes, read on threads a few files ahead.
+def _require_its_time(at: pa.StringArray, file: File) -> None:
+    """Refuse rows of another time than the path's, because a snapshot is of one moment.
+
+    Some eras wrote the time at which the collector ended, a little after that of the path.
+    """
+    if at.slice(1).equals(at.slice(0, len(at) - 1)):
+        at = at.slice(0, 1)
+    for text in filter(None, at.unique().to_pylist()):
+        try:
+            time_of_rows = datetime.fromisoformat(text)
+        except ValueError as error:
+            raise ArchiveError(file.name, f"holds the text {text!r} in column Time") from error
+        if time_of_rows.tzinfo is None:
+            time_of_rows = time_of_rows.replace(tzinfo=UTC)
+        if abs(time_of_rows - file.taken_at) >= timedelta(seconds=SLOT_S):
+            says = f"{file.taken_at:%Y-%m-%d %H:%M:%S}"
+            reason = f"holds rows of {text}, but its path says {says}: a file is of one moment"
+            raise OtherFormError(file.name, reason)
+
+
+def _ahead(read: _Read, slots: Sequence[Sequence[File]]) -> Iterator[_Ahead]:
+    """Yield the copies of each snapshot with the future of the first one's bytes, read on threads.
 
     S3 is bound by latency, so several reads are in flight; a disk needs one.  The window is small
     to avoid holding a whole day.
     """
-    remote = files[0].name.startswith("s3://")
+    remote = slots[0][0].name.startswith("s3://")
     threads, most = (_REMOTE_READERS, 2 * _REMOTE_READERS) if remote else (1, 1)
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[_Ahead] = deque()
         try:
-            for file in files:
-                waiting.append((file, pool.submit(read, file)))
+            for copies in slots:
+                waiting.append((copies, pool.submit(read, copies[0])))
                 if len(waiting) > most:
                     yield waiting.popleft()
             while waiting:
@@ -164,19 +278,26 @@ def _ahead(read: _Read, files: Sequence[File]) -> Iterator[_Ahead]:
                 future.cancel()
 
 
-def _fill_from_parquet(files: Sequence[File], read: _Read, skipped: list[Skipped] | None) -> Matrix:
-    matrix = Matrix(np.zeros((0, 0), np.uint8))
-    with _or_skip(skipped), _in_one_sentence(files[0].name):
-        matrix = _matrix_of_parquet(files[0], read(files[0]))
+def _matrix_of_parquet(file: File, data: bytes, account: _Account) -> Matrix:
+    """Return the snapshots of a day's file; of two in the same ten minutes, the first."""
+    clock = _Clock(file)
+    with _in_one_sentence(file.name):
+        matrix = _read_parquet(file, data, clock)
+        if clock.is_late:  # an earlier one was found after rows of a later one were counted
+            matrix = _read_parquet(file, data, clock)
+    if clock.left_out:
+        reason = f"{clock.left_out:,} rows are left out: their ten minutes have an earlier snapshot"
+        account.leave_out(file, reason)
     return matrix
 
 
-def _matrix_of_parquet(file: File, data: bytes) -> Matrix:
+def _read_parquet(file: File, data: bytes, clock: "_Clock") -> Matrix:
     from pyarrow import parquet  # noqa: PLC0415 - large, and csv does not need it
 
     found = parquet.ParquetFile(pa.BufferReader(data))
-    header = found.schema_arrow.names
-    theirs = columns_in(header, file.name, {**COLUMNS, "time": "at"}, optional=PRICED)
+    schema = found.schema_arrow
+    theirs = columns_in(schema.names, file.name, {**COLUMNS, **TIMED}, optional=PRICED)
+    _require_bounded(found.metadata, schema, theirs, file.name)
     source = parquet.ParquetFile(
         pa.BufferReader(data),
         metadata=found.metadata,
@@ -184,60 +305,92 @@ def _matrix_of_parquet(file: File, data: bytes) -> Matrix:
     )
     pools = min(found.metadata.num_rows // SNAPSHOTS_PER_DAY, _POOLS)
     matrix = Matrix(np.zeros((pools, SNAPSHOTS_PER_DAY), np.uint8))
-    clock = _Clock(file)
+    clock.left_out = 0
     for batch in source.iter_batches(
         _ROWS_AT_ONCE, columns=list(theirs.values()), use_threads=False
     ):
-        columns = {ours: batch.column(name) for ours, name in theirs.items()}
-        snapshots = clock.snapshots(columns["at"])
+        slots, kept = clock.slots(batch.column(theirs["at"]))
+        rows = batch if kept is None else batch.filter(pa.array(kept))
+        slots = slots if kept is None else slots[kept]
+        columns = {ours: rows.column(name) for ours, name in theirs.items()}
         numbers = matrix.pools.numbers([columns[name] for name in POOL], file.name)
-        matrix.add(snapshots, numbers, codes_of(columns, file.name))
+        matrix.add(slots, numbers, codes_of(columns, file.name))
         if PRICE in columns:
-            clock.keep_last_prices(matrix, snapshots, numbers, columns[PRICE])
-    order = np.argsort(clock.seconds)
-    if (np.diff(order) < 0).any():  # the first pool lacked a snapshot that another one had
-        matrix.codes = matrix.codes[:, order]
-    matrix.times = [_time(clock.seconds[snapshot]) for snapshot in order]
+            clock.keep_last_prices(matrix, slots, numbers, columns[PRICE])
+    if not found.metadata.num_rows:
+        raise ArchiveError(file.name, "has columns but no rows")
+    matrix.times = [_time(second) if second >= 0 else None for second in clock.taken.tolist()]
     return matrix
 
 
+def _require_bounded(metadata: Any, schema: pa.Schema, theirs: dict[str, str], file: str) -> None:
+    """Refuse what is no table of names, numbers and times, or too large for a day of snapshots."""
+    kinds = pa.types
+    for ours, name in theirs.items():
+        kind = schema.field(name).type
+        if ours in POOL:
+            kind = kind.value_type if kinds.is_dictionary(kind) else kind
+            wanted, fits = "text", kinds.is_string(kind) or kinds.is_large_string(kind)
+        elif ours in TIMED.values():
+            wanted, fits = "times", kinds.is_timestamp(kind)
+        else:
+            number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind)
+            wanted, fits = "numbers", number or kinds.is_null(kind)
+        if not fits:
+            raise ArchiveError(file, f"has {kind} in column {name}, not {wanted}")
+    unpacked_bytes = sum(
+        metadata.row_group(group).column(column).total_uncompressed_size
+        for group in range(metadata.num_row_groups)
+        for column in range(metadata.num_columns)
+    )
+    if metadata.num_rows > _POOLS * SNAPSHOTS_PER_DAY or unpacked_bytes > _LARGEST_BYTES:
+        size = f"{metadata.num_rows:,} rows, {unpacked_bytes >> 20:,} MB unpacked"
+        raise OtherFormError(file, f"is too large for a day of snapshots ({size})")
+
+
 class _Clock:
-    """The snapshots of a Parquet day, numbered in order of appearance."""
+    """When the snapshots of a Parquet day were taken, one for each ten minutes."""
 
     def __init__(self, file: File) -> None:
         self._file = file
         self._midnight_us = int(np.datetime64(file.day, "us").astype(np.int64))
-        self._number = np.full(DAY_S, -1, np.int64)  # of the snapshot at each second of the day
-        self._priced = -1  # the second of the prices kept
-        self.seconds: list[int] = []  # of each snapshot
+        self._priced = -1  # the slot of the prices kept
+        self.taken = np.full(SNAPSHOTS_PER_DAY, -1, np.int64)  # second of the day, -1 if none
+        self.is_late = False  # an earlier snapshot was found after a later one of its ten minutes
+        self.left_out = 0  # rows of the others
 
-    def snapshots(self, at: pa.Array) -> Integers:
-        """Return the number of the snapshot of each row."""
+    def slots(self, at: pa.Array) -> tuple[Integers, Booleans | None]:
+        """Return the ten minutes of each row, and which rows count; None if all do."""
         micros = as_type(at, pa.timestamp("us")).view(pa.int64())
         micros = micros.fill_null(-1) if micros.null_count else micros
         seconds = (micros.to_numpy() - self._midnight_us) // _MICROSECONDS
         if np.max(seconds.view(np.uint64), initial=0) >= DAY_S:  # a negative one is huge
             reason = f"holds rows of another day than its name says, {self._file.day}"
-            raise ArchiveError(self._file.name, reason)
-        numbers: Integers = self._number[seconds]
-        if np.min(numbers, initial=0) < 0:
-            new = np.unique(seconds[numbers < 0])
-            self._number[new] = len(self.seconds) + np.arange(len(new))
-            self.seconds += new.tolist()
-            numbers = self._number[seconds]
-        return numbers
+            raise OtherFormError(self._file.name, reason)
+        slots: Integers = seconds // SLOT_S
+        kept: Booleans = seconds == self.taken[slots]
+        if kept.all():
+            return slots, None
+        for second in np.unique(seconds[~kept]).tolist():
+            before = self.taken[second // SLOT_S]
+            if before < 0 or second < before:
+                self.taken[second // SLOT_S] = second
+                self.is_late |= bool(before >= 0)
+        kept = seconds == self.taken[slots]
+        self.left_out += int(np.count_nonzero(~kept))
+        return slots, None if kept.all() else kept
 
     def keep_last_prices(
-        self, matrix: Matrix, snapshots: Integers, pools: Numbers, prices: pa.Array
+        self, matrix: Matrix, slots: Integers, pools: Numbers, prices: pa.Array
     ) -> None:
         """Keep in ``matrix`` the prices of the latest snapshot so far."""
-        latest = max(self.seconds, default=-1)
+        latest = int(np.flatnonzero(self.taken >= 0)[-1])
         if latest > self._priced:
             matrix.prices = np.empty(0)
             self._priced = latest
-        rows = np.flatnonzero(snapshots == self._number[latest])
+        rows = np.flatnonzero(slots == latest)
         values = as_type(prices, pa.float64()).to_numpy(zero_copy_only=False)
-        matrix.keep_prices(pools[rows], values[rows])
+        matrix.keep_prices(pools[rows], values[rows], self._file.name)
 
 
 def _time(second: int) -> time:
@@ -245,22 +398,19 @@ def _time(second: int) -> time:
 
 
 @contextmanager
-def _or_skip(skipped: list[Skipped] | None) -> Iterator[None]:
-    """Add a bad file to ``skipped``; without that list raise, and say how to go on."""
-    try:
-        yield
-    except ArchiveError as error:
-        if skipped is None:
-            advice = "fetch it again, or leave out bad files with skip_bad_files=True"
-            raise ArchiveError(error.name, f"{error.reason}; {advice}") from error
-        skipped.append(Skipped(error.name, error.reason))
-
-
-@contextmanager
 def _in_one_sentence(name: str) -> Iterator[None]:
-    """Turn pyarrow's many lines on a damaged file into one sentence that names it."""
+    """Turn what pyarrow raises for a damaged or odd file into one sentence that names it."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except ArchiveError:
+        raise
+    except (
+        pa.ArrowException,
+        LookupError,
+        MemoryError,
+        OSError,
+        OverflowError,
+        ValueError,
+    ) as error:
         text = str(error).partition("\n")[0]
         raise ArchiveError(name, f"cannot be read as Parquet ({text})") from error

@@ -2,7 +2,8 @@
 
 Owns what a byte means, the numbering of the pools, and what two rows about the same cell amount
 to: an exact duplicate counts once, a contradiction is unknown.  Therefore neither the order of
-files nor that of rows matters.  The counts come from the stretches of a row of the matrix: a
+files nor that of rows matters.  What such rows would add in the study, which counted rows, is kept
+beside the matrix as the surplus.  The counts come from the stretches of a row of the matrix: a
 stretch is a series of successive snapshots with equal codes.  Knows no file format.
 """
 
@@ -14,10 +15,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from spotlib.select.archive.schema import DAY_S, POOL, PRICE, SCALES, ArchiveError, Scale
+from spotlib.select.archive.schema import (
+    POOL,
+    PRICE,
+    SCALES,
+    SNAPSHOTS_PER_DAY,
+    ArchiveError,
+    Scale,
+)
 
-# A row's code is 1 + 7 x SPS + IF in halves, where 0 stands for a missing SPS or IF.
-# So 1 is "listed, nothing known", 77 is SPS 10 and IF 3.0, and code 0 is "not listed".
+# A row's code is 1 + 7 x SPS + IF in halves, where 0 stands for an empty cell, and SPS 11 and IF 1
+# for the archive's -1.  So 1 is "listed, nothing known", 77 is SPS 10 and IF 3.0, and code 0 is
+# "not listed".
 _HALVES = 7
 _NOTHING_KNOWN = 1
 _CODES = 1 << 8  # in a byte
@@ -27,10 +36,12 @@ _LONGEST_NAME = 64  # letters; the longest known have 20
 _BITS = 20  # for the number of a type, a region or a zone: a million of each
 # Where the number of each name of POOL begins in a key.  The type comes first, as in most files.
 _SHIFTS = (_BITS, 2 * _BITS, 0)
+_SURPLUS_ROWS = 1 << 17  # are held before they are added up
 _POOLS_AT_ONCE = 1 << 12  # of which the stretches are found, to bound memory
 
 Codes = np.ndarray[Any, np.dtype[np.uint8]]
 Integers = np.ndarray[Any, np.dtype[Any]]
+Booleans = np.ndarray[Any, np.dtype[np.bool_]]
 Numbers = np.ndarray[Any, np.dtype[np.int32]]  # of pools
 Prices = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -125,50 +136,75 @@ def _numbered(texts: dict[str, int], names: Sequence[str | None], file: str) -> 
 class Matrix:
     """A day while it is read: a code for each pool and snapshot."""
 
-    codes: Codes  # pool x snapshot; it may have room for more of both than were read
-    times: list[time] = field(default_factory=list)
+    codes: Codes = field(default_factory=lambda: np.zeros((0, SNAPSHOTS_PER_DAY), np.uint8))
+    # When the snapshot of each ten minutes was taken, None if there is none.
+    times: list[time | None] = field(default_factory=lambda: [None] * SNAPSHOTS_PER_DAY)
     prices: Prices = field(default_factory=lambda: np.empty(0))  # of pools, last snapshot
     rows: int = 0
     nameless_rows: int = 0  # they belong to no pool
     pools: Pools = field(default_factory=Pools)
     _disputed: Integers = field(default_factory=lambda: np.empty(0, np.int64))
+    _surplus: Integers = field(default_factory=lambda: np.empty((2, 0), np.int64))  # key, rows
+    _new_surplus: list[Integers] = field(default_factory=list)  # keys, one per row
 
     @property
     def contradictions(self) -> int:
         """The number of cells that were given two different values."""
         return len(self._disputed)
 
+    def surplus(self) -> tuple[Integers, Integers, Integers]:
+        """Return pool, code and number of the rows that the matrix does not show."""
+        old, rows = self._surplus
+        keys = np.concatenate([old, *self._new_surplus])
+        weights = np.append(rows, np.ones(len(keys) - len(old), np.int64))
+        keys, place = np.unique(keys, return_inverse=True)
+        rows = np.zeros(len(keys), np.int64)
+        np.add.at(rows, place, weights)
+        self._surplus, self._new_surplus = np.array([keys, rows]), []
+        return *np.divmod(keys, _CODES), rows
+
+    @property
+    def snapshots(self) -> list[time]:
+        """When the snapshots that were read were taken, in order."""
+        return [at for at in self.times if at]
+
     def add(self, snapshot: int | Integers, pools: Numbers, codes: Codes) -> None:
-        """Write the codes of rows, all of one new snapshot or each of its own snapshot."""
+        """Write the codes of rows, all of one new snapshot or each of its own snapshot.
+
+        A snapshot is known by the number of its ten minutes.
+        """
         if np.min(pools, initial=0) == _NAMELESS:
             named = pools != _NAMELESS
             self.nameless_rows += int((~named).sum())
             snapshot = snapshot if isinstance(snapshot, int) else snapshot[named]
             pools, codes = pools[named], codes[named]
         self.rows += len(pools)
-        self._make_room(snapshot)
+        self._make_room()
         if isinstance(snapshot, int):
             column = np.zeros(len(self.pools), np.uint8)  # its cells lie far apart in the matrix
-            disputed = _written(column, pools, codes)
+            disputed, surplus = _written(column, pools, codes)
             self.codes[: len(column), snapshot] = column
         else:
-            cells = pools * np.int64(self.codes.shape[1]) + snapshot
-            disputed = _written(self.codes.reshape(-1), cells, codes)
+            cells = pools * np.int64(SNAPSHOTS_PER_DAY) + snapshot
+            disputed, surplus = _written(self.codes.reshape(-1), cells, codes)
         if disputed.any():
             snapshots = np.broadcast_to(snapshot, pools.shape)[disputed]
-            places = pools[disputed] * np.int64(DAY_S) + snapshots
+            places = pools[disputed] * np.int64(SNAPSHOTS_PER_DAY) + snapshots
             self._disputed = np.union1d(self._disputed, places)  # a third row disputes it again
+        for rows, theirs in surplus:
+            self._new_surplus.append(pools[rows] * np.int64(_CODES) + theirs)
+        if sum(map(len, self._new_surplus)) > _SURPLUS_ROWS:
+            self.surplus()  # adds them up, because some months repeat a quarter of their rows
 
-    def _make_room(self, snapshot: int | Integers) -> None:
-        pools, snapshots = self.codes.shape
-        lacking = max(len(self.pools) - pools, 0)
-        more_pools = max(lacking, pools // 8) if lacking else 0
-        more_snapshots = max(int(np.max(snapshot, initial=-1)) + 1 - snapshots, 0)
-        if more_pools or more_snapshots:
-            self.codes = np.pad(self.codes, ((0, more_pools), (0, more_snapshots)))
+    def _make_room(self) -> None:
+        pools = len(self.codes)
+        if lacking := max(len(self.pools) - pools, 0):
+            self.codes = np.pad(self.codes, ((0, max(lacking, pools // 8)), (0, 0)))
 
-    def keep_prices(self, pools: Numbers, prices: Prices) -> None:
+    def keep_prices(self, pools: Numbers, prices: Prices, file: str) -> None:
         """Keep the lowest price of each pool that was added; -1 and NaN are missing."""
+        if np.isinf(prices).any():
+            raise ArchiveError(file, "SpotPrice is infinite")
         priced = (prices >= 0) & (pools != _NAMELESS)
         if len(self.prices) < len(self.codes):
             more = np.full(len(self.codes) - len(self.prices), np.nan)
@@ -176,15 +212,31 @@ class Matrix:
         np.fmin.at(self.prices, pools[priced], prices[priced])
 
 
-def _written(flat: Codes, cells: Integers, codes: Codes) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Write codes into their cells; return which rows disagree with another row on their cell."""
+def _written(
+    flat: Codes, cells: Integers, codes: Codes
+) -> tuple[Booleans, list[tuple[Integers, Codes]]]:
+    """Write codes into their cells.
+
+    Return which rows disagree with another row on their cell, and as pairs (rows, their codes) what
+    the cells do not show: each row after the first of its cell, and each row of a disputed one.
+    """
     before = flat[cells]
+    is_new = not before.any()
     flat[cells] = codes
-    disputed: np.ndarray[Any, np.dtype[np.bool_]] = flat[cells] != codes
-    if before.any():
+    disputed: Booleans = flat[cells] != codes
+    if not is_new:
         disputed |= (before != 0) & (before != codes)
     flat[cells[disputed]] = _NOTHING_KNOWN
-    return disputed
+    if is_new and (np.diff(cells) > 0).all():
+        return disputed, []  # each row has a cell of its own
+    order = np.argsort(cells, kind="stable")
+    first = np.empty(len(cells), np.bool_)
+    first[order] = np.diff(cells[order], prepend=-1) > 0
+    unknown = flat[cells] == _NOTHING_KNOWN
+    more = np.flatnonzero(~first | (before != 0) | (unknown & (codes != _NOTHING_KNOWN)))
+    # A row of an earlier call, whose code the cell has shown until now.
+    overruled = np.flatnonzero(first & unknown & (before > _NOTHING_KNOWN))
+    return disputed, [(more, codes[more]), (overruled, before[overruled])]
 
 
 def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
@@ -200,7 +252,7 @@ def codes_of(columns: Mapping[str, pa.Array] | pa.RecordBatch, file: str) -> Cod
 
 
 def _units(column: pa.Array, scale: Scale, file: str) -> Codes:
-    """Return whole units, 0 for missing; refuse anything else."""
+    """Return whole units, 0 for an empty cell and the scale's own for -1; refuse anything else."""
     if column.null_count or scale.per_one > 1 or column.type != pa.int64():
         column = as_type(column, pa.float64())  # Parquet may hold anything
     number = column.to_numpy(zero_copy_only=False)
@@ -210,17 +262,18 @@ def _units(column: pa.Array, scale: Scale, file: str) -> Codes:
     good = (units == exact) & (units >= scale.low) & (units <= scale.high)
     if not good.all():
         others = number[~good]
-        wrong = ~np.isnan(others) & (others != -1)
+        coded = others == -1
+        wrong = ~np.isnan(others) & ~coded
         if wrong.any():
             raise ArchiveError(file, scale.refusal(others[wrong][0]))
-        units[~good] = 0
+        units[~good] = np.where(coded, scale.coded, 0)
     return units
 
 
 def counts_of(matrix: Matrix, day: date) -> pa.Table:
     """Return the counts: one row per pool and pair of values, in a fixed order."""
     names = matrix.pools.names()
-    cells = _cells(matrix.codes)
+    cells = _cells(matrix)
     key = np.zeros(len(cells["pool"]), np.int64)
     for texts, places in names:
         key = key * len(texts) + places[cells["pool"]]
@@ -229,49 +282,65 @@ def counts_of(matrix: Matrix, day: date) -> pa.Table:
     pool, (sps, halves) = cells["pool"], np.divmod(cells["code"], _HALVES)
     unpriced = len(matrix.codes) - len(matrix.prices)
     prices = np.pad(matrix.prices, (0, unpriced), constant_values=np.nan)[pool]
-    at = np.array([f"{day}T{when}" for when in matrix.times], "datetime64[us]")
+    read = [f"{day}T{when}" if when else "NaT" for when in matrix.times]
+    at = np.array([*read, "NaT"], "datetime64[us]")  # the last is of codes that no cell shows
     return pa.table(
         {
             column: pa.DictionaryArray.from_arrays(places[pool], pa.array(texts, pa.string()))
             for column, (texts, places) in zip(POOL, names, strict=True)
         }
         | {
-            "sps": pa.array(sps.astype(np.int8), mask=sps == 0),
-            "if_score": pa.array(halves / 2, mask=halves == 0),
+            "sps": pa.array(sps.astype(np.int8), mask=~_is_known(sps, SCALES["sps"])),
+            "if_score": pa.array(halves / 2, mask=~_is_known(halves, SCALES["if_score"])),
+            "sps_coded": sps == SCALES["sps"].coded,
+            "if_coded": halves == SCALES["if_score"].coded,
             "day": np.full(len(pool), day, "datetime64[D]"),
             "snapshots": cells["snapshots"].astype(np.int16),
+            "surplus_rows": cells["surplus_rows"].astype(np.int32),
             "sps_changes": cells["sps_changes"].astype(np.int16),
             "if_changes": cells["if_changes"].astype(np.int16),
             "first_at": at[cells["first"]],
             "last_at": at[cells["last"]],
             PRICE: pa.array(prices, mask=np.isnan(prices)),
-            "day_snapshots": np.full(len(pool), len(at), np.int16),
+            "day_snapshots": np.full(len(pool), len(matrix.snapshots), np.int16),
         }
     )
 
 
-def _cells(codes: Codes) -> dict[str, Integers]:
+def _cells(matrix: Matrix) -> dict[str, Integers]:
     """Return one row per pool and code: how many snapshots and changes, and the first and last."""
-    snapshots = max(codes.shape[1], 1)
-    flat = codes.reshape(-1)  # pool by pool, each in order of time
-    start = _starts(codes)
+    snapshots = matrix.codes.shape[1]
+    flat = matrix.codes.reshape(-1)  # pool by pool, each in order of time
+    start = _starts(matrix.codes)
     length = np.diff(start, append=flat.size)
     listed = flat[start] > 0
     length, start = length[listed], start[listed]
     code = flat[start].astype(np.int64) - 1
     pool, first = np.divmod(start, snapshots)
     sps, halves = np.divmod(code, _HALVES)
-    key = pool * _CODES + code
+    stretches = {
+        "pool": pool,
+        "code": code,
+        "snapshots": length,
+        "surplus_rows": np.zeros_like(length),
+        "sps_changes": _changes(pool, sps, SCALES["sps"]),
+        "if_changes": _changes(pool, halves, SCALES["if_score"]),
+        "first": first,
+        "last": first + length - 1,
+    }
+    # A surplus row is no stretch: it adds to its code, and may be all that there is of it.
+    pool, code, rows = matrix.surplus()
+    more = {"pool": pool, "code": code - 1, "surplus_rows": rows}
+    for name, values in stretches.items():
+        none = {"first": snapshots, "last": -1}.get(name, 0)
+        stretches[name] = np.append(values, more.get(name, np.full(len(rows), none)))
+    key = stretches["pool"] * _CODES + stretches["code"]
     order = np.argsort(key, kind="stable")
     group = np.flatnonzero(np.diff(key[order], prepend=-1))
+    combined = {"pool": np.minimum, "code": np.minimum, "first": np.minimum, "last": np.maximum}
     return {
-        "pool": pool[order][group],
-        "code": code[order][group],
-        "snapshots": np.add.reduceat(length[order], group),
-        "sps_changes": np.add.reduceat(_changes(pool, sps)[order], group),
-        "if_changes": np.add.reduceat(_changes(pool, halves)[order], group),
-        "first": np.minimum.reduceat(first[order], group),
-        "last": np.maximum.reduceat((first + length - 1)[order], group),
+        name: combined.get(name, np.add).reduceat(values[order], group)
+        for name, values in stretches.items()
     }
 
 
@@ -287,10 +356,15 @@ def _starts(codes: Codes) -> Integers:
     return np.concatenate(starts)
 
 
-def _changes(pool: Integers, units: Integers) -> Integers:
+def _changes(pool: Integers, units: Integers, scale: Scale) -> Integers:
     """Return 1 for each stretch whose value differs from its pool's last known value before."""
     changes = np.zeros(len(units), np.int64)
-    known = np.flatnonzero(units)
+    known = np.flatnonzero(_is_known(units, scale))
     same_pool = np.diff(pool[known]) == 0
     changes[known[1:]] = same_pool & (np.diff(units[known]) != 0)
     return changes
+
+
+def _is_known(units: Integers, scale: Scale) -> Booleans:
+    known: Booleans = (units != 0) & (units != scale.coded)
+    return known

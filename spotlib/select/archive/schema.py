@@ -1,15 +1,32 @@
 """What a SpotLake snapshot holds in every era: its columns, their allowed values, its interval.
 
-Also owns ``ArchiveError``, which names what departs from that.  Nothing is read here.
+Also owns ``ArchiveError``, which names what departs from that, and how other forms of SpotLake's
+data are recognised.  Nothing is read here.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Final
 
 SNAPSHOT_MINUTES: Final = 10
 SNAPSHOTS_PER_DAY: Final = 24 * 60 // SNAPSHOT_MINUTES
-DAY_S: Final = 24 * 60 * 60  # file names carry seconds, so a day has at most this many snapshots
+SLOT_S: Final = 60 * SNAPSHOT_MINUTES
+DAY_S: Final = 24 * 60 * 60
+
+# From these days on, SpotLake's scores mean something else.
+BREAKS: Final = (
+    (
+        date(2025, 2, 13),
+        "SPS was asked for every 10 minutes before 2025-02-13 and every 110 minutes since:"
+        " days on the two sides are not comparable, fewer changes are seen since",
+    ),
+    (
+        date(2025, 9, 25),
+        "some GPU types show SPS above 3 since 2025-09-25: this is another scale, not a change of"
+        " their market",
+    ),
+)
 
 POOL: Final = ("region", "instance_type", "availability_zone_id")
 PRICE: Final = "price_usd_per_hour"
@@ -22,25 +39,62 @@ COLUMNS: Final = {
     "if": "if_score",
 }
 PRICED: Final = {"spotprice": PRICE}
+TIMED: Final = {"time": "at"}
 _SPELLING = {
     "instancetype": "InstanceType",
     "region": "Region",
     "az": "AZ",
     "sps": "SPS",
     "if": "IF",
+    "spotprice": "SpotPrice",
     "time": "Time",
 }
+# A column that only another form of the data has, and that form.
+_OTHER_FORMS = {
+    "instancetier": "Azure's form, not AWS's",
+    "calculator ondemand price": "GCP's form, not AWS's",
+    "spotprice ($)": "an export of SpotLake's web page, not a snapshot",
+    "ceased": "a list of changes, not a full snapshot",
+    "targetcapacity": "SpotLake's form for several nodes at once, not a snapshot",
+}
+_OF_AWS_ALONE = {"az", "sps", "if"}
+_LONGEST_REASON = 300  # letters
 
 
 class ArchiveError(ValueError):
     """An archive cannot be read as it is: ``name`` is the file, ``reason`` what is wrong."""
 
+    advice = "fetch it again"
+
     def __init__(self, name: str, reason: str) -> None:
+        name, reason = one_line(name), one_line(reason)
         super().__init__(name, reason)  # both, because pickling to another process needs them
         self.name, self.reason = name, reason
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
+
+    def advised(self) -> "ArchiveError":
+        """Return the same error with what to do about it."""
+        otherwise = "or leave out bad files with skip_bad_files=True"
+        return ArchiveError(self.name, f"{self.reason}; {self.advice}, {otherwise}")
+
+
+class OtherFormError(ArchiveError):
+    """A file is no snapshot of AWS, so fetching it again would not help."""
+
+    advice = "move it elsewhere"
+
+
+class EmptyArchiveError(ArchiveError):
+    """There is no file at all that could be of an archive."""
+
+
+def one_line(text: str) -> str:
+    """Return a text from a file or a library as one printable line of bounded length."""
+    if len(text) > _LONGEST_REASON:
+        text = f"{text[: 2 * _LONGEST_REASON // 3]} ... {text[-_LONGEST_REASON // 3 :]}"
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 @dataclass(frozen=True)
@@ -51,6 +105,7 @@ class Scale:
     per_one: int  # units in one: IF comes in halves
     low: int
     high: int
+    coded: int  # the unit that stands for the archive's -1, none that a value has
     allowed: str
 
     def refusal(self, value: float) -> str:
@@ -58,8 +113,8 @@ class Scale:
 
 
 SCALES: Final = {
-    "sps": Scale("SPS", 1, 1, 10, "a whole number from 1 to 10"),
-    "if_score": Scale("IF", 2, 2, 6, "1.0, 1.5, 2.0, 2.5 or 3.0"),
+    "sps": Scale("SPS", 1, 1, 10, 11, "a whole number from 1 to 10"),
+    "if_score": Scale("IF", 2, 2, 6, 1, "1.0, 1.5, 2.0, 2.5 or 3.0"),
 }
 
 
@@ -72,9 +127,26 @@ def columns_in(
 ) -> dict[str, str]:
     """Return our name -> the header's own name, matched without regard to case."""
     ours = {**wanted, **(optional or {})}
-    found = {ours[theirs.lower()]: theirs for theirs in header if theirs.lower() in ours}
-    missing = [column for column, our_name in wanted.items() if our_name not in found]
+    known = [theirs.lower() for theirs in header if theirs.lower() in ours]
+    if twice := [_SPELLING[column] for column in ours if known.count(column) > 1]:
+        raise ArchiveError(file, f"has more than one column {' and '.join(twice)}")
+    _require_no_other_form(header, file)
+    missing = [column for column in wanted if column not in known]
     if missing:
         asked = " and ".join(_SPELLING[column] for column in missing)
         raise ArchiveError(file, f"has no column {asked}, only {', '.join(header)}")
-    return found
+    return {ours[theirs.lower()]: theirs for theirs in header if theirs.lower() in ours}
+
+
+def _require_no_other_form(header: Sequence[str], file: str) -> None:
+    columns = {theirs.lower(): theirs for theirs in header}
+    for column in columns.keys() & _OTHER_FORMS:
+        what = f"is {_OTHER_FORMS[column]} (it has a column {columns[column]})"
+        raise OtherFormError(file, what)
+    priced = any("ondemand" in column for column in columns)
+    if (
+        priced
+        and {"instancetype", "region"} <= columns.keys()
+        and not columns.keys() & _OF_AWS_ALONE
+    ):
+        raise OtherFormError(file, "looks like GCP's form, not AWS's (it has no AZ, SPS and IF)")
