@@ -33,6 +33,12 @@ def test_a_plan_refuses_a_count_that_ec2_would(count):
         Plan(NANO, count)
 
 
+@pytest.mark.parametrize("timeout_s", [0, 0.0, -1, float("nan"), float("inf"), "600"])
+def test_a_plan_refuses_a_timeout_that_never_ends_or_never_begins(timeout_s):
+    with pytest.raises(ValueError, match="timeout_s must be a positive number, got"):
+        Plan(NANO, 1, timeout_s=timeout_s)
+
+
 @pytest.mark.parametrize(
     "names", [("t3", "sa-east-1"), ("T3.nano", "sa-east-1"), ("t3.nano", "sa-east-1a")]
 )

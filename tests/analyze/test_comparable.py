@@ -77,6 +77,14 @@ class TestRepeated:
     def test_another_world_pool_moment_or_count_is_no_repeat(self, fields):
         assert len(self.counted(run_rows([20.0]), run_rows([20.0], **LATER | fields))) == 2
 
+    @pytest.mark.parametrize(("off_s", "counted"), [(60, 1), (61, 2)])
+    def test_a_moment_of_a_world_is_a_minute(self, off_s, counted):
+        later = LATER | {
+            "sent_at": pd.Timestamp("2024-09-01", tz="UTC") + pd.Timedelta(seconds=off_s)
+        }
+
+        assert len(self.counted(run_rows([20.0]), run_rows([20.0], **later))) == counted
+
     def test_without_a_simulated_run_there_is_none(self):
         assert (repeated(table_of(run_rows([20.0], simulated=False))) == "").all()
         assert repeated(table_of()).empty

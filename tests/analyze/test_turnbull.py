@@ -158,6 +158,17 @@ def test_every_run_weighs_the_same_whatever_its_n():
     assert turnbull(seen).share_by(10.0) == pytest.approx(0.5)
 
 
+@QUICKLY
+@given(lives())
+def test_a_dense_and_a_sparse_matrix_lead_to_the_same_curve(seen):
+    dense = turnbull(seen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spotlib.analyze.turnbull._SMALL", 0)
+        sparse = turnbull(seen)
+
+    assert sparse.mass == pytest.approx(dense.mass, abs=1e-9)
+
+
 def test_a_start_near_the_curve_does_not_change_the_resamples():
     rng = np.random.default_rng(1)
     after_s = rng.uniform(0, 30, 60)

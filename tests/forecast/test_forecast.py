@@ -178,6 +178,19 @@ def test_waiting_pays_until_no_more_becomes_ready():
     assert np.isnan(waiting_pays_until_s(flat, within_s=900.0))
 
 
+def test_a_chance_of_exactly_the_least_still_pays():
+    """Of the half that is pending, a twentieth becomes ready within 10 s: 0.025 of all."""
+    forecast = forecast_of([0.5, 0.525, 0.525, 0.525])
+
+    assert waiting_pays_until_s(forecast, within_s=10.0, least_probability=0.04999) == 10.0
+    assert waiting_pays_until_s(forecast, within_s=10.0, least_probability=0.05001) == 0.0
+
+
+def test_a_forecast_as_long_as_the_wait_is_long_enough():
+    assert waiting_pays_until_s(forecast_of([0.0, 0.9]), within_s=20.0) == 0.0
+    assert np.isnan(waiting_pays_until_s(forecast_of([0.0, 0.9]), within_s=20.1))
+
+
 def test_the_time_to_k_is_the_first_with_that_chance():
     forecast = forecast_of([0.0, 0.2, 0.6, 0.95])
 

@@ -53,6 +53,23 @@ def test_the_weights_of_other_runs_replace_an_abandoned_run():
     assert weight.tolist() == pytest.approx([10.0] * 5)
 
 
+def test_weights_by_hand():
+    """At 200 s one of the two runs still waiting is lost, so the other stands for both.
+
+    A run that was done before keeps its weight.
+    """
+    lost = run_rows([INF], number=0, until_s=200.0, outcome="abandoned")
+    early, late = run_rows([150.0], number=1), run_rows([400.0], number=2)
+    training = training_table(table_of(lost, early, late), step_s=100.0, horizon_s=500.0)
+
+    def weights(number):
+        return training.loc[training["round"] == number, "weight"].tolist()
+
+    assert weights(0) == [1.0, 1.0]
+    assert weights(1) == [1.0] * 5
+    assert weights(2) == pytest.approx([1.0, 1.0, 2.0, 2.0, 2.0])
+
+
 def test_censoring_does_not_bias_the_weighted_share():
     rng = np.random.default_rng(1)
     rows = []
