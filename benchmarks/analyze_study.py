@@ -110,7 +110,7 @@ def _row(track: Track, run: int, target: str, time_s: float) -> dict[str, object
         "batch_id": "20240901T000000Z-abcdef",
         "round": run,
         "outcome": track.outcome or Outcome.TIMED_OUT,
-        "status_code": "fulfilled" if shown else "capacity-not-available",
+        "kind": None,
         "watched_s": track.polled_s,
         "ready_after_s": shown.after_s if shown else np.nan,
         "ready_by_s": shown.by_s if shown else np.nan,

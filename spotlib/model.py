@@ -86,8 +86,9 @@ class Kind(StrEnum):
 
 OUTCOME_KINDS = frozenset({Kind.CAPACITY, Kind.PRICE})
 
-# EC2 User Guide, "Get the status of a Spot Instance request".  A code that is not listed here
-# ends nothing: a running instance may stand behind an unknown code.
+# EC2 User Guide, "Get the status of a Spot Instance request".  A code that is not listed here ends
+# nothing: it holds the request, as constraint-not-fulfillable does while the request is open, or a
+# running instance may stand behind it.
 INTERRUPTED_CODES = frozenset(
     {
         "instance-stopped-by-price",
@@ -101,22 +102,40 @@ INTERRUPTED_CODES = frozenset(
     }
 )
 EXPIRED_CODES = frozenset({"schedule-expired"})
-FAILED_CODES = frozenset(
+# Of these only system-error is EC2's; the others are about our own account.
+FAILED_CODES: Mapping[str, Kind | None] = MappingProxyType(
     {
-        "bad-parameters",
-        "canceled-before-fulfillment",
-        "constraint-not-fulfillable",
-        "instance-stopped-by-user",
-        "instance-terminated-by-user",
-        "limit-exceeded",
-        "request-canceled-and-instance-running",
-        "spot-instance-terminated-by-user",
-        "system-error",
+        "bad-parameters": Kind.PARAMETERS,
+        "canceled-before-fulfillment": Kind.ACCOUNT,
+        "instance-stopped-by-user": Kind.ACCOUNT,
+        "instance-terminated-by-user": Kind.ACCOUNT,
+        "limit-exceeded": Kind.QUOTA,
+        "request-canceled-and-instance-running": Kind.ACCOUNT,
+        "spot-instance-terminated-by-user": Kind.ACCOUNT,
+        "system-error": None,
     }
 )
-GONE_STATES = frozenset({"shutting-down", "terminated"})
-LIVE_STATES = frozenset({"pending", "running", "stopping", "stopped"})  # cost money, or may again
-OPEN_STATES = frozenset({"open", "active", "disabled"})  # of a request that can still launch
+ENDED_STATES = frozenset({"cancelled", "closed", "failed"})  # of a request that launches nothing
+GONE_STATES = frozenset({"shutting-down", "terminated"})  # of an instance that costs nothing
+
+
+def failure_kind(status_code: str | None, instance_reason: str | None) -> Kind | None:
+    """What a failed request is about: our own account, or None if EC2 or the market ended it.
+
+    The instance's own StateReason says it best: ``Client.*`` is the account (its key, its quota,
+    its people and their tools, the guest itself), ``Server.*`` is EC2.  Without one it is the
+    request's status code.
+
+    Examples
+    --------
+    >>> failure_kind("instance-terminated-by-user", "Client.InternalError")
+    <Kind.ACCOUNT: 'account'>
+    >>> failure_kind("instance-terminated-by-user", "Server.InternalError") is None
+    True
+    """
+    if instance_reason:
+        return Kind.ACCOUNT if instance_reason.startswith("Client.") else None
+    return FAILED_CODES.get(status_code or "")
 
 
 @dataclass(frozen=True, order=True)
@@ -310,6 +329,7 @@ class Sighting:
     instance_id: str | None = None
     instance_state: str | None = None
     instance_reason: str | None = None
+    instance_message: str | None = None
     checks: Mapping[str, str] | None = None
     availability_zone_id: str | None = None
     created_at: datetime | None = None
@@ -336,6 +356,11 @@ class Sighting:
             return Outcome.FAILED
         return Outcome.FAILED if self.instance_state in GONE_STATES else None
 
+    @property
+    def impaired(self) -> bool:
+        """Whether the instance runs and has failed a status check."""
+        return "impaired" in (self.checks or {}).values()
+
 
 def checks_passed(checks: Mapping[str, str] | None) -> bool:
     """Whether status checks say ready: instance and system ``ok``, attached EBS no veto.
@@ -353,12 +378,14 @@ class Track:
 
     ``polled_s`` is when the last complete poll was sent (at first: when the request was).  It is
     the lower end of the next bracket, and where the record is censored if there is no next one.
+    ``impaired`` is the bracket of the first failed status check, if there was one.
     """
 
     request_id: str
     polled_s: float
     brackets: Mapping[Stage, Bracket] = field(default_factory=lambda: MappingProxyType({}))
     sighting: Sighting | None = None
+    impaired: Bracket | None = None
     outcome: Outcome | None = None
 
     @property
@@ -386,6 +413,7 @@ def advance(track: Track, sighting: Sighting | None, *, asked_s: float, answered
         polled_s=asked_s,
         brackets=MappingProxyType({**track.brackets, **fresh}),
         sighting=sighting,
+        impaired=track.impaired or (window if sighting.impaired else None),
     )
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conftest import ARM, NANO, QUICK, plan_for, read_events, scripted
+from conftest import ARM, CHAOS, NANO, QUICK, plan_for, read_events, scripted
 
 from spotlib.cleanup.sweep import SweepReport, sweep
 from spotlib.collect.rounds import BatchSummary, collect_batch
@@ -23,6 +23,7 @@ from spotlib.ec2.connection import Connection, connect_in_process
 from spotlib.record.log import EventLog
 from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.company import crowd, move_in
+from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import Fate, World
 
@@ -35,6 +36,9 @@ STRANGERS = {  # another batch of the same account, which runs on another machin
     "spotlib:expires": "2025-01-01T00:00:00+00:00",
 }
 TIMEOUT_S = 30.0
+FAILING_S = 600.0 if CHAOS else 120.0  # how long nothing can be described
+PASS_S = 20.0  # of the market's time: a pass in each of two regions, each call up to its time-out
+DESCRIBES = ("DescribeInstances", "DescribeSpotInstanceRequests", "DescribeInstanceStatus")
 # Ready soon; launched after its request was cancelled; held past the end; held for good.
 FATES = (QUICK, Fate(in_flight_s=12.0, boot_s=3.0, ok_s=5.0), Fate(held_s=30.0), Fate(held_s=None))
 
@@ -197,6 +201,24 @@ def require_recovered(world: World, log: Path, acknowledged: list[dict[str, Any]
     assert load_batches(log)["clean"].all()
     assert set(load_launches(log)["request_id"].dropna()) == launched
     load_polls(log)
+
+
+def describing_nothing(world, *actions, from_s=0.0, kind="internal_error"):
+    """From then on these actions fail for a while; without any, every describe call."""
+    began_s = world.now_s + from_s
+    world.faults += [
+        Fault(kind=kind, action=action, from_s=began_s, to_s=began_s + FAILING_S)
+        for action in actions or DESCRIBES
+    ]
+
+
+def begun_to_end_s(world):
+    """When each instance that was ever launched was terminated, by its id."""
+    return {
+        each["instance_id"]: each["happened_s"]["shutting-down"]
+        for each in world.truth()
+        if each["instance_id"]
+    }
 
 
 def last_ours_ended_s(world: World) -> float:

@@ -5,7 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spotlib.model import (
+    EXPIRED_CODES,
+    FAILED_CODES,
+    INTERRUPTED_CODES,
     Bracket,
+    Kind,
     Outcome,
     Plan,
     Sighting,
@@ -16,6 +20,7 @@ from spotlib.model import (
     checks_passed,
     conclude,
     count_stages,
+    failure_kind,
     plan_launches,
 )
 
@@ -79,32 +84,101 @@ def test_ready_is_instance_and_system_ok_without_a_veto_of_attached_ebs(checks, 
     assert (running(checks=checks).stage is Stage.READY) is ready
 
 
+WATCHED = (None, None)  # it has not ended: watched on, and closed at the latest with its plan
+INTERRUPTED, EXPIRED = (Outcome.INTERRUPTED, None), (Outcome.EXPIRED, None)
+BY_EC2, BY_ACCOUNT = (Outcome.FAILED, None), (Outcome.FAILED, Kind.ACCOUNT)
+# Every status code of the EC2 User Guide with each state it is documented in, and some unknown.
+STATUSES = [
+    *[(code, "open", WATCHED) for code in ("pending-evaluation", "pending-fulfillment")],
+    ("capacity-not-available", "open", WATCHED),
+    ("capacity-oversubscribed", "open", WATCHED),  # the same, until 2018
+    ("price-too-low", "open", WATCHED),
+    ("not-scheduled-yet", "open", WATCHED),
+    ("launch-group-constraint", "open", WATCHED),
+    ("az-group-constraint", "open", WATCHED),
+    ("placement-group-constraint", "open", WATCHED),
+    ("constraint-not-fulfillable", "open", WATCHED),
+    ("fulfilled", "active", WATCHED),
+    ("marked-for-stop", "active", WATCHED),
+    *[("marked-for-termination", state, WATCHED) for state in ("active", "closed")],
+    *[("instance-terminated-by-price", state, INTERRUPTED) for state in ("closed", "open")],
+    *[("instance-terminated-no-capacity", state, INTERRUPTED) for state in ("closed", "open")],
+    ("instance-terminated-capacity-oversubscribed", "closed", INTERRUPTED),
+    ("instance-terminated-launch-group-constraint", "closed", INTERRUPTED),
+    ("instance-terminated-by-schedule", "closed", INTERRUPTED),
+    *[("instance-terminated-by-service", state, INTERRUPTED) for state in ("closed", "cancelled")],
+    ("instance-stopped-by-price", "disabled", INTERRUPTED),
+    ("instance-stopped-no-capacity", "disabled", INTERRUPTED),
+    ("schedule-expired", "cancelled", EXPIRED),
+    ("canceled-before-fulfillment", "cancelled", BY_ACCOUNT),
+    ("request-canceled-and-instance-running", "cancelled", BY_ACCOUNT),
+    *[("instance-terminated-by-user", state, BY_ACCOUNT) for state in ("closed", "cancelled")],
+    *[("spot-instance-terminated-by-user", state, BY_ACCOUNT) for state in ("closed", "cancelled")],
+    *[("instance-stopped-by-user", state, BY_ACCOUNT) for state in ("disabled", "cancelled")],
+    *[("bad-parameters", s, (Outcome.FAILED, Kind.PARAMETERS)) for s in ("failed", "closed")],
+    *[("limit-exceeded", s, (Outcome.FAILED, Kind.QUOTA)) for s in ("open", "failed", "closed")],
+    ("system-error", "closed", BY_EC2),
+    *[("a-code-of-tomorrow", s, WATCHED) for s in ("open", "active", "closed", "cancelled")],
+    *[("a-code-of-tomorrow", s, WATCHED) for s in ("disabled", "a-state-of-tomorrow")],
+    ("a-code-of-tomorrow", "failed", BY_EC2),
+]
+
+
+@pytest.mark.parametrize(("code", "state", "end"), STATUSES)
+def test_a_status_code_ends_a_request_only_if_it_says_so(code, state, end):
+    outcome = Sighting(state, code).ended
+
+    assert (outcome, failure_kind(code, None) if outcome is Outcome.FAILED else None) == end
+
+
+def test_the_table_of_status_codes_has_every_code_that_ends_a_request():
+    named = {code for code, _, end in STATUSES if end != WATCHED} - {"a-code-of-tomorrow"}
+
+    assert named == INTERRUPTED_CODES | EXPIRED_CODES | FAILED_CODES.keys()
+
+
 @pytest.mark.parametrize(
-    ("code", "state", "outcome"),
+    ("state", "outcome"),
     [
-        ("pending-fulfillment", "open", None),
-        ("capacity-not-available", "open", None),
-        ("price-too-low", "open", None),
-        ("a-code-of-tomorrow", "active", None),
-        ("fulfilled", "active", None),
-        ("marked-for-termination", "active", None),
-        ("schedule-expired", "cancelled", Outcome.EXPIRED),
-        ("instance-terminated-no-capacity", "closed", Outcome.INTERRUPTED),
-        ("instance-terminated-by-price", "closed", Outcome.INTERRUPTED),
-        ("instance-terminated-by-user", "closed", Outcome.FAILED),
-        ("bad-parameters", "failed", Outcome.FAILED),
-        ("system-error", "closed", Outcome.FAILED),
+        *[(state, None) for state in ("pending", "running", "stopping", "stopped")],
+        ("a-state-of-tomorrow", None),
+        *[(state, Outcome.FAILED) for state in ("shutting-down", "terminated")],
     ],
 )
-def test_a_status_code_ends_a_request_only_if_it_says_so(code, state, outcome):
-    assert Sighting(state, code).ended is outcome
+def test_an_instance_that_died_while_booting_fails_the_request_despite_its_code(state, outcome):
+    for code in ("fulfilled", "a-code-of-tomorrow"):
+        seen = Sighting("active", code, instance_id="i-1", instance_state=state)
+        assert seen.ended is outcome
+        assert seen.stage is (Stage.RUNNING if state == "running" else Stage.FULFILLED)
 
 
-def test_an_instance_that_died_while_booting_fails_the_request_despite_its_code():
-    gone = Sighting("active", "fulfilled", instance_id="i-1", instance_state="terminated")
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("Client.InternalError", Kind.ACCOUNT),
+        ("Client.InvalidSnapshot.NotFound", Kind.ACCOUNT),
+        ("Client.VolumeLimitExceeded", Kind.ACCOUNT),
+        ("Client.UserInitiatedShutdown", Kind.ACCOUNT),
+        ("Client.InstanceInitiatedShutdown", Kind.ACCOUNT),
+        ("Server.InternalError", None),
+        ("Server.InsufficientInstanceCapacity", None),
+        ("Server.SpotInstanceTermination", None),
+        (None, Kind.ACCOUNT),
+        ("", Kind.ACCOUNT),
+    ],
+)
+def test_an_instances_own_reason_says_who_ended_it_before_the_requests_code_does(reason, kind):
+    assert failure_kind("instance-terminated-by-user", reason) is kind
 
-    assert gone.ended is Outcome.FAILED
-    assert gone.stage is Stage.FULFILLED
+
+def test_the_first_failed_check_has_a_bracket_and_is_no_stage():
+    track = Track("sir-1", 0.0)
+    for number, status in enumerate(["initializing", "impaired", "ok", "impaired"]):
+        shown = running(checks={"instance": status, "system": "ok"})
+        track = advance(track, shown, asked_s=3.0 * number + 3, answered_s=3.0 * number + 4)
+
+    assert track.impaired == Bracket(3.0, 7.0)
+    assert track.brackets[Stage.READY] == Bracket(6.0, 10.0)
 
 
 def test_stages_first_shown_by_one_poll_share_its_bracket():

@@ -11,6 +11,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from spotlib.analyze.comparable import NOT_THE_MARKET
 from spotlib.analyze.intervals import FEWEST_RUNS
 from spotlib.analyze.launch_times import LaunchTimes, round_of
 from spotlib.analyze.load import Comparable
@@ -44,7 +45,12 @@ def self_check(
     checks = [
         *(_missed_polls(data), _confounded(data), _order(data), _own_demand(data)),
         *(_time_span(data), _mixed_counts(data), _clustered(data, stage), _gaps(data, stage)),
-        *(_unfinished(data), _effective_size(distributions), _wide_brackets(distributions)),
+        *(
+            _unfinished(data),
+            _our_own(data),
+            _effective_size(distributions),
+            _wide_brackets(distributions),
+        ),
     ]
     rows = [{"check": each.name, "warns": each.warns, "found": each.found} for each in checks]
     return pd.DataFrame(rows).sort_values(
@@ -144,6 +150,15 @@ def _unfinished(data: Comparable) -> Check:
     words = f"{unfinished} of {len(data.launches)} requests have no outcome"
     why = " (under way or cut off): they are censored at their last poll" if unfinished else ""
     return Check("unfinished requests", unfinished > 0, words + why)
+
+
+def _our_own(data: Comparable) -> Check:
+    """Whether the account itself refused, failed or ended requests."""
+    gone = data.left_out[data.left_out["why"].str.endswith(NOT_THE_MARKET)]
+    reasons = sorted(set(gone["why"].str.removesuffix(f": {NOT_THE_MARKET}")))
+    words = f"{gone['requests'].sum():.0f} requests are left out because the account ended them"
+    words += f" or others of their run: {'; '.join(reasons)}" if reasons else ""
+    return Check("ended by our own account", bool(reasons), words)
 
 
 def _effective_size(distributions: Mapping[str, LaunchTimes]) -> Check:

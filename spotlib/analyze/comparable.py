@@ -17,20 +17,10 @@ RUN = ["batch_id", "round", "plan"]  # the columns that name a run
 # Launches that differ in one of these are different variables: never pooled.  Image ids differ
 # between regions, so images are compared within a target.
 SAME_VARIABLE = ("simulated", "endpoint", "method", "placement", "wanted")
-# After such an outcome a request can never reach a later stage: a competing event ...
+# After such an outcome a request can never reach a later stage: a competing event, unless the
+# account itself ended it, which says nothing of what EC2 would have done.
 COMPETING = frozenset({Outcome.REFUSED, Outcome.FAILED, Outcome.INTERRUPTED})
-# ... unless a user ended it, which says nothing of what EC2 would have done.
-_ENDED_BY_USER = frozenset(
-    {
-        *("canceled-before-fulfillment", "request-canceled-and-instance-running"),
-        *("instance-terminated-by-user", "instance-stopped-by-user"),
-        "spot-instance-terminated-by-user",
-    }
-)
-_OUR_FAILURES = {  # status codes of failures that say nothing about the market
-    "limit-exceeded": "a quota of the account",
-    "bad-parameters": "an error in the request",
-}
+NOT_THE_MARKET = "says nothing about the market"
 _POOL = ["world", "instance_type", "region", "availability_zone_id", "n"]
 _SAME_MOMENT = pd.Timedelta(seconds=60)  # of a world's clock, which a repeated seed starts again
 
@@ -41,8 +31,7 @@ def ended_by_ec2(launches: pd.DataFrame) -> "pd.Series[bool]":
     Such a request stays in the count with the time infinity.  Any other that was not shown at the
     stage is right-censored where it was last polled.
     """
-    competing = launches["outcome"].isin(COMPETING)
-    return competing & ~launches["status_code"].isin(_ENDED_BY_USER)
+    return launches["outcome"].isin(COMPETING) & ~_is_our_own(launches)
 
 
 def why_not(launches: pd.DataFrame) -> "pd.Series[str]":
@@ -58,17 +47,24 @@ def no_observation(launches: pd.DataFrame) -> "pd.Series[str]":
     """Why each request says nothing about the market; "" where it does say something.
 
     A refusal for capacity or price is an observation.  A refusal for another reason (quota,
-    permission, parameters) is ours, and so is a failure with such a status code.  One such
-    request excludes its whole run.
+    permission, parameters) is our own, and so is a failure that has a kind (see
+    ``model.failure_kind``): the account's key, limit, people or tools ended it.  One such request
+    excludes its whole run.
     """
-    outcome, kind = launches["outcome"].astype(object), launches["kind"]
-    refused = (outcome == Outcome.REFUSED) & ~kind.isin(OUTCOME_KINDS)
-    cause = launches["status_code"].astype(object).map(_OUR_FAILURES)
-    failed = (outcome == Outcome.FAILED) & cause.notna()
-    words = "refused (" + kind.astype(object).fillna("unknown") + "): says nothing about the market"
-    why = words.where(refused).mask(failed, "failed: " + cause)
+    outcome, kind, reason = (
+        launches[name].astype(object) for name in ("outcome", "kind", "instance_reason")
+    )
+    cause = kind.fillna("unknown") + (", " + reason).fillna("")
+    why = (outcome + " (" + cause + f"): {NOT_THE_MARKET}").where(_is_our_own(launches))
     whole = why.groupby([launches[name] for name in RUN]).transform("first")
     return whole.fillna("").astype("str")
+
+
+def _is_our_own(launches: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether each request was refused or failed for a reason of our own account."""
+    outcome, kind = launches["outcome"].astype(object), launches["kind"].astype(object)
+    refused = (outcome == Outcome.REFUSED) & ~kind.isin(OUTCOME_KINDS)
+    return refused | ((outcome == Outcome.FAILED) & kind.notna())
 
 
 def repeated(launches: pd.DataFrame) -> "pd.Series[str]":

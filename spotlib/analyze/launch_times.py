@@ -53,7 +53,7 @@ def launch_times(
         One row per request, as from ``load_launches``.  Requests that say nothing about the market
         (a quota, a missing permission) and repeats of a simulated world are left out.  A table
         with a column ``run``, as from ``load_comparable``, is used as it is; it needs ``target``,
-        ``outcome``, ``status_code``, ``watched_s`` and the brackets of the stages.
+        ``outcome``, ``kind``, ``watched_s`` and the brackets of the stages.
     stage : Stage
         The stage whose time is estimated.
     rng : numpy.random.Generator
@@ -93,7 +93,7 @@ def launch_times(
     ...         "target": "t3.nano in sa-east-1",
     ...         "run": [f"batch/{number}/0" for number in range(8)],
     ...         "outcome": ["ready"] * 7 + ["timed_out"],
-    ...         "status_code": "fulfilled",
+    ...         "kind": None,
     ...         "watched_s": [18.0, 21.0, 21.0, 24.0, 24.0, 30.0, 36.0, 60.0],
     ...         "ready_after_s": ready_by_s - 3.0,
     ...         "ready_by_s": ready_by_s,

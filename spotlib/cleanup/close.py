@@ -1,9 +1,10 @@
 """Leave nothing behind: release a plan, then a whole batch until nothing of it is left.
 
-The order is always cancel, *then* survey, then terminate: a cancelled request can no longer
-launch, but one fulfilled a moment before has an instance that only the survey shows.  A launch can
-even be in flight while its request is cancelled.  So a batch is clean only after a settle time in
-which nothing was open or alive, and only if every request we know of was seen.
+What is known to be open or alive is cancelled and terminated at once, whether or not EC2 can
+describe it.  Then the order is always cancel, *then* survey, then terminate: a cancelled request
+can no longer launch, but one fulfilled a moment before has an instance that only the survey shows.
+A launch can even be in flight while its request is cancelled.  So a batch is clean only after a
+settle time in which nothing was open or alive, and only if every request we know of was seen.
 """
 
 import itertools
@@ -11,9 +12,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spotlib.ec2.calls import cancel, terminate
-from spotlib.ec2.connection import Connection
-from spotlib.ec2.refusals import Refusal
-from spotlib.ec2.survey import Survey, survey
+from spotlib.ec2.connection import Connection, new_executor
+from spotlib.ec2.survey import NOT_DESCRIBED, Survey, survey
 from spotlib.record.events import CleanEvent, ReleaseEvent
 
 SETTLE_S = 30.0  # how long a launch may be in flight is not documented: a choice
@@ -24,12 +24,12 @@ Note = Callable[[ReleaseEvent], None]  # writes the event of one pass
 
 @dataclass(frozen=True)
 class Released:
-    """What one pass of clean-up did in a region, and what it found before it terminated."""
+    """What one pass of clean-up did in a region, and what its last survey found."""
 
     region: str
-    cancelled: tuple[str, ...] = ()
-    terminated: tuple[str, ...] = ()
-    found: Survey | None = None
+    cancelled: tuple[str, ...]
+    terminated: tuple[str, ...]
+    found: Survey
     error: str | None = None
 
     @property
@@ -37,39 +37,68 @@ class Released:
         """Whether there is something to record."""
         return bool(self.cancelled or self.terminated or self.error)
 
-    @property
-    def quiet(self) -> bool:
-        """Whether this pass saw everything, and nothing of it open or alive."""
-        return self.error is None and self.found is not None and self.found.quiet
-
 
 def release(
     connection: Connection,
     region: str,
     *,
-    open_ids: Sequence[str] = (),
+    open_ids: Collection[str] = (),
+    live_ids: Collection[str] = (),
     request_ids: Collection[str] = (),
     batch_id: str | None = None,
 ) -> Released:
-    """One pass: cancel, survey by ids and tag, cancel what else is open, terminate.
+    """One pass: end what is known, survey by ids and tag, end what that shows.
 
-    Errors are returned, not raised; ``settle`` will try again.
+    If the survey shows requests that had still to be cancelled, it is made once more.  Whatever
+    fails keeps nothing else from being tried.  Errors are returned; ``settle`` will try again.
     """
-    cancelled: list[str] = []
-    found: Survey | None = None
-    try:
-        cancel(connection, region, open_ids)
-        cancelled.extend(open_ids)
+    cancelled, terminated, errors = dict[str, None](), dict[str, None](), dict[str, None]()
+
+    def end(requests: Collection[str], instances: Collection[str]) -> bool:
+        """End what this pass has not ended yet; return whether a request was cancelled."""
+        late = cancel(connection, region, [each for each in requests if each not in cancelled])
+        alive = [each for each in instances if each not in terminated]
+        ended = terminate(connection, region, alive)
+        cancelled.update(dict.fromkeys(late.ids))
+        terminated.update(dict.fromkeys(ended.ids))
+        errors.update(dict.fromkeys(late.errors + ended.errors))
+        return bool(late.ids)
+
+    end(open_ids, live_ids)
+    for _ in range(2):
         found = survey(connection, region, batch_id=batch_id, request_ids=request_ids)
-        late = [each for each in found.open_requests if each not in cancelled]
-        if late:
-            cancel(connection, region, late)
-            cancelled.extend(late)
-            found = survey(connection, region, batch_id=batch_id, request_ids=request_ids)
-        terminate(connection, region, found.live_instances)
-    except Refusal as refusal:
-        return Released(region, tuple(cancelled), found=found, error=str(refusal))
-    return Released(region, tuple(cancelled), tuple(found.live_instances), found)
+        errors.update(dict.fromkeys([found.error] if found.error else []))
+        if not end(found.open_requests, found.live_instances):
+            break
+    return Released(region, (*cancelled,), (*terminated,), found, "; ".join(errors) or None)
+
+
+def release_all(
+    connection: Connection,
+    left: Mapping[str, Survey],
+    *,
+    request_ids: Mapping[str, Collection[str]],
+    batch_id: str,
+    ended: Collection[str] = (),
+) -> list[Released]:
+    """One pass in every region at once: one that fails or hangs keeps no other waiting.
+
+    ``left`` is what may be there.  What is among ``ended`` is ended again only if a survey still
+    shows it open or alive.
+    """
+
+    def release_in(region: str) -> Released:
+        return release(
+            connection,
+            region,
+            open_ids=[each for each in left[region].open_requests if each not in ended],
+            live_ids=[each for each in left[region].live_instances if each not in ended],
+            request_ids=request_ids[region],
+            batch_id=batch_id,
+        )
+
+    with new_executor(connection) as executor:
+        return list(executor.map(release_in, sorted(left)))
 
 
 @dataclass(frozen=True)
@@ -80,7 +109,6 @@ class Cleaned:
     open_requests: Mapping[str, Sequence[str]] = field(default_factory=dict)
     live_instances: Mapping[str, Sequence[str]] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
-    terminated: frozenset[str] = frozenset()
 
     def commands(self) -> list[str]:
         """The AWS CLI commands that finish the job by hand: cancel, describe, terminate."""
@@ -112,6 +140,7 @@ def settle(
     request_ids: Mapping[str, Collection[str]],
     note: Note,
     alive: Mapping[str, Collection[str]] | None = None,
+    ended: Collection[str] = (),
     settle_s: float = SETTLE_S,
     give_up_s: float = GIVE_UP_S,
 ) -> Cleaned:
@@ -124,40 +153,54 @@ def settle(
     note
         Records each pass that did something.
     alive
-        By region, the instances last seen alive: they are reported if no survey succeeds.
+        By region, the instances of these requests that were last seen alive.
+    ended
+        Requests and instances that EC2 already took a cancel or terminate of.
     settle_s, give_up_s
         Seconds of quiet that confirm the end, and seconds after which it is not confirmed.
     """
     clock, pauses = connection.clock, _pauses()
     give_up_at_s = clock.now_s() + give_up_s
     quiet_since: dict[str, float] = {}
-    left = {
-        region: _unseen(ids, (alive or {}).get(region, ())) for region, ids in request_ids.items()
-    }
-    errors: dict[str, str] = {}
-    terminated: set[str] = set()
+    alive = alive or {}
+    left = {region: unseen(ids, alive.get(region, ())) for region, ids in request_ids.items()}
+    done = set(ended)
     while True:
-        quiet = True
-        errors.clear()
-        for region, ids in sorted(request_ids.items()):
-            asked_s = clock.now_s()
-            passed = release(connection, region, request_ids=ids, batch_id=batch_id)
-            terminated.update(passed.terminated)
+        asked_s = clock.now_s()
+        passes = release_all(
+            connection, left, request_ids=request_ids, batch_id=batch_id, ended=done
+        )
+        for passed in passes:
             if passed.did_something:
                 note(release_event(passed))
-            if passed.error is not None:
-                errors[region] = passed.error
-            if passed.found is not None:
-                left[region] = passed.found
-            if passed.quiet:
-                quiet &= asked_s - quiet_since.setdefault(region, asked_s) >= settle_s
-            else:
-                quiet = False
-                if passed.found is not None:  # a failed survey proves nothing
-                    quiet_since.pop(region, None)
+            done.update(passed.cancelled, passed.terminated)
+            left[passed.region] = _left(left[passed.region], passed.found)
+            if passed.found.quiet:
+                quiet_since.setdefault(passed.region, asked_s)
+            elif passed.found.error is None:  # a failed survey proves nothing
+                quiet_since.pop(passed.region, None)
+        quiet = all(
+            passed.found.quiet and asked_s - quiet_since[passed.region] >= settle_s
+            for passed in passes
+        )
         if quiet or clock.now_s() >= give_up_at_s:
-            return _cleaned(quiet, left, errors, frozenset(terminated))
+            errors = {each.region: each.error for each in passes if each.error}
+            return _cleaned(quiet, left, errors)
         clock.sleep(next(pauses))
+
+
+def unseen(request_ids: Collection[str], alive: Collection[str]) -> Survey:
+    """What a region may still hold, until a survey has seen it."""
+    requests = dict.fromkeys(sorted(request_ids), NOT_DESCRIBED)
+    return Survey(requests, dict.fromkeys(sorted(alive), NOT_DESCRIBED), frozenset())
+
+
+def _left(before: Survey, found: Survey) -> Survey:
+    """What may still be there: what a survey that is not complete does not show is not gone."""
+    if found.error is None:
+        return found
+    requests, instances = before.requests | found.requests, before.instances | found.instances
+    return Survey(requests, instances, before.missing - set(requests), found.error)
 
 
 def sweep_command(batch_id: str, endpoint: str) -> str:
@@ -195,21 +238,10 @@ def _pauses() -> Iterator[float]:
     return itertools.chain((1.0, 2.0, 4.0, 8.0), itertools.repeat(10.0))
 
 
-def _unseen(requests: Collection[str], alive: Collection[str]) -> Survey:
-    """What a region may still hold, until a survey has seen it."""
-    return Survey({}, dict.fromkeys(sorted(alive), "running"), frozenset(requests))
-
-
-def _cleaned(
-    confirmed: bool,
-    left: Mapping[str, Survey],
-    errors: Mapping[str, str],
-    terminated: frozenset[str],
-) -> Cleaned:
+def _cleaned(confirmed: bool, left: Mapping[str, Survey], errors: Mapping[str, str]) -> Cleaned:
     return Cleaned(
         confirmed,
         {region: found.open_requests + sorted(found.missing) for region, found in left.items()},
         {region: found.live_instances for region, found in left.items()},
-        dict(errors),
-        terminated,
+        errors,
     )

@@ -292,13 +292,10 @@ def _kept(job: _Job, *, named: bool) -> str | None:
 
 
 def _is_quiet(job: _Job) -> bool:
-    try:
-        return all(
-            survey(job.connection, region, request_ids=ids).quiet
-            for region, ids in job.accounted.items()
-        )
-    except Refusal:
-        return False
+    return all(
+        survey(job.connection, region, request_ids=ids).quiet
+        for region, ids in job.accounted.items()
+    )
 
 
 def _close(job: _Job, closing: Callable[..., Cleaned], note: Note) -> Cleaned:

@@ -52,12 +52,16 @@ class Unfinished:
         """The instances that were seen and that no clean-up terminated, by region."""
         ended = (each.terminated for each in self.record.releases)
         gone = {None, *itertools.chain.from_iterable(ended)}
+        seen = [
+            (request.run.intent.region, stage.instance_id)
+            for request in self.record.requests.values()
+            for stage in request.stages
+        ]
+        seen += [(each.region, name) for each in self.record.tagged for name in each.instance_ids]
         alive: dict[str, frozenset[str]] = {}
-        for request in self.record.requests.values():
-            region = request.run.intent.region
-            seen = {stage.instance_id for stage in request.stages} - gone
-            if seen:
-                alive[region] = alive.get(region, frozenset()) | {each for each in seen if each}
+        for region, name in seen:
+            if name and name not in gone:
+                alive[region] = alive.get(region, frozenset()) | {name}
         return alive
 
     @property

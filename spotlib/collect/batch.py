@@ -64,6 +64,7 @@ class Run:
     ended: bool = False
     gone_s: float = math.inf  # when it was confirmed that nothing of it is left
     tracks: dict[str, Track] = field(default_factory=dict)
+    instances: dict[str, str] = field(default_factory=dict)  # by request, once any poll showed it
 
     @property
     def plan(self) -> Plan:
@@ -111,8 +112,10 @@ class Batch:
     last_launches: dict[Target, datetime] = field(default_factory=dict)
     flying: dict[Future[Any], Landed] = field(default_factory=dict)
     polling: set[str] = field(default_factory=set)  # regions whose poll is in flight
+    taken: set[str] = field(default_factory=set)  # ids that EC2 took a cancel or terminate of
     cleared: set[str] = field(default_factory=set)  # requests confirmed to be over
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     unwritten: bool = False  # whether the log lacks something
 
     @property
@@ -180,6 +183,8 @@ class Batch:
 
     def note(self, event: ReleaseEvent | CleanEvent) -> None:
         """Record clean-up, which a full disk must not stop."""
+        if isinstance(event, ReleaseEvent):
+            self.taken.update(event.cancelled, event.terminated)
         with self.tolerating_log_errors():
             self.log.append(replace(event, at_s=self.since_s(self.connection.clock.now_s())))
 

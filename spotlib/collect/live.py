@@ -33,7 +33,8 @@ def ready_counts_figure(polls: pd.DataFrame) -> Figure:
     polls
         As ``load_polls`` returns it.
     """
-    seen = polls[polls["ready"].notna()].assign(target=target_names(polls))
+    seen = polls.assign(target=target_names(polls))
+    seen = seen[seen["ready"].notna()]  # a missed poll shows nothing
     colours = target_colours(seen["target"])
     runs = [run for _, run in seen.groupby(["target", "batch_id", "round"])]
     draw = _together if len(runs) == len(colours) else _by_target
@@ -147,9 +148,13 @@ class LiveView:
             self._draw(progress)
 
     def finish(self, words: str) -> None:
-        """Draw for the last time."""
+        """Draw for the last time; what cannot be drawn is said in its place and ends nothing."""
         self._show_bar(words, 1.0)
-        self._show_plot()
+        try:
+            self._show_plot()
+        except Exception as error:  # noqa: BLE001 - drawing may fail in any way
+            words = f"The figure could not be drawn: {error!r}"
+            self._plot.update({"text/html": html.escape(words)}, raw=True)
 
     def _draw(self, progress: Progress) -> None:
         began_s = time.monotonic()

@@ -11,6 +11,7 @@ from spotlib.ec2.methods.request_spot_instances import Answer
 from spotlib.model import Sighting, Stage, Track, count_stages
 from spotlib.record.events import (
     Features,
+    ImpairedEvent,
     IntentEvent,
     OutcomeEvent,
     PollEvent,
@@ -120,6 +121,20 @@ def stage_event(run: Run, track: Track, stage: Stage, sighting: Sighting) -> Sta
     )
 
 
+def impaired_event(run: Run, track: Track, sighting: Sighting) -> ImpairedEvent:
+    """Build the event that an instance was first shown with a failed status check."""
+    assert track.impaired is not None
+    return ImpairedEvent(
+        **_key(run),
+        request_id=track.request_id,
+        after_s=track.impaired.after_s,
+        by_s=track.impaired.by_s,
+        instance_id=sighting.instance_id,
+        status_code=sighting.status_code,
+        checks=dict(sighting.checks or {}),
+    )
+
+
 def outcome_event(run: Run, track: Track) -> OutcomeEvent:
     """Build the event that a request ended."""
     assert track.outcome is not None
@@ -133,6 +148,7 @@ def outcome_event(run: Run, track: Track) -> OutcomeEvent:
         instance_id=sighting.instance_id if sighting else None,
         instance_state=sighting.instance_state if sighting else None,
         instance_reason=sighting.instance_reason if sighting else None,
+        instance_message=sighting.instance_message if sighting else None,
         watched_s=track.polled_s,
     )
 

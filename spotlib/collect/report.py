@@ -49,16 +49,26 @@ def plan_table(checked: PreflightReport, market: str) -> pd.DataFrame:
 
 
 def outcome_table(launches: pd.DataFrame) -> pd.DataFrame:
-    """Count the requests per target (rows) and outcome (columns), with EC2's status codes."""
+    """Count the requests per target (rows) and outcome (columns), with what EC2 said of them.
+
+    That is its status codes, why it says that instances ended, and how many failed a check.
+    """
     named = launches.assign(
         target=target_names(launches),
         outcome=pd.Categorical(launches["outcome"], [str(each) for each in Outcome]),
     )
     counts = named.groupby(["simulated", "target", "outcome"], observed=True).size()
     table = counts.unstack("outcome", fill_value=0)
-    codes = named.groupby(["simulated", "target"])["status_code"].agg(
-        lambda values: ", ".join(
-            f"{code} x{count}" for code, count in values.value_counts().items()
-        )
+    named["reason"] = named["instance_reason"] + " (" + named["instance_message"].fillna("") + ")"
+    by_target = named.groupby(["simulated", "target"])
+    return table.assign(
+        **{
+            "EC2's status codes": by_target["status_code"].agg(_counted),
+            "why instances ended": by_target["reason"].agg(_counted),
+            "impaired": by_target["impaired_by_s"].count(),
+        }
     )
-    return table.assign(**{"EC2's status codes": codes})
+
+
+def _counted(values: pd.Series) -> str:
+    return ", ".join(f"{value} x{count}" for value, count in values.value_counts().items())

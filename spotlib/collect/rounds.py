@@ -23,10 +23,11 @@ from spotlib.cleanup.close import (
     SETTLE_S,
     Cleaned,
     clean_event,
-    release,
+    release_all,
     release_event,
     settle,
     sweep_command,
+    unseen,
 )
 from spotlib.cleanup.guard import Guard
 from spotlib.collect.batch import Batch, Progress, Run, Schedule
@@ -50,7 +51,7 @@ _LAST_CALLS_S = 60  # how long calls in flight may take when everything ends
 class BatchSummary:
     """How a batch ended; ``spent_at_most_usd`` is NaN where the on-demand price is unknown.
 
-    ``warnings`` says which features could not be recorded.
+    ``warnings`` says which features could not be recorded, and whether the live view failed.
     """
 
     batch_id: str
@@ -127,7 +128,8 @@ def collect_batch(
         Refuse the batch if its hard bound exceeds the first; or if it exceeds the second together
         with what the earlier logs beside this one have cost at most.
     on_poll
-        Called with the progress after each poll.
+        Called with the progress after each poll.  What it raises is a warning in the summary and
+        ends nothing.
 
     Returns
     -------
@@ -290,10 +292,18 @@ def _finish(batch: Batch, guarding: Guard | None) -> Cleaned:
 
 
 def _release_all(batch: Batch) -> None:
-    if any(not run.ended for run in batch.runs):
-        for region, ids in _request_ids(batch).items():
-            passed = release(batch.connection, region, request_ids=ids, batch_id=batch.batch_id)
-            batch.note(release_event(passed))
+    if all(run.ended for run in batch.runs):
+        return
+    request_ids, alive = _request_ids(batch), _seen_instances(batch)
+    passes = release_all(
+        batch.connection,
+        {region: unseen(ids, alive[region]) for region, ids in request_ids.items()},
+        request_ids=request_ids,
+        batch_id=batch.batch_id,
+        ended=batch.taken,
+    )
+    for passed in passes:
+        batch.note(release_event(passed))
 
 
 def _record_the_end(batch: Batch) -> None:
@@ -316,6 +326,7 @@ def _settle_batch(batch: Batch, *, last: bool = False) -> Cleaned:
         request_ids=request_ids,
         note=batch.note,
         alive=_seen_instances(batch),
+        ended=batch.taken,
         settle_s=batch.schedule.settle_s,
     )
     if cleaned.confirmed:  # EC2 forgets ended requests after hours: do not ask for them again
@@ -339,10 +350,8 @@ def _seen_instances(batch: Batch) -> dict[str, set[str]]:
     """The instances of requests that are not yet cleared, by region."""
     ids: dict[str, set[str]] = {}
     for run in batch.runs:
-        for request_id, track in run.tracks.items():
-            instance_id = track.sighting and track.sighting.instance_id
-            if instance_id and request_id not in batch.cleared:
-                ids.setdefault(run.region, set()).add(instance_id)
+        alive = (run.instances[each] for each in run.instances.keys() - batch.cleared)
+        ids.setdefault(run.region, set()).update(alive)
     return ids
 
 
@@ -359,7 +368,7 @@ def _summary(batch: Batch, cleaned: Cleaned, warnings: tuple[str, ...]) -> Batch
         cleaned=cleaned,
         spent_at_most_usd=_batch_usd(batch),
         problems=tuple(_problems(batch, cleaned)),
-        warnings=warnings,
+        warnings=(*batch.warnings, *warnings),
     )
 
 

@@ -20,6 +20,7 @@ from spotlib.collect.cost import VALID_MARGIN_S
 from spotlib.collect.features import since_last_launch_s
 from spotlib.collect.recording import (
     answer_event,
+    impaired_event,
     intent_event,
     outcome_event,
     poll_event,
@@ -27,8 +28,26 @@ from spotlib.collect.recording import (
 )
 from spotlib.ec2.calls import TAG_BATCH, TAG_EXPIRES, TAG_PLAN, TAG_ROUND, Poll, poll, tag_instances
 from spotlib.ec2.methods.request_spot_instances import Answer, request, request_parameters
-from spotlib.model import OPEN_STATES, Bracket, Outcome, Stage, Target, Track, advance, conclude
+from spotlib.model import (
+    ENDED_STATES,
+    Bracket,
+    Kind,
+    Outcome,
+    Sighting,
+    Stage,
+    Target,
+    Track,
+    advance,
+    conclude,
+    failure_kind,
+)
 from spotlib.record.events import Features, SkippedEvent, TaggedEvent
+
+_ADVICE = {
+    Kind.PARAMETERS: "check image, type and zone",
+    Kind.QUOTA: "see Service Quotas > EBS",
+    Kind.ACCOUNT: "see who or what in the account ended it (a person, a tool, a key, a policy)",
+}
 
 
 def watch(batch: Batch, runs: Sequence[Run], features: Mapping[Target, Features]) -> None:
@@ -155,12 +174,11 @@ def _polled(batch: Batch, runs: Sequence[Run], number: int, future: Future[Poll]
                 for each in run.tracks.values()
             }
     batch.log.append(poll_event(batch, watched, shown, round_number=runs[0].round, number=number))
-    new_instances: list[str] = []
     for run in watched:
         for track in run.tracks.values():
             _note_progress(batch, run, before[track.request_id], track)
-            new_instances += _new_instance(before[track.request_id], track)
-    _tag(batch, shown.region, tuple(new_instances))
+    new = itertools.chain.from_iterable(_new_instances(run, shown) for run in watched)
+    _tag(batch, shown.region, tuple(new))
     _report_progress(batch)
 
 
@@ -174,14 +192,34 @@ def _note_progress(batch: Batch, run: Run, before: Track, after: Track) -> None:
     for stage in sorted(after.brackets.keys() - before.brackets.keys()):
         assert after.sighting is not None
         batch.log.append(stage_event(run, after, stage, after.sighting))
+    if before.impaired is None and after.impaired is not None:
+        assert after.sighting is not None
+        batch.log.append(impaired_event(run, after, after.sighting))
     if before.outcome is None and after.outcome is not None:
         batch.log.append(outcome_event(run, after))
+        if after.outcome is Outcome.FAILED and after.sighting is not None:
+            batch.problems += _own_failure(run.plan.target, after.sighting)
 
 
-def _new_instance(before: Track, after: Track) -> list[str]:
-    known = before.sighting and before.sighting.instance_id
-    now = after.sighting and after.sighting.instance_id
-    return [now] if now and not known else []
+def _own_failure(target: Target, sighting: Sighting) -> list[str]:
+    """EC2's own words for a failure that says nothing about the market, and what to do."""
+    kind = failure_kind(sighting.status_code, sighting.instance_reason)
+    if kind is None:
+        return []
+    words = f"{sighting.status_code} ({sighting.status_message})"
+    if sighting.instance_reason:
+        words += f", {sighting.instance_reason} ({sighting.instance_message})"
+    return [f"{target}: failed, which says nothing about the market: {words}: {_ADVICE[kind]}"]
+
+
+def _new_instances(run: Run, shown: Poll) -> list[str]:
+    """Remember which instances a poll showed first; one that failed may show some too."""
+    seen = {
+        each: shown.sightings[each].instance_id for each in run.tracks if each in shown.sightings
+    }
+    new = {each: found for each, found in seen.items() if found and each not in run.instances}
+    run.instances |= new
+    return list(new.values())
 
 
 def _tag(batch: Batch, region: str, ids: tuple[str, ...]) -> None:
@@ -208,6 +246,7 @@ def _end_due(batch: Batch, runs: Sequence[Run]) -> None:
                 batch.connection,
                 run.region,
                 open_ids=_open_ids(run),
+                live_ids=tuple(run.instances.values()),
                 request_ids=tuple(run.tracks),
             )
 
@@ -225,7 +264,7 @@ def _open_ids(run: Run) -> list[str]:
     return [
         each.request_id
         for each in run.tracks.values()
-        if each.sighting is None or each.sighting.request_state in OPEN_STATES
+        if each.sighting is None or each.sighting.request_state not in ENDED_STATES
     ]
 
 
@@ -234,8 +273,14 @@ def _released(batch: Batch, run: Run, future: Future[Released]) -> None:
 
 
 def _report_progress(batch: Batch) -> None:
-    if batch.on_poll is not None:
+    """Tell the caller.  Drawing never ends a batch: what it raises is reported once."""
+    if batch.on_poll is None:
+        return
+    try:
         batch.on_poll(batch.progress())
+    except Exception as error:  # noqa: BLE001 - a view may fail in any way
+        words = f"the live view failed, the batch went on without it: {error!r}"
+        batch.warnings += [] if batch.warnings else [words]
 
 
 def _whole_second_after(moment: datetime) -> datetime:

@@ -4,7 +4,7 @@ An empty id list is never sent: EC2 reads it as "everything in the account".
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -97,11 +97,14 @@ class _Seen:
                 self.by_request[item["SpotInstanceRequestId"]] = item
 
     def instances(self, request_ids: Sequence[str]) -> None:
+        ours = set(request_ids)
         for some in chunks(request_ids, MOST_FILTER_VALUES):
             filters = [{"Name": "spot-instance-request-id", "Values": some}]
             for reply in self._replies("describe_instances", Filters=filters, MaxResults=PAGE):
                 for instance in _instances_of(reply):
-                    self._instance[instance["SpotInstanceRequestId"]] = instance
+                    owner = instance.get("SpotInstanceRequestId", "")
+                    if owner in ours:  # an endpoint may ignore the filter
+                        self._instance[owner] = instance
 
     def statuses(self) -> None:
         running = [
@@ -140,6 +143,7 @@ class _Seen:
             instance_id=instance_id,
             instance_state=instance.get("State", {}).get("Name"),
             instance_reason=instance.get("StateReason", {}).get("Code"),
+            instance_message=instance.get("StateReason", {}).get("Message"),
             checks=self._checks.get(instance_id) if instance_id else None,
             availability_zone_id=item.get("LaunchedAvailabilityZoneId")
             or placement.get("AvailabilityZoneId"),
@@ -175,30 +179,49 @@ def tag_instances(
     return None
 
 
-def cancel(connection: Connection, region: str, request_ids: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class Ended:
+    """What EC2 took of a cancel or terminate: these ids, and the errors of the others."""
+
+    ids: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+def cancel(connection: Connection, region: str, request_ids: Sequence[str]) -> Ended:
     """Cancel requests.  It does not end their instances, and a launch may be in flight."""
-    for some in chunks(request_ids, MOST_FILTER_VALUES):
-        connection.call(region, "cancel_spot_instance_requests", SpotInstanceRequestIds=some)
+    name = "SpotInstanceRequestIds"
+    sets = chunks(request_ids, MOST_FILTER_VALUES)
+    return _end_each(connection, region, "cancel_spot_instance_requests", name, sets)
 
 
-def terminate(connection: Connection, region: str, instance_ids: Sequence[str]) -> None:
-    """Terminate instances.  One bad id fails a whole call, so then each is tried by itself."""
-    for some in chunks(instance_ids, _MOST_TERMINATED):
+def terminate(connection: Connection, region: str, instance_ids: Sequence[str]) -> Ended:
+    """Terminate instances."""
+    sets = chunks(instance_ids, _MOST_TERMINATED)
+    return _end_each(connection, region, "terminate_instances", "InstanceIds", sets)
+
+
+def _end_each(
+    connection: Connection, region: str, action: str, name: str, sets: Iterable[list[str]]
+) -> Ended:
+    """One call for each set of ids; one that fails keeps no other from being made.
+
+    One bad id fails a whole call, so then each is tried by itself.  A single one that is not known
+    is no error, and never "gone": the next survey says what is.
+    """
+    ended, errors = list[str](), list[str]()
+    for some in sets:
+        given: dict[str, Any] = {name: some}
         try:
-            connection.call(region, "terminate_instances", InstanceIds=some)
+            connection.call(region, action, **given)
+            ended += some
         except Refusal as refusal:
-            if not refusal.code.startswith("InvalidInstanceID") or len(some) == 1:
-                raise
-            for one in some:
-                _terminate_one(connection, region, one)
-
-
-def _terminate_one(connection: Connection, region: str, instance_id: str) -> None:
-    try:
-        connection.call(region, "terminate_instances", InstanceIds=[instance_id])
-    except Refusal as refusal:  # NotFound is never "gone": the next survey says what is
-        if not refusal.code.startswith("InvalidInstanceID"):
-            raise
+            if not refusal.code.startswith(("InvalidInstanceID", "InvalidSpotInstanceRequestID")):
+                errors.append(str(refusal))
+            elif len(some) > 1:
+                alone = _end_each(connection, region, action, name, chunks(some, 1))
+                ended += alone.ids
+                errors += alone.errors
+    return Ended(tuple(ended), tuple(errors))
 
 
 def chunks(ids: Sequence[str], most: int) -> Iterator[list[str]]:

@@ -1,6 +1,6 @@
 """What is left at EC2: of a set of requests, or with our tags.  It reads and changes nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,10 @@ from spotlib.ec2.calls import (
     chunks,
 )
 from spotlib.ec2.connection import Caller, Connection
-from spotlib.model import LIVE_STATES, OPEN_STATES
+from spotlib.ec2.refusals import Refusal
+from spotlib.model import ENDED_STATES, GONE_STATES
+
+NOT_DESCRIBED = "not described"  # the state of what is known, but was not seen
 
 
 @dataclass(frozen=True)
@@ -23,26 +26,29 @@ class Survey:
     """What is left of a set of requests: every clean-up decision rests on it.
 
     ``missing`` are requests we know of that EC2 does not list (yet); they never count as gone.
+    With an ``error`` it is not complete: it proves nothing gone, but what it has is there.
+    A state that is not known to be an end counts as open or alive.
     """
 
-    requests: Mapping[str, str]  # id -> state
-    instances: Mapping[str, str]  # id -> state
+    requests: dict[str, str]  # id -> state
+    instances: dict[str, str]  # id -> state
     missing: frozenset[str]
+    error: str | None = None
 
     @property
     def open_requests(self) -> list[str]:
         """Requests that can still launch something."""
-        return [item for item, state in self.requests.items() if state in OPEN_STATES]
+        return [item for item, state in self.requests.items() if state not in ENDED_STATES]
 
     @property
     def live_instances(self) -> list[str]:
         """Instances that cost money, or may again."""
-        return [item for item, state in self.instances.items() if state in LIVE_STATES]
+        return [item for item, state in self.instances.items() if state not in GONE_STATES]
 
     @property
     def quiet(self) -> bool:
         """Nothing open, nothing alive, and nothing unaccounted for."""
-        return not (self.open_requests or self.live_instances or self.missing)
+        return not (self.error or self.open_requests or self.live_instances or self.missing)
 
 
 def survey(
@@ -50,36 +56,66 @@ def survey(
     region: str,
     *,
     batch_id: str | None = None,
-    request_ids: Iterable[str] = (),
+    request_ids: Collection[str] = (),
 ) -> Survey:
     """Find requests, by id and by a batch's tag, and their instances.
 
-    It uses filters only: EC2 answers "none yet" to a filter, but NotFound to an id.
+    It uses filters only: EC2 answers "none yet" to a filter, but NotFound to an id.  An endpoint
+    may ignore a filter, so everything found must itself name what it was found by.  If instances
+    cannot be described, those that our requests name are known all the same.
     """
-    ids = sorted(set(request_ids))
-    filters = [[{"Name": "spot-instance-request-id", "Values": some}] for some in _filter_sets(ids)]
-    if batch_id is not None:
-        filters.append([{"Name": f"tag:{TAG_BATCH}", "Values": [batch_id]}])
+    ids, error = set(request_ids), None
     requests: dict[str, dict[str, Any]] = {}
+    try:
+        for item in _requests(connection, region, sorted(ids), batch_id):
+            if item["SpotInstanceRequestId"] in ids or batch_id in _batches_of(item):
+                requests[item["SpotInstanceRequestId"]] = item
+    except Refusal as refusal:
+        error = str(refusal)
+    instances: dict[str, str] = {}
+    ours = ids | set(requests)
+    try:
+        for instance in _instances(connection, region, sorted(ours)):
+            if instance.get("SpotInstanceRequestId") in ours:
+                instances[instance["InstanceId"]] = instance["State"]["Name"]
+    except Refusal as refusal:
+        error = error or str(refusal)
+        named = [item["InstanceId"] for item in requests.values() if item.get("InstanceId")]
+        instances = dict.fromkeys(named, NOT_DESCRIBED) | instances
+    states = {request_id: item["State"] for request_id, item in requests.items()}
+    return Survey(states, instances, frozenset(ids - set(states)), error)
+
+
+def _requests(
+    connection: Connection, region: str, ids: Sequence[str], batch_id: str | None
+) -> Iterator[dict[str, Any]]:
+    filters = [{"Name": "spot-instance-request-id", "Values": some} for some in _filter_sets(ids)]
+    if batch_id is not None:
+        filters.append({"Name": f"tag:{TAG_BATCH}", "Values": [batch_id]})
     for each in filters:
-        for item in connection.pages(
+        yield from connection.pages(
             region,
             "describe_spot_instance_requests",
             "SpotInstanceRequests",
-            Filters=each,
+            Filters=[each],
             MaxResults=PAGE,
-        ):
-            requests[item["SpotInstanceRequestId"]] = item
-    instances: dict[str, str] = {}
-    for some in _filter_sets(sorted(set(ids) | set(requests))):
+        )
+
+
+def _instances(
+    connection: Connection, region: str, request_ids: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    for some in _filter_sets(request_ids):
         by_request = [{"Name": "spot-instance-request-id", "Values": some}]
         for reservation in connection.pages(
             region, "describe_instances", "Reservations", Filters=by_request, MaxResults=PAGE
         ):
-            for instance in reservation["Instances"]:
-                instances[instance["InstanceId"]] = instance["State"]["Name"]
-    states = {request_id: item["State"] for request_id, item in requests.items()}
-    return Survey(states, instances, frozenset(ids) - frozenset(states))
+            yield from reservation["Instances"]
+
+
+def _batches_of(item: Mapping[str, Any]) -> list[str]:
+    """The batch that a request says it is of; none if it does not carry our tag."""
+    return [tag["Value"] for tag in item.get("Tags", []) if tag["Key"] == TAG_BATCH]
 
 
 @dataclass(frozen=True)
@@ -105,7 +141,8 @@ def find_ours(connection: Caller, region: str, *, batch_id: str | None = None) -
         Filters=[wanted],
         MaxResults=PAGE,
     )
-    return [_ours(item) for item in found]
+    ours = [_ours(item) for item in found if _batches_of(item)]  # the filter may be ignored
+    return [each for each in ours if batch_id in (None, each.batch_id)]
 
 
 def _ours(item: Mapping[str, Any]) -> Ours:

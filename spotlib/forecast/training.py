@@ -80,8 +80,11 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("lower_s", "s", "not shown at the stage until then, since the call was sent"),
         Column("upper_s", "s", "shown at the stage by then; inf if never shown"),
         Column("event", "0 or 1", "1: reached within (lower_s, upper_s]; 0: censored at lower_s"),
-        Column("cause", "name", "the stage if reached; else outcome, stopped_by_user, unfinished"),
+        Column("cause", "name", "the stage if reached; else outcome or unfinished"),
         Column("status_code", "name", "EC2's last status code", "empty while unfinished"),
+        Column("instance_reason", "name", "EC2's StateReason of its instance", "empty if none"),
+        Column("impaired_after_s", "s", "no status check had failed until then", "NaN if none did"),
+        Column("impaired_by_s", "s", "a status check was shown failed by then", "NaN if none did"),
         Column("watched_s", "s", "when the last poll of the request was sent"),
     ),
     "batches": (
@@ -116,10 +119,10 @@ def request_table(launches: pd.DataFrame, *, stage: Stage = Stage.READY) -> pd.D
 
     A request shown at the stage has ``event`` 1 and the bracket ``(lower_s, upper_s]``.  Any
     other has ``event`` 0, ``upper_s`` inf, and had not reached the stage by ``lower_s``: the last
-    poll if it was still waiting (timed out, expired, abandoned, ended by a user, or not
-    finished), and at least ``timeout_s`` if it can no longer reach the stage (refused for
-    capacity or price, interrupted, or failed in EC2).  Whole runs that say nothing about the
-    market are left out; ``left_out`` counts them.
+    poll if it was still waiting (timed out, expired, abandoned, or not finished), and at least
+    ``timeout_s`` if it can no longer reach the stage (refused for capacity or price, interrupted,
+    or failed in EC2).  Whole runs that say nothing about the market are left out; ``left_out``
+    counts them.
 
     Raises
     ------
@@ -131,13 +134,11 @@ def request_table(launches: pd.DataFrame, *, stage: Stage = Stage.READY) -> pd.D
     table = _describe_runs(found).assign(stage=stage.label)
     shown = table[f"{stage.label}_by_s"].notna()
     ended = ended_by_ec2(table) & ~shown
-    by_user = table["outcome"].isin(COMPETING) & ~ended_by_ec2(table)
     waited_s = table["watched_s"].where(~ended, table[["watched_s", "timeout_s"]].max(axis=1))
     table["event"] = shown.astype("int64")
     table["lower_s"] = table[f"{stage.label}_after_s"].where(shown, waited_s)
     table["upper_s"] = table[f"{stage.label}_by_s"].fillna(np.inf)
-    cause = table["outcome"].fillna("unfinished").mask(by_user, "stopped_by_user")
-    table["cause"] = cause.mask(shown, stage.label)
+    table["cause"] = table["outcome"].fillna("unfinished").mask(shown, stage.label)
     return table[names_of("requests")].reset_index(drop=True)
 
 

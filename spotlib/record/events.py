@@ -206,13 +206,25 @@ class StageEvent(_RequestEvent, frozen=True, kw_only=True, tag="stage"):
     launched_at: Instant | None
 
 
+class ImpairedEvent(_RequestEvent, frozen=True, kw_only=True, tag="impaired"):
+    """A running instance is first shown with a failed status check: the bracket, every check."""
+
+    after_s: float
+    by_s: float
+    checks: dict[str, str]
+
+
 class OutcomeEvent(_RequestEvent, frozen=True, kw_only=True, tag="outcome"):
-    """A request ended: how, with EC2's code and message, and until when it was watched."""
+    """A request ended: how, with EC2's code and message, and until when it was watched.
+
+    ``instance_reason`` and ``instance_message`` are the StateReason of its instance, verbatim.
+    """
 
     outcome: Outcome
     status_message: str | None
     instance_state: str | None
     instance_reason: str | None
+    instance_message: str | None = None
     watched_s: float
     recovered: bool = False
 
@@ -270,6 +282,7 @@ Event = (
     | SkippedEvent
     | PollEvent
     | StageEvent
+    | ImpairedEvent
     | OutcomeEvent
     | TaggedEvent
     | ReleaseEvent

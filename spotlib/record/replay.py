@@ -11,6 +11,7 @@ from spotlib.record.events import (
     BatchEvent,
     CleanEvent,
     Event,
+    ImpairedEvent,
     IntentEvent,
     OutcomeEvent,
     PollEvent,
@@ -18,6 +19,7 @@ from spotlib.record.events import (
     ReleaseEvent,
     RequestedEvent,
     StageEvent,
+    TaggedEvent,
 )
 from spotlib.record.log import read_lines
 
@@ -45,12 +47,16 @@ class RecordedRun:
 
 @dataclass
 class RecordedRequest:
-    """One spot request: the stages it was shown at, in order, and its outcome if it has one."""
+    """One spot request: the stages it was shown at, in order, and its outcome if it has one.
+
+    ``impaired`` is when its instance was first shown with a failed status check, if it was.
+    """
 
     request_id: str
     run: RecordedRun
     sent_s: float
     stages: list[StageEvent] = field(default_factory=list)
+    impaired: ImpairedEvent | None = None
     outcome: OutcomeEvent | None = None
 
     @property
@@ -77,6 +83,7 @@ class RecordedBatch:
     requests: dict[str, RecordedRequest] = field(default_factory=dict)
     refused: list[RecordedRun] = field(default_factory=list)
     polls: list[PollEvent] = field(default_factory=list)
+    tagged: list[TaggedEvent] = field(default_factory=list)
     releases: list[ReleaseEvent] = field(default_factory=list)
     clean: CleanEvent | None = None
 
@@ -156,10 +163,16 @@ def _take(found: RecordedBatch, event: Event) -> None:
             stages = {each.stage for each in request.stages}
             _require_new(event.stage not in stages, f"{event.stage} of {event.request_id}")
             request.stages.append(event)
+        case ImpairedEvent():
+            request = _request_of(found, event)
+            _require_new(request.impaired is None, f"impaired of {event.request_id}")
+            request.impaired = event
         case OutcomeEvent():
             request = _request_of(found, event)
             _require_new(request.outcome is None, f"the outcome of {event.request_id}")
             request.outcome = event
+        case TaggedEvent():
+            found.tagged.append(event)
         case ReleaseEvent():
             found.releases.append(event)
         case CleanEvent():
@@ -191,7 +204,9 @@ def _take_poll(found: RecordedBatch, event: PollEvent) -> None:
         run.polled_s = run.polled_s if event.error else event.asked_s
 
 
-def _request_of(found: RecordedBatch, event: StageEvent | OutcomeEvent) -> RecordedRequest:
+def _request_of(
+    found: RecordedBatch, event: StageEvent | ImpairedEvent | OutcomeEvent
+) -> RecordedRequest:
     request = found.requests[event.request_id]
     if request.run.key != (event.round, event.plan):
         raise KeyError(f"{event.request_id} in run {(event.round, event.plan)}")

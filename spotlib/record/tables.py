@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 from msgspec.structs import asdict
 
-from spotlib.model import Outcome, Stage
-from spotlib.record.events import BatchEvent, Features, IntentEvent, StageEvent
+from spotlib.model import Outcome, Stage, failure_kind
+from spotlib.record.events import BatchEvent, Features, IntentEvent, OutcomeEvent, StageEvent
 from spotlib.record.log import log_files
 from spotlib.record.replay import RecordedBatch, RecordedRequest, RecordedRun, replay
 
@@ -33,8 +33,9 @@ LAUNCH_COLUMNS = (
     *_PLACE,
     *_PLAN,
     *("request_id", "instance_id", "zone_id", "image", "max_price_usd", "sent_at"),
-    *("outcome", "status_code", "kind", "watched_s"),
+    *("outcome", "status_code", "instance_reason", "instance_message", "kind", "watched_s"),
     *_BRACKETS,
+    *("impaired_after_s", "impaired_by_s"),
     *("created_at", "fulfilled_at", "launched_at"),
     *_FEATURES,
 )
@@ -94,6 +95,10 @@ def load_launches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
         plan's request call was sent.  A stage never shown has NaN brackets and is right-censored
         at ``watched_s``.  A refused call has its ``n`` rows without a request id.  A request that
         is under way, or whose writer died, has no outcome yet.
+
+        ``instance_reason`` and ``instance_message`` are EC2's StateReason of an instance that
+        ended while it was watched.  ``kind`` says what a refusal is about, or a failure that is
+        the account's own.  ``impaired_*`` is the bracket of the first failed status check.
 
     Raises
     ------
@@ -240,9 +245,23 @@ def _request_row(place: dict[str, Any], request: RecordedRequest) -> dict[str, A
     }
     for event in request.stages:
         _add_stage(row, event, sent_s)
+    if request.impaired is not None:
+        row["impaired_after_s"] = request.impaired.after_s - sent_s
+        row["impaired_by_s"] = request.impaired.by_s - sent_s
     if request.outcome is not None:
-        row |= {"outcome": request.outcome.outcome, "status_code": request.outcome.status_code}
+        row |= _ending(request.outcome)
     return row
+
+
+def _ending(event: OutcomeEvent) -> dict[str, Any]:
+    failed = event.outcome is Outcome.FAILED
+    return {
+        "outcome": event.outcome,
+        "status_code": event.status_code,
+        "instance_reason": event.instance_reason,
+        "instance_message": event.instance_message,
+        "kind": failure_kind(event.status_code, event.instance_reason) if failed else None,
+    }
 
 
 def _minus(moment_s: float | None, sent_s: float) -> float | None:

@@ -30,13 +30,18 @@ class Fate:
     """
 
     evaluate_s: float = 0.5  # accepted -> evaluated (until then pending-evaluation)
-    held_s: float | None = 0.0  # evaluated -> capacity is free (until then capacity-not-available)
+    held_s: float | None = 0.0  # evaluated -> nothing holds it any more
+    holds: str = "capacity-not-available"  # until then; or constraint-not-fulfillable
     in_flight_s: float = 1.0  # duration of pending-fulfillment, when a cancel is too late
     boot_s: float | None = 6.0  # fulfilled -> running
     ok_s: float | None = 200.0  # running -> instance and system status ok
     ebs: EbsForm | None = None  # None: by type (reported on Nitro, absent on Xen)
     ebs_ok_s: float | None = 0.0  # running -> attached-EBS status ok, where it is reported
     interrupted_s: float | None = None  # fulfilled -> interruption notice
+    impaired_s: float | None = None  # running -> instance and system status impaired, until ok
+    ended_s: float | None = None  # fulfilled -> ended by somebody else, or by EC2 at the launch
+    reason: str = "Client.UserInitiatedShutdown"  # the StateReason of that end
+    cancelled_s: float | None = None  # accepted -> the request is cancelled by somebody else
     shutdown_s: float = 10.0  # shutting-down -> terminated
     fails: str | None = None  # the code in which evaluation ends: bad-parameters, system-error
 
@@ -101,6 +106,7 @@ class Instance:
     state: str = ""
     known_s: float = 0.0  # when reads may first know of it
     ok_at_s: float = inf  # when its status checks pass; set once it runs
+    impaired_at_s: float = inf
     ebs_ok_at_s: float = inf
     reason: tuple[str, str] | None = None  # StateReason, once it ends
     ended_s: float | None = None  # when it began to shut down or to stop
@@ -113,7 +119,7 @@ class Instance:
         ``pending`` is the status of a pending instance, which is not known for sure.
         """
         running = self.state == "running"
-        status = _summary(self.ok_at_s, at_s) if running else "not-applicable"
+        status = _summary(self.ok_at_s, at_s, self.impaired_at_s) if running else "not-applicable"
         if self.state == "pending":
             status = pending
         if self.ebs == "absent":
@@ -123,8 +129,10 @@ class Instance:
         return status, _summary(self.ebs_ok_at_s, at_s)
 
 
-def _summary(ok_at_s: float, at_s: float) -> str:
-    return "ok" if at_s >= ok_at_s else "initializing"
+def _summary(ok_at_s: float, at_s: float, impaired_at_s: float = inf) -> str:
+    if at_s >= ok_at_s:
+        return "ok"
+    return "impaired" if at_s >= impaired_at_s else "initializing"
 
 
 Script = Callable[[SpotRequest], Fate | None]

@@ -18,15 +18,19 @@ from spotlib.sandbox.market import Pool
 from spotlib.sandbox.states import INSTANCE_MOVES, REQUEST_MOVES, STATE_OF_CODE
 from spotlib.sandbox.world import World
 
-_USER = ("Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown")
-_GUEST = (
-    "Client.InstanceInitiatedShutdown",
-    "Client.InstanceInitiatedShutdown: Instance initiated shutdown",
-)
-_MARKET = (
-    "Server.SpotInstanceTermination",
-    "Server.SpotInstanceTermination: Spot instance termination",
-)
+_USER = "Client.UserInitiatedShutdown"
+_GUEST = "Client.InstanceInitiatedShutdown"
+_MARKET = "Server.SpotInstanceTermination"
+_REASONS = {  # EC2's words for the reasons why an instance ended
+    _USER: "User initiated shutdown",
+    _GUEST: "Instance initiated shutdown",
+    _MARKET: "Spot instance termination",
+    "Client.InternalError": "Client error on launch",
+    "Client.InvalidSnapshot.NotFound": "The specified snapshot was not found",
+    "Client.VolumeLimitExceeded": "Volume limit exceeded",
+    "Server.InsufficientInstanceCapacity": "Insufficient capacity to satisfy instance request",
+    "Server.InternalError": "Internal error on launch",
+}
 _INTERRUPTED = "instance-terminated-no-capacity"
 _MARKED = "marked-for-termination"
 _CANCELLED_RUNNING = "request-canceled-and-instance-running"
@@ -88,18 +92,9 @@ def request(
 
 def cancel(world: World, request: SpotRequest) -> None:
     """Cancel a request.  Its instance, running or in flight, lives on; a stopped one ends."""
-    if request.state not in ("open", "active", "disabled"):
-        return
-    world.touch(request, "cancel")
-    now_s = request.happened_s["cancelled"] = world.now_s
-    if request.state == "open":
-        _set_code(request, "canceled-before-fulfillment", now_s)
-        if not request.in_flight:
-            _end(world, request, now_s)
-    elif request.state == "active":
-        _set_code(request, _CANCELLED_RUNNING, now_s)
-    elif request.instance is not None:
-        _shut_down(world, request.instance, _USER, now_s)
+    if request.state in ("open", "active", "disabled"):
+        world.touch(request, "cancel")
+        _cancel(world, request, world.now_s)
 
 
 def terminate(world: World, instance: Instance) -> None:
@@ -109,6 +104,20 @@ def terminate(world: World, instance: Instance) -> None:
 
 
 # The course of a request.
+
+
+def _cancel(world: World, request: SpotRequest, at_s: float) -> None:
+    if request.state not in ("open", "active", "disabled"):
+        return
+    request.happened_s["cancelled"] = at_s
+    if request.state == "open":
+        _set_code(request, "canceled-before-fulfillment", at_s)
+        if not request.in_flight:
+            _end(world, request, at_s)
+    elif request.state == "active":
+        _set_code(request, _CANCELLED_RUNNING, at_s)
+    elif request.instance is not None:
+        _shut_down(world, request.instance, _USER, at_s)
 
 
 def _accept(world: World, request: SpotRequest) -> None:
@@ -124,6 +133,8 @@ def _accept(world: World, request: SpotRequest) -> None:
         evaluate_s, _ = world.market.decision_s(request.name)
     world.schedule(now_s + evaluate_s, _evaluate, request)
     world.schedule(request.valid_until_s, _expire, request)
+    if request.fate and request.fate.cancelled_s is not None:
+        world.schedule(now_s + request.fate.cancelled_s, _cancel, request)
 
 
 def _evaluate(world: World, request: SpotRequest, at_s: float) -> None:
@@ -150,9 +161,9 @@ def _obstacle(world: World, request: SpotRequest, at_s: float) -> tuple[str | No
     if request.fate:
         fate, evaluated_s = request.fate, request.accepted_s + request.fate.evaluate_s
         if fate.held_s is None:
-            return "capacity-not-available", None
+            return fate.holds, None
         free_s = evaluated_s + fate.held_s
-        return (None, None) if at_s >= free_s else ("capacity-not-available", free_s)
+        return (None, None) if at_s >= free_s else (fate.holds, free_s)
     retry_s = at_s + market.numbers.reevaluate_s
     if request.max_price_usd is not None and request.max_price_usd < float(
         market.price_usd(pool, world.posix(at_s))
@@ -200,6 +211,8 @@ def _fulfil(world: World, request: SpotRequest, at_s: float) -> None:
     world.region(request.pool.region).instances[instance.instance_id] = instance
     if fate.boot_s is not None:
         world.schedule(at_s + fate.boot_s, _run, instance)
+    if fate.ended_s is not None:
+        world.schedule(at_s + fate.ended_s, _end_early, instance)
     if fate.interrupted_s is not None:
         world.schedule(at_s + fate.interrupted_s, _interrupt, instance)
     elif request.fate is None and not request.on_demand:
@@ -254,6 +267,7 @@ def _run(world: World, instance: Instance, at_s: float) -> None:
     _set_state(instance, "running", at_s)
     instance.request.happened_s["running"] = at_s
     instance.ok_at_s = at_s + _never(fate.ok_s)
+    instance.impaired_at_s = at_s + _never(fate.impaired_s)
     instance.ebs_ok_at_s = at_s + _never(fate.ebs_ok_s)
     ready_s = instance.ok_at_s
     if instance.ebs == "reported":
@@ -279,7 +293,7 @@ def _power_off(world: World, instance: Instance, at_s: float) -> None:
     if not stops:
         _shut_down(world, instance, _GUEST, at_s)
     elif instance.state == "running":
-        instance.reason, instance.ended_s = _GUEST, at_s
+        instance.reason, instance.ended_s = _reason(_GUEST), at_s
         request.happened_s["shutting-down"] = at_s
         _set_state(instance, "stopping", at_s)
         _set_code(request, "instance-stopped-by-user", at_s)
@@ -289,6 +303,11 @@ def _power_off(world: World, instance: Instance, at_s: float) -> None:
 def _stop(_: World, instance: Instance, at_s: float) -> None:
     if instance.state == "stopping":
         _set_state(instance, "stopped", at_s)
+
+
+def _end_early(world: World, instance: Instance, at_s: float) -> None:
+    """Somebody else ends the instance, or EC2 does at its launch."""
+    _shut_down(world, instance, instance.fate.reason, at_s)
 
 
 def _interrupt(world: World, instance: Instance, at_s: float) -> None:
@@ -308,13 +327,17 @@ def _end_interrupted(world: World, instance: Instance, at_s: float) -> None:
     _shut_down(world, instance, _MARKET, at_s)
 
 
-def _shut_down(world: World, instance: Instance, reason: tuple[str, str], at_s: float) -> None:
+def _shut_down(world: World, instance: Instance, reason: str, at_s: float) -> None:
     if instance.state in ("shutting-down", "terminated"):
         return
-    instance.reason, instance.ended_s = reason, at_s
+    instance.reason, instance.ended_s = _reason(reason), at_s
     _set_state(instance, "shutting-down", at_s)
     instance.request.happened_s.setdefault("shutting-down", at_s)
     world.schedule(at_s + instance.fate.shutdown_s, _terminated, instance)
+
+
+def _reason(code: str) -> tuple[str, str]:
+    return code, f"{code}: {_REASONS.get(code, 'ended')}"
 
 
 def _terminated(world: World, instance: Instance, at_s: float) -> None:

@@ -18,10 +18,14 @@ _STATE_CODES = {
     "pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64,
     "stopped": 80,
 }  # fmt: skip
+_REACHABILITY = {"ok": "passed", "impaired": "failed"}
 _MESSAGES = {
     "pending-evaluation": "Your Spot request is pending evaluation.",
     "pending-fulfillment": "Your Spot request is pending fulfillment.",
     "capacity-not-available": "There is no Spot capacity available that matches your request.",
+    "constraint-not-fulfillable": (
+        "Your Spot request can't be fulfilled because one or more constraints are not valid."
+    ),
     "price-too-low": "Your Spot request price is lower than the minimum required price.",
     "fulfilled": "Your Spot request is fulfilled.",
     "schedule-expired": "Your Spot request expired before it could be fulfilled.",
@@ -145,7 +149,7 @@ def _ending(world: World, instance: Instance) -> Shape:
 def _checked(status: str) -> Shape:
     if status == "not-applicable":
         return {"Status": status}
-    details = {"Name": "reachability", "Status": "passed" if status == "ok" else status}
+    details = {"Name": "reachability", "Status": _REACHABILITY.get(status, status)}
     return {"Status": status, "Details": [details]}
 
 

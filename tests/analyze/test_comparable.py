@@ -22,13 +22,14 @@ LATER = {"batch_id": "20240902T000000Z-bbbbbb"}
         ({"outcome": "refused", "kind": "price"}, ""),
         ({"outcome": "refused", "kind": "quota"}, "refused (quota): says nothing about the market"),
         ({"outcome": "refused", "kind": None}, "refused (unknown): says nothing about the market"),
-        ({"outcome": "failed", "status_code": "system-error"}, ""),
-        ({"outcome": "failed", "status_code": "bad-parameters"}, "failed: an error in the request"),
+        ({"outcome": "failed", "kind": None}, ""),
+        ({"outcome": "failed", "kind": None, "instance_reason": "Server.InternalError"}, ""),
+        ({"outcome": "failed", "kind": "quota"}, "failed (quota): says nothing about the market"),
         (
-            {"outcome": "failed", "status_code": "limit-exceeded"},
-            "failed: a quota of the account",
+            {"outcome": "failed", "kind": "account", "instance_reason": "Client.InternalError"},
+            "failed (account, Client.InternalError): says nothing about the market",
         ),
-        ({"outcome": "ready", "status_code": "limit-exceeded"}, ""),
+        ({"outcome": "interrupted", "instance_reason": "Server.SpotInstanceTermination"}, ""),
     ],
 )
 def test_only_what_is_ours_is_no_observation(fields, words):

@@ -15,10 +15,13 @@ from conftest import read_events
 from crashing import (
     EMPTY,
     NAME,
+    PASS_S,
     REGIONS,
     TIMEOUT_S,
     Died,
     Recorder,
+    begun_to_end_s,
+    describing_nothing,
     in_process,
     last_ours_ended_s,
     points_of,
@@ -56,6 +59,23 @@ def test_a_crash_at_any_step_is_closed_and_its_log_completed(points, tmp_path, s
         assert report.clean, (point.name, report.lines())
         require_recovered(world, log, acknowledged)
         assert last_ours_ended_s(world) < died_s + 2 * SETTLE_S, point.name
+
+
+def test_minutes_without_any_described_instance_after_a_crash_at_any_step_leave_nothing(
+    points, tmp_path, sampled
+):
+    """A sweep knows the ids from the log and from the requests: one pass terminates them."""
+    for number, point in enumerate(sampled(points, 30, whole=2)):
+        world, log = point.revived(tmp_path / str(number))
+        acknowledged, _ = read_events(log)
+        died_s, alive = world.now_s, set(world.leftovers()["instances"])
+        describing_nothing(world, "DescribeInstances")
+
+        assert swept(world, log, batch_id=log.stem).clean, point.name
+
+        require_recovered(world, log, acknowledged)
+        for name in alive:
+            assert begun_to_end_s(world)[name] < died_s + PASS_S, (point.name, name)
 
 
 @pytest.mark.parametrize("later", [timedelta(minutes=20), timedelta(hours=5)], ids=str)

@@ -252,13 +252,30 @@ def test_a_signal_ends_the_batch_in_order_and_a_second_one_changes_nothing(run, 
     assert summary.cleaned.confirmed
 
 
-def test_an_error_in_the_middle_still_leaves_nothing_and_is_not_hidden(run, in_process, log):
-    def broken(_):
-        raise ZeroDivisionError("a view that breaks")
+def broken(*_, **__):
+    raise ZeroDivisionError("something that breaks")
 
+
+def test_whatever_a_live_view_raises_is_reported_once_and_ends_nothing(run, log):
+    summary = run(scripted(), n=3, on_poll=broken)
+
+    assert summary.outcomes == {"ready": 3}
+    assert summary.problems == ()
+    assert summary.warnings == (
+        "the live view failed, the batch went on without it: "
+        "ZeroDivisionError('something that breaks')",
+    )
+    assert len(load_polls(log)) > 3
+    assert load_batches(log)["clean"].all()
+
+
+def test_an_error_in_the_middle_still_leaves_nothing_and_is_not_hidden(
+    run, in_process, log, monkeypatch
+):
     world = scripted()
+    monkeypatch.setattr("spotlib.collect.watch.poll_event", broken)
     with pytest.raises(ZeroDivisionError):
-        run(world, n=3, on_poll=broken)
+        run(world, n=3)
 
     assert world.leftovers() == EMPTY
     assert Counter(event["outcome"] for event in events_of(log, "outcome")) == {"abandoned": 3}

@@ -2,44 +2,56 @@
 
 import pytest
 
-from spotlib.ec2.calls import chunks, terminate
+from spotlib.ec2.calls import Ended, cancel, chunks, terminate
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Kind
 
 
 class Account:
-    """An EC2 in which some instance ids are unknown: one of them fails a whole call."""
+    """An EC2 in which some ids are unknown: one of them fails a whole call, as does any fault."""
 
-    def __init__(self, *unknown):
-        self.unknown = set(unknown)
-        self.terminated = []
+    def __init__(self, *unknown, failing=()):
+        self.unknown, self.failing = set(unknown), set(failing)
+        self.ended = []
 
-    def call(self, region, action, /, *, InstanceIds):
-        if self.unknown & set(InstanceIds):
-            code = "InvalidInstanceID.NotFound"
-            raise Refusal(code, "", kind=Kind.NOT_FOUND, advice="", action=action, region=region)
-        self.terminated += InstanceIds
-
-
-def test_one_unknown_id_does_not_keep_the_others_running():
-    account = Account("i-2")
-
-    terminate(account, "us-east-1", ["i-1", "i-2", "i-3"])
-
-    assert account.terminated == ["i-1", "i-3"]
+    def call(self, region, action, /, **given):
+        [(name, ids)] = given.items()
+        about = {"kind": Kind.NOT_FOUND, "advice": "", "action": action, "region": region}
+        if self.unknown & set(ids):
+            raise Refusal(f"Invalid{name.removesuffix('Ids')}ID.NotFound", "", **about)
+        if self.failing & set(ids):
+            raise Refusal("RequestLimitExceeded", "", **about)
+        self.ended += ids
 
 
-def test_a_single_unknown_id_is_reported_and_never_taken_for_gone():
-    with pytest.raises(Refusal, match="NotFound"):
-        terminate(Account("i-2"), "us-east-1", ["i-2"])
+ENDS = pytest.mark.parametrize(("end", "word"), [(terminate, "i"), (cancel, "sir")])
 
 
-def test_two_ids_of_which_both_are_unknown_end_nothing_and_raise_nothing():
-    account = Account("i-1", "i-2")
+@ENDS
+def test_one_unknown_id_keeps_no_other_from_being_ended(end, word):
+    account = Account(f"{word}-2")
 
-    terminate(account, "us-east-1", ["i-1", "i-2"])
+    ended = end(account, "us-east-1", [f"{word}-1", f"{word}-2", f"{word}-3"])
 
-    assert account.terminated == []
+    assert account.ended == [f"{word}-1", f"{word}-3"]
+    assert ended == Ended((f"{word}-1", f"{word}-3"))
+
+
+@ENDS
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_unknown_id_is_no_error_and_never_taken_for_ended(end, word, count):
+    ids = [f"{word}-{number}" for number in range(count)]
+
+    assert end(Account(*ids), "us-east-1", ids) == Ended()
+
+
+@ENDS
+def test_a_call_that_fails_keeps_no_other_ids_from_being_ended(end, word):
+    ids = [f"{word}-{number}" for number in range(501)]  # more than one call takes
+    ended = end(Account(failing=ids[:1]), "us-east-1", ids)
+
+    assert ended.ids[-1] == ids[-1]
+    assert ["RequestLimitExceeded" in error for error in ended.errors] == [True]
 
 
 def test_an_empty_id_list_makes_no_call():

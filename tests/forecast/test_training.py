@@ -109,28 +109,31 @@ def test_an_interrupted_request_is_never_ready():
     assert counts(training_table(launches))[570.0] == 1
 
 
-def test_an_instance_that_we_ended_is_censored_and_one_that_failed_is_never_ready():
+def test_an_instance_that_failed_in_ec2_is_never_ready_and_one_that_the_account_ended_is_left_out():
     ended = {"outcome": "failed", "until_s": 100.0}
-    ours = run_rows([INF], status_code="instance-terminated-by-user", **ended)
-    theirs = run_rows([INF], number=1, status_code="system-error", **ended)
-    requests = request_table(table_of(ours, theirs))
+    ours = run_rows([INF], kind="account", instance_reason="Client.UserInitiatedShutdown", **ended)
+    theirs = run_rows([INF], number=1, instance_reason="Server.InternalError", **ended)
+    launches = table_of(ours, theirs)
+    [request] = request_table(launches).to_dict("records")
 
-    assert requests["lower_s"].tolist() == [100.0, 600.0]
-    assert requests["cause"].tolist() == ["stopped_by_user", "failed"]
+    assert (request["round"], request["lower_s"], request["cause"]) == (1, 600.0, "failed")
+    assert request["instance_reason"] == "Server.InternalError"
+    assert left_out(launches)["reason"].tolist() == [
+        "failed (account, Client.UserInitiatedShutdown): says nothing about the market"
+    ]
 
 
 def test_what_is_no_observation_of_the_market_is_left_out_with_its_reason():
     quota = run_rows([INF], number=1, outcome="refused", kind="quota")
     wrong = run_rows([5.0, INF], number=2)
     wrong = [
-        {**row, "outcome": "failed", "status_code": "limit-exceeded"} if i else row
-        for i, row in enumerate(wrong)
+        {**row, "outcome": "failed", "kind": "quota"} if i else row for i, row in enumerate(wrong)
     ]
     launches = table_of(run_rows([20.0]), quota, wrong)
 
     assert set(training_table(launches)["round"]) == {0}
     assert left_out(launches).set_index("reason")["requests"].to_dict() == {
-        "failed: a quota of the account": 2,
+        "failed (quota): says nothing about the market": 2,
         "refused (quota): says nothing about the market": 1,
     }
 

@@ -44,6 +44,7 @@ def lived(number):
     fate = Fate(
         evaluate_s=20 * draws[0],
         held_s=None if draws[1] < 0.1 else 40 * max(0.0, draws[1] - 0.5),
+        holds="constraint-not-fulfillable" if number % 3 == 0 else "capacity-not-available",
         in_flight_s=20 * draws[2],
         boot_s=20 * draws[3],
         ok_s=10.0,

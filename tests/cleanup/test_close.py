@@ -1,0 +1,275 @@
+"""Clean-up ends what it knows before it looks, whatever fails, and never what is a stranger's."""
+
+from collections import Counter
+
+import pytest
+from conftest import ARM, NANO, QUICK, plan_for, read_events, scripted
+from crashing import (
+    DESCRIBES,
+    EMPTY,
+    FAILING_S,
+    NAME,
+    PASS_S,
+    REGIONS,
+    STRANGERS,
+    TIMEOUT_S,
+    begun_to_end_s,
+    describing_nothing,
+    in_process,
+    require_recovered,
+    short_batch,
+    short_world,
+)
+
+from spotlib.cleanup.close import release, settle
+from spotlib.cleanup.sweep import sweep
+from spotlib.cleanup.unfinished import unfinished
+from spotlib.collect.rounds import collect_batch
+from spotlib.ec2.survey import find_ours, survey
+from spotlib.model import Target
+from spotlib.sandbox import filters, instance_api, spot_api
+from spotlib.sandbox.company import crowd, move_in
+from spotlib.sandbox.faults import Fault
+from spotlib.sandbox.world import Fate
+
+
+@pytest.mark.parametrize("kind", ["internal_error", "black_hole", "malformed"])
+@pytest.mark.parametrize("actions", [("DescribeInstances",), DESCRIBES], ids=["instances", "all"])
+def test_what_polls_have_shown_is_terminated_at_once_while_nothing_is_described(
+    tmp_path, actions, kind
+):
+    """From the middle of a batch on: it ends in time, is confirmed later, and costs no minute."""
+    world, log = scripted(*[Fate(boot_s=2.0, ok_s=None)] * 4), tmp_path / NAME
+    connection = in_process(world)
+    checked = plan_for(connection, NANO, ARM, n=2, timeout_s=60)
+    describing_nothing(world, *actions, from_s=20.0, kind=kind)
+    ends_s = world.now_s + 60.0
+
+    summary = collect_batch(connection, checked, log=log, seed=1, placement_scores=False)
+
+    assert summary.outcomes == {"timed_out": 4}
+    assert summary.cleaned.confirmed
+    assert world.leftovers() == EMPTY
+    assert len(begun_to_end_s(world)) == 4
+    assert max(begun_to_end_s(world).values()) < ends_s + PASS_S
+    released = [each for each in read_events(log)[0] if each["event"] == "release"]
+    first = [each for each in released if each["error"]][:2]  # of both runs
+    assert {name for each in first for name in each["terminated"]} == set(begun_to_end_s(world))
+    assert world.now_s > ends_s + FAILING_S - 40  # confirmed only by a complete survey
+
+
+def test_what_only_failed_polls_have_shown_is_terminated_at_once_too(tmp_path):
+    """From the first poll on no instance is described; the requests name theirs."""
+    world, log = short_world(), tmp_path / NAME
+    describing_nothing(world, "DescribeInstances")
+    began_s = world.now_s
+
+    summary = short_batch(in_process(world), log, lambda _: None)
+
+    assert summary.outcomes == {"timed_out": 4}
+    assert summary.cleaned.confirmed
+    assert world.leftovers() == EMPTY
+    assert max(begun_to_end_s(world).values()) < began_s + TIMEOUT_S + 2 * PASS_S
+    assert world.touched == []
+
+
+def test_minutes_without_any_described_instance_at_any_time_of_a_batch_leave_nothing(
+    tmp_path, sampled
+):
+    """Each instance ends soon after its plan, or after a launch that was late."""
+    for start_s in sampled(range(0, 66, 2), 11):
+        world, log = short_world(), tmp_path / str(start_s) / NAME
+        plan_for(in_process(world), NANO, ARM, n=2)
+        describing_nothing(world, "DescribeInstances", from_s=float(start_s))
+
+        summary = short_batch(in_process(world), log, lambda _: None)
+
+        happened_s = {each["instance_id"]: each["happened_s"] for each in world.truth()}
+        assert summary.cleaned.confirmed, start_s
+        require_recovered(world, log, read_events(log)[0])
+        for name, ended_s in begun_to_end_s(world).items():
+            launch = happened_s[name]
+            due_s = max(launch["fulfilled"], launch["accepted"] + TIMEOUT_S)
+            assert ended_s < due_s + PASS_S, (start_s, name)
+
+
+def dead_batch(world, log, *, after_s=12.0):
+    """A batch in two regions whose collector is gone, with instances that its log names."""
+    connection = in_process(world)
+    checked = plan_for(connection, NANO, ARM, n=2)
+
+    def die(progress):
+        if progress.elapsed_s > after_s:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spotlib.collect.rounds._finish", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            collect_batch(connection, checked, log=log, seed=1, guard=False, on_poll=die)
+    [dead] = unfinished(log.parent)
+    return connection, dead
+
+
+@pytest.mark.parametrize("kind", ["internal_error", "black_hole"])
+def test_a_sweep_terminates_what_the_log_names_while_nothing_at_all_is_described(tmp_path, kind):
+    """It cannot even list what is ours; what was seen before is enough to begin with."""
+    world, log = scripted(*[Fate(boot_s=2.0, ok_s=None)] * 4), tmp_path / NAME
+    connection, dead = dead_batch(world, log)
+    known = {name for some in dead.alive_instances.values() for name in some}
+    describing_nothing(world, kind=kind)
+    died_s = world.now_s
+
+    report = sweep(connection, folder=tmp_path, regions=REGIONS, batch_id=log.stem)
+
+    assert len(known) == 4
+    assert set(begun_to_end_s(world)) == known
+    assert max(begun_to_end_s(world).values()) < died_s + 2 * PASS_S
+    assert world.leftovers() == EMPTY
+    assert [each.verdict for each in report.batches] == ["closed"]
+
+
+def test_instances_that_only_failed_polls_have_shown_are_known_to_a_sweep(tmp_path):
+    world, log = scripted(*[Fate(boot_s=2.0, ok_s=None)] * 4), tmp_path / NAME
+    describing_nothing(world, "DescribeInstances")
+
+    _, dead = dead_batch(world, log)
+
+    assert {name for some in dead.alive_instances.values() for name in some} == set(
+        world.leftovers()["instances"]
+    )
+
+
+@pytest.fixture
+def launched():
+    """Two regions with two running instances each: their ids, and those of their requests."""
+    world = scripted(*[QUICK] * 4)
+    connection = in_process(world)
+    for region in REGIONS:
+        [each] = plan_for(connection, Target("t3.nano", region), n=2).prepared
+        connection.call(
+            region,
+            "request_spot_instances",
+            InstanceCount=2,
+            LaunchSpecification={"ImageId": each.image, "InstanceType": "t3.nano"},
+        )
+    world.advance(20.0)
+    requests = {region: [] for region in REGIONS}
+    instances = {region: [] for region in REGIONS}
+    for each in world.truth():
+        requests[each["region"]].append(each["request_id"])
+        instances[each["region"]].append(each["instance_id"])
+    return world, connection, requests, instances
+
+
+@pytest.mark.parametrize("action", ["CancelSpotInstanceRequests", *DESCRIBES[:2]])
+def test_a_step_that_fails_keeps_no_other_from_being_tried(launched, action):
+    world, connection, requests, instances = launched
+    region = REGIONS[0]
+    world.faults.append(Fault(kind="fail", action=action, code="UnauthorizedOperation"))
+
+    passed = release(
+        connection,
+        region,
+        open_ids=requests[region],
+        live_ids=instances[region],
+        request_ids=requests[region],
+    )
+
+    assert set(passed.terminated) == set(instances[region])
+    assert (passed.cancelled == ()) is (action == "CancelSpotInstanceRequests")
+    assert "UnauthorizedOperation" in passed.error
+    assert set(world.leftovers()["instances"]) == set(instances[REGIONS[1]])
+
+
+def test_a_region_that_fails_keeps_no_other_from_being_closed(launched):
+    world, connection, requests, instances = launched
+    world.faults.append(Fault(kind="internal_error", region=min(REGIONS)))
+
+    cleaned = settle(
+        connection,
+        batch_id="nobody",
+        request_ids=requests,
+        note=lambda _: None,
+        alive=instances,
+        give_up_s=60.0,
+    )
+
+    assert not cleaned.confirmed
+    assert set(world.leftovers()["instances"]) == set(instances[min(REGIONS)])
+    assert set(cleaned.live_instances[min(REGIONS)]) == set(instances[min(REGIONS)])
+    assert cleaned.live_instances[max(REGIONS)] == []
+    assert list(cleaned.errors) == [min(REGIONS)]
+
+
+def test_what_was_ended_before_is_not_asked_for_again(launched):
+    """One cancel and one terminate a region; then only surveys, until it is confirmed."""
+    world, connection, requests, instances = launched
+    calls = len(world.calls)
+
+    cleaned = settle(
+        connection, batch_id="b", request_ids=requests, note=lambda _: None, alive=instances
+    )
+    first = Counter(each.action for each in world.calls[calls:] if each.mutating)
+    ended = {each for some in (*requests.values(), *instances.values()) for each in some}
+    calls = len(world.calls)
+    again = settle(
+        connection,
+        batch_id="b",
+        request_ids=requests,
+        note=lambda _: None,
+        alive=instances,
+        ended=ended,
+    )
+
+    assert cleaned.confirmed
+    assert first == {"CancelSpotInstanceRequests": 2, "TerminateInstances": 2}
+    assert again.confirmed
+    assert not [each for each in world.calls[calls:] if each.mutating]
+
+
+def ignore_filters(monkeypatch):
+    """The endpoint answers a describe call with all there is, whatever its filters."""
+    for module in (filters, instance_api, spot_api):
+        monkeypatch.setattr(module, "filters_of", lambda _: {})
+
+
+def test_an_endpoint_that_ignores_filters_makes_us_count_and_end_no_stranger(tmp_path, monkeypatch):
+    """Nine instances and more of others are listed with ours, on demand and spot."""
+    world, log = scripted(QUICK, QUICK, Fate(held_s=None), QUICK), tmp_path / NAME
+    strangers = move_in(world, [*crowd(REGIONS, tags=STRANGERS), *crowd(REGIONS)])
+    before = [(each.path[:], dict(each.tags)) for each in strangers]
+    connection = in_process(world)
+    checked = plan_for(connection, NANO, ARM, n=2, timeout_s=60)
+    ignore_filters(monkeypatch)
+
+    summary = collect_batch(
+        connection, checked, log=log, seed=1, placement_scores=False, guard=False
+    )
+
+    assert summary.outcomes == {"ready": 3, "timed_out": 1}
+    assert summary.cleaned.confirmed
+    require_recovered(world, log, read_events(log)[0])
+    assert [(each.path, each.tags) for each in strangers] == before
+
+
+def test_a_sweep_of_an_endpoint_that_ignores_filters_ends_no_stranger(tmp_path, monkeypatch):
+    world, log = scripted(*[Fate(boot_s=2.0, ok_s=None)] * 4), tmp_path / NAME
+    connection, _ = dead_batch(world, log)
+    move_in(world, crowd(REGIONS, tags=STRANGERS))
+    acknowledged, _ = read_events(log)
+    ignore_filters(monkeypatch)
+
+    report = sweep(connection, folder=tmp_path, regions=REGIONS, batch_id=log.stem)
+
+    assert [(each.batch_id, each.verdict) for each in report.batches] == [(log.stem, "closed")]
+    require_recovered(world, log, acknowledged)
+    for region in REGIONS:
+        assert {each.batch_id for each in find_ours(connection, region)} == {
+            log.stem,
+            STRANGERS["spotlib:batch"],
+        }
+        assert {each.batch_id for each in find_ours(connection, region, batch_id=log.stem)} == {
+            log.stem
+        }
+        found = survey(connection, region, batch_id="nobody")
+        assert (found.requests, found.instances) == ({}, {})
