@@ -82,23 +82,26 @@ class Cleaned:
     errors: Mapping[str, str] = field(default_factory=dict)
     terminated: frozenset[str] = frozenset()
 
-    def commands(self) -> list[str]:
-        """The AWS CLI commands that finish the job by hand: cancel, describe, terminate."""
+    def commands(self, options: str = "") -> list[str]:
+        """The AWS CLI commands that finish the job by hand: cancel, describe, terminate.
+
+        ``options`` say where: profile and endpoint.
+        """
         cancels = [
-            f"aws ec2 cancel-spot-instance-requests --region {region} "
+            f"aws ec2 cancel-spot-instance-requests --region {region}{options} "
             f"--spot-instance-request-ids {' '.join(ids)}"
             for region, ids in self.open_requests.items()
             if ids
         ]
         describes = [
-            f"aws ec2 describe-instances --region {region} --filters "
+            f"aws ec2 describe-instances --region {region}{options} --filters "
             f"Name=spot-instance-request-id,Values={','.join(ids)} "
             "--query 'Reservations[].Instances[].[InstanceId,State.Name]'"
             for region, ids in self.open_requests.items()
             if ids
         ]
         ends = [
-            f"aws ec2 terminate-instances --region {region} --instance-ids {' '.join(ids)}"
+            f"aws ec2 terminate-instances --region {region}{options} --instance-ids {' '.join(ids)}"
             for region, ids in self.live_instances.items()
             if ids
         ]
@@ -158,12 +161,6 @@ def settle(
         if quiet or clock.now_s() >= give_up_at_s:
             return _cleaned(quiet, left, errors, frozenset(terminated))
         clock.sleep(next(pauses))
-
-
-def sweep_command(batch_id: str, endpoint: str) -> str:
-    """Return the command that closes a batch later, wherever its log is."""
-    where = "" if endpoint == "sandbox" else f" --endpoint {endpoint}"
-    return f"python -m spotlib sweep --batch {batch_id}{where}"
 
 
 def release_event(

@@ -8,14 +8,15 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from conftest import NANO, QUICK, plan_for, scripted
+from conftest import NANO, QUICK, plan_for, scripted, unnumbered
 
 from spotlib.__main__ import main
 from spotlib.cleanup.unfinished import unfinished, unreadable
 from spotlib.collect.rounds import collect_batch
 from spotlib.record.events import CleanEvent, SkippedEvent
+from spotlib.record.folder import find_logs
 from spotlib.record.history import earlier_usd, last_launches
-from spotlib.record.log import EventLog, log_files
+from spotlib.record.log import EventLog
 from spotlib.record.tables import load_batches, load_launches, load_polls
 
 
@@ -83,7 +84,7 @@ def test_a_damaged_log_keeps_nobody_from_collecting_and_its_cost_is_unknown(batc
     ],
 )
 def test_a_line_that_says_again_what_was_said_is_refused(batch, event, complaint):
-    lines = batch.read_text().splitlines(keepends=True)
+    lines = unnumbered(batch.read_text()).splitlines(keepends=True)
     [first, *_] = [line for line in lines if line.startswith(f'{{"event":"{event}"')]
     batch.write_text("".join([*lines, first]))
 
@@ -105,7 +106,7 @@ def test_every_reader_refuses_a_poll_that_is_no_json(batch):
 
 
 def test_a_log_that_is_named_twice_counts_once(batch):
-    assert log_files([batch, batch.parent, str(batch)]) == [batch]
+    assert list(find_logs([batch, batch.parent, str(batch)]).batches) == [batch]
     assert len(load_launches([batch.parent, batch])) == 2
 
 
