@@ -8,18 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import spotlib
-from spotlib.cleanup.sweep import SweepReport, sweep
-from spotlib.cleanup.unfinished import dead_lines, unfinished, unreadable
+from spotlib.cleanup.sweep import CLEAN, sweep
+from spotlib.cleanup.unfinished import Unfinished, read_folder
 from spotlib.collect.cost import PreflightReport, split_waves
 from spotlib.collect.preflight import preflight
-from spotlib.ec2.connection import connect, is_aws
+from spotlib.ec2.connection import Connection, connect, is_aws
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Stage, Target, plan_launches
 from spotlib.money import usd
-from spotlib.workspace import results_folder
+from spotlib.workspace import logs_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +122,10 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_sweep)
     parser.add_argument("--batch", help="only this batch, even if its requests have not expired")
     parser.add_argument(
-        "--region", nargs="+", help="besides those of the logs; default: all enabled"
+        "--region",
+        nargs="+",
+        help="search these for batches without a log here (default: all enabled); the regions of "
+        "a log are always searched, because its batch is clean only if all of them are",
     )
     parser.add_argument("--endpoint", help="aws or a URL; default: the sandboxes of the logs")
     parser.add_argument("--profile", help="the AWS profile; default: the default one")
@@ -132,32 +134,70 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 
 
 def _sweep(given: argparse.Namespace) -> int:
-    folder = results_folder(given.results) / "launches"
-    options = {"batch_id": given.batch, "regions": given.region, "dry_run": given.dry_run}
-    if given.endpoint:
-        connection = connect(given.endpoint, profile=given.profile)
-        return _print_report(sweep(connection, folder=folder, **options))
-    urls = {each.batch.url for each in unfinished(folder) if each.batch.simulated}
-    not_read = unreadable(folder)
-    for name, error in not_read.items():
-        print(f"{name}: NOT known: {error}")
-    if not urls:
-        print("no simulated batch is unfinished; for AWS add --endpoint aws")
-    codes = [_sweep_sandbox(url, folder, options) for url in sorted(urls, key=str)]
-    return max([*codes, 1 if not_read else 0])
+    if not given.endpoint:
+        return _sweep_sandboxes(given, logs_folder(given.results))
+    try:
+        folder = logs_folder(given.results)
+    except FileNotFoundError as error:  # what is left costs money, wherever its log is
+        print(f"{error}; only what EC2 lists with our tag is known")
+        folder = None
+    return _sweep_at(connect(given.endpoint, profile=given.profile), folder, given)
 
 
-def _sweep_sandbox(url: str | None, folder: Path, options: dict[str, Any]) -> int:
-    connection = connect(url) if url else None
-    if connection is None or not connection.simulated:
-        print(f"{url}: this sandbox has ended, so nothing is left in it")
-        return 0
-    return _print_report(sweep(connection, folder=folder, **options))
-
-
-def _print_report(report: SweepReport) -> int:
+def _sweep_at(connection: Connection, folder: Path | None, given: argparse.Namespace) -> int:
+    report = sweep(
+        connection,
+        folder=folder,
+        batch_id=given.batch,
+        regions=given.region,
+        dry_run=given.dry_run,
+    )
     print("\n".join(report.lines()))
-    return 0 if report.clean else 1
+    return 0 if report.confirms(given.batch) else 1
+
+
+def _sweep_sandboxes(given: argparse.Namespace, folder: Path) -> int:
+    """Sweep each sandbox that a log names, and name what this does not reach."""
+    here = read_folder(folder, batch_id=given.batch)
+    simulated = [each for each in here.unfinished if each.batch.simulated]
+    elsewhere = [
+        each
+        for each in here.unfinished
+        if each not in simulated and (given.batch or not each.alive)
+    ]
+    lines = [each.line() for each in elsewhere] + here.fault_lines() + here.notes
+    unknown = given.batch and not here.unfinished and given.batch not in here.clean
+    if given.batch in here.clean:
+        lines.append(f"{given.batch}: {CLEAN}")
+    elif unknown:
+        lines.append(f"{given.batch}: NOT known: no log of it can be read in {folder}")
+    elif not simulated:
+        lines.append("no simulated batch is unfinished; for AWS add --endpoint aws")
+    print("".join(f"{line}\n" for line in lines), end="")
+    codes = [1] if unknown or elsewhere or here.faults else [0]
+    for url in sorted({each.batch.url or "" for each in simulated}):
+        batches = [each for each in simulated if (each.batch.url or "") == url]
+        codes.append(_sweep_sandbox(url, batches, folder, given))
+    return max(codes)
+
+
+def _sweep_sandbox(
+    url: str, batches: Sequence[Unfinished], folder: Path, given: argparse.Namespace
+) -> int:
+    """Sweep one sandbox; one that cannot be asked does not keep others from being swept."""
+    try:
+        connection = connect(url) if url else None
+        here = connection.world if connection else None
+        for each in batches:
+            if here is None or each.batch.world != here:
+                print(f"{each.batch_id}: its sandbox has ended, so nothing is left in it")
+        if connection is None or here not in {each.batch.world for each in batches}:
+            return 0
+        return _sweep_at(connection, folder, given)
+    except (ValueError, Refusal, OSError) as error:
+        names = ", ".join(each.batch_id for each in batches)
+        print(f"{names}: NOT known: its sandbox {url} cannot be asked: {error}")
+        return 1
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
@@ -166,11 +206,18 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(given: argparse.Namespace) -> int:
-    folder = results_folder(given.results) / "launches"
-    dead = dead_lines(folder)
-    lines = [each.line() for each in unfinished(folder) if each.alive] + dead
-    print("\n".join(lines) or "every batch is confirmed clean")
-    return 1 if dead else 0
+    try:
+        folder = logs_folder(given.results)
+    except FileNotFoundError as error:
+        if given.results:
+            raise
+        print(f"nothing was launched from here: {error}")
+        return 0
+    here = read_folder(folder)
+    problems = here.dead_lines() + here.fault_lines()
+    lines = [each.line() for each in here.unfinished if each.alive] + problems
+    print("\n".join([*(lines or ["every batch is confirmed clean"]), *here.notes]))
+    return 1 if problems else 0
 
 
 def _target(text: str, region: str) -> Target:

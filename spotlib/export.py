@@ -30,8 +30,8 @@ from spotlib.forecast.training import (
     training_table,
 )
 from spotlib.model import Stage
-from spotlib.record.tables import load_batches, load_launches
-from spotlib.workspace import results_folder
+from spotlib.record.tables import load_readable
+from spotlib.workspace import logs_folder, results_path
 
 Files = dict[str, bytes]
 _PLAIN_ENDPOINTS = ("aws", "sandbox")  # they reveal nothing about us
@@ -68,21 +68,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Export what ``results/launches`` holds; return 1 if there is nothing to export."""
-    results = results_folder(given.results)
+    results, logs = results_path(given.results), logs_folder(given.results)
+    found = load_readable(logs)
+    for words in (*(each.words for each in found.faults), *found.notes):
+        print(words, file=sys.stderr)
     salt_file = Path(given.salt_file) if given.salt_file else results / "export.salt"
     written = export(
-        load_launches(results / "launches"),
-        load_batches(results / "launches"),
+        found.launches,
+        found.batches,
         to=Path(given.to) if given.to else results / "export",
         stage=Stage[given.stage.upper()],
         salt=_salt(salt_file) if given.public else None,
         licence=given.licence,
         spotlake=_selected_from_spotlake(results),
+        not_read=len(found.faults),
     )
     for path in written:
         print(path)
     if not written:
-        print(f"there is no launch to export in {results / 'launches'}", file=sys.stderr)
+        print(f"there is no launch to export in {logs}", file=sys.stderr)
     return 0 if written else 1
 
 
@@ -95,11 +99,13 @@ def export(
     salt: bytes | None = None,
     licence: str = "",
     spotlake: bool = False,
+    not_read: int = 0,
 ) -> list[Path]:
     """Write the tables to ``simulated/`` and ``real/`` under ``to``; return the files written.
 
     With a ``salt`` the export is public: identities become aliases, and the README names the
-    ``licence``.  ``spotlake`` says that the targets were selected from SpotLake data.
+    ``licence``.  ``spotlake`` says that the targets were selected from SpotLake data, ``not_read``
+    how many logs could not be read.
 
     Raises
     ------
@@ -113,6 +119,7 @@ def export(
         if part.empty:
             continue
         tables, notes = _tables(part, batches, stage=stage)
+        notes += [f"logs that could not be read: {not_read}"] * bool(not_read)
         terms = [] if salt is None else [_licence_line(licence)]
         terms += _SPOTLAKE if spotlake and kind == "real" else ()
         files = _table_files(tables if salt is None else _scrub(tables, salt))

@@ -241,6 +241,7 @@ def test_the_salt_is_made_once_and_for_its_owner_only(results, capsys):
 
 
 def test_nothing_to_export_is_said(tmp_path, capsys):
+    (tmp_path / "launches").mkdir()
     assert run("--results", str(tmp_path)) == 1
     assert "no launch to export" in capsys.readouterr().err
 

@@ -3,17 +3,15 @@
 Owns the order in which the rules of ``comparable`` are applied.  It estimates nothing.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from spotlib.analyze.comparable import name_runs, other_variable, why_not
 from spotlib.model import Stage
-from spotlib.record.log import log_files
-from spotlib.record.tables import load_batches, load_launches, load_polls
+from spotlib.record.folder import Paths
+from spotlib.record.tables import load_polls, load_readable
 
 _LEFT_OUT = ["batch_id", "target", "requests", "why"]
 
@@ -24,7 +22,8 @@ class Comparable:
 
     ``launches`` (one row per request) and ``polls`` (one row per poll and plan) have the columns
     of ``load_launches`` and ``load_polls``, and ``target`` and ``run``.  ``left_out`` has the
-    columns ``batch_id``, ``target``, ``requests`` and ``why``.
+    columns ``batch_id``, ``target``, ``requests`` and ``why``; ``not_read`` counts its logs that
+    cannot be read.
     """
 
     launches: pd.DataFrame
@@ -33,10 +32,11 @@ class Comparable:
     left_out: pd.DataFrame
     wanted: Stage
     simulated: bool
+    not_read: int = 0
 
     @property
     def words(self) -> str:
-        """One sentence: how many requests, runs, targets and batches."""
+        """One sentence: how many requests, runs, targets and batches, and how many logs not."""
         here = self.launches
         counts = [
             _count(len(here), "request"),
@@ -45,14 +45,17 @@ class Comparable:
         ]
         batches = here["batch_id"].nunique()
         from_batches = f", from {batches} batch{'es' * (batches != 1)}"
-        return " ".join(counts) + from_batches + " (simulated)" * self.simulated
+        words = " ".join(counts) + from_batches + " (simulated)" * self.simulated
+        if not self.not_read:
+            return words
+        return f"{words}; {_count(self.not_read, 'file')} could not be read: see what was left out"
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def load_comparable(paths: str | Path | Iterable[str | Path], *, targets: str = "") -> Comparable:
+def load_comparable(paths: Paths, *, targets: str = "") -> Comparable:
     """Load the newest launches that are one variable, and list what was left out.
 
     Parameters
@@ -66,19 +69,21 @@ def load_comparable(paths: str | Path | Iterable[str | Path], *, targets: str = 
     -------
     Comparable
         Requests that count (``why_not``) and are the same variable as the newest batch
-        (``other_variable``).  Logs that cannot be read are among ``left_out``, with NaN requests.
+        (``other_variable``).  Logs that cannot be read, and copies, are among ``left_out``, with
+        NaN requests.
 
     Raises
     ------
     ValueError
         If there is no launch, if none remains, or if a word of ``targets`` matches no target.
     """
-    readable, left_out = _readable(log_files(paths))
-    launches = load_launches(readable)
-    if launches.empty:
+    found = load_readable(paths)
+    not_read = [(each.batch_id, "", np.nan, each.words) for each in found.faults]
+    not_read += [("", "", np.nan, words) for words in found.notes]
+    left_out = [pd.DataFrame(not_read, columns=_LEFT_OUT).astype({"requests": "float64"})]
+    if found.launches.empty:
         raise ValueError(_nothing(paths, left_out[0]))
-    launches = name_runs(launches)
-    batches = load_batches(readable)
+    launches = name_runs(found.launches)
     for rule in (why_not, other_variable):
         why = rule(launches)
         left_out.append(_left_out(launches, why))
@@ -87,36 +92,16 @@ def load_comparable(paths: str | Path | Iterable[str | Path], *, targets: str = 
             raise ValueError(f"no request is left to analyze: each {why.iloc[0]}")
     launches = _chosen(launches, targets)
     kept = set(launches["batch_id"])
-    polls = name_runs(load_polls([path for path in readable if path.stem in kept]))
+    polls = name_runs(load_polls([found.logs[each] for each in sorted(kept)]))
     return Comparable(
         launches=launches.reset_index(drop=True),
         polls=polls[polls["run"].isin(set(launches["run"]))].reset_index(drop=True),
-        batches=batches[batches["batch_id"].isin(kept)].reset_index(drop=True),
+        batches=found.batches[found.batches["batch_id"].isin(kept)].reset_index(drop=True),
         left_out=pd.concat(left_out, ignore_index=True),
         wanted=Stage[launches["wanted"].iloc[0].upper()],
         simulated=bool(launches["simulated"].iloc[0]),
+        not_read=len(found.faults),
     )
-
-
-def _readable(files: Sequence[Path]) -> tuple[list[Path], list[pd.DataFrame]]:
-    """Split the logs into those that can be read and a table of the others, with the reasons."""
-    try:
-        load_batches(files)
-    except ValueError:
-        why = {path: _trouble(path) for path in files}
-    else:
-        why = dict.fromkeys(files, "")
-    bad = [(path.stem, "", np.nan, words) for path, words in why.items() if words]
-    table = pd.DataFrame(bad, columns=_LEFT_OUT).astype({"requests": "float64"})
-    return [path for path, words in why.items() if not words], [table]
-
-
-def _trouble(path: Path) -> str:
-    try:
-        load_batches([path])
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def _nothing(paths: object, unreadable: pd.DataFrame) -> str:

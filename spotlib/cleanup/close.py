@@ -110,23 +110,26 @@ class Cleaned:
     live_instances: Mapping[str, Sequence[str]] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
 
-    def commands(self) -> list[str]:
-        """The AWS CLI commands that finish the job by hand: cancel, describe, terminate."""
+    def commands(self, options: str = "") -> list[str]:
+        """The AWS CLI commands that finish the job by hand: cancel, describe, terminate.
+
+        ``options`` say where: profile and endpoint.
+        """
         cancels = [
-            f"aws ec2 cancel-spot-instance-requests --region {region} "
+            f"aws ec2 cancel-spot-instance-requests --region {region}{options} "
             f"--spot-instance-request-ids {' '.join(ids)}"
             for region, ids in self.open_requests.items()
             if ids
         ]
         describes = [
-            f"aws ec2 describe-instances --region {region} --filters "
+            f"aws ec2 describe-instances --region {region}{options} --filters "
             f"Name=spot-instance-request-id,Values={','.join(ids)} "
             "--query 'Reservations[].Instances[].[InstanceId,State.Name]'"
             for region, ids in self.open_requests.items()
             if ids
         ]
         ends = [
-            f"aws ec2 terminate-instances --region {region} --instance-ids {' '.join(ids)}"
+            f"aws ec2 terminate-instances --region {region}{options} --instance-ids {' '.join(ids)}"
             for region, ids in self.live_instances.items()
             if ids
         ]
@@ -201,12 +204,6 @@ def _left(before: Survey, found: Survey) -> Survey:
         return found
     requests, instances = before.requests | found.requests, before.instances | found.instances
     return Survey(requests, instances, before.missing - set(requests), found.error)
-
-
-def sweep_command(batch_id: str, endpoint: str) -> str:
-    """Return the command that closes a batch later, wherever its log is."""
-    where = "" if endpoint == "sandbox" else f" --endpoint {endpoint}"
-    return f"python -m spotlib sweep --batch {batch_id}{where}"
 
 
 def release_event(

@@ -15,7 +15,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -116,14 +115,13 @@ def _close(given: argparse.Namespace) -> bool:
 
     connection = connect(given.endpoint, profile=given.profile)
     if not given.log.exists():  # deleted meanwhile: the tag still finds what is left
-        with tempfile.TemporaryDirectory() as empty:
-            return sweep(connection, folder=empty, batch_id=given.log.stem, give_up_s=_TRY_S).clean
+        return sweep(connection, folder=None, batch_id=given.log.stem, give_up_s=_TRY_S).clean
     mine = unfinished(given.log)
     if mine and mine[0].batch.simulated and not connection.simulated:
         return True  # that pretend market has ended, and everything in it
     swept = sweep(
         connection,
-        folder=given.log.parent,
+        folder=given.log,  # other logs are not its business
         batch_id=given.log.stem,
         regions=(mine[0].regions or ("us-east-1",)) if mine else None,
         give_up_s=_TRY_S,

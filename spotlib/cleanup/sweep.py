@@ -15,8 +15,9 @@ from pathlib import Path
 import msgspec
 
 from spotlib.cleanup.close import GIVE_UP_S, SETTLE_S, Cleaned, Note, clean_event, settle
+from spotlib.cleanup.commands import aws_options
 from spotlib.cleanup.recovery import missing_events
-from spotlib.cleanup.unfinished import Unfinished, read_unfinished
+from spotlib.cleanup.unfinished import Folder, Unfinished, read_folder
 from spotlib.ec2.calls import HOME_REGION
 from spotlib.ec2.connection import Connection, is_aws, new_executor
 from spotlib.ec2.patience import Patient
@@ -34,6 +35,9 @@ CLOSED = "closed"
 CLEAN = "nothing is left of it"
 FAILED = "NOT confirmed closed"
 UNWRITTEN = "closed, but its log could not be completed, sweep again once it can: {}"
+UNKNOWN = "NOT known: no log of it is here, and EC2 lists no request of it: is the name right?"
+UNREAD = "NOT known: its log cannot be read, and EC2 lists no request of it"
+OTHER_PLACE = "NOT swept: it ran at {}, not here: {}"
 ELSEWHERE = "kept: it ran in account {}, these credentials are of {}: choose its profile"
 
 _LISTED_H = 3  # EC2 lists ended requests for four hours
@@ -46,34 +50,47 @@ class Swept:
     batch_id: str
     verdict: str
     cleaned: Cleaned | None = None
+    commands: tuple[str, ...] = ()  # that finish it by hand
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether nothing of it is left and that is recorded."""
+        return self.verdict in (CLOSED, CLEAN)
 
     @property
     def done(self) -> bool:
-        """Whether nothing of it is left and that is recorded, or it is somebody's who lives."""
-        return self.verdict in (ALIVE, YOUNG, CLOSED, CLEAN)
+        """Whether nothing of it is left here, or it is somebody's who lives."""
+        return self.confirmed or self.verdict in (ALIVE, YOUNG, UNKNOWN)
 
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a sweep found and did; ``errors`` names the regions and logs it could not read."""
+    """What a sweep found and did; ``errors`` names the regions and logs it could not read.
+
+    ``notes`` say which files among the logs hold nothing of their own.
+    """
 
     batches: tuple[Swept, ...]
     errors: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def clean(self) -> bool:
         """Whether it is confirmed that nothing of ours is left but living batches."""
         return not self.errors and all(each.done for each in self.batches)
 
+    def confirms(self, batch_id: str | None) -> bool:
+        """Whether it is clean and, if a batch is named, confirmed that nothing of it is left."""
+        named = [each.confirmed for each in self.batches if each.batch_id == batch_id]
+        return self.clean and (batch_id is None or named == [True])
+
     def lines(self) -> list[str]:
         """The report for a terminal, with the commands where something is left."""
         lines = [f"{each.batch_id}: {each.verdict}" for each in self.batches]
         lines += [
-            f"  {command}"
-            for each in self.batches
-            if each.cleaned is not None and not each.done
-            for command in each.cleaned.commands()
+            f"  {command}" for each in self.batches if not each.done for command in each.commands
         ]
+        lines += self.notes
         lines += [f"{region}: not searched: {words}" for region, words in self.errors.items()]
         return lines or ["nothing of ours is there"]
 
@@ -81,7 +98,7 @@ class SweepReport:
 def sweep(
     connection: Connection,
     *,
-    folder: str | Path,
+    folder: str | Path | None,
     batch_id: str | None = None,
     regions: Iterable[str] | None = None,
     dry_run: bool = False,
@@ -96,10 +113,12 @@ def sweep(
         Where EC2 is; see ``connect``.
     folder
         The logs known here.  They say which batches are alive, and which requests were made.
+        None if there are none: then only what EC2 lists with our tag is known.
     batch_id
-        Only this batch, even if its requests have not expired.
+        Only this batch, even if its requests have not expired; other logs are not read.
     regions
-        Where to search; None is every region of a log, and every region the account has enabled.
+        Where to search for batches by their tag; None is every region the account has enabled.
+        The regions of a log are searched in any case: its batch is clean only if all of them are.
     dry_run
         Make no call that changes anything.
     settle_s, give_up_s
@@ -124,15 +143,11 @@ def sweep(
     >>> report.clean, report.lines()
     (True, ['nothing of ours is there'])
     """
-    here = [each for each in read_unfinished(folder) if batch_id in (None, _name(each))]
-    logs = {
-        each.batch_id: each
-        for each in here
-        if isinstance(each, Unfinished) and _same_place(each.batch, connection)
-    }
+    here = Folder() if folder is None else read_folder(folder, batch_id=batch_id)
+    logs = {each.batch_id: each for each in here.unfinished if _same_place(each.batch, connection)}
     patient = Patient(connection)
     ours, errors = _search(patient, logs.values(), regions, batch_id)
-    errors |= dict(each for each in here if isinstance(each, tuple))
+    errors |= {each.batch_id: each.words for each in here.faults}
     account = None if connection.simulated else _account(patient)
     jobs = [
         _Job(
@@ -141,17 +156,30 @@ def sweep(
             logs.get(name),
             [each for each in ours if each[1].batch_id == name],
             account,
-            is_locked=name in errors and _is_locked(Path(folder) / f"{name}.jsonl"),
+            is_locked=any(_is_locked(each.path) for each in here.faults if each.batch_id == name),
         )
         for name in sorted({*logs, *(each.batch_id for _, each in ours)})
     ]
     closing = partial(settle, settle_s=settle_s, give_up_s=give_up_s)
     with new_executor(connection) as executor:
-        swept = executor.map(
-            partial(_sweep_batch, named=batch_id is not None, dry_run=dry_run, closing=closing),
-            jobs,
+        swept = tuple(
+            executor.map(
+                partial(_sweep_batch, named=batch_id is not None, dry_run=dry_run, closing=closing),
+                jobs,
+            )
         )
-        return SweepReport(tuple(swept), errors)
+    if batch_id is not None and not swept:
+        swept = (Swept(batch_id, _absent(here, batch_id)),)
+    return SweepReport(swept, errors, tuple(here.notes))
+
+
+def _absent(here: Folder, batch_id: str) -> str:
+    """What is said of a named batch of which nothing is to be done at this place."""
+    if batch_id in here.clean:
+        return CLEAN
+    for each in here.unfinished:
+        return OTHER_PLACE.format(each.batch.endpoint, each.command())
+    return UNREAD if here.faults else UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -200,10 +228,6 @@ def _is_locked(path: Path) -> bool:
         return is_alive(path)
     except OSError:  # it cannot be opened, so no writer of ours holds it
         return False
-
-
-def _name(log: Unfinished | tuple[str, str]) -> str:
-    return log.batch_id if isinstance(log, Unfinished) else log[0]
 
 
 def _account(patient: Patient) -> str | None:
@@ -352,4 +376,5 @@ def _unwritten(swept: Swept, error: OSError) -> Swept:
 
 
 def _verdict(job: _Job, cleaned: Cleaned) -> Swept:
-    return Swept(job.batch_id, CLOSED if cleaned.confirmed else FAILED, cleaned)
+    commands = tuple(cleaned.commands(aws_options(job.connection)))
+    return Swept(job.batch_id, CLOSED if cleaned.confirmed else FAILED, cleaned, commands)

@@ -4,15 +4,16 @@ Reads logs and their locks only; what is at EC2 is the business of ``sweep``.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from spotlib.cleanup.close import sweep_command
+from spotlib.cleanup.commands import sweep_command
 from spotlib.money import usd
 from spotlib.record.events import BatchEvent
-from spotlib.record.log import ends_clean, is_alive, log_files
+from spotlib.record.folder import Fault, find_logs
+from spotlib.record.log import ends_clean, is_alive
 from spotlib.record.replay import RecordedBatch, replay
 
 
@@ -99,34 +100,60 @@ class Unfinished:
 
     def command(self) -> str:
         """The command that closes it."""
-        return sweep_command(self.batch_id, self.batch.endpoint)
+        batch = self.batch
+        return sweep_command(
+            batch.batch_id, log=self.path, endpoint=batch.endpoint, profile=batch.profile
+        )
+
+
+@dataclass
+class Folder:
+    """What a folder of logs says.
+
+    ``clean`` are the batches of which nothing is left, ``faults`` the files that cannot be read,
+    and ``notes`` say which files hold nothing of their own.
+    """
+
+    unfinished: list[Unfinished] = field(default_factory=list)
+    clean: set[str] = field(default_factory=set)
+    faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def dead_lines(self) -> list[str]:
+        """Return a line for each batch whose writer is dead."""
+        return [each.line() for each in self.unfinished if not each.alive]
+
+    def fault_lines(self) -> list[str]:
+        """Return a line for each file that cannot be read."""
+        return [f"{each.batch_id}: NOT known: {each.words}" for each in self.faults]
+
+
+def read_folder(folder: str | Path, *, batch_id: str | None = None) -> Folder:
+    """Read the logs of a folder, or only that of one batch, oldest first."""
+    logs = find_logs(folder, batch_id=batch_id)
+    found = Folder(faults=logs.faults, notes=logs.notes)
+    for path, batch in list(logs.batches.items()):
+        try:
+            if batch is not None and ends_clean(path):
+                found.clean.add(batch.batch_id)
+            elif record := replay(path, polls=False):
+                found.unfinished.append(Unfinished(path, is_alive(path), record))
+        except (ValueError, OSError) as error:
+            logs.add_fault(path, error)
+    return found
 
 
 def unfinished(folder: str | Path) -> list[Unfinished]:
     """Return the batches of a folder of logs that are not confirmed clean, oldest first."""
-    return [each for each in read_unfinished(folder) if isinstance(each, Unfinished)]
+    return read_folder(folder).unfinished
 
 
 def unreadable(folder: str | Path) -> dict[str, str]:
     """Return why a batch's log cannot be read (another schema, or damaged), by batch."""
-    return dict(each for each in read_unfinished(folder) if isinstance(each, tuple))
+    return {each.batch_id: each.words for each in read_folder(folder).faults}
 
 
 def dead_lines(folder: str | Path) -> list[str]:
-    """Return a line for each batch whose writer is dead, and for each log that cannot be read."""
-    lines = [each.line() for each in unfinished(folder) if not each.alive]
-    return lines + [f"{name}: NOT known: {words}" for name, words in unreadable(folder).items()]
-
-
-def read_unfinished(folder: str | Path) -> Iterator[Unfinished | tuple[str, str]]:
-    """Yield each batch that is not confirmed clean, or its name and why its log is unreadable."""
-    for path in log_files(folder):
-        try:
-            if ends_clean(path):
-                continue
-            record, alive = replay(path, polls=False), is_alive(path)
-        except (ValueError, OSError) as error:
-            yield path.stem, str(error)
-            continue
-        if record is not None:
-            yield Unfinished(path, alive, record)
+    """Return a line for each batch whose writer is dead, and for each file that is not read."""
+    found = read_folder(folder)
+    return found.dead_lines() + found.fault_lines() + found.notes

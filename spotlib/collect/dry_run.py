@@ -16,6 +16,7 @@ from spotlib.ec2.connection import Connection
 from spotlib.ec2.methods.request_spot_instances import request_parameters
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
+from spotlib.record.events import ReleaseEvent
 
 _VALID = timedelta(minutes=5)  # so that even an ignored DryRun ends by itself
 _YES = frozenset({"DryRunOperation"})
@@ -88,10 +89,12 @@ def _undo(
     if not ids:
         return "nothing was launched"
     name = given["ClientToken"]
-    cleaned = settle(connection, batch_id=name, request_ids={region: ids}, note=lambda _: None)
+    passes: list[ReleaseEvent] = []
+    cleaned = settle(connection, batch_id=name, request_ids={region: ids}, note=passes.append)
     if not cleaned.confirmed:
         return (
             f"it is NOT confirmed that it was ended, finish with: {' && '.join(cleaned.commands())}"
         )
-    ended = ", ".join([*ids, *sorted(cleaned.terminated)])
+    terminated = {each for one in passes for each in one.terminated}
+    ended = ", ".join([*ids, *sorted(terminated)])
     return f"what it launched was ended, and nothing of it is left ({ended})"

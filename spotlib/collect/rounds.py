@@ -26,9 +26,9 @@ from spotlib.cleanup.close import (
     release_all,
     release_event,
     settle,
-    sweep_command,
     unseen,
 )
+from spotlib.cleanup.commands import aws_options, sweep_command
 from spotlib.cleanup.guard import Guard
 from spotlib.collect.batch import Batch, Progress, Run, Schedule
 from spotlib.collect.cost import PreflightReport, PreparedPlan, split_waves
@@ -374,7 +374,13 @@ def _summary(batch: Batch, cleaned: Cleaned, warnings: tuple[str, ...]) -> Batch
 
 def _problems(batch: Batch, cleaned: Cleaned) -> list[str]:
     problems = list(dict.fromkeys(batch.problems))
-    closing = sweep_command(batch.batch_id, batch.connection.endpoint)
+    connection = batch.connection
+    closing = sweep_command(
+        batch.batch_id,
+        log=batch.log.path,
+        endpoint=connection.endpoint,
+        profile=connection.profile,
+    )
     if batch.stopping.by is not None:
         problems.append(f"stopped by {batch.stopping.by}: what was seen until then is recorded")
     if batch.unwritten:
@@ -384,7 +390,7 @@ def _problems(batch: Batch, cleaned: Cleaned) -> list[str]:
         problems.append(
             f"it is NOT confirmed that nothing is left{f' ({errors})' if errors else ''}; finish "
             f"with: {closing}; or by hand: "
-            f"{' && '.join(cleaned.commands()) or 'in the EC2 console'}"
+            f"{' && '.join(cleaned.commands(aws_options(connection))) or 'in the EC2 console'}"
         )
     return problems
 

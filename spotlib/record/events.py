@@ -15,7 +15,8 @@ History of the schema:
 
 1. 2026-11: first.
 2. 2026-11: typed.  ``look`` became ``poll`` and its ``tick`` ``number``; the facts of the batch
-   event lie flat; the features of an intent are called so.  Readers refuse schema 1.
+   event lie flat; the features of an intent are called so.  Readers refuse schema 1.  Later lines
+   are numbered; a log without the numbers is read too.
 """
 
 from datetime import datetime
@@ -29,6 +30,7 @@ SCHEMA = 2
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Instant = Annotated[datetime, Meta(tz=True)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # since the first line
 
 
 class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,7 +71,9 @@ class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class _Event(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="event"):
-    """A line of the log."""
+    """A line of the log; ``line`` is its place among the whole lines, so a lost one is noticed."""
+
+    line: Count | None = None
 
 
 class _RunEvent(_Event, frozen=True, kw_only=True):
@@ -82,8 +86,8 @@ class _RunEvent(_Event, frozen=True, kw_only=True):
 class _AnswerEvent(_RunEvent, frozen=True, kw_only=True):
     """A line about the answer to a request call; ``attempts`` has the codes of failed attempts."""
 
-    asked_s: float
-    answered_s: float | None  # null where a sweep found the requests
+    asked_s: Seconds
+    answered_s: Seconds | None  # null where a sweep found the requests
     at: Instant
     attempts: tuple[str, ...]
 
@@ -109,11 +113,11 @@ class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch"):
     url: str | None
     started_at: Instant
     rounds: Count
-    every_s: float
-    poll_s: float
-    phase_s: float
+    every_s: Seconds
+    poll_s: Seconds
+    phase_s: Seconds
     seed: Annotated[int, Meta(ge=-(2**53), le=2**53)]
-    settle_s: float
+    settle_s: Seconds
     notes: dict[str, Any]
     account: str | None
     arn: str | None
@@ -127,7 +131,7 @@ class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch"):
 class IntentEvent(_RunEvent, frozen=True, kw_only=True, tag="intent"):
     """Before a request call: the plan, the exact parameters of the call, and the features."""
 
-    at_s: float
+    at_s: Seconds
     at: Instant
     instance_type: str
     region: str
@@ -136,7 +140,7 @@ class IntentEvent(_RunEvent, frozen=True, kw_only=True, tag="intent"):
     method: str
     wanted: StageName
     n: Annotated[int, Meta(ge=1, le=MOST_INSTANCES_PER_CALL)]
-    timeout_s: float
+    timeout_s: Seconds
     max_price_usd: float | None
     image: str
     image_name: str
@@ -183,9 +187,9 @@ class PollEvent(_Event, frozen=True, kw_only=True, tag="poll"):
     round: Count
     number: Count
     region: str
-    due_s: float
-    asked_s: float
-    answered_s: float
+    due_s: Seconds
+    asked_s: Seconds
+    answered_s: Seconds
     at: Instant
     server_date: str | None
     calls: Count
@@ -198,8 +202,8 @@ class StageEvent(_RequestEvent, frozen=True, kw_only=True, tag="stage"):
     """A request is first shown at a stage: the bracket, and EC2's own timestamps."""
 
     stage: StageName
-    after_s: float
-    by_s: float
+    after_s: Seconds
+    by_s: Seconds
     availability_zone_id: str | None
     created_at: Instant | None
     status_updated_at: Instant | None
@@ -225,7 +229,7 @@ class OutcomeEvent(_RequestEvent, frozen=True, kw_only=True, tag="outcome"):
     instance_state: str | None
     instance_reason: str | None
     instance_message: str | None = None
-    watched_s: float
+    watched_s: Seconds
     recovered: bool = False
 
 
@@ -250,7 +254,7 @@ class ReleaseEvent(_Event, frozen=True, kw_only=True, tag="release"):
     error: str | None
     round: Count | None = None
     plan: Count | None = None
-    at_s: float | None = None
+    at_s: Seconds | None = None
     at: Instant | None = None
 
 
@@ -262,7 +266,7 @@ class CleanEvent(_Event, frozen=True, kw_only=True, tag="clean"):
     live_instances: dict[str, tuple[str, ...]]
     errors: dict[str, str]
     spent_at_most_usd: float | None = None
-    at_s: float | None = None
+    at_s: Seconds | None = None
     at: Instant | None = None
 
 

@@ -4,14 +4,11 @@ A log that cannot be read keeps nobody from collecting; its cost is then unknown
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from spotlib.model import Target
-from spotlib.record.log import log_files
-from spotlib.record.replay import RecordedBatch, replay
+from spotlib.record.folder import find_logs
 
 
 def last_launches(folder: Path, *, since: datetime) -> dict[Target, datetime]:
@@ -19,22 +16,18 @@ def last_launches(folder: Path, *, since: datetime) -> dict[Target, datetime]:
 
     Our own demand may still be felt in a pool, so the time since is recorded as a feature.
     """
+    logs = find_logs(folder)
+    # Every simulated batch has a world of its own.
+    logs.batches = {
+        path: batch
+        for path, batch in logs.batches.items()
+        if batch is not None and not batch.simulated and batch.started_at >= since
+    }
     found: dict[Target, datetime] = {}
-    for path in log_files(folder):
-        if path.stem < f"{since:%Y%m%dT%H%M%SZ}":
-            continue  # batch ids begin with their start
-        with suppress(ValueError, OSError):
-            for target, at in _real_launches(replay(path, polls=False)):
-                found[target] = max(at, found.get(target, at))
+    for record in logs.read(polls=False):
+        for run in record.runs.values():
+            found[run.target] = max(run.intent.at, found.get(run.target, run.intent.at))
     return found
-
-
-def _real_launches(record: RecordedBatch | None) -> Iterator[tuple[Target, datetime]]:
-    if record is None or record.batch.simulated:
-        return  # every simulated batch has a world of its own
-    for run in record.runs.values():
-        intent = run.intent
-        yield Target(intent.instance_type, intent.region, intent.availability_zone_id), intent.at
 
 
 def earlier_usd(folder: Path, *, simulated: bool) -> float:
@@ -42,13 +35,12 @@ def earlier_usd(folder: Path, *, simulated: bool) -> float:
 
     A batch that was not confirmed clean counts with its hard bound.
     """
-    costs_usd = []
-    for path in log_files(folder):
-        try:
-            record = replay(path, polls=False)
-        except (ValueError, OSError):
-            return math.nan
-        if record is not None and record.batch.simulated is simulated:
-            most_usd = record.spent_at_most_usd
-            costs_usd.append(math.nan if most_usd is None else most_usd)
-    return math.fsum(costs_usd)
+    logs = find_logs(folder)
+    costs_usd = [
+        record.spent_at_most_usd
+        for record in logs.read(polls=False)
+        if record.batch.simulated is simulated
+    ]
+    if logs.faults or None in costs_usd:
+        return math.nan
+    return math.fsum(each for each in costs_usd if each is not None)

@@ -2,14 +2,17 @@
 
 ``<batch_id>.jsonl``, one JSON object per line, each appended with one write and never edited.
 It is the data and the write-ahead journal at once, so the two cannot disagree.  The holder of the
-file's lock is its writer.  What a line may hold is defined in ``events``.
+writer's lock is its writer.  What a line may hold is defined in ``events``.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import struct
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +30,13 @@ from spotlib.record.events import (
 
 _FIRST = b'{"event":"batch"'
 _POLL = b'{"event":"poll"'
+_FIRST_BYTES = 2**20  # longer than any first line
 _TAIL_BYTES = 4096  # longer than the line of a confirmed end
+# The writer's lock is on this one byte, far behind the end of any log.  So a lock that another
+# program holds on the file is not taken for it.
+_LOCKED_BYTE = (2**62, 1)
+_LOCK = "hhqqi"  # struct flock of Linux: kind, from where, start, length, process
+_PATIENCE_S = 1.0
 # What a damaged line raises: msgspec's own errors, bytes that are no UTF-8, and brackets too deep.
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
@@ -56,7 +65,7 @@ class LogError(OSError):
 class EventLog:
     """The writer of one batch's log: one write per line, never edited, locked while it lives.
 
-    ``flock`` is released when its holder dies, however it dies, so a stale lock is impossible.
+    The lock is released when its holder dies, however it dies, so a stale lock is impossible.
     """
 
     def __init__(self, path: str | Path, *, file: int | None = None) -> None:
@@ -65,6 +74,7 @@ class EventLog:
         # A forked child (multiprocessing) would keep the lock when this process is dead.
         os.register_at_fork(after_in_child=self._let_go)
         self._torn = False  # whether the file ends within a line
+        self._lines = 0  # whole ones
 
     @classmethod
     def resume(cls, path: str | Path) -> "EventLog":
@@ -75,20 +85,22 @@ class EventLog:
         BlockingIOError
             If its writer lives.
         OSError
-            If it cannot be written: a full disk, a read-only folder.
+            If it cannot be written: a full disk, a read-only folder, another program's lock.
         """
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         try:
             _lock(file)
-        except BlockingIOError:
+        except OSError as error:
+            held_by_a_writer = _is_held(file)
             os.close(file)
-            raise
+            if held_by_a_writer:
+                raise
+            raise LogError(f"{path} is locked by another program: {error}") from error
         log = cls(path, file=file)
-        size = os.path.getsize(path)
-        log._torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
         try:
+            log._count()
             log.append(_recovered(torn=log._torn), sync=True)
-        except LogError:
+        except OSError:
             log.close()
             raise
         return log
@@ -108,20 +120,33 @@ class EventLog:
         ValueError
             If it comes before money is spent, and a reader would refuse it.
         """
-        data = _encode(event) + b"\n"
-        if isinstance(event, BatchEvent | IntentEvent):
-            _require_readable(self.path, data)
-        if self._torn and not isinstance(event, RecoveredEvent):
-            # Readers skip a torn line only where the next line says that it is torn.
-            data = _encode(_recovered(torn=True)) + b"\n" + data
-        if self._torn:
-            data = b"\n" + data
         try:
-            self._write(data)
+            if self._torn:
+                self._count()
+            lines = self._numbered(event)
+            if isinstance(event, BatchEvent | IntentEvent):
+                _require_readable(self.path, lines[-1])
+            self._write(b"\n" * self._torn + b"".join(lines))
+            self._lines += len(lines)
             if sync:
                 os.fsync(self._file)
         except OSError as error:
             raise LogError(f"{self.path} could not be written: {error}") from error
+
+    def _numbered(self, event: Event) -> list[bytes]:
+        """The lines to write, each with its number."""
+        # Readers skip a torn line only where the next line says that it is torn.
+        says_so = self._torn and not isinstance(event, RecoveredEvent)
+        events = [_recovered(torn=True), event] if says_so else [event]
+        return [
+            _encode(msgspec.structs.replace(each, line=number)) + b"\n"
+            for number, each in enumerate(events, self._lines + 1)
+        ]
+
+    def _count(self) -> None:
+        """Count the whole lines, and look whether the last one is torn."""
+        *whole, tail = self.path.read_bytes().split(b"\n")
+        self._lines, self._torn = sum(map(_is_json, [*whole, tail])), tail != b""
 
     def _write(self, data: bytes) -> None:
         whole = os.write(self._file, data) == len(data)
@@ -150,15 +175,12 @@ def _recovered(*, torn: bool) -> RecoveredEvent:
 
 
 def is_alive(path: str | Path) -> bool:
-    """Whether a log's writer lives: it holds the lock until it dies."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """Whether a log's writer lives: it holds its lock until it dies."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would block
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return _is_held(file)
     finally:
         os.close(file)
-    return False
 
 
 def ends_clean(path: str | Path) -> bool:
@@ -179,24 +201,57 @@ def _new_file(path: Path) -> int:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, flags, 0o644)
+        file = os.open(
+            path, flags, 0o600
+        )  # an account and its instances are nobody else's business
+        _lock(file)
+        _sync_folder(path.parent)
     except FileExistsError as error:
         raise ValueError(f"{path} exists: a log is never written twice") from error
     except OSError as error:
         raise LogError(f"{path} cannot be made: {error}; choose another results folder") from error
-    _lock(file)
-    _sync_folder(path.parent)
     return file
 
 
 def _lock(file: int) -> None:
-    """Become the writer; BlockingIOError if there is one.  `is_alive` holds a lock for a moment."""
+    """Become the writer; BlockingIOError if that is not possible now."""
+    if _ask_lock(file, "F_OFD_SETLK", fcntl.F_WRLCK) is not None:
+        return
+    until_s = time.monotonic() + _PATIENCE_S  # `_is_held` takes a lock for a moment
     while True:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # refused by a writer, not by a reader
-        fcntl.flock(file, fcntl.LOCK_UN)
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(_PATIENCE_S / 20)
+
+
+def _is_held(file: int) -> bool:
+    """Whether a writer holds its lock."""
+    found = _ask_lock(file, "F_OFD_GETLK", fcntl.F_RDLCK)
+    if found is not None:
+        kind, _, *byte, _ = struct.unpack(_LOCK, found)
+        return kind != fcntl.F_UNLCK and tuple(byte) == _LOCKED_BYTE
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
+
+
+def _ask_lock(file: int, command: str, kind: int) -> bytes | None:
+    """Ask for the writer's lock; None where the system cannot lock a byte for an open file."""
+    number = getattr(fcntl, command, None)
+    if number is None:
+        return None
+    try:
+        return fcntl.fcntl(file, number, struct.pack(_LOCK, kind, os.SEEK_SET, *_LOCKED_BYTE, 0))
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
 
 
 def _sync_folder(folder: Path) -> None:
@@ -206,20 +261,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def log_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Return the logs among ``paths``, each once: files, and the ``.jsonl`` of folders, sorted."""
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
-    found: list[Path] = []
-    for path in map(Path, given):
-        if path.is_dir():
-            found.extend(sorted(path.glob("*.jsonl")))
-        elif path.exists():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"there is no log or folder of logs at {path}")
-    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
 
 
 class Lines(NamedTuple):
@@ -240,27 +281,43 @@ def read_lines(path: str | Path, *, polls: bool = True) -> Lines:
     """
     lines = Path(path).read_bytes().split(b"\n")
     tail = lines.pop()  # empty after a whole line
-    if not lines and not _FIRST.startswith(tail[: len(_FIRST)]):
-        raise ValueError(f"{path} is not a log of spotlib: it does not begin with a batch event")
-    _require_schema(path, lines[:1])
+    _require_first(path, lines[0] + b"\n" if lines else tail)
     events: list[tuple[int, Event]] = []
+    whole = 0  # how many lines are
     torn = 0  # the number of a line that was not written whole
-    for number, line in _wanted(lines, polls=polls):
+    for number, line in enumerate(lines, 1):
+        if not polls and line.startswith(_POLL) and _is_json(line):  # a damaged one is reported
+            whole += 1
+            continue
         event = _event_of(path, number, line)
         if event is None:
             torn = torn or number
             continue
-        if torn and not isinstance(event, RecoveredEvent):
+        if torn and not (isinstance(event, RecoveredEvent) and event.torn):
             raise ValueError(f"{path} is broken before its last line: line {torn} is no JSON")
-        torn = 0
+        whole, torn = whole + 1, 0
+        if event.line not in (None, whole):
+            raise ValueError(
+                f"{path}, line {number} says that it is line {event.line}, and is line {whole}: "
+                "lines were lost, added or moved"
+            )
         events.append((number, event))
     return Lines(events, torn > 0 or tail != b"")
 
 
-def _wanted(lines: Sequence[bytes], *, polls: bool) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(lines, 1):
-        if polls or not line.startswith(_POLL) or not _is_json(line):  # a damaged one is reported
-            yield number, line
+def read_batch(path: str | Path) -> BatchEvent | None:
+    """Read only the first line of a log; None where it is not whole yet.
+
+    Raises
+    ------
+    ValueError
+        If the file is no log, or of another schema.
+    """
+    with open(path, "rb") as file:
+        first = file.readline(_FIRST_BYTES)
+    _require_first(path, first)
+    event = _event_of(path, 1, first) if first.endswith(b"\n") else None
+    return event if isinstance(event, BatchEvent) else None
 
 
 def _event_of(path: str | Path, number: int, line: bytes) -> Event | None:
@@ -288,11 +345,16 @@ def _require_readable(path: Path, line: bytes) -> None:
         raise ValueError(f"{path} cannot take this event: {error}") from error
 
 
-def _require_schema(path: str | Path, lines: Sequence[bytes]) -> None:
-    if not lines:
+def _require_first(path: str | Path, line: bytes) -> None:
+    """Refuse a file whose first line is no batch event of this schema, or cannot become one."""
+    if not line.endswith(b"\n"):
+        if not _FIRST.startswith(line[: len(_FIRST)]) or len(line) == _FIRST_BYTES:
+            raise ValueError(
+                f"{path} is not a log of spotlib: it does not begin with a batch event"
+            )
         return
     try:
-        first = msgspec.json.decode(lines[0])
+        first = msgspec.json.decode(line)
     except _UNREADABLE:
         first = None
     if not isinstance(first, dict) or first.get("event") != "batch":

@@ -1,12 +1,15 @@
 """What a log says happened: its events replayed once into batch, runs and requests.
 
 Tables, history, clean-up and recovery all read this and no event line of their own.  Nothing is
-estimated here, and what the log does not say is None.
+estimated here, and what the log does not say is None.  A line that contradicts an earlier one is
+refused.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
+from spotlib.model import Outcome, Stage, Target
 from spotlib.record.events import (
     BatchEvent,
     CleanEvent,
@@ -44,6 +47,17 @@ class RecordedRun:
         """Round and plan."""
         return self.intent.round, self.intent.plan
 
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """The ids in the answer; none without one."""
+        return self.requested.request_ids if self.requested else ()
+
+    @property
+    def target(self) -> Target:
+        """What was asked for."""
+        intent = self.intent
+        return Target(intent.instance_type, intent.region, intent.availability_zone_id)
+
 
 @dataclass
 class RecordedRequest:
@@ -68,8 +82,8 @@ class RecordedRequest:
 
     @property
     def reached_wanted(self) -> bool:
-        """Whether the last stage it was shown at is the one that its plan waits for."""
-        return bool(self.stages) and self.stages[-1].stage == self.run.intent.wanted
+        """Whether it was shown at the stage that its plan waits for."""
+        return any(each.stage == self.run.intent.wanted for each in self.stages)
 
 
 @dataclass
@@ -117,7 +131,8 @@ def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
     Raises
     ------
     ValueError
-        As ``read_lines``, or if an event speaks of a run or request that no earlier line names.
+        As ``read_lines``, or if an event speaks of a run or request that no earlier line names,
+        or contradicts what an earlier line says.
     """
     events, torn = read_lines(path, polls=polls)
     if not events:
@@ -134,26 +149,25 @@ def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
                 f"{path}, line {number} is no valid event: no line before it names "
                 f"{error.args[0]!r}"
             ) from None
-        except _RepeatedError as error:
-            raise ValueError(
-                f"{path}, line {number} is no valid event: a line before it already has {error}"
-            ) from None
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is no valid event: {error}") from None
     return found
 
 
-class _RepeatedError(Exception):
-    """An event says again what an earlier one said."""
-
-
 def _take(found: RecordedBatch, event: Event) -> None:
-    """Add one event; KeyError if it speaks of something unknown."""
+    """Add one event.
+
+    KeyError if it speaks of something unknown, ValueError if it cannot be true after the earlier
+    ones.
+    """
     match event:
         case BatchEvent():
-            raise _RepeatedError("the batch")
+            _require_new(False, "the batch")
         case IntentEvent():
             key = event.round, event.plan
             _require_new(key not in found.runs, f"the intent of run {key}")
             found.runs[key] = RecordedRun(event)
+            _ = found.runs[key].target  # refuses names that EC2 could not know
         case RequestedEvent() | RefusedEvent():
             _take_answer(found, event)
         case PollEvent():
@@ -162,6 +176,8 @@ def _take(found: RecordedBatch, event: Event) -> None:
             request = _request_of(found, event)
             stages = {each.stage for each in request.stages}
             _require_new(event.stage not in stages, f"{event.stage} of {event.request_id}")
+            _require_new(request.outcome is None, f"the outcome of {event.request_id}")
+            _require_order(sent_s=request.sent_s, after_s=event.after_s, by_s=event.by_s)
             request.stages.append(event)
         case ImpairedEvent():
             request = _request_of(found, event)
@@ -170,18 +186,32 @@ def _take(found: RecordedBatch, event: Event) -> None:
         case OutcomeEvent():
             request = _request_of(found, event)
             _require_new(request.outcome is None, f"the outcome of {event.request_id}")
+            _require_order(sent_s=request.sent_s, watched_s=event.watched_s)
+            ready = event.outcome is Outcome.READY
+            if ready is not request.reached_wanted:
+                raise ValueError(f"outcome is {event.outcome}, its stages say otherwise")
             request.outcome = event
         case TaggedEvent():
             found.tagged.append(event)
         case ReleaseEvent():
             found.releases.append(event)
         case CleanEvent():
+            open_ids = [each for each, one in found.requests.items() if one.outcome is None]
+            if event.confirmed and open_ids:
+                raise ValueError(f"confirmed is true, but {open_ids[0]} has no outcome")
             found.clean = event
 
 
 def _require_new(holds: bool, what: str) -> None:
     if not holds:
-        raise _RepeatedError(what)
+        raise ValueError(f"a line before it already has {what}")
+
+
+def _require_order(**values: float) -> None:
+    """Refuse values that do not follow each other in the order in which they are given."""
+    for (first, low), (second, high) in pairwise(values.items()):
+        if low > high:
+            raise ValueError(f"{first} is {low:g}, above {second}, which is {high:g}")
 
 
 def _take_answer(found: RecordedBatch, event: RequestedEvent | RefusedEvent) -> None:
@@ -192,6 +222,8 @@ def _take_answer(found: RecordedBatch, event: RequestedEvent | RefusedEvent) -> 
         found.refused.append(run)
         return
     run.requested = event
+    if event.answered_s is not None:
+        _require_order(asked_s=event.asked_s, answered_s=event.answered_s)
     for each in event.request_ids:
         _require_new(each not in found.requests, f"the request {each}")
         found.requests[each] = RecordedRequest(each, run, event.asked_s)
@@ -199,9 +231,16 @@ def _take_answer(found: RecordedBatch, event: RequestedEvent | RefusedEvent) -> 
 
 def _take_poll(found: RecordedBatch, event: PollEvent) -> None:
     found.polls.append(event)
-    for plan in event.plans:
+    _require_order(asked_s=event.asked_s, answered_s=event.answered_s)
+    for plan, seen in event.plans.items():
         run = found.runs[event.round, plan]
-        run.polled_s = run.polled_s if event.error else event.asked_s
+        if (seen is None) is not (event.error is not None):
+            raise ValueError("a poll has either counts or an error")
+        if seen is None:
+            continue
+        run.polled_s = event.asked_s
+        counts = {each.label: getattr(seen, each.label) for each in reversed(Stage)}
+        _require_order(**counts, n=max(run.intent.n, len(run.request_ids)))
 
 
 def _request_of(

@@ -2,9 +2,13 @@
 
 Tables are derived from the logs whenever they are wanted and are stored nowhere.  Logs that are
 still being written are read too.  Nothing is estimated here.
+
+``load_*`` refuse a file that cannot be read.  ``load_readable`` names it and reads the others.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from msgspec.structs import asdict
 
 from spotlib.model import Outcome, Stage, failure_kind
 from spotlib.record.events import BatchEvent, Features, IntentEvent, OutcomeEvent, StageEvent
-from spotlib.record.log import log_files
+from spotlib.record.folder import Fault, Paths, find_logs
 from spotlib.record.replay import RecordedBatch, RecordedRequest, RecordedRun, replay
 
 _PLACE = ("simulated", "world", "endpoint", "batch_id")
@@ -48,7 +52,7 @@ _WHOLE = {
 _YES_OR_NO = {"simulated", "torn", "clean"}
 
 
-def load_batches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+def load_batches(paths: Paths) -> pd.DataFrame:
     """Read batches from event logs.
 
     Parameters
@@ -76,11 +80,11 @@ def load_batches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
        simulated  rounds  requests  ended  clean
     0       True       1         2      2   True
     """
-    records = (replay(path, polls=False) for path in log_files(paths))
-    return _table([_batch_row(each) for each in records if each], BATCH_COLUMNS)
+    rows = [_batch_row(record) for record in _records(paths, polls=False)]
+    return _table(rows, BATCH_COLUMNS)
 
 
-def load_launches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+def load_launches(paths: Paths) -> pd.DataFrame:
     """Read launches from event logs: every request, its brackets, its outcome, its features.
 
     Parameters
@@ -118,11 +122,11 @@ def load_launches(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     >>> bool((launches["ready_after_s"] < launches["ready_by_s"]).all())
     True
     """
-    rows = [row for path in log_files(paths) for row in _launch_rows(path)]
+    rows = [row for record in _records(paths, polls=False) for row in _launch_rows(record)]
     return _table(rows, LAUNCH_COLUMNS)
 
 
-def load_polls(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+def load_polls(paths: Paths) -> pd.DataFrame:
     """Read polls from event logs: how many requests of each run were at each stage, and when.
 
     Parameters
@@ -154,10 +158,61 @@ def load_polls(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     plans: list[dict[str, Any]] = []
     polls: list[tuple[Any, ...]] = []
     counts: list[tuple[Any, ...]] = []
-    for path in log_files(paths):
-        if record := replay(path):
-            _add_polls(record, plans, polls, counts)
+    for record in _records(paths):
+        _add_polls(record, plans, polls, counts)
     return _polls(plans, polls, counts)
+
+
+@dataclass(frozen=True)
+class Readable:
+    """What the logs that can be read say, and of every other file a sentence.
+
+    ``launches`` and ``batches`` are as from ``load_launches`` and ``load_batches``; ``logs`` has
+    the file of each batch.  ``faults`` cannot be read, ``notes`` are of copies and hidden files.
+    """
+
+    launches: pd.DataFrame
+    batches: pd.DataFrame
+    logs: dict[str, Path]
+    faults: list[Fault]
+    notes: list[str]
+
+
+def load_readable(paths: Paths) -> Readable:
+    """Read every log that can be read whole, also its polls; no damaged one hides the others.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path does not exist.
+    """
+    found = find_logs(paths)
+    logs: dict[str, Path] = {}
+    batches: list[dict[str, Any]] = []
+    launches: list[dict[str, Any]] = []
+    for record in found.read():
+        logs[record.batch.batch_id] = record.path
+        batches.append(_batch_row(record))
+        launches += _launch_rows(record)
+    return Readable(
+        launches=_table(launches, LAUNCH_COLUMNS),
+        batches=_table(batches, BATCH_COLUMNS),
+        logs=logs,
+        faults=found.faults,
+        notes=found.notes,
+    )
+
+
+def _records(paths: Paths, *, polls: bool = True) -> Iterator[RecordedBatch]:
+    """Read the logs; refuse what cannot be read, and warn of copies."""
+    found = find_logs(paths)
+    for words in found.notes:
+        warnings.warn(words, stacklevel=3)
+    found.require()
+    for record in found.read(polls=polls):
+        found.require()
+        yield record
+    found.require()
 
 
 def _table(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
@@ -202,12 +257,10 @@ def _batch_row(record: RecordedBatch) -> dict[str, Any]:
     }
 
 
-def _launch_rows(path: Path) -> Iterator[dict[str, Any]]:
-    record = replay(path, polls=False)
-    if record and any(each.outcome is None for each in record.requests.values()):
-        record = replay(path)  # its last complete poll censors a request without an outcome
-    if record is None:
-        return
+def _launch_rows(record: RecordedBatch) -> Iterator[dict[str, Any]]:
+    if not record.polls and any(each.outcome is None for each in record.requests.values()):
+        # Its last complete poll censors a request without an outcome.
+        record = replay(record.path) or record
     place = _place(record.batch)
     for run in record.refused:
         yield from _refused_rows(place, run)

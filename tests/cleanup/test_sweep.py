@@ -328,7 +328,7 @@ def test_status_shows_what_is_open_alive_spent_and_next(died, tmp_path):
     writer.close()
 
     most = first["bound_usd"]
-    assert "DEAD, close it with: python -m spotlib sweep --batch 20240901T000000Z-abcdef" in dead
+    assert "-m spotlib sweep --batch 20240901T000000Z-abcdef" in dead
     assert "running; round 1 of 4 (next at 00:1" in running
     assert "2 of 2 requests without an outcome, 1 instances not yet terminated" in running
     assert f"spent at most ${most:.4f} of ${4 * most:.4f}" in running
@@ -344,7 +344,8 @@ def test_a_batch_at_aws_whose_log_lacks_lines_names_the_sweep_that_reaches_aws(t
         summary = collect_batch(as_aws(world), checked, log=log, seed=1, guard=False)
 
     assert summary.cleaned.confirmed
-    assert f"sweep --batch {log.stem} --endpoint aws" in " ".join(summary.problems)
+    command = f"sweep --batch {log.stem} --results {tmp_path} --endpoint aws"
+    assert command in " ".join(summary.problems)
     assert sweep(as_aws(world), folder=tmp_path, regions=[NANO.region]).clean
 
 

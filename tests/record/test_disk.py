@@ -64,7 +64,7 @@ def test_a_disk_full_at_any_line_ends_the_batch_in_order(lines, tmp_path, sample
         if summary is not None:
             assert summary.cleaned.confirmed
             assert any("No space left" in each for each in summary.problems), after
-            command = f"with: python -m spotlib sweep --batch {log.stem}"
+            command = f" -m spotlib sweep --batch {log.stem} --results {log.parent}"
             assert any(command in each for each in summary.problems)
             assert [each.batch_id for each in unfinished(log)] == [log.stem]
         assert swept(world, log).clean

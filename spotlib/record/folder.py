@@ -1,0 +1,162 @@
+"""Which files of a folder are logs: each batch once, and a sentence for every other file.
+
+Logs are known by their content, not by their names: a renamed log is the same log, and a copy
+counts once.  No file here can stop or block the reading of the others.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spotlib.record.events import BatchEvent
+from spotlib.record.log import read_batch
+from spotlib.record.replay import RecordedBatch, replay
+
+Paths = str | Path | Iterable[str | Path]
+_PIECE_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A file that cannot be read, in a sentence, and the batch that its content or name says."""
+
+    path: Path
+    batch_id: str
+    words: str
+
+
+@dataclass
+class Logs:
+    """The logs found, with their first lines where these are whole, and what else is there.
+
+    ``notes`` is said of files that hold nothing of their own: copies and hidden files.
+    """
+
+    batches: dict[Path, BatchEvent | None] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def read(self, *, polls: bool = True) -> Iterator[RecordedBatch]:
+        """Replay each log that has a whole line; one that is damaged is added to ``faults``."""
+        for path in self.batches:
+            try:
+                record = replay(path, polls=polls)
+            except (ValueError, OSError) as error:
+                self.add_fault(path, error)
+                continue
+            if record is not None:
+                yield record
+
+    def add_fault(self, path: Path, error: ValueError | OSError) -> None:
+        """Record why a file cannot be read."""
+        batch = self.batches.get(path)
+        name = batch.batch_id if batch else path.stem
+        self.faults.append(Fault(path, _printable(name), _printable(_words(path, error))))
+
+    def add_note(self, words: str) -> None:
+        """Record what a file is that holds nothing of its own."""
+        self.notes.append(_printable(words))
+
+    def require(self) -> None:
+        """Raise ValueError if a file cannot be read; the first is named."""
+        if self.faults:
+            more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
+            raise ValueError(f"{self.faults[0].words}{more}: move it away to read the others")
+
+
+def find_logs(paths: Paths, *, batch_id: str | None = None) -> Logs:
+    """Find the logs among ``paths``: files, and the ``.jsonl`` of folders.
+
+    With a ``batch_id`` only those that hold this batch, or have its name if they cannot be read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path does not exist.
+    """
+    found = Logs()
+    for path in _files(paths, found):
+        try:
+            _require_file(path)
+            batch = read_batch(path)
+        except (ValueError, OSError) as error:
+            if batch_id in (None, path.stem):
+                found.add_fault(path, error)
+            continue
+        if batch_id in (None, batch.batch_id if batch else path.stem):
+            found.batches[path] = batch
+    _leave_out_copies(found)
+    return found
+
+
+def _files(paths: Paths, found: Logs) -> list[Path]:
+    """The files given and those of folders, each once, also if links lead to it."""
+    files: list[Path] = []
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+        if path.is_dir():
+            files += _files_of(path, found)
+        elif os.path.lexists(path):
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"there is no log or folder of logs at {path}")
+    files.sort(key=Path.is_symlink)  # stable, and the file itself rather than a link to it
+    return sorted({os.path.realpath(path): path for path in reversed(files)}.values())
+
+
+def _files_of(folder: Path, found: Logs) -> Iterator[Path]:
+    for path in folder.iterdir():  # unlike `glob` it says if the folder cannot be read
+        if path.name.startswith(".") and path.name.endswith(".jsonl"):
+            found.add_note(f"{path} is hidden, so it is no log (of an editor, or of macOS?)")
+        elif path.name.endswith(".jsonl"):
+            yield path
+
+
+def _require_file(path: Path) -> None:
+    """Refuse what is no plain file before it is opened: a pipe would block, a device never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path} is no file, so no log")
+
+
+def _words(path: Path, error: ValueError | OSError) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    to_nothing = isinstance(error, FileNotFoundError) and path.is_symlink()
+    why = "it is a link to nothing" if to_nothing else error.strerror or str(error)
+    return f"{path} cannot be read: {why}"
+
+
+def _printable(words: str) -> str:
+    """A name of a file may hold bytes that no terminal can show."""
+    return words.encode(errors="backslashreplace").decode()
+
+
+def _leave_out_copies(found: Logs) -> None:
+    """Keep one log of each batch: logs only grow, so a copy is the beginning of the longest."""
+    logs: dict[str, list[Path]] = {}
+    for path, batch in found.batches.items():
+        logs.setdefault(batch.batch_id if batch else "", []).append(path)
+    logs.pop("", None)  # nothing whole is in them yet
+    for name, paths in logs.items():
+        longest, *others = sorted(paths, key=lambda each: (-each.stat().st_size, each.stem != name))
+        differing = [each for each in others if not _begins(each, longest)]
+        for path in others:
+            if path not in differing:
+                found.add_note(f"{path} is a copy of {longest}: it counts once")
+                del found.batches[path]
+        if differing:
+            files = " and ".join(map(str, [longest, *differing]))
+            for path in (longest, *differing):
+                error = f"{files} are logs of batch {name} and differ: keep the true one"
+                found.add_fault(path, ValueError(error))
+                del found.batches[path]
+
+
+def _begins(short: Path, long: Path) -> bool:
+    """Whether one file is the beginning of the other."""
+    with open(short, "rb") as one, open(long, "rb") as other:
+        while piece := one.read(_PIECE_BYTES):
+            if other.read(len(piece)) != piece:
+                return False
+    return True
