@@ -9,6 +9,7 @@ from typing import Any
 
 from botocore import exceptions as botocore_errors
 
+from spotlib.addresses import without_secrets
 from spotlib.model import OUTCOME_KINDS, Kind
 
 PASSING_KINDS = frozenset({Kind.THROTTLED, Kind.SERVER, Kind.UNREACHABLE, Kind.NOT_FOUND})
@@ -150,7 +151,7 @@ def refusal_of(error: Exception, *, action: str, region: str) -> Refusal:
     kind, advice = _local(error)
     return Refusal(
         type(error).__name__,
-        str(error),
+        without_secrets(str(error)),
         kind=kind,
         advice=advice,
         action=action,
