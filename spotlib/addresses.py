@@ -4,6 +4,7 @@ An address is recorded, shown, and given to other processes.  A password in it w
 """
 
 import re
+import unicodedata
 
 _USER = re.compile(r"//\S*@")  # a password may hold any other sign, also another @
 _QUERY = re.compile(r"(//[^\s\"'?#]*)[?#][^\s\"']*")
@@ -15,9 +16,10 @@ def require_no_secret(name: str, address: str) -> None:
     Raises
     ------
     ValueError
-        If there is an ``@``, ``?`` or ``#`` in it.
+        If there is an ``@``, ``?``, ``#`` or ``%`` in it.
     """
-    signs = [sign for sign in "@?#" if sign in address]
+    plain = unicodedata.normalize("NFKC", address)  # as URLs are read: a full-width @ is an @
+    signs = [sign for sign in "@?#%" if sign in plain]
     if signs:
         raise ValueError(
             f"{name} holds {' and '.join(signs)}, so it may hold a password or a token, which "

@@ -62,6 +62,7 @@ _ALIAS_KINDS = {  # column: what its aliases begin with; any other column's begi
     "endpoint": "host",
     "availability_zone_id": "zone",
     "zone_id": "zone",
+    "outcome": "cause",
 }
 _PRIVATE = frozenset({"account", "batch_id", "request_id", "instance_id", "endpoint", "world"})
 _ZONE_ID = re.compile(  # us-east-1: use1-az4; local zones: usw2-lax1-az1; Wavelength: use1-wl1-...
@@ -78,7 +79,7 @@ def aliased(table: pd.DataFrame, salt: bytes, columns: Iterable[str]) -> pd.Data
     """
 
     def publish(column: str, value: object) -> object:
-        if not isinstance(value, str) or not value or is_public(column, value):
+        if not isinstance(value, str) or is_public(column, value):
             return value
         return _alias(column, value, salt)
 
@@ -91,6 +92,8 @@ def aliased(table: pd.DataFrame, salt: bytes, columns: Iterable[str]) -> pd.Data
 
 def is_public(column: str, text: str) -> bool:
     """Return whether a text of this column is public knowledge, so it identifies nobody."""
+    if not text:
+        return True
     if column == "instance_type":
         return text in _instance_types()
     if column == "region":
@@ -107,8 +110,8 @@ def not_public(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
     """Yield column and text of what is usually public knowledge, such as a region, and is not."""
     for name in _text_columns(table):
         if name not in _PRIVATE:
-            texts = (each for each in table[name].dropna().unique() if each)
-            yield from ((name, each) for each in texts if not is_public(name, str(each)))
+            texts = map(str, table[name].dropna().unique())
+            yield from ((name, each) for each in texts if not is_public(name, each))
 
 
 def require_public(table: pd.DataFrame, name: str) -> None:
@@ -121,7 +124,7 @@ def require_public(table: pd.DataFrame, name: str) -> None:
     """
     for column in _text_columns(table):
         for text in map(str, table[column].dropna().unique()):
-            if text and not is_public(column, text) and not _is_alias(column, text):
+            if not is_public(column, text) and not _is_alias(column, text):
                 raise ValueError(
                     f"{name} would still hold {shortened(text)} in column {column}, which is "
                     "neither public knowledge nor an alias: nothing was written; please report "

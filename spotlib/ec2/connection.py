@@ -288,9 +288,8 @@ def _host(endpoint: str) -> str:
 
 def is_aws(endpoint: str) -> bool:
     """Whether the endpoint is Amazon's and costs money: ``aws`` or any amazonaws.com URL."""
-    return endpoint == "aws" or f".{_host(endpoint)}".endswith(
-        (".amazonaws.com", ".amazonaws.com.cn")
-    )
+    host = f".{_host(endpoint)}"
+    return endpoint == "aws" or host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def _real_connection(endpoint: str, *, url: str | None, profile: str | None) -> Connection:
