@@ -37,7 +37,9 @@ from spotlib.workspace import results_folder
 Files = dict[str, bytes]
 _IDENTITY = re.compile(r"\barn:aws|\bsir-[0-9a-z]{6,}|\bi-[0-9a-f]{8,17}\b|\b\d{12}\b")
 _FORMULA = re.compile(r"['=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # also full-width signs
-_PUBLIC = "Names that are not public knowledge are aliases"  # in the README of a public export
+# In the README of a public and of a private export: they are never written over each other.
+_PUBLIC = "Names that are not public knowledge are aliases"
+_PRIVATE = "**PRIVATE**: these tables hold ids of your account.  Publish what --public writes."
 _KINDS = {  # of columns, by the unit in the data dictionary; any other holds real numbers
     "name": "string",
     "boolean": "boolean",
@@ -49,9 +51,6 @@ _PUBLIC_TERMS = (
     f"{_PUBLIC}: accounts, endpoints, worlds, batches, requests, instances, and any region, type, "
     "zone or code that Amazon does not document.  Times are exact: whoever has the account's own "
     "records can recognise its launches."
-)
-_PRIVATE_TERMS = (
-    "**PRIVATE**: these tables hold ids of your account.  Publish what --public writes."
 )
 _SPOTLAKE = (
     "The targets were selected from SpotLake data (spotlake.ddps.cloud, DDPS Lab), which are "
@@ -139,7 +138,11 @@ def export(
         if part.empty:
             continue
         tables, notes = _tables(part, batches, stage=stage)
-        terms = [_PUBLIC_TERMS, _licence_line(licence)] if public else [_PRIVATE_TERMS]
+        terms = (
+            [_PUBLIC_TERMS, _licence_line(licence)]
+            if public
+            else [f"{_PRIVATE}.  Publish what --public writes."]
+        )
         terms += _SPOTLAKE if spotlake and kind == "real" else ()
         readme = _readme(kind, stage, notes=notes, terms=terms)
         if salt is not None:
@@ -176,17 +179,16 @@ def _tables(
 
 
 def _require_same_use(to: Path, *, public: bool) -> None:
-    """Refuse to mix what is published with what is not."""
+    """Refuse to mix what is published with what is not, or with what cannot be told."""
+    mine = _PUBLIC if public else _PRIVATE
     for folder in (to / "simulated", to / "real"):
         readme = folder / "README.md"
         if not folder.exists() or not any(folder.iterdir()):
             continue
-        held = readme.is_file() and _PUBLIC in readme.read_text(errors="replace")
-        if held is not public:
-            what = "public" if held else "private"
+        if not readme.is_file() or mine not in readme.read_text(errors="replace"):
             raise ValueError(
-                f"{str(folder)!r} holds a {what} export: nothing was written; name another folder "
-                "with --to, or delete that one"
+                f"{str(folder)!r} holds something else than a {'public' if public else 'private'} "
+                "export, so nothing was written: name another folder with --to, or delete that one"
             )
 
 
@@ -304,7 +306,7 @@ def _write(path: Path, data: bytes, *, public: bool) -> Path:
             written.write(data)
         os.chmod(temporary, 0o644 if public else 0o600)
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         os.unlink(temporary)
         raise
     return path

@@ -39,7 +39,7 @@ ALMOST = [  # nearly a known name
     *["sandbox/alice", "sandbox/tight/alice", "aws/alice", "sandbox/", "sandbox/tight/\u0663"],
     *["AWS", "fulfilled-by-alice", "alice", "987654321098", "arn:aws:iam::987654321098:user/a"],
     *["i-0123456789abcdef0", "sir-abcd1234", "ami-0123456789abcdef0", "subnet-0123abcd"],
-    *["/home/alice/results", "https://ec2.alice.example:8443", "http://alice:secret@host/"],
+    *["/data/alice/results", "https://ec2.alice.example:8443", "http://alice:secret@host/"],
 ]
 
 
@@ -74,8 +74,11 @@ def known(text):
     return text in ours | {"fulfilled", "timed_out", "unfinished", ""} or ALIAS.fullmatch(text)
 
 
-@settings(max_examples=400 if CHAOS else 40)
-@given(column=st.sampled_from(sorted({*TEXTS, "outcome", "kind", "image"})), text=st.text())
+@settings(max_examples=400 if CHAOS else 25)
+@given(
+    column=st.sampled_from(sorted({*TEXTS, "outcome", "kind", "image"})),
+    text=st.text() | st.sampled_from(ALMOST),
+)
 @example(column="wanted", text="alice")
 @example(column="outcome", text="alice")
 def test_any_text_in_any_text_column_is_known_or_an_alias(tmp_path_factory, column, text):
@@ -88,14 +91,10 @@ def test_any_text_in_any_text_column_is_known_or_an_alias(tmp_path_factory, colu
         assert known(held), (name, held)
 
 
-@pytest.mark.parametrize("text", ALMOST)
-def test_what_is_nearly_a_known_name_is_not_published(tmp_path, text):
-    texts = dict.fromkeys([*TEXTS, "outcome", "kind"], text)
-    export(*tables(**texts), to=tmp_path, salt=SALT)
+def test_what_is_nearly_a_known_name_is_not_public():
+    columns = [*TEXTS, "outcome", "kind"]
 
-    assert not [column for column in TEXTS if is_public(column, text)]
-    for name, held in cells(tmp_path):
-        assert known(held), (name, held)
+    assert not [(name, text) for name in columns for text in ALMOST if is_public(name, text)]
 
 
 def test_documented_names_are_published_as_they_are():
@@ -118,66 +117,70 @@ def test_an_alias_is_the_same_in_every_table_and_column_of_one_meaning():
     assert held["n"] == 1
 
 
-class TestSalt:
-    def test_it_is_made_whole_and_for_its_owner_only(self, tmp_path):
-        salt = read_salt(tmp_path / "salt")
+def test_a_salt_is_made_whole_and_for_its_owner_only(tmp_path):
+    salt = read_salt(tmp_path / "salt")
 
-        assert re.fullmatch(rb"[0-9a-f]{64}", salt)
-        assert read_salt(tmp_path / "salt") == salt
-        assert stat.S_IMODE((tmp_path / "salt").stat().st_mode) == 0o600
-        assert [path.name for path in tmp_path.iterdir()] == ["salt"]
+    assert re.fullmatch(rb"[0-9a-f]{64}", salt)
+    assert read_salt(tmp_path / "salt") == salt
+    assert stat.S_IMODE((tmp_path / "salt").stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["salt"]
 
-    @pytest.mark.parametrize("held", [b"", b"ab", b"0" * 63, b"0" * 65, b"g" * 64, b"\xff" * 64])
-    def test_one_that_is_not_whole_is_refused_and_kept(self, tmp_path, held):
-        (tmp_path / "salt").write_bytes(held)
 
-        with pytest.raises(ValueError, match=r"not whole: .* earlier exports .* restore"):
-            read_salt(tmp_path / "salt")
-        assert (tmp_path / "salt").read_bytes() == held
+@pytest.mark.parametrize("held", [b"", b"ab", b"0" * 63, b"0" * 65, b"g" * 64, b"\xff" * 64])
+def test_a_salt_that_is_not_whole_is_refused_and_kept(tmp_path, held):
+    (tmp_path / "salt").write_bytes(held)
 
-    def test_what_is_no_file_is_refused_and_not_waited_for(self, tmp_path):
-        os.mkfifo(tmp_path / "pipe")
-        (tmp_path / "dead").symlink_to("nowhere")
-        (tmp_path / "folder").mkdir()
-
-        for name in ("pipe", "dead", "folder"):
-            with pytest.raises(ValueError, match=f"{name}' is no file"):
-                read_salt(tmp_path / name)
-        with pytest.raises(ValueError, match="cannot be read or made: No such file"):
-            read_salt(tmp_path / "missing" / "salt")
-
-    def test_a_restored_one_that_others_could_read_is_closed_to_them(self, tmp_path):
-        (tmp_path / "salt").write_bytes(b"0" * 64)
-        (tmp_path / "salt").chmod(0o644)
-
+    with pytest.raises(ValueError, match=r"not whole: .* earlier exports .* restore"):
         read_salt(tmp_path / "salt")
-        assert stat.S_IMODE((tmp_path / "salt").stat().st_mode) == 0o600
+    assert (tmp_path / "salt").read_bytes() == held
 
-    def test_a_disk_that_fails_leaves_no_salt_behind(self, tmp_path, monkeypatch):
-        def full(_):
-            raise OSError(28, "No space left on device")
 
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", full)
-            with pytest.raises(ValueError, match="cannot be read or made: No space left"):
-                read_salt(tmp_path / "salt")
-        assert not list(tmp_path.iterdir())
+def test_a_salt_that_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dead").symlink_to("nowhere")
+    (tmp_path / "folder").mkdir()
 
-    def test_exports_that_start_together_share_one_salt(self, tmp_path):
-        barrier, salts = threading.Barrier(8), []
+    for name in ("pipe", "dead", "folder"):
+        with pytest.raises(ValueError, match=f"{name}' is no file"):
+            read_salt(tmp_path / name)
+    with pytest.raises(ValueError, match="cannot be read or made: No such file"):
+        read_salt(tmp_path / "missing" / "salt")
 
-        def export_at_once():
-            barrier.wait()
-            salts.append(read_salt(tmp_path / "salt"))
 
-        threads = [threading.Thread(target=export_at_once) for _ in range(8)]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+def test_a_restored_salt_that_others_could_read_is_closed_to_them(tmp_path):
+    (tmp_path / "salt").write_bytes(b"0" * 64)
+    (tmp_path / "salt").chmod(0o644)
 
-        assert len(salts) == 8
-        assert len(set(salts)) == 1
+    read_salt(tmp_path / "salt")
+    assert stat.S_IMODE((tmp_path / "salt").stat().st_mode) == 0o600
+
+
+def test_a_disk_that_fails_leaves_no_salt_behind(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ValueError, match="cannot be read or made: No space left"):
+            read_salt(tmp_path / "salt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_exports_that_start_together_share_one_salt(tmp_path):
+    barrier, salts = threading.Barrier(8), []
+
+    def export_at_once():
+        barrier.wait()
+        salts.append(read_salt(tmp_path / "salt"))
+
+    threads = [threading.Thread(target=export_at_once) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+    assert len(salts) == 8
+    assert len(set(salts)) == 1
 
 
 def leaves(value, path=()):
