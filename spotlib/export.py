@@ -138,11 +138,7 @@ def export(
         if part.empty:
             continue
         tables, notes = _tables(part, batches, stage=stage)
-        terms = (
-            [_PUBLIC_TERMS, _licence_line(licence)]
-            if public
-            else [f"{_PRIVATE}.  Publish what --public writes."]
-        )
+        terms = [_PUBLIC_TERMS, _licence_line(licence)] if public else [_PRIVATE]
         terms += _SPOTLAKE if spotlake and kind == "real" else ()
         readme = _readme(kind, stage, notes=notes, terms=terms)
         if salt is not None:
