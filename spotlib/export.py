@@ -1,20 +1,19 @@
 """Tables of your launches for others: training, requests and batches, as Parquet and CSV.
 
 Simulated and real launches are written to different folders, each with a README and a data
-dictionary.  A public export replaces account, endpoint, batch, request and instance ids by
-salted aliases, which still join the tables.
+dictionary.  A public export holds texts that are public knowledge and salted aliases of all
+others, which still join the tables (``spotlib.public``).
 """
 
 import argparse
-import hashlib
-import hmac
 import io
 import os
 import re
-import secrets
 import sys
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -30,18 +29,29 @@ from spotlib.forecast.training import (
     training_table,
 )
 from spotlib.model import Stage
+from spotlib.public import aliased, not_public, read_salt, require_public, shortened
+from spotlib.record.selection_file import read_selection
 from spotlib.record.tables import load_readable
 from spotlib.workspace import logs_folder, results_path
 
 Files = dict[str, bytes]
-_PLAIN_ENDPOINTS = ("aws", "sandbox")  # they reveal nothing about us
-_IDENTITY = re.compile(rb"\barn:aws|\bsir-[0-9a-z]{6,}|\bi-[0-9a-f]{8,17}\b")
+_IDENTITY = re.compile(r"\barn:aws|\bsir-[0-9a-z]{6,}|\bi-[0-9a-f]{8,17}\b|\b\d{12}\b")
+_FORMULA = re.compile(r"['=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # also full-width signs
+# In the README of a public and of a private export: they are never written over each other.
+_PUBLIC = "Names that are not public knowledge are aliases"
+_PRIVATE = "**PRIVATE**: these tables hold ids of your account.  Publish what --public writes."
 _KINDS = {  # of columns, by the unit in the data dictionary; any other holds real numbers
     "name": "string",
     "boolean": "boolean",
     "UTC time": "datetime64[us, UTC]",
     **dict.fromkeys(["count", "instances", "0 or 1"], "Int64"),
 }
+_EXPORTED = frozenset(column.name for columns in COLUMNS.values() for column in columns)
+_PUBLIC_TERMS = (
+    f"{_PUBLIC}: accounts, endpoints, worlds, batches, requests, instances, and any region, type, "
+    "zone or code that Amazon does not document.  Times are exact: whoever has the account's own "
+    "records can recognise its launches."
+)
 _SPOTLAKE = (
     "The targets were selected from SpotLake data (spotlake.ddps.cloud, DDPS Lab), which are "
     "licensed CC BY-NC 4.0: name the source, no commercial use.",
@@ -53,7 +63,9 @@ _SPOTLAKE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``python -m spotlib export``."""
     parser.add_argument("--results", default="", help="the results folder (default: results)")
-    parser.add_argument("--to", help="where to write (default: export in the results folder)")
+    parser.add_argument(
+        "--to", help="where to write (default: export, or export-public, in the results folder)"
+    )
     parser.add_argument("--stage", choices=["fulfilled", "running", "ready"], default="ready")
     parser.add_argument(
         "--public", action="store_true", help="replace identities by aliases, for publishing"
@@ -69,20 +81,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """Export what ``results/launches`` holds; return 1 if there is nothing to export."""
     results, logs = results_path(given.results), logs_folder(given.results)
+    to = Path(given.to) if given.to else results / f"export{'-public' * given.public}"
     found = load_readable(logs)
     for words in (*(each.words for each in found.faults), *found.notes):
         print(words, file=sys.stderr)
     salt_file = Path(given.salt_file) if given.salt_file else results / "export.salt"
+    if given.public and salt_file.resolve().is_relative_to(to.resolve()):
+        raise ValueError(f"the salt {str(salt_file)!r} would lie in the folder that you publish")
     written = export(
         found.launches,
         found.batches,
-        to=Path(given.to) if given.to else results / "export",
+        to=to,
         stage=Stage[given.stage.upper()],
-        salt=_salt(salt_file) if given.public else None,
+        salt=read_salt(salt_file) if given.public else None,
         licence=given.licence,
         spotlake=_selected_from_spotlake(results),
         not_read=len(found.faults),
     )
+    if given.public:
+        print(*_alias_lines(found.launches), sep="", end="", file=sys.stderr)
     for path in written:
         print(path)
     if not written:
@@ -110,8 +127,15 @@ def export(
     Raises
     ------
     ValueError
-        If a public file would still hold an identity; nothing is written then.
+        If a public and a private export would share a folder, or a public file would still hold a
+        private name; nothing is written then.
     """
+    public = salt is not None
+    _require_same_use(to, public=public)
+    if salt is not None:  # batch ids only later: they decide which of two equal runs counts
+        launches, batches = (
+            aliased(each, salt, each.columns.drop("batch_id")) for each in (launches, batches)
+        )
     kinds: dict[str, Files] = {}
     simulated = launches["simulated"].fillna(False).astype(bool)
     for kind, chosen in (("simulated", simulated), ("real", ~simulated)):
@@ -120,14 +144,18 @@ def export(
             continue
         tables, notes = _tables(part, batches, stage=stage)
         notes += [f"logs that could not be read: {not_read}"] * bool(not_read)
-        terms = [] if salt is None else [_licence_line(licence)]
+        terms = [_PUBLIC_TERMS, _licence_line(licence)] if public else [_PRIVATE]
         terms += _SPOTLAKE if spotlake and kind == "real" else ()
-        files = _table_files(tables if salt is None else _scrub(tables, salt))
-        files["README.md"] = _readme(kind, stage, notes=notes, terms=terms).encode()
+        readme = _readme(kind, stage, notes=notes, terms=terms)
         if salt is not None:
-            _require_scrubbed(files, tables)
-        kinds[kind] = files
-    return [_write(to / kind / name, data) for kind in kinds for name, data in kinds[kind].items()]
+            tables = {name: aliased(table, salt, ["batch_id"]) for name, table in tables.items()}
+            _require_public(tables, readme)
+        kinds[kind] = _table_files(tables) | {"README.md": readme.encode()}
+    return [
+        _write(to / kind / name, data, public=public)
+        for kind in kinds
+        for name, data in kinds[kind].items()
+    ]
 
 
 def _tables(
@@ -152,63 +180,47 @@ def _tables(
     }, notes
 
 
-def _scrub(tables: Mapping[str, pd.DataFrame], salt: bytes) -> dict[str, pd.DataFrame]:
-    """Return the tables with aliases in every column that holds an identity, alike in all."""
-    return {
-        name: table.assign(
-            **{
-                column.name: table[column.name].map(
-                    lambda value, kind=column.identity: _alias(value, kind, salt),
-                    na_action="ignore",
-                )
-                for column in COLUMNS[name]
-                if column.identity
-            }
+def _require_same_use(to: Path, *, public: bool) -> None:
+    """Refuse to mix what is published with what is not, or with what cannot be told."""
+    mine = _PUBLIC if public else _PRIVATE
+    for folder in (to / "simulated", to / "real"):
+        readme = folder / "README.md"
+        if not folder.exists() or not any(folder.iterdir()):
+            continue
+        if not readme.is_file() or mine not in readme.read_text(errors="replace"):
+            raise ValueError(
+                f"{str(folder)!r} holds something else than a {'public' if public else 'private'} "
+                "export, so nothing was written: name another folder with --to, or delete that one"
+            )
+
+
+def _require_public(tables: Mapping[str, pd.DataFrame], readme: str) -> None:
+    """Look at what will be written itself, in case something was not replaced."""
+    for name, table in tables.items():
+        require_public(table, name)
+    if found := _IDENTITY.search(readme):
+        raise ValueError(
+            f"README.md would hold {shortened(found[0])}, which looks like an id of an account, a "
+            "request or an instance: nothing was written; look at --licence"
         )
-        for name, table in tables.items()
-    }
 
 
-def _alias(value: object, kind: str, salt: bytes) -> str:
-    """Return the same name for the same value and salt; it cannot be guessed without the salt.
-
-    A plain hash would not do: there are only 10^12 account ids to try.
-    """
-    if kind == "host" and _is_plain(value):
-        return str(value)
-    secret = hmac.new(salt, f"{kind}:{value}".encode(), hashlib.sha256)
-    return f"{kind}-{secret.hexdigest()[:16]}"
-
-
-def _is_plain(endpoint: object) -> bool:
-    """Return whether an endpoint is public knowledge, as also sandbox/MARKET is."""
-    return str(endpoint).partition("/")[0] in _PLAIN_ENDPOINTS
-
-
-def _require_scrubbed(files: Files, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Search the bytes themselves for identities, in case a column was not scrubbed."""
-    identities = {
-        str(value).encode()
-        for name in ("account", "batch_id", "endpoint")
-        for value in tables["batches"][name].dropna().unique()
-        if not _is_plain(value)
-    }
-    for name, data in files.items():
-        if _IDENTITY.search(data) or any(value in data for value in identities):
-            raise ValueError(f"{name} would still hold an identity: nothing was written")
-
-
-def _salt(path: Path) -> bytes:
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-    return path.read_text().strip().encode()
+def _alias_lines(launches: pd.DataFrame) -> Iterator[str]:
+    """Say which names became aliases although such names usually are public knowledge."""
+    found: dict[str, list[str]] = {}
+    for column, text in not_public(launches):
+        if column in _EXPORTED:
+            found.setdefault(column, []).append(text)
+    for column, texts in found.items():
+        yield (
+            f"{column}: aliases replace {len(texts)} unknown names, such as "
+            f"{shortened(texts[0])}; if Amazon has published them since, update boto3 or spotlib\n"
+        )
 
 
 def _selected_from_spotlake(results: Path) -> bool:
     selections = (results / "selection").glob("*.csv")
-    return any("spotlake" in set(pd.read_csv(each)["source"]) for each in selections)
+    return any("spotlake" in set(read_selection(each)["source"]) for each in selections)
 
 
 def _table_files(tables: Mapping[str, pd.DataFrame]) -> Files:
@@ -231,9 +243,17 @@ def _parquet(table: pd.DataFrame) -> bytes:
 
 
 def _csv(table: pd.DataFrame) -> bytes:
-    flags = table.select_dtypes("boolean")
-    words = {str(name): flags[name].map({True: "true", False: "false"}) for name in flags}
+    words: dict[str, pd.Series[Any]] = {}
+    for name in table.select_dtypes("boolean"):
+        words[str(name)] = table[name].map({True: "true", False: "false"})
+    for name in table.select_dtypes("string"):
+        words[str(name)] = table[name].map(_cell, na_action="ignore")
     return table.assign(**words).to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ").encode()
+
+
+def _cell(text: str) -> str:
+    """Put a ' before what a spreadsheet would run as a formula, and before a ' itself."""
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def _readme(kind: str, stage: Stage, *, notes: Iterable[str], terms: Iterable[str]) -> str:
@@ -247,7 +267,9 @@ def _readme(kind: str, stage: Stage, *, notes: Iterable[str], terms: Iterable[st
         "",
         f"These tables hold {what}.",
         "A run (batch_id, round, plan) is the sample: instances of one run are not independent.",
-        "`dictionary.csv` describes every column; Parquet and CSV hold the same.",
+        "`dictionary.csv` describes every column; Parquet and CSV hold the same, but for one mark:",
+        "in CSV a ' stands before a text that a spreadsheet would run as a formula (one beginning",
+        "with = + - @, a tab or a line break) or that begins with a ' itself; drop it on reading.",
         "",
         "- `training`: one row per run and elapsed time, to be used with its `weight`.",
         "  Split it by whole runs in the order of time, or by target, never by row.",
@@ -261,9 +283,14 @@ def _readme(kind: str, stage: Stage, *, notes: Iterable[str], terms: Iterable[st
         'KaplanMeierFitter().fit_interval_censoring(requests["lower_s"], requests["upper_s"])',
         "```",
         "",
-        "Left out: " + ("; ".join(notes) or "nothing") + ".",
+        "Left out: " + ("; ".join(map(_plain, notes)) or "nothing") + ".",
     ]
     return "\n".join([*lines, *(line for term in terms for line in ("", term)), ""])
+
+
+def _plain(note: str) -> str:
+    """A log's text in one line of Markdown, in which it makes no link and no HTML."""
+    return re.sub(r"[][<>`\\]", r"\\\g<0>", " ".join(note.split()))
 
 
 def _licence_line(licence: str) -> str:
@@ -272,7 +299,16 @@ def _licence_line(licence: str) -> str:
     return "Their authors have not named a licence yet: ask them before using these data."
 
 
-def _write(path: Path, data: bytes) -> Path:
+def _write(path: Path, data: bytes, *, public: bool) -> Path:
+    """Write a file whole or not at all; a private one for its owner only."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    file, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(file, "wb") as written:
+            written.write(data)
+        os.chmod(temporary, 0o644 if public else 0o600)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
     return path

@@ -3,17 +3,23 @@
 Figures are made without pyplot, so nothing global is left behind, and they are drawn from tables
 alone.  A figure of simulated data says so across its face.  No figure is drawn here: each room
 has its own.
+
+Names and messages of EC2, of a log or of an archive are shown as text: they make no HTML, no link
+and no formula, neither on a page nor in a figure.
 """
 
 import html
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+
+if TYPE_CHECKING:  # slow to import
+    from pandas.io.formats.style import Styler
 
 SIMULATED: Final = "SIMULATED (sandbox)"
 THEME: Final = {
@@ -24,6 +30,8 @@ THEME: Final = {
     "axes.grid": True,
     "grid.alpha": 0.3,
 }
+drawing = mpl.rc_context({"text.parse_math": False})  # decorates what draws a name with a $
+_NO_FORMULAS: Final = "tex2jax_ignore mathjax_ignore"  # else MathJax makes a link of $\\href{...}$
 _BANNERS: Final = {  # background and text colour
     "simulated": ("#e8f0fe", "#1a4fa0"),
     "real": ("#e6f4ea", "#1e6b34"),
@@ -88,6 +96,7 @@ def mark_simulated(figure: Figure) -> None:
     )
 
 
+@drawing
 def save(figure: Figure, path: str | Path) -> Path:
     """Save a figure as PNG and SVG beside each other; return the PNG's path."""
     png = Path(path).with_suffix(".png")
@@ -101,4 +110,23 @@ def banner_html(text: str, kind: Literal["simulated", "real", "costs money", "un
     """Return one conspicuous line of HTML that says where data come from, or go to."""
     ground, ink = _BANNERS[kind]
     style = f"background:{ground};color:{ink};padding:.6em 1em;font-weight:bold;border-radius:4px"
-    return f'<div style="{style}">{html.escape(text)}</div>'
+    return f'<div class="{_NO_FORMULAS}" style="{style}">{html.escape(text)}</div>'
+
+
+def bar_html(share: float, text: str, *, simulated: bool = False) -> str:
+    """Return a progress bar as HTML: ``share`` of it is full, and a text stands beside it."""
+    bar = f'<progress value="{share:.3f}" max="1" style="width:40%"></progress>'
+    mark = f"<b>{SIMULATED}</b> " if simulated else ""
+    return f'<span class="{_NO_FORMULAS}">{bar} {mark}{html.escape(text)}</span>'
+
+
+def table_html(table: pd.DataFrame, caption: str | None = None) -> "Styler":
+    """Return a table without its index, as a notebook displays it."""
+    shown = table.style.hide(axis="index").set_table_attributes(f'class="{_NO_FORMULAS}"')
+    shown = shown.format(escape="html").format_index(escape="html", axis="columns")
+    return shown if caption is None else shown.set_caption(html.escape(caption))
+
+
+def show_formulas_as_text() -> None:
+    """Keep MathJax out of the tables that a notebook displays; pandas escapes their HTML itself."""
+    pd.set_option("display.html.use_mathjax", False)

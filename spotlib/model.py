@@ -27,6 +27,9 @@ MOST_INSTANCES_PER_CALL = 3000  # EC2 refuses more with RequestResourceCountExce
 _INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _ZONE_ID = re.compile(r"[a-z]{3,4}\d-az\d+")
+INSTANCE_TYPE_PATTERN, REGION_PATTERN, ZONE_ID_PATTERN = (  # for readers that search in a text
+    rf"^(?:{each.pattern})\Z" for each in (_INSTANCE_TYPE, _REGION, _ZONE_ID)
+)
 
 
 StageName = Literal["accepted", "fulfilled", "running", "ready"]

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shutil
 import stat
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from launch_rows import INF, drawn, run_rows, table_of
+from pyarrow import parquet
 
 from spotlib import export as exports
 from spotlib.collect.rounds import collect_batch
@@ -150,12 +152,72 @@ def test_the_names_aws_and_sandbox_are_no_secret(tmp_path):
     assert set(read(tmp_path / "real", "training")["endpoint"]) == {"aws"}
 
 
-def test_an_identity_that_slipped_through_stops_the_export(both, tmp_path, monkeypatch):
-    monkeypatch.setattr(exports, "_scrub", lambda tables, salt: tables)  # noqa: ARG005
+def test_a_name_that_was_not_replaced_stops_the_export(both, tmp_path, monkeypatch):
+    monkeypatch.setattr(exports, "aliased", lambda table, *_: table)
 
-    with pytest.raises(ValueError, match="would still hold an identity"):
+    with pytest.raises(ValueError, match=r"training would still hold 'w-1' in column world"):
         export(*both, to=tmp_path, salt=SALT)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_id_in_the_words_of_a_public_readme_stops_the_export(both, tmp_path):
+    with pytest.raises(ValueError, match=r"README.md would hold '987654321098'.* look at --lic"):
+        export(*both, to=tmp_path, salt=SALT, licence=f"all rights at account {ACCOUNT}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("first", [None, SALT])
+def test_a_public_and_a_private_export_never_share_a_folder(both, tmp_path, first):
+    export(*both, to=tmp_path, salt=first)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+
+    with pytest.raises(ValueError, match=r"holds something else than a p.* export"):
+        export(*both, to=tmp_path, salt=None if first else SALT)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+    export(*both, to=tmp_path, salt=first)  # the same again is no mixture
+    for readme in tmp_path.glob("*/README.md"):  # an older export, which does not say what it is
+        readme.write_text("# Launch times")
+    with pytest.raises(ValueError, match="holds something else"):
+        export(*both, to=tmp_path, salt=first)
+
+
+def test_a_private_export_is_for_its_owner_only(both, tmp_path):
+    for salt, mode in ((None, 0o600), (SALT, 0o644)):
+        for path in export(*both, to=tmp_path / f"{mode}", salt=salt):
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_the_files_hold_no_metadata_of_the_machine_or_of_pandas(both, tmp_path):
+    for path in export(*both, to=tmp_path, salt=SALT):
+        if path.suffix == ".parquet":
+            assert set(parquet.read_metadata(path).metadata or {}) <= {b"ARROW:schema"}
+            assert parquet.read_schema(path).metadata is None
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d"])
+def test_no_cell_of_a_csv_is_a_formula_and_the_text_can_be_restored(both, tmp_path, sign):
+    text = f"{sign}cmd|' /C calc'!A0"
+    launches, batches = both
+    export(launches.assign(zone_id=text, method=text), batches, to=tmp_path)
+
+    for name, columns in (("requests", ["zone_id", "method"]), ("training", ["method"])):
+        table = pd.read_csv(tmp_path / "real" / f"{name}.csv", dtype=str, lineterminator="\n")
+        for column in columns:
+            assert set(table[column]) == {f"'{text}"}
+            assert set(read(tmp_path / "real", name)[column]) == {text}
+    assert "drop it on reading" in (tmp_path / "real" / "README.md").read_text()
+
+
+def test_the_words_of_a_log_make_no_link_and_no_html_in_a_readme(both, tmp_path):
+    launches, batches = both
+    evil = "<script>alert(1)</script> [x](javascript:alert(1))\n# heading"
+    export(launches.assign(method=evil, wanted="running"), batches, to=tmp_path)
+    readme = (tmp_path / "real" / "README.md").read_text()
+
+    assert "was not watched for" in readme
+    assert r"\<script\>" in readme
+    assert r"\[x\]" in readme
+    assert "\n# heading" not in readme
 
 
 def test_a_public_readme_names_the_licence_and_spotlake_where_targets_come_from_it(both, tmp_path):
@@ -195,14 +257,22 @@ def test_the_readme_names_what_was_left_out(tmp_path):
     assert "ready was not watched for" in readme
 
 
-@pytest.fixture
-def results(tmp_path):
-    """A results folder with a real log of the collect loop."""
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A real log of the collect loop."""
     world = World(seed=3)
     connection = connect_in_process(world, lambda client: attach(world, client))
     targets = [Target("t3.nano", "sa-east-1"), Target("t4g.medium", "ap-northeast-3")]
-    log = tmp_path / "launches" / "20240901T000000Z-abcdef.jsonl"
+    log = tmp_path_factory.mktemp("recorded") / "20240901T000000Z-abcdef.jsonl"
     collect_batch(connection, plan_launches(targets, count=3), log=log, seed=1).require()
+    return log
+
+
+@pytest.fixture
+def results(recorded, tmp_path):
+    """A results folder with that log."""
+    (tmp_path / "launches").mkdir()
+    shutil.copy(recorded, tmp_path / "launches")
     return tmp_path
 
 
@@ -214,7 +284,7 @@ def run(*words):
 
 def test_the_command_exports_the_logs_of_the_loop(results, capsys):
     assert run("--results", str(results), "--public") == 0
-    folder = results / "export" / "simulated"
+    folder = results / "export-public" / "simulated"
     printed = capsys.readouterr().out.split()
     training, polls = read(folder, "training"), load_polls(results / "launches")
 
@@ -238,6 +308,31 @@ def test_the_salt_is_made_once_and_for_its_owner_only(results, capsys):
     assert salt.read_bytes() == before
     assert stat.S_IMODE(os.stat(salt).st_mode) == 0o600
     assert before.decode().strip() not in capsys.readouterr().out
+
+
+def test_a_salt_is_never_published_with_the_tables(results):
+    with pytest.raises(ValueError, match="would lie in the folder that you publish"):
+        run("--results", str(results), "--public", "--to", str(results))
+
+
+def test_a_selection_without_its_columns_is_refused_in_one_sentence(results):
+    (results / "selection").mkdir()
+    (results / "selection" / "x.csv").write_text("rank,region\n1,sa-east-1\n")
+
+    with pytest.raises(ValueError, match=r"selection .*x.csv' lacks the columns"):
+        run("--results", str(results), "--public")
+
+
+def test_an_unknown_name_is_an_alias_and_that_is_said(results, capsys):
+    log = next((results / "launches").iterdir())
+    log.write_text(log.read_text().replace('"status_code":"fulfilled"', '"status_code":"alices"'))
+
+    assert run("--results", str(results), "--public") == 0
+    said = capsys.readouterr().err
+    held = read(results / "export-public" / "simulated", "requests")["status_code"]
+
+    assert said.startswith("status_code: aliases replace 1 unknown names, such as 'alices'; if A")
+    assert held.drop_nulls().str.contains("^status-code-[0-9a-f]{16}$").all()
 
 
 def test_nothing_to_export_is_said(tmp_path, capsys):

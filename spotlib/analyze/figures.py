@@ -26,7 +26,7 @@ from matplotlib.ticker import (
 from spotlib.analyze.comparable import ended_by_ec2
 from spotlib.analyze.launch_times import LaunchTimes
 from spotlib.analyze.summaries import PHASES
-from spotlib.figures import new_figure, target_colours
+from spotlib.figures import drawing, new_figure, target_colours
 from spotlib.model import Stage
 
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
@@ -59,6 +59,7 @@ class Styles:
         return {"color": self.colours[target], "marker": _MARKERS[place % len(_MARKERS)]}
 
 
+@drawing
 def panels(
     targets: Sequence[str], *, stage: Stage, until_s: float, simulated: bool
 ) -> tuple[Figure, dict[str, Axes]]:
@@ -71,6 +72,7 @@ def panels(
     return figure, dict(zip(targets, axes, strict=False))
 
 
+@drawing
 def panel_grid(targets: Sequence[str], *, simulated: bool) -> tuple[Figure, list[Axes]]:
     """A named panel for each of the first 9 targets; only the left column has tick labels."""
     shown = list(targets)[:_MOST_PANELS]
@@ -87,6 +89,7 @@ def panel_grid(targets: Sequence[str], *, simulated: bool) -> tuple[Figure, list
     return figure, list(grid.flat[: len(shown)])
 
 
+@drawing
 def distribution_figure(
     kinds: Mapping[str, Mapping[str, LaunchTimes]], styles: Styles, *, simulated: bool
 ) -> Figure:
@@ -110,6 +113,7 @@ def distribution_figure(
     return figure
 
 
+@drawing
 def phases_figure(phases: pd.DataFrame, styles: Styles, *, simulated: bool) -> Figure:
     """The median of each phase by target with its interval, one panel per phase."""
     names = [name for name in PHASES if name in set(phases["phase"])]
@@ -141,6 +145,7 @@ def _seconds_axis(ax: Axes, numbers: pd.DataFrame) -> tuple[float, float]:
     return least_s, most_s
 
 
+@drawing
 def timeline_figure(launches: pd.DataFrame, styles: Styles, *, simulated: bool) -> Figure:
     """One bar per request of one round; each stage lies somewhere within its drawn bracket.
 
@@ -174,6 +179,7 @@ def timeline_figure(launches: pd.DataFrame, styles: Styles, *, simulated: bool) 
     return figure
 
 
+@drawing
 def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
     """The ratio of medians of at most 20 pairs, with its interval; 1 is no difference."""
     shown = pairs[pairs["ratio"].notna()].head(20).reset_index(drop=True)
@@ -198,6 +204,7 @@ def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
     return figure
 
 
+@drawing
 def association_figure(table: pd.DataFrame, outcome: str, *, simulated: bool) -> Figure:
     """The rank correlation of each feature with an outcome over targets, with its interval."""
     shown = table[(table["outcome"] == outcome) & table["rho"].notna()].reset_index(drop=True)

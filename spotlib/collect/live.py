@@ -14,13 +14,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from spotlib.collect.batch import Progress
-from spotlib.figures import SIMULATED, THEME, Colours, mark_simulated, target_colours, target_names
+from spotlib.figures import (
+    THEME,
+    Colours,
+    bar_html,
+    drawing,
+    mark_simulated,
+    target_colours,
+    target_names,
+)
 from spotlib.model import Stage
 from spotlib.record.tables import load_polls
 
 _SECONDS = "seconds since the request was sent"
 
 
+@drawing
 def ready_counts_figure(polls: pd.DataFrame) -> Figure:
     """Draw how many instances were running, and how many ready, since the request.
 
@@ -170,10 +179,9 @@ class LiveView:
         self._next_draw_s = ended_s + max(1.0, 20 * (ended_s - began_s))
 
     def _show_bar(self, words: str, share: float) -> None:
-        mark = f"<b>{SIMULATED}</b> " if self._simulated else ""
-        bar = f'<progress value="{share:.3f}" max="1" style="width:40%"></progress>'
-        self._bar.update({"text/html": f"{bar} {mark}{html.escape(words)}"}, raw=True)
+        self._bar.update({"text/html": bar_html(share, words, simulated=self._simulated)}, raw=True)
 
+    @drawing
     def _show_plot(self) -> None:
         image = io.BytesIO()
         ready_counts_figure(load_polls([self._log])).savefig(image, format="png", dpi=80)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from spotlib.ec2.connection import is_aws
+from spotlib.ec2.connection import is_aws, require_endpoint
 from spotlib.model import (
     MOST_INSTANCES_PER_CALL,
     Plan,
@@ -79,12 +79,7 @@ class CollectParameters:
             yield f"every_s must be above 0 seconds, got {self.every_s}"
         if self.ready not in ("ready", "running"):
             yield f"ready must be 'ready' (status checks ok) or 'running', got {self.ready!r}"
-        url = self.endpoint.startswith(("http://", "https://"))
-        if not (url or self.endpoint in ("sandbox", "aws")):
-            yield (
-                "endpoint must be 'sandbox' (free), 'aws' (costs money) or a URL, "
-                f"got {self.endpoint!r}"
-            )
+        yield from problems_of(require_endpoint, self.endpoint)
         yield from problems_of(require_intervals, timeout_s=self.timeout_s, poll_s=self.poll_s)
         yield from problems_of(parse_market, self.market or CALM)
 

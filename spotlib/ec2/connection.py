@@ -15,6 +15,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -29,6 +30,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 from botocore.parsers import ResponseParserError  # not a BotoCoreError
 from botocore.utils import parse_timestamp
 
+from spotlib.addresses import require_no_secret
 from spotlib.ec2.clock import (
     Clock,
     RemoteWorld,
@@ -267,7 +269,7 @@ def connect(
     Raises
     ------
     ValueError
-        If the endpoint is none of these, or the profile is not configured.
+        If the endpoint is none of these or may hold a password, or the profile is not configured.
     OSError
         If the sandbox does not start, for example because the market is unknown.
 
@@ -279,17 +281,13 @@ def connect(
     (True, 'tight')
     >>> connection.close()
     """
+    require_endpoint(endpoint)
     if endpoint == "sandbox":
         process, url = _start_sandbox(market=market, seed=seed, speed=speed)
         return _sandbox_connection(endpoint, url, control(url, "/sandbox"), process)
     if is_aws(endpoint):
         aws_url = None if endpoint == "aws" else endpoint
         return _real_connection(endpoint, url=aws_url, profile=profile)
-    if urlsplit(endpoint).scheme not in ("http", "https"):
-        raise ValueError(
-            f"endpoint {endpoint!r} is unknown: use 'sandbox' (free), 'aws' (costs money), "
-            "or the URL of an EC2-compatible endpoint"
-        )
     try:
         about = control(endpoint, "/sandbox")
     except (OSError, ValueError) as error:
@@ -309,10 +307,36 @@ def connect_in_process(world: World, attach: Callable[[Any], None]) -> Connectio
     return Connection("sandbox", clock, sandbox_session, world=world.world_id, attach=attach)
 
 
+def require_endpoint(endpoint: str) -> None:
+    """Refuse what is no endpoint, and a URL that may hold a password.
+
+    Raises
+    ------
+    ValueError
+        With what an endpoint may be.
+    """
+    require_no_secret("endpoint", endpoint)
+    if endpoint not in ("sandbox", "aws") and not _is_url(endpoint):
+        raise ValueError(
+            f"endpoint {endpoint!r} is unknown: use 'sandbox' (free), 'aws' (costs money), "
+            "or the URL of an EC2-compatible endpoint"
+        )
+
+
+def _is_url(endpoint: str) -> bool:
+    return endpoint.lower().startswith(("http://", "https://")) and bool(_host(endpoint))
+
+
+def _host(endpoint: str) -> str:
+    with suppress(ValueError):  # such as a bracket that is not closed
+        return urlsplit(endpoint).hostname or ""
+    return ""
+
+
 def is_aws(endpoint: str) -> bool:
     """Whether the endpoint is Amazon's and costs money: ``aws`` or any amazonaws.com URL."""
-    host = urlsplit(endpoint).hostname or ""
-    return endpoint == "aws" or f".{host}".endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    host = f".{_host(endpoint)}"
+    return endpoint == "aws" or host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def _real_connection(endpoint: str, *, url: str | None, profile: str | None) -> Connection:

@@ -10,6 +10,7 @@ from typing import Any
 from botocore import exceptions as botocore_errors
 from botocore.parsers import ResponseParserError  # not a BotoCoreError
 
+from spotlib.addresses import without_secrets
 from spotlib.model import OUTCOME_KINDS, Kind
 
 PASSING_KINDS = frozenset({Kind.THROTTLED, Kind.SERVER, Kind.UNREACHABLE, Kind.NOT_FOUND})
@@ -164,7 +165,9 @@ def refusal_of(error: Exception, *, action: str, region: str) -> Refusal:
     kind, advice = _local(error)
     return Refusal(
         type(error).__name__,
-        "no answer of AWS" if isinstance(error, ResponseParserError) else str(error),
+        "no answer of AWS"
+        if isinstance(error, ResponseParserError)
+        else without_secrets(str(error)),
         kind=kind,
         advice=advice,
         action=action,

@@ -7,9 +7,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from spotlib.analyze.figures import Styles, panel_grid
+from spotlib.figures import drawing
 from spotlib.forecast.forecast import Forecast
 
 
+@drawing
 def forecast_figure(forecasts: Sequence[Forecast], styles: Styles, *, simulated: bool) -> Figure:
     """Draw the expected ready count over time and its 90 % band, one panel per target."""
     shown = {str(each.target): each for each in forecasts}

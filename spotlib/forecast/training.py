@@ -21,27 +21,20 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Column:
-    """One column of an exported table, as the data dictionary describes it.
-
-    ``identity`` is the kind of private name the column holds, "" if none: a public export
-    replaces such names by salted aliases.
-    """
+    """One column of an exported table, as the data dictionary describes it."""
 
     name: str
     unit: str
     meaning: str
     missing: str = "never missing"
-    identity: str = ""
 
 
 _UNKNOWN = "NaN where it was not known before the request"
 _RUN_COLUMNS = (
     Column("simulated", "boolean", "whether the run happened in the sandbox, not in EC2"),
     Column("world", "name", "the sandbox's world that a simulated run belongs to", "empty if real"),
-    Column(
-        "endpoint", "name", "where requests went: aws, sandbox/MARKET or other", identity="host"
-    ),
-    Column("batch_id", "name", "names the run together with round and plan", identity="batch"),
+    Column("endpoint", "name", "where requests went: aws, sandbox/MARKET or other"),
+    Column("batch_id", "name", "names the run together with round and plan"),
     Column("round", "count", "the round within the batch, from 0"),
     Column("plan", "count", "the plan within the round, from 0"),
     Column("instance_type", "name", "EC2 instance type"),
@@ -74,8 +67,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
     "requests": (
         *_RUN_COLUMNS,
-        Column("request_id", "name", "id of EC2's spot request", "empty if refused", "request"),
-        Column("instance_id", "name", "id of its instance", "empty without one", "instance"),
+        Column("request_id", "name", "id of EC2's spot request", "empty if refused"),
+        Column("instance_id", "name", "id of its instance", "empty without one"),
         Column("zone_id", "name", "the zone of its instance", "empty without one"),
         Column("lower_s", "s", "not shown at the stage until then, since the call was sent"),
         Column("upper_s", "s", "shown at the stage by then; inf if never shown"),
@@ -90,7 +83,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "batches": (
         *_RUN_COLUMNS[:4],
         Column("started_at", "UTC time", "when the batch began"),
-        Column("account", "name", "the AWS account", "empty where unknown", "account"),
+        Column("account", "name", "the AWS account", "empty where unknown"),
         Column("rounds", "count", "rounds planned"),
         Column("every_s", "s", "from the start of one round to the next"),
         Column("poll_s", "s", "from one poll to the next"),
@@ -208,7 +201,10 @@ def _require_alike(launches: pd.DataFrame, stage: Stage) -> None:
         found = sorted(map(str, launches[name].unique()))
         if len(found) > 1:
             raise ValueError(f"launches of different {name} are never pooled, got {found}")
-    wanted = Stage[str(launches["wanted"].iloc[0]).upper()]
+    words = str(launches["wanted"].iloc[0])
+    wanted = next((each for each in Stage if each.label == words), None)
+    if wanted is None:
+        raise ValueError(f"wanted must be a stage, got {words!r}")
     if stage > wanted:
         raise ValueError(f"{stage.label} was not watched for, only {wanted.label}")
 

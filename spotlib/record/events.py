@@ -23,8 +23,18 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
-from spotlib.model import MOST_INSTANCES_PER_CALL, Kind, Outcome, StageName
+from spotlib.addresses import without_secrets
+from spotlib.model import (
+    INSTANCE_TYPE_PATTERN,
+    MOST_INSTANCES_PER_CALL,
+    REGION_PATTERN,
+    ZONE_ID_PATTERN,
+    Kind,
+    Outcome,
+    StageName,
+)
 
 SCHEMA = 2
 
@@ -127,15 +137,20 @@ class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch"):
     warnings: tuple[str, ...]
     host: Host
 
+    def __post_init__(self) -> None:
+        """Keep no password: an endpoint is refused with one, but older logs may hold one."""
+        force_setattr(self, "endpoint", without_secrets(self.endpoint))
+        force_setattr(self, "url", self.url and without_secrets(self.url))
+
 
 class IntentEvent(_RunEvent, frozen=True, kw_only=True, tag="intent"):
     """Before a request call: the plan, the exact parameters of the call, and the features."""
 
     at_s: Seconds
     at: Instant
-    instance_type: str
-    region: str
-    availability_zone_id: str | None
+    instance_type: Annotated[str, Meta(pattern=INSTANCE_TYPE_PATTERN)]
+    region: Annotated[str, Meta(pattern=REGION_PATTERN)]
+    availability_zone_id: Annotated[str, Meta(pattern=ZONE_ID_PATTERN)] | None
     placement: str
     method: str
     wanted: StageName

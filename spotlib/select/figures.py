@@ -1,5 +1,6 @@
 """The figures of ``01_select`` and its progress bar: drawn from tables, they decide nothing."""
 
+import html
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,7 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spotlib.figures import new_figure, target_names
+from spotlib.figures import bar_html, drawing, new_figure, target_names
 from spotlib.select.cov import PAIR
 
 _GREY = "0.78"
@@ -18,15 +19,16 @@ _MARKERS = {"ranked": "o", "constant": "s", "random": "D"}
 
 def day_progress(label: str) -> Callable[[int, int], None]:
     """Show a bar that updates in place, alike in Lab, under papermill and in HTML."""
-    handle = display({"text/html": label}, raw=True, display_id=True)
+    handle = display({"text/html": html.escape(label)}, raw=True, display_id=True)
 
     def show(done: int, days: int) -> None:
-        bar = f'<progress value="{done}" max="{days}" style="width:40%"></progress>'
-        handle.update({"text/html": f"{bar} {label}: {done} of {days} days"}, raw=True)
+        words = f"{label}: {done} of {days} days"
+        handle.update({"text/html": bar_html(done / days if days else 1.0, words)}, raw=True)
 
     return show
 
 
+@drawing
 def variation_figure(pairs: pd.DataFrame, selection: pd.DataFrame, *, simulated: bool) -> Figure:
     """SPS CoV against IF CoV of all pairs; the selected ones are numbered and named beside it."""
     figure, ax = _one_panel(10, 5.6, simulated)
@@ -46,6 +48,7 @@ def variation_figure(pairs: pd.DataFrame, selection: pd.DataFrame, *, simulated:
     return figure
 
 
+@drawing
 def score_heatmap(scored: pd.DataFrame, *, simulated: bool, types: int = 24) -> Figure:
     """The score of the best ``types`` instance types in every region that ranks one of them."""
     best = scored.drop_duplicates("instance_type").head(types)["instance_type"]
@@ -59,6 +62,7 @@ def score_heatmap(scored: pd.DataFrame, *, simulated: bool, types: int = 24) -> 
     return figure
 
 
+@drawing
 def history_figure(counts: pd.DataFrame, selection: pd.DataFrame, *, simulated: bool) -> Figure:
     """Mean SPS and IF of the selected targets day by day; blank where nothing is known."""
     size = (10, 0.62 * len(selection) + 2.4)
@@ -76,6 +80,7 @@ def history_figure(counts: pd.DataFrame, selection: pd.DataFrame, *, simulated: 
     return figure
 
 
+@drawing
 def ranks_figure(ranks: pd.DataFrame, *, simulated: bool) -> Figure:
     """The rank of each target under each way of scoring; blank where it is not ranked."""
     figure, ax = _one_panel(9.5, 0.34 * len(ranks) + 1.6, simulated)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from spotlib.addresses import require_no_secret
 from spotlib.parameters import problems_of, require_no_problems
 from spotlib.sandbox.numbers import parse_market
 
@@ -37,6 +38,8 @@ class SelectParameters:
         require_no_problems(self._problems())
 
     def _problems(self) -> Iterator[str]:
+        if "://" in self.dataset:
+            yield from problems_of(require_no_secret, "dataset", self.dataset)
         if self.month and not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", self.month):
             yield f"month must look like 2024-08, got {self.month!r}"
         if self.month and self.days:

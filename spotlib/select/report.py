@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from spotlib.figures import SIMULATED, target_names
+from spotlib.figures import SIMULATED, table_html, target_names
 from spotlib.select.archive.counts import Reading
 from spotlib.select.archive.schema import BREAKS, SNAPSHOT_MINUTES
 from spotlib.select.cov import PAIR
@@ -59,11 +59,7 @@ def evidence_table(selection: pd.DataFrame, *, simulated: bool) -> Styler:
             "cost, USD": selection["expected_cost_usd"].map("{:.4f}".format),
         }
     )
-    return (
-        table.style.format(escape="html")
-        .hide(axis="index")
-        .set_caption(SIMULATED if simulated else "SpotLake")
-    )
+    return table_html(table, SIMULATED if simulated else "SpotLake")
 
 
 def _flags(selection: pd.DataFrame) -> "pd.Series[str]":

@@ -47,7 +47,7 @@ def checked(injected="", **changes):
         ({"dry_run": 0}, "dry_run must be True or False, got 0"),
         ({"poll_s": float("nan")}, "poll_s must be a number, got nan"),
         ({"timeout_s": 2.0}, "need 0 < poll_s <= timeout_s, got poll_s=3.0, timeout_s=2.0"),
-        ({"endpoint": "asw"}, "endpoint must be 'sandbox' .* or a URL, got 'asw'"),
+        ({"endpoint": "asw"}, "endpoint 'asw' is unknown: use 'sandbox' .*, 'aws' .*, or the URL"),
         ({"ready": "ok"}, "ready must be 'ready' .* or 'running', got 'ok'"),
         ({"region": "us-east-1"}, "instance_type and region belong together, got '' and 'us-east"),
         ({"availability_zone_id": "use1-az1"}, "availability_zone_id needs an instance_type"),

@@ -1,0 +1,71 @@
+"""What a notebook shows, as a page would show it, without starting a kernel."""
+
+import json
+from collections.abc import Iterator, Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import IPython.display
+import matplotlib as mpl
+import pandas as pd
+import pytest
+from IPython.core.formatters import DisplayFormatter
+
+FORMULA = r"$\href{javascript:alert(1)}{x}$"  # MathJax makes a link of it, matplotlib an error
+EVIL = f"<script>alert(1)</script><img src=x onerror=alert(1)>[x](javascript:alert(1)){FORMULA}"
+
+
+class _Page(HTMLParser):
+    """Collects the tags of HTML, and its text that a page would search for formulas."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.typeset = ""
+        self._skipped = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if self._skipped or "tex2jax_ignore" in (dict(attrs).get("class") or ""):
+            self._skipped += tag not in ("img", "br")
+
+    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002
+        self._skipped -= self._skipped > 0
+
+    def handle_data(self, data: str) -> None:
+        self.typeset += "" if self._skipped else data
+
+
+def require_text(shown: Mapping[str, Any]) -> None:
+    """Fail if what is shown holds a tag that we do not write, a formula, or Markdown."""
+    assert not set(shown) & {"text/markdown", "text/latex", "application/javascript"}
+    page = _Page()
+    page.feed(shown.get("text/html", ""))
+    ours = {"div", "span", "b", "progress", "style", "caption", "p"}
+    assert set(page.tags) <= ours | {"table", "thead", "tbody", "tr", "th", "td"}, page.tags
+    assert "href" not in page.typeset
+
+
+def formats_of(value: object) -> dict[str, Any]:
+    """Return the formats in which Jupyter displays a value."""
+    return DisplayFormatter().format(value)[0]
+
+
+def shown_by(notebook: Path, **parameters: Any) -> Iterator[dict[str, Any]]:
+    """Run a notebook's cells here, and return what it displays."""
+    shown: list[dict[str, Any]] = []
+
+    def display(*values: Any, raw: bool = False, **_: Any) -> None:
+        shown.extend(each if raw else formats_of(each) for each in values)
+
+    namespace: dict[str, Any] = {}
+    options = ("display.html.use_mathjax", True, "display.max_colwidth", 50)  # restored after it
+    with pytest.MonkeyPatch.context() as patch, pd.option_context(*options), mpl.rc_context():
+        patch.setattr(IPython.display, "display", display)
+        for cell in json.loads(notebook.read_text())["cells"]:
+            if cell["cell_type"] == "code":
+                exec("".join(cell["source"]), namespace)
+                if "parameters" in cell["metadata"].get("tags", ()):
+                    namespace |= parameters
+    return iter(shown)
