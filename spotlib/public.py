@@ -45,14 +45,25 @@ _WAITING_CODES = frozenset(
 _REFUSALS = frozenset(
     {"InsufficientInstanceCapacity", "UnfulfillableCapacity", "SpotMaxPriceTooLow"}
 )
+# EC2 API Reference, "StateReason": the codes of an instance, never their messages.
+_REASONS = frozenset(
+    {
+        *("Server.InsufficientInstanceCapacity", "Server.InternalError", "Server.ScheduledStop"),
+        *("Server.SpotInstanceShutdown", "Server.SpotInstanceTermination"),
+        *("Client.InternalError", "Client.InvalidSnapshot.NotFound", "Client.VolumeLimitExceeded"),
+        *("Client.InstanceInitiatedShutdown", "Client.InstanceTerminated"),
+        *("Client.UserInitiatedShutdown", "Client.UserInitiatedHibernate"),
+    }
+)
 _WORDS: dict[str, frozenset[str]] = {  # column: every text of it that is known
     "placement": frozenset({"region", "zone"}),
     "method": frozenset(METHODS),
     "wanted": _STAGES,
     "stage": _STAGES,
     "outcome": frozenset(Outcome),
-    "cause": _STAGES | frozenset(Outcome) | {"stopped_by_user", "unfinished"},
+    "cause": _STAGES | frozenset(Outcome) | {"unfinished"},
     "kind": frozenset(Kind),
+    "instance_reason": _REASONS,
     "status_code": (
         _WAITING_CODES | INTERRUPTED_CODES | EXPIRED_CODES | set(FAILED_CODES) | _REFUSALS
     ),

@@ -108,6 +108,7 @@ def test_documented_names_are_published_as_they_are():
         "instance_type": ["t3.nano", "u-6tb1.metal", "m7i-flex.large", "t1.micro"],
         "zone_id": ["use1-az4", "apne1-az2", "usgw1-az1", "usw2-lax1-az1", "use1-wl1-bos-wlz1"],
         "endpoint": ["aws", "sandbox", *(f"sandbox/{each}" for each in PROFILES), "sandbox/calm/7"],
+        "instance_reason": ["Server.SpotInstanceTermination", "Client.UserInitiatedShutdown"],
         "status_code": [*STATE_OF_CODE, *outcomes],
     }.items():
         assert [each for each in texts if not is_public(column, each)] == []

@@ -97,5 +97,5 @@ def test_the_live_view_shows_the_progress_and_draws_seldom(polls_of, log, monkey
     assert len(shown) == 4  # two drawings, the first and the last, of a bar and a plot
     assert SIMULATED in bars[0]
     assert "1 of 4 ready" in bars[0]
-    assert bars[-1].endswith("open requests 0")
+    assert bars[-1].endswith("open requests 0</span>")
     assert all(each["image/png"].startswith(b"\x89PNG") for each in shown if "image/png" in each)

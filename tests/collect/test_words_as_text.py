@@ -17,7 +17,7 @@ from spotlib.record.tables import load_launches
 @pytest.fixture
 def _text_only():
     """As the notebooks do before they display a table."""
-    with pd.option_context("display.html.use_mathjax", True):
+    with pd.option_context("display.html.use_mathjax", True, "display.max_colwidth", None):
         show_formulas_as_text()
         yield
 
