@@ -15,7 +15,8 @@ from spotlib.cleanup.sweep import SweepReport, sweep
 from spotlib.cleanup.unfinished import dead_lines, unfinished, unreadable
 from spotlib.collect.cost import PreflightReport, split_waves
 from spotlib.collect.preflight import preflight
-from spotlib.ec2.connection import connect, is_aws
+from spotlib.ec2.connection import connect
+from spotlib.ec2.places import is_aws
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Stage, Target, plan_launches
 from spotlib.money import usd

@@ -7,7 +7,8 @@ from conftest import NANO
 from spotlib.__main__ import main
 from spotlib.collect.preflight import preflight
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.connection import Connection, connect, is_aws
+from spotlib.ec2.connection import Connection, connect
+from spotlib.ec2.places import is_aws
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import plan_launches
 

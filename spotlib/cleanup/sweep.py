@@ -17,10 +17,12 @@ import msgspec
 from spotlib.cleanup.close import GIVE_UP_S, SETTLE_S, Cleaned, Note, clean_event, settle
 from spotlib.cleanup.recovery import missing_events
 from spotlib.cleanup.unfinished import Unfinished, read_unfinished
-from spotlib.ec2.calls import HOME_REGION
-from spotlib.ec2.connection import Connection, is_aws, new_executor
+from spotlib.ec2.calls import ask_near
+from spotlib.ec2.connection import Connection, new_executor
+from spotlib.ec2.places import home_region, is_aws
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.survey import Ours, find_ours, survey
+from spotlib.model import Kind
 from spotlib.record.events import BatchEvent, CleanEvent, Event, ReleaseEvent
 from spotlib.record.log import EventLog, LogError, is_alive
 from spotlib.record.replay import replay
@@ -128,9 +130,10 @@ def sweep(
         for each in here
         if isinstance(each, Unfinished) and _same_place(each.batch, connection)
     }
-    ours, errors = _search(connection, logs.values(), regions, batch_id)
+    near = _near(connection, [*(regions or ()), *(r for log in logs.values() for r in log.regions)])
+    ours, errors = _search(connection, near, regions, batch_id)
     errors |= dict(each for each in here if isinstance(each, tuple))
-    account = None if connection.simulated else _account(connection)
+    account = None if connection.simulated else _account(connection, near)
     jobs = [
         _Job(
             connection,
@@ -203,9 +206,15 @@ def _name(log: Unfinished | tuple[str, str]) -> str:
     return log.batch_id if isinstance(log, Unfinished) else log[0]
 
 
-def _account(connection: Connection) -> str | None:
+def _near(connection: Connection, regions: Sequence[str]) -> list[str]:
+    """Return the regions known here, after the home region of their partition."""
+    known = [*regions, connection.session.region_name or "us-east-1"]
+    return [home_region(known[0]), *regions]
+
+
+def _account(connection: Connection, near: Sequence[str]) -> str | None:
     try:
-        reply = connection.call(HOME_REGION, "get_caller_identity", service="sts")
+        reply = ask_near(connection, near, "get_caller_identity", service="sts")
     except Refusal:  # what is asked next will say what is wrong
         return None
     return str(reply["Account"])
@@ -220,14 +229,14 @@ def _same_place(batch: BatchEvent, connection: Connection) -> bool:
 
 def _search(
     connection: Connection,
-    logs: Iterable[Unfinished],
+    near: Sequence[str],
     regions: Iterable[str] | None,
     batch_id: str | None,
 ) -> tuple[list[tuple[str, Ours]], dict[str, str]]:
     found: list[tuple[str, Ours]] = []
     errors: dict[str, str] = {}
-    wanted = set(regions or ()) or _enabled_regions(connection)
-    for region in sorted(wanted | {name for each in logs for name in each.regions}):
+    wanted = set(regions or ()) or _enabled_regions(connection, near)
+    for region in sorted(wanted.union(near[1:])):
         try:
             found += [(region, each) for each in find_ours(connection, region, batch_id=batch_id)]
         except Refusal as refusal:
@@ -235,8 +244,13 @@ def _search(
     return found, errors
 
 
-def _enabled_regions(connection: Connection) -> set[str]:
-    regions = connection.call(HOME_REGION, "describe_regions", AllRegions=True)["Regions"]
+def _enabled_regions(connection: Connection, near: Sequence[str]) -> set[str]:
+    try:
+        regions = ask_near(connection, near, "describe_regions", AllRegions=True)["Regions"]
+    except Refusal as refusal:
+        if refusal.kind is not Kind.PERMISSION:
+            raise
+        return set(connection.region_names(near[0]))
     return {each["RegionName"] for each in regions if each["OptInStatus"] != "not-opted-in"}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from spotlib.ec2.connection import is_aws
+from spotlib.ec2.places import is_aws
 from spotlib.model import (
     MOST_INSTANCES_PER_CALL,
     Plan,

@@ -11,13 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from spotlib.collect.cost import PreflightReport, PreparedPlan, quota_family
 from spotlib.collect.features import PriceHistory, on_demand_usd, spot_prices, target_price
-from spotlib.ec2.calls import HOME_REGION, TAG_BATCH, chunks
+from spotlib.ec2.calls import TAG_BATCH, ask_near, chunks
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.methods.request_spot_instances import request_parameters
+from spotlib.ec2.places import currency_of, home_region, partition_of
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Kind, Plan, Target
 
@@ -63,6 +65,8 @@ def preflight(
 
     Raises
     ------
+    ValueError
+        If the plans are in regions of different partitions.
     Refusal
         If EC2 cannot be reached, refuses the credentials, or refuses a call without which nothing
         is known, such as describe_regions.
@@ -79,12 +83,14 @@ def preflight(
     True
     """
     answers = _Answers(connection)
-    identity = connection.call(HOME_REGION, "get_caller_identity", service="sts")
+    regions = _regions_of_one_partition(plans)
+    identity = ask_near(connection, regions, "get_caller_identity", service="sts")
     _check_account(answers, identity, account_id)
-    _check_role(answers)
+    _check_role(answers, regions[0])
+    _check_currency(answers, plans)
     prepared: list[PreparedPlan] = []
     free: dict[tuple[str, str], int | None] = {}
-    for region in _known_regions(answers, plans):
+    for region in _known_regions(answers, regions):
         here = [plan for plan in plans if plan.target.region == region]
         ready = _prepare_region(answers, region, here)
         free |= _free_vcpus(answers, region, {each.family for each in ready})
@@ -119,9 +125,37 @@ def _check_account(answers: _Answers, identity: Mapping[str, Any], wanted: str |
         )
 
 
-def _check_role(answers: _Answers) -> None:
+def _regions_of_one_partition(plans: Sequence[Plan]) -> list[str]:
+    """Return the partition's home region, and then those of the plans."""
+    regions = sorted({plan.target.region for plan in plans})
+    if len(partitions := {partition_of(region): region for region in regions}) > 1:
+        named = ", ".join(f"{region} ({name})" for name, region in sorted(partitions.items()))
+        raise ValueError(
+            f"no account is in several partitions of AWS, but the targets are: {named}: make one "
+            "batch for each"
+        )
+    return [home_region(regions[0]) if regions else "us-east-1", *regions]
+
+
+def _check_currency(answers: _Answers, plans: Sequence[Plan]) -> None:
+    """Where EC2's prices are not in USD, they are unknown here, and none can be sent."""
+    for plan in plans:
+        region, currency = plan.target.region, currency_of(plan.target.region)
+        if currency == "USD":
+            continue
+        answers.warnings.append(
+            f"EC2's prices in {region} are in {currency} and are not recorded, so no cost is known"
+        )
+        if plan.max_price_usd is not None:
+            answers.problems.append(
+                f"max_price_usd={plan.max_price_usd:g} cannot be sent to {region}, which takes "
+                f"{currency}: leave it out"
+            )
+
+
+def _check_role(answers: _Answers, home: str) -> None:
     try:
-        answers.connection.call(HOME_REGION, "get_role", service="iam", RoleName=_SPOT_ROLE)
+        answers.connection.call(home, "get_role", service="iam", RoleName=_SPOT_ROLE)
     except Refusal as refusal:
         if refusal.code == "NoSuchEntity":
             answers.problems.append(
@@ -132,11 +166,22 @@ def _check_role(answers: _Answers) -> None:
             answers.warnings.append(f"whether {_SPOT_ROLE} exists is not known: {refusal}")
 
 
-def _known_regions(answers: _Answers, plans: Sequence[Plan]) -> list[str]:
-    reply = answers.connection.call(HOME_REGION, "describe_regions", AllRegions=True)
-    status = {item["RegionName"]: item.get("OptInStatus") for item in reply["Regions"]}
+def _region_states(answers: _Answers, regions: Sequence[str]) -> Mapping[str, str | None]:
+    """Return the opt-in state of each region; None where the account may not ask for it."""
+    try:
+        reply = ask_near(answers.connection, regions, "describe_regions", AllRegions=True)
+    except Refusal as refusal:
+        if refusal.kind is not Kind.PERMISSION:
+            raise
+        answers.warnings.append(f"which regions are enabled is not known: {refusal}")
+        return dict.fromkeys(answers.connection.region_names(regions[0]))
+    return {item["RegionName"]: item.get("OptInStatus") for item in reply["Regions"]}
+
+
+def _known_regions(answers: _Answers, regions: Sequence[str]) -> list[str]:
+    status = _region_states(answers, regions)
     known = []
-    for region in sorted({plan.target.region for plan in plans}):
+    for region in regions[1:]:
         if region not in status:
             answers.problems.append(f"region {region!r} does not exist{nearest(region, status)}")
         elif status[region] == "not-opted-in":
@@ -174,6 +219,11 @@ def _prepared(
     image: tuple[str, str],
     prices: PriceHistory,
 ) -> PreparedPlan:
+    what = f"the on-demand price of {plan.target}, and so the hard bound,"
+    ask = partial(on_demand_usd, answers.connection, plan.target)
+    on_demand = answers.optional(what, ask, None)
+    if on_demand is not None and math.isnan(on_demand):
+        answers.warnings.append(f"{what} is not known: no price in USD is listed")
     return PreparedPlan(
         plan=replace(plan, image=image[0]),
         image=image[0],
@@ -182,11 +232,7 @@ def _prepared(
         burstable=info.get("BurstablePerformanceSupported", False),
         family=quota_family(plan.target.instance_type),
         price_usd=target_price(prices, plan.target)[0],
-        on_demand_usd=answers.optional(
-            f"the on-demand price of {plan.target}, and so the hard bound,",
-            lambda: on_demand_usd(answers.connection, plan.target),
-            math.nan,
-        ),
+        on_demand_usd=math.nan if on_demand is None else on_demand,
     )
 
 

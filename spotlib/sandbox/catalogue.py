@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -149,10 +152,26 @@ def _image(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@cache
 def _regions_and_zones() -> Any:
     """moto's regions and zones, which are in its code; calls that moto answers show the same."""
-    from moto.ec2.models.availability_zones_and_regions import (  # noqa: PLC0415 (slow to import)
-        RegionsAndZonesBackend,
-    )
+    with without_aws_settings():
+        from moto.ec2.models.availability_zones_and_regions import (  # noqa: PLC0415 (slow to import)
+            RegionsAndZonesBackend,
+        )
 
     return RegionsAndZonesBackend
+
+
+@contextmanager
+def without_aws_settings() -> Iterator[None]:
+    """While entered, no ``AWS_*`` and no ``~/.aws`` is seen: moto looks there when it starts."""
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("AWS_")}
+    nothing = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
+    os.environ.update(nothing)
+    try:
+        yield
+    finally:
+        for name in nothing:
+            del os.environ[name]
+        os.environ.update(kept)
