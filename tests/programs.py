@@ -32,7 +32,7 @@ KERNEL_DIED = "Kernel died before replying to kernel_info"
 chaos = pytest.mark.chaos  # too slow for make test
 
 
-def run(*command, cwd=None, check=True, **environment):
+def run(*command, cwd=None, check=True, patience_s=PATIENCE_S, **environment):
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -40,7 +40,7 @@ def run(*command, cwd=None, check=True, **environment):
         text=True,
         check=False,
         env={**os.environ, **environment},
-        timeout=PATIENCE_S,
+        timeout=patience_s,
     )
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done

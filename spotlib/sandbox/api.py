@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from spotlib.sandbox import instance_api, market_api, spot_api
+from spotlib.sandbox import identity, instance_api, market_api, spot_api
 from spotlib.sandbox.account import Region, SpotRequest
 from spotlib.sandbox.protocol import ApiError, ParsedCall, unsupported
 from spotlib.sandbox.world import World
@@ -35,6 +35,7 @@ ACTIONS: Mapping[tuple[str, str], Handler] = {
     ("service-quotas", "GetAWSDefaultServiceQuota"): market_api.get_service_quota,
     ("pricing", "GetProducts"): market_api.get_products,
     ("iam", "GetRole"): market_api.get_role,
+    ("sts", "AssumeRole"): identity.assume_role,
     ("sts", "GetCallerIdentity"): market_api.get_caller_identity,
 }
 
@@ -54,6 +55,7 @@ def authorize(world: World, call: ParsedCall) -> None:
     """Refuse calls that are throttled or not permitted, and answer dry runs."""
     if not market_api.opted_in(world, call.region):
         _refuse_region(call.service)
+    identity.require_good_keys(world, call)
     if world.buckets and not world.buckets.take(call.region, call.action, call.params, world.now_s):
         raise ApiError("RequestLimitExceeded", "Request limit exceeded.", 503)
     name = f"{call.service}:{call.action}"

@@ -8,10 +8,9 @@ block every other AWS call of the process.
 from __future__ import annotations
 
 import re
-from functools import cache
 from typing import Any
 
-from spotlib.sandbox.catalogue import without_aws_settings
+from spotlib.sandbox.catalogue import import_moto
 from spotlib.sandbox.protocol import Answer, ParsedCall, write
 
 _READS = {
@@ -61,13 +60,12 @@ def subnet_zones(region: str) -> dict[str, str]:
     }
 
 
-@cache
 def _backend(service: str, region: str) -> Any:
-    with without_aws_settings():
-        from moto.backends import get_backend  # noqa: PLC0415
-        from moto.moto_api._internal import mock_random  # noqa: PLC0415
+    import_moto()
+    from moto.backends import get_backend  # noqa: PLC0415
+    from moto.moto_api._internal import mock_random  # noqa: PLC0415
 
-        # moto draws the ids of a region's subnets at first use: here the same in every process.
-        mock_random.seed(f"{service}/{region}")
-        find: Any = get_backend
-        return find(service)[_ACCOUNT][region]
+    # moto draws the ids of a region's subnets at first use: here the same in every process.
+    mock_random.seed(f"{service}/{region}")
+    find: Any = get_backend
+    return find(service)[_ACCOUNT][region]
