@@ -171,7 +171,7 @@ _CERTIFICATE = (
     "certificate"
 )
 _BUNDLE = "check the file that AWS_CA_BUNDLE or the profile's ca_bundle names"
-_NO_BUNDLE = re.compile("CA certificate|PEM|X509")
+_NO_BUNDLE = re.compile(r"\[Errno (2|13|20|21)\]|X509|PEM")  # it cannot be opened, or is none
 _PROXY = "the proxy does not answer: check HTTPS_PROXY and NO_PROXY"
 _NO_ANSWER = "no answer: check the connection, or try again later"
 # The first that fits counts: botocore's network errors are RuntimeErrors, too.
@@ -293,7 +293,7 @@ def _local(error: Exception) -> tuple[Kind, str]:
     words = str(error)
     if isinstance(error, botocore_errors.SSLError) and "CERTIFICATE_VERIFY" in words:
         return Kind.PARAMETERS, _CERTIFICATE
-    if isinstance(error, botocore_errors.HTTPClientError) and _NO_BUNDLE.search(words):
+    if isinstance(error, botocore_errors.SSLError) and _NO_BUNDLE.search(words):
         return Kind.PARAMETERS, _BUNDLE
     return next(
         (meaning for kind, meaning in _LOCAL_ERRORS.items() if isinstance(error, kind)),
