@@ -46,12 +46,12 @@ def run(*command, cwd=None, check=True, patience_s=PATIENCE_S, **environment):
     return done
 
 
-def run_papermill(*given, cwd=None, check=True):
+def run_papermill(*given, cwd=None, check=True, **environment):
     """Run the command; start it again if its kernel died before the first cell."""
     command = (BIN / "papermill", *given, "--no-progress-bar", "--start-timeout", int(PATIENCE_S))
-    done = run(*command, cwd=cwd, check=False)
+    done = run(*command, cwd=cwd, check=False, **environment)
     if KERNEL_DIED in done.stderr:
-        done = run(*command, cwd=cwd, check=False)
+        done = run(*command, cwd=cwd, check=False, **environment)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
