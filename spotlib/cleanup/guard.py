@@ -142,11 +142,12 @@ def _close(given: argparse.Namespace, keys: bytes) -> bool:
     mine = unfinished(given.log)
     if mine and mine[0].batch.simulated and not connection.simulated:
         return True  # that pretend market has ended, and everything in it
+    nearby = (connection.session.region_name or "us-east-1",)  # nothing was requested yet
     swept = sweep(
         connection,
         folder=given.log.parent,
         batch_id=given.log.stem,
-        regions=(mine[0].regions or ("us-east-1",)) if mine else None,
+        regions=(mine[0].regions or nearby) if mine else None,
         give_up_s=_TRY_S,
     )
     return swept.clean and not unfinished(given.log)  # another sweep may be at it, and may fail

@@ -87,8 +87,7 @@ class Login:
             If no credentials can be had.
         """
         with self._explaining():
-            core = botocore.session.Session(profile=self.given)
-            _set_region(core)
+            core = self._new_core()
             prompts: list[str] = []
             if self.keys is None:
                 credentials = _find(core, prompts)
@@ -96,7 +95,7 @@ class Login:
                     self.keys = _keys_of(credentials)
             if self.keys is not None:
                 resolver = CredentialResolver([_HeldKeys(self.keys)])
-                core = botocore.session.Session(profile=self.given)
+                core = self._new_core()
                 core.register_component("credential_provider", resolver)
             return boto3.Session(botocore_session=core)
 
@@ -115,10 +114,22 @@ class Login:
         """When the credentials end for good; None if they are renewed or do not say."""
         if self.keys is not None:
             return self.keys.end_at
-        credentials, token_end_at = session.get_credentials(), _sso_end_at(self.profile)
-        if token_end_at is None or credentials.method not in ("sso", "assume-role"):
+        credentials = session.get_credentials()
+        if credentials.method not in ("sso", "assume-role"):
+            return None
+        with self._explaining():
+            token_end_at = _sso_end_at(self.profile)
+        if token_end_at is None:
             return None
         return max(token_end_at, _expiry_of(credentials) or token_end_at)
+
+    def _new_core(self) -> Any:
+        """Return a session of botocore with a region, which STS must be asked in."""
+        core = botocore.session.Session(profile=self.given)
+        if core.get_config_variable("region") is None:
+            role = core.get_scoped_config().get("role_arn", "")
+            core.set_config_variable("region", home_of_arn(role))
+        return core
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
@@ -189,13 +200,6 @@ def _expiry_of(credentials: Any) -> datetime | None:
     """When these keys end; botocore has no public name for it."""
     end_at = getattr(credentials, "_expiry_time", None)
     return None if end_at is None else end_at.astimezone(UTC)
-
-
-def _set_region(core: Any) -> None:
-    """Set the region that STS is asked in, if none is configured."""
-    if core.get_config_variable("region") is None:
-        role = core.get_scoped_config().get("role_arn", "")
-        core.set_config_variable("region", home_of_arn(role))
 
 
 def _sso_end_at(profile: str) -> datetime | None:

@@ -124,6 +124,7 @@ _CONFIG = "~/.aws/config"
 _MEND = f"mend the profile in {_CONFIG}"
 _SSO = "log in with: aws sso login{option}"
 _AWS_LOGIN = "log in with: aws login{option}"
+_UNREADABLE = "check what the profile says, and what its credential_process prints"
 _REGION = f"name a region, such as us-east-1, in {_CONFIG} or AWS_DEFAULT_REGION"
 
 
@@ -156,7 +157,7 @@ _LOGIN_ERRORS: dict[type[Exception], str] = {
     botocore_errors.NoCredentialsError: "configure AWS credentials (aws configure, or profile=...)",
     RuntimeError: _LOGIN,  # "the refreshed credentials are still expired"
     OSError: "check what the profile names: its files, and its credential_process",
-    ValueError: "check what the profile says, and what its credential_process prints",
+    ValueError: _UNREADABLE,
 }
 _LOGIN_CALLS = {
     "AssumeRole": "the role refuses these credentials: check role_arn, mfa_serial and external_id "
@@ -245,7 +246,8 @@ def login_refusal(error: Exception, *, profile: str) -> Refusal:
     refusal.maybe_done = False
     if not isinstance(error, botocore_errors.ClientError):
         option = "" if profile == "default" else f" --profile {profile}"
-        refusal.advice = _local(error)[1].format(option=option)
+        refusal.kind, advice = _local(error, otherwise=(Kind.CREDENTIALS, _UNREADABLE))
+        refusal.advice = advice.format(option=option)
         return refusal
     refusal.action = error.operation_name
     if "MultiFactorAuthentication failed" in refusal.message:
@@ -288,7 +290,9 @@ def _forbidden(message: str) -> str | None:
     return f"a {by} forbids it, and policy.json cannot allow it: ask the account's administrator"
 
 
-def _local(error: Exception) -> tuple[Kind, str]:
+def _local(
+    error: Exception, otherwise: tuple[Kind, str] = (Kind.UNREACHABLE, _NO_ANSWER)
+) -> tuple[Kind, str]:
     """What an error of this machine means; ``{option}`` stands for the CLI's --profile."""
     words = str(error)
     if isinstance(error, botocore_errors.SSLError) and "CERTIFICATE_VERIFY" in words:
@@ -296,6 +300,5 @@ def _local(error: Exception) -> tuple[Kind, str]:
     if isinstance(error, botocore_errors.SSLError) and _NO_BUNDLE.search(words):
         return Kind.PARAMETERS, _BUNDLE
     return next(
-        (meaning for kind, meaning in _LOCAL_ERRORS.items() if isinstance(error, kind)),
-        (Kind.UNREACHABLE, _NO_ANSWER),
+        (meaning for kind, meaning in _LOCAL_ERRORS.items() if isinstance(error, kind)), otherwise
     )

@@ -128,6 +128,12 @@ def refused(endpoint="aws", profile="research"):
             "JSONDecodeError",
             "what its credential_process prints",
         ),
+        (
+            "[profile research]\ncredential_process = echo "
+            '{"Version":1,"AccessKeyId":"A","SecretAccessKey":"b","Expiration":"2020-01-01"}\n',
+            "JSONDecodeError",
+            "credential_process",
+        ),
         ("[profile research]\nregion = us-east-1\n", "NoCredentialsError", "aws configure"),
     ],
 )
