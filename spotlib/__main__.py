@@ -14,7 +14,8 @@ from spotlib.cleanup.sweep import CLEAN, sweep
 from spotlib.cleanup.unfinished import Unfinished, read_folder
 from spotlib.collect.cost import PreflightReport, split_waves
 from spotlib.collect.preflight import preflight
-from spotlib.ec2.connection import Connection, connect, is_aws
+from spotlib.ec2.connection import Connection, connect
+from spotlib.ec2.places import is_aws
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Stage, Target, plan_launches
 from spotlib.money import usd

@@ -25,8 +25,9 @@ METHODS = ("request_spot_instances",)
 MOST_INSTANCES_PER_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
 
 _INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
-_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
-_ZONE_ID = re.compile(r"[a-z]{3,4}\d-az\d+")
+_REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d")
+# Also of local and Wavelength zones: usw2-lax1-az1, use1-wl1-bos-wlz1.
+_ZONE_ID = re.compile(r"[a-z]{3,8}\d?(-[a-z]{2,4}\d*)*-(az|wlz)\d+")
 INSTANCE_TYPE_PATTERN, REGION_PATTERN, ZONE_ID_PATTERN = (  # for readers that search in a text
     rf"^(?:{each.pattern})\Z" for each in (_INSTANCE_TYPE, _REGION, _ZONE_ID)
 )

@@ -32,7 +32,7 @@ KERNEL_DIED = "Kernel died before replying to kernel_info"
 chaos = pytest.mark.chaos  # too slow for make test
 
 
-def run(*command, cwd=None, check=True, **environment):
+def run(*command, cwd=None, check=True, patience_s=PATIENCE_S, **environment):
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -40,18 +40,18 @@ def run(*command, cwd=None, check=True, **environment):
         text=True,
         check=False,
         env={**os.environ, **environment},
-        timeout=PATIENCE_S,
+        timeout=patience_s,
     )
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
 
-def run_papermill(*given, cwd=None, check=True):
+def run_papermill(*given, cwd=None, check=True, **environment):
     """Run the command; start it again if its kernel died before the first cell."""
     command = (BIN / "papermill", *given, "--no-progress-bar", "--start-timeout", int(PATIENCE_S))
-    done = run(*command, cwd=cwd, check=False)
+    done = run(*command, cwd=cwd, check=False, **environment)
     if KERNEL_DIED in done.stderr:
-        done = run(*command, cwd=cwd, check=False)
+        done = run(*command, cwd=cwd, check=False, **environment)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 

@@ -59,6 +59,27 @@ def test_a_zone_is_named_by_its_id_and_not_by_its_name():
     assert Target("t3.nano", "sa-east-1", "sae1-az1").placement == "zone"
 
 
+@pytest.mark.parametrize(
+    ("region", "zone"),
+    [
+        ("us-west-2", "usw2-lax1-az1"),  # a local zone
+        ("us-east-1", "use1-wl1-bos-wlz1"),  # a Wavelength zone
+        ("ap-northeast-1", "apne1-wl1-nrt-wlz1"),
+        ("us-gov-west-1", "usgw1-az3"),
+        ("cn-northwest-1", "cnnw1-az1"),
+        ("eusc-de-east-1", None),
+    ],
+)
+def test_every_region_and_zone_id_of_ec2_is_a_name(region, zone):
+    assert Target("t3.nano", region, zone).availability_zone_id == zone
+
+
+@pytest.mark.parametrize("zone", ["us-west-2-lax-1a", "us-east-1-wl1-bos-wlz-1", "a-az1"])
+def test_names_of_local_and_wavelength_zones_are_no_ids(zone):
+    with pytest.raises(ValueError, match="zone ids, not zone names"):
+        Target("t3.nano", "us-east-1", zone)
+
+
 def test_the_same_target_twice_in_a_round_is_refused_by_name():
     with pytest.raises(ValueError, match=r"got twice: t3\.nano in sa-east-1"):
         plan_launches([NANO, NANO], count=1)

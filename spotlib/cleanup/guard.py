@@ -5,6 +5,9 @@ the end of a terminal, of a process group, or of a kernel's whole tree of proces
 pipe that closes when the collector ends, also by kill -9.  Unless the collector has written before
 that all is clean, the guard sweeps the batch until it is.
 
+Session keys that it could not get again by itself (an MFA code was asked for) are the first line in
+that pipe.
+
 It cannot survive kill -9 of itself, nor the end of the machine, the container or the job (cgroup):
 then only ValidUntil and the switch in each instance are left.
 """
@@ -18,7 +21,12 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from spotlib.ec2.credentials import SessionKeys
+
+NO_KEYS = b"\n"
 ALL_CLEAN = b"clean\n"
 _TRY_S = 300.0  # of the market's time, for one try: the next has newly read credentials
 # In real seconds.  First soon, because a dying collector releases its lock late; then for an hour.
@@ -28,13 +36,22 @@ _PAUSES_S = (*itertools.repeat(5.0, 12), *itertools.repeat(60.0, 60))
 class Guard:
     """The collector's end of the pipe.
 
+    ``keys`` are credentials that the guard cannot read by itself: see ``spotlib.ec2.credentials``.
+
     Raises
     ------
     OSError
         If there is no guard: then nothing should be launched.
     """
 
-    def __init__(self, log: Path, *, endpoint: str, profile: str | None) -> None:
+    def __init__(
+        self,
+        log: Path,
+        *,
+        endpoint: str,
+        profile: str | None,
+        keys: "SessionKeys | None" = None,
+    ) -> None:
         # -P: a file beside the notebook must not be taken for a library.
         command = [
             sys.executable,
@@ -61,6 +78,7 @@ class Guard:
             with self._pipe, self._gone:
                 words = self._gone.read().decode(errors="replace").strip().splitlines()[-1:]
             raise OSError(f"the guard did not start, so nothing was launched: {' '.join(words)}")
+        self._pipe.write(keys.to_line() if keys is not None else NO_KEYS)
         # A forked child (multiprocessing) would keep the pipe open when this process is dead.
         os.register_at_fork(after_in_child=self._pipe.close)
 
@@ -90,40 +108,44 @@ def main() -> int:
     if os.fork():  # re-parented from now on: editors end a kernel's children with it
         return 0
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    keys = sys.stdin.buffer.readline()
     if sys.stdin.buffer.readline() == ALL_CLEAN:
         return 0
     for pause_s in _PAUSES_S:
-        if _closed(given):
+        if _closed(given, keys):
             return 0
         time.sleep(pause_s)
     return 1
 
 
-def _closed(given: argparse.Namespace) -> bool:
+def _closed(given: argparse.Namespace, keys: bytes) -> bool:
     try:
-        return _close(given)
+        return _close(given, keys)
     except Exception:  # noqa: BLE001 - any error: nobody else is there to try again
         return False
 
 
-def _close(given: argparse.Namespace) -> bool:
+def _close(given: argparse.Namespace, keys: bytes) -> bool:
     """One try, with new clients and newly read credentials: old ones may be why it died."""
     # Imported only now: a guard that waits should cost next to nothing.
     from spotlib.cleanup.sweep import sweep  # noqa: PLC0415
     from spotlib.cleanup.unfinished import unfinished  # noqa: PLC0415
     from spotlib.ec2.connection import connect  # noqa: PLC0415
+    from spotlib.ec2.credentials import SessionKeys  # noqa: PLC0415
 
-    connection = connect(given.endpoint, profile=given.profile)
+    handed = SessionKeys.from_line(keys)
+    connection = connect(given.endpoint, profile=given.profile, keys=handed)
     if not given.log.exists():  # deleted meanwhile: the tag still finds what is left
         return sweep(connection, folder=None, batch_id=given.log.stem, give_up_s=_TRY_S).clean
     mine = unfinished(given.log)
     if mine and mine[0].batch.simulated and not connection.simulated:
         return True  # that pretend market has ended, and everything in it
+    nearby = (connection.session.region_name or "us-east-1",)  # nothing was requested yet
     swept = sweep(
         connection,
         folder=given.log,  # other logs are not its business
         batch_id=given.log.stem,
-        regions=(mine[0].regions or ("us-east-1",)) if mine else None,
+        regions=(mine[0].regions or nearby) if mine else None,
         give_up_s=_TRY_S,
     )
     return swept.clean and not unfinished(given.log)  # another sweep may be at it, and may fail

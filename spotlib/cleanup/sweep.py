@@ -18,9 +18,10 @@ from spotlib.cleanup.close import GIVE_UP_S, SETTLE_S, Cleaned, Note, clean_even
 from spotlib.cleanup.commands import aws_options
 from spotlib.cleanup.recovery import missing_events
 from spotlib.cleanup.unfinished import Folder, Unfinished, read_folder
-from spotlib.ec2.calls import HOME_REGION
-from spotlib.ec2.connection import Connection, is_aws, new_executor
+from spotlib.ec2.calls import ask_near
+from spotlib.ec2.connection import Connection, new_executor
 from spotlib.ec2.patience import Patient
+from spotlib.ec2.places import home_region, is_aws
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.survey import Ours, find_ours, survey
 from spotlib.model import Kind
@@ -146,9 +147,10 @@ def sweep(
     here = Folder() if folder is None else read_folder(folder, batch_id=batch_id)
     logs = {each.batch_id: each for each in here.unfinished if _same_place(each.batch, connection)}
     patient = Patient(connection)
-    ours, errors = _search(patient, logs.values(), regions, batch_id)
+    near = _near(connection, [*(regions or ()), *(r for log in logs.values() for r in log.regions)])
+    ours, errors = _search(patient, near, regions, batch_id)
     errors |= {each.batch_id: each.words for each in here.faults}
-    account = None if connection.simulated else _account(patient)
+    account = None if connection.simulated else _account(patient, near)
     jobs = [
         _Job(
             connection,
@@ -230,9 +232,15 @@ def _is_locked(path: Path) -> bool:
         return False
 
 
-def _account(patient: Patient) -> str | None:
+def _near(connection: Connection, regions: Sequence[str]) -> list[str]:
+    """Return the regions known here, after the home region of their partition."""
+    known = [*regions, connection.session.region_name or "us-east-1"]
+    return [home_region(known[0]), *regions]
+
+
+def _account(patient: Patient, near: Sequence[str]) -> str | None:
     try:
-        reply = patient.call(HOME_REGION, "get_caller_identity", service="sts")
+        reply = ask_near(patient, near, "get_caller_identity", service="sts")
     except Refusal:  # what is asked next will say what is wrong
         return None
     return str(reply["Account"])
@@ -247,7 +255,7 @@ def _same_place(batch: BatchEvent, connection: Connection) -> bool:
 
 def _search(
     patient: Patient,
-    logs: Iterable[Unfinished],
+    near: Sequence[str],
     regions: Iterable[str] | None,
     batch_id: str | None,
 ) -> tuple[list[tuple[str, Ours]], dict[str, str]]:
@@ -257,12 +265,12 @@ def _search(
     wanted = set(regions or ())
     if not wanted:
         try:
-            wanted = _enabled_regions(patient)
+            wanted = _enabled_regions(patient, near)
         except Refusal as refusal:
             if refusal.kind is Kind.CREDENTIALS:
                 raise
             errors["regions that no log names"] = str(refusal)
-    wanted |= {name for each in logs for name in each.regions}
+    wanted.update(near[1:])
     with new_executor(patient.connection) as executor:
         searches = {
             region: executor.submit(find_ours, patient, region, batch_id=batch_id)
@@ -276,8 +284,13 @@ def _search(
     return found, errors
 
 
-def _enabled_regions(patient: Patient) -> set[str]:
-    regions = patient.call(HOME_REGION, "describe_regions", AllRegions=True)["Regions"]
+def _enabled_regions(patient: Patient, near: Sequence[str]) -> set[str]:
+    try:
+        regions = ask_near(patient, near, "describe_regions", AllRegions=True)["Regions"]
+    except Refusal as refusal:
+        if refusal.kind is not Kind.PERMISSION:
+            raise
+        return set(patient.region_names(near[0]))
     return {each["RegionName"] for each in regions if each["OptInStatus"] != "not-opted-in"}
 
 

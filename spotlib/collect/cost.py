@@ -147,8 +147,8 @@ class PreflightReport:
         if self.credentials_end_at is not None and self.credentials_end_at < over_at:
             raise ValueError(
                 f"the credentials end at {self.credentials_end_at:%Y-%m-%d %H:%M:%S} UTC, but the "
-                f"batch may need clean-up until {over_at:%Y-%m-%d %H:%M:%S} UTC: renew them, or "
-                "use fewer rounds or a shorter timeout_s"
+                f"batch may need clean-up until {over_at:%Y-%m-%d %H:%M:%S} UTC: renew them (a "
+                "role: with a longer duration_seconds), or use fewer rounds or a shorter timeout_s"
             )
 
     def over_by_s(self, *, rounds: int, every_s: float) -> float:

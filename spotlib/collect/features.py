@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from spotlib.collect.images import LINUX, RUN_LINUX
-from spotlib.ec2.calls import HOME_REGION
 from spotlib.ec2.clock import control
-from spotlib.ec2.connection import Caller, Connection, is_aws
+from spotlib.ec2.connection import Caller, Connection
 from spotlib.ec2.patience import Patient
+from spotlib.ec2.places import currency_of, home_region, is_aws
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Plan, Target
 from spotlib.record.events import Features
@@ -39,7 +39,12 @@ PriceHistory = dict[str, dict[str, tuple[float, datetime]]]
 def spot_prices(
     connection: Caller, region: str, names: Iterable[str], *, product: str = LINUX
 ) -> PriceHistory:
-    """Return ``{type: {zone id: (USD per hour, since when)}}`` in force now, from the history."""
+    """Return ``{type: {zone id: (USD per hour, since when)}}`` in force now, from the history.
+
+    Where EC2 states them in another currency they are unknown.
+    """
+    if currency_of(region) != "USD":
+        return {}
     now = connection.server_utc()
     prices: PriceHistory = {}
     for item in connection.pages(
@@ -71,11 +76,16 @@ def on_demand_usd(connection: Caller, target: Target, *, operation: str = RUN_LI
 
     ``operation`` is the usage operation of the image: what it runs, with which licence.
 
+    It is NaN where no price in USD is listed: in other currencies, and in partitions without a
+    price list.
+
     Raises
     ------
     Refusal
         If the price list may not be read.
     """
+    if not connection.region_names(target.region, "pricing"):
+        return math.nan
     wanted = {
         "instanceType": target.instance_type,
         "regionCode": target.region,
@@ -84,19 +94,20 @@ def on_demand_usd(connection: Caller, target: Target, *, operation: str = RUN_LI
         "capacitystatus": "Used",
     }
     reply = connection.call(
-        HOME_REGION,
+        home_region(target.region),
         "get_products",
         service="pricing",
         ServiceCode="AmazonEC2",
         Filters=[{"Type": "TERM_MATCH", "Field": k, "Value": v} for k, v in wanted.items()],
     )
     found = [
-        float(dimension["pricePerUnit"]["USD"])
+        float(dimension["pricePerUnit"].get("USD", "nan"))
         for product in map(json.loads, reply["PriceList"])
         for term in product["terms"].get("OnDemand", {}).values()
         for dimension in term["priceDimensions"].values()
     ]
-    return max(found, default=math.nan)  # a bound must not be too low
+    # The highest: a bound must not be too low.
+    return max((usd for usd in found if not math.isnan(usd)), default=math.nan)
 
 
 @dataclass

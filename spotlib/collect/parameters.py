@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from spotlib.ec2.connection import is_aws, require_endpoint
+from spotlib.ec2.connection import require_endpoint
+from spotlib.ec2.places import is_aws
 from spotlib.model import (
     MOST_INSTANCES_PER_CALL,
     Plan,

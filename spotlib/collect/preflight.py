@@ -17,9 +17,10 @@ from spotlib.collect.dry_run import dry_run_problems
 from spotlib.collect.features import PriceHistory, on_demand_usd, spot_prices, target_price
 from spotlib.collect.images import Image, image_of
 from spotlib.collect.quotas import Quota, quota_of, vcpus_of
-from spotlib.ec2.calls import HOME_REGION, chunks
+from spotlib.ec2.calls import ask_near, chunks
 from spotlib.ec2.connection import Caller, Connection
 from spotlib.ec2.patience import Patient
+from spotlib.ec2.places import currency_of, home_region, partition_of
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Plan, Target
 
@@ -73,6 +74,8 @@ def preflight(
 
     Raises
     ------
+    ValueError
+        If the plans are in regions of different partitions.
     Refusal
         If EC2 cannot be reached or refuses the credentials.  A passing error is waited for, and a
         region that stays in trouble is a problem, which does not hide those of others.
@@ -91,12 +94,14 @@ def preflight(
     True
     """
     answers = _Answers(Patient(connection), allow_any_image=allow_any_image)
-    identity = answers.connection.call(HOME_REGION, "get_caller_identity", service="sts")
+    regions = _regions_of_one_partition(plans)
+    identity = ask_near(answers.connection, regions, "get_caller_identity", service="sts")
     _check_account(answers, identity, account_id)
-    _check_role(answers)
+    _check_role(answers, regions[0])
+    _check_currency(answers, plans)
     prepared: list[PreparedPlan] = []
     free: dict[tuple[str, str], int | None] = {}
-    for region in _known_regions(answers, plans):
+    for region in _known_regions(answers, regions):
         here = [plan for plan in plans if plan.target.region == region]
         try:
             ready = _prepare_region(answers, region, here)
@@ -137,9 +142,37 @@ def _check_account(answers: _Answers, identity: Mapping[str, Any], wanted: str |
         )
 
 
-def _check_role(answers: _Answers) -> None:
+def _regions_of_one_partition(plans: Sequence[Plan]) -> list[str]:
+    """Return the partition's home region, and then those of the plans."""
+    regions = sorted({plan.target.region for plan in plans})
+    if len(partitions := {partition_of(region): region for region in regions}) > 1:
+        named = ", ".join(f"{region} ({name})" for name, region in sorted(partitions.items()))
+        raise ValueError(
+            f"no account is in several partitions of AWS, but the targets are: {named}: make one "
+            "batch for each"
+        )
+    return [home_region(regions[0]) if regions else "us-east-1", *regions]
+
+
+def _check_currency(answers: _Answers, plans: Sequence[Plan]) -> None:
+    """Where EC2's prices are not in USD, they are unknown here, and none can be sent."""
+    for plan in plans:
+        region, currency = plan.target.region, currency_of(plan.target.region)
+        if currency == "USD":
+            continue
+        answers.warnings.append(
+            f"EC2's prices in {region} are in {currency} and are not recorded, so no cost is known"
+        )
+        if plan.max_price_usd is not None:
+            answers.problems.append(
+                f"max_price_usd={plan.max_price_usd:g} cannot be sent to {region}, which takes "
+                f"{currency}: leave it out"
+            )
+
+
+def _check_role(answers: _Answers, home: str) -> None:
     try:
-        answers.connection.call(HOME_REGION, "get_role", service="iam", RoleName=_SPOT_ROLE)
+        answers.connection.call(home, "get_role", service="iam", RoleName=_SPOT_ROLE)
     except Refusal as refusal:
         if refusal.code == "NoSuchEntity":
             answers.problems.append(
@@ -150,17 +183,22 @@ def _check_role(answers: _Answers) -> None:
             answers.warnings.append(f"whether {_SPOT_ROLE} exists is not known: {refusal}")
 
 
-def _known_regions(answers: _Answers, plans: Sequence[Plan]) -> list[str]:
-    wanted, known = sorted({plan.target.region for plan in plans}), []
-    regions = answers.optional(
-        "which regions the account may use",
-        lambda: answers.connection.call(HOME_REGION, "describe_regions", AllRegions=True)[
-            "Regions"
-        ],
-        [{"RegionName": region} for region in wanted],
+def _region_states(answers: _Answers, regions: Sequence[str]) -> Mapping[str, str | None]:
+    """Return the opt-in state of each region; None where it cannot be asked for."""
+    found = answers.optional(
+        "which regions are enabled",
+        lambda: ask_near(answers.connection, regions, "describe_regions", AllRegions=True),
+        None,
     )
-    status = {item["RegionName"]: item.get("OptInStatus") for item in regions}
-    for region in wanted:
+    if found is None:
+        return dict.fromkeys(answers.connection.region_names(regions[0]))
+    return {item["RegionName"]: item.get("OptInStatus") for item in found["Regions"]}
+
+
+def _known_regions(answers: _Answers, regions: Sequence[str]) -> list[str]:
+    status = _region_states(answers, regions)
+    known = []
+    for region in regions[1:]:
         if region not in status:
             answers.problems.append(f"region {region!r} does not exist{nearest(region, status)}")
         elif status[region] == "not-opted-in":
@@ -232,6 +270,11 @@ def _prepared(
     image: Image,
     prices: Mapping[str, PriceHistory],
 ) -> PreparedPlan:
+    what = f"the on-demand price of {plan.target}, and so the hard bound,"
+    ask = partial(on_demand_usd, answers.connection, plan.target, operation=image.operation)
+    on_demand = answers.optional(what, ask, None)
+    if on_demand is not None and math.isnan(on_demand):
+        answers.warnings.append(f"{what} is not known: no price in USD is listed")
     return PreparedPlan(
         plan=replace(plan, image=image.image_id),
         image=image.image_id,
@@ -240,11 +283,7 @@ def _prepared(
         burstable=info.get("BurstablePerformanceSupported", False),
         family=quota_of(plan.target.instance_type).name,
         price_usd=target_price(prices[image.product], plan.target)[0],
-        on_demand_usd=answers.optional(
-            f"the on-demand price of {plan.target}, and so the hard bound,",
-            partial(on_demand_usd, answers.connection, plan.target, operation=image.operation),
-            math.nan,
-        ),
+        on_demand_usd=math.nan if on_demand is None else on_demand,
         product=image.product,
         by_the_hour=image.by_the_hour,
         has_switch=image.runs_switch(plan.target.instance_type) is not False,

@@ -3,7 +3,8 @@
 import pandas as pd
 
 from spotlib.collect.cost import PreflightReport
-from spotlib.ec2.connection import Connection, is_aws
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.places import is_aws
 from spotlib.figures import SIMULATED, banner_html, target_names
 from spotlib.model import Outcome
 

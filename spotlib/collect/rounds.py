@@ -213,7 +213,12 @@ def _guard(batch: Batch) -> Guard | None:
     if connection.attach is not None:
         return None
     endpoint = (connection.url if connection.simulated else None) or connection.endpoint
-    return Guard(batch.log.path.absolute(), endpoint=endpoint, profile=connection.profile)
+    return Guard(
+        batch.log.path.absolute(),
+        endpoint=endpoint,
+        profile=connection.profile,
+        keys=connection.login.keys if connection.login is not None else None,
+    )
 
 
 def _require_batch_id(name: str) -> None:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from spotlib.ec2.connection import Connection
+from spotlib.ec2.connection import Caller, Connection
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import Sighting
+from spotlib.model import Kind, Sighting
 
-HOME_REGION = "us-east-1"  # always enabled; IAM, prices and the list of regions are asked here
 TAG_BATCH = "spotlib:batch"
 TAG_ROUND = "spotlib:round"
 TAG_PLAN = "spotlib:plan"
@@ -165,6 +164,30 @@ def _checks_of(item: Mapping[str, Any]) -> dict[str, str]:
 def _instances_of(reply: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for reservation in reply["Reservations"]:
         yield from reservation["Instances"]
+
+
+def ask_near(
+    connection: Caller, regions: Sequence[str], action: str, **given: Any
+) -> dict[str, Any]:
+    """Ask about the account in the first of these regions that answers.
+
+    An organisation may forbid the use of a whole region, also of the partition's home region, and
+    a private network may reach its own region only.
+
+    Raises
+    ------
+    Refusal
+        That of the first region, if none answers.
+    """
+    refusals: list[Refusal] = []
+    for region in dict.fromkeys(regions):
+        try:
+            return connection.call(region, action, **given)
+        except Refusal as refusal:
+            refusals.append(refusal)
+            if refusal.kind not in (Kind.PERMISSION, Kind.UNREACHABLE):
+                break
+    raise refusals[0]
 
 
 def tag_instances(

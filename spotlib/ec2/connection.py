@@ -1,12 +1,11 @@
 """The connection to EC2: clients for every region, its clock, and one attempt per call.
 
 botocore never retries here, because a retry inside a measured interval would be read as latency.
-``sandbox`` is a pretend market in a process of its own.  Only ``aws`` costs money, and every
-amazonaws.com URL counts as ``aws``.
+``sandbox`` is a pretend market in a process of its own.  Only ``aws`` costs money; the URLs of
+Amazon are refused.
 """
 
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -19,16 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from functools import cache, lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
-import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError  # not a BotoCoreError
-from botocore.utils import parse_timestamp
 
 from spotlib.addresses import require_no_secret
 from spotlib.ec2.clock import (
@@ -40,6 +35,8 @@ from spotlib.ec2.clock import (
     World,
     control,
 )
+from spotlib.ec2.credentials import Login, SessionKeys, sandbox_session
+from spotlib.ec2.places import is_aws, partition_of
 from spotlib.ec2.refusals import garbled, refusal_of
 from spotlib.model import Kind
 
@@ -54,6 +51,10 @@ class Caller(ABC):
     @abstractmethod
     def server_utc(self) -> datetime:
         """Return EC2's UTC."""
+
+    @abstractmethod
+    def region_names(self, region: str, service: str = "ec2") -> list[str]:
+        """The regions of this region's partition that have a service, as botocore knows them."""
 
     @abstractmethod
     def call(
@@ -90,8 +91,8 @@ class Connection(Caller):
 
     ``reached`` says whether anything there ever answered as EC2 does.
 
-    ``open_session`` reads the credentials.  It is called again after they were refused, because a
-    Session and its clients keep the old ones.
+    ``open_session`` reads the credentials, of ``login`` if there is one.  It is called again after
+    they were refused, because a Session and its clients keep the old ones.
     """
 
     endpoint: str
@@ -103,6 +104,7 @@ class Connection(Caller):
     market: str | None = None
     attach: Callable[[Any], None] | None = None
     profile: str | None = None
+    login: Login | None = None
     process: subprocess.Popen[bytes] | None = None
     reached: bool = False
     _session: Any = None
@@ -123,15 +125,13 @@ class Connection(Caller):
         return self._session
 
     def credentials_end_at(self) -> datetime | None:
-        """When the credentials end for good; None if they are renewed or do not say.
+        """When the credentials end for good; None if they are renewed or do not say."""
+        return self.login.end_at(self.session) if self.login is not None else None
 
-        Only those in environment variables are known to end, because nothing renews them there.
-        """
-        credentials = self.session.get_credentials()
-        end = os.environ.get("AWS_CREDENTIAL_EXPIRATION")
-        if credentials is None or credentials.method != "env" or not end:
-            return None
-        return datetime.fromisoformat(end).astimezone(UTC)
+    def region_names(self, region: str, service: str = "ec2") -> list[str]:
+        """The regions of this region's partition that have a service, as botocore knows them."""
+        partition = partition_of(region)
+        return list(self.session.get_available_regions(service, partition_name=partition))
 
     def server_utc(self) -> datetime:
         """Return EC2's UTC: its last Date header, plus the time since then on our clock."""
@@ -159,6 +159,8 @@ class Connection(Caller):
         """
         try:
             client = self._client(service, region, _POLL_READ_S if quick else _ACT_READ_S)
+            if self.login is not None:
+                self.login.renew(self.session)
             reply: dict[str, Any] = getattr(client, action)(**given)
         except (ClientError, BotoCoreError, ResponseParserError) as error:
             self.reached |= isinstance(error, ClientError)
@@ -202,6 +204,7 @@ class Connection(Caller):
             read_timeout=120 if self.clock.inline and self.attach is None else read_s,
             max_pool_connections=16,
             user_agent_extra="spotlib",
+            ignore_configured_endpoint_urls=True,
             proxies={} if loopback else None,  # a proxy does not reach 127.0.0.1
         )
         client = self.session.client(
@@ -243,6 +246,7 @@ def connect(
     market: str | None = None,
     seed: int | None = None,
     speed: float | None = None,
+    keys: SessionKeys | None = None,
 ) -> Connection:
     """Connect to EC2 in every region.  Only ``aws`` costs money, and only once you launch.
 
@@ -252,7 +256,8 @@ def connect(
         ``sandbox`` starts a pretend spot market on this machine.  ``aws`` is Amazon.  A URL is any
         other EC2-compatible endpoint, or a sandbox that already runs.
     profile
-        The AWS profile; None is the default one.  The sandbox ignores it.
+        The AWS profile; None is the default one.  If it asks for an MFA code, so does this call,
+        at the terminal or in the notebook.  The sandbox ignores it.
     market
         The market that a new sandbox plays, such as ``calm`` or ``tight``; None is ``calm``.
     seed
@@ -260,6 +265,8 @@ def connect(
     speed
         How many times faster than real time a new sandbox runs; None is virtual time, in which
         waiting takes no real time.
+    keys
+        Session keys that another process hands over; None uses the profile's credentials.
 
     Returns
     -------
@@ -269,7 +276,10 @@ def connect(
     Raises
     ------
     ValueError
-        If the endpoint is none of these or may hold a password, or the profile is not configured.
+        If the endpoint is none of these or may hold a password, the profile is not configured, or
+        something redirects calls for AWS.
+    Refusal
+        If there are no credentials to be had.
     OSError
         If the sandbox does not start, for example because the market is unknown.
 
@@ -286,15 +296,14 @@ def connect(
         process, url = _start_sandbox(market=market, seed=seed, speed=speed)
         return _sandbox_connection(endpoint, url, control(url, "/sandbox"), process)
     if is_aws(endpoint):
-        aws_url = None if endpoint == "aws" else endpoint
-        return _real_connection(endpoint, url=aws_url, profile=profile)
+        return _real_connection(endpoint, url=None, login=_login_to_aws(endpoint, profile, keys))
     try:
         about = control(endpoint, "/sandbox")
     except (OSError, ValueError) as error:
         if isinstance(getattr(error, "reason", error), TimeoutError):  # a busy sandbox is no other
             raise OSError(f"{endpoint} listens but does not answer: try again") from error
         # No sandbox: some other EC2-compatible endpoint.
-        return _real_connection(endpoint, url=endpoint, profile=profile)
+        return _real_connection(endpoint, url=endpoint, login=Login(profile, keys))
     return _sandbox_connection(endpoint, endpoint, about, None)
 
 
@@ -316,7 +325,7 @@ def require_endpoint(endpoint: str) -> None:
         With what an endpoint may be.
     """
     require_no_secret("endpoint", endpoint)
-    if endpoint not in ("sandbox", "aws") and not _is_url(endpoint):
+    if endpoint != "sandbox" and not is_aws(endpoint) and not _is_url(endpoint):
         raise ValueError(
             f"endpoint {endpoint!r} is unknown: use 'sandbox' (free), 'aws' (costs money), "
             "or the URL of an EC2-compatible endpoint"
@@ -324,29 +333,32 @@ def require_endpoint(endpoint: str) -> None:
 
 
 def _is_url(endpoint: str) -> bool:
-    return endpoint.lower().startswith(("http://", "https://")) and bool(_host(endpoint))
-
-
-def _host(endpoint: str) -> str:
     with suppress(ValueError):  # such as a bracket that is not closed
-        return urlsplit(endpoint).hostname or ""
-    return ""
+        return urlsplit(endpoint).scheme in ("http", "https") and bool(urlsplit(endpoint).hostname)
+    return False
 
 
-def is_aws(endpoint: str) -> bool:
-    """Whether the endpoint is Amazon's and costs money: ``aws`` or any amazonaws.com URL."""
-    host = f".{_host(endpoint)}"
-    return endpoint == "aws" or host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+def _login_to_aws(endpoint: str, profile: str | None, keys: SessionKeys | None) -> Login:
+    """Refuse an address of Amazon, and every setting that leads "AWS" elsewhere."""
+    if endpoint != "aws":
+        raise ValueError(
+            f"endpoint {endpoint!r} is Amazon's own: write 'aws' (it costs money), which finds the "
+            "address of every region and service"
+        )
+    login = Login(profile, keys)
+    if elsewhere := login.redirections():
+        raise ValueError(
+            f"endpoint 'aws' would not lead to AWS: {'; '.join(elsewhere)}: remove that, or name "
+            "its URL as the endpoint"
+        )
+    return login
 
 
-def _real_connection(endpoint: str, *, url: str | None, profile: str | None) -> Connection:
-    open_session = partial(boto3.Session, profile_name=profile)
-    connection = Connection(endpoint, SystemClock(), open_session, url=url, profile=profile)
-    try:
-        _ = connection.session
-    except ProfileNotFound as error:
-        known = ", ".join(boto3.Session().available_profiles) or "none"
-        raise ValueError(f"profile {profile!r} is not configured; there are: {known}") from error
+def _real_connection(endpoint: str, *, url: str | None, login: Login) -> Connection:
+    connection = Connection(
+        endpoint, SystemClock(), login.open, url=url, profile=login.given, login=login
+    )
+    _ = connection.session  # whoever must be asked for a code is asked now
     return connection
 
 
@@ -366,20 +378,6 @@ def _sandbox_connection(
         world_seed=about["seed"],
         market=about["market"],
         process=process,
-    )
-
-
-@cache
-def sandbox_session() -> Any:
-    """Return a session with made-up keys: real ones are never sent to a pretend endpoint.
-
-    Parsed dates are cached, because each poll repeats those of the last: a third of its work.
-    """
-    core = botocore.session.get_session()
-    parsers = core.get_component("response_parser_factory")
-    parsers.set_parser_defaults(timestamp_parser=lru_cache(maxsize=65536)(parse_timestamp))
-    return boto3.Session(
-        aws_access_key_id="sandbox", aws_secret_access_key="sandbox", botocore_session=core
     )
 
 

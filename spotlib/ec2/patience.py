@@ -39,6 +39,10 @@ class Patient(Caller):
         """Return EC2's UTC."""
         return self.connection.server_utc()
 
+    def region_names(self, region: str, service: str = "ec2") -> list[str]:
+        """The regions of this region's partition that have a service."""
+        return self.connection.region_names(region, service)
+
     def call(
         self,
         region: str,

@@ -5,6 +5,7 @@ counted as one.  Codes are matched exactly, and EC2's own message is always kept
 Sources: EC2 Developer Guide, "Error codes"; botocore's exceptions.
 """
 
+import re
 from typing import Any
 
 from botocore import exceptions as botocore_errors
@@ -22,6 +23,7 @@ _QUOTA = (
 )
 _LOGIN = "renew the credentials (aws sso login, aws configure) and run again"
 _CLOCK = "set this machine's clock and renew the credentials"
+_KEYS = "check the access key and its secret, and run again"
 _POLICY = "allow it: spotlib/policy.json is the smallest policy that does"
 _BUG = "please report this as an error in spotlib"
 _NO_CAPACITY = "EC2 has no capacity now: this is recorded as a result"
@@ -62,8 +64,15 @@ _CODES: dict[str, tuple[Kind, str]] = {
     "UnrecognizedClientException": (Kind.CREDENTIALS, _LOGIN),
     "ExpiredToken": (Kind.CREDENTIALS, _LOGIN),
     "ExpiredTokenException": (Kind.CREDENTIALS, _LOGIN),
-    "SignatureDoesNotMatch": (Kind.CREDENTIALS, _CLOCK),
+    "IncompleteSignature": (Kind.CREDENTIALS, _KEYS),
+    "InvalidAccessKeyId": (Kind.CREDENTIALS, _KEYS),
+    "InvalidSignatureException": (Kind.CREDENTIALS, _KEYS),  # as JSON services say it
+    "MissingAuthenticationToken": (Kind.CREDENTIALS, _LOGIN),
+    "MissingAuthenticationTokenException": (Kind.CREDENTIALS, _LOGIN),
+    "NotSignedUp": (Kind.ACCOUNT, "finish the sign-up of the account"),
+    "SignatureDoesNotMatch": (Kind.CREDENTIALS, _KEYS),
     "RequestExpired": (Kind.CREDENTIALS, _CLOCK),
+    "RequestTimeTooSkewed": (Kind.CREDENTIALS, _CLOCK),
     "OptInRequired": (Kind.ACCOUNT, "finish the sign-up for EC2, or enable the region"),
     "PendingVerification": (Kind.ACCOUNT, "AWS is verifying the account: wait, or contact AWS"),
     "Blocked": (Kind.ACCOUNT, "the account is blocked: contact AWS support"),
@@ -107,15 +116,88 @@ _CODES: dict[str, tuple[Kind, str]] = {
     "ServerInternal": (Kind.SERVER, _LATER),
 }
 
-# Nothing was sent, therefore nothing was executed.
-_NEVER_SENT = (botocore_errors.EndpointConnectionError, botocore_errors.ConnectTimeoutError)
-_NO_LOGIN = (
-    botocore_errors.NoCredentialsError,
-    botocore_errors.PartialCredentialsError,
-    botocore_errors.CredentialRetrievalError,
-    botocore_errors.SSOError,
-    botocore_errors.TokenRetrievalError,
+# EC2 and JSON services call a wrong clock a wrong signature, and say more in the message.
+_WRONG_CLOCK = re.compile(r"signature (expired|not yet current)|too skewed", re.IGNORECASE)
+_DENIED_BY = re.compile(
+    r"explicit deny(?: in an? (?P<policy>[a-z -]*(?:policy|boundary)))?"
+    r"|because no (?P<limit>(?!identity)[a-z -]*(?:policy|boundary)) allows",
+    re.IGNORECASE,
 )
+
+# Nothing was sent, therefore nothing was executed.
+_NEVER_SENT = (
+    botocore_errors.EndpointConnectionError,
+    botocore_errors.ConnectTimeoutError,
+    botocore_errors.ProxyConnectionError,
+)
+
+_CONFIG = "~/.aws/config"
+_MEND = f"mend the profile in {_CONFIG}"
+_SSO = "log in with: aws sso login{option}"
+_AWS_LOGIN = "log in with: aws login{option}"
+_UNREADABLE = "check what the profile says, and what its credential_process prints"
+_REGION = f"name a region, such as us-east-1, in {_CONFIG} or AWS_DEFAULT_REGION"
+
+
+class NoTerminal(Exception):
+    """A person must be asked, and there is no terminal and no notebook to ask in."""
+
+
+# What each error of this machine's own set-up means; the first that fits counts.
+_LOGIN_ERRORS: dict[type[Exception], str] = {
+    NoTerminal: "there is no terminal to ask at: run it in one or in JupyterLab, or leave the "
+    "profile out and set the variables that 'aws configure export-credentials{option} "
+    "--format env' prints",
+    botocore_errors.ConfigParseError: "mend that file: below [profile NAME] (in the credentials "
+    "file [NAME]) stand lines like key = value",
+    botocore_errors.InfiniteLoopConfigError: f"mend source_profile in {_CONFIG}: the profiles "
+    "name each other",
+    botocore_errors.InvalidConfigError: _MEND,
+    botocore_errors.PartialCredentialsError: "add what is missing, to the profile or to the "
+    "environment",
+    botocore_errors.CredentialRetrievalError: "check where the profile gets its credentials from, "
+    "such as its credential_process: run that command by hand",
+    botocore_errors.SSOError: _SSO,
+    botocore_errors.TokenRetrievalError: _SSO,
+    botocore_errors.NoAuthTokenError: _SSO,
+    botocore_errors.LoginInsufficientPermissions: "ask for the permission to use 'aws login'",
+    botocore_errors.LoginError: _AWS_LOGIN,
+    botocore_errors.MissingDependencyException: "a profile of 'aws login' needs it: "
+    "pip install 'botocore[crt]'",
+    botocore_errors.RefreshWithMFAUnsupportedError: "run again and enter a new MFA code",
+    botocore_errors.NoCredentialsError: "configure AWS credentials (aws configure, or profile=...)",
+    RuntimeError: _LOGIN,  # "the refreshed credentials are still expired"
+    OSError: "check what the profile names: its files, and its credential_process",
+    ValueError: _UNREADABLE,
+}
+_LOGIN_CALLS = {
+    "AssumeRole": "the role refuses these credentials: check role_arn, mfa_serial and external_id "
+    "of the profile, and whom the role trusts",
+    "AssumeRoleWithWebIdentity": "the role refuses this identity: check whom the role trusts",
+    "GetRoleCredentials": "the SSO login may not use that account and role: check sso_account_id "
+    "and sso_role_name, or ask the administrator",
+}
+_WRONG_CODE = "the MFA code was wrong or used before: run again with the next code"
+_CERTIFICATE = (
+    "the certificate is not trusted: if a proxy inspects TLS, set AWS_CA_BUNDLE to the file of its "
+    "certificate"
+)
+_BUNDLE = "check the file that AWS_CA_BUNDLE or the profile's ca_bundle names"
+_NO_BUNDLE = re.compile(r"\[Errno (2|13|20|21)\]|X509|PEM")  # it cannot be opened, or is none
+_PROXY = "the proxy does not answer: check HTTPS_PROXY and NO_PROXY"
+_NO_ANSWER = "no answer: check the connection, or try again later"
+# The first that fits counts: botocore's network errors are RuntimeErrors, too.
+_LOCAL_ERRORS: dict[type[Exception], tuple[Kind, str]] = {
+    ResponseParserError: (Kind.UNREACHABLE, _GARBLED),
+    botocore_errors.ProxyConnectionError: (Kind.UNREACHABLE, _PROXY),
+    botocore_errors.HTTPClientError: (Kind.UNREACHABLE, _NO_ANSWER),
+    botocore_errors.ConnectionError: (Kind.UNREACHABLE, _NO_ANSWER),
+    botocore_errors.InvalidProxiesConfigError: (Kind.PARAMETERS, _PROXY),
+    botocore_errors.InvalidRegionError: (Kind.PARAMETERS, _REGION),
+    botocore_errors.NoRegionError: (Kind.PARAMETERS, _REGION),
+    botocore_errors.ParamValidationError: (Kind.PARAMETERS, _BUG),
+    **{kind: (Kind.CREDENTIALS, words) for kind, words in _LOGIN_ERRORS.items()},
+}
 
 
 class Refusal(Exception):
@@ -167,9 +249,9 @@ def refusal_of(error: Exception, *, action: str, region: str) -> Refusal:
         type(error).__name__,
         "no answer of AWS"
         if isinstance(error, ResponseParserError)
-        else without_secrets(str(error)),
+        else without_secrets(" ".join(str(error).split())),
         kind=kind,
-        advice=advice,
+        advice=advice.format(option=""),
         action=action,
         region=region,
         maybe_done=kind is Kind.UNREACHABLE and not isinstance(error, _NEVER_SENT),
@@ -189,8 +271,26 @@ def garbled(lacks: str, *, action: str, region: str) -> Refusal:
     )
 
 
+def login_refusal(error: Exception, *, profile: str) -> Refusal:
+    """Translate what went wrong when credentials were read or renewed: nothing was called yet."""
+    refusal = refusal_of(error, action="credentials", region=f"profile {profile}")
+    refusal.maybe_done = False
+    if not isinstance(error, botocore_errors.ClientError):
+        option = "" if profile == "default" else f" --profile {profile}"
+        refusal.kind, advice = _local(error, otherwise=(Kind.CREDENTIALS, _UNREADABLE))
+        refusal.advice = advice.format(option=option)
+        return refusal
+    refusal.action = error.operation_name
+    if "MultiFactorAuthentication failed" in refusal.message:
+        refusal.kind, refusal.advice = Kind.CREDENTIALS, _WRONG_CODE
+    elif refusal.kind in (Kind.PERMISSION, Kind.UNKNOWN):
+        refusal.kind = Kind.CREDENTIALS
+        refusal.advice = _LOGIN_CALLS.get(error.operation_name, _SEE)
+    return refusal
+
+
 def _refused(response: dict[str, Any], *, action: str, region: str) -> Refusal:
-    code = response["Error"].get("Code", "Unknown")
+    code, message = response["Error"].get("Code", "Unknown"), response["Error"].get("Message", "")
     status = response["ResponseMetadata"].get("HTTPStatusCode", 0)
     kind, advice = _CODES.get(code, (Kind.UNKNOWN, _SEE))
     if code not in _CODES and code.startswith("AuthFailure"):
@@ -199,9 +299,13 @@ def _refused(response: dict[str, Any], *, action: str, region: str) -> Refusal:
         kind, advice = Kind.THROTTLED, _LATER
     elif code not in _CODES and status >= 500:
         kind, advice = Kind.SERVER, _LATER
+    elif kind is Kind.CREDENTIALS and _WRONG_CLOCK.search(message):
+        advice = _CLOCK
+    elif kind is Kind.PERMISSION:
+        advice = _forbidden(message) or advice
     return Refusal(
         code,
-        response["Error"].get("Message", ""),
+        message,
         kind=kind,
         advice=advice,
         action=action,
@@ -210,11 +314,24 @@ def _refused(response: dict[str, Any], *, action: str, region: str) -> Refusal:
     )
 
 
-def _local(error: Exception) -> tuple[Kind, str]:
-    if isinstance(error, _NO_LOGIN):
-        return Kind.CREDENTIALS, "configure AWS credentials (aws configure, or profile=...)"
-    if isinstance(error, botocore_errors.ParamValidationError | botocore_errors.NoRegionError):
-        return Kind.PARAMETERS, _BUG
-    if isinstance(error, ResponseParserError):
-        return Kind.UNREACHABLE, _GARBLED
-    return Kind.UNREACHABLE, "no answer: check the connection, or try again later"
+def _forbidden(message: str) -> str | None:
+    """What to do about a denial that no permission of the caller's own can lift."""
+    denied = _DENIED_BY.search(message)
+    if denied is None:
+        return None
+    by = denied["policy"] or denied["limit"] or "policy"
+    return f"a {by} forbids it, and policy.json cannot allow it: ask the account's administrator"
+
+
+def _local(
+    error: Exception, otherwise: tuple[Kind, str] = (Kind.UNREACHABLE, _NO_ANSWER)
+) -> tuple[Kind, str]:
+    """What an error of this machine means; ``{option}`` stands for the CLI's --profile."""
+    words = str(error)
+    if isinstance(error, botocore_errors.SSLError) and "CERTIFICATE_VERIFY" in words:
+        return Kind.PARAMETERS, _CERTIFICATE
+    if isinstance(error, botocore_errors.SSLError) and _NO_BUNDLE.search(words):
+        return Kind.PARAMETERS, _BUNDLE
+    return next(
+        (meaning for kind, meaning in _LOCAL_ERRORS.items() if isinstance(error, kind)), otherwise
+    )

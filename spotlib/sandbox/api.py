@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from spotlib.sandbox import instance_api, market_api, spot_api
+from spotlib.sandbox import identity, instance_api, market_api, spot_api
 from spotlib.sandbox.account import Region, SpotRequest
 from spotlib.sandbox.protocol import ApiError, ParsedCall, unsupported
 from spotlib.sandbox.world import World
@@ -36,6 +36,7 @@ ACTIONS: Mapping[tuple[str, str], Handler] = {
     ("service-quotas", "ListAWSDefaultServiceQuotas"): market_api.list_aws_default_service_quotas,
     ("pricing", "GetProducts"): market_api.get_products,
     ("iam", "GetRole"): market_api.get_role,
+    ("sts", "AssumeRole"): identity.assume_role,
     ("sts", "GetCallerIdentity"): market_api.get_caller_identity,
 }
 
@@ -55,6 +56,7 @@ def authorize(world: World, call: ParsedCall) -> None:
     """Refuse calls that are throttled or not permitted, and answer dry runs."""
     if not market_api.opted_in(world, call.region):
         _refuse_region(call.service)
+    identity.require_good_keys(world, call)
     if world.buckets and not world.buckets.take(call.region, call.action, call.params, world.now_s):
         raise ApiError("RequestLimitExceeded", "Request limit exceeded.", 503)
     name = f"{call.service}:{call.action}"

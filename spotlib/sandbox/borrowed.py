@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from spotlib.sandbox.catalogue import import_moto
 from spotlib.sandbox.protocol import Answer, ParsedCall, write
 
 _READS = {
@@ -60,6 +61,7 @@ def subnet_zones(region: str) -> dict[str, str]:
 
 
 def _backend(service: str, region: str) -> Any:
+    import_moto()
     from moto.backends import get_backend  # noqa: PLC0415
     from moto.moto_api._internal import mock_random  # noqa: PLC0415
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
+import threading
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -178,8 +181,35 @@ def _system(row: dict[str, Any]) -> dict[str, Any]:
 
 def _regions_and_zones() -> Any:
     """moto's regions and zones, which are in its code; calls that moto answers show the same."""
-    from moto.ec2.models.availability_zones_and_regions import (  # noqa: PLC0415 (slow to import)
+    import_moto()
+    from moto.ec2.models.availability_zones_and_regions import (  # noqa: PLC0415
         RegionsAndZonesBackend,
     )
 
     return RegionsAndZonesBackend
+
+
+def import_moto() -> None:
+    """Import moto's backends, which is slow, without any setting for AWS: see below."""
+    with _IMPORTING:
+        _import_moto()
+
+
+@cache
+def _import_moto() -> None:
+    """While it is imported, moto reads ``AWS_*`` and ``~/.aws``, and fails if they are wrong."""
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("AWS_")}
+    nothing = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
+    os.environ.update(nothing)
+    try:
+        import_module("moto.ec2")
+        from moto.core.base_backend import AccountSpecificBackend  # noqa: PLC0415
+
+        AccountSpecificBackend.get_session()  # kept by moto from now on
+    finally:
+        for name in nothing:
+            del os.environ[name]
+        os.environ.update(kept)
+
+
+_IMPORTING = threading.Lock()

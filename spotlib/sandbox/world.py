@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -72,7 +72,8 @@ class World:
     ``forms`` what AWS does where that is not known, ``throttled`` whether EC2's token buckets limit
     the calls.
     The account has not opted in to the regions ``not_opted_in``; the regions ``no_default_vpc``
-    have no default VPC.
+    have no default VPC.  ``mfa_codes`` are the next codes of MFA devices, by serial number: only a
+    session that began with one may then act (see ``identity``).
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class World:
         throttled: bool = False,
         not_opted_in: Collection[str] = (),
         no_default_vpc: Collection[str] = (),
+        mfa_codes: Mapping[str, str] | None = None,
     ) -> None:
         self.seed = seed
         self.market = market or Market()
@@ -110,6 +112,8 @@ class World:
         self.buckets = Buckets(status_ids_narrow=narrow) if throttled else None
         self.not_opted_in = frozenset(not_opted_in)
         self.no_default_vpc = frozenset(no_default_vpc)
+        self.mfa_codes = None if mfa_codes is None else dict(mfa_codes)
+        self.sessions: dict[str, float] = {}  # access key -> when it ends
         self.calls: list[Call] = []
         self.faults: list[Callable[[Any, bool], Any]] = []  # see ``faults``
         self.fired: list[Fired] = []  # the faults that affected a call

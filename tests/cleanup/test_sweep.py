@@ -20,11 +20,13 @@ from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import dead_lines, unfinished, unreadable
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.clock import VirtualClock
-from spotlib.ec2.connection import Connection, sandbox_session
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.credentials import sandbox_session
 from spotlib.model import Target
 from spotlib.record.log import EventLog, is_alive
 from spotlib.record.tables import load_batches, load_launches
 from spotlib.sandbox.faults import Fault
+from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.wire import attach
 
 MUTATING = {"CancelSpotInstanceRequests", "TerminateInstances", "CreateTags"}
@@ -391,3 +393,22 @@ def test_without_the_list_of_regions_those_of_the_logs_are_swept(died, tmp_path,
     assert verdicts[log.stem] == "closed"
     assert list(report.errors) == ["regions that no log names"]
     assert not report.clean
+
+
+def test_a_sweep_searches_also_where_regions_may_not_be_listed(in_process, tmp_path):
+    """botocore knows the regions; those that are not enabled are named as not searched."""
+    world = scripted()
+    connection = in_process(world)
+    orphans(connection, 1)
+    world.advance(7200)
+
+    def denied(call, executed):
+        if not executed and call.action == "DescribeRegions":
+            raise ApiError("UnauthorizedOperation", "an explicit deny in a policy", 403)
+
+    world.faults.append(denied)
+    report = sweep(connection, folder=tmp_path, settle_s=5.0)
+
+    assert world.leftovers() == EMPTY
+    assert NANO.region not in report.errors
+    assert "cn-north-1" not in report.errors, "another partition is another account"

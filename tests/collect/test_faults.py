@@ -19,6 +19,7 @@ from spotlib.cleanup.close import settle
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.clock import VirtualClock
 from spotlib.ec2.connection import Connection, connect_in_process
+from spotlib.ec2.credentials import Login
 from spotlib.record.tables import load_launches
 from spotlib.sandbox.faults import KINDS, Fault
 from spotlib.sandbox.wire import attach
@@ -249,8 +250,8 @@ def test_a_batch_whose_credentials_expired_for_good_is_closed_by_a_sweep(
 
 def by_environment(world):
     """Connect as to AWS, with the credentials of the environment."""
-    clock = VirtualClock(world)
-    return Connection("aws", clock, boto3.Session, attach=partial(attach, world))
+    clock, login = VirtualClock(world), Login()
+    return Connection("aws", clock, login.open, attach=partial(attach, world), login=login)
 
 
 def test_a_batch_that_outlives_its_credentials_is_refused(tmp_path, monkeypatch):

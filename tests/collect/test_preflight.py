@@ -4,17 +4,22 @@ import json
 import math
 from pathlib import Path
 
+import boto3
 import pytest
 from conftest import NANO, QUICK, plan_for, scripted
 
 import spotlib
 from spotlib.collect.cost import PreparedPlan, split_waves
-from spotlib.collect.preflight import preflight
+from spotlib.collect.features import on_demand_usd, spot_prices
+from spotlib.collect.preflight import _Answers, _check_currency, preflight
 from spotlib.collect.quotas import quota_of, vcpus_of
 from spotlib.collect.rounds import collect_batch
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.places import home_region
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Plan, Stage, Target, plan_launches
 from spotlib.sandbox.faults import fail
+from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import World
 
 LAUNCHING = {"RequestSpotInstances", "RunInstances", "CreateFleet"}
@@ -289,3 +294,113 @@ def test_refused_credentials_are_reported_with_what_to_do(in_process):
 
     with pytest.raises(Refusal, match=r"ExpiredToken.*renew the credentials"):
         preflight(in_process(world), plan_launches([NANO], count=1))
+
+
+def denying(*, region=None, action=None):
+    """An organisation's policy that forbids a region or an action."""
+
+    def fault(call, executed):
+        if not executed and (call.region == region or call.action == action):
+            by = "with an explicit deny in a service control policy"
+            raise ApiError("UnauthorizedOperation", f"not authorized to perform: x {by}", 403)
+
+    return fault
+
+
+def test_a_home_region_that_is_forbidden_stops_no_other_region(in_process):
+    """What the account may not say there is asked in the target's own region, or is a warning."""
+    world = scripted()
+    world.faults.append(denying(region="us-east-1"))
+
+    checked = preflight(in_process(world), plan_launches([NANO], count=1))
+
+    assert checked.problems == ()
+    assert checked.account == "123456789012"
+    assert len(checked.prepared) == 1
+    assert any("on-demand price" in each for each in checked.warnings)
+    assert not any("policy.json is the smallest" in each for each in checked.warnings)
+
+
+def test_an_account_that_may_not_list_regions_can_launch_where_it_may(in_process):
+    world = scripted()
+    world.faults.append(denying(action="DescribeRegions"))
+    plans = plan_launches([NANO, Target("t3.nano", "us-esat-1")], count=1)
+
+    checked = preflight(in_process(world), plans)
+
+    assert [each.plan.target for each in checked.prepared] == [NANO]
+    assert [each for each in checked.problems if "'us-esat-1' does not exist; nearest: us-" in each]
+    [warning] = [each for each in checked.warnings if "which regions are enabled" in each]
+    assert "a service control policy forbids it" in warning
+
+
+def test_a_batch_in_two_partitions_is_refused(in_process):
+    world = scripted()
+    plans = plan_launches([NANO, Target("t3.nano", "cn-north-1")], count=1)
+
+    with pytest.raises(ValueError, match=r"sa-east-1 \(aws\), cn-north-1 \(aws-cn\): make one"):
+        preflight(in_process(world), plans)
+
+    assert world.calls == []
+
+
+class Elsewhere:
+    """A connection that notes what is asked where, and answers with one price."""
+
+    def __init__(self, price):
+        self.asked = []
+        self.session = boto3.Session("key", "secret")
+        self._price = price
+
+    region_names = Connection.region_names
+
+    def call(self, region, action, **_):
+        self.asked.append((region, action))
+        terms = {"OnDemand": {"a": {"priceDimensions": {"b": {"pricePerUnit": self._price}}}}}
+        return {"PriceList": [json.dumps({"terms": terms})]}
+
+
+@pytest.mark.parametrize(
+    ("region", "price", "asked", "usd"),
+    [
+        ("eu-west-1", {"USD": "0.5"}, "us-east-1", 0.5),
+        ("cn-north-1", {"CNY": "0.5"}, "cn-northwest-1", math.nan),
+        ("eusc-de-east-1", {"EUR": "0.5"}, "eusc-de-east-1", math.nan),
+        ("us-gov-west-1", {"USD": "0.5"}, None, math.nan),  # it has no price list
+    ],
+)
+def test_a_price_is_asked_in_its_partition_and_is_usd_or_unknown(region, price, asked, usd):
+    there = Elsewhere(price)
+
+    found = on_demand_usd(there, Target("t3.nano", region))
+
+    assert found == pytest.approx(usd, nan_ok=True)
+    assert there.asked == ([(asked, "get_products")] if asked else [])
+
+
+@pytest.mark.parametrize(("region", "currency"), [("cn-north-1", "CNY"), ("eusc-de-east-1", "EUR")])
+def test_prices_that_are_not_in_usd_are_unknown_and_none_is_sent(region, currency):
+    answers = _Answers(Elsewhere({}))
+    [plan] = plan_launches([Target("t3.nano", region)], count=1, max_price_usd=0.1)
+
+    _check_currency(answers, [plan])
+
+    assert spot_prices(answers.connection, region, ["t3.nano"]) == {}
+    assert f"prices in {region} are in {currency} and are not recorded" in answers.warnings[0]
+    assert answers.problems == [
+        f"max_price_usd=0.1 cannot be sent to {region}, which takes {currency}: leave it out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("region", "home"),
+    [
+        ("sa-east-1", "us-east-1"),
+        ("us-gov-east-1", "us-gov-west-1"),
+        ("cn-north-1", "cn-northwest-1"),
+        ("eusc-de-east-1", "eusc-de-east-1"),
+        ("xx-nowhere-1", "us-east-1"),
+    ],
+)
+def test_each_partition_is_asked_at_its_home(region, home):
+    assert home_region(region) == home

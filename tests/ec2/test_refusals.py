@@ -71,3 +71,56 @@ def test_missing_credentials_are_no_network_fault():
 
     assert refusal.kind is Kind.CREDENTIALS
     assert "configure AWS credentials" in refusal.advice
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "InvalidSignatureException",
+            "Signature not yet current: 2026 is still later than 2025",
+        ),
+        ("InvalidSignatureException", "Signature expired: 20260102T00 is now earlier than 2026"),
+        ("SignatureDoesNotMatch", "Signature expired: 20260102T00 is now earlier than 2026"),
+        ("RequestTimeTooSkewed", "The difference between the request time and now is too large."),
+        ("RequestExpired", "Request has expired."),
+    ],
+)
+def test_a_wrong_clock_is_named_also_where_it_is_called_a_wrong_signature(code, message):
+    refusal = refused(code, message=message)
+
+    assert refusal.kind is Kind.CREDENTIALS
+    assert "set this machine's clock" in refusal.advice
+
+
+def test_a_wrong_secret_key_is_no_wrong_clock():
+    refusal = refused("SignatureDoesNotMatch", message="The request signature we calculated ...")
+
+    assert "clock" not in refusal.advice
+    assert "secret" in refusal.advice
+
+
+@pytest.mark.parametrize(
+    ("message", "by"),
+    [
+        ("User: x is not authorized with an explicit deny in a service control policy", "service"),
+        ("... with an explicit deny in an identity-based policy", "identity-based policy"),
+        ("... with an explicit deny in a permissions boundary", "permissions boundary"),
+        ("... with an explicit deny", "policy"),
+        ("... because no permissions boundary allows the ec2:X action", "permissions boundary"),
+        ("... because no service control policy allows the ec2:X action", "service control policy"),
+    ],
+)
+@pytest.mark.parametrize("code", ["UnauthorizedOperation", "AccessDenied"])
+def test_what_a_policy_of_others_forbids_is_not_answered_with_ours(code, message, by):
+    refusal = refused(code, message=message)
+
+    assert refusal.kind is Kind.PERMISSION
+    assert by in refusal.advice
+    assert "ask the account's administrator" in refusal.advice
+
+
+def test_what_nothing_allows_yet_is_answered_with_our_policy():
+    message = "... because no identity-based policy allows the ec2:X action"
+
+    assert "allow it: spotlib/policy.json" in refused("AccessDenied", message=message).advice
