@@ -31,7 +31,7 @@ _SPOT_ROLE = "AWSServiceRoleForEC2Spot"
 @dataclass
 class _Answers:
     connection: Patient
-    allow_any_image: bool
+    allow_any_image: bool = False
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
