@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import kill_with_mfa
+import pytest
 from conftest import CHAOS
 from programs import PATIENCE_S, run
 
@@ -14,6 +15,7 @@ NOTHING = {"requests": [], "instances": []}
 STEPS = range(20, 140, 4)  # from before the first request on
 
 
+@pytest.mark.usefixtures("_programs_end_with_the_test")
 def test_a_collector_killed_after_an_mfa_login_leaves_nothing(tmp_path, sampled):
     """30 kills in make chaos: the keys stand in no file, argument or environment either."""
     steps = sampled(STEPS, 11)
