@@ -138,6 +138,19 @@ def test_quota_overflow_is_all_or_nothing_and_by_family(make_account):
     assert len(account.request(1, gpu)) == 1
 
 
+def test_a_quota_that_was_never_applied_is_not_listed_and_that_of_a_new_account(make_account):
+    account = make_account(unlisted_quotas={"Standard", "Trn"})
+    quotas = account.client("service-quotas")
+    applied = quotas.list_service_quotas(ServiceCode="ec2")["Quotas"]
+    default = {"ServiceCode": "ec2", "QuotaCode": "L-34B43A08"}
+
+    assert {"Standard", "Trn"}.isdisjoint(each["QuotaName"].split()[1] for each in applied)
+    assert quotas.get_aws_default_service_quota(**default)["Quota"]["Value"] == 5.0
+    assert refusal(quotas.get_service_quota, **default)[0] == "NoSuchResourceException"
+    over = account.asked(3)
+    assert refusal(account.ec2.request_spot_instances, **over)[0] == "MaxSpotInstanceCountExceeded"
+
+
 def test_a_dry_run_changes_nothing(account):
     code, _ = refusal(account.ec2.request_spot_instances, **account.asked(DryRun=True))
     assert code == "DryRunOperation"

@@ -226,6 +226,32 @@ def test_the_market_calls_answer_in_their_own_protocols(account):
     assert role["Arn"].startswith("arn:aws:iam::123456789012:role/aws-service-role/")
 
 
+@pytest.mark.parametrize(
+    ("name", "product", "operation"),
+    [
+        ("Windows_Server-2016", "Windows", "RunInstances:0002"),
+        ("RHEL-7.4", "Red Hat Enterprise Linux", "RunInstances:0010"),
+        ("al2023-ami-2023", "Linux/UNIX", "RunInstances"),
+    ],
+)
+def test_an_image_says_as_what_it_is_billed_and_that_has_prices(account, name, product, operation):
+    named = [{"Name": "name", "Values": [f"{name}*"]}]
+    image = account.ec2.describe_images(Filters=named)["Images"][0]
+    history = account.ec2.describe_spot_price_history(
+        InstanceTypes=["t3.nano"], ProductDescriptions=[product], StartTime=account.world.utc()
+    )["SpotPriceHistory"]
+    filters = {"instanceType": "t3.nano", "regionCode": "us-east-1", "operation": operation}
+    found = account.client("pricing").get_products(
+        ServiceCode="AmazonEC2",
+        Filters=[{"Type": "TERM_MATCH", "Field": k, "Value": v} for k, v in filters.items()],
+    )["PriceList"]
+
+    assert (image["PlatformDetails"], image["UsageOperation"]) == (product, operation)
+    assert image.get("Platform") == ("windows" if product == "Windows" else None)
+    assert {each["ProductDescription"] for each in history} == {product}
+    assert len(found) == 1
+
+
 def test_the_spot_role_can_be_missing(make_account):
     account = make_account(spot_role=False)
     with pytest.raises(ClientError) as caught:
