@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -229,18 +230,19 @@ def test_the_guard_closes_a_batch_whose_collector_was_killed(tmp_path, ready):
     assert load_launches(log)["outcome"].notna().all()
 
 
-def test_a_killed_collection_is_reported_and_swept_from_the_command_line(tmp_path):
-    """kill -9 in the middle: status reports it, sweep closes it in its world, then all is well."""
-    log = tmp_path / "launches" / "20240901T000000Z-abcdef.jsonl"
+def test_a_killed_collection_is_reported_and_swept_by_the_printed_command(tmp_path):
+    """kill -9 in the middle: status prints a command, which works when pasted into a shell."""
+    results = tmp_path / 'it\'s a $(true) "place"'
+    log = results / "launches" / "20240901T000000Z-abcdef.jsonl"
     killed_collection(log)
     command = (sys.executable, "-m", "spotlib")
 
-    before = run(*command, "status", "--results", tmp_path, check=False)
-    dry = run(*command, "sweep", "--results", tmp_path, "--dry-run", check=False)
-    swept = run(*command, "sweep", "--results", tmp_path)
-    after = run(*command, "status", "--results", tmp_path)
+    before = run(*command, "status", "--results", results, check=False)
+    [printed] = re.findall("close it with: (.*); round", before.stdout)
+    dry = run("sh", "-c", f"cd / && {printed} --dry-run", check=False)
+    swept = run("sh", "-c", f"cd / && {printed}")
+    after = run(*command, "status", "--results", results)
 
-    assert "-m spotlib sweep --batch 20240901T000000Z-abcdef" in before.stdout
     assert (before.returncode, dry.returncode) == (1, 1)
     assert "to be closed" in dry.stdout
     assert "20240901T000000Z-abcdef: closed" in swept.stdout

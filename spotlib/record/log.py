@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 import struct
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -244,7 +245,7 @@ def _is_held(file: int) -> bool:
 def _ask_lock(file: int, command: str, kind: int) -> bytes | None:
     """Ask for the writer's lock; None where the system cannot lock a byte for an open file."""
     number = getattr(fcntl, command, None)
-    if number is None:
+    if number is None or sys.platform != "linux":
         return None
     try:
         return fcntl.fcntl(file, number, struct.pack(_LOCK, kind, os.SEEK_SET, *_LOCKED_BYTE, 0))
@@ -283,7 +284,7 @@ def read_lines(path: str | Path, *, polls: bool = True) -> Lines:
     tail = lines.pop()  # empty after a whole line
     _require_first(path, lines[0] + b"\n" if lines else tail)
     events: list[tuple[int, Event]] = []
-    whole = 0  # how many lines are
+    whole = 0  # how many lines were, so far
     torn = 0  # the number of a line that was not written whole
     for number, line in enumerate(lines, 1):
         if not polls and line.startswith(_POLL) and _is_json(line):  # a damaged one is reported

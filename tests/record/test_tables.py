@@ -143,15 +143,39 @@ def test_a_log_of_another_schema_is_refused_by_name(batch, schema, advice):
         ('{"event":"requested"', '5\n{"event":"requested"', "line 3 is no valid event"),
         ('"stage":"running"', '"stage":"runing"', r"line \d+ is no valid event: .*`\$\.stage`"),
         ('"plan":0,"asked_s"', '"plan":7,"asked_s"', r"line \d+ is no valid event: .*\(0, 7\)"),
+        (
+            '"instance_type":"t3.nano"',
+            '"instance_type":"t3"',
+            r"line \d+ is .*instance_type 't3' is not",
+        ),
+        ('"after_s":', '"after_s":9', r"line \d+ is no valid event: after_s is 9.*above by_s"),
+        ('"after_s":', '"after_s":-', r"line \d+ is no valid event: .*`\$\.after_s`"),
+        ('"answered_s":', '"answered_s":99999999999', r"line \d+ is .*`\$\.answered_s`"),
+        ('"asked_s":', '"asked_s":9999', r"line \d+ is .*asked_s is 9999.*above answered_s"),
+        ('"watched_s":', '"watched_s":-', r"line \d+ is no valid event: .*`\$\.watched_s`"),
+        ('"accepted":2', '"accepted":3', r"line \d+ is .*accepted is 3, above n, which is 2"),
+        ('"ready":0', '"ready":2', r"line \d+ is .*ready is 2, above running"),
+        ('"running":0', '"running":-1', r"line \d+ is .*`\$\.plans\[\.\.\.\]\.running`"),
+        ('"outcome":"ready"', '"outcome":"expired"', r"line \d+ is .*outcome is expired, its st"),
     ],
 )
 def test_a_line_that_is_no_valid_event_is_refused_with_file_line_and_field(
     batch, written, damaged, complaint
 ):
-    assert written in batch.read_text()
-    batch.write_text(batch.read_text().replace(written, damaged, 1))
+    text = unnumbered(batch.read_text())
+    assert written in text
+    batch.write_text(text.replace(written, damaged, 1))
 
     with pytest.raises(ValueError, match=rf"abcdef\.jsonl, {complaint}"):
+        load_polls(batch)
+
+
+def test_a_log_that_is_clean_and_has_a_request_without_an_outcome_contradicts_itself(batch):
+    lines = unnumbered(batch.read_text()).splitlines(keepends=True)
+    [*_, last] = [line for line in lines if '"event":"outcome"' in line]
+    batch.write_text("".join(line for line in lines if line != last))
+
+    with pytest.raises(ValueError, match=r"confirmed is true, but sir-\w+ has no outcome"):
         load_launches(batch)
 
 
