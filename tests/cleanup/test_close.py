@@ -71,6 +71,7 @@ def test_what_only_failed_polls_have_shown_is_terminated_at_once_too(tmp_path):
     assert world.leftovers() == EMPTY
     assert max(begun_to_end_s(world).values()) < began_s + TIMEOUT_S + 2 * PASS_S
     assert world.touched == []
+    assert summary.spent_at_most_usd > 0  # they ran, though no complete poll showed it
 
 
 def test_minutes_without_any_described_instance_at_any_time_of_a_batch_leave_nothing(
