@@ -38,7 +38,7 @@ from spotlib.collect.stopping import Stopping
 from spotlib.collect.watch import end, watch
 from spotlib.ec2.calls import warm
 from spotlib.ec2.connection import Connection, new_executor
-from spotlib.model import Outcome, Plan, Stage, Target, require_intervals
+from spotlib.model import Outcome, Plan, Target, require_intervals
 from spotlib.money import usd
 from spotlib.record.events import SkippedEvent
 from spotlib.record.history import earlier_usd
@@ -408,8 +408,7 @@ def _spent_usd(run: Run, end_s: float) -> float:
     """Every instance that was launched, on demand, from the request until all were gone."""
     if run.sent_s is None:
         return 0.0
-    launched = sum(Stage.FULFILLED in track.brackets for track in run.tracks.values())
-    return launched * run.prepared.most_usd(min(run.gone_s, end_s) - run.sent_s)
+    return len(run.instances) * run.prepared.most_usd(min(run.gone_s, end_s) - run.sent_s)
 
 
 def _total(ids: Mapping[str, Sequence[str]]) -> int:

@@ -71,6 +71,22 @@ def test_what_only_failed_polls_have_shown_is_terminated_at_once_too(tmp_path):
     assert world.leftovers() == EMPTY
     assert max(begun_to_end_s(world).values()) < began_s + TIMEOUT_S + 2 * PASS_S
     assert world.touched == []
+    assert summary.spent_at_most_usd > 0  # they ran, though no complete poll showed it
+
+
+def test_a_late_launch_that_only_its_request_names_is_terminated_too(tmp_path):
+    """It was in flight at the end of its plan, so no poll has shown it."""
+    world, log = scripted(Fate(in_flight_s=40.0)), tmp_path / NAME
+    connection = in_process(world)
+    checked = plan_for(connection, NANO, n=1, timeout_s=TIMEOUT_S)
+    describing_nothing(world, "DescribeInstances")
+
+    summary = collect_batch(connection, checked, log=log, seed=1, placement_scores=False)
+
+    [launch] = [each["happened_s"] for each in world.truth()]
+    assert summary.cleaned.confirmed
+    assert launch["cancelled"] < launch["fulfilled"]
+    assert launch["shutting-down"] < launch["fulfilled"] + PASS_S
 
 
 def test_minutes_without_any_described_instance_at_any_time_of_a_batch_leave_nothing(

@@ -8,6 +8,7 @@ from spotlib.collect.live import LiveView, ready_counts_figure
 from spotlib.collect.rounds import collect_batch
 from spotlib.figures import SIMULATED, save, target_colours
 from spotlib.record.tables import load_polls
+from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.world import Fate
 
 
@@ -21,6 +22,16 @@ def polls_of(in_process, log):
         return load_polls(log)
 
     return polls
+
+
+class Handle:
+    """Keeps what is displayed."""
+
+    def __init__(self, shown):
+        self._shown = shown
+
+    def update(self, data, **_):
+        self._shown.append(data)
 
 
 def words(figure):
@@ -65,6 +76,35 @@ def test_a_batch_without_any_poll_is_an_empty_figure_and_no_error(polls_of):
     assert ready_counts_figure(polls_of().iloc[:0]).axes
 
 
+@pytest.mark.parametrize("failing", [{"nth": 1}, {"to_s": 200.0}], ids=["the first", "all"])
+def test_a_poll_that_fails_is_missed_and_the_live_view_waits_for_the_next(
+    in_process, log, monkeypatch, failing
+):
+    monkeypatch.setattr("spotlib.collect.live.display", lambda *_, **__: Handle([]))
+    world = scripted(QUICK, QUICK)
+    connection = in_process(world)
+    checked = plan_for(connection, n=2, timeout_s=60)
+    world.faults.append(Fault(kind="internal_error", action="DescribeInstances", **failing))
+    view = LiveView(log, simulated=True)
+
+    summary = collect_batch(connection, checked, log=log, seed=1, on_poll=view._draw)
+
+    assert summary.outcomes == {"ready" if "nth" in failing else "timed_out": 2}
+    assert summary.warnings == summary.problems == ()
+    assert ready_counts_figure(load_polls(log)).axes
+
+
+def test_a_last_drawing_that_fails_is_said_in_its_place(polls_of, log, monkeypatch):
+    polls_of()
+    shown = []
+    monkeypatch.setattr("spotlib.collect.live.display", lambda *_, **__: Handle(shown))
+    monkeypatch.setattr("spotlib.collect.live.load_polls", lambda _: 1 / 0)
+
+    LiveView(log, simulated=True).finish("open requests 0")
+
+    assert shown[-1]["text/html"].startswith("The figure could not be drawn: ZeroDivisionError")
+
+
 def test_the_colour_of_a_target_does_not_depend_on_the_order_of_the_rows():
     names = ["b in x", "a in x", "c in y"]
 
@@ -82,12 +122,7 @@ def test_a_figure_is_saved_as_png_and_svg(polls_of, tmp_path):
 def test_the_live_view_shows_the_progress_and_draws_seldom(polls_of, log, monkeypatch):
     polls_of()
     shown = []
-
-    class Handle:
-        def update(self, data, **_):
-            shown.append(data)
-
-    monkeypatch.setattr("spotlib.collect.live.display", lambda *_, **__: Handle())
+    monkeypatch.setattr("spotlib.collect.live.display", lambda *_, **__: Handle(shown))
     view = LiveView(log, simulated=True)
     for second in range(5):
         view(Progress(0, 1, 3.0 * second, 60.0, 1, 4))
