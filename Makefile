@@ -64,7 +64,7 @@ test: setup
 
 # All crash points, all faults at all calls, all ways to stop a program; make test runs a sample.
 chaos: setup
-	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/record tests/cleanup tests/collect
+	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/record tests/cleanup tests/collect tests/select
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/02_collect.ipynb

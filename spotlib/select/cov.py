@@ -87,7 +87,7 @@ def variation(
         counts = counts.dropna(subset=ZONE)
     table, pair, zone = _numbered(counts)
     table["snapshots"] = _sums(counts["snapshots"].to_numpy("int64"), pair[zone], len(table))
-    rows: _Integers = np.asarray(row_counts(counts, missing), np.int64)
+    rows = row_counts(counts, missing)
     for feature in PER_ONE:
         units, known = (each.to_numpy() for each in feature_units(counts, feature, missing))
         terms: _Integers = np.where(known, rows, 0)
@@ -156,10 +156,10 @@ def snapshots_by_value(counts: pd.DataFrame) -> pd.DataFrame:
     return held.astype("int64").reset_index()
 
 
-def row_counts(counts: pd.DataFrame, missing: Missing) -> "pd.Series[int]":
+def row_counts(counts: pd.DataFrame, missing: Missing) -> _Integers:
     """Return how often each line of counts counts: once per snapshot, in the study once per row."""
-    snapshots = counts["snapshots"].astype("int64")
-    return snapshots + counts["surplus_rows"] if missing == "as_value" else snapshots
+    rows: _Integers = counts["snapshots"].to_numpy("int64")
+    return rows + counts["surplus_rows"].to_numpy("int64") if missing == "as_value" else rows
 
 
 def feature_units(

@@ -165,7 +165,7 @@ def _resting_share(counts: pd.DataFrame, form: Form, missing: Missing) -> "pd.Se
     for feature in PER_ONE:
         units, known = feature_units(counts, feature, missing)
         by = [counts[name] for name in level]
-        held = row_counts(counts, missing)[known]
+        held = pd.Series(row_counts(counts, missing), counts.index)[known]
         values = held.groupby([*by, units.rename("units")], observed=True).sum()
         modes = values.groupby(level=level, observed=True).max()
         totals = values.groupby(level=PAIR, observed=True).sum()

@@ -287,6 +287,9 @@ def test_a_selection_is_read_best_first_and_cut_at_the_top(tmp_path):
     assert len(selection_targets(table, top=1)) == 1
 
 
+HEADER = "rank,instance_type,region,source\n"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -297,6 +300,27 @@ def test_a_selection_is_read_best_first_and_cut_at_the_top(tmp_path):
             "needs rows of one source",
         ),
         ("", "cannot be read"),
+        (f"{HEADER}1,a.b,us-east-1,spotlake\n2,a.c,us-east-1,\n", "has no source in some rows"),
+        (f"{HEADER}1,a.b,us-east-1,evil\n", "has the source 'evil', not spotlake or sandbox"),
+        (f"{HEADER}1,a.b,us-east-1,SpotLake\n", "has the source 'SpotLake'"),
+        (f"{HEADER}1,a.b,us-east-1,spotlake,x\n", "more cells in its rows than in its header"),
+        (
+            "rank,instance_type,region,source,source\n1,a.b,us-east-1,spotlake,sandbox\n",
+            r"has the columns \['source'\] twice",
+        ),
+        (f"{HEADER}first,a.b,us-east-1,spotlake\n", "lacks a number as rank"),
+        (f"{HEADER}1,,us-east-1,spotlake\n", "lacks the instance_type in some rows"),
+        (f"{HEADER}1,a.b,5,spotlake\n", "lacks the region in some rows"),
+        (
+            "rank,instance_type,region,source,market\n1,a.b,us-east-1,sandbox,\n",
+            "lacks the market of the sandbox",
+        ),
+        (
+            "rank,instance_type,region,source,market\n"
+            "1,a.b,us-east-1,sandbox,calm\n2,a.b,us-east-1,sandbox,tight\n",
+            "has several markets",
+        ),
+        (f'{HEADER}1,"a.b,us-east-1,spotlake\n', "cannot be read"),
     ],
 )
 def test_a_file_that_is_no_selection_is_refused_in_a_sentence(tmp_path, text, words):

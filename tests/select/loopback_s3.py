@@ -57,8 +57,8 @@ def s3_server() -> Iterator[tuple[str, list[str]]]:
             server.shutdown()
 
 
-def upload(endpoint: str, bucket: str, root: Path) -> None:
-    client = boto3.client(
+def _client(endpoint: str):
+    return boto3.client(
         "s3",
         endpoint_url=endpoint,
         region_name="us-east-1",
@@ -66,6 +66,16 @@ def upload(endpoint: str, bucket: str, root: Path) -> None:
         aws_secret_access_key="testing",
         config=Config(proxies={}),
     )
+
+
+def upload_one(endpoint: str, bucket: str, key: str, data: bytes) -> None:
+    client = _client(endpoint)
+    client.put_object(Bucket=bucket, Key=key, Body=data, ACL="public-read")
+    client.close()
+
+
+def upload(endpoint: str, bucket: str, root: Path) -> None:
+    client = _client(endpoint)
     client.create_bucket(Bucket=bucket)
     client.put_bucket_acl(Bucket=bucket, ACL="public-read")
     for path in sorted(root.rglob("*.csv.gz")):

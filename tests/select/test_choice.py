@@ -6,11 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from market import market, random_market, write_tree
+from test_notebook import parameters
 
 from spotlib.select.archive.counts import read_counts
-from spotlib.select.choose import add_controls, choose_targets, write_selection
+from spotlib.select.choose import (
+    add_controls,
+    choose_targets,
+    complete_selection,
+    write_selection,
+)
 from spotlib.select.cov import score_targets, variation
 from spotlib.select.evidence import FLAGGED_SHARE, evidence, stability
+from spotlib.select.figures import variation_figure
+from spotlib.select.report import agreement_words, evidence_table, flag_words
 
 NAN = float("nan")
 CREATED = datetime(2026, 11, 23, 6, 15, tzinfo=UTC)
@@ -97,6 +105,48 @@ class TestEvidence:
 
         assert evidence(jump)["sps_above_3"].tolist() == [0.5]
 
+    def test_targets_that_rest_on_a_change_of_the_scale_are_flagged(self, tmp_path):
+        jump = history([(3, 2.0), (3, 2.0), (9, 2.5), (9, 2.5)])
+        moved = history([(3, 2.0), (2, 2.0), (3, 2.5), (1, 2.5)], instance_type="t3.micro")
+        counts = counted(market(pd.concat([jump.rows, moved.rows]).to_numpy().tolist()), tmp_path)
+        pairs = variation(counts)
+        chosen = choose_targets(score_targets(pairs), top=2)
+
+        table = complete_selection(chosen, pairs, counts=counts, parameters=parameters())
+
+        assert dict(zip(table["instance_type"], table["scale_changed"], strict=True)) == {
+            "t3.nano": True,
+            "t3.micro": False,
+        }
+        assert "1 show SPS both up to 3 and above 3" in flag_words(table)
+        shown = evidence_table(table, simulated=False).to_html()
+        assert shown.count("SPS above 3: two scales") == 1
+
+    def test_controls_are_named_as_such_in_the_legend(self, tmp_path):
+        counts = counted(random_market(missing=0.0), tmp_path)
+        pairs = variation(counts)
+        chosen = choose_targets(score_targets(pairs, sizes=None), top=1)
+        given = parameters(controls=1, sizes="nano medium xlarge metal")
+        table = complete_selection(chosen, pairs, counts=counts, parameters=given)
+
+        [legend] = variation_figure(pairs, table, simulated=False).legends
+
+        texts = [text.get_text() for text in legend.get_texts()]
+        assert sum("(random control)" in text for text in texts) == 1
+        assert not any(text.startswith("1  ") and "control" in text for text in texts)
+
+    def test_a_name_of_an_archive_is_shown_and_not_run(self, tmp_path):
+        name = "<b>.nano"
+        counts = counted(history([(3, 2.0), (2, 2.5)], instance_type=name), tmp_path)
+        pairs = variation(counts)
+        chosen = choose_targets(score_targets(pairs), top=1)
+        table = complete_selection(chosen, pairs, counts=counts, parameters=parameters())
+
+        shown = evidence_table(table, simulated=False).to_html()
+
+        assert name not in shown
+        assert "&lt;b&gt;.nano" in shown
+
     def test_evidence_of_some_pairs_equals_theirs_among_all(self, tmp_path):
         counts = counted(random_market(), tmp_path)
         pairs = variation(counts).iloc[[1, 4]]
@@ -127,8 +177,21 @@ class TestStability:
     def test_a_single_day_has_no_second_half_to_agree_with(self, tmp_path):
         counts = counted(random_market(days=1), tmp_path)
 
-        assert np.isnan(stability(counts, sizes=None).rank_correlation)
-        assert stability(counts, sizes=None).shared == 0
+        found = stability(counts, sizes=None)
+
+        assert np.isnan(found.rank_correlation)
+        assert found.shared == 0
+        assert found.days == (1, 0)
+        words = agreement_words(found)
+        assert words.startswith("the archive has only 1 odd day(s) here: without a second sample")
+        assert "nan" not in words
+
+    def test_days_without_different_scores_say_that_they_cannot_be_compared(self, tmp_path):
+        still = counted(history([(3, 2.0)] * 300), tmp_path)
+
+        words = agreement_words(stability(still, sizes=None))
+
+        assert words.startswith("no rank correlation: too few scores differ, over 0 targets")
 
 
 @pytest.fixture(scope="module")

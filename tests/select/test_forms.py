@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import polars as pl
 import pytest
-from loopback_s3 import s3_server, upload
+from loopback_s3 import s3_server, upload, upload_one
 from market import (
     csv_text,
     naive_counts,
@@ -115,6 +115,20 @@ def test_an_s3_folder_is_read_without_an_account_and_its_licence_is_shown(
             read_counts("s3://lake/data/aws/202", cache=None)
         with pytest.raises(ValueError, match="s3://absent/x: there is no bucket of this name"):
             read_counts("s3://absent/x", cache=None)
+
+        one = "s3://lake/data/aws/2024/08/01/00-10-00.csv.gz"
+        assert read_counts(one, cache=None).days["snapshots"].tolist() == [1]
+        with pytest.raises(ValueError, match=r"s3://lake/aws-2024-08\.zip: holds no"):
+            read_counts("s3://lake/aws-2024-08.zip", cache=None)
+        with pytest.raises(ValueError, match="Invalid bucket name") as error:
+            read_counts("s3://", cache=None)
+        assert str(error.value).isprintable()
+        for name in ("aws-2024-08.zip", "notes.txt"):
+            upload_one(endpoint, "lake", f"data/aws/2024/{name}", b"x")
+        with pytest.raises(ValueError, match="a zip is not read in a bucket: download it"):
+            read_counts("s3://lake/data/aws/2024", cache=None)
+        lenient = read_counts("s3://lake/data/aws/2024", cache=None, skip_bad_files=True)
+        assert len(lenient.skipped) == 2
 
 
 def test_the_counts_are_those_of_a_plain_group_by(market, expected):

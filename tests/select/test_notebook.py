@@ -1,5 +1,8 @@
 """``01_select`` from an archive to the file that ``02_collect`` reads."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -7,7 +10,7 @@ import pandas as pd
 import papermill
 import pytest
 from market import random_market, write_tree, write_zip
-from programs import execute_notebook
+from programs import PATIENCE_S, execute_notebook
 
 from spotlib.record.selection_file import read_selection, selection_targets
 from spotlib.sandbox.history import write_archive
@@ -214,3 +217,43 @@ def test_the_four_ways_are_compared_over_all_targets_in_the_top_of_one(tmp_path)
     assert list(ranks.columns) == list(ranked) == list(WAYS)
     assert isinstance(ranks, pd.DataFrame)
     assert ranks.iloc[0, 0] == 1
+
+
+def test_two_notebooks_that_start_first_in_the_same_second_both_end_well(tmp_path):
+    """Two processes write the sandbox's archive, count it and select, all at once."""
+    script = (
+        "import json, pathlib, sys\n"
+        "from datetime import UTC, datetime\n"
+        "import pandas as pd\n"
+        "from spotlib.sandbox.history import write_archive\n"
+        "from spotlib.select import choose, source\n"
+        "from spotlib.select.archive.counts import read_counts\n"
+        "from spotlib.select.parameters import SelectParameters\n"
+        "given = SelectParameters(**json.loads(sys.argv[1]))\n"
+        "source.write_archive = lambda folder, **given: write_archive(\n"
+        "    folder, days=[1], regions=['sa-east-1'], **given)\n"
+        "root = pathlib.Path(sys.argv[2])\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "archive = source.find_archive(given, spot_dataset=root / 'spot')\n"
+        "reading = read_counts(archive.path, cache=root / 'counts')\n"
+        "path = choose.write_selection(pd.DataFrame({'rank': [1]}), root / 'selection',\n"
+        "    source='sandbox', created=datetime.now(UTC), parameters={})\n"
+        "print(len(reading.counts), path.name)\n"
+    )
+    command = [sys.executable, "-c", script, json.dumps(DEFAULTS), str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=PATIENCE_S)[0].split() for process in both]
+
+    assert [process.returncode for process in both] == [0, 0]
+    assert outputs[0][0] == outputs[1][0]
+    written = {path.name for path in (tmp_path / "selection").iterdir()}
+    assert written == {outputs[0][1], outputs[1][1]}
+    assert len(written) == 2
+    assert len(list((tmp_path / "spot").rglob("SIMULATED.json"))) == 1

@@ -60,47 +60,49 @@ def text():
     return csv_text(one.snapshot(one.times[0]))
 
 
-class TestTheStudysWay:
-    """-1 is a value there, an empty cell is none, and each repeated row counts."""
+# -1 is a value there, an empty cell is none, and each repeated row counts.
 
-    PAIRS = ((3, 3.0), (2, 3.0), (3, 3.0), (3, 3.0), (3, 3.0), (3, 3.0), (NAN, NAN))
+PAIRS = ((3, 3.0), (2, 3.0), (3, 3.0), (3, 3.0), (3, 3.0), (3, 3.0), (NAN, NAN))
 
-    def test_empty_cells_are_skipped_so_nothing_is_ranked(self, tmp_path):
-        counts = read_counts(write_open_data(history(*self.PAIRS), tmp_path), cache=None).counts
 
-        table = variation(counts, missing="as_value")
+def test_empty_cells_are_skipped_so_nothing_is_ranked(tmp_path):
+    counts = read_counts(write_open_data(history(*PAIRS), tmp_path), cache=None).counts
 
-        assert table["if_cov"].tolist() == [0.0]
-        assert score_targets(table).empty
+    table = variation(counts, missing="as_value")
 
-    def test_minus_one_is_counted_also_beside_empty_cells_and_from_the_cache(self, tmp_path):
-        root = write_tree(history(*self.PAIRS), tmp_path / "archive")
-        put(root, csv_text(history(self.PAIRS[-1]).rows, missing=""), "aws-2024-08/01/01-10-00.csv")
-        path = root / "aws-2024-08" / "01" / "01-10-00.csv"
-        path.write_text(path.read_text().replace("00:00:00", "01:10:00"))
+    assert table["if_cov"].tolist() == [0.0]
+    assert score_targets(table).empty
 
-        for _ in range(2):
-            reading = read_counts(root, cache=tmp_path / "cache")
-            counts = reading.counts
-            [row] = variation(counts, missing="as_value").to_dict("records")
-            assert row["if_snapshots"] == 7
-            values = np.array([3.0] * 6 + [-1.0])
-            assert row["if_cov"] == pytest.approx(values.std(ddof=1) / values.mean(), rel=1e-12)
-        assert reading.days["from_cache"].all()
-        assert counts.loc[counts["if_score"].isna(), "if_coded"].tolist() == [False, True]
-        assert variation(counts)["if_cov"].tolist() == [0.0]
 
-    @pytest.mark.parametrize("write", [write_tree, write_parquet])
-    def test_repeated_rows_count_each_time_there_and_once_otherwise(self, write, tmp_path):
-        archive = history((3, 3.0), (1, 2.0), (3, 3.0))
-        archive.rows = pd.concat([archive.rows, archive.rows.iloc[[1, 1]]])
-        reading = read_counts(write(archive, tmp_path), cache=None)
+def test_minus_one_is_counted_also_beside_empty_cells_and_from_the_cache(tmp_path):
+    root = write_tree(history(*PAIRS), tmp_path / "archive")
+    put(root, csv_text(history(PAIRS[-1]).rows, missing=""), "aws-2024-08/01/01-10-00.csv")
+    path = root / "aws-2024-08" / "01" / "01-10-00.csv"
+    path.write_text(path.read_text().replace("00:00:00", "01:10:00"))
 
-        for missing, values in (("as_value", [3, 3, 1, 1, 1]), ("drop", [3, 1, 3])):
-            expected = np.std(values, ddof=1) / np.mean(values)
-            cov = variation(reading.counts, missing=missing)["sps_cov"]
-            assert cov.tolist() == [pytest.approx(expected, rel=1e-12)]
-        assert "repeated rows, counted once (by the study, each): 2" in reading_summary(reading)
+    for _ in range(2):
+        reading = read_counts(root, cache=tmp_path / "cache")
+        counts = reading.counts
+        [row] = variation(counts, missing="as_value").to_dict("records")
+        assert row["if_snapshots"] == 7
+        values = np.array([3.0] * 6 + [-1.0])
+        assert row["if_cov"] == pytest.approx(values.std(ddof=1) / values.mean(), rel=1e-12)
+    assert reading.days["from_cache"].all()
+    assert counts.loc[counts["if_score"].isna(), "if_coded"].tolist() == [False, True]
+    assert variation(counts)["if_cov"].tolist() == [0.0]
+
+
+@pytest.mark.parametrize("write", [write_tree, write_parquet])
+def test_repeated_rows_count_each_time_there_and_once_otherwise(write, tmp_path):
+    archive = history((3, 3.0), (1, 2.0), (3, 3.0))
+    archive.rows = pd.concat([archive.rows, archive.rows.iloc[[1, 1]]])
+    reading = read_counts(write(archive, tmp_path), cache=None)
+
+    for missing, values in (("as_value", [3, 3, 1, 1, 1]), ("drop", [3, 1, 3])):
+        expected = np.std(values, ddof=1) / np.mean(values)
+        cov = variation(reading.counts, missing=missing)["sps_cov"]
+        assert cov.tolist() == [pytest.approx(expected, rel=1e-12)]
+    assert "repeated rows, counted once (by the study, each): 2" in reading_summary(reading)
 
 
 OTHER_FORMS = {
@@ -158,239 +160,258 @@ def test_names_as_other_systems_change_them_are_read(name, packed, text, tmp_pat
         assert first == pd.Timestamp(MORNING)
 
 
-class TestNotReplacedByTheSandbox:
-    """Files that cannot be read are named; only where there is none does the sandbox stand in."""
-
-    def refused(self, spot_dataset):
-        with pytest.raises(ArchiveError) as error:
-            find_archive(parameters(), spot_dataset=spot_dataset)
-        assert not (spot_dataset / "sandbox").exists()
-        return str(error.value)
-
-    @pytest.mark.parametrize(
-        ("name", "data", "reason"),
-        [
-            ("aws-2024-08.zip", b"PK\3\4 cut off", "not a whole zip file"),
-            ("august.csv", b"a,b\n1,2\n", "august.csv: no snapshot time in its path"),
-            ("aws-2024-08.tar.gz", b"x", "neither .csv, .csv.gz, .parquet nor .zip"),
-            ("latest_aws.json", b"[]", "neither .csv, .csv.gz, .parquet nor .zip"),
-        ],
-    )
-    def test_a_file_that_is_no_archive(self, name, data, reason, tmp_path):
-        put(tmp_path / "aws", data, name)
-
-        assert reason in self.refused(tmp_path)
-
-    def test_a_zip_of_zips(self, text, tmp_path):
-        (tmp_path / "aws").mkdir()
-        with zipfile.ZipFile(tmp_path / "inner.zip", "w") as inner:
-            inner.writestr("aws-2024-08/01/00-00-00.csv", text)
-        with zipfile.ZipFile(tmp_path / "aws" / "drive.zip", "w") as outer:
-            outer.write(tmp_path / "inner.zip", "SpotLake/aws-2024-08.zip")
-
-        assert "is a zip inside a zip" in self.refused(tmp_path)
-
-    def test_a_link_to_a_drive_that_is_not_there(self, tmp_path):
-        (tmp_path / "aws").symlink_to(tmp_path / "unmounted")
-
-        assert "is neither a folder nor a zip" in self.refused(tmp_path)
-
-    def test_a_mark_that_cannot_be_read(self, text, tmp_path):
-        put(tmp_path / "aws", text, "aws-2024-08/01/00-00-00.csv")
-        for mark in ("{", "[]", json.dumps({"simulated": True})):
-            put(tmp_path / "aws", mark, "SIMULATED.json")
-            assert "SIMULATED.json beside the snapshots cannot be read" in self.refused(tmp_path)
+# Files that cannot be read are named; only where there is none does the sandbox stand in.
 
 
-class TestCopies:
-    """Of several files of the same ten minutes the first good one counts."""
-
-    def test_a_bad_copy_does_not_displace_a_good_one(self, text, tmp_path):
-        bad = put(tmp_path, b"\x1f\x8b" + b"0" * 40, "a/2024-08/01/00-00-00.csv.gz")
-        good = put(tmp_path, text, "b/2024-08/01/00-00-00.csv")
-        more = put(tmp_path, text, "c/2024-08/01/00-00-00.csv")
-
-        for cached in (False, True):
-            reading = read_counts(tmp_path, cache=tmp_path / "cache")
-            listed = dict(zip(reading.skipped["name"], reading.skipped["reason"], strict=True))
-            assert "is not a whole gzip file" in listed[str(bad)]
-            assert listed[str(bad)].endswith(f"read instead: {good}")
-            assert listed[str(more)] == f"the same snapshot as {good}"
-            assert reading.days["from_cache"].tolist() == [cached]
-            assert reading.days["snapshots"].tolist() == [1]
-
-    def test_a_stray_csv_does_not_displace_a_day_of_parquet_but_adds_to_it(self, text, tmp_path):
-        write_parquet(random_market(days=1, snapshots=3), tmp_path / "aws")
-        known = put(tmp_path / "aws", text, "aws-2024-08/01/00-00-00.csv")
-        put(tmp_path / "aws", text.replace(" 00:00:00", " 23:50:00"), "aws-2024-08/01/23-50-00.csv")
-
-        reading = read_counts(tmp_path / "aws", cache=None)
-
-        assert reading.days["snapshots"].tolist() == [4]
-        assert reading.skipped["name"].tolist() == [str(known)]
-        [reason] = reading.skipped["reason"]
-        assert reason.startswith("the same snapshot is in ")
-        assert reason.endswith("aws-2024-08-01.parquet")
-
-    def test_a_bad_day_of_parquet_is_refused_and_its_csv_read_only_when_asked(self, text, tmp_path):
-        put(tmp_path, b"PAR1", "aws-2024-08/aws-2024-08-01.parquet")
-        put(tmp_path, text)
-
-        with pytest.raises(ArchiveError, match="cannot be read as Parquet"):
-            read_counts(tmp_path, cache=None)
-        assert read_counts(tmp_path, cache=None, skip_bad_files=True).days["snapshots"].item() == 1
-
-    @pytest.mark.parametrize("write", [write_tree, write_parquet])
-    def test_two_snapshots_of_the_same_ten_minutes_count_as_one(self, write, tmp_path):
-        rows = history((3, 3.0), (1, 1.0), (2, 2.0), minutes=5)
-        write(rows, tmp_path)
-
-        reading = read_counts(tmp_path, cache=None)
-
-        assert reading.counts["sps"].tolist() == [2, 3]
-        assert reading.days["snapshots"].tolist() == [2]
-        assert reading.counts["day_snapshots"].unique().tolist() == [2]
-        assert len(reading.skipped) == 1
-
-    def test_the_earliest_of_ten_minutes_counts_in_any_order_of_rows(self, tmp_path):
-        rows = history((3, 3.0), (1, 1.0), minutes=5).rows
-        path = write_parquet(market(rows.to_numpy().tolist()), tmp_path)
-        [path] = tmp_path.rglob("*.parquet")
-        other = pl.read_parquet(path).with_columns(InstanceType=pl.lit("t2.nano")).slice(1, 1)
-        pl.concat([other, pl.read_parquet(path)]).write_parquet(path, row_group_size=1)
-
-        reading = read_counts(tmp_path, cache=None)
-
-        assert reading.counts[["instance_type", "sps"]].to_numpy().tolist() == [["t3.nano", 3]]
-        assert "2 rows are left out" in reading.skipped["reason"].item()
+def refused(spot_dataset):
+    with pytest.raises(ArchiveError) as error:
+        find_archive(parameters(), spot_dataset=spot_dataset)
+    assert not (spot_dataset / "sandbox").exists()
+    return str(error.value)
 
 
-class TestTimes:
-    """A file is of one moment, the one of its path."""
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("aws-2024-08.zip", b"PK\3\4 cut off", "not a whole zip file"),
+        ("august.csv", b"a,b\n1,2\n", "august.csv: no snapshot time in its path"),
+        ("aws-2024-08.tar.gz", b"x", "neither .csv, .csv.gz, .parquet nor .zip"),
+        ("latest_aws.json", b"[]", "neither .csv, .csv.gz, .parquet nor .zip"),
+    ],
+)
+def test_a_file_that_is_no_archive_is_named_and_not_replaced_by_the_sandbox(
+    name, data, reason, tmp_path
+):
+    put(tmp_path / "aws", data, name)
 
-    def test_rows_of_another_time_are_refused_by_name(self, text, tmp_path):
-        put(tmp_path, text, "aws-2024-08/02/00-00-00.csv")
-
-        reason = "holds rows of 2024-08-01 00:00:00, but its path says 2024-08-02 00:00:00"
-        assert reason in refusal(tmp_path)
-
-    def test_several_times_in_one_file_are_refused(self, text, tmp_path):
-        rows = text.split("\n", 1)[1].replace(" 00:00:00", " 00:10:00")
-        put(tmp_path, text + rows)
-
-        assert "holds rows of 2024-08-01 00:10:00, but its path" in refusal(tmp_path)
-
-    def test_a_text_for_a_time_is_refused(self, text, tmp_path):
-        put(tmp_path, text.replace("2024-08-01 00:00:00", "yesterday"))
-
-        assert "holds the text 'yesterday' in column Time" in refusal(tmp_path)
-
-    def test_a_time_a_little_after_that_of_the_path_is_the_same_moment(self, text, tmp_path):
-        put(tmp_path, text.replace("2024-08-01 00:00:00", "2024-08-01 02:04:02+02:00"))
-
-        assert read_counts(tmp_path, cache=None).days["snapshots"].item() == 1
-
-    @pytest.mark.parametrize(
-        ("start", "words"),
-        [("2025-02-12", "every 110 minutes since"), ("2025-09-24", "this is another scale")],
-    )
-    def test_days_on_both_sides_of_a_break_say_so(self, start, words, tmp_path):
-        start = datetime.fromisoformat(start).replace(tzinfo=UTC)
-        write_tree(history((3, 3.0), (3, 3.0), start=start, minutes=24 * 60), tmp_path)
-
-        assert words in reading_summary(read_counts(tmp_path, cache=None))
-        one = read_counts(tmp_path, days=f"{start:%Y-%m-%d}", cache=None)
-        assert "NOTE" not in reading_summary(one)
+    assert reason in refused(tmp_path)
 
 
-class TestStrangeFiles:
-    """One sentence each, bounded in time and memory."""
+def test_a_zip_of_zips_is_named_and_not_replaced_by_the_sandbox(text, tmp_path):
+    (tmp_path / "aws").mkdir()
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as inner:
+        inner.writestr("aws-2024-08/01/00-00-00.csv", text)
+    with zipfile.ZipFile(tmp_path / "aws" / "drive.zip", "w") as outer:
+        outer.write(tmp_path / "inner.zip", "SpotLake/aws-2024-08.zip")
 
-    def test_links_in_a_circle_are_entered_once(self, text, tmp_path):
-        put(tmp_path, text)
-        (tmp_path / "aws-2024-08" / "01" / "back").symlink_to(tmp_path)
-        (tmp_path / "a link").symlink_to(tmp_path / "aws-2024-08")
-        (tmp_path / "self").symlink_to(tmp_path / "self")
+    assert "is a zip inside a zip" in refused(tmp_path)
 
-        with pytest.raises(ArchiveError, match="self: is a link to nothing"):
-            read_counts(tmp_path, cache=None)
-        reading = read_counts(tmp_path, cache=None, skip_bad_files=True)
-        assert reading.skipped["name"].tolist() == [str(tmp_path / "self")]
-        with pytest.raises(ArchiveError, match="self"):
-            read_counts(tmp_path / "self", cache=None)
 
-    def test_a_pipe_is_not_waited_for(self, text, tmp_path):
-        put(tmp_path, text)
-        os.mkfifo(tmp_path / "aws-2024-08" / "01" / "00-10-00.csv.gz")
+def test_a_link_to_a_drive_that_is_not_there_is_not_replaced_by_the_sandbox(tmp_path):
+    (tmp_path / "aws").symlink_to(tmp_path / "unmounted")
 
-        with pytest.raises(ArchiveError, match=r"00-10-00.csv.gz: is no file but .* pipe; "):
-            read_counts(tmp_path, cache=None)
-        assert len(read_counts(tmp_path, cache=None, skip_bad_files=True).skipped) == 1
+    assert "is neither a folder nor a zip" in refused(tmp_path)
 
-    @pytest.mark.parametrize("members", [1, 3])
-    def test_a_bomb_is_refused_within_the_memory_of_a_few_snapshots(self, members, tmp_path):
-        bomb = igzip.compress(b"\0" * (128 << 20))
-        put(tmp_path, (bomb[:-4] + b"\1\0\0\0") * members, "aws-2024-08/01/00-00-00.csv.gz")
 
-        tracemalloc.start()
-        message = refusal(tmp_path)
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
+def test_a_mark_that_cannot_be_read_is_refused_in_a_sentence(text, tmp_path):
+    put(tmp_path / "aws", text, "aws-2024-08/01/00-00-00.csv")
+    for mark in ("{", "[]", json.dumps({"simulated": True})):
+        put(tmp_path / "aws", mark, "SIMULATED.json")
+        assert "SIMULATED.json beside the snapshots cannot be read" in refused(tmp_path)
 
-        assert "unpacks to more than 64 MB" in message
-        assert peak < 200 << 20
 
-    def test_files_and_members_beyond_any_snapshot_are_refused_unread(self, tmp_path):
-        path = put(tmp_path, "")
-        os.truncate(path, 1 << 30)
-        with zipfile.ZipFile(tmp_path / "aws-2024-08.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("02/00-00-00.csv", b"\0" * (65 << 20))
+# Of several files of the same ten minutes the first good one counts.
 
-        assert "has 1,024 MB, more than the 64 MB" in refusal(path)
-        assert "has 65 MB, more than the 64 MB" in refusal(tmp_path / "aws-2024-08.zip")
 
-    @pytest.mark.parametrize(
-        ("column", "values", "words"),
-        [
-            ("SPS", pa.array([[3]]), "in column SPS, not numbers"),
-            ("IF", pa.array([{"a": 1}]), "in column IF, not numbers"),
-            ("SPS", pa.array(["3"]), "has string in column SPS, not numbers"),
-            ("SPS", pa.array([True]), "has bool in column SPS, not numbers"),
-            ("AZ", pa.array([7]), "has int64 in column AZ, not text"),
-            ("Region", pa.array([b"x"]), "has binary in column Region, not text"),
-            ("Time", pa.array(["2024-08-01"]), "has string in column Time, not times"),
-            ("SpotPrice", pa.array([float("inf")]), "SpotPrice is infinite"),
-        ],
-    )
-    def test_parquet_of_nested_or_odd_types(self, column, values, words, tmp_path):
-        [path] = write_parquet(history((3, 3.0)), tmp_path).rglob("*.parquet")
-        table = pq.ParquetFile(path).read()
-        pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), path)
+def test_a_bad_copy_does_not_displace_a_good_one(text, tmp_path):
+    bad = put(tmp_path, b"\x1f\x8b" + b"0" * 40, "a/2024-08/01/00-00-00.csv.gz")
+    good = put(tmp_path, text, "b/2024-08/01/00-00-00.csv")
+    more = put(tmp_path, text, "c/2024-08/01/00-00-00.csv")
 
-        assert words in refusal(tmp_path)
+    for cached in (False, True):
+        reading = read_counts(tmp_path, cache=tmp_path / "cache")
+        listed = dict(zip(reading.skipped["name"], reading.skipped["reason"], strict=True))
+        assert "is not a whole gzip file" in listed[str(bad)]
+        assert listed[str(bad)].endswith(f"read instead: {good}")
+        assert listed[str(more)] == f"the same snapshot as {good}"
+        assert reading.days["from_cache"].tolist() == [cached]
+        assert reading.days["snapshots"].tolist() == [1]
 
-    @pytest.mark.parametrize("bound", ["_POOLS", "_LARGEST_BYTES"])
-    def test_parquet_that_unpacks_to_far_too_much_is_refused_unread(
-        self, bound, tmp_path, monkeypatch
-    ):
-        monkeypatch.setattr(day, bound, 1)
-        [path] = write_parquet(history((3, 3.0)), tmp_path).rglob("*.parquet")
-        table = pq.ParquetFile(path).read()
-        pq.write_table(pa.concat_tables([table] * 200), path)
 
-        assert "is too large for a day of snapshots (200 rows, 0 MB unpacked" in refusal(tmp_path)
+def test_a_stray_csv_does_not_displace_a_day_of_parquet_but_adds_to_it(text, tmp_path):
+    write_parquet(random_market(days=1, snapshots=3), tmp_path / "aws")
+    known = put(tmp_path / "aws", text, "aws-2024-08/01/00-00-00.csv")
+    put(tmp_path / "aws", text.replace(" 00:00:00", " 23:50:00"), "aws-2024-08/01/23-50-00.csv")
 
-    def test_an_infinite_price_is_refused(self, text, tmp_path):
-        put(tmp_path, text.replace("0.0021", "1e999"))
+    reading = read_counts(tmp_path / "aws", cache=None)
 
-        with pytest.raises(ArchiveError, match="its prices are not used: SpotPrice is infinite"):
-            read_counts(tmp_path, cache=None)
-        lenient = read_counts(tmp_path, cache=None, skip_bad_files=True)
-        assert lenient.counts["price_usd_per_hour"].isna().all()
-        assert len(lenient.skipped) == 1
+    assert reading.days["snapshots"].tolist() == [4]
+    assert reading.skipped["name"].tolist() == [str(known)]
+    [reason] = reading.skipped["reason"]
+    assert reason.startswith("the same snapshot is in ")
+    assert reason.endswith("aws-2024-08-01.parquet")
 
-    def test_names_that_no_terminal_shows_are_listed_readably(self, text, tmp_path):
-        put(tmp_path, text)
-        (tmp_path / "a\nb\udcff.csv").write_text("")
 
-        assert read_counts(tmp_path, cache=None).skipped["name"].item().isprintable()
+def test_a_bad_day_of_parquet_is_refused_and_its_csv_read_only_when_asked(text, tmp_path):
+    put(tmp_path, b"PAR1", "aws-2024-08/aws-2024-08-01.parquet")
+    put(tmp_path, text)
+
+    with pytest.raises(ArchiveError, match="cannot be read as Parquet"):
+        read_counts(tmp_path, cache=None)
+    assert read_counts(tmp_path, cache=None, skip_bad_files=True).days["snapshots"].item() == 1
+
+
+@pytest.mark.parametrize("write", [write_tree, write_parquet])
+def test_two_snapshots_of_the_same_ten_minutes_count_as_one(write, tmp_path):
+    rows = history((3, 3.0), (1, 1.0), (2, 2.0), minutes=5)
+    write(rows, tmp_path)
+
+    reading = read_counts(tmp_path, cache=None)
+
+    assert reading.counts["sps"].tolist() == [2, 3]
+    assert reading.days["snapshots"].tolist() == [2]
+    assert reading.counts["day_snapshots"].unique().tolist() == [2]
+    assert len(reading.skipped) == 1
+
+
+def test_the_earliest_of_ten_minutes_counts_in_any_order_of_rows(tmp_path):
+    rows = history((3, 3.0), (1, 1.0), minutes=5).rows
+    path = write_parquet(market(rows.to_numpy().tolist()), tmp_path)
+    [path] = tmp_path.rglob("*.parquet")
+    other = pl.read_parquet(path).with_columns(InstanceType=pl.lit("t2.nano")).slice(1, 1)
+    pl.concat([other, pl.read_parquet(path)]).write_parquet(path, row_group_size=1)
+
+    reading = read_counts(tmp_path, cache=None)
+
+    assert reading.counts[["instance_type", "sps"]].to_numpy().tolist() == [["t3.nano", 3]]
+    assert "2 rows are left out" in reading.skipped["reason"].item()
+
+
+# A file is of one moment, the one of its path.
+
+
+def test_rows_of_another_time_are_refused_by_name(text, tmp_path):
+    put(tmp_path, text, "aws-2024-08/02/00-00-00.csv")
+
+    reason = "holds rows of 2024-08-01 00:00:00, but its path says 2024-08-02 00:00:00"
+    assert reason in refusal(tmp_path)
+
+
+def test_several_times_in_one_file_are_refused(text, tmp_path):
+    rows = text.split("\n", 1)[1].replace(" 00:00:00", " 00:10:00")
+    put(tmp_path, text + rows)
+
+    assert "holds rows of 2024-08-01 00:10:00, but its path" in refusal(tmp_path)
+
+
+def test_a_text_for_a_time_is_refused(text, tmp_path):
+    put(tmp_path, text.replace("2024-08-01 00:00:00", "yesterday"))
+
+    assert "holds the text 'yesterday' in column Time" in refusal(tmp_path)
+
+
+def test_a_time_a_little_after_that_of_the_path_is_the_same_moment(text, tmp_path):
+    put(tmp_path, text.replace("2024-08-01 00:00:00", "2024-08-01 02:04:02+02:00"))
+
+    assert read_counts(tmp_path, cache=None).days["snapshots"].item() == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [("2025-02-12", "every 110 minutes since"), ("2025-09-24", "this is another scale")],
+)
+def test_days_on_both_sides_of_a_break_say_so(start, words, tmp_path):
+    start = datetime.fromisoformat(start).replace(tzinfo=UTC)
+    write_tree(history((3, 3.0), (3, 3.0), start=start, minutes=24 * 60), tmp_path)
+
+    assert words in reading_summary(read_counts(tmp_path, cache=None))
+    one = read_counts(tmp_path, days=f"{start:%Y-%m-%d}", cache=None)
+    assert "NOTE" not in reading_summary(one)
+
+
+# One sentence each, bounded in time and memory.
+
+
+def test_links_in_a_circle_are_entered_once(text, tmp_path):
+    put(tmp_path, text)
+    (tmp_path / "aws-2024-08" / "01" / "back").symlink_to(tmp_path)
+    (tmp_path / "a link").symlink_to(tmp_path / "aws-2024-08")
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+
+    with pytest.raises(ArchiveError, match="self: is a link to nothing"):
+        read_counts(tmp_path, cache=None)
+    reading = read_counts(tmp_path, cache=None, skip_bad_files=True)
+    assert reading.skipped["name"].tolist() == [str(tmp_path / "self")]
+    with pytest.raises(ArchiveError, match="self"):
+        read_counts(tmp_path / "self", cache=None)
+
+
+def test_a_pipe_is_not_waited_for(text, tmp_path):
+    put(tmp_path, text)
+    os.mkfifo(tmp_path / "aws-2024-08" / "01" / "00-10-00.csv.gz")
+
+    with pytest.raises(ArchiveError, match=r"00-10-00.csv.gz: is no file but .* pipe; "):
+        read_counts(tmp_path, cache=None)
+    assert len(read_counts(tmp_path, cache=None, skip_bad_files=True).skipped) == 1
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_bomb_is_refused_within_the_memory_of_a_few_snapshots(members, tmp_path):
+    bomb = igzip.compress(b"\0" * (128 << 20))
+    put(tmp_path, (bomb[:-4] + b"\1\0\0\0") * members, "aws-2024-08/01/00-00-00.csv.gz")
+
+    tracemalloc.start()
+    message = refusal(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert "unpacks to more than 64 MB" in message
+    assert peak < 200 << 20
+
+
+def test_files_and_members_beyond_any_snapshot_are_refused_unread(tmp_path):
+    path = put(tmp_path, "")
+    os.truncate(path, 1 << 30)
+    with zipfile.ZipFile(tmp_path / "aws-2024-08.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("02/00-00-00.csv", b"\0" * (65 << 20))
+
+    assert "has 1,024 MB, more than the 64 MB" in refusal(path)
+    assert "has 65 MB, more than the 64 MB" in refusal(tmp_path / "aws-2024-08.zip")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("SPS", pa.array([[3]]), "in column SPS, not numbers"),
+        ("IF", pa.array([{"a": 1}]), "in column IF, not numbers"),
+        ("SPS", pa.array(["3"]), "has string in column SPS, not numbers"),
+        ("SPS", pa.array([True]), "has bool in column SPS, not numbers"),
+        ("AZ", pa.array([7]), "has int64 in column AZ, not text"),
+        ("Region", pa.array([b"x"]), "has binary in column Region, not text"),
+        ("Time", pa.array(["2024-08-01"]), "has string in column Time, not times"),
+        ("SpotPrice", pa.array([float("inf")]), "SpotPrice is infinite"),
+    ],
+)
+def test_parquet_of_nested_or_odd_types_is_refused_in_a_sentence(column, values, words, tmp_path):
+    [path] = write_parquet(history((3, 3.0)), tmp_path).rglob("*.parquet")
+    table = pq.ParquetFile(path).read()
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), path)
+
+    assert words in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("bound", ["_POOLS", "_LARGEST_BYTES"])
+def test_parquet_that_unpacks_to_far_too_much_is_refused_unread(bound, tmp_path, monkeypatch):
+    monkeypatch.setattr(day, bound, 1)
+    [path] = write_parquet(history((3, 3.0)), tmp_path).rglob("*.parquet")
+    table = pq.ParquetFile(path).read()
+    pq.write_table(pa.concat_tables([table] * 200), path)
+
+    assert "is too large for a day of snapshots (200 rows, 0 MB unpacked" in refusal(tmp_path)
+
+
+def test_an_infinite_price_is_refused(text, tmp_path):
+    put(tmp_path, text.replace("0.0021", "1e999"))
+
+    with pytest.raises(ArchiveError, match="its prices are not used: SpotPrice is infinite"):
+        read_counts(tmp_path, cache=None)
+    lenient = read_counts(tmp_path, cache=None, skip_bad_files=True)
+    assert lenient.counts["price_usd_per_hour"].isna().all()
+    assert len(lenient.skipped) == 1
+
+
+def test_names_that_no_terminal_shows_are_listed_readably(text, tmp_path):
+    put(tmp_path, text)
+    (tmp_path / "a\nb\udcff.csv").write_text("")
+
+    assert read_counts(tmp_path, cache=None).skipped["name"].item().isprintable()

@@ -182,11 +182,11 @@ class Matrix:
         self._make_room()
         if isinstance(snapshot, int):
             column = np.zeros(len(self.pools), np.uint8)  # its cells lie far apart in the matrix
-            disputed, surplus = _written(column, pools, codes)
+            disputed, surplus = _written(column, pools, pools, codes)
             self.codes[: len(column), snapshot] = column
         else:
             cells = pools * np.int64(SNAPSHOTS_PER_DAY) + snapshot
-            disputed, surplus = _written(self.codes.reshape(-1), cells, codes)
+            disputed, surplus = _written(self.codes.reshape(-1), cells, pools, codes)
         if disputed.any():
             snapshots = np.broadcast_to(snapshot, pools.shape)[disputed]
             places = pools[disputed] * np.int64(SNAPSHOTS_PER_DAY) + snapshots
@@ -213,7 +213,7 @@ class Matrix:
 
 
 def _written(
-    flat: Codes, cells: Integers, codes: Codes
+    flat: Codes, cells: Integers, pools: Numbers, codes: Codes
 ) -> tuple[Booleans, list[tuple[Integers, Codes]]]:
     """Write codes into their cells.
 
@@ -227,8 +227,8 @@ def _written(
     if not is_new:
         disputed |= (before != 0) & (before != codes)
     flat[cells[disputed]] = _NOTHING_KNOWN
-    if is_new and (np.diff(cells) > 0).all():
-        return disputed, []  # each row has a cell of its own
+    if is_new and _all_differ(cells, pools):
+        return disputed, []
     order = np.argsort(cells, kind="stable")
     first = np.empty(len(cells), np.bool_)
     first[order] = np.diff(cells[order], prepend=-1) > 0
@@ -237,6 +237,19 @@ def _written(
     # A row of an earlier call, whose code the cell has shown until now.
     overruled = np.flatnonzero(first & unknown & (before > _NOTHING_KNOWN))
     return disputed, [(more, codes[more]), (overruled, before[overruled])]
+
+
+def _all_differ(cells: Integers, pools: Numbers) -> bool:
+    """Return True if each row has a cell of its own, where that is quick to see.
+
+    It is in a snapshot of the same pools as the first, and in rows sorted by pool and time.
+    """
+    in_order = np.diff(cells) > 0
+    if in_order.all():
+        return True
+    starts = np.flatnonzero(np.diff(pools, prepend=_NAMELESS))
+    in_order[starts[1:] - 1] = True
+    return bool(in_order.all()) and len(np.unique(pools[starts])) == len(starts)
 
 
 def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
@@ -331,9 +344,9 @@ def _cells(matrix: Matrix) -> dict[str, Integers]:
     # A surplus row is no stretch: it adds to its code, and may be all that there is of it.
     pool, code, rows = matrix.surplus()
     more = {"pool": pool, "code": code - 1, "surplus_rows": rows}
-    for name, values in stretches.items():
+    for name in stretches if len(rows) else ():
         none = {"first": snapshots, "last": -1}.get(name, 0)
-        stretches[name] = np.append(values, more.get(name, np.full(len(rows), none)))
+        stretches[name] = np.append(stretches[name], more.get(name, np.full(len(rows), none)))
     key = stretches["pool"] * _CODES + stretches["code"]
     order = np.argsort(key, kind="stable")
     group = np.flatnonzero(np.diff(key[order], prepend=-1))
