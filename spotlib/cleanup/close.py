@@ -58,6 +58,8 @@ def release(
     cancelled: list[str] = []
     found: Survey | None = None
     try:
+        if connection.foreign:  # it may forget a cancelled request, and so which instance is ours
+            survey(connection, region, batch_id=batch_id, request_ids=request_ids)
         cancel(connection, region, open_ids)
         cancelled.extend(open_ids)
         found = survey(connection, region, batch_id=batch_id, request_ids=request_ids)

@@ -128,6 +128,9 @@ def sweep(
         for each in here
         if isinstance(each, Unfinished) and _same_place(each.batch, connection)
     }
+    for each in logs.values():  # a foreign endpoint may have forgotten them
+        connection.memory.named.update(each.named_instances)
+        connection.memory.cancelled.update(each.cancelled)
     ours, errors = _search(connection, logs.values(), regions, batch_id)
     errors |= dict(each for each in here if isinstance(each, tuple))
     account = None if connection.simulated else _account(connection)
@@ -237,7 +240,7 @@ def _search(
 
 def _enabled_regions(connection: Connection) -> set[str]:
     regions = connection.call(HOME_REGION, "describe_regions", AllRegions=True)["Regions"]
-    return {each["RegionName"] for each in regions if each["OptInStatus"] != "not-opted-in"}
+    return {each["RegionName"] for each in regions if each.get("OptInStatus") != "not-opted-in"}
 
 
 def _sweep_batch(

@@ -61,6 +61,17 @@ class Unfinished:
         return alive
 
     @property
+    def named_instances(self) -> Mapping[str, str]:
+        """The instances that were seen, and whose request each of them is."""
+        seen = ((each.request_id, each.stages) for each in self.record.requests.values())
+        return {stage.instance_id: name for name, some in seen for stage in some if stage.instance_id}
+
+    @property
+    def cancelled(self) -> frozenset[str]:
+        """The requests whose cancellation was confirmed."""
+        return frozenset(itertools.chain.from_iterable(r.cancelled for r in self.record.releases))
+
+    @property
     def valid_until(self) -> datetime | None:
         """When its last request expires by itself."""
         ends = [run.intent.valid_until for run in self.record.runs.values()]

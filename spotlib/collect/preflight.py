@@ -17,11 +17,13 @@ from spotlib.collect.cost import PreflightReport, PreparedPlan, quota_family
 from spotlib.collect.features import PriceHistory, on_demand_usd, spot_prices, target_price
 from spotlib.ec2.calls import HOME_REGION, TAG_BATCH, chunks
 from spotlib.ec2.connection import Connection
+from spotlib.ec2.foreign import finds_by_request
 from spotlib.ec2.methods.request_spot_instances import request_parameters
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Kind, Plan, Target
 
 _IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{}"
+_IMAGE_NAME = "al2023-ami-2023"
 _SPOT_ROLE = "AWSServiceRoleForEC2Spot"
 
 
@@ -30,6 +32,10 @@ class _Answers:
     connection: Connection
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    def lacks(self, what: str) -> None:
+        """Note what AWS must have, and another program that answers for EC2 may do without."""
+        (self.warnings if self.connection.foreign else self.problems).append(what)
 
     def optional(self, what: str, ask: Callable[[], Any], default: Any) -> Any:
         """Return the answer; if it is refused, note a warning and return the default."""
@@ -79,7 +85,7 @@ def preflight(
     True
     """
     answers = _Answers(connection)
-    identity = connection.call(HOME_REGION, "get_caller_identity", service="sts")
+    identity = _identity(answers)
     _check_account(answers, identity, account_id)
     _check_role(answers)
     prepared: list[PreparedPlan] = []
@@ -110,6 +116,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; nearest: {', '.join(close)}" if close else ""
 
 
+def _identity(answers: _Answers) -> dict[str, Any]:
+    def ask() -> dict[str, Any]:
+        return answers.connection.call(HOME_REGION, "get_caller_identity", service="sts")
+
+    return answers.optional("the account", ask, {}) if answers.connection.foreign else ask()
+
+
 def _check_account(answers: _Answers, identity: Mapping[str, Any], wanted: str | None) -> None:
     account = identity.get("Account")
     if wanted and wanted != account:
@@ -124,7 +137,7 @@ def _check_role(answers: _Answers) -> None:
         answers.connection.call(HOME_REGION, "get_role", service="iam", RoleName=_SPOT_ROLE)
     except Refusal as refusal:
         if refusal.code == "NoSuchEntity":
-            answers.problems.append(
+            answers.lacks(
                 f"the service-linked role {_SPOT_ROLE} is missing; run once: "
                 "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
             )
@@ -135,6 +148,7 @@ def _check_role(answers: _Answers) -> None:
 def _known_regions(answers: _Answers, plans: Sequence[Plan]) -> list[str]:
     reply = answers.connection.call(HOME_REGION, "describe_regions", AllRegions=True)
     status = {item["RegionName"]: item.get("OptInStatus") for item in reply["Regions"]}
+    _warn_foreign(answers)
     known = []
     for region in sorted({plan.target.region for plan in plans}):
         if region not in status:
@@ -147,6 +161,14 @@ def _known_regions(answers: _Answers, plans: Sequence[Plan]) -> list[str]:
         else:
             known.append(region)
     return known
+
+
+def _warn_foreign(answers: _Answers) -> None:
+    if not finds_by_request(answers.connection, HOME_REGION):
+        answers.warnings.append(
+            "this endpoint does not find instances by their request: they are found by the ids "
+            "that the requests name"
+        )
 
 
 def _prepare_region(answers: _Answers, region: str, plans: Sequence[Plan]) -> list[PreparedPlan]:
@@ -282,13 +304,55 @@ def _images(
 
 
 def _newest_images(answers: _Answers, region: str, architectures: set[str]) -> dict[str, str]:
-    names = {_IMAGE_PARAMETER.format(each): each for each in sorted(architectures)}
-    if not names:
+    if not architectures:
         return {}
+    if answers.connection.foreign:
+        found = {each: _foreign_image(answers, region, each) for each in sorted(architectures)}
+        return {each: image for each, image in found.items() if image}
+    names = {_IMAGE_PARAMETER.format(each): each for each in sorted(architectures)}
     reply = answers.connection.call(region, "get_parameters", service="ssm", Names=list(names))
     for name in reply.get("InvalidParameters", []):
         answers.problems.append(f"{region} has no Amazon Linux 2023 for {names[name]}: set image")
     return {names[item["Name"]]: item["Value"] for item in reply["Parameters"]}
+
+
+def _foreign_image(answers: _Answers, region: str, architecture: str) -> str | None:
+    """Return the parameter's image if the endpoint lists it, else the newest of its name."""
+    names = [_IMAGE_PARAMETER.format(architecture)]
+    filters = [
+        {"Name": "architecture", "Values": [architecture]},
+        {"Name": "name", "Values": [f"{_IMAGE_NAME}*"]},
+    ]
+    call = answers.connection.call
+    parameters = answers.optional(
+        f"the image in {region}",
+        lambda: call(region, "get_parameters", service="ssm", Names=names)["Parameters"],
+        [],
+    )
+    images = answers.optional(
+        f"the images in {region}",
+        lambda: call(region, "describe_images", Filters=filters)["Images"],
+        [],
+    )
+    given = [each["Value"] for each in parameters]
+    listed = {
+        each["ImageId"]: (each.get("CreationDate", ""), each["Name"])
+        for each in images
+        if each.get("Architecture") == architecture
+        and each.get("Name", "").startswith(_IMAGE_NAME)
+    }
+    known = [each for each in given if each in listed or not listed]
+    if known:
+        return known[0]
+    if not listed:
+        answers.problems.append(f"{region} has no Amazon Linux 2023 for {architecture}: set image")
+        return None
+    newest = max(listed, key=lambda each: listed[each])
+    answers.warnings.append(
+        f"no parameter in {region} names a known image: {newest}, the newest Amazon Linux 2023 for "
+        f"{architecture} that the endpoint lists, is used"
+    )
+    return newest
 
 
 def _has_default_vpc(answers: _Answers, region: str) -> bool:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from spotlib.ec2.connection import Connection
+from spotlib.ec2.foreign import instance_filter, remember, request_of
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Sighting
 
@@ -95,13 +96,17 @@ class _Seen:
         ):
             for item in reply["SpotInstanceRequests"]:
                 self.by_request[item["SpotInstanceRequestId"]] = item
+            remember(self._connection, reply["SpotInstanceRequests"])
 
     def instances(self, request_ids: Sequence[str]) -> None:
-        for some in chunks(request_ids, MOST_FILTER_VALUES):
-            filters = [{"Name": "spot-instance-request-id", "Values": some}]
+        name, values = instance_filter(self._connection, self._region, request_ids)
+        for some in chunks(values, MOST_FILTER_VALUES):
+            filters = [{"Name": name, "Values": some}]
             for reply in self._replies("describe_instances", Filters=filters, MaxResults=PAGE):
                 for instance in _instances_of(reply):
-                    self._instance[instance["SpotInstanceRequestId"]] = instance
+                    request_id = request_of(self._connection, instance)
+                    if request_id is not None:
+                        self._instance[request_id] = instance
 
     def statuses(self) -> None:
         running = [
@@ -179,6 +184,7 @@ def cancel(connection: Connection, region: str, request_ids: Sequence[str]) -> N
     """Cancel requests.  It does not end their instances, and a launch may be in flight."""
     for some in chunks(request_ids, MOST_FILTER_VALUES):
         connection.call(region, "cancel_spot_instance_requests", SpotInstanceRequestIds=some)
+        connection.memory.cancelled.update(some)
 
 
 def terminate(connection: Connection, region: str, instance_ids: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 botocore never retries here, because a retry inside a measured interval would be read as latency.
 ``sandbox`` is a pretend market in a process of its own.  Only ``aws`` costs money, and every
-amazonaws.com URL counts as ``aws``.
+amazonaws.com URL counts as ``aws``.  Any other URL is a foreign endpoint; see ``foreign``.
 """
 
 import json
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache, lru_cache, partial
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,12 +38,26 @@ from spotlib.ec2.clock import (
     World,
     control,
 )
-from spotlib.ec2.refusals import refusal_of
+from spotlib.ec2.refusals import UNREADABLE, Refusal, refusal_of, require_members
 from spotlib.model import Kind
 
 _POLL_READ_S = 5  # a slower poll counts as missed: the schedule must not wait for it
 _ACT_READ_S = 20
 _SANDBOX_IDLE_S = 600  # a person may pause between two cells
+_FIRST_PAUSES_S = (0.5, 1.0)  # between the first questions to a foreign endpoint
+
+
+@dataclass
+class Memory:
+    """What a foreign endpoint has said and may not say again; see ``foreign``.
+
+    ``finds_by_request`` is None until it was asked for.  ``named`` maps instances to the requests
+    that named them, ``cancelled`` has the requests whose cancellation was confirmed.
+    """
+
+    finds_by_request: bool | None = None
+    named: dict[str, str] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -67,6 +82,7 @@ class Connection:
     attach: Callable[[Any], None] | None = None
     profile: str | None = None
     process: subprocess.Popen[bytes] | None = None
+    memory: Memory = field(default_factory=Memory)
     _session: Any = None
     _clients: dict[tuple[str, str, int], Any] = field(default_factory=dict)
     _server: tuple[datetime, float] | None = None
@@ -76,6 +92,11 @@ class Connection:
     def simulated(self) -> bool:
         """Whether this is the sandbox, whose results say nothing about AWS."""
         return self.world is not None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another program answers for EC2: neither Amazon's nor the sandbox."""
+        return not self.simulated and not is_aws(self.endpoint)
 
     @property
     def session(self) -> Any:
@@ -122,7 +143,8 @@ class Connection:
         try:
             client = self._client(service, region, _POLL_READ_S if quick else _ACT_READ_S)
             reply: dict[str, Any] = getattr(client, action)(**given)
-        except (ClientError, BotoCoreError, ResponseParserError) as error:
+            require_members(client, action, reply)
+        except (ClientError, BotoCoreError, *UNREADABLE) as error:
             response = getattr(error, "response", None) or {}  # None without an answer
             self.clock.heard(response.get("ResponseMetadata", {}).get("HTTPHeaders"))
             refusal = refusal_of(error, action=action, region=region)
@@ -222,7 +244,8 @@ def connect(
     ValueError
         If the endpoint is none of these, or the profile is not configured.
     OSError
-        If the sandbox does not start, for example because the market is unknown.
+        If the sandbox does not start, for example because the market is unknown; or if nothing
+        answers at a URL, or something that is no EC2.
 
     Examples
     --------
@@ -238,18 +261,18 @@ def connect(
     if is_aws(endpoint):
         aws_url = None if endpoint == "aws" else endpoint
         return _real_connection(endpoint, url=aws_url, profile=profile)
-    if urlsplit(endpoint).scheme not in ("http", "https"):
+    if not _is_url(endpoint):
         raise ValueError(
             f"endpoint {endpoint!r} is unknown: use 'sandbox' (free), 'aws' (costs money), "
-            "or the URL of an EC2-compatible endpoint"
+            "or the URL of an EC2-compatible endpoint, such as http://127.0.0.1:5000"
         )
     try:
         about = control(endpoint, "/sandbox")
-    except (OSError, ValueError) as error:
-        if isinstance(getattr(error, "reason", error), TimeoutError):  # a busy sandbox is no other
-            raise OSError(f"{endpoint} listens but does not answer: try again") from error
-        # No sandbox: some other EC2-compatible endpoint.
-        return _real_connection(endpoint, url=endpoint, profile=profile)
+    except (OSError, ValueError, HTTPException) as error:
+        _require_listener(endpoint, getattr(error, "reason", error))
+        about = {}  # no sandbox
+    if "world_id" not in about:
+        return _foreign_connection(endpoint, profile=profile)
     return _sandbox_connection(endpoint, endpoint, about, None)
 
 
@@ -276,6 +299,43 @@ def _real_connection(endpoint: str, *, url: str | None, profile: str | None) -> 
     except ProfileNotFound as error:
         known = ", ".join(boto3.Session().available_profiles) or "none"
         raise ValueError(f"profile {profile!r} is not configured; there are: {known}") from error
+    return connection
+
+
+def _is_url(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or above 65535
+        return False
+
+
+def _require_listener(endpoint: str, reason: object) -> None:
+    """Name what is certain already; any other error may be a proxy's or a certificate's."""
+    if isinstance(reason, TimeoutError):  # a busy sandbox is no other endpoint
+        raise OSError(f"{endpoint} listens but does not answer: try again") from reason
+    if isinstance(reason, ConnectionRefusedError):
+        raise ConnectionRefusedError(
+            f"nothing listens at {endpoint}: check the address, or start what should answer there"
+        ) from reason
+
+
+def _foreign_connection(endpoint: str, *, profile: str | None) -> Connection:
+    """Connect to another program that answers as EC2 does, and to nothing else."""
+    connection = _real_connection(endpoint, url=endpoint, profile=profile)
+    for pause_s in (*_FIRST_PAUSES_S, None):
+        try:
+            connection.call("us-east-1", "describe_regions", quick=True)
+            break
+        except Refusal as refusal:
+            if refusal.kind is not Kind.UNREACHABLE:  # refused in EC2's own words
+                break
+            if pause_s is None:
+                raise OSError(
+                    f"{endpoint} does not answer as EC2 does ({refusal.code}: {refusal.message}): "
+                    "check the address"
+                ) from refusal
+            connection.clock.sleep(pause_s)
     return connection
 
 

@@ -5,9 +5,12 @@ counted as one.  Codes are matched exactly, and EC2's own message is always kept
 Sources: EC2 Developer Guide, "Error codes"; botocore's exceptions.
 """
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from botocore import exceptions as botocore_errors
+from botocore.parsers import ResponseParserError  # not a BotoCoreError
 
 from spotlib.model import OUTCOME_KINDS, Kind
 
@@ -28,6 +31,9 @@ _SCORES = "EC2 limits new placement-score queries per 24 h: repeat earlier ones,
 _SEE = "see EC2's message"
 _NOT_YET = "EC2 does not show it, or not yet: try again later"
 _LATER = "EC2 is busy or failing: try again later"
+_UNREADABLE = "the answer is not EC2's, or was damaged: check the endpoint, or try again later"
+_MOST_CHARACTERS = 4000  # of a message: an encoded authorization message is long
+_TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL | re.IGNORECASE)
 
 _CODES: dict[str, tuple[Kind, str]] = {
     "InsufficientInstanceCapacity": (Kind.CAPACITY, _NO_CAPACITY),
@@ -98,6 +104,8 @@ _CODES: dict[str, tuple[Kind, str]] = {
 
 # Nothing was sent, therefore nothing was executed.
 _NEVER_SENT = (botocore_errors.EndpointConnectionError, botocore_errors.ConnectTimeoutError)
+# An answer that is not EC2's ends within botocore's parser in one of these.
+UNREADABLE = (ResponseParserError, AttributeError, KeyError, TypeError, ValueError)
 _NO_LOGIN = (
     botocore_errors.NoCredentialsError,
     botocore_errors.PartialCredentialsError,
@@ -145,12 +153,14 @@ class Refusal(Exception):
 
 def refusal_of(error: Exception, *, action: str, region: str) -> Refusal:
     """Translate a botocore exception."""
-    if isinstance(error, botocore_errors.ClientError):
+    if isinstance(error, botocore_errors.ClientError) and "Error" in error.response:
         return _refused(error.response, action=action, region=region)
+    if isinstance(error, (botocore_errors.ClientError, *UNREADABLE)):
+        error = ResponseParserError(_parser_words(error))
     kind, advice = _local(error)
     return Refusal(
         type(error).__name__,
-        str(error),
+        _one_line(str(error)),
         kind=kind,
         advice=advice,
         action=action,
@@ -169,7 +179,7 @@ def _refused(response: dict[str, Any], *, action: str, region: str) -> Refusal:
         kind, advice = Kind.SERVER, _LATER
     return Refusal(
         code,
-        response["Error"].get("Message", ""),
+        _one_line(response["Error"].get("Message", "")),
         kind=kind,
         advice=advice,
         action=action,
@@ -183,4 +193,34 @@ def _local(error: Exception) -> tuple[Kind, str]:
         return Kind.CREDENTIALS, "configure AWS credentials (aws configure, or profile=...)"
     if isinstance(error, botocore_errors.ParamValidationError | botocore_errors.NoRegionError):
         return Kind.PARAMETERS, _BUG
+    if isinstance(error, ResponseParserError):
+        return Kind.UNREACHABLE, _UNREADABLE
     return Kind.UNREACHABLE, "no answer: check the connection, or try again later"
+
+
+def require_members(client: Any, action: str, reply: Mapping[str, Any]) -> None:
+    """Refuse an answer that parsed, but has nothing of what this call answers."""
+    name = client.meta.method_to_api_mapping[action]
+    shape = client.meta.service_model.operation_model(name).output_shape
+    expected = set(shape.members) if shape is not None else set()
+    if expected and not expected & reply.keys():
+        raise ResponseParserError(f"the answer has none of {', '.join(sorted(expected))}")
+
+
+def _parser_words(error: Exception) -> str:
+    if not isinstance(error, ResponseParserError):
+        return f"the answer lacks what every answer has: {error!r}"
+    if _TITLE.search(str(error)):
+        return str(error)
+    return str(error).partition(". Further retries")[0]  # the answer itself follows
+
+
+def _one_line(message: str) -> str:
+    """Shorten what may be a page: of HTML only the title is kept."""
+    title = _TITLE.search(message)
+    if title:
+        message = f"a web page, {title[1].strip()!r}"
+    elif message.lstrip().startswith("<"):
+        message = "a page"
+    words = " ".join(message.split())
+    return words if len(words) <= _MOST_CHARACTERS else f"{words[:_MOST_CHARACTERS]} ..."

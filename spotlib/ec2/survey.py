@@ -15,6 +15,7 @@ from spotlib.ec2.calls import (
     chunks,
 )
 from spotlib.ec2.connection import Connection
+from spotlib.ec2.foreign import instance_filter, remember, request_of
 from spotlib.model import LIVE_STATES, OPEN_STATES
 
 
@@ -23,6 +24,7 @@ class Survey:
     """What is left of a set of requests: every clean-up decision rests on it.
 
     ``missing`` are requests we know of that EC2 does not list (yet); they never count as gone.
+    Only a foreign endpoint may forget a request whose cancellation it has confirmed.
     """
 
     requests: Mapping[str, str]  # id -> state
@@ -70,16 +72,21 @@ def survey(
             MaxResults=PAGE,
         ):
             requests[item["SpotInstanceRequestId"]] = item
+    remember(connection, requests.values())
+    ours = {*ids, *requests}
+    name, values = instance_filter(connection, region, sorted(ours))
     instances: dict[str, str] = {}
-    for some in _filter_sets(sorted(set(ids) | set(requests))):
-        by_request = [{"Name": "spot-instance-request-id", "Values": some}]
+    for some in _filter_sets(values):
+        by_request = [{"Name": name, "Values": some}]
         for reservation in connection.pages(
             region, "describe_instances", "Reservations", Filters=by_request, MaxResults=PAGE
         ):
             for instance in reservation["Instances"]:
-                instances[instance["InstanceId"]] = instance["State"]["Name"]
+                if request_of(connection, instance) in ours:
+                    instances[instance["InstanceId"]] = instance["State"]["Name"]
     states = {request_id: item["State"] for request_id, item in requests.items()}
-    return Survey(states, instances, frozenset(ids) - frozenset(states))
+    forgotten = connection.memory.cancelled if connection.foreign else set[str]()
+    return Survey(states, instances, frozenset(ids) - states.keys() - forgotten)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""Another program that answers for EC2, such as moto: what it may lack, and how we do without.
+
+EC2 finds instances by their request, and lists an ended request for hours.  Others may do neither.
+Then an instance is found by its id, which its request names, and a request whose cancellation was
+confirmed is not waited for any more.  Nothing here depends on an error code: each program has its
+own.  Amazon's endpoint and the sandbox are never asked, and never judged by these rules.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.refusals import Refusal
+
+_BY_REQUEST = "spot-instance-request-id"
+
+
+def finds_by_request(connection: Connection, region: str) -> bool:
+    """Whether instances are found by their request's id; asked for once per connection.
+
+    A filter may be refused, and it may be ignored: then instances of others are in the answer.  It
+    counts as refused if it is refused twice where the same call with another filter is answered.
+
+    Raises
+    ------
+    Refusal
+        If no such call is answered.
+    """
+    if connection.foreign and connection.memory.finds_by_request is None:
+        connection.memory.finds_by_request = _knows_filter(connection, region)
+    return not connection.foreign or bool(connection.memory.finds_by_request)
+
+
+def _knows_filter(connection: Connection, region: str) -> bool:
+    ask = partial(connection.call, region, "describe_instances", quick=True)
+    for _ in range(2):
+        try:
+            nobody = [{"Name": _BY_REQUEST, "Values": ["sir-00000000"]}]
+            return not ask(Filters=nobody)["Reservations"]
+        except Refusal:
+            continue
+    ask(Filters=[{"Name": "instance-id", "Values": ["i-00000000000000000"]}])
+    return False
+
+
+def remember(connection: Connection, requests: Iterable[Mapping[str, Any]]) -> None:
+    """Keep the instance that each request names: after its end it may not be listed any more."""
+    if connection.foreign:
+        connection.memory.named |= {
+            each["InstanceId"]: each["SpotInstanceRequestId"]
+            for each in requests
+            if each.get("InstanceId")
+        }
+
+
+def instance_filter(
+    connection: Connection, region: str, request_ids: Collection[str]
+) -> tuple[str, list[str]]:
+    """Return the name and the values of the filter that finds the instances of requests."""
+    if finds_by_request(connection, region):
+        return _BY_REQUEST, list(request_ids)
+    wanted, named = set(request_ids), connection.memory.named
+    return "instance-id", [each for each, request_id in named.items() if request_id in wanted]
+
+
+def request_of(connection: Connection, instance: Mapping[str, Any]) -> str | None:
+    """Return the request that an instance names, or that has named it."""
+    named = connection.memory.named.get(instance["InstanceId"])
+    return instance.get("SpotInstanceRequestId", named)
