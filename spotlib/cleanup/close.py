@@ -9,6 +9,7 @@ which nothing was open or alive, and only if every request we know of was seen.
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from spotlib.ec2.calls import cancel, terminate
 from spotlib.ec2.connection import Connection
@@ -53,25 +54,31 @@ def release(
 ) -> Released:
     """One pass: cancel, survey by ids and tag, cancel what else is open, terminate.
 
-    Errors are returned, not raised; ``settle`` will try again.
+    A foreign endpoint may forget a cancelled request, and with it which instance is ours: there
+    what it names is terminated first.  Errors are returned, not raised; ``settle`` will try again.
     """
     cancelled: list[str] = []
+    terminated: list[str] = []
     found: Survey | None = None
+    look = partial(survey, connection, region, batch_id=batch_id, request_ids=request_ids)
     try:
-        if connection.foreign:  # it may forget a cancelled request, and so which instance is ours
-            survey(connection, region, batch_id=batch_id, request_ids=request_ids)
+        if connection.foreign:
+            found = look()
+            terminate(connection, region, found.live_instances)
+            terminated.extend(found.live_instances)
         cancel(connection, region, open_ids)
         cancelled.extend(open_ids)
-        found = survey(connection, region, batch_id=batch_id, request_ids=request_ids)
+        found = look()
         late = [each for each in found.open_requests if each not in cancelled]
         if late:
             cancel(connection, region, late)
             cancelled.extend(late)
-            found = survey(connection, region, batch_id=batch_id, request_ids=request_ids)
+            found = look()
         terminate(connection, region, found.live_instances)
+        terminated.extend(found.live_instances)
     except Refusal as refusal:
-        return Released(region, tuple(cancelled), found=found, error=str(refusal))
-    return Released(region, tuple(cancelled), tuple(found.live_instances), found)
+        return Released(region, tuple(cancelled), tuple(terminated), found, str(refusal))
+    return Released(region, tuple(cancelled), tuple(terminated), found)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Another program that answers for EC2, such as moto: what it may lack, and how we do without.
 
 EC2 finds instances by their request, and lists an ended request for hours.  Others may do neither.
-Then an instance is found by its id, which its request names, and a request whose cancellation was
-confirmed is not waited for any more.  Nothing here depends on an error code: each program has its
-own.  Amazon's endpoint and the sandbox are never asked, and never judged by these rules.
+Then an instance is found by its id, which its request names, and a request that is not listed is
+not waited for if it was cancelled or its instance has ended.  Nothing here depends on an error
+code: each program has its own.  Amazon's endpoint and the sandbox are not judged by these rules.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -12,6 +12,7 @@ from typing import Any
 
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.refusals import Refusal
+from spotlib.model import GONE_STATES
 
 _BY_REQUEST = "spot-instance-request-id"
 
@@ -68,3 +69,12 @@ def request_of(connection: Connection, instance: Mapping[str, Any]) -> str | Non
     """Return the request that an instance names, or that has named it."""
     named = connection.memory.named.get(instance["InstanceId"])
     return instance.get("SpotInstanceRequestId", named)
+
+
+def forgotten(connection: Connection, instances: Mapping[str, str]) -> set[str]:
+    """Return the requests that need not be listed, from the states of the instances found."""
+    if not connection.foreign:
+        return set()
+    named = connection.memory.named
+    ended = {named[each] for each in named if instances.get(each) in GONE_STATES}
+    return connection.memory.cancelled | ended

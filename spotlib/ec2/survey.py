@@ -15,7 +15,7 @@ from spotlib.ec2.calls import (
     chunks,
 )
 from spotlib.ec2.connection import Connection
-from spotlib.ec2.foreign import instance_filter, remember, request_of
+from spotlib.ec2.foreign import forgotten, instance_filter, remember, request_of
 from spotlib.model import LIVE_STATES, OPEN_STATES
 
 
@@ -24,7 +24,8 @@ class Survey:
     """What is left of a set of requests: every clean-up decision rests on it.
 
     ``missing`` are requests we know of that EC2 does not list (yet); they never count as gone.
-    Only a foreign endpoint may forget a request whose cancellation it has confirmed.
+    Only a foreign endpoint may forget a request: one that it has cancelled, or whose instance has
+    ended.
     """
 
     requests: Mapping[str, str]  # id -> state
@@ -85,8 +86,8 @@ def survey(
                 if request_of(connection, instance) in ours:
                     instances[instance["InstanceId"]] = instance["State"]["Name"]
     states = {request_id: item["State"] for request_id, item in requests.items()}
-    forgotten = connection.memory.cancelled if connection.foreign else set[str]()
-    return Survey(states, instances, frozenset(ids) - states.keys() - forgotten)
+    missing = frozenset(ids) - states.keys() - forgotten(connection, instances)
+    return Survey(states, instances, missing)
 
 
 @dataclass(frozen=True)
