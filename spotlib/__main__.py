@@ -6,6 +6,7 @@ Exit codes: 0 if all is well, 1 if there is a problem or something is left, 2 fo
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -103,7 +104,7 @@ def _check(given: argparse.Namespace) -> int:
         checked = preflight(connection, plans, account_id=given.account_id)
     finally:
         connection.close()
-    kind = "AWS" if is_aws(given.endpoint) else f"endpoint {given.endpoint}"
+    kind = "AWS" if is_aws(given.endpoint) else f"endpoint {given.endpoint}, not AWS"
     kind = "SIMULATED (sandbox), not AWS" if connection.simulated else kind
     print("\n".join(_report_lines(checked, kind)))
     return 1 if checked.problems else 0
@@ -138,7 +139,9 @@ def _sweep(given: argparse.Namespace) -> int:
 
 
 def _sweep_sandbox(url: str | None, folder: Path, options: dict[str, Any]) -> int:
-    connection = connect(url) if url else None
+    connection = None
+    with suppress(ConnectionError):
+        connection = connect(url) if url else None
     if connection is None or not connection.simulated:
         print(f"{url}: this sandbox has ended, so nothing is left in it")
         return 0

@@ -114,13 +114,19 @@ def _close(given: argparse.Namespace) -> bool:
     from spotlib.cleanup.unfinished import unfinished  # noqa: PLC0415
     from spotlib.ec2.connection import connect  # noqa: PLC0415
 
-    connection = connect(given.endpoint, profile=given.profile)
+    mine = unfinished(given.log) if given.log.exists() else []
+    simulated = bool(mine) and mine[0].batch.simulated
+    try:
+        connection = connect(given.endpoint, profile=given.profile)
+    except ConnectionError:
+        if simulated:
+            return True  # that pretend market has ended, and everything in it
+        raise
     if not given.log.exists():  # deleted meanwhile: the tag still finds what is left
         with tempfile.TemporaryDirectory() as empty:
             return sweep(connection, folder=empty, batch_id=given.log.stem, give_up_s=_TRY_S).clean
-    mine = unfinished(given.log)
-    if mine and mine[0].batch.simulated and not connection.simulated:
-        return True  # that pretend market has ended, and everything in it
+    if simulated and not connection.simulated:
+        return True  # something else answers there now
     swept = sweep(
         connection,
         folder=given.log.parent,

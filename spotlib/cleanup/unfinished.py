@@ -63,13 +63,18 @@ class Unfinished:
     @property
     def named_instances(self) -> Mapping[str, str]:
         """The instances that were seen, and whose request each of them is."""
-        seen = ((each.request_id, each.stages) for each in self.record.requests.values())
-        return {stage.instance_id: name for name, some in seen for stage in some if stage.instance_id}
+        return {
+            stage.instance_id: name
+            for name, request in self.record.requests.items()
+            for stage in request.stages
+            if stage.instance_id
+        }
 
     @property
     def cancelled(self) -> frozenset[str]:
         """The requests whose cancellation was confirmed."""
-        return frozenset(itertools.chain.from_iterable(r.cancelled for r in self.record.releases))
+        some = (each.cancelled for each in self.record.releases)
+        return frozenset(itertools.chain.from_iterable(some))
 
     @property
     def valid_until(self) -> datetime | None:

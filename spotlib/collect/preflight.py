@@ -334,12 +334,11 @@ def _foreign_image(answers: _Answers, region: str, architecture: str) -> str | N
         lambda: call(region, "describe_images", Filters=filters)["Images"],
         [],
     )
-    given = [each["Value"] for each in parameters]
+    given: list[str] = [each["Value"] for each in parameters]
     listed = {
         each["ImageId"]: (each.get("CreationDate", ""), each["Name"])
         for each in images
-        if each.get("Architecture") == architecture
-        and each.get("Name", "").startswith(_IMAGE_NAME)
+        if each.get("Architecture") == architecture and each.get("Name", "").startswith(_IMAGE_NAME)
     }
     known = [each for each in given if each in listed or not listed]
     if known:
@@ -347,7 +346,7 @@ def _foreign_image(answers: _Answers, region: str, architecture: str) -> str | N
     if not listed:
         answers.problems.append(f"{region} has no Amazon Linux 2023 for {architecture}: set image")
         return None
-    newest = max(listed, key=lambda each: listed[each])
+    newest: str = max(listed, key=lambda each: listed[each])
     answers.warnings.append(
         f"no parameter in {region} names a known image: {newest}, the newest Amazon Linux 2023 for "
         f"{architecture} that the endpoint lists, is used"

@@ -26,7 +26,6 @@ import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
-from botocore.parsers import ResponseParserError  # not a BotoCoreError
 from botocore.utils import parse_timestamp
 
 from spotlib.ec2.clock import (
@@ -38,7 +37,7 @@ from spotlib.ec2.clock import (
     World,
     control,
 )
-from spotlib.ec2.refusals import UNREADABLE, Refusal, refusal_of, require_members
+from spotlib.ec2.refusals import UNREADABLE, Refusal, garbled, refusal_of
 from spotlib.model import Kind
 
 _POLL_READ_S = 5  # a slower poll counts as missed: the schedule must not wait for it
@@ -143,7 +142,6 @@ class Connection:
         try:
             client = self._client(service, region, _POLL_READ_S if quick else _ACT_READ_S)
             reply: dict[str, Any] = getattr(client, action)(**given)
-            require_members(client, action, reply)
         except (ClientError, BotoCoreError, *UNREADABLE) as error:
             response = getattr(error, "response", None) or {}  # None without an answer
             self.clock.heard(response.get("ResponseMetadata", {}).get("HTTPHeaders"))
@@ -155,6 +153,9 @@ class Connection:
         self.clock.heard(headers)
         if "date" in headers:
             self._server = (parsedate_to_datetime(headers["date"]), self.clock.now_s())
+        members = _members(client, action)
+        if members and not members & reply.keys():
+            raise garbled(" or ".join(sorted(members)), action=action, region=region)
         return reply
 
     def pages(
@@ -209,6 +210,12 @@ class Connection:
             self.process = None
 
 
+def _members(client: Any, action: str) -> frozenset[str]:
+    """The members that an answer may have; none if the action answers only that it is done."""
+    operation = client.meta.service_model.operation_model(client.meta.method_to_api_mapping[action])
+    return frozenset(operation.output_shape.members if operation.output_shape else ())
+
+
 def connect(
     endpoint: str,
     *,
@@ -244,8 +251,9 @@ def connect(
     ValueError
         If the endpoint is none of these, or the profile is not configured.
     OSError
-        If the sandbox does not start, for example because the market is unknown; or if nothing
-        answers at a URL, or something that is no EC2.
+        If the sandbox does not start, for example because the market is unknown.
+    ConnectionError
+        If nothing listens at a URL, or what answers there is no EC2.
 
     Examples
     --------
@@ -331,7 +339,7 @@ def _foreign_connection(endpoint: str, *, profile: str | None) -> Connection:
             if refusal.kind is not Kind.UNREACHABLE:  # refused in EC2's own words
                 break
             if pause_s is None:
-                raise OSError(
+                raise ConnectionError(
                     f"{endpoint} does not answer as EC2 does ({refusal.code}: {refusal.message}): "
                     "check the address"
                 ) from refusal

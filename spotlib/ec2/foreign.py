@@ -6,13 +6,13 @@ not waited for if it was cancelled or its instance has ended.  Nothing here depe
 code: each program has its own.  Amazon's endpoint and the sandbox are not judged by these rules.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import GONE_STATES
+from spotlib.model import GONE_STATES, Kind
 
 _BY_REQUEST = "spot-instance-request-id"
 
@@ -39,8 +39,9 @@ def _knows_filter(connection: Connection, region: str) -> bool:
         try:
             nobody = [{"Name": _BY_REQUEST, "Values": ["sir-00000000"]}]
             return not ask(Filters=nobody)["Reservations"]
-        except Refusal:
-            continue
+        except Refusal as refusal:
+            if refusal.kind is Kind.THROTTLED:
+                raise
     ask(Filters=[{"Name": "instance-id", "Values": ["i-00000000000000000"]}])
     return False
 
@@ -68,7 +69,8 @@ def instance_filter(
 def request_of(connection: Connection, instance: Mapping[str, Any]) -> str | None:
     """Return the request that an instance names, or that has named it."""
     named = connection.memory.named.get(instance["InstanceId"])
-    return instance.get("SpotInstanceRequestId", named)
+    request_id: str | None = instance.get("SpotInstanceRequestId", named)
+    return request_id
 
 
 def forgotten(connection: Connection, instances: Mapping[str, str]) -> set[str]:

@@ -6,7 +6,6 @@ Sources: EC2 Developer Guide, "Error codes"; botocore's exceptions.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from botocore import exceptions as botocore_errors
@@ -31,7 +30,7 @@ _SCORES = "EC2 limits new placement-score queries per 24 h: repeat earlier ones,
 _SEE = "see EC2's message"
 _NOT_YET = "EC2 does not show it, or not yet: try again later"
 _LATER = "EC2 is busy or failing: try again later"
-_UNREADABLE = "the answer is not EC2's, or was damaged: check the endpoint, or try again later"
+_GARBLED = "it cannot be read, so perhaps another program gave it: check the endpoint and any proxy"
 _MOST_CHARACTERS = 4000  # of a message: an encoded authorization message is long
 _TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL | re.IGNORECASE)
 
@@ -104,7 +103,7 @@ _CODES: dict[str, tuple[Kind, str]] = {
 
 # Nothing was sent, therefore nothing was executed.
 _NEVER_SENT = (botocore_errors.EndpointConnectionError, botocore_errors.ConnectTimeoutError)
-# An answer that is not EC2's ends within botocore's parser in one of these.
+# What botocore's parsers raise at an answer that is not EC2's.
 UNREADABLE = (ResponseParserError, AttributeError, KeyError, TypeError, ValueError)
 _NO_LOGIN = (
     botocore_errors.NoCredentialsError,
@@ -169,6 +168,19 @@ def refusal_of(error: Exception, *, action: str, region: str) -> Refusal:
     )
 
 
+def garbled(lacks: str, *, action: str, region: str) -> Refusal:
+    """Return the refusal for an answer without what it must have, as if it had been lost."""
+    return Refusal(
+        "GarbledAnswer",
+        f"the answer has no {lacks}",
+        kind=Kind.UNREACHABLE,
+        advice=_GARBLED,
+        action=action,
+        region=region,
+        maybe_done=True,
+    )
+
+
 def _refused(response: dict[str, Any], *, action: str, region: str) -> Refusal:
     code = response["Error"].get("Code", "Unknown")
     status = response["ResponseMetadata"].get("HTTPStatusCode", 0)
@@ -194,22 +206,13 @@ def _local(error: Exception) -> tuple[Kind, str]:
     if isinstance(error, botocore_errors.ParamValidationError | botocore_errors.NoRegionError):
         return Kind.PARAMETERS, _BUG
     if isinstance(error, ResponseParserError):
-        return Kind.UNREACHABLE, _UNREADABLE
+        return Kind.UNREACHABLE, _GARBLED
     return Kind.UNREACHABLE, "no answer: check the connection, or try again later"
-
-
-def require_members(client: Any, action: str, reply: Mapping[str, Any]) -> None:
-    """Refuse an answer that parsed, but has nothing of what this call answers."""
-    name = client.meta.method_to_api_mapping[action]
-    shape = client.meta.service_model.operation_model(name).output_shape
-    expected = set(shape.members) if shape is not None else set()
-    if expected and not expected & reply.keys():
-        raise ResponseParserError(f"the answer has none of {', '.join(sorted(expected))}")
 
 
 def _parser_words(error: Exception) -> str:
     if not isinstance(error, ResponseParserError):
-        return f"the answer lacks what every answer has: {error!r}"
+        return f"no answer of AWS, {type(error).__name__}"
     if _TITLE.search(str(error)):
         return str(error)
     return str(error).partition(". Further retries")[0]  # the answer itself follows
