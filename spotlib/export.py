@@ -29,7 +29,7 @@ from spotlib.forecast.training import (
     request_table,
     training_table,
 )
-from spotlib.model import Stage
+from spotlib.model import Stage, is_foreign
 from spotlib.record.tables import load_batches, load_launches
 from spotlib.workspace import results_folder
 
@@ -96,7 +96,9 @@ def export(
     licence: str = "",
     spotlake: bool = False,
 ) -> list[Path]:
-    """Write the tables to ``simulated/`` and ``real/`` under ``to``; return the files written.
+    """Write the tables to ``simulated/``, ``real/`` and ``not-aws/`` under ``to``.
+
+    What another program answered for EC2 is in ``not-aws/``.  The files written are returned.
 
     With a ``salt`` the export is public: identities become aliases, and the README names the
     ``licence``.  ``spotlake`` says that the targets were selected from SpotLake data.
@@ -108,7 +110,9 @@ def export(
     """
     kinds: dict[str, Files] = {}
     simulated = launches["simulated"].fillna(False).astype(bool)
-    for kind, chosen in (("simulated", simulated), ("real", ~simulated)):
+    foreign = ~simulated & launches["endpoint"].astype(str).map(is_foreign).astype(bool)
+    kinds_of = {"simulated": simulated, "real": ~simulated & ~foreign, "not-aws": foreign}
+    for kind, chosen in kinds_of.items():
         part = launches[chosen]
         if part.empty:
             continue
@@ -230,11 +234,11 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 
 def _readme(kind: str, stage: Stage, *, notes: Iterable[str], terms: Iterable[str]) -> str:
-    what = (
-        "**SIMULATED** launches of the sandbox, not of AWS"
-        if kind == "simulated"
-        else "launches of EC2 spot instances"
-    )
+    what = {
+        "simulated": "**SIMULATED** launches of the sandbox, not of AWS",
+        "not-aws": "launches at another program than Amazon's that answers for EC2: **NOT AWS**",
+        "real": "launches of EC2 spot instances",
+    }[kind]
     lines = [
         f"# Launch times to {stage.label}",
         "",

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from spotlib.analyze.comparable import name_runs, other_variable, why_not
+from spotlib.figures import foreign_mark
 from spotlib.model import Stage
 from spotlib.record.log import log_files
 from spotlib.record.tables import load_batches, load_launches, load_polls
@@ -36,7 +37,7 @@ class Comparable:
 
     @property
     def words(self) -> str:
-        """One sentence: how many requests, runs, targets and batches."""
+        """One sentence: how many requests, runs, targets and batches, and whether of AWS."""
         here = self.launches
         counts = [
             _count(len(here), "request"),
@@ -45,7 +46,13 @@ class Comparable:
         ]
         batches = here["batch_id"].nunique()
         from_batches = f", from {batches} batch{'es' * (batches != 1)}"
-        return " ".join(counts) + from_batches + " (simulated)" * self.simulated
+        foreign = f" ({self.mark}: {here['endpoint'].iloc[0]})" * bool(self.mark)
+        return " ".join(counts) + from_batches + " (simulated)" * self.simulated + foreign
+
+    @property
+    def mark(self) -> str:
+        """What is written across figures of a foreign endpoint; "" for the sandbox and AWS."""
+        return foreign_mark(self.launches)
 
 
 def _count(number: int, noun: str) -> str:

@@ -218,6 +218,8 @@ def _same_place(batch: BatchEvent, connection: Connection) -> bool:
     """Whether a log's batch ran where this connection leads."""
     if connection.simulated or batch.simulated:
         return batch.world == connection.world
+    if batch.foreign or connection.foreign:
+        return batch.endpoint.rstrip("/") == connection.endpoint.rstrip("/")
     return is_aws(batch.endpoint) == is_aws(connection.endpoint)
 
 

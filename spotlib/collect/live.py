@@ -14,7 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from spotlib.collect.batch import Progress
-from spotlib.figures import SIMULATED, THEME, Colours, mark_simulated, target_colours, target_names
+from spotlib.figures import (
+    SIMULATED,
+    THEME,
+    Colours,
+    foreign_mark,
+    mark_figure,
+    mark_simulated,
+    target_colours,
+    target_names,
+)
 from spotlib.model import Stage
 from spotlib.record.tables import load_polls
 
@@ -41,6 +50,8 @@ def ready_counts_figure(polls: pd.DataFrame) -> Figure:
         figure = draw(runs, colours)
     if polls["simulated"].any():
         mark_simulated(figure)
+    elif mark := foreign_mark(polls):
+        mark_figure(figure, mark)
     return figure
 
 

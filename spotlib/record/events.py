@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from spotlib.model import MOST_INSTANCES_PER_CALL, Kind, Outcome, StageName
+from spotlib.model import MOST_INSTANCES_PER_CALL, Kind, Outcome, StageName, is_foreign
 
 SCHEMA = 2
 
@@ -122,6 +122,11 @@ class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch"):
     bound_usd: float | None
     warnings: tuple[str, ...]
     host: Host
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another program than Amazon's answered for EC2."""
+        return not self.simulated and is_foreign(self.endpoint)
 
 
 class IntentEvent(_RunEvent, frozen=True, kw_only=True, tag="intent"):

@@ -30,17 +30,18 @@ def last_launches(folder: Path, *, since: datetime) -> dict[Target, datetime]:
 
 
 def _real_launches(record: RecordedBatch | None) -> Iterator[tuple[Target, datetime]]:
-    if record is None or record.batch.simulated:
-        return  # every simulated batch has a world of its own
+    if record is None or record.batch.simulated or record.batch.foreign:
+        return  # every simulated batch has a world of its own, and a foreign one no pool of AWS
     for run in record.runs.values():
         intent = run.intent
         yield Target(intent.instance_type, intent.region, intent.availability_zone_id), intent.at
 
 
-def earlier_usd(folder: Path, *, simulated: bool) -> float:
+def earlier_usd(folder: Path, *, simulated: bool, endpoint: str = "aws") -> float:
     """Return the most that the batches of a folder have cost; NaN if that of one is unknown.
 
-    A batch that was not confirmed clean counts with its hard bound.
+    A batch that was not confirmed clean counts with its hard bound.  What ran at another foreign
+    endpoint than this one costs nothing here.
     """
     costs_usd = []
     for path in log_files(folder):
@@ -48,7 +49,9 @@ def earlier_usd(folder: Path, *, simulated: bool) -> float:
             record = replay(path, polls=False)
         except (ValueError, OSError):
             return math.nan
-        if record is not None and record.batch.simulated is simulated:
+        if record is None or record.batch.simulated is not simulated:
+            continue
+        if record.batch.endpoint == endpoint or not record.batch.foreign:
             most_usd = record.spent_at_most_usd
             costs_usd.append(math.nan if most_usd is None else most_usd)
     return math.fsum(costs_usd)
