@@ -118,7 +118,7 @@ def export(
             continue
         tables, notes = _tables(part, batches, stage=stage)
         terms = [] if salt is None else [_licence_line(licence)]
-        terms += _SPOTLAKE if spotlake and kind == "real" else ()
+        terms += _SPOTLAKE if spotlake and kind != "simulated" else ()
         files = _table_files(tables if salt is None else _scrub(tables, salt))
         files["README.md"] = _readme(kind, stage, notes=notes, terms=terms).encode()
         if salt is not None:

@@ -222,8 +222,9 @@ def _one_line(message: str) -> str:
     """Shorten what may be a page: of HTML only the title is kept."""
     title = _TITLE.search(message)
     if title:
-        message = f"a web page, {title[1].strip()!r}"
+        words = title[1].replace("\\n", " ").split()  # a parser's message quotes the bytes
+        message = f"a web page, '{' '.join(words)}'"
     elif message.lstrip().startswith("<"):
         message = "a page"
-    words = " ".join(message.split())
-    return words if len(words) <= _MOST_CHARACTERS else f"{words[:_MOST_CHARACTERS]} ..."
+    message = " ".join(message.split())
+    return message if len(message) <= _MOST_CHARACTERS else f"{message[:_MOST_CHARACTERS]} ..."
