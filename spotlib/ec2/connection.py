@@ -50,7 +50,7 @@ _FIRST_PAUSES_S = (0.5, 1.0)  # between the first questions to a foreign endpoin
 class Memory:
     """What a foreign endpoint has said and may not say again; see ``foreign``.
 
-    ``finds_by_request`` is None until it was asked for.  ``named`` maps instances to the requests
+    ``finds_by_request`` is None until an answer shows it.  ``named`` maps instances to the requests
     that named them, ``cancelled`` has the requests whose cancellation was confirmed.
     """
 

@@ -18,22 +18,24 @@ _BY_REQUEST = "spot-instance-request-id"
 
 
 def finds_by_request(connection: Connection, region: str) -> bool:
-    """Whether instances are found by their request's id; asked for once per connection.
+    """Whether instances are found by their request's id, as far as is known.
 
-    A filter may be refused, and it may be ignored: then instances of others are in the answer.  It
-    counts as refused if it is refused twice where the same call with another filter is answered.
+    It is asked until an answer decides it, and then no more.  A filter may be refused: twice, while
+    the same call with another filter is answered.  Or it may be ignored: then instances are found
+    for a request that does not exist.  Where there are no instances yet, both may not show.
 
     Raises
     ------
     Refusal
         If no such call is answered.
     """
-    if connection.foreign and connection.memory.finds_by_request is None:
-        connection.memory.finds_by_request = _knows_filter(connection, region)
-    return not connection.foreign or bool(connection.memory.finds_by_request)
+    memory = connection.memory
+    if connection.foreign and memory.finds_by_request is None and not _may_find(connection, region):
+        memory.finds_by_request = False
+    return not connection.foreign or memory.finds_by_request is not False
 
 
-def _knows_filter(connection: Connection, region: str) -> bool:
+def _may_find(connection: Connection, region: str) -> bool:
     ask = partial(connection.call, region, "describe_instances", quick=True)
     for _ in range(2):
         try:
@@ -68,9 +70,12 @@ def instance_filter(
 
 def request_of(connection: Connection, instance: Mapping[str, Any]) -> str | None:
     """Return the request that an instance names, or that has named it."""
-    named = connection.memory.named.get(instance["InstanceId"])
-    request_id: str | None = instance.get("SpotInstanceRequestId", named)
-    return request_id
+    memory = connection.memory
+    if "SpotInstanceRequestId" not in instance:
+        return memory.named.get(instance["InstanceId"])
+    if memory.finds_by_request is None:
+        memory.finds_by_request = True
+    return str(instance["SpotInstanceRequestId"])
 
 
 def forgotten(connection: Connection, instances: Mapping[str, str]) -> set[str]:
