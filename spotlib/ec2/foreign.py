@@ -32,7 +32,7 @@ def finds_by_request(connection: Connection, region: str) -> bool:
     memory = connection.memory
     if connection.foreign and memory.finds_by_request is None and not _may_find(connection, region):
         memory.finds_by_request = False
-    return not connection.foreign or memory.finds_by_request is not False
+    return memory.finds_by_request is not False
 
 
 def _may_find(connection: Connection, region: str) -> bool:
