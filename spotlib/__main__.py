@@ -6,6 +6,7 @@ Exit codes: 0 if all is well, 1 if there is a problem or something is left, 2 fo
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -113,7 +114,7 @@ def _check(given: argparse.Namespace) -> int:
         )
     finally:
         connection.close()
-    kind = "AWS" if is_aws(given.endpoint) else f"endpoint {given.endpoint}"
+    kind = "AWS" if is_aws(given.endpoint) else f"endpoint {given.endpoint}, not AWS"
     kind = "SIMULATED (sandbox), not AWS" if connection.simulated else kind
     print("\n".join(_report_lines(checked, kind)))
     return 1 if checked.problems else 0
@@ -137,12 +138,13 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 def _sweep(given: argparse.Namespace) -> int:
     if not given.endpoint:
         return _sweep_sandboxes(given, logs_folder(given.results))
+    connection = connect(given.endpoint, profile=given.profile)
     try:
         folder = logs_folder(given.results)
     except FileNotFoundError as error:  # what is left costs money, wherever its log is
         print(f"{error}; only what EC2 lists with our tag is known")
         folder = None
-    return _sweep_at(connect(given.endpoint, profile=given.profile), folder, given)
+    return _sweep_at(connection, folder, given)
 
 
 def _sweep_at(connection: Connection, folder: Path | None, given: argparse.Namespace) -> int:
@@ -187,7 +189,7 @@ def _sweep_sandbox(
 ) -> int:
     """Sweep one sandbox; one that cannot be asked does not keep others from being swept."""
     try:
-        connection = connect(url) if url else None
+        connection = _sandbox_at(url)
         here = connection.world if connection else None
         for each in batches:
             if here is None or each.batch.world != here:
@@ -199,6 +201,13 @@ def _sweep_sandbox(
         names = ", ".join(each.batch_id for each in batches)
         print(f"{names}: NOT known: its sandbox {url} cannot be asked: {error}")
         return 1
+
+
+def _sandbox_at(url: str) -> Connection | None:
+    """Connect to what is there; None if nothing is, or nothing that answers as EC2 does."""
+    with suppress(ConnectionError):
+        return connect(url) if url else None
+    return None
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ from spotlib.forecast.training import (
     request_table,
     training_table,
 )
-from spotlib.model import Stage
+from spotlib.model import Stage, is_foreign
 from spotlib.public import aliased, not_public, read_salt, require_public, shortened
 from spotlib.record.selection_file import read_selection
 from spotlib.record.tables import load_readable
@@ -118,7 +118,9 @@ def export(
     spotlake: bool = False,
     not_read: int = 0,
 ) -> list[Path]:
-    """Write the tables to ``simulated/`` and ``real/`` under ``to``; return the files written.
+    """Write the tables to ``simulated/``, ``real/`` and ``not-aws/`` under ``to``.
+
+    What another program answered for EC2 is in ``not-aws/``.  The files written are returned.
 
     With a ``salt`` the export is public: identities become aliases, and the README names the
     ``licence``.  ``spotlake`` says that the targets were selected from SpotLake data, ``not_read``
@@ -132,20 +134,22 @@ def export(
     """
     public = salt is not None
     _require_same_use(to, public=public)
+    simulated = launches["simulated"].fillna(False).astype(bool)
+    foreign = ~simulated & launches["endpoint"].astype(str).map(is_foreign).astype(bool)
     if salt is not None:  # batch ids only later: they decide which of two equal runs counts
         launches, batches = (
             aliased(each, salt, each.columns.drop("batch_id")) for each in (launches, batches)
         )
     kinds: dict[str, Files] = {}
-    simulated = launches["simulated"].fillna(False).astype(bool)
-    for kind, chosen in (("simulated", simulated), ("real", ~simulated)):
+    kinds_of = {"simulated": simulated, "real": ~simulated & ~foreign, "not-aws": foreign}
+    for kind, chosen in kinds_of.items():
         part = launches[chosen]
         if part.empty:
             continue
         tables, notes = _tables(part, batches, stage=stage)
         notes += [f"logs that could not be read: {not_read}"] * bool(not_read)
         terms = [_PUBLIC_TERMS, _licence_line(licence)] if public else [_PRIVATE]
-        terms += _SPOTLAKE if spotlake and kind == "real" else ()
+        terms += _SPOTLAKE if spotlake and kind != "simulated" else ()
         readme = _readme(kind, stage, notes=notes, terms=terms)
         if salt is not None:
             tables = {name: aliased(table, salt, ["batch_id"]) for name, table in tables.items()}
@@ -257,11 +261,11 @@ def _cell(text: str) -> str:
 
 
 def _readme(kind: str, stage: Stage, *, notes: Iterable[str], terms: Iterable[str]) -> str:
-    what = (
-        "**SIMULATED** launches of the sandbox, not of AWS"
-        if kind == "simulated"
-        else "launches of EC2 spot instances"
-    )
+    what = {
+        "simulated": "**SIMULATED** launches of the sandbox, not of AWS",
+        "not-aws": "launches at another program than Amazon's that answers for EC2: **NOT AWS**",
+        "real": "launches of EC2 spot instances",
+    }[kind]
     lines = [
         f"# Launch times to {stage.label}",
         "",

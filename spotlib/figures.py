@@ -1,4 +1,4 @@
-"""What every figure and page shares: theme, SIMULATED mark, banner, target names and colours.
+"""What every figure and page shares: theme, marks, banner, target names and colours.
 
 Figures are made without pyplot, so nothing global is left behind, and they are drawn from tables
 alone.  A figure of simulated data says so across its face.  No figure is drawn here: each room
@@ -18,10 +18,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from spotlib.model import is_foreign
+
 if TYPE_CHECKING:  # slow to import
     from pandas.io.formats.style import Styler
 
 SIMULATED: Final = "SIMULATED (sandbox)"
+NOT_AWS: Final = "NOT AWS"  # but another program that answers for EC2
 THEME: Final = {
     **sns.axes_style("ticks"),
     **sns.plotting_context("notebook"),
@@ -83,10 +86,21 @@ def new_figure(
     return figure, axes
 
 
+def foreign_mark(table: pd.DataFrame) -> str:
+    """Return the mark for launches or polls of a foreign endpoint; "" for all others."""
+    real = table[~table["simulated"].fillna(False).astype(bool)]
+    return NOT_AWS if real["endpoint"].astype(str).map(is_foreign).any() else ""
+
+
 def mark_simulated(figure: Figure) -> None:
     """Write SIMULATED across a figure."""
+    mark_figure(figure, SIMULATED)
+
+
+def mark_figure(figure: Figure, words: str) -> None:
+    """Write across a figure what its data are."""
     figure.text(
-        *(0.5, 0.5, SIMULATED),
+        *(0.5, 0.5, words),
         fontsize=34,
         color="grey",
         alpha=0.18,
@@ -97,8 +111,13 @@ def mark_simulated(figure: Figure) -> None:
 
 
 @drawing
-def save(figure: Figure, path: str | Path) -> Path:
-    """Save a figure as PNG and SVG beside each other; return the PNG's path."""
+def save(figure: Figure, path: str | Path, *, mark: str = "") -> Path:
+    """Save a figure as PNG and SVG beside each other; return the PNG's path.
+
+    ``mark`` is written across it: see ``foreign_mark``.
+    """
+    if mark:
+        mark_figure(figure, mark)
     png = Path(path).with_suffix(".png")
     png.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(png, dpi=150)

@@ -57,11 +57,11 @@ def read(folder, name):
 def test_simulated_and_real_are_never_in_one_file(both, tmp_path):
     export(*both, to=tmp_path)
 
-    for kind, simulated in (("simulated", True), ("real", False)):
+    for kind, simulated in (("simulated", True), ("not-aws", False)):
         for name in COLUMNS:
             assert read(tmp_path / kind, name)["simulated"].unique().to_list() == [simulated]
     assert "SIMULATED" in (tmp_path / "simulated" / "README.md").read_text()
-    assert "SIMULATED" not in (tmp_path / "real" / "README.md").read_text()
+    assert "SIMULATED" not in (tmp_path / "not-aws" / "README.md").read_text()
 
 
 def test_parquet_and_csv_hold_the_same_with_units_kept(tmp_path):
@@ -86,16 +86,16 @@ def test_parquet_and_csv_hold_the_same_with_units_kept(tmp_path):
 
 def test_the_dictionary_is_written_beside_the_tables(both, tmp_path):
     export(*both, to=tmp_path)
-    dictionary = pd.read_csv(tmp_path / "real" / "dictionary.csv").groupby("table")["column"]
+    dictionary = pd.read_csv(tmp_path / "not-aws" / "dictionary.csv").groupby("table")["column"]
 
     for name in COLUMNS:
-        assert dictionary.agg(list)[name] == read(tmp_path / "real", name).columns
+        assert dictionary.agg(list)[name] == read(tmp_path / "not-aws", name).columns
 
 
 def test_pandas_reads_the_parquet(both, tmp_path):
     pytest.importorskip("pyarrow")
     export(*both, to=tmp_path)
-    requests = pd.read_parquet(tmp_path / "real" / "requests.parquet")
+    requests = pd.read_parquet(tmp_path / "not-aws" / "requests.parquet")
 
     assert requests["upper_s"].tolist() == [20.0, INF, 20.0, INF]
     assert requests["world"].isna().all()
@@ -133,14 +133,25 @@ def test_aliases_join_across_tables_and_exports_of_one_salt_only(both, tmp_path)
     tables = {}
     for name, salt in names.items():
         export(*both, to=tmp_path / name, salt=salt)
-        tables[name] = read(tmp_path / name / "real", "requests")
-    batches = read(tmp_path / "one" / "real", "batches")
+        tables[name] = read(tmp_path / name / "not-aws", "requests")
+    batches = read(tmp_path / "one" / "not-aws", "batches")
 
     assert tables["one"].join(batches, on="batch_id").height == 4
     assert tables["one"].equals(tables["two"])
     assert set(tables["one"]["batch_id"]).isdisjoint(tables["three"]["batch_id"])
     assert tables["one"]["request_id"].n_unique() == 4
     assert batches["account"].str.starts_with("account-").all()
+
+
+def test_what_another_program_answered_for_ec2_is_not_among_the_real(tmp_path):
+    amazon = [{**row, "endpoint": "aws", "batch_id": "20250102T030405Z-a2"} for row in real()]
+    launches = table_of(real(1), amazon, run_rows([9.0]))
+    export(launches, batch_of(launches), to=tmp_path)
+
+    kinds = {"not-aws": HOST, "real": "aws", "simulated": "sandbox"}
+    for kind, endpoint in kinds.items():
+        assert read(tmp_path / kind, "requests")["endpoint"].unique().to_list() == [endpoint]
+        assert ("NOT AWS" in (tmp_path / kind / "README.md").read_text()) is (kind == "not-aws")
 
 
 def test_the_names_aws_and_sandbox_are_no_secret(tmp_path):
@@ -201,18 +212,18 @@ def test_no_cell_of_a_csv_is_a_formula_and_the_text_can_be_restored(both, tmp_pa
     export(launches.assign(zone_id=text, method=text), batches, to=tmp_path)
 
     for name, columns in (("requests", ["zone_id", "method"]), ("training", ["method"])):
-        table = pd.read_csv(tmp_path / "real" / f"{name}.csv", dtype=str, lineterminator="\n")
+        table = pd.read_csv(tmp_path / "not-aws" / f"{name}.csv", dtype=str, lineterminator="\n")
         for column in columns:
             assert set(table[column]) == {f"'{text}"}
-            assert set(read(tmp_path / "real", name)[column]) == {text}
-    assert "drop it on reading" in (tmp_path / "real" / "README.md").read_text()
+            assert set(read(tmp_path / "not-aws", name)[column]) == {text}
+    assert "drop it on reading" in (tmp_path / "not-aws" / "README.md").read_text()
 
 
 def test_the_words_of_a_log_make_no_link_and_no_html_in_a_readme(both, tmp_path):
     launches, batches = both
     evil = "<script>alert(1)</script> [x](javascript:alert(1))\n# heading"
     export(launches.assign(method=evil, wanted="running"), batches, to=tmp_path)
-    readme = (tmp_path / "real" / "README.md").read_text()
+    readme = (tmp_path / "not-aws" / "README.md").read_text()
 
     assert "was not watched for" in readme
     assert r"\<script\>" in readme
@@ -224,7 +235,7 @@ def test_a_public_readme_names_the_licence_and_spotlake_where_targets_come_from_
     export(*both, to=tmp_path / "one", salt=SALT, licence="CC-BY-4.0", spotlake=True)
     export(*both, to=tmp_path / "two", salt=SALT)
     real, simulated = (
-        (tmp_path / "one" / kind / "README.md").read_text() for kind in ("real", "simulated")
+        (tmp_path / "one" / kind / "README.md").read_text() for kind in ("not-aws", "simulated")
     )
 
     assert "licensed CC-BY-4.0." in real
@@ -232,7 +243,7 @@ def test_a_public_readme_names_the_licence_and_spotlake_where_targets_come_from_
     assert "IISWC" in real
     assert "licensed CC-BY-4.0." in simulated
     assert "NC" not in simulated
-    assert "not named a licence yet" in (tmp_path / "two" / "real" / "README.md").read_text()
+    assert "not named a licence yet" in (tmp_path / "two" / "not-aws" / "README.md").read_text()
 
 
 def test_a_table_without_rows_keeps_the_types_of_its_columns(tmp_path):
@@ -345,4 +356,4 @@ def test_every_stage_can_be_exported(both, tmp_path):
     launches, batches = both
     export(launches, batches, to=tmp_path, stage=Stage.RUNNING)
 
-    assert read(tmp_path / "real", "requests")["event"].sum() == 0  # no poll showed it running
+    assert read(tmp_path / "not-aws", "requests")["event"].sum() == 0  # no poll showed it running

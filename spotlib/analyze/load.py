@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from spotlib.analyze.comparable import name_runs, other_variable, why_not
+from spotlib.figures import foreign_mark
 from spotlib.model import Stage
 from spotlib.record.folder import Paths
 from spotlib.record.tables import load_polls, load_readable
@@ -36,7 +37,7 @@ class Comparable:
 
     @property
     def words(self) -> str:
-        """One sentence: how many requests, runs, targets and batches, and how many logs not."""
+        """One sentence: how much there is, whether it is of AWS, and how many logs are not read."""
         here = self.launches
         counts = [
             _count(len(here), "request"),
@@ -45,10 +46,16 @@ class Comparable:
         ]
         batches = here["batch_id"].nunique()
         from_batches = f", from {batches} batch{'es' * (batches != 1)}"
-        words = " ".join(counts) + from_batches + " (simulated)" * self.simulated
+        foreign = f" ({self.mark}: {here['endpoint'].iloc[0]})" * bool(self.mark)
+        words = " ".join(counts) + from_batches + " (simulated)" * self.simulated + foreign
         if not self.not_read:
             return words
         return f"{words}; {_count(self.not_read, 'file')} could not be read: see what was left out"
+
+    @property
+    def mark(self) -> str:
+        """What is written across figures of a foreign endpoint; "" for the sandbox and AWS."""
+        return foreign_mark(self.launches)
 
 
 def _count(number: int, noun: str) -> str:

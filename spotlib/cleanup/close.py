@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from spotlib.ec2.calls import cancel, terminate
+from spotlib.ec2.calls import Ended, cancel, terminate
 from spotlib.ec2.connection import Connection, new_executor
 from spotlib.ec2.survey import NOT_DESCRIBED, Survey, survey
 from spotlib.record.events import CleanEvent, ReleaseEvent
@@ -20,6 +20,7 @@ SETTLE_S = 30.0  # how long a launch may be in flight is not documented: a choic
 GIVE_UP_S = 1800.0
 
 Note = Callable[[ReleaseEvent], None]  # writes the event of one pass
+_End = Callable[[Connection, str, Sequence[str]], Ended]  # ``cancel`` or ``terminate``
 
 
 @dataclass(frozen=True)
@@ -51,26 +52,41 @@ def release(
 
     If the survey shows requests that had still to be cancelled, it is made once more.  Whatever
     fails keeps nothing else from being tried.  Errors are returned; ``settle`` will try again.
+
+    A foreign endpoint may forget a cancelled request, and with it which instance is ours: there
+    what the requests name is terminated first, and nothing is cancelled until that is known.
     """
     cancelled, terminated, errors = dict[str, None](), dict[str, None](), dict[str, None]()
 
-    def end(requests: Collection[str], instances: Collection[str]) -> bool:
-        """End what this pass has not ended yet; return whether a request was cancelled."""
-        late = cancel(connection, region, [each for each in requests if each not in cancelled])
-        alive = [each for each in instances if each not in terminated]
-        ended = terminate(connection, region, alive)
-        cancelled.update(dict.fromkeys(late.ids))
-        terminated.update(dict.fromkeys(ended.ids))
-        errors.update(dict.fromkeys(late.errors + ended.errors))
-        return bool(late.ids)
+    def end(call: _End, ended: dict[str, None], ids: Collection[str]) -> bool:
+        """End what this pass has not ended yet; return whether anything was."""
+        done = call(connection, region, [each for each in ids if each not in ended])
+        ended.update(dict.fromkeys(done.ids))
+        errors.update(dict.fromkeys(done.errors))
+        return bool(done.ids)
 
-    end(open_ids, live_ids)
-    for _ in range(2):
+    def look() -> Survey:
         found = survey(connection, region, batch_id=batch_id, request_ids=request_ids)
         errors.update(dict.fromkeys([found.error] if found.error else []))
-        if not end(found.open_requests, found.live_instances):
+        return found
+
+    def released(found: Survey) -> Released:
+        return Released(region, (*cancelled,), (*terminated,), found, "; ".join(errors) or None)
+
+    if connection.foreign:
+        found = look()
+        end(terminate, terminated, [*live_ids, *found.live_instances])
+        if found.error:
+            return released(found)
+    end(cancel, cancelled, open_ids)
+    end(terminate, terminated, live_ids)
+    for _ in range(2):
+        found = look()
+        late = end(cancel, cancelled, found.open_requests)
+        end(terminate, terminated, found.live_instances)
+        if not late:
             break
-    return Released(region, (*cancelled,), (*terminated,), found, "; ".join(errors) or None)
+    return released(found)
 
 
 def release_all(

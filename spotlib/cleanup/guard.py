@@ -133,13 +133,19 @@ def _close(given: argparse.Namespace, keys: bytes) -> bool:
     from spotlib.ec2.connection import connect  # noqa: PLC0415
     from spotlib.ec2.credentials import SessionKeys  # noqa: PLC0415
 
+    mine = unfinished(given.log) if given.log.exists() else []
+    simulated = bool(mine) and mine[0].batch.simulated
     handed = SessionKeys.from_line(keys)
-    connection = connect(given.endpoint, profile=given.profile, keys=handed)
+    try:
+        connection = connect(given.endpoint, profile=given.profile, keys=handed)
+    except ConnectionError:
+        if simulated:
+            return True  # that pretend market has ended, and everything in it
+        raise
     if not given.log.exists():  # deleted meanwhile: the tag still finds what is left
         return sweep(connection, folder=None, batch_id=given.log.stem, give_up_s=_TRY_S).clean
-    mine = unfinished(given.log)
-    if mine and mine[0].batch.simulated and not connection.simulated:
-        return True  # that pretend market has ended, and everything in it
+    if simulated and not connection.simulated:
+        return True  # something else answers there now
     nearby = (connection.session.region_name or "us-east-1",)  # nothing was requested yet
     swept = sweep(
         connection,

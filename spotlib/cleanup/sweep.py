@@ -146,6 +146,9 @@ def sweep(
     """
     here = Folder() if folder is None else read_folder(folder, batch_id=batch_id)
     logs = {each.batch_id: each for each in here.unfinished if _same_place(each.batch, connection)}
+    for log in logs.values():  # a foreign endpoint may have forgotten them
+        connection.memory.named.update(log.named_instances)
+        connection.memory.cancelled.update(log.cancelled)
     patient = Patient(connection)
     near = _near(connection, [*(regions or ()), *(r for log in logs.values() for r in log.regions)])
     ours, errors = _search(patient, near, regions, batch_id)
@@ -250,6 +253,8 @@ def _same_place(batch: BatchEvent, connection: Connection) -> bool:
     """Whether a log's batch ran where this connection leads."""
     if connection.simulated or batch.simulated:
         return batch.world == connection.world
+    if batch.foreign or connection.foreign:
+        return batch.endpoint.rstrip("/") == connection.endpoint.rstrip("/")
     return is_aws(batch.endpoint) == is_aws(connection.endpoint)
 
 
@@ -291,7 +296,7 @@ def _enabled_regions(patient: Patient, near: Sequence[str]) -> set[str]:
         if refusal.kind is not Kind.PERMISSION:
             raise
         return set(patient.region_names(near[0]))
-    return {each["RegionName"] for each in regions if each["OptInStatus"] != "not-opted-in"}
+    return {each["RegionName"] for each in regions if each.get("OptInStatus") != "not-opted-in"}
 
 
 def _sweep_batch(

@@ -66,6 +66,22 @@ class Unfinished:
         return alive
 
     @property
+    def named_instances(self) -> Mapping[str, str]:
+        """The instances that were seen, and whose request each of them is."""
+        return {
+            stage.instance_id: name
+            for name, request in self.record.requests.items()
+            for stage in request.stages
+            if stage.instance_id
+        }
+
+    @property
+    def cancelled(self) -> frozenset[str]:
+        """The requests whose cancellation was confirmed."""
+        some = (each.cancelled for each in self.record.releases)
+        return frozenset(itertools.chain.from_iterable(some))
+
+    @property
     def valid_until(self) -> datetime | None:
         """When its last request expires by itself."""
         ends = [run.intent.valid_until for run in self.record.runs.values()]

@@ -19,6 +19,8 @@ from spotlib.figures import (
     Colours,
     bar_html,
     drawing,
+    foreign_mark,
+    mark_figure,
     mark_simulated,
     target_colours,
     target_names,
@@ -51,6 +53,8 @@ def ready_counts_figure(polls: pd.DataFrame) -> Figure:
         figure = draw(runs, colours)
     if polls["simulated"].any():
         mark_simulated(figure)
+    elif mark := foreign_mark(polls):
+        mark_figure(figure, mark)
     return figure
 
 

@@ -19,12 +19,14 @@ from spotlib.collect.images import Image, image_of
 from spotlib.collect.quotas import Quota, quota_of, vcpus_of
 from spotlib.ec2.calls import ask_near, chunks
 from spotlib.ec2.connection import Caller, Connection
+from spotlib.ec2.foreign import finds_by_request
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.places import currency_of, home_region, partition_of
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Plan, Target
 
 _IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{}"
+_IMAGE_NAME = "al2023-ami-2023"
 _SPOT_ROLE = "AWSServiceRoleForEC2Spot"
 
 
@@ -34,6 +36,10 @@ class _Answers:
     allow_any_image: bool = False
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    def lacks(self, what: str) -> None:
+        """Note what AWS must have, and another program that answers for EC2 may do without."""
+        (self.warnings if self.connection.foreign else self.problems).append(what)
 
     def optional(self, what: str, ask: Callable[[], Any], default: Any) -> Any:
         """Return the answer; if it is refused, note a warning and return the default."""
@@ -95,7 +101,7 @@ def preflight(
     """
     answers = _Answers(Patient(connection), allow_any_image=allow_any_image)
     regions = _regions_of_one_partition(plans)
-    identity = ask_near(answers.connection, regions, "get_caller_identity", service="sts")
+    identity = _identity(answers, regions)
     _check_account(answers, identity, account_id)
     _check_role(answers, regions[0])
     _check_currency(answers, plans)
@@ -131,6 +137,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``; nearest: a, b``, the known names closest to an unknown one, or ""."""
     close = difflib.get_close_matches(name, sorted(known), n=3)
     return f"; nearest: {', '.join(close)}" if close else ""
+
+
+def _identity(answers: _Answers, regions: Sequence[str]) -> dict[str, Any]:
+    ask = partial(ask_near, answers.connection, regions, "get_caller_identity", service="sts")
+    return answers.optional("the account", ask, {}) if answers.connection.foreign else ask()
 
 
 def _check_account(answers: _Answers, identity: Mapping[str, Any], wanted: str | None) -> None:
@@ -175,7 +186,7 @@ def _check_role(answers: _Answers, home: str) -> None:
         answers.connection.call(home, "get_role", service="iam", RoleName=_SPOT_ROLE)
     except Refusal as refusal:
         if refusal.code == "NoSuchEntity":
-            answers.problems.append(
+            answers.lacks(
                 f"the service-linked role {_SPOT_ROLE} is missing; run once: "
                 "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
             )
@@ -211,9 +222,18 @@ def _known_regions(answers: _Answers, regions: Sequence[str]) -> list[str]:
     return known
 
 
+def _warn_foreign(answers: _Answers, region: str) -> None:
+    if not finds_by_request(answers.connection, region):
+        answers.warnings.append(
+            "this endpoint does not find instances by their request: they are found by the ids "
+            "that the requests name"
+        )
+
+
 def _prepare_region(answers: _Answers, region: str, plans: Sequence[Plan]) -> list[PreparedPlan]:
     offered = [plan for plan in plans if _is_offered(answers, plan.target)]
     types = _describe_types(answers, region, {plan.target.instance_type for plan in offered})
+    _warn_foreign(answers, region)
     sold = [plan for plan in offered if _sold_as_spot(answers, plan, types)]
     if not sold or not _has_default_vpc(answers, region):
         return []
@@ -380,14 +400,55 @@ def _images(answers: _Answers, region: str, wanted: Mapping[Plan, str]) -> dict[
 
 
 def _newest_images(answers: _Answers, region: str, architectures: set[str]) -> dict[str, str]:
-    names = {_IMAGE_PARAMETER.format(each): each for each in sorted(architectures)}
-    if not names:
+    if not architectures:
         return {}
+    if answers.connection.foreign:
+        images = ((each, _foreign_image(answers, region, each)) for each in sorted(architectures))
+        return {each: image for each, image in images if image}
+    names = {_IMAGE_PARAMETER.format(each): each for each in sorted(architectures)}
     reply = answers.connection.call(region, "get_parameters", service="ssm", Names=list(names))
     found = {names[item["Name"]]: item["Value"] for item in reply["Parameters"]}
     for architecture in sorted(architectures - found.keys()):
         answers.problems.append(f"{region} has no Amazon Linux 2023 for {architecture}: set image")
     return found
+
+
+def _foreign_image(answers: _Answers, region: str, architecture: str) -> str | None:
+    """Return the parameter's image if the endpoint lists it, else the newest of its name."""
+    names = [_IMAGE_PARAMETER.format(architecture)]
+    filters = [
+        {"Name": "architecture", "Values": [architecture]},
+        {"Name": "name", "Values": [f"{_IMAGE_NAME}*"]},
+    ]
+    call = answers.connection.call
+    parameters = answers.optional(
+        f"the image in {region}",
+        lambda: call(region, "get_parameters", service="ssm", Names=names)["Parameters"],
+        [],
+    )
+    images = answers.optional(
+        f"the images in {region}",
+        lambda: call(region, "describe_images", Filters=filters)["Images"],
+        [],
+    )
+    given: list[str] = [each["Value"] for each in parameters]
+    listed = {
+        each["ImageId"]: (each.get("CreationDate", ""), each["Name"])
+        for each in images
+        if each.get("Architecture") == architecture and each.get("Name", "").startswith(_IMAGE_NAME)
+    }
+    known = [each for each in given if each in listed or not listed]
+    if known:
+        return known[0]
+    if not listed:
+        answers.problems.append(f"{region} has no Amazon Linux 2023 for {architecture}: set image")
+        return None
+    newest: str = max(listed, key=lambda each: listed[each])
+    answers.warnings.append(
+        f"no parameter in {region} names a known image: {newest}, the newest Amazon Linux 2023 for "
+        f"{architecture} that the endpoint lists, is used"
+    )
+    return newest
 
 
 def _has_default_vpc(answers: _Answers, region: str) -> bool:

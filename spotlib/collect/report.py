@@ -5,7 +5,7 @@ import pandas as pd
 from spotlib.collect.cost import PreflightReport
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.places import is_aws
-from spotlib.figures import SIMULATED, banner_html, target_names
+from spotlib.figures import NOT_AWS, SIMULATED, banner_html, target_names
 from spotlib.model import Outcome
 
 
@@ -18,7 +18,8 @@ def banner(connection: Connection) -> str:
         return banner_html(words, "simulated")
     if is_aws(connection.endpoint):
         return banner_html("AWS: the next cells spend real money.", "costs money")
-    words = f"Endpoint {connection.endpoint}: it is not known whether it costs money."
+    words = f"{NOT_AWS}: another program answers for EC2 at {connection.endpoint}, so its results "
+    words += "say nothing about AWS. It is not known whether it costs money."
     return banner_html(words, "unknown")
 
 
@@ -26,7 +27,7 @@ def market_name(connection: Connection) -> str:
     """Return the name of the measured market, as tables show it."""
     if connection.simulated:
         return SIMULATED
-    return "AWS" if is_aws(connection.endpoint) else connection.endpoint
+    return "AWS" if is_aws(connection.endpoint) else f"{NOT_AWS} ({connection.endpoint})"
 
 
 def plan_table(checked: PreflightReport, market: str) -> pd.DataFrame:

@@ -204,7 +204,7 @@ def collect_batch(
 def _earlier_usd(folder: Path, connection: Connection, campaign_budget_usd: float | None) -> float:
     if campaign_budget_usd is None or not folder.exists():
         return 0.0
-    return earlier_usd(folder, simulated=connection.simulated)
+    return earlier_usd(folder, simulated=connection.simulated, endpoint=connection.endpoint)
 
 
 def _guard(batch: Batch) -> Guard | None:

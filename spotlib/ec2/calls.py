@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from spotlib.ec2.connection import Caller, Connection
+from spotlib.ec2.foreign import instance_filter, remember, request_of
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Kind, Sighting
 
@@ -94,14 +95,16 @@ class _Seen:
         ):
             for item in reply["SpotInstanceRequests"]:
                 self.by_request[item["SpotInstanceRequestId"]] = item
+            remember(self._connection, reply["SpotInstanceRequests"])
 
     def instances(self, request_ids: Sequence[str]) -> None:
         ours = set(request_ids)
-        for some in chunks(request_ids, MOST_FILTER_VALUES):
-            filters = [{"Name": "spot-instance-request-id", "Values": some}]
+        name, values = instance_filter(self._connection, self._region, request_ids)
+        for some in chunks(values, MOST_FILTER_VALUES):
+            filters = [{"Name": name, "Values": some}]
             for reply in self._replies("describe_instances", Filters=filters, MaxResults=PAGE):
                 for instance in _instances_of(reply):
-                    owner = instance.get("SpotInstanceRequestId", "")
+                    owner = request_of(self._connection, instance)
                     if owner in ours:  # an endpoint may ignore the filter
                         self._instance[owner] = instance
 
@@ -214,7 +217,9 @@ def cancel(connection: Connection, region: str, request_ids: Sequence[str]) -> E
     """Cancel requests.  It does not end their instances, and a launch may be in flight."""
     name = "SpotInstanceRequestIds"
     sets = chunks(request_ids, MOST_FILTER_VALUES)
-    return _end_each(connection, region, "cancel_spot_instance_requests", name, sets)
+    ended = _end_each(connection, region, "cancel_spot_instance_requests", name, sets)
+    connection.memory.cancelled.update(ended.ids)
+    return ended
 
 
 def terminate(connection: Connection, region: str, instance_ids: Sequence[str]) -> Ended:

@@ -160,11 +160,22 @@ def control(
 
     Raises
     ------
-    OSError
-        If nothing answers there.
+    OSError, HTTPException
+        If nothing answers there, or not as HTTP does.
+    ValueError
+        If the answer is no JSON object.
     """
     # Ignore HTTP_PROXY: a proxy does not reach 127.0.0.1.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
     with opener.open(url.rstrip("/") + path, data=body, timeout=timeout_s) as reply:
         answer = json.loads(reply.read())
-    return dict(answer)
+    if not isinstance(answer, dict):
+        raise ValueError(f"the answer to {path} is no JSON object")
+    return answer
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A sandbox redirects nobody; who does is something else, and is not followed."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """Follow nothing: the redirect itself is the answer."""

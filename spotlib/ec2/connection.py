@@ -2,7 +2,7 @@
 
 botocore never retries here, because a retry inside a measured interval would be read as latency.
 ``sandbox`` is a pretend market in a process of its own.  Only ``aws`` costs money; the URLs of
-Amazon are refused.
+Amazon are refused.  Any other URL is a foreign endpoint; see ``foreign``.
 """
 
 import json
@@ -14,16 +14,15 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError  # not a BotoCoreError
 
 from spotlib.addresses import require_no_secret
 from spotlib.ec2.clock import (
@@ -37,16 +36,37 @@ from spotlib.ec2.clock import (
 )
 from spotlib.ec2.credentials import Login, SessionKeys, sandbox_session
 from spotlib.ec2.places import is_aws, partition_of
-from spotlib.ec2.refusals import garbled, refusal_of
+from spotlib.ec2.refusals import UNREADABLE, Refusal, garbled, refusal_of
 from spotlib.model import Kind
 
 _POLL_READ_S = 5  # a slower poll counts as missed: the schedule must not wait for it
 _ACT_READ_S = 20
 _SANDBOX_IDLE_S = 600  # a person may pause between two cells
+_FIRST_PAUSES_S = (0.5, 1.0)  # between the first questions to a foreign endpoint
+
+
+@dataclass
+class Memory:
+    """What a foreign endpoint has said and may not say again; see ``foreign``.
+
+    ``finds_by_request`` is None until an answer shows it.  ``named`` maps instances to the requests
+    that named them, ``cancelled`` has the requests whose cancellation was confirmed.
+    """
+
+    finds_by_request: bool | None = None
+    named: dict[str, str] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
 
 
 class Caller(ABC):
     """Who makes calls: one attempt each (``Connection``), or as many as it takes (``Patient``)."""
+
+    memory: Memory
+
+    @property
+    @abstractmethod
+    def foreign(self) -> bool:
+        """Whether another program answers for EC2: neither Amazon's nor the sandbox."""
 
     @abstractmethod
     def server_utc(self) -> datetime:
@@ -107,6 +127,7 @@ class Connection(Caller):
     login: Login | None = None
     process: subprocess.Popen[bytes] | None = None
     reached: bool = False
+    memory: Memory = field(default_factory=Memory)
     _session: Any = None
     _clients: dict[tuple[str, str, int], Any] = field(default_factory=dict)
     _server: tuple[datetime, float] | None = None
@@ -116,6 +137,11 @@ class Connection(Caller):
     def simulated(self) -> bool:
         """Whether this is the sandbox, whose results say nothing about AWS."""
         return self.world is not None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another program answers for EC2: neither Amazon's nor the sandbox."""
+        return not self.simulated and not is_aws(self.endpoint)
 
     @property
     def session(self) -> Any:
@@ -162,7 +188,7 @@ class Connection(Caller):
             if self.login is not None:
                 self.login.renew(self.session)
             reply: dict[str, Any] = getattr(client, action)(**given)
-        except (ClientError, BotoCoreError, ResponseParserError) as error:
+        except (ClientError, BotoCoreError, *UNREADABLE) as error:
             self.reached |= isinstance(error, ClientError)
             response = getattr(error, "response", None) or {}  # None without an answer
             self.clock.heard(response.get("ResponseMetadata", {}).get("HTTPHeaders"))
@@ -282,6 +308,8 @@ def connect(
         If there are no credentials to be had.
     OSError
         If the sandbox does not start, for example because the market is unknown.
+    ConnectionError
+        If nothing listens at a URL, or what answers there is no EC2.
 
     Examples
     --------
@@ -299,11 +327,11 @@ def connect(
         return _real_connection(endpoint, url=None, login=_login_to_aws(endpoint, profile, keys))
     try:
         about = control(endpoint, "/sandbox")
-    except (OSError, ValueError) as error:
-        if isinstance(getattr(error, "reason", error), TimeoutError):  # a busy sandbox is no other
-            raise OSError(f"{endpoint} listens but does not answer: try again") from error
-        # No sandbox: some other EC2-compatible endpoint.
-        return _real_connection(endpoint, url=endpoint, login=Login(profile, keys))
+    except (OSError, ValueError, HTTPException) as error:
+        _require_listener(endpoint, getattr(error, "reason", error))
+        about = {}  # no sandbox
+    if "world_id" not in about:
+        return _foreign_connection(endpoint, login=Login(profile, keys))
     return _sandbox_connection(endpoint, endpoint, about, None)
 
 
@@ -328,14 +356,8 @@ def require_endpoint(endpoint: str) -> None:
     if endpoint != "sandbox" and not is_aws(endpoint) and not _is_url(endpoint):
         raise ValueError(
             f"endpoint {endpoint!r} is unknown: use 'sandbox' (free), 'aws' (costs money), "
-            "or the URL of an EC2-compatible endpoint"
+            "or the URL of an EC2-compatible endpoint, such as http://127.0.0.1:5000"
         )
-
-
-def _is_url(endpoint: str) -> bool:
-    with suppress(ValueError):  # such as a bracket that is not closed
-        return urlsplit(endpoint).scheme in ("http", "https") and bool(urlsplit(endpoint).hostname)
-    return False
 
 
 def _login_to_aws(endpoint: str, profile: str | None, keys: SessionKeys | None) -> Login:
@@ -359,6 +381,43 @@ def _real_connection(endpoint: str, *, url: str | None, login: Login) -> Connect
         endpoint, SystemClock(), login.open, url=url, profile=login.given, login=login
     )
     _ = connection.session  # whoever must be asked for a code is asked now
+    return connection
+
+
+def _is_url(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number or above 65535, a bracket that is not closed
+        return False
+
+
+def _require_listener(endpoint: str, reason: object) -> None:
+    """Name what is certain already; any other error may be a proxy's or a certificate's."""
+    if isinstance(reason, TimeoutError):  # a busy sandbox is no other endpoint
+        raise OSError(f"{endpoint} listens but does not answer: try again") from reason
+    if isinstance(reason, ConnectionRefusedError):
+        raise ConnectionRefusedError(
+            f"nothing listens at {endpoint}: check the address, or start what should answer there"
+        ) from reason
+
+
+def _foreign_connection(endpoint: str, *, login: Login) -> Connection:
+    """Connect to another program that answers as EC2 does, and to nothing else."""
+    connection = _real_connection(endpoint, url=endpoint, login=login)
+    for pause_s in (*_FIRST_PAUSES_S, None):
+        try:
+            connection.call("us-east-1", "describe_regions", quick=True)
+            break
+        except Refusal as refusal:
+            if refusal.kind is not Kind.UNREACHABLE:  # refused in EC2's own words
+                break
+            if pause_s is None:
+                raise ConnectionError(
+                    f"{endpoint} does not answer as EC2 does ({refusal.code}: {refusal.message}): "
+                    "check the address"
+                ) from refusal
+            connection.clock.sleep(pause_s)
     return connection
 
 

@@ -13,9 +13,10 @@ from spotlib.ec2.refusals import PASSING_KINDS, Refusal
 from spotlib.model import Kind
 
 _MOST_S = 60.0
-# Where nothing ever answered as EC2 does: offline, or a typing error in the endpoint.
-_UNREACHED_MOST_S = 4.0
-_UNREACHED_ATTEMPTS = 3  # all the same
+# Where nothing ever answered as EC2 does: offline, or a typing error in the endpoint.  And what a
+# foreign endpoint lacks may look like a failure of it.
+_HOPELESS_MOST_S = 4.0
+_HOPELESS_ATTEMPTS = 3  # all the same
 _LONGEST_PAUSE_S = 16.0
 _AGAIN = PASSING_KINDS - {Kind.NOT_FOUND}
 
@@ -30,10 +31,16 @@ class Patient(Caller):
 
     def __init__(self, connection: Connection, *, most_s: float = _MOST_S) -> None:
         self.connection = connection
+        self.memory = connection.memory
         self._most_s = most_s
         self._given_up: set[tuple[str, str]] = set()  # services in regions
         # In virtual time the same seed gives the same events.
         self._chance = random.Random(0) if connection.clock.inline else random.SystemRandom()
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another program answers for EC2."""
+        return self.connection.foreign
 
     def server_utc(self) -> datetime:
         """Return EC2's UTC."""
@@ -84,7 +91,8 @@ class Patient(Caller):
         return min(2.0 ** (attempts - 1), _LONGEST_PAUSE_S) * self._chance.uniform(0.5, 1.0)
 
     def _bound_s(self, refusal: Refusal) -> float:
-        unreached = refusal.kind is Kind.UNREACHABLE and not self.connection.reached
-        if unreached and refusal.attempts >= _UNREACHED_ATTEMPTS:
-            return min(self._most_s, _UNREACHED_MOST_S)
+        hopeless = refusal.kind is Kind.UNREACHABLE and not self.connection.reached
+        hopeless |= refusal.kind is not Kind.THROTTLED and self.foreign
+        if hopeless and refusal.attempts >= _HOPELESS_ATTEMPTS:
+            return min(self._most_s, _HOPELESS_MOST_S)
         return self._most_s

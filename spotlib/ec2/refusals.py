@@ -33,6 +33,8 @@ _SEE = "see EC2's message"
 _NOT_YET = "EC2 does not show it, or not yet: try again later"
 _LATER = "EC2 is busy or failing: try again later"
 _GARBLED = "it cannot be read, so perhaps another program gave it: check the endpoint and any proxy"
+_MOST_CHARACTERS = 4000  # of a message: an encoded authorization message is long
+_TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL | re.IGNORECASE)
 
 _CODES: dict[str, tuple[Kind, str]] = {
     "InsufficientInstanceCapacity": (Kind.CAPACITY, _NO_CAPACITY),
@@ -115,6 +117,9 @@ _CODES: dict[str, tuple[Kind, str]] = {
     "InternalFailure": (Kind.SERVER, _LATER),
     "ServerInternal": (Kind.SERVER, _LATER),
 }
+
+# What botocore's parsers raise at an answer that is not EC2's.
+UNREADABLE = (ResponseParserError, AttributeError, KeyError, TypeError, ValueError)
 
 # EC2 and JSON services call a wrong clock a wrong signature, and say more in the message.
 _WRONG_CLOCK = re.compile(r"signature (expired|not yet current)|too skewed", re.IGNORECASE)
@@ -242,14 +247,19 @@ class Refusal(Exception):
 
 def refusal_of(error: Exception, *, action: str, region: str) -> Refusal:
     """Translate a botocore exception."""
-    if isinstance(error, botocore_errors.ClientError):
+    if isinstance(error, botocore_errors.ClientError) and "Error" in error.response:
         return _refused(error.response, action=action, region=region)
+    strange = isinstance(error, (botocore_errors.ClientError, *UNREADABLE))
+    if strange and not isinstance(error, botocore_errors.BotoCoreError):
+        error = ResponseParserError(_parser_words(error))
+    return _not_refused(error, action=action, region=region)
+
+
+def _not_refused(error: Exception, *, action: str, region: str) -> Refusal:
     kind, advice = _local(error)
     return Refusal(
         type(error).__name__,
-        "no answer of AWS"
-        if isinstance(error, ResponseParserError)
-        else without_secrets(" ".join(str(error).split())),
+        _one_line(without_secrets(str(error))),
         kind=kind,
         advice=advice.format(option=""),
         action=action,
@@ -273,13 +283,16 @@ def garbled(lacks: str, *, action: str, region: str) -> Refusal:
 
 def login_refusal(error: Exception, *, profile: str) -> Refusal:
     """Translate what went wrong when credentials were read or renewed: nothing was called yet."""
-    refusal = refusal_of(error, action="credentials", region=f"profile {profile}")
-    refusal.maybe_done = False
+    where = {"action": "credentials", "region": f"profile {profile}"}
     if not isinstance(error, botocore_errors.ClientError):
+        refusal = _not_refused(error, **where)
+        refusal.maybe_done = False
         option = "" if profile == "default" else f" --profile {profile}"
         refusal.kind, advice = _local(error, otherwise=(Kind.CREDENTIALS, _UNREADABLE))
         refusal.advice = advice.format(option=option)
         return refusal
+    refusal = refusal_of(error, **where)
+    refusal.maybe_done = False
     refusal.action = error.operation_name
     if "MultiFactorAuthentication failed" in refusal.message:
         refusal.kind, refusal.advice = Kind.CREDENTIALS, _WRONG_CODE
@@ -305,7 +318,7 @@ def _refused(response: dict[str, Any], *, action: str, region: str) -> Refusal:
         advice = _forbidden(message) or advice
     return Refusal(
         code,
-        message,
+        _one_line(message),
         kind=kind,
         advice=advice,
         action=action,
@@ -335,3 +348,23 @@ def _local(
     return next(
         (meaning for kind, meaning in _LOCAL_ERRORS.items() if isinstance(error, kind)), otherwise
     )
+
+
+def _parser_words(error: Exception) -> str:
+    if not isinstance(error, ResponseParserError):
+        return f"no answer of AWS, {type(error).__name__}"
+    if _TITLE.search(str(error)):
+        return str(error)
+    return str(error).partition(". Further retries")[0]  # the answer itself follows
+
+
+def _one_line(message: str) -> str:
+    """Shorten what may be a page: of HTML only the title is kept."""
+    title = _TITLE.search(message)
+    if title:
+        words = title[1].replace("\\n", " ").split()  # a parser's message quotes the bytes
+        message = f"a web page, '{' '.join(words)}'"
+    elif message.lstrip().startswith("<"):
+        message = "a page"
+    message = " ".join(message.split())
+    return message if len(message) <= _MOST_CHARACTERS else f"{message[:_MOST_CHARACTERS]} ..."

@@ -15,6 +15,7 @@ from spotlib.ec2.calls import (
     chunks,
 )
 from spotlib.ec2.connection import Caller, Connection
+from spotlib.ec2.foreign import forgotten, instance_filter, remember, request_of
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import ENDED_STATES, GONE_STATES
 
@@ -26,6 +27,8 @@ class Survey:
     """What is left of a set of requests: every clean-up decision rests on it.
 
     ``missing`` are requests we know of that EC2 does not list (yet); they never count as gone.
+    Only a foreign endpoint may forget a request: one that it has cancelled, or whose instance has
+    ended.
     With an ``error`` it is not complete: it proves nothing gone, but what it has is there.
     A state that is not known to be an end counts as open or alive.
     """
@@ -72,18 +75,20 @@ def survey(
                 requests[item["SpotInstanceRequestId"]] = item
     except Refusal as refusal:
         error = str(refusal)
+    remember(connection, requests.values())
     instances: dict[str, str] = {}
     ours = ids | set(requests)
     try:
         for instance in _instances(connection, region, sorted(ours)):
-            if instance.get("SpotInstanceRequestId") in ours:
+            if request_of(connection, instance) in ours:
                 instances[instance["InstanceId"]] = instance["State"]["Name"]
     except Refusal as refusal:
         error = error or str(refusal)
         named = [item["InstanceId"] for item in requests.values() if item.get("InstanceId")]
         instances = dict.fromkeys(named, NOT_DESCRIBED) | instances
     states = {request_id: item["State"] for request_id, item in requests.items()}
-    return Survey(states, instances, frozenset(ids - set(states)), error)
+    missing = frozenset(ids - set(states) - forgotten(connection, instances))
+    return Survey(states, instances, missing, error)
 
 
 def _requests(
@@ -105,10 +110,14 @@ def _requests(
 def _instances(
     connection: Connection, region: str, request_ids: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    for some in _filter_sets(request_ids):
-        by_request = [{"Name": "spot-instance-request-id", "Values": some}]
+    name, values = instance_filter(connection, region, request_ids)
+    for some in _filter_sets(values):
         for reservation in connection.pages(
-            region, "describe_instances", "Reservations", Filters=by_request, MaxResults=PAGE
+            region,
+            "describe_instances",
+            "Reservations",
+            Filters=[{"Name": name, "Values": some}],
+            MaxResults=PAGE,
         ):
             yield from reservation["Instances"]
 

@@ -34,6 +34,7 @@ from spotlib.model import (
     Kind,
     Outcome,
     StageName,
+    is_foreign,
 )
 
 SCHEMA = 2
@@ -141,6 +142,11 @@ class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch"):
         """Keep no password: an endpoint is refused with one, but older logs may hold one."""
         force_setattr(self, "endpoint", without_secrets(self.endpoint))
         force_setattr(self, "url", self.url and without_secrets(self.url))
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another program than Amazon's answered for EC2."""
+        return not self.simulated and is_foreign(self.endpoint)
 
 
 class IntentEvent(_RunEvent, frozen=True, kw_only=True, tag="intent"):

@@ -17,11 +17,13 @@ def last_launches(folder: Path, *, since: datetime) -> dict[Target, datetime]:
     Our own demand may still be felt in a pool, so the time since is recorded as a feature.
     """
     logs = find_logs(folder)
-    # Every simulated batch has a world of its own.
+    # Every simulated batch has a world of its own, and a foreign one is in no pool of AWS.
     logs.batches = {
         path: batch
         for path, batch in logs.batches.items()
-        if batch is not None and not batch.simulated and batch.started_at >= since
+        if batch is not None
+        and not (batch.simulated or batch.foreign)
+        and batch.started_at >= since
     }
     found: dict[Target, datetime] = {}
     for record in logs.read(polls=False):
@@ -30,16 +32,18 @@ def last_launches(folder: Path, *, since: datetime) -> dict[Target, datetime]:
     return found
 
 
-def earlier_usd(folder: Path, *, simulated: bool) -> float:
+def earlier_usd(folder: Path, *, simulated: bool, endpoint: str = "aws") -> float:
     """Return the most that the batches of a folder have cost; NaN if that of one is unknown.
 
-    A batch that was not confirmed clean counts with its hard bound.
+    A batch that was not confirmed clean counts with its hard bound.  What ran at another foreign
+    endpoint than this one costs nothing here.
     """
     logs = find_logs(folder)
     costs_usd = [
         record.spent_at_most_usd
         for record in logs.read(polls=False)
         if record.batch.simulated is simulated
+        and (record.batch.endpoint == endpoint or not record.batch.foreign)
     ]
     if logs.faults or None in costs_usd:
         return math.nan

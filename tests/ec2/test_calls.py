@@ -3,6 +3,7 @@
 import pytest
 
 from spotlib.ec2.calls import Ended, cancel, chunks, terminate
+from spotlib.ec2.connection import Memory
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Kind
 
@@ -12,7 +13,7 @@ class Account:
 
     def __init__(self, *unknown, failing=()):
         self.unknown, self.failing = set(unknown), set(failing)
-        self.ended = []
+        self.ended, self.memory = [], Memory()
 
     def call(self, region, action, /, **given):
         [(name, ids)] = given.items()

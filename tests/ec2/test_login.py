@@ -401,7 +401,8 @@ def test_the_end_of_an_sso_login_is_known(configure, sso_at, tmp_path, login, en
     keys["expiration"] = int((now.timestamp() + role_s) * 1000)
     with answering(200, json.dumps({"roleCredentials": keys}).encode()) as url:
         sso_at(url)
-        end_at = connect(url, profile="research").credentials_end_at()
+        login = Login("research")
+        end_at = login.end_at(login.open())
 
     if end_s is None:
         assert end_at is None
