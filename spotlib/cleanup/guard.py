@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,13 +30,17 @@ _PAUSES_S = (*itertools.repeat(5.0, 12), *itertools.repeat(60.0, 60))
 class Guard:
     """The collector's end of the pipe.
 
+    ``lifeline`` are descriptors that the guard keeps open as long as it lives; see ``Connection``.
+
     Raises
     ------
     OSError
         If there is no guard: then nothing should be launched.
     """
 
-    def __init__(self, log: Path, *, endpoint: str, profile: str | None) -> None:
+    def __init__(
+        self, log: Path, *, endpoint: str, profile: str | None, lifeline: Sequence[int] = ()
+    ) -> None:
         # -P: a file beside the notebook must not be taken for a library.
         command = [
             sys.executable,
@@ -54,6 +59,7 @@ class Guard:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=lifeline,
         )
         assert started.stdin is not None
         assert started.stdout is not None

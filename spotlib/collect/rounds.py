@@ -206,7 +206,12 @@ def _guard(batch: Batch) -> Guard | None:
     if connection.attach is not None:
         return None
     endpoint = (connection.url if connection.simulated else None) or connection.endpoint
-    return Guard(batch.log.path.absolute(), endpoint=endpoint, profile=connection.profile)
+    return Guard(
+        batch.log.path.absolute(),
+        endpoint=endpoint,
+        profile=connection.profile,
+        lifeline=connection.lifeline,
+    )
 
 
 def _require_batch_id(name: str) -> None:

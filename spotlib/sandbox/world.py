@@ -69,8 +69,9 @@ class World:
     each family group in each region.  ``denied`` are actions that the caller may not use, such as
     ``ec2:TerminateInstances``.  ``reads`` says how inconsistent describe calls are, ``forms`` what
     AWS does where that is not known, ``throttled`` whether EC2's token buckets limit the calls.
-    The account has not opted in to the regions ``not_opted_in``; the regions ``no_default_vpc``
-    have no default VPC.
+    The account belongs to ``partition``, and no other's regions know it.  It may use the regions
+    that need no opt-in and those ``opted_in``, but not those ``not_opted_in``; the regions
+    ``no_default_vpc`` have no default VPC.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class World:
         reads: Reads | None = None,
         forms: Forms | None = None,
         throttled: bool = False,
+        partition: str = "aws",
+        opted_in: Collection[str] = (),
         not_opted_in: Collection[str] = (),
         no_default_vpc: Collection[str] = (),
     ) -> None:
@@ -104,6 +107,8 @@ class World:
         self.forms = forms or Forms()
         narrow = self.forms.status_bucket == "narrow"
         self.buckets = Buckets(status_ids_narrow=narrow) if throttled else None
+        self.partition = partition
+        self.opted_in = frozenset(opted_in)
         self.not_opted_in = frozenset(not_opted_in)
         self.no_default_vpc = frozenset(no_default_vpc)
         self.calls: list[Call] = []
@@ -132,6 +137,7 @@ class World:
         settings += [self.account_id, self.quota_vcpus, sorted(self.denied), self.spot_role]
         settings += [self.reads, self.forms, self.buckets is not None]
         settings += [sorted(self.not_opted_in), sorted(self.no_default_vpc)]
+        settings += [self.partition, sorted(self.opted_in)]
         return "w-" + hashlib.sha256(repr(settings).encode()).hexdigest()[:10]
 
     @property

@@ -48,7 +48,9 @@ def plain(service, url):
 
 def control(url, path, body=None):
     data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(url + path, data=data)
+    asked = urllib.request.Request(
+        url + path, data=data, headers={"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(asked, timeout=PATIENCE_S) as answer:
         return json.load(answer)
 
