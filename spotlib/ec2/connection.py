@@ -358,7 +358,7 @@ def _start_sandbox(
         with process.stdout:
             line = process.stdout.readline()
         if not line:
-            process.wait()
+            process.communicate()
             errors.seek(0)
             last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
             raise OSError(f"the sandbox did not start: {' '.join(last)}")

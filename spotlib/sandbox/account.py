@@ -70,7 +70,7 @@ class SpotRequest:
     happened_s: dict[str, float] = field(default_factory=dict)  # truth: first time of each event
     seen_s: dict[str, float] = field(default_factory=dict)  # truth: first answer that showed it
     path: list[tuple[float, str, str]] = field(default_factory=list)  # (from when, code, state)
-    shown: dict[str, Any] = field(default_factory=dict, repr=False)  # see ``shapes``
+    shown: dict[str, tuple[object, Any]] = field(default_factory=dict, repr=False)  # by ``shapes``
 
     @property
     def shutdown_minutes(self) -> int | None:
@@ -108,7 +108,7 @@ class Instance:
     ended_s: float | None = None  # when it began to shut down or to stop
     tags: dict[str, str] = field(default_factory=dict)
     path: list[tuple[float, str]] = field(default_factory=list)  # (from when, state)
-    shown: dict[str, Any] = field(default_factory=dict, repr=False)  # see ``shapes``
+    shown: dict[str, tuple[object, Any]] = field(default_factory=dict, repr=False)  # by ``shapes``
 
     def checks(self, at_s: float, *, pending: str) -> tuple[str, str | None]:
         """(instance and system status, attached-EBS status or None where absent).

@@ -1,8 +1,8 @@
 """The sandbox as a server on this machine, for the AWS CLI, boto3 and other processes.
 
-A thin HTTP layer over ``wire.answer``.  It adds control paths under ``/sandbox``, can end by itself,
-and listens on loopback only.  What a web page in a browser of this machine could send (a foreign
-Host or an Origin) is refused, and so is what could hold a thread or the memory.
+A thin HTTP layer over ``wire.answer``.  It adds control paths under ``/sandbox``, can end by
+itself, and listens on loopback only.  What a web page in a browser of this machine could send (a
+foreign Host, an Origin) is refused, and so is what could hold a thread or the memory.
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ def status_shape(world: World, instance: Instance, at_s: float) -> Shape:
 def _kept(thing: Tagged, kind: str, now: object, build: Callable[[], Shape]) -> Shape:
     """The structure as it was shown before, unless the thing has changed since."""
     now = (now, *thing.tags.items())
-    before, shape = thing.shown.get(kind, (None, {}))
+    before, known = thing.shown.get(kind, (None, None))
+    shape: Shape = known
     if before != now:
         shape = Kept(build())
         thing.shown = {**thing.shown, kind: (now, shape)}
