@@ -110,13 +110,16 @@ def request_spot_instances(world: World, region: str, params: Params) -> Shape:
     flaw = _image_flaw(world, launch, region, kind)
     _check_user_data(launch)
     _check_type(params)
-    _check_account(world, launch, region)
+    _check_network(world, launch, region)
     _check_names(launch)
     groups = _groups(launch, region)
     pools, zone_flaw = _pools(world, launch, region, kind)
-    fitting = _count_within_quota(world, region, kind, count)
     valid_until_s, max_price_usd = _valid_until_s(world, params), _max_price(params)
     tags = _tags(params)
+    if world.forms.dry_run == "parameters":
+        end_dry_run(params)
+    _check_role(world)
+    fitting = _count_within_quota(world, region, kind, count)
     end_dry_run(params)
     requests = course.request(
         world,
@@ -375,8 +378,8 @@ def _tags(params: Params) -> dict[str, str]:
     return tags
 
 
-def _check_account(world: World, launch: Params, region: str) -> None:
-    """Refuse if the account lacks the spot role or a default VPC that the request needs."""
+def _check_role(world: World) -> None:
+    """Refuse if the account lacks the service-linked role of spot requests."""
     if not world.spot_role:
         code = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
         message = (
@@ -384,6 +387,10 @@ def _check_account(world: World, launch: Params, region: str) -> None:
             "for EC2 Spot Instances."
         )
         raise ApiError(code, message, 403)
+
+
+def _check_network(world: World, launch: Params, region: str) -> None:
+    """Refuse a contradiction, or the lack of a default VPC that the request needs."""
     interfaces = launch.get("NetworkInterfaces")
     for key, what in (("SubnetId", "subnet ID"), ("SecurityGroupIds", "security groups")):
         if interfaces and launch.get(key):
