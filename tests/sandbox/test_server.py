@@ -368,7 +368,8 @@ def test_with_work_left_it_outlives_those_who_hold_its_input():
     time.sleep(0.3)
     assert control(url, "/sandbox/leftovers")["requests"]
     process.terminate()
-    process.communicate()
+    process.wait()
+    process.stdout.close()
 
 
 @pytest.mark.parametrize("end", ["pass", "raise SystemExit(1)", "os.kill(os.getpid(), 9)"])
