@@ -113,10 +113,10 @@ def sandbox(*options):
         started.stdout.close()
 
 
-def served(world, *, idle_s=60.0):
+def served(world, *, idle_s=60.0, silent_s=60.0):
     """The address of a server of this world, in a thread of this process until it is idle."""
     where = queue.Queue()
-    given = {"idle_s": idle_s, "ready": where.put}
+    given = {"idle_s": idle_s, "silent_s": silent_s, "ready": where.put}
     threading.Thread(target=serve, args=(world,), kwargs=given, daemon=True).start()
     return where.get(timeout=PATIENCE_S)
 

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ class Guard:
     """The collector's end of the pipe.
 
     ``keys`` are credentials that the guard cannot read by itself: see ``spotlib.ec2.credentials``.
+    ``lifeline`` are descriptors that the guard keeps open as long as it lives; see ``Connection``.
 
     Raises
     ------
@@ -51,6 +53,7 @@ class Guard:
         endpoint: str,
         profile: str | None,
         keys: "SessionKeys | None" = None,
+        lifeline: Sequence[int] = (),
     ) -> None:
         # -P: a file beside the notebook must not be taken for a library.
         command = [
@@ -70,6 +73,7 @@ class Guard:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=lifeline,
         )
         assert started.stdin is not None
         assert started.stdout is not None

@@ -218,6 +218,7 @@ def _guard(batch: Batch) -> Guard | None:
         endpoint=endpoint,
         profile=connection.profile,
         keys=connection.login.keys if connection.login is not None else None,
+        lifeline=connection.lifeline,
     )
 
 

@@ -167,7 +167,9 @@ def control(
     """
     # Ignore HTTP_PROXY: a proxy does not reach 127.0.0.1.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
-    with opener.open(url.rstrip("/") + path, data=body, timeout=timeout_s) as reply:
+    request = urllib.request.Request(url.rstrip("/") + path, data=body)
+    request.add_header("Content-Type", "application/json")
+    with opener.open(request, timeout=timeout_s) as reply:
         answer = json.loads(reply.read())
     if not isinstance(answer, dict):
         raise ValueError(f"the answer to {path} is no JSON object")

@@ -6,11 +6,13 @@ Amazon are refused.  Any other URL is a foreign endpoint; see ``foreign``.
 """
 
 import json
+import os
 import secrets
 import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -144,6 +146,12 @@ class Connection(Caller):
         return not self.simulated and not is_aws(self.endpoint)
 
     @property
+    def lifeline(self) -> tuple[int, ...]:
+        """The pipe to a sandbox started here, which ends with all who hold it, if all is clean."""
+        pipe = self.process.stdin if self.process is not None else None
+        return (pipe.fileno(),) if pipe is not None else ()
+
+    @property
     def session(self) -> Any:
         """The boto3 Session in use."""
         if self._session is None:
@@ -241,10 +249,14 @@ class Connection(Caller):
         return client
 
     def close(self) -> None:
-        """End the sandbox that this connection started; left open, it ends after a while idle."""
+        """End the sandbox that this connection started.
+
+        Left open, it ends with this process if nothing is left to clean up, else when it was idle
+        for a while.
+        """
         if self.process is not None:
             self.process.terminate()
-            self.process.wait()
+            self.process.communicate()
             self.process = None
 
 
@@ -440,11 +452,23 @@ def _sandbox_connection(
     )
 
 
+def _close_in_forks(pipe: Any) -> None:
+    """A forked child (multiprocessing) would keep the pipe open when this process is dead."""
+    known = weakref.ref(pipe)  # else this would keep it open
+
+    def close() -> None:
+        pipe = known()
+        if pipe is not None:
+            pipe.close()
+
+    os.register_at_fork(after_in_child=close)
+
+
 def _start_sandbox(
     *, market: str | None, seed: int | None, speed: float | None
 ) -> tuple[subprocess.Popen[bytes], str]:
-    """Start a pretend market in a process of its own, which outlives the kernel."""
-    command = [sys.executable, "-m", "spotlib", "sandbox", "--json"]
+    """Start a pretend market in a process of its own, which outlives a kernel that left work."""
+    command = [sys.executable, "-m", "spotlib", "sandbox", "--json", "--end-with-stdin"]
     command += ["--idle-s", str(_SANDBOX_IDLE_S)]
     command += ["--seed", str(secrets.randbelow(2**31) if seed is None else seed)]
     command += ["--market", market] if market else []
@@ -452,16 +476,18 @@ def _start_sandbox(
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             start_new_session=True,
         )
+        assert process.stdin is not None
         assert process.stdout is not None
+        _close_in_forks(process.stdin)
         with process.stdout:
             line = process.stdout.readline()
         if not line:
-            process.wait()
+            process.communicate()
             errors.seek(0)
             last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
             raise OSError(f"the sandbox did not start: {' '.join(last)}")

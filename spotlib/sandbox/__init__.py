@@ -2,11 +2,11 @@
 
 The modules in reading order; each imports only modules before it (a contract of import-linter):
 
-- ``numbers``, ``chance``, ``catalogue``, ``market``: what every pool does at any time.
+- ``numbers``, ``chance``, ``catalogue``, ``network``, ``market``: what exists, what each pool does.
 - ``states``, ``clock``, ``account``, ``reads``, ``forms``, ``limits``: the parts of an account.
 - ``world``, ``course``, ``company``: one account in that market, its events, its other users.
 - ``protocol``, ``filters``, ``shapes``, ``borrowed``: the form of AWS's requests and answers.
-- ``spot_api``, ``instance_api``, ``market_api``, ``api``: what each action does.
+- ``spot_api``, ``instance_api``, ``network_api``, ``market_api``, ``api``: what each action does.
 - ``faults``, ``wire``, ``server``: how calls travel, in-process and over HTTP.
 - ``mark``, ``history``: the market's past as a SpotLake archive, marked as simulated.
 """

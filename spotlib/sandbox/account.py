@@ -75,6 +75,7 @@ class SpotRequest:
     happened_s: dict[str, float] = field(default_factory=dict)  # truth: first time of each event
     seen_s: dict[str, float] = field(default_factory=dict)  # truth: first answer that showed it
     path: list[tuple[float, str, str]] = field(default_factory=list)  # (from when, code, state)
+    shown: dict[str, tuple[object, Any]] = field(default_factory=dict, repr=False)  # by ``shapes``
 
     @property
     def shutdown_minutes(self) -> int | None:
@@ -100,6 +101,7 @@ class Instance:
 
     instance_id: str
     request: SpotRequest
+    number: int  # of those launched before it in its region
     launched_s: float
     fate: Fate
     ebs: EbsForm
@@ -112,6 +114,7 @@ class Instance:
     ended_s: float | None = None  # when it began to shut down or to stop
     tags: dict[str, str] = field(default_factory=dict)
     path: list[tuple[float, str]] = field(default_factory=list)  # (from when, state)
+    shown: dict[str, tuple[object, Any]] = field(default_factory=dict, repr=False)  # by ``shapes``
 
     def checks(self, at_s: float, *, pending: str) -> tuple[str, str | None]:
         """(instance and system status, attached-EBS status or None where absent).
@@ -147,6 +150,7 @@ class Region:
         self.instances: dict[str, Instance] = {}
         self.calls: Counter[str] = Counter()  # launch calls so far, by owner: identify their draws
         self.tokens: dict[str, tuple[str, list[SpotRequest]]] = {}
+        self.launched = 0  # instances so far
         self.held: dict[Pool, int] = {}  # capacity of each pool that is in use here
         self._by_tag: dict[tuple[str, str], dict[str, SpotRequest]] = {}
 

@@ -9,9 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from spotlib.sandbox import identity, instance_api, market_api, spot_api
+from spotlib.sandbox import borrowed, identity, instance_api, market_api, network_api, spot_api
 from spotlib.sandbox.account import Region, SpotRequest
-from spotlib.sandbox.protocol import ApiError, ParsedCall, unsupported
+from spotlib.sandbox.protocol import (
+    ApiError,
+    ParsedCall,
+    end_dry_run,
+    refuse_others,
+    unsupported,
+)
 from spotlib.sandbox.world import World
 
 Handler = Callable[[World, str, dict[str, Any]], dict[str, Any]]
@@ -28,6 +34,12 @@ ACTIONS: Mapping[tuple[str, str], Handler] = {
     ("ec2", "DescribeRegions"): market_api.describe_regions,
     ("ec2", "DescribeImages"): market_api.describe_images,
     ("ec2", "DescribeInstanceTypes"): market_api.describe_instance_types,
+    ("ec2", "DescribeInstanceTypeOfferings"): market_api.describe_instance_type_offerings,
+    ("ec2", "DescribeAvailabilityZones"): network_api.describe_availability_zones,
+    ("ec2", "DescribeVpcs"): network_api.describe_vpcs,
+    ("ec2", "DescribeSubnets"): network_api.describe_subnets,
+    ("ec2", "DescribeSecurityGroups"): network_api.describe_security_groups,
+    ("ec2", "DescribeKeyPairs"): network_api.describe_key_pairs,
     ("ec2", "DescribeSpotPriceHistory"): market_api.describe_spot_price_history,
     ("ec2", "GetSpotPlacementScores"): market_api.get_spot_placement_scores,
     ("service-quotas", "ListServiceQuotas"): market_api.list_service_quotas,
@@ -40,9 +52,40 @@ ACTIONS: Mapping[tuple[str, str], Handler] = {
     ("sts", "GetCallerIdentity"): market_api.get_caller_identity,
 }
 
+# Every parameter that an action of EC2 reads here, beside those of nearly all describe calls.  One
+# that EC2 has and the sandbox does not read is refused, never ignored.
+_COMMON = frozenset({"DryRun", "Filters", "MaxResults", "NextToken"})
+_PARAMETERS: Mapping[str, str] = {
+    "RequestSpotInstances": "ClientToken InstanceCount InstanceInterruptionBehavior "
+    "LaunchSpecification SpotPrice TagSpecifications Type ValidUntil",
+    "DescribeSpotInstanceRequests": "SpotInstanceRequestIds",
+    "CancelSpotInstanceRequests": "SpotInstanceRequestIds",
+    "DescribeInstances": "InstanceIds IncludeManagedResources",
+    "DescribeInstanceStatus": "InstanceIds IncludeAllInstances IncludeManagedResources",
+    "TerminateInstances": "InstanceIds",
+    "CreateTags": "Resources Tags",
+    "DescribeTags": "",
+    "DescribeRegions": "AllRegions RegionNames",
+    "DescribeImages": "ImageIds IncludeDeprecated IncludeDisabled Owners",
+    "DescribeInstanceTypes": "InstanceTypes",
+    "DescribeInstanceTypeOfferings": "LocationType",
+    "DescribeAvailabilityZones": "AllAvailabilityZones ZoneIds ZoneNames",
+    "DescribeVpcs": "VpcIds",
+    "DescribeSubnets": "SubnetIds",
+    "DescribeSecurityGroups": "GroupIds GroupNames",
+    "DescribeKeyPairs": "IncludePublicKey KeyNames KeyPairIds",
+    "DescribeSpotPriceHistory": "AvailabilityZone AvailabilityZoneId EndTime InstanceTypes "
+    "ProductDescriptions StartTime",
+    "GetSpotPlacementScores": "InstanceTypes RegionNames SingleAvailabilityZone TargetCapacity "
+    "TargetCapacityUnitType",
+}
+
 MUTATING = frozenset(
     {"RequestSpotInstances", "CancelSpotInstanceRequests", "TerminateInstances", "CreateTags"}
 )
+
+
+_MODELLED = {name: _COMMON | set(text.split()) for name, text in _PARAMETERS.items()}
 
 
 def latency_kind(action: str) -> str:
@@ -53,22 +96,25 @@ def latency_kind(action: str) -> str:
 
 
 def authorize(world: World, call: ParsedCall) -> None:
-    """Refuse calls that are throttled or not permitted, and answer dry runs."""
+    """Refuse calls that are throttled, not modelled or not permitted, dry runs too."""
     if not market_api.opted_in(world, call.region):
         _refuse_region(call.service)
     identity.require_good_keys(world, call)
     if world.buckets and not world.buckets.take(call.region, call.action, call.params, world.now_s):
         raise ApiError("RequestLimitExceeded", "Request limit exceeded.", 503)
+    _check_modelled(call)
     name = f"{call.service}:{call.action}"
     if name in world.denied:
         code = "UnauthorizedOperation" if call.service == "ec2" else "AccessDenied"
         message = f"You are not authorized to perform this operation: {name}"
         raise ApiError(code, message, 403)
-    if call.params.get("DryRun", False):
-        if call.action == "TerminateInstances":  # EC2 checks the ids first
-            instance_api.find_instances(world, call.region, call.params.get("InstanceIds", []))
-        message = "Request would have succeeded, but DryRun flag is set."
-        raise ApiError("DryRunOperation", message, 412)
+
+
+def _check_modelled(call: ParsedCall) -> None:
+    if (call.service, call.action) not in ACTIONS and not borrowed.answers(call):
+        raise unsupported(f"{call.service}:{call.action} is not modelled by the sandbox.")
+    if call.service == "ec2":
+        refuse_others(call.params, _MODELLED[call.action], call.action)
 
 
 def _refuse_region(service: str) -> None:
@@ -82,11 +128,10 @@ def _refuse_region(service: str) -> None:
 
 
 def execute(world: World, call: ParsedCall) -> dict[str, Any]:
-    """The result of one authorized call."""
-    handler = ACTIONS.get((call.service, call.action))
-    if handler is None:
-        raise unsupported(f"{call.service}:{call.action} is not modelled by the sandbox.")
-    return handler(world, call.region, call.params)
+    """The result of one authorized call; an action that changes something ends a dry run itself."""
+    result = ACTIONS[call.service, call.action](world, call.region, call.params)
+    end_dry_run(call.params)
+    return result
 
 
 def note_seen(world: World, call: ParsedCall, result: dict[str, Any]) -> None:

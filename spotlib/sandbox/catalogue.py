@@ -17,6 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import UnknownRegionError
+from botocore.session import get_session
+
 # The regions that every account may use without opting in; SpotLake covers the same.
 DEFAULT_REGIONS = (
     "ap-northeast-1", "ap-northeast-2", "ap-northeast-3", "ap-south-1", "ap-southeast-1",
@@ -46,7 +49,9 @@ PRODUCTS = {
     "SUSE Linux": ("RunInstances:000g", "SUSE", 0.0125),
     "Windows": ("RunInstances:0002", "Windows", 0.046),
 }
-_FAMILY = re.compile(r"([a-z]+)\d*")  # fmt: skip
+_FAMILY = re.compile(r"([a-z]+)\d*")
+_DAY = re.compile(r"(20\d\d)(\d\d)(\d\d)|(20\d\d)\.(\d\d)\.(\d\d)(?!\d)")
+_UNDATED = "2017.10.13"  # the day of most of the images among which the undated ones are
 
 
 @dataclass(frozen=True)
@@ -132,15 +137,19 @@ def zones(region: str) -> tuple[Zone, ...]:
 
 
 @cache
-def opted_in(region: str) -> bool:
-    """Whether the account may use the region."""
-    return opt_in_states().get(region, "not-opted-in") != "not-opted-in"
+def partition_of(region: str) -> str:
+    """The partition of a region, such as ``aws-cn``; "" for an unknown region."""
+    try:
+        return str(get_session().get_partition_for_region(region))
+    except UnknownRegionError:
+        return ""
 
 
 @cache
-def opt_in_states() -> dict[str, str]:
-    """Region -> EC2's OptInStatus: whether an account has to opt in to it."""
-    return {known.name: known.opt_in_status for known in _regions_and_zones().regions}
+def regions(partition: str) -> dict[str, str]:
+    """The regions of a partition, each with its endpoint's host."""
+    known = _regions_and_zones().regions
+    return {each.name: each.endpoint for each in known if partition_of(each.name) == partition}
 
 
 @cache
@@ -155,6 +164,11 @@ def _image(row: dict[str, Any]) -> dict[str, Any]:
     root = {"DeleteOnTermination": True, "VolumeSize": 8, "VolumeType": "gp3"}
     return {
         "ImageId": row["ami_id"],
+        "CreationDate": _created(row["name"]),
+        "ImageLocation": row.get("image_location", f"amazon/{row['name']}"),
+        "ImageOwnerAlias": "amazon",
+        "EnaSupport": row["virtualization_type"] == "hvm",
+        "SriovNetSupport": row["sriov"],
         "Name": row["name"],
         "Description": row["description"],
         "Architecture": row["architecture"],
@@ -179,8 +193,15 @@ def _system(row: dict[str, Any]) -> dict[str, Any]:
     return {**windows, "PlatformDetails": product, "UsageOperation": PRODUCTS[product][0]}
 
 
+def _created(name: str) -> str:
+    """When an image was made, in EC2's form: images carry the day in their name, most of them."""
+    day = _DAY.search(name) or _DAY.search(_UNDATED)
+    assert day is not None
+    return "-".join(filter(None, day.groups())) + "T00:00:00.000Z"
+
+
 def _regions_and_zones() -> Any:
-    """moto's regions and zones, which are in its code; calls that moto answers show the same."""
+    """moto's regions and zones, which are in its code."""
     import_moto()
     from moto.ec2.models.availability_zones_and_regions import (  # noqa: PLC0415
         RegionsAndZonesBackend,

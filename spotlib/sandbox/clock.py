@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 
+_MOST_S = 31 * 86400.0  # every event on the way is played: a longer jump would take for ever
+
 
 class VirtualTime:
     """Time driven by the client: it stands still until a client advances it."""
@@ -21,8 +23,11 @@ class VirtualTime:
 
     def advance(self, seconds: float) -> None:
         """Move time forward."""
-        if not seconds >= 0.0:
-            raise ValueError(f"time moves forward only: need seconds >= 0, got {seconds!r}")
+        if not 0.0 <= seconds <= _MOST_S:
+            raise ValueError(
+                "time moves forward, by at most 31 days at once: "
+                f"need 0 <= seconds <= {_MOST_S:.0f}, got {seconds!r}"
+            )
         self.now_s += seconds
 
     def spend(self, seconds: float) -> None:

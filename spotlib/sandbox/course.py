@@ -198,7 +198,9 @@ def _fulfil(world: World, request: SpotRequest, at_s: float) -> None:
     _set_code(request, _CANCELLED_RUNNING if cancelled else "fulfilled", at_s)
     request.happened_s["fulfilled"] = at_s
     fate = request.fate or _market_fate(world, request, at_s)
+    region = world.region(request.pool.region)
     instance = Instance(
+        number=region.launched,
         instance_id="i-0" + digest(8, "i", request.name, request.index).hex(),
         request=request,
         launched_s=at_s,
@@ -208,7 +210,8 @@ def _fulfil(world: World, request: SpotRequest, at_s: float) -> None:
     )
     _set_state(instance, "pending", at_s)
     request.instance = instance
-    world.region(request.pool.region).instances[instance.instance_id] = instance
+    region.instances[instance.instance_id] = instance
+    region.launched += 1
     if fate.boot_s is not None:
         world.schedule(at_s + fate.boot_s, _run, instance)
     if fate.ended_s is not None:

@@ -8,38 +8,58 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from spotlib.sandbox.protocol import ApiError, Params, Shape, invalid
+from spotlib.sandbox.protocol import (
+    ApiError,
+    Params,
+    Shape,
+    documented_filters,
+    invalid,
+    unsupported,
+)
 from spotlib.sandbox.reads import Reads
 
 _MOST_VALUES = 200
+_MOST_FILTERS = 50
 
 
-def narrow(shapes: Iterable[Shape], params: Params, paths: Mapping[str, str]) -> list[Shape]:
+def narrow(
+    shapes: Iterable[Shape], params: Params, action: str, paths: Mapping[str, str]
+) -> list[Shape]:
     """The shapes that pass every filter of the call.  ``paths``: filter name -> dotted path."""
     wanted = filters_of(params)
-    for name in wanted:
-        if name not in paths and not name.startswith("tag:"):
-            raise invalid(f"The filter '{name}' is invalid")
+    for name, _ in wanted:
+        if name not in paths and not (name.startswith("tag:") and "tag-key" in paths):
+            raise _refused(action, name)
+    passes = [(name, _matcher(values)) for name, values in wanted]
     return [
         shape
         for shape in shapes
-        if all(_matches(_values(shape, name, paths), values) for name, values in wanted.items())
+        if all(any(map(fits, _values(shape, name, paths))) for name, fits in passes)
     ]
 
 
-def filters_of(params: Params) -> dict[str, list[str]]:
-    """Filter name -> values, checked against EC2's limit."""
-    filters = {item.get("Name", ""): item.get("Values", []) for item in params.get("Filters", [])}
-    if sum(map(len, filters.values())) > _MOST_VALUES:
+def filters_of(params: Params) -> list[tuple[str, list[str]]]:
+    """The filters' names and values, checked against EC2's limits."""
+    filters = [(item.get("Name", ""), item.get("Values", [])) for item in params.get("Filters", [])]
+    if len(filters) > _MOST_FILTERS or sum(len(some) for _, some in filters) > _MOST_VALUES:
         message = (
-            f"The maximum number of filter values specified on a single call is {_MOST_VALUES}"
+            f"The maximum number of filter values specified on a single call is {_MOST_VALUES}, "
+            f"that of filters {_MOST_FILTERS}"
         )
         raise ApiError("FilterLimitExceeded", message)
     return filters
+
+
+def _refused(action: str, name: str) -> ApiError:
+    """A filter that EC2 has is not modelled here, any other is a mistake of the caller."""
+    kind = "tag:" if name.startswith("tag:") else name
+    if kind in documented_filters(action):
+        return unsupported(f"The filter '{name}' of {action} is not modelled by the sandbox.")
+    return invalid(f"The filter '{name}' is invalid")
 
 
 def page(
@@ -49,6 +69,7 @@ def page(
     ids: Sequence[str] = (),
     id_name: str = "",
     reads: Reads | None = None,
+    least: int = 5,
 ) -> tuple[list[Shape], dict[str, str]]:
     """One page of the shapes, and ``{"NextToken": ...}`` if there are more.
 
@@ -62,8 +83,8 @@ def page(
         message = f"The parameter {id_name} cannot be used with the parameter maxResults"
         raise ApiError("InvalidParameterCombination", message)
     most = 1000 if most is None else most
-    if not 5 <= most <= 1000:
-        raise invalid(f"Value ( {most} ) for parameter maxResults is not between 5 and 1000.")
+    if not least <= most <= 1000:
+        raise invalid(f"Value ( {most} ) for parameter maxResults is not between {least} and 1000.")
     start, was_empty = _read_token(params.get("NextToken", ""))
     if not was_empty and reads.is_empty(len(shapes), start):
         return [], {"NextToken": _token(start, empty=True)}
@@ -110,10 +131,9 @@ def _text(value: Any) -> str:
     return value.strftime("%Y-%m-%dT%H:%M:%S.000Z") if hasattr(value, "strftime") else str(value)
 
 
-def _matches(values: Iterable[str], patterns: Sequence[str]) -> bool:
+def _matcher(wanted: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a value is one of those wanted, or fits one with a wildcard."""
+    exact = frozenset(wanted)
     # EC2's wildcards are * and ?; fnmatch would read brackets as a third.
-    return any(
-        value == pattern or fnmatchcase(value, pattern.replace("[", "[[]"))
-        for value in values
-        for pattern in patterns
-    )
+    patterns = [each.replace("[", "[[]") for each in wanted if has_wildcard([each])]
+    return lambda value: value in exact or any(fnmatchcase(value, each) for each in patterns)

@@ -74,6 +74,13 @@ class Forms:
         "milliseconds",
         source="all public samples show whole seconds; the model's type allows more",
     )
+    dry_run: str = _switch(
+        "what a dry run of a request checks, beside permission",
+        "parameters",
+        "account",
+        source="reports name MaxSpotInstanceCountExceeded and a missing role as its answers; "
+        "whether always is not documented",
+    )
     bare_interface: str = _switch(
         "a network interface without a subnet",
         "refused",

@@ -12,7 +12,7 @@ from spotlib.sandbox import course
 from spotlib.sandbox.account import Instance, Tagged
 from spotlib.sandbox.chance import digest
 from spotlib.sandbox.filters import filters_of, has_wildcard, narrow, page
-from spotlib.sandbox.protocol import ApiError, Params, Shape, invalid, missing
+from spotlib.sandbox.protocol import ApiError, Params, Shape, end_dry_run, invalid, missing
 from spotlib.sandbox.reads import instance_as_of
 from spotlib.sandbox.shapes import instance_shape, state, status_shape, tag_list
 from spotlib.sandbox.spot_api import find_requests
@@ -25,16 +25,70 @@ _PATHS = {
     "architecture": "Architecture",
     "availability-zone": "Placement.AvailabilityZone",
     "availability-zone-id": "Placement.AvailabilityZoneId",
+    "block-device-mapping.attach-time": "BlockDeviceMappings.Ebs.AttachTime",
+    "block-device-mapping.delete-on-termination": "BlockDeviceMappings.Ebs.DeleteOnTermination",
+    "block-device-mapping.device-name": "BlockDeviceMappings.DeviceName",
+    "block-device-mapping.status": "BlockDeviceMappings.Ebs.Status",
+    "block-device-mapping.volume-id": "BlockDeviceMappings.Ebs.VolumeId",
+    "client-token": "ClientToken",
+    "dns-name": "PublicDnsName",
+    "ebs-optimized": "EbsOptimized",
+    "ena-support": "EnaSupport",
+    "hypervisor": "Hypervisor",
     "image-id": "ImageId",
     "instance-id": "InstanceId",
     "instance-lifecycle": "InstanceLifecycle",
     "instance-state-code": "State.Code",
     "instance-state-name": "State.Name",
     "instance-type": "InstanceType",
+    "instance.group-id": "SecurityGroups.GroupId",
+    "instance.group-name": "SecurityGroups.GroupName",
+    "ip-address": "PublicIpAddress",
+    "key-name": "KeyName",
+    "launch-index": "AmiLaunchIndex",
     "launch-time": "LaunchTime",
+    "monitoring-state": "Monitoring.State",
+    "network-interface.addresses.primary": "NetworkInterfaces.PrivateIpAddresses.Primary",
+    "network-interface.addresses.private-ip-address": (
+        "NetworkInterfaces.PrivateIpAddresses.PrivateIpAddress"
+    ),
+    "network-interface.association.public-ip": "NetworkInterfaces.Association.PublicIp",
+    "network-interface.attachment.attach-time": "NetworkInterfaces.Attachment.AttachTime",
+    "network-interface.attachment.attachment-id": "NetworkInterfaces.Attachment.AttachmentId",
+    "network-interface.attachment.delete-on-termination": (
+        "NetworkInterfaces.Attachment.DeleteOnTermination"
+    ),
+    "network-interface.attachment.device-index": "NetworkInterfaces.Attachment.DeviceIndex",
+    "network-interface.attachment.instance-id": "InstanceId",
+    "network-interface.attachment.status": "NetworkInterfaces.Attachment.Status",
+    "network-interface.group-id": "NetworkInterfaces.Groups.GroupId",
+    "network-interface.group-name": "NetworkInterfaces.Groups.GroupName",
+    "network-interface.mac-address": "NetworkInterfaces.MacAddress",
+    "network-interface.network-interface-id": "NetworkInterfaces.NetworkInterfaceId",
+    "network-interface.owner-id": "NetworkInterfaces.OwnerId",
+    "network-interface.private-dns-name": "NetworkInterfaces.PrivateDnsName",
+    "network-interface.private-ip-address": "NetworkInterfaces.PrivateIpAddress",
+    "network-interface.source-dest-check": "NetworkInterfaces.SourceDestCheck",
+    "network-interface.status": "NetworkInterfaces.Status",
+    "network-interface.subnet-id": "NetworkInterfaces.SubnetId",
+    "network-interface.vpc-id": "NetworkInterfaces.VpcId",
+    "platform": "Platform",
+    "platform-details": "PlatformDetails",
+    "private-dns-name": "PrivateDnsName",
+    "private-ip-address": "PrivateIpAddress",
+    "reason": "StateTransitionReason",
+    "root-device-name": "RootDeviceName",
+    "root-device-type": "RootDeviceType",
+    "source-dest-check": "SourceDestCheck",
     "spot-instance-request-id": "SpotInstanceRequestId",
     "state-reason-code": "StateReason.Code",
+    "state-reason-message": "StateReason.Message",
+    "subnet-id": "SubnetId",
     "tag-key": "Tags.Key",
+    "tenancy": "Placement.Tenancy",
+    "usage-operation": "UsageOperation",
+    "virtualization-type": "VirtualizationType",
+    "vpc-id": "VpcId",
 }
 _STATUS_PATHS = {
     "attached-ebs-status.status": "AttachedEbsStatus.Status",
@@ -60,7 +114,12 @@ def describe_instances(world: World, region: str, params: Params) -> Shape:
     ids = params.get("InstanceIds", [])
     at_s = world.read_at_s(by_ids=bool(ids))
     found = find_instances(world, region, ids, at_s) if ids else _candidates(world, region, params)
-    shapes = narrow((instance_shape(world, each) for each in _as_of(found, at_s)), params, _PATHS)
+    shapes = narrow(
+        (instance_shape(world, each) for each in _as_of(found, at_s)),
+        params,
+        "DescribeInstances",
+        _PATHS,
+    )
     shown, more = page(shapes, params, ids=ids, id_name="InstanceIds", reads=world.reads)
     return {"Reservations": [_reservation(world, shape) for shape in shown], **more}
 
@@ -75,7 +134,12 @@ def describe_instance_status(world: World, region: str, params: Params) -> Shape
     found = _as_of(find_instances(world, region, ids, at_s) if ids else found, at_s)
     if not params.get("IncludeAllInstances", False):
         found = [instance for instance in found if instance.state == "running"]
-    shapes = narrow((status_shape(world, each, at_s) for each in found), params, _STATUS_PATHS)
+    shapes = narrow(
+        (status_shape(world, each, at_s) for each in found),
+        params,
+        "DescribeInstanceStatus",
+        _STATUS_PATHS,
+    )
     shown, more = page(shapes, params, ids=ids, id_name="InstanceIds", reads=world.reads)
     return {"InstanceStatuses": shown, **more}
 
@@ -85,8 +149,9 @@ def terminate_instances(world: World, region: str, params: Params) -> Shape:
     ids = params.get("InstanceIds", [])
     if not ids:
         raise missing("InstanceId")
-    changes = []
-    for instance in find_instances(world, region, ids):
+    found, changes = find_instances(world, region, ids), []
+    end_dry_run(params)
+    for instance in found:
         before = instance.state
         course.terminate(world, instance)
         changes.append(
@@ -107,7 +172,9 @@ def create_tags(world: World, region: str, params: Params) -> Shape:
     tags = {tag["Key"]: tag.get("Value", "") for tag in params.get("Tags", [])}
     if not tags:
         raise missing("Tag")
-    for thing in [_thing(world, region, i) for i in ids]:
+    things = [_thing(world, region, i) for i in ids]
+    end_dry_run(params)
+    for thing in things:
         world.touch(thing, "tag")
         world.region(region).tag(thing, tags)
     return {}
@@ -125,7 +192,7 @@ def describe_tags(world: World, region: str, params: Params) -> Shape:
         for i, thing in things.items()
         for tag in tag_list(thing.tags)
     ]
-    shown, more = page(narrow(rows, params, _TAG_PATHS), params)
+    shown, more = page(narrow(rows, params, "DescribeTags", _TAG_PATHS), params)
     return {"Tags": shown, **more}
 
 
@@ -149,7 +216,7 @@ def find_instances(
 def _candidates(world: World, region: str, params: Params) -> Iterable[Instance]:
     """The instances that may pass the filters, through their requests if a filter names those."""
     account = world.region(region)
-    values = filters_of(params).get("spot-instance-request-id")
+    values = dict(filters_of(params)).get("spot-instance-request-id")
     if values is None or has_wildcard(values):
         return account.instances.values()
     requests = [account.requests.get(i) for i in dict.fromkeys(values)]

@@ -76,6 +76,7 @@ class Market:
         self.profile = profile
         self.numbers = numbers or PROFILES[profile]
         self._traits = lru_cache(maxsize=None)(self._draw_traits)
+        self.on_demand_usd = lru_cache(maxsize=None)(self._on_demand_usd)
         self._interruption_weights = lru_cache(maxsize=None)(self._draw_interruption_weights)
 
     @classmethod
@@ -147,7 +148,7 @@ class Market:
 
     # Money.
 
-    def on_demand_usd(self, instance_type: str, region: str) -> float:
+    def _on_demand_usd(self, instance_type: str, region: str) -> float:
         """A plausible on-demand price, USD per hour."""
         n, kind = self.numbers, catalogue.instance_type(instance_type)
         if kind is None:

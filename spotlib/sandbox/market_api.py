@@ -6,6 +6,7 @@ Each public function is one AWS action: ``(world, region, params) -> result``.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,13 +15,15 @@ import numpy as np
 
 from spotlib.sandbox import catalogue
 from spotlib.sandbox.filters import narrow, page
-from spotlib.sandbox.market import Pool
+from spotlib.sandbox.market import DAY_S, Pool
 from spotlib.sandbox.protocol import ApiError, Params, Shape, invalid, unsupported
+from spotlib.sandbox.spot_api import find_images
 from spotlib.sandbox.world import World, fresh_vcpus
 
 _PRICE_DAYS = 90  # length of EC2's price history
-_PRODUCT = "Linux/UNIX"
+_VPC = " (Amazon VPC)"
 _MOST_SCORES = 10
+_MOST_PRICES = 1000  # of a page
 
 # Code and name of each family group's quota; AWS changes the names.
 _QUOTAS = {
@@ -36,17 +39,26 @@ _QUOTAS = {
 }
 _IMAGE_PATHS = {
     "architecture": "Architecture",
+    "block-device-mapping.delete-on-termination": "BlockDeviceMappings.Ebs.DeleteOnTermination",
+    "block-device-mapping.device-name": "BlockDeviceMappings.DeviceName",
+    "block-device-mapping.volume-size": "BlockDeviceMappings.Ebs.VolumeSize",
+    "block-device-mapping.volume-type": "BlockDeviceMappings.Ebs.VolumeType",
+    "creation-date": "CreationDate",
     "description": "Description",
+    "ena-support": "EnaSupport",
     "hypervisor": "Hypervisor",
     "image-id": "ImageId",
     "image-type": "ImageType",
     "is-public": "Public",
+    "manifest-location": "ImageLocation",
     "name": "Name",
+    "owner-alias": "ImageOwnerAlias",
     "owner-id": "OwnerId",
     "platform": "Platform",
     "platform-details": "PlatformDetails",
     "root-device-name": "RootDeviceName",
     "root-device-type": "RootDeviceType",
+    "sriov-net-support": "SriovNetSupport",
     "state": "State",
     "usage-operation": "UsageOperation",
     "virtualization-type": "VirtualizationType",
@@ -64,33 +76,52 @@ _REGION_PATHS = {
     "opt-in-status": "OptInStatus",
     "region-name": "RegionName",
 }
+_OFFER_PATHS = {"instance-type": "InstanceType", "location": "Location"}
 _TYPE_PATHS = {
+    "auto-recovery-supported": "AutoRecoverySupported",
     "bare-metal": "BareMetal",
     "burstable-performance-supported": "BurstablePerformanceSupported",
     "current-generation": "CurrentGeneration",
+    "dedicated-hosts-supported": "DedicatedHostsSupported",
+    "ebs-info.ebs-optimized-support": "EbsInfo.EbsOptimizedSupport",
+    "ebs-info.encryption-support": "EbsInfo.EncryptionSupport",
+    "ebs-info.nvme-support": "EbsInfo.NvmeSupport",
+    "free-tier-eligible": "FreeTierEligible",
+    "hibernation-supported": "HibernationSupported",
     "hypervisor": "Hypervisor",
+    "instance-storage-info.total-size-in-gb": "InstanceStorageInfo.TotalSizeInGB",
+    "instance-storage-supported": "InstanceStorageSupported",
     "instance-type": "InstanceType",
     "memory-info.size-in-mib": "MemoryInfo.SizeInMiB",
+    "network-info.ena-support": "NetworkInfo.EnaSupport",
+    "network-info.ipv6-supported": "NetworkInfo.Ipv6Supported",
+    "network-info.maximum-network-interfaces": "NetworkInfo.MaximumNetworkInterfaces",
+    "network-info.network-performance": "NetworkInfo.NetworkPerformance",
     "processor-info.supported-architecture": "ProcessorInfo.SupportedArchitectures",
+    "processor-info.sustained-clock-speed-in-ghz": "ProcessorInfo.SustainedClockSpeedInGhz",
+    "supported-boot-mode": "SupportedBootModes",
+    "supported-root-device-type": "SupportedRootDeviceTypes",
     "supported-usage-class": "SupportedUsageClasses",
+    "supported-virtualization-type": "SupportedVirtualizationTypes",
+    "vcpu-info.default-cores": "VCpuInfo.DefaultCores",
+    "vcpu-info.default-threads-per-core": "VCpuInfo.DefaultThreadsPerCore",
     "vcpu-info.default-vcpus": "VCpuInfo.DefaultVCpus",
 }
 
 
 def describe_spot_price_history(world: World, region: str, params: Params) -> Shape:
-    """Price changes between two moments and the last one before, newest first."""
+    """Prices set between two moments and the last before, of every pool, newest first."""
+    window, products = _price_window(world, params), _products(params)
+    names = {zone.zone_id: zone.name for zone in catalogue.zones(region)}
     rows: list[Shape] = []
-    products = catalogue.PRODUCTS.keys() & params.get("ProductDescriptions", [_PRODUCT])
-    for product in sorted(products):
-        window_s = _price_window(world, params)
-        names = {zone.zone_id: zone.name for zone in catalogue.zones(region)}
-        for pool in _pools_of(region, params.get("InstanceTypes", [])):
-            where = (pool.zone_id, names[pool.zone_id])
-            if params.get("AvailabilityZone", where[1]) != where[1]:
-                continue
-            if params.get("AvailabilityZoneId", where[0]) == where[0]:
-                rows += _price_rows(world, pool, where, product, window_s)
-    shown, more = page(narrow(rows, params, _PRICE_PATHS), params)
+    for pool in _pools_of(region, params.get("InstanceTypes", [])):
+        where = {"AvailabilityZone": names[pool.zone_id], "AvailabilityZoneId": pool.zone_id}
+        if all(params.get(key, value) == value for key, value in where.items()):
+            rows += _price_rows(world, pool, where, products, window)
+    rows.sort(key=lambda row: row["Timestamp"], reverse=True)
+    most = min(params.get("MaxResults", _MOST_PRICES), _MOST_PRICES)
+    found = narrow(rows, params, "DescribeSpotPriceHistory", _PRICE_PATHS)
+    shown, more = page(found, {**params, "MaxResults": most}, least=1)
     return {"SpotPriceHistory": shown, "NextToken": "", **more}
 
 
@@ -101,10 +132,19 @@ def get_spot_placement_scores(world: World, _: str, params: Params) -> Shape:
         raise unsupported(
             "Only InstanceTypes are modelled by the sandbox, not InstanceRequirements."
         )
+    unit = params.get("TargetCapacityUnitType", "units")
+    if unit != "units":
+        raise unsupported(f"TargetCapacityUnitType {unit} is not modelled by the sandbox.")
+    for name in types:
+        if catalogue.instance_type(name) is None:
+            raise invalid(f"The instance type '{name}' is invalid.")
     capacity, by_zone = params.get("TargetCapacity", 0), params.get("SingleAvailabilityZone", False)
     if capacity < 1:
         raise invalid("TargetCapacity must be at least 1.")
-    regions = params.get("RegionNames") or catalogue.DEFAULT_REGIONS
+    regions = params.get("RegionNames") or enabled_regions(world)
+    for name in regions:
+        if not opted_in(world, name):
+            raise invalid(f"The region '{name}' is invalid or not enabled.")
     rows = [
         row for region in regions for row in _score_rows(world, region, types, capacity, by_zone)
     ]
@@ -113,13 +153,19 @@ def get_spot_placement_scores(world: World, _: str, params: Params) -> Shape:
 
 
 def opted_in(world: World, region: str) -> bool:
-    """Whether the account may use the region."""
-    return region not in world.not_opted_in and catalogue.opted_in(region)
+    """Whether the account may use the region, which another partition's accounts never may."""
+    ours = region in catalogue.regions(world.partition)
+    return ours and _opt_in_status(world, region) != "not-opted-in"
+
+
+def enabled_regions(world: World) -> list[str]:
+    """The regions that the account may use."""
+    return [name for name in catalogue.regions(world.partition) if opted_in(world, name)]
 
 
 def describe_regions(world: World, _: str, params: Params) -> Shape:
-    """The regions; with AllRegions also those not opted in to."""
-    known = catalogue.opt_in_states()
+    """The regions of the account's partition; with AllRegions also those not opted in to."""
+    known = catalogue.regions(world.partition)
     names = params.get("RegionNames") or list(known)
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -127,13 +173,13 @@ def describe_regions(world: World, _: str, params: Params) -> Shape:
     rows = [
         {
             "RegionName": name,
-            "Endpoint": f"ec2.{name}.amazonaws.com",
-            "OptInStatus": known[name] if opted_in(world, name) else "not-opted-in",
+            "Endpoint": known[name],
+            "OptInStatus": _opt_in_status(world, name),
         }
         for name in names
         if params.get("AllRegions", False) or opted_in(world, name)
     ]
-    return {"Regions": narrow(rows, params, _REGION_PATHS)}
+    return {"Regions": narrow(rows, params, "DescribeRegions", _REGION_PATHS)}
 
 
 def describe_instance_types(_: World, region: str, params: Params) -> Shape:
@@ -144,22 +190,49 @@ def describe_instance_types(_: World, region: str, params: Params) -> Shape:
     if unknown and params.get("InstanceTypes"):
         message = f"The following supplied instance types do not exist: [{', '.join(unknown)}]"
         raise ApiError("InvalidInstanceType", message)
-    shapes = narrow((types[name] for name in names if name in types), params, _TYPE_PATHS)
+    all_types = (types[name] for name in names if name in types)
+    shapes = narrow(all_types, params, "DescribeInstanceTypes", _TYPE_PATHS)
     shown, more = page(shapes, params)
     return {"InstanceTypes": shown, **more}
 
 
-def describe_images(_: World, region: str, params: Params) -> Shape:
+def describe_instance_type_offerings(_: World, region: str, params: Params) -> Shape:
+    """Which types the region, or each of its zones, offers."""
+    location, offered = params.get("LocationType", "region"), catalogue.offered(region)
+    zones = {zone.zone_id: zone.name for zone in catalogue.zones(region)}
+    if location not in ("region", "availability-zone", "availability-zone-id"):
+        raise unsupported(f"The location type '{location}' is not modelled by the sandbox.")
+
+    def places(zone_ids: Iterable[str]) -> Iterable[str]:
+        if location == "region":
+            return [region]
+        return zone_ids if location == "availability-zone-id" else map(zones.__getitem__, zone_ids)
+
+    rows = (
+        {"InstanceType": name, "LocationType": location, "Location": place}
+        for name, zone_ids in offered.items()
+        for place in places(zone_ids)
+    )
+    found = narrow(rows, params, "DescribeInstanceTypeOfferings", _OFFER_PATHS)
+    shown, more = page(found, params)
+    return {"InstanceTypeOfferings": shown, **more}
+
+
+def describe_images(world: World, region: str, params: Params) -> Shape:
     """The public images of a region, by id, owner or filter."""
-    known = catalogue.images(region)
-    ids = params.get("ImageIds") or list(known)
-    unknown = [image for image in ids if image not in known]
-    if unknown:
-        message = f"The image id '[{', '.join(unknown)}]' does not exist"
-        raise ApiError("InvalidAMIID.NotFound", message)
-    owners = set(params.get("Owners", ())) - {"amazon"}  # owns all of them
-    owned = (known[image] for image in ids if not owners or known[image]["OwnerId"] in owners)
-    shown, more = page(narrow(owned, params, _IMAGE_PATHS), params)
+    ids, owners = params.get("ImageIds", []), set(params.get("Owners", ()))
+    for owner in owners:
+        if not re.fullmatch(r"\d{12}|self|amazon|aws-marketplace|aws-backup-vault", owner):
+            raise ApiError("InvalidUserID.Malformed", f'Invalid user id: "{owner}"')
+    if "self" in owners:
+        owners |= {world.account_id}
+    images = find_images(region, ids) if ids else catalogue.images(region).values()
+    owned = (
+        image
+        for image in images
+        if not owners or owners & {image["OwnerId"], image["ImageOwnerAlias"]}
+    )
+    shown, more = page(narrow(owned, params, "DescribeImages", _IMAGE_PATHS), params)
     return {"Images": shown, **more}
 
 
@@ -213,15 +286,15 @@ def get_role(world: World, _: str, params: Params) -> Shape:
         "Path": path,
         "RoleName": name,
         "RoleId": "AROASANDBOXSPOTROLE00",
-        "Arn": f"arn:aws:iam::{world.account_id}:role{path}{name}",
-        "CreateDate": datetime(2024, 1, 1, tzinfo=UTC),
+        "Arn": f"arn:{world.partition}:iam::{world.account_id}:role{path}{name}",
+        "CreateDate": world.epoch,
     }
     return {"Role": role}
 
 
 def get_caller_identity(world: World, _region: str, _params: Params) -> Shape:
     """The caller: always the same user of the pretend account."""
-    arn = f"arn:aws:iam::{world.account_id}:user/sandbox"
+    arn = f"arn:{world.partition}:iam::{world.account_id}:user/sandbox"
     return {"UserId": "AIDASANDBOXUSER000000", "Account": world.account_id, "Arn": arn}
 
 
@@ -240,6 +313,15 @@ def advisor(world: World) -> dict[str, Any]:
     }
 
 
+def _opt_in_status(world: World, region: str) -> str:
+    """EC2's word for whether the account may use a region of its partition."""
+    if region in world.not_opted_in:
+        return "not-opted-in"
+    if world.partition != "aws" or region in catalogue.DEFAULT_REGIONS:
+        return "opt-in-not-required"
+    return "opted-in" if region in world.opted_in else "not-opted-in"
+
+
 def _price_window(world: World, params: Params) -> tuple[float, float]:
     end = params.get("EndTime")
     start = params.get("StartTime")
@@ -250,28 +332,43 @@ def _price_window(world: World, params: Params) -> tuple[float, float]:
     return max(min(start_s, end_s), oldest_s), end_s
 
 
+def _products(params: Params) -> list[str]:
+    """The product descriptions that the call asks for; each has a twin for VPCs, at one price."""
+    known = [f"{name}{twin}" for name in catalogue.PRODUCTS for twin in ("", _VPC)]
+    for name in (wanted := params.get("ProductDescriptions") or known):
+        if name not in known:
+            raise invalid(f"Invalid product description: '{name}'")
+    return [name for name in known if name in wanted]
+
+
 def _price_rows(
-    world: World,
-    pool: Pool,
-    where: tuple[str, str],
-    product: str,
-    window_s: tuple[float, float],
+    world: World, pool: Pool, where: Shape, products: Sequence[str], window: tuple[float, float]
 ) -> list[Shape]:
+    """The prices of a pool that were set in the window, and the last before.
+
+    Which moments these are does not depend on the window: a price is set where it changes, and
+    each day at the pool's hour, also where it does not.
+    """
     market, hold_s = world.market, world.market.numbers.price_holds_s
-    start, end = map(world.posix, window_s)
-    moments = np.arange(market.price_since([pool], start)[0, 0], end + 0.001, hold_s)
-    prices = market.price_usd(pool, moments) + _licence_usd(pool.instance_type, product)
-    changed = np.flatnonzero(np.append(True, np.diff(prices) != 0.0))
+    start, end = (world.posix(at_s) for at_s in window)
+    first = float(market.price_since([pool], start - DAY_S)[0, 0])
+    moments = np.arange(first, end + 0.001, hold_s)
+    prices = market.price_usd(pool, moments)
+    daily = moments % DAY_S < hold_s
+    rows = np.flatnonzero(daily[1:] | (np.diff(prices) != 0.0)) + 1
+    before = rows[moments[rows] <= start]
+    licence_usd = {each: _licence_usd(pool.instance_type, each) for each in products}
     return [
         {
-            "AvailabilityZone": where[1],
-            "AvailabilityZoneId": where[0],
+            **where,
             "InstanceType": pool.instance_type,
             "ProductDescription": product,
-            "SpotPrice": f"{prices[i]:.6f}",
+            "SpotPrice": f"{prices[i] + licence_usd[product]:.6f}",
             "Timestamp": datetime.fromtimestamp(moments[i], UTC),
         }
-        for i in reversed(changed)
+        for i in rows
+        if i >= before[-1]
+        for product in products
     ]
 
 
@@ -330,7 +427,7 @@ def _quota(world: World, region: str, group: str, vcpus: float) -> Shape:
 
 def _licence_usd(name: str, product: str) -> float:
     kind = catalogue.instance_type(name)
-    return kind.vcpus * catalogue.PRODUCTS[product][2] if kind else 0.0
+    return kind.vcpus * catalogue.PRODUCTS[product.removesuffix(_VPC)][2] if kind else 0.0
 
 
 def _product(world: World, name: str, region: str, product: str) -> Shape:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -36,8 +36,25 @@ Answer = tuple[int, dict[str, str], bytes]
 Params = dict[str, Any]  # of a call, typed by the service's model
 Shape = dict[str, Any]  # a structure of an answer
 
+
+class Kept(Shape):
+    """A structure that many answers repeat as it is: it is written once, and never changed."""
+
+    text = ""
+
+    def __deepcopy__(self, _: Any) -> Kept:
+        return self
+
+
 _SCOPE = re.compile(r"Credential=[^/]+/\d+/(?P<region>[^/]+)/(?P<service>[^/]+)/aws4_request")
 _HOST = re.compile(r"^(?P<service>[a-z0-9-]+)\.(?P<region>[a-z0-9-]+)\.amazonaws\.com")
+_FILTER = re.compile(r"<code>([^<]+)</code>(?::&lt;key&gt;)? -")
+_MOST_FIELDS = 4000  # EC2 takes 3,000 ids in a call; moto's parser needs time in their square
+_CONTENT_TYPES = (
+    "application/x-www-form-urlencoded",
+    "application/x-amz-json-1.0",
+    "application/x-amz-json-1.1",
+)
 _XML = "text/xml;charset=UTF-8"
 _HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _SERVICES = ("ec2", "iam", "pricing", "service-quotas", "ssm", "sts")
@@ -65,6 +82,20 @@ def missing(parameter: str) -> ApiError:
 
 def unsupported(message: str) -> ApiError:
     return ApiError("UnsupportedOperation", message)
+
+
+def refuse_others(given: Params, modelled: Collection[str], where: str) -> None:
+    """Refuse a call with a parameter that is not modelled: it is never silently ignored."""
+    for name, value in given.items():
+        if value and name not in modelled:
+            raise unsupported(f"{where}.{name} is not modelled by the sandbox.")
+
+
+def end_dry_run(params: Params) -> None:
+    """Answer a dry run that has passed every check; an action calls it before its first effect."""
+    if params.get("DryRun", False):
+        message = "Request would have succeeded, but DryRun flag is set."
+        raise ApiError("DryRunOperation", message, 412)
 
 
 @dataclass(frozen=True)
@@ -95,11 +126,14 @@ def parse(
     service: str, region: str, url: str, headers: Mapping[str, str], body: bytes
 ) -> ParsedCall:
     """The action and its parameters, typed by the service's model; times are aware UTC."""
-    model = _model(service)
+    model, kind = _model(service), headers.get("content-type", "")
+    if body and kind.partition(";")[0] not in _CONTENT_TYPES:
+        raise ApiError("MalformedQueryString", f"The content type '{kind}' is not AWS's.", 415)
     try:
-        protocol = determine_request_protocol(model, headers.get("content-type", ""))
-        values = dict(parse_qsl(urlsplit(url).query or body.decode(), keep_blank_values=True))
-    except (NotImplementedError, UnicodeDecodeError) as error:
+        protocol = determine_request_protocol(model, kind)
+        query = urlsplit(url).query or body.decode()
+        values = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+    except (NotImplementedError, ValueError) as error:
         raise ApiError("MalformedQueryString", f"The request cannot be read: {error}") from error
     action = headers.get("x-amz-target", "").rpartition(".")[2] or values.get("Action", "")
     try:
@@ -112,7 +146,7 @@ def parse(
     sent |= {"url_params": {}, "url_path": "/"}
     try:
         params = dict(parser.parse(sent))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ApiError("MalformedQueryString", f"The request cannot be read: {error}") from error
     return ParsedCall(service, region, action, protocol, params, headers, body)
 
@@ -143,6 +177,17 @@ def write_error(protocol: str, error: ApiError, request_id: str) -> Answer:
     else:
         inner = f"<ErrorResponse>{inner}<RequestId>{request_id}</RequestId></ErrorResponse>"
     return error.status, {"Content-Type": _XML}, (_HEAD + inner).encode()
+
+
+@cache
+def documented_filters(action: str) -> frozenset[str]:
+    """The names of EC2's filters of an action, from the documentation in botocore's model.
+
+    ``tag:`` stands for the filters by the value of a tag.
+    """
+    shape = _model("ec2").operation_model(action).input_shape
+    found = _FILTER.findall(shape.members["Filters"].documentation)
+    return frozenset("tag:" if name in ("tag", "tag:&lt;key&gt;") else name for name in found)
 
 
 @cache
@@ -178,7 +223,9 @@ def _members(shape: Any, value: Mapping[str, Any]) -> str:
 def _element(shape: Any, tag: str, value: Any) -> str:
     """One XML element, in the form common to EC2's and the query protocol."""
     if shape.type_name == "structure":
-        text = _members(shape, value)
+        text = getattr(value, "text", "") or _members(shape, value)
+        if isinstance(value, Kept):
+            value.text = text
     elif shape.type_name == "list":
         item_tag = shape.member.serialization.get("name", "member")
         text = "".join(_element(shape.member, item_tag, item) for item in value)

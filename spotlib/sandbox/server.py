@@ -1,7 +1,8 @@
 """The sandbox as a server on this machine, for the AWS CLI, boto3 and other processes.
 
-A thin HTTP layer over ``wire.answer``.  It adds control paths under ``/sandbox``, can end by itself
-when it is idle, and listens on loopback only.
+A thin HTTP layer over ``wire.answer``.  It adds control paths under ``/sandbox``, can end by
+itself, and listens on loopback only.  What a web page in a browser of this machine could send (a
+foreign Host, an Origin) is refused, and so is what could hold a thread or the memory.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError
 
@@ -24,7 +29,11 @@ from spotlib.sandbox.market import Market
 from spotlib.sandbox.market_api import advisor
 from spotlib.sandbox.numbers import MARKET_HELP
 from spotlib.sandbox.wire import answer
-from spotlib.sandbox.world import Reads, ScaledTime, VirtualTime, World
+from spotlib.sandbox.world import EPOCH, Reads, ScaledTime, VirtualTime, World
+
+_MOST_BODY = 2**20  # bytes
+_HERE = ("127.0.0.1", "localhost", "::1")
+_YEARS = (2007, 2099)  # of a world's date
 
 
 def serve(
@@ -32,16 +41,25 @@ def serve(
     *,
     port: int = 0,
     idle_s: float = 60.0,
+    silent_s: float = 60.0,
+    lifeline: int | None = None,
     ready: Callable[[str], object] | None = None,
 ) -> None:
-    """Serve until no request has arrived for ``idle_s`` real seconds (0: forever)."""
+    """Serve until no request has arrived for ``idle_s`` real seconds (0: forever).
+
+    A connection over which no whole request arrives for ``silent_s`` is closed.  ``lifeline`` is
+    the descriptor of a pipe: when all who hold its other end have ended, and nothing is left to
+    clean up, the server ends too.
+    """
     server = _Server(world, port)
-    if idle_s > 0:
-        threading.Thread(target=_end_when_idle, args=(server, idle_s), daemon=True).start()
+    threading.Thread(target=_watch, args=(server, idle_s, silent_s), daemon=True).start()
+    if lifeline is not None:
+        threading.Thread(target=_end_with, args=(lifeline, server), daemon=True).start()
     if ready is not None:
         ready(f"http://127.0.0.1:{server.server_port}")
     with server:
         server.serve_forever(poll_interval=0.1)
+        server.ended.set()
 
 
 def describe(world: World) -> dict[str, Any]:
@@ -62,6 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="seed of this world's draws")
     parser.add_argument("--market", default="calm", help=MARKET_HELP)
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
+    parser.add_argument(
+        "--date",
+        type=_date,
+        default=EPOCH,
+        help="the world's date and time (UTC) when it begins, such as 2025-05-01",
+    )
     parser.add_argument("--virtual", action="store_true", help="only clients move the clock")
     parser.add_argument("--speed", type=float, default=1.0, help="multiple of real time")
     parser.add_argument("--idle-s", type=float, default=0.0, help="end if idle this long; 0: never")
@@ -81,6 +105,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--page-most", type=int, help="longest page of a describe call")
     parser.add_argument("--empty-share", type=float, default=0.0, help="share of empty pages")
     parser.add_argument("--throttled", action="store_true", help="apply EC2's token buckets")
+    parser.add_argument(
+        "--end-with-stdin",
+        action="store_true",
+        help="end when standard input is closed and nothing is left to clean up",
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON when ready")
 
 
@@ -90,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         args.seed,
         market=Market.named(args.market),
         clock=VirtualTime() if args.virtual else ScaledTime(args.speed),
+        epoch=args.date,
         quota_vcpus=args.quota_vcpus,
         throttled=args.throttled,
         reads=Reads(
@@ -109,8 +139,17 @@ def run(args: argparse.Namespace) -> int:
         print(text, flush=True)
 
     with contextlib.suppress(KeyboardInterrupt):
-        serve(world, port=args.port, idle_s=args.idle_s, ready=ready)
+        lifeline = sys.stdin.fileno() if args.end_with_stdin else None
+        serve(world, port=args.port, idle_s=args.idle_s, lifeline=lifeline, ready=ready)
     return 0
+
+
+def _date(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    if not _YEARS[0] <= moment.year <= _YEARS[1]:
+        raise argparse.ArgumentTypeError(f"need a year from {_YEARS[0]} to {_YEARS[1]}")
+    return moment
 
 
 class _Server(ThreadingHTTPServer):
@@ -120,6 +159,21 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.world = world
         self.last_request_s = time.monotonic()
+        self.awaited: dict[_Handler, float] = {}  # connections, and since when we wait for them
+        self.ended = threading.Event()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print no traceback if a client went away; that is its right."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+    def close_silent(self, silent_s: float) -> None:
+        """Close the connections whose client neither sends a whole request nor reads."""
+        now_s = time.monotonic()
+        for handler, since_s in self.awaited.copy().items():
+            if now_s - since_s > silent_s:
+                with contextlib.suppress(OSError):  # it has just ended by itself
+                    handler.connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -127,22 +181,67 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
+    error_content_type = "text/plain"
+    error_message_format = "%(code)d: %(message)s\n"
+
+    def setup(self) -> None:
+        """Begin to wait for the client."""
+        super().setup()
+        self.server.awaited[self] = time.monotonic()
+
+    def finish(self) -> None:
+        """Wait for it no longer."""
+        self.server.awaited.pop(self, None)
+        super().finish()
+
     def do_GET(self) -> None:
         """Answer any request: a control path or an AWS call."""
         self.server.last_request_s = time.monotonic()
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        control = _CONTROL.get((self.command, self.path.split("?")[0]))
-        if control is not None:
-            self._send(*_control(self.server.world, control, body))
+        refused = self._refusal()
+        if refused is not None:
+            status, message = refused
+            self.close_connection = True  # its body was not read
+            self._send(*_json(status, {"error": message}))
             return
-        url = f"http://{self.headers.get('Host', '')}{self.path}"
-        headers = {name.lower(): value for name, value in self.headers.items()}
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:  # the client went away, or was too slow
+            self.close_connection = True
+            return
+        self.server.awaited.pop(self, None)  # from here it waits for us
         try:
-            self._send(*answer(self.server.world, url, headers, body))
+            reply = self._answer(body)
         except BotoCoreError:  # a fault: the client's connection must break
             self.close_connection = True
+            return
+        finally:
+            self.server.awaited[self] = time.monotonic()
+        self._send(*reply)
 
     do_POST = do_PUT = do_DELETE = do_GET
+
+    def _refusal(self) -> tuple[int, str] | None:
+        """Why a request is refused before its body is read, or None."""
+        sent = self.headers
+        if _host_of(sent.get("Host", "")) not in _HERE or "Origin" in sent:
+            return 403, "the sandbox answers programs on this machine, not web pages"
+        length = sent.get("Content-Length", "0")
+        if "Transfer-Encoding" in sent or not (length.isascii() and length.isdigit()):
+            return 411, f"need a Content-Length, got {length!r}"
+        if len(length) > 9 or int(length) > _MOST_BODY:
+            return 413, f"a request has at most {_MOST_BODY} bytes, not {length}"
+        is_json = sent.get_content_type() == "application/json"
+        if self.path.startswith("/sandbox") and self.command != "GET" and not is_json:
+            return 415, "need Content-Type: application/json"
+        return None
+
+    def _answer(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        control = _CONTROL.get((self.command, self.path.split("?")[0]))
+        if control is not None:
+            return _control(self.server.world, control, body)
+        url = f"http://{self.headers.get('Host', '')}{self.path}"
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        return answer(self.server.world, url, headers, body)
 
     def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response_only(status)
@@ -156,20 +255,39 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing: ``world.calls`` has every call."""
 
 
-def _end_when_idle(server: _Server, idle_s: float) -> None:
-    while time.monotonic() - server.last_request_s < idle_s:
-        time.sleep(min(1.0, idle_s / 10))
-    server.shutdown()
+def _watch(server: _Server, idle_s: float, silent_s: float) -> None:
+    """Close silent connections, and end the server when it is idle."""
+    while not server.ended.wait(min(1.0, silent_s / 10, (idle_s or silent_s) / 10)):
+        server.close_silent(silent_s)
+        if idle_s and time.monotonic() - server.last_request_s >= idle_s:
+            server.shutdown()
+
+
+def _end_with(lifeline: int, server: _Server) -> None:
+    """End the server with those who need it, unless something is left to clean up."""
+    while os.read(lifeline, 1024):
+        pass
+    if not any(server.world.leftovers().values()):
+        server.shutdown()
+
+
+def _host_of(netloc: str) -> str | None:
+    try:
+        return urlsplit(f"//{netloc}").hostname
+    except ValueError:
+        return None
 
 
 def _control(
     world: World, control: Callable[[World, dict[str, Any]], Any], body: bytes
 ) -> tuple[int, dict[str, str], bytes]:
-    status = 200
     try:
-        result = control(world, json.loads(body or b"{}"))
-    except (ValueError, KeyError, TypeError) as error:
-        status, result = 400, {"error": str(error)}
+        return _json(200, control(world, json.loads(body or b"{}")))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return _json(400, {"error": str(error)})
+
+
+def _json(status: int, result: Any) -> tuple[int, dict[str, str], bytes]:
     return status, {"Content-Type": "application/json"}, json.dumps(result).encode()
 
 

@@ -5,15 +5,18 @@ Only the fields that a client of spot instances reads.  Nothing is decided here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
-from spotlib.sandbox import catalogue
-from spotlib.sandbox.account import Instance, SpotRequest
+from spotlib.sandbox import catalogue, network
+from spotlib.sandbox.account import Instance, SpotRequest, Tagged
 from spotlib.sandbox.chance import digest
-from spotlib.sandbox.protocol import Shape
+from spotlib.sandbox.protocol import Kept, Shape
 from spotlib.sandbox.world import World
 
-_REQUEST_ONLY = ("SecurityGroupIds", "SecurityGroups")  # answers show them in another form
+_REQUEST_ONLY = ("SecurityGroupIds",)  # answers show it as SecurityGroups
+_OF_IMAGE = ("Platform", "PlatformDetails", "UsageOperation")
 _STATE_CODES = {
     "pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64,
     "stopped": 80,
@@ -53,10 +56,44 @@ def state(name: str) -> Shape:
 
 
 def request_shape(world: World, request: SpotRequest) -> Shape:
-    """One ``SpotInstanceRequest``.  It shows the zone only once it is fulfilled."""
+    """One ``SpotInstanceRequest``."""
+    now = (request.code, request.state, request.updated_s, request.instance is None)
+    return _kept(request, "request", now, partial(_request_shape, world, request))
+
+
+def instance_shape(world: World, instance: Instance) -> Shape:
+    """One ``Instance``."""
+    now = (instance.state, instance.reason, instance.ended_s)
+    return _kept(instance, "instance", now, partial(_instance_shape, world, instance))
+
+
+def status_shape(world: World, instance: Instance, at_s: float) -> Shape:
+    """One ``InstanceStatus``."""
+    checks = instance.checks(at_s, pending=world.forms.pending_checks)
+    now = (instance.state, checks)
+    return _kept(instance, "status", now, partial(_status_shape, instance, *checks))
+
+
+def _kept(thing: Tagged, kind: str, now: object, build: Callable[[], Shape]) -> Shape:
+    """The structure as it was shown before, unless the thing has changed since."""
+    now = (now, *thing.tags.items())
+    before, known = thing.shown.get(kind, (None, None))
+    shape: Shape = known
+    if before != now:
+        shape = Kept(build())
+        thing.shown = {**thing.shown, kind: (now, shape)}
+    return shape
+
+
+def _request_shape(world: World, request: SpotRequest) -> Shape:
+    """It shows the zone only once it is fulfilled."""
     message = request.flaw if request.state == "failed" and request.flaw else ""
     message = message or _MESSAGES[request.code]
     launch = {key: value for key, value in request.launch.items() if key not in _REQUEST_ONLY}
+    price_usd = request.max_price_usd
+    if price_usd is None:  # EC2's default maximum
+        pool = request.pool
+        price_usd = world.market.on_demand_usd(pool.instance_type, pool.region)
     shape: Shape = {
         "SpotInstanceRequestId": request.request_id,
         "CreateTime": _stamp(world, request.accepted_s),
@@ -66,15 +103,14 @@ def request_shape(world: World, request: SpotRequest) -> Shape:
             "Message": message,
             "UpdateTime": _stamp(world, request.updated_s),
         },
-        "LaunchSpecification": launch,
+        "SpotPrice": f"{price_usd:.6f}",
+        "LaunchSpecification": {"Monitoring": {"Enabled": False}, **launch},
         "Type": "one-time",
         "InstanceInterruptionBehavior": "terminate",
         "ProductDescription": "Linux/UNIX",
         "ValidUntil": _stamp(world, request.valid_until_s),
         "Tags": tag_list(request.tags),
     }
-    if request.max_price_usd is not None:
-        shape["SpotPrice"] = f"{request.max_price_usd:.6f}"
     if request.instance is not None:
         shape["InstanceId"] = request.instance.instance_id
         shape["LaunchedAvailabilityZone"] = _zone_name(request)
@@ -84,43 +120,52 @@ def request_shape(world: World, request: SpotRequest) -> Shape:
     return shape
 
 
-def instance_shape(world: World, instance: Instance) -> Shape:
-    """One ``Instance``."""
+def _instance_shape(world: World, instance: Instance) -> Shape:
+    """Once it is terminated, EC2 no longer shows its network and its disks."""
     request, launched = instance.request, _stamp(world, instance.launched_s)
-    kind = catalogue.raw_types()[request.pool.instance_type]
-    image = request.launch["ImageId"]
+    launch, pool = request.launch, request.pool
+    kind = catalogue.raw_types()[pool.instance_type]
+    image = catalogue.images(pool.region)[launch["ImageId"]]
+    hypervisor = kind.get("Hypervisor", "nitro").replace("nitro", "xen")  # EC2 reports both so
     shape: Shape = {
         "InstanceId": instance.instance_id,
-        "ImageId": image,
-        "InstanceType": request.pool.instance_type,
-        "Architecture": catalogue.images(request.pool.region)[image]["Architecture"],
-        "Hypervisor": kind.get("Hypervisor", "nitro").replace(
-            "nitro", "xen"
-        ),  # EC2 reports both so
+        "ImageId": launch["ImageId"],
+        "InstanceType": pool.instance_type,
+        "Architecture": image["Architecture"],
+        "Hypervisor": hypervisor,
+        "VirtualizationType": image["VirtualizationType"],
+        "RootDeviceName": image["RootDeviceName"],
+        "RootDeviceType": image["RootDeviceType"],
+        **{key: image[key] for key in _OF_IMAGE if image.get(key)},
+        "EbsOptimized": launch.get("EbsOptimized", False),
+        "EnaSupport": image["EnaSupport"],
+        "SourceDestCheck": True,
         "State": state(instance.state),
         "LaunchTime": launched,
         "AmiLaunchIndex": 0,
-        "Monitoring": {"State": "disabled"},
+        "ClientToken": "",
+        "Monitoring": {"State": _monitoring(launch)},
         "Placement": {
             "AvailabilityZone": _zone_name(request),
-            "AvailabilityZoneId": request.pool.zone_id,
+            "AvailabilityZoneId": pool.zone_id,
+            "GroupName": "",
             "Tenancy": "default",
         },
         "Tags": tag_list(instance.tags),
         "NetworkInterfaces": [],
+        "BlockDeviceMappings": [],
+        "SecurityGroups": [],
     }
     if not request.on_demand:
         shape["InstanceLifecycle"] = "spot"
         shape["SpotInstanceRequestId"] = request.request_id
-    if instance.state in ("pending", "running"):
-        shape["NetworkInterfaces"] = [_interface(instance, launched)]
-        shape["PrivateIpAddress"] = shape["NetworkInterfaces"][0]["PrivateIpAddress"]
+    if instance.state != "terminated":
+        shape |= _network(world, instance, launched) | _disks(instance, image, launched)
     return {**shape, **_ending(world, instance)}
 
 
-def status_shape(world: World, instance: Instance, at_s: float) -> Shape:
-    """One ``InstanceStatus``.  The attached-EBS status is there only if the type has it."""
-    status, ebs = instance.checks(at_s, pending=world.forms.pending_checks)
+def _status_shape(instance: Instance, status: str, ebs: str | None) -> Shape:
+    """The attached-EBS status is there only if the type has it."""
     shape: Shape = {
         "InstanceId": instance.instance_id,
         "InstanceState": state(instance.state),
@@ -153,20 +198,78 @@ def _checked(status: str) -> Shape:
     return {"Status": status, "Details": [details]}
 
 
-def _interface(instance: Instance, launched: datetime) -> Shape:
+def _network(world: World, instance: Instance, launched: datetime) -> Shape:
+    """Where an instance is in the network: one interface, in the default subnet of its zone."""
+    region, zone_id = instance.request.pool.region, instance.request.pool.zone_id
+    given = (instance.request.launch.get("NetworkInterfaces") or [{}])[0]
+    subnet = network.subnets(region)[zone_id]
+    address = subnet.address(instance.number)
+    suffix = "ec2.internal" if region == "us-east-1" else f"{region}.compute.internal"
+    groups = [{"GroupName": "default", "GroupId": network.group_id(region)}]
     bits = digest(8, "eni", instance.instance_id)
-    return {
+    where: Shape = {
+        "SubnetId": subnet.subnet_id,
+        "VpcId": network.vpc_id(region),
+        "PrivateIpAddress": address,
+        "PrivateDnsName": f"ip-{address.replace('.', '-')}.{suffix}",
+    }
+    association: Shape = {}
+    if given.get("AssociatePublicIpAddress", True) and instance.state in ("pending", "running"):
+        # A range that is never routed (RFC 2544): nobody reaches a stranger through it.
+        public = f"198.{18 + instance.number // 65536 % 2}.{instance.number // 256 % 256}."
+        public += str(instance.number % 256)
+        zone = "compute-1" if region == "us-east-1" else f"{region}.compute"
+        name = f"ec2-{public.replace('.', '-')}.{zone}.amazonaws.com"
+        association = {"PublicIp": public, "PublicDnsName": name, "IpOwnerId": "amazon"}
+    shown = {"Association": association} if association else {}
+    interface = {
+        **where,
+        **shown,
         "NetworkInterfaceId": f"eni-0{bits.hex()}",
-        "PrivateIpAddress": f"172.31.{bits[0]}.{bits[1]}",
+        "OwnerId": world.account_id,
+        "MacAddress": "02:" + bits[:5].hex(":"),
+        "Description": given.get("Description", ""),
+        "InterfaceType": "interface",
+        "SourceDestCheck": True,
         "Status": "in-use",
+        "Groups": groups,
+        "PrivateIpAddresses": [{"Primary": True, "PrivateIpAddress": address}],
         "Attachment": {
             "AttachTime": launched,
             "AttachmentId": f"eni-attach-0{bits[::-1].hex()}",
-            "DeleteOnTermination": True,
+            "DeleteOnTermination": given.get("DeleteOnTermination", True),
             "DeviceIndex": 0,
-            "Status": "attached" if instance.state == "running" else "attaching",
+            "Status": "attaching" if instance.state == "pending" else "attached",
         },
     }
+    return {
+        **where,
+        "PublicDnsName": association.get("PublicDnsName", ""),
+        "PublicIpAddress": association.get("PublicIp"),
+        "SecurityGroups": groups,
+        "NetworkInterfaces": [interface],
+    }
+
+
+def _disks(instance: Instance, image: Shape, launched: datetime) -> Shape:
+    """The disks of an instance, as its image maps them."""
+    disks = [
+        {
+            "DeviceName": each["DeviceName"],
+            "Ebs": {
+                "AttachTime": launched,
+                "DeleteOnTermination": each["Ebs"]["DeleteOnTermination"],
+                "Status": "attaching" if instance.state == "pending" else "attached",
+                "VolumeId": f"vol-0{digest(8, 'vol', instance.instance_id, place).hex()}",
+            },
+        }
+        for place, each in enumerate(image["BlockDeviceMappings"])
+    ]
+    return {"BlockDeviceMappings": disks}
+
+
+def _monitoring(launch: Shape) -> str:
+    return "enabled" if launch.get("Monitoring", {}).get("Enabled") else "disabled"
 
 
 def _stamp(world: World, at_s: float) -> datetime:

@@ -11,12 +11,21 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from spotlib.sandbox import borrowed, catalogue, course
+from spotlib.sandbox import catalogue, course, network
 from spotlib.sandbox.account import SpotRequest
 from spotlib.sandbox.chance import uniforms
 from spotlib.sandbox.filters import filters_of, has_wildcard, narrow, page
 from spotlib.sandbox.market import Pool
-from spotlib.sandbox.protocol import ApiError, Params, Shape, invalid, missing, unsupported
+from spotlib.sandbox.protocol import (
+    ApiError,
+    Params,
+    Shape,
+    end_dry_run,
+    invalid,
+    missing,
+    refuse_others,
+    unsupported,
+)
 from spotlib.sandbox.reads import request_as_of
 from spotlib.sandbox.shapes import request_shape
 from spotlib.sandbox.world import World
@@ -25,17 +34,57 @@ _MOST_INSTANCES = 3000
 _OVER_QUOTA = "Max spot instance count exceeded"
 _IMAGE_ID = re.compile(r"ami-(?:[0-9a-f]{8}|[0-9a-f]{17})")
 _REQUEST_ID = re.compile(r"sir-[0-9a-z]{8}")
+_MOST_USER_DATA = 16384  # bytes, before base64
 
+# What a launch can name; EC2 has more, which is refused as not modelled.
+_LAUNCH = frozenset(
+    {
+        "EbsOptimized",
+        "IamInstanceProfile",
+        "ImageId",
+        "InstanceType",
+        "KeyName",
+        "Monitoring",
+        "NetworkInterfaces",
+        "Placement",
+        "SecurityGroupIds",
+        "SecurityGroups",
+        "SubnetId",
+        "UserData",
+    }
+)
+_INTERFACE = frozenset(
+    {
+        "AssociatePublicIpAddress",
+        "DeleteOnTermination",
+        "Description",
+        "DeviceIndex",
+        "Groups",
+        "SubnetId",
+    }
+)
+_PLACEMENT = frozenset({"AvailabilityZone", "AvailabilityZoneId", "GroupName", "Tenancy"})
+
+_INTERFACES = "LaunchSpecification.NetworkInterfaces"
 _PATHS = {
     "availability-zone-group": "AvailabilityZoneGroup",
     "create-time": "CreateTime",
     "fault-code": "Fault.Code",
+    "fault-message": "Fault.Message",
     "instance-id": "InstanceId",
+    "launch.group-id": "LaunchSpecification.SecurityGroups.GroupId",
+    "launch.group-name": "LaunchSpecification.SecurityGroups.GroupName",
     "launch.image-id": "LaunchSpecification.ImageId",
     "launch.instance-type": "LaunchSpecification.InstanceType",
     "launch.key-name": "LaunchSpecification.KeyName",
+    "launch.monitoring-enabled": "LaunchSpecification.Monitoring.Enabled",
     "launched-availability-zone": "LaunchedAvailabilityZone",
     "launched-availability-zone-id": "LaunchedAvailabilityZoneId",
+    "network-interface.delete-on-termination": f"{_INTERFACES}.DeleteOnTermination",
+    "network-interface.description": f"{_INTERFACES}.Description",
+    "network-interface.device-index": f"{_INTERFACES}.DeviceIndex",
+    "network-interface.group-id": f"{_INTERFACES}.Groups",
+    "network-interface.subnet-id": f"{_INTERFACES}.SubnetId",
     "product-description": "ProductDescription",
     "spot-instance-request-id": "SpotInstanceRequestId",
     "spot-price": "SpotPrice",
@@ -56,23 +105,32 @@ def request_spot_instances(world: World, region: str, params: Params) -> Shape:
         return _repeated(world, token, fingerprint, *account.tokens[token])
     count = _count(params)
     launch = params.get("LaunchSpecification") or {}
+    _check_modelled(launch)
     kind = _instance_type(launch, region)
     flaw = _image_flaw(world, launch, region, kind)
     _check_user_data(launch)
     _check_type(params)
-    _check_account(world, launch, region)
+    _check_network(world, launch, region)
+    _check_names(launch)
+    groups = _groups(launch, region)
     pools, zone_flaw = _pools(world, launch, region, kind)
+    valid_until_s, max_price_usd = _valid_until_s(world, params), _max_price(params)
+    tags = _tags(params)
+    if world.forms.dry_run == "parameters":
+        end_dry_run(params)
+    _check_role(world)
     fitting = _count_within_quota(world, region, kind, count)
+    end_dry_run(params)
     requests = course.request(
         world,
         kind,
         pools,
         count=count,
-        launch=launch,
+        launch={**launch, "SecurityGroups": groups},
         token=token,
-        tags=_tags(params),
-        valid_until_s=_valid_until_s(world, params),
-        max_price_usd=_max_price(params),
+        tags=tags,
+        valid_until_s=valid_until_s,
+        max_price_usd=max_price_usd,
         flaws=[flaw or zone_flaw] * fitting + [_OVER_QUOTA] * (count - fitting),
     )
     if token:
@@ -86,7 +144,12 @@ def describe_spot_instance_requests(world: World, region: str, params: Params) -
     at_s = world.read_at_s(by_ids=bool(ids))
     found = find_requests(world, region, ids, at_s) if ids else _candidates(world, region, params)
     past = (request_as_of(each, at_s) for each in found)
-    shapes = narrow((request_shape(world, each) for each in past if each), params, _PATHS)
+    shapes = narrow(
+        (request_shape(world, each) for each in past if each),
+        params,
+        "DescribeSpotInstanceRequests",
+        _PATHS,
+    )
     id_name = "SpotInstanceRequestIds"
     shown, more = page(shapes, params, ids=ids, id_name=id_name, reads=world.reads)
     return {"SpotInstanceRequests": shown, **more}
@@ -97,8 +160,9 @@ def cancel_spot_instance_requests(world: World, region: str, params: Params) -> 
     ids = params.get("SpotInstanceRequestIds", [])
     if not ids:
         raise missing("SpotInstanceRequestId")
-    done = []
-    for request in find_requests(world, region, ids):
+    found, done = find_requests(world, region, ids), []
+    end_dry_run(params)
+    for request in found:
         course.cancel(world, request)
         state = request.state if request.state in ("closed", "cancelled") else "completed"
         done.append({"SpotInstanceRequestId": request.request_id, "State": state})
@@ -121,6 +185,20 @@ def find_requests(
     return [known[i] for i in dict.fromkeys(ids)]
 
 
+def find_images(region: str, ids: Sequence[str]) -> list[Shape]:
+    """The images with these ids; one malformed or unknown id refuses the whole call."""
+    known = catalogue.images(region)
+    unknown = [i for i in ids if i not in known]
+    malformed = [i for i in unknown if not _IMAGE_ID.fullmatch(i)]
+    if malformed:
+        message = f'Invalid id: "{malformed[0]}" (expecting "ami-...")'
+        raise ApiError("InvalidAMIID.Malformed", message)
+    if unknown:
+        message = f"The image id '[{', '.join(unknown)}]' does not exist"
+        raise ApiError("InvalidAMIID.NotFound", message)
+    return [known[i] for i in dict.fromkeys(ids)]
+
+
 def _repeated(
     world: World, token: str, fingerprint: str, first: str, requests: Iterable[SpotRequest]
 ) -> Shape:
@@ -134,7 +212,7 @@ def _repeated(
 def _candidates(world: World, region: str, params: Params) -> Iterable[SpotRequest]:
     """The requests that may pass the filters, through an index if possible."""
     account = world.region(region)
-    for name, values in filters_of(params).items():
+    for name, values in filters_of(params):
         if has_wildcard(values):
             continue
         if name.startswith("tag:"):
@@ -171,12 +249,8 @@ def _image_flaw(world: World, launch: Params, region: str, kind: catalogue.Insta
     image = launch.get("ImageId")
     if not image:
         raise missing("launchSpecification.imageId")
-    if not _IMAGE_ID.fullmatch(image):
-        raise ApiError("InvalidAMIID.Malformed", f'Invalid id: "{image}" (expecting "ami-...")')
-    known = catalogue.images(region)
-    if image not in known:
-        raise ApiError("InvalidAMIID.NotFound", f"The image id '[{image}]' does not exist")
-    architecture = known[image]["Architecture"]
+    [found] = find_images(region, [image])
+    architecture = found["Architecture"]
     if architecture in kind.architectures:
         return ""
     message = (
@@ -196,9 +270,62 @@ def _unfit(world: World, error: ApiError) -> str:
 
 def _check_user_data(launch: Params) -> None:
     try:
-        base64.b64decode(launch.get("UserData") or "", validate=True)
+        script = base64.b64decode(launch.get("UserData") or "", validate=True)
     except (binascii.Error, ValueError):
         raise invalid("Invalid BASE64 encoding of user data.") from None
+    if len(script) > _MOST_USER_DATA:
+        raise invalid(f"User data is limited to {_MOST_USER_DATA} bytes")
+
+
+def _check_modelled(launch: Params) -> None:
+    """Refuse what EC2 has and the sandbox does not: the launch would not be what was asked for."""
+    refuse_others(launch, _LAUNCH, "LaunchSpecification")
+    placement, interfaces = launch.get("Placement") or {}, launch.get("NetworkInterfaces") or []
+    refuse_others(placement, _PLACEMENT, "Placement")
+    for interface in interfaces:
+        refuse_others(interface, _INTERFACE, "NetworkInterface")
+    if len(interfaces) > 1:
+        raise unsupported("More than one network interface is not modelled by the sandbox.")
+    tenancy = placement.get("Tenancy", "default")
+    if tenancy in ("dedicated", "host"):
+        raise unsupported(f"Tenancy {tenancy} is not modelled by the sandbox.")
+    if tenancy != "default":
+        raise invalid(f"Invalid value '{tenancy}' for tenancy.")
+
+
+def _check_names(launch: Params) -> None:
+    """Refuse what the account does not have: a key pair, an instance profile, a placement group."""
+    if launch.get("KeyName"):
+        message = f"The key pair '{launch['KeyName']}' does not exist"
+        raise ApiError("InvalidKeyPair.NotFound", message)
+    for form, value in (launch.get("IamInstanceProfile") or {}).items():
+        raise invalid(
+            f"Value ({value}) for parameter iamInstanceProfile.{form.lower()} is invalid. "
+            f"Invalid IAM Instance Profile {'name' if form == 'Name' else 'ARN'}"
+        )
+    group = (launch.get("Placement") or {}).get("GroupName")
+    if group:
+        message = f"The Placement Group '{group}' is unknown."
+        raise ApiError("InvalidPlacementGroup.Unknown", message)
+
+
+def _groups(launch: Params, region: str) -> list[Shape]:
+    """The security groups of a launch, which can only be the VPC's default one."""
+    known = {"GroupName": "default", "GroupId": network.group_id(region)}
+    interfaces = launch.get("NetworkInterfaces") or [{}]
+    ids = [*launch.get("SecurityGroupIds", []), *interfaces[0].get("Groups", [])]
+    malformed = [i for i in ids if not i.startswith("sg-")]
+    if malformed:
+        message = f'Invalid id: "{malformed[0]}" (expecting "sg-...")'
+        raise ApiError("InvalidGroupId.Malformed", message)
+    names = launch.get("SecurityGroups", [])
+    unknown = [name for name in [*ids, *names] if name not in known.values()]
+    if unknown:
+        message = (
+            f"The security group '{unknown[0]}' does not exist in VPC '{network.vpc_id(region)}'"
+        )
+        raise ApiError("InvalidGroup.NotFound", message)
+    return [known]
 
 
 def _check_type(params: Params) -> None:
@@ -251,8 +378,8 @@ def _tags(params: Params) -> dict[str, str]:
     return tags
 
 
-def _check_account(world: World, launch: Params, region: str) -> None:
-    """Refuse if the account lacks the spot role or a default VPC that the request needs."""
+def _check_role(world: World) -> None:
+    """Refuse if the account lacks the service-linked role of spot requests."""
     if not world.spot_role:
         code = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
         message = (
@@ -260,7 +387,18 @@ def _check_account(world: World, launch: Params, region: str) -> None:
             "for EC2 Spot Instances."
         )
         raise ApiError(code, message, 403)
+
+
+def _check_network(world: World, launch: Params, region: str) -> None:
+    """Refuse a contradiction, or the lack of a default VPC that the request needs."""
     interfaces = launch.get("NetworkInterfaces")
+    for key, what in (("SubnetId", "subnet ID"), ("SecurityGroupIds", "security groups")):
+        if interfaces and launch.get(key):
+            message = (
+                f"Network interfaces and an instance-level {what} may not be specified on the same "
+                "request"
+            )
+            raise ApiError("InvalidParameterCombination", message)
     if interfaces and not interfaces[0].get("SubnetId") and world.forms.bare_interface == "refused":
         raise missing("networkInterface.subnetId")
     if region in world.no_default_vpc and not _subnet(launch):
@@ -311,11 +449,11 @@ def _named_zone(world: World, launch: Params, region: str) -> str | None:
     """The id of the zone the request pins, by name, by id or through its subnet."""
     subnet = _subnet(launch)
     if subnet:
-        zone_of = {} if region in world.no_default_vpc else borrowed.subnet_zones(region)
-        if subnet not in zone_of:
-            message = f"The subnet ID '{subnet}' does not exist"
-            raise ApiError("InvalidSubnetID.NotFound", message)
-        return zone_of[subnet]
+        known = {} if region in world.no_default_vpc else network.subnets(region)
+        for zone_id, each in known.items():
+            if each.subnet_id == subnet:
+                return zone_id
+        raise ApiError("InvalidSubnetID.NotFound", f"The subnet ID '{subnet}' does not exist")
     placement = launch.get("Placement") or {}
     name = placement.get("AvailabilityZone") or placement.get("AvailabilityZoneId")
     if name is None:

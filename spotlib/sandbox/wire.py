@@ -65,9 +65,10 @@ def answer(
     Raises one of botocore's connection errors if a fault breaks the connection.
     """
     handler = _Handler(world, read_timeout_s)
+    handler.read(url, headers, body)
     try:
         with world.lock:
-            return handler.answer(url, headers, body)
+            return handler.answer()
     finally:
         world.clock.hold(handler.harmed_s)  # outside the lock: other clients continue
 
@@ -80,14 +81,23 @@ class _Handler:
         self.read_timeout_s = read_timeout_s
         self.number, self.began_s = 0, 0.0
         self.service, self.region = "ec2", ""
+        self.parsed: ParsedCall | ApiError = ApiError("InternalError", "Nothing was read.", 500)
         self.call: ParsedCall | None = None
         self.code: str | None = None  # of the error it is answered with
         self.harmed_s = 0.0  # time spent by faults
 
-    def answer(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def read(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Parse the request; it needs no lock, so a long one delays no other client."""
+        try:
+            self.service, self.region = address(url, headers)
+            self.parsed = parse(self.service, self.region, url, headers, body)
+        except ApiError as error:
+            self.parsed = error
+
+    def answer(self) -> Answer:
         self.number, self.began_s = len(self.world.calls), self.world.now_s
         try:
-            reply = self._execute(url, headers, body)
+            reply = self._execute()
         except BotoCoreError as error:
             self.code = type(error).__name__
             raise
@@ -101,10 +111,10 @@ class _Handler:
             self._spend_latency(after=True)
         return _dated(self.world, reply)
 
-    def _execute(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        world = self.world
-        self.service, self.region = address(url, headers)
-        call = parse(self.service, self.region, url, headers, body)
+    def _execute(self) -> Answer:
+        world, call = self.world, self.parsed
+        if isinstance(call, ApiError):
+            raise call
         self._spend_latency(call, after=False)
         self.call = call = replace(
             call, at_s=world.now_s, number=self.number, read_timeout_s=self.read_timeout_s
@@ -113,7 +123,7 @@ class _Handler:
         api.authorize(world, call)
         result: dict[str, Any] = {}
         if borrowed.answers(call):
-            reply = borrowed.pass_on(call, without_vpc=self.region in world.no_default_vpc)
+            reply = borrowed.pass_on(call)
         else:
             result = api.execute(world, call)
             reply = write(call, result, _request_id(world, self.number))

@@ -71,9 +71,10 @@ class World:
     use, such as ``ec2:TerminateInstances``.  ``reads`` says how inconsistent describe calls are,
     ``forms`` what AWS does where that is not known, ``throttled`` whether EC2's token buckets limit
     the calls.
-    The account has not opted in to the regions ``not_opted_in``; the regions ``no_default_vpc``
-    have no default VPC.  ``mfa_codes`` are the next codes of MFA devices, by serial number: only a
-    session that began with one may then act (see ``identity``).
+    The account belongs to ``partition``, and no other's regions know it.  It may use the regions
+    that need no opt-in and those ``opted_in``, but not those ``not_opted_in``; the regions
+    ``no_default_vpc`` have no default VPC.  ``mfa_codes`` are the next codes of MFA devices, by
+    serial number: only a session that began with one may then act (see ``identity``).
     """
 
     def __init__(
@@ -92,6 +93,8 @@ class World:
         reads: Reads | None = None,
         forms: Forms | None = None,
         throttled: bool = False,
+        partition: str = "aws",
+        opted_in: Collection[str] = (),
         not_opted_in: Collection[str] = (),
         no_default_vpc: Collection[str] = (),
         mfa_codes: Mapping[str, str] | None = None,
@@ -110,6 +113,8 @@ class World:
         self.forms = forms or Forms()
         narrow = self.forms.status_bucket == "narrow"
         self.buckets = Buckets(status_ids_narrow=narrow) if throttled else None
+        self.partition = partition
+        self.opted_in = frozenset(opted_in)
         self.not_opted_in = frozenset(not_opted_in)
         self.no_default_vpc = frozenset(no_default_vpc)
         self.mfa_codes = None if mfa_codes is None else dict(mfa_codes)
@@ -141,6 +146,7 @@ class World:
         settings += [self.reads, self.forms, self.buckets is not None]
         settings += [sorted(self.not_opted_in), sorted(self.no_default_vpc)]
         settings += [sorted(self.unlisted_quotas)]
+        settings += [self.partition, sorted(self.opted_in)]
         return "w-" + hashlib.sha256(repr(settings).encode()).hexdigest()[:10]
 
     @property

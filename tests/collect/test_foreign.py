@@ -56,6 +56,13 @@ def client(moto):
     return lambda region: boto3.client("ec2", region_name=region, endpoint_url=moto)
 
 
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    """Ask only once for what may be lacking."""
+    monkeypatch.setattr("spotlib.ec2.patience._HOPELESS_ATTEMPTS", 1)
+    monkeypatch.setattr("spotlib.ec2.patience._HOPELESS_MOST_S", 0.0)
+
+
 def alive(client, *regions):
     """The instances that are not gone, and the requests, as moto itself lists them."""
     found = set()

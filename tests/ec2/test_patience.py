@@ -49,8 +49,10 @@ class RealClock(VirtualClock):
 class Failing(Connection):
     """A connection on which every call fails at once."""
 
+    kind = Kind.THROTTLED
+
     def call(self, region, action, /, **_):
-        raise Refusal("Busy", "m", kind=Kind.THROTTLED, advice="a", action=action, region=region)
+        raise Refusal("Busy", "m", kind=self.kind, advice="a", action=action, region=region)
 
 
 def test_the_pauses_grow_are_drawn_and_end_after_a_minute():
@@ -97,6 +99,27 @@ def test_an_endpoint_that_never_answered_is_given_up_within_seconds(struck, kind
 
     assert world.now_s < 6.0
     assert slowly.call(REGION, "describe_vpcs")["Vpcs"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "kind", "waits"),
+    [
+        ("http://127.0.0.1:9", Kind.SERVER, False),
+        ("http://127.0.0.1:9", Kind.UNREACHABLE, False),
+        ("http://127.0.0.1:9", Kind.THROTTLED, True),
+        ("aws", Kind.SERVER, True),
+    ],
+)
+def test_what_another_program_may_lack_is_given_up_within_seconds(endpoint, kind, waits):
+    """It answers as if it had failed, such as moto where an action is not written yet."""
+    connection = Failing(endpoint, RealClock(), None, reached=True)
+    connection.kind = kind
+
+    with pytest.raises(Refusal):
+        Patient(connection).call(REGION, "describe_vpcs")
+
+    assert (connection.clock.now_s() > 20.0) is waits
+    assert len(connection.clock.pauses_s) >= 2
 
 
 def test_one_that_has_answered_is_waited_for(struck):

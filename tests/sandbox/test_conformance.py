@@ -504,7 +504,9 @@ def aws():
 
     def advance(seconds: float) -> None:
         body = json.dumps({"seconds": seconds}).encode()
-        urllib.request.urlopen(f"{url}/sandbox/advance", data=body).close()
+        kind = {"Content-Type": "application/json"}
+        asked = urllib.request.Request(f"{url}/sandbox/advance", data=body, headers=kind)
+        urllib.request.urlopen(asked).close()
 
     run.advance = advance
     yield run

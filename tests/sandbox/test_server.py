@@ -2,19 +2,25 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from subprocess import PIPE
 
 import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
 from botocore.parsers import ResponseParserError
-from programs import PATIENCE_S, served
+from programs import PATIENCE_S, marked, served, until
 
+from spotlib.sandbox import wire
 from spotlib.sandbox.faults import lose_answer
 from spotlib.sandbox.world import World
 
@@ -48,7 +54,9 @@ def plain(service, url):
 
 def control(url, path, body=None):
     data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(url + path, data=data)
+    asked = urllib.request.Request(
+        url + path, data=data, headers={"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(asked, timeout=PATIENCE_S) as answer:
         return json.load(answer)
 
@@ -175,3 +183,220 @@ def test_it_listens_on_loopback_only():
     url = served(World())
     assert url.startswith("http://127.0.0.1:")
     assert os.environ.get("AWS_ENDPOINT_URL") is None
+
+
+# What a stranger on this machine, or a web page in its browser, may try.
+
+FORM = "application/x-www-form-urlencoded"
+SCOPE = "AWS4-HMAC-SHA256 Credential=x/20240901/us-east-1/ec2/aws4_request, Signature=x"
+
+
+def sent(url, head, body=b"", *, method="POST /"):
+    """The answer to these bytes, until the server closes the connection; its Host is right."""
+    port = int(url.rpartition(":")[2])
+    lines = {"Host": f"127.0.0.1:{port}", "Connection": "close", **head}
+    text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
+        client.sendall(f"{method} HTTP/1.1\r\n{text}\r\n".encode() + body)
+        with client.makefile("rb") as answer:
+            return answer.read()
+
+
+def status_of(answer):
+    return int(answer.split()[1])
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ({"Host": "evil.example:80"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Origin": "http://127.0.0.1:8888"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Content-Type": "text/plain", "Content-Length": "2"}, 415),
+        ({"Content-Type": FORM, "Content-Length": "2"}, 415),
+        ({"Content-Length": "-1"}, 411),
+        ({"Content-Length": "two"}, 411),
+        ({"Content-Length": "\u00b2"}, 411),
+        ({"Transfer-Encoding": "chunked"}, 411),
+        ({"Content-Length": "1048577"}, 413),
+        ({"Content-Length": "9" * 5000}, 413),
+    ],
+)
+def test_what_no_program_of_this_machine_sends_is_refused(head, status):
+    world = World()
+    head = {"Content-Type": "application/json", "Authorization": SCOPE, **head}
+    answered = sent(served(world), head, b"{}", method="POST /sandbox/advance")
+    assert status_of(answered) == status
+    assert b"<" not in answered
+    assert (world.now_s, world.calls) == (0.0, [])
+
+
+def test_names_of_this_machine_are_no_foreign_host():
+    url = served(World())
+    for host in ("localhost", "127.0.0.1", "[::1]:80", "LOCALHOST:1"):
+        assert status_of(sent(url, {"Host": host}, method="GET /sandbox/now")) == 200
+
+
+def test_a_call_of_another_content_type_is_refused_before_it_is_executed():
+    world = World()
+    body = b"Action=DescribeInstances"
+    head = {"Authorization": SCOPE, "Content-Type": "text/plain", "Content-Length": len(body)}
+    assert status_of(sent(served(world), head, body)) == 415
+    assert [call.code for call in world.calls] == ["MalformedQueryString"]
+
+
+@pytest.mark.parametrize("seconds", [31 * 86400 + 1, 1e300, "Infinity", "nan", -1])
+def test_a_jump_of_time_beyond_sense_is_refused(seconds):
+    world = World()
+    url = served(world)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        control(url, "/sandbox/advance", {"seconds": seconds})
+    with caught.value:
+        assert caught.value.code == 400
+    assert world.now_s == 0.0
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"[1]", b"null", b"{"])
+def test_a_control_call_that_is_no_object_is_refused_in_one_sentence(body):
+    head = {"Content-Type": "application/json", "Content-Length": len(body)}
+    answered = sent(served(World()), head, body, method="POST /sandbox/advance")
+    assert status_of(answered) == 400
+    assert b"Traceback" not in answered
+
+
+@pytest.mark.parametrize("count", [1_000, 10_000])
+def test_thousands_of_filters_are_refused_at_once_and_hold_nobody_up(count):
+    pairs = (f"&Filter.{i}.Name=vpc-id&Filter.{i}.Value.1=a" for i in range(1, count + 1))
+    body = ("Action=DescribeInstances" + "".join(pairs)).encode()
+    head = {"Authorization": SCOPE, "Content-Type": FORM, "Content-Length": len(body)}
+    url = served(World())
+    began_s = time.process_time()
+    assert status_of(sent(url, head, body)) == 400
+    assert time.process_time() - began_s < 1.0
+
+
+def test_a_long_request_is_read_without_holding_the_world():
+    """Another thread holds the world's lock; the request is parsed all the same."""
+    world = World()
+    body = b"Action=Nothing"
+    head = {"authorization": SCOPE, "content-type": FORM}
+    handler = wire._Handler(world, None)
+    held, go = threading.Event(), threading.Event()
+
+    def hold():
+        with world.lock:
+            held.set()
+            go.wait(PATIENCE_S)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(PATIENCE_S)
+    handler.read("http://127.0.0.1/", head, body)
+    go.set()
+    holder.join()
+    assert handler.parsed.code == "InvalidAction"
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"",
+        b"POST / HT",
+        b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ",
+        b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\nAction=",
+    ],
+)
+def test_a_client_that_sends_no_whole_request_is_hung_up_on(begun):
+    url = served(World(), silent_s=0.3)
+    port = int(url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
+        client.sendall(begun)
+        with suppress(ConnectionResetError):
+            assert client.recv(100) == b""
+
+
+def test_a_client_that_dies_mid_answer_leaves_no_traceback():
+    command = [sys.executable, "-m", "spotlib.sandbox.server", "--json"]
+    process = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True)
+    url = json.loads(process.stdout.readline())["url"]
+    port = int(url.rpartition(":")[2])
+    body = b"Action=DescribeInstanceTypes"  # its answer is too long for the buffers
+    request = (
+        f"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {SCOPE}\r\n"
+        f"Content-Type: {FORM}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(request.encode() + body)
+            assert client.recv(10)
+            # Closed with unread data: the server's next write fails.
+    plain("ec2", url).describe_regions()  # it still answers
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (0, "")
+
+
+# How it ends.
+
+
+def test_it_ends_with_those_who_hold_its_input_if_nothing_is_left():
+    command = [sys.executable, "-m", "spotlib.sandbox.server", "--json", "--end-with-stdin"]
+    process = subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True)
+    url = json.loads(process.stdout.readline())["url"]
+    holder = os.dup(process.stdin.fileno())  # as a guard has it
+    plain("ec2", url).describe_instances()
+    process.stdin.close()
+    time.sleep(0.3)
+    assert process.poll() is None
+    os.close(holder)
+    assert process.wait(PATIENCE_S) == 0
+    process.stdout.close()
+
+
+def test_with_work_left_it_outlives_those_who_hold_its_input():
+    """A sweep must still find what a killed collector and a killed guard left."""
+    command = [sys.executable, "-m", "spotlib.sandbox.server", "--json", "--end-with-stdin"]
+    process = subprocess.Popen([*command, "--virtual"], stdin=PIPE, stdout=PIPE, text=True)
+    url = json.loads(process.stdout.readline())["url"]
+    image = plain("ssm", url).get_parameter(Name=IMAGE)["Parameter"]["Value"]
+    launch = {"ImageId": image, "InstanceType": "t4g.nano"}
+    plain("ec2", url).request_spot_instances(LaunchSpecification=launch)
+    process.stdin.close()
+    time.sleep(0.3)
+    assert control(url, "/sandbox/leftovers")["requests"]
+    process.terminate()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.mark.parametrize("end", ["pass", "raise SystemExit(1)", "os.kill(os.getpid(), 9)"])
+def test_a_program_that_launches_nothing_leaves_no_sandbox_behind(end, tmp_path, monkeypatch):
+    """As a notebook that is refused by its preflight: it never closes its connection."""
+    monkeypatch.setenv("SPOTLIB_TEST", str(tmp_path))
+    program = (
+        "import os; from spotlib import connect; c = connect('sandbox', seed=1); "
+        f"c.call('us-east-1', 'describe_regions'); {end}"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=False)
+    until(lambda: not marked(f"SPOTLIB_TEST={tmp_path}"))
+
+
+def test_the_date_of_the_world_can_be_set():
+    with started("--virtual", "--date", "2025-05-01T12:00") as ready:
+        assert ready["epoch"] == "2025-05-01T12:00:00+00:00"
+        ec2 = plain("ec2", ready["url"])
+        [newest, *_] = ec2.describe_spot_price_history(InstanceTypes=["t3.nano"])[
+            "SpotPriceHistory"
+        ]
+        assert newest["Timestamp"].strftime("%Y-%m") in ("2025-04", "2025-05")
+
+
+@pytest.mark.parametrize("date", ["yesterday", "1999-01-01", "2100-01-01"])
+def test_a_date_that_is_none_is_refused(date):
+    command = [sys.executable, "-m", "spotlib.sandbox.server", "--date", date]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "argument --date" in done.stderr

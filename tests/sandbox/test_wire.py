@@ -163,7 +163,7 @@ def test_a_scaled_clock_runs_by_itself_and_cannot_be_advanced(make_account):
 
 
 def test_a_virtual_clock_only_goes_forward(account):
-    with pytest.raises(ValueError, match="seconds >= 0, got -1"):
+    with pytest.raises(ValueError, match="need 0 <= seconds <= 2678400, got -1"):
         account.world.advance(-1)
 
 
@@ -281,7 +281,7 @@ def test_price_history_has_the_price_in_force_before_it_starts(account):
         InstanceTypes=["t4g.nano"], ProductDescriptions=["Linux/UNIX"], StartTime=now, EndTime=now
     )["SpotPriceHistory"]
     assert len({row["AvailabilityZoneId"] for row in rows}) == len(rows) == 5
-    assert all(0 <= (now - row["Timestamp"]).total_seconds() < 4 * 3600 for row in rows)
+    assert all(0 <= (now - row["Timestamp"]).total_seconds() < 86400 for row in rows)
     assert all(0 < float(row["SpotPrice"]) <= 0.0042 for row in rows)
 
 
@@ -291,8 +291,10 @@ def test_price_history_lists_changes_newest_first(account):
     )["SpotPriceHistory"]
     stamps = [row["Timestamp"] for row in rows]
     assert stamps == sorted(stamps, reverse=True)
-    prices = [row["SpotPrice"] for row in rows]
-    assert all(a != b for a, b in pairwise(prices))
+    prices = [row["SpotPrice"] for row in rows if row["ProductDescription"] == "Linux/UNIX"]
+    assert len(rows) == 2 * len(prices)
+    # Each is a change, or the one that is repeated every day.
+    assert 90 <= len(prices) < 90 + sum(a != b for a, b in pairwise(prices)) + 2
 
 
 def test_placement_scores_are_the_ten_best(account):

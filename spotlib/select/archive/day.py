@@ -355,6 +355,7 @@ class _Clock:
         self._file = file
         self._midnight_us = int(np.datetime64(file.day, "us").astype(np.int64))
         self._priced = -1  # the slot of the prices kept
+        self._slot_of = np.full(DAY_S, -1, np.int64)  # each second that a snapshot was taken at
         self.taken = np.full(SNAPSHOTS_PER_DAY, -1, np.int64)  # second of the day, -1 if none
         self.is_late = False  # an earlier snapshot was found after a later one of its ten minutes
         self.left_out = 0  # rows of the others
@@ -367,18 +368,26 @@ class _Clock:
         if np.max(seconds.view(np.uint64), initial=0) >= DAY_S:  # a negative one is huge
             reason = f"holds rows of another day than its name says, {self._file.day}"
             raise OtherFormError(self._file.name, reason)
-        slots: Integers = seconds // SLOT_S
-        kept: Booleans = seconds == self.taken[slots]
-        if kept.all():
+        slots: Integers = self._slot_of[seconds]
+        if np.min(slots, initial=0) >= 0:
             return slots, None
-        for second in np.unique(seconds[~kept]).tolist():
-            before = self.taken[second // SLOT_S]
-            if before < 0 or second < before:
-                self.taken[second // SLOT_S] = second
-                self.is_late |= bool(before >= 0)
-        kept = seconds == self.taken[slots]
+        for second in np.unique(seconds[slots < 0]).tolist():
+            self._learn(second)
+        slots = self._slot_of[seconds]
+        kept: Booleans = slots >= 0
         self.left_out += int(np.count_nonzero(~kept))
         return slots, None if kept.all() else kept
+
+    def _learn(self, second: int) -> None:
+        slot = second // SLOT_S
+        before = int(self.taken[slot])
+        if 0 <= before < second:
+            return
+        if before >= 0:
+            self._slot_of[before] = -1
+            self.is_late = True
+        self.taken[slot] = second
+        self._slot_of[second] = slot
 
     def keep_last_prices(
         self, matrix: Matrix, slots: Integers, pools: Numbers, prices: pa.Array

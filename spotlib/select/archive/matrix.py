@@ -244,12 +244,14 @@ def _all_differ(cells: Integers, pools: Numbers) -> bool:
 
     It is in a snapshot of the same pools as the first, and in rows sorted by pool and time.
     """
-    in_order = np.diff(cells) > 0
+    in_order = cells[1:] > cells[:-1]
     if in_order.all():
         return True
-    starts = np.flatnonzero(np.diff(pools, prepend=_NAMELESS))
-    in_order[starts[1:] - 1] = True
-    return bool(in_order.all()) and len(np.unique(pools[starts])) == len(starts)
+    other_pool = pools[1:] != pools[:-1]
+    if not (in_order | other_pool).all():
+        return False
+    listed = np.append(pools[:1], pools[1:][other_pool])
+    return len(np.unique(listed)) == len(listed)
 
 
 def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
