@@ -36,6 +36,7 @@ _STAGES = frozenset(stage.label for stage in Stage)
 _WAITING_CODES = frozenset(
     {
         *("az-group-constraint", "launch-group-constraint", "placement-group-constraint"),
+        "constraint-not-fulfillable",
         *("capacity-not-available", "capacity-oversubscribed", "price-too-low"),
         *("pending-evaluation", "pending-fulfillment", "not-scheduled-yet", "fulfilled"),
         *("marked-for-stop", "marked-for-termination"),

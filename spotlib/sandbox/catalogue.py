@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import UnknownRegionError
-from botocore.session import get_session
+from botocore.loaders import create_loader
+from botocore.regions import EndpointResolver
 
 # The regions that every account may use without opting in; SpotLake covers the same.
 DEFAULT_REGIONS = (
@@ -140,9 +141,15 @@ def zones(region: str) -> tuple[Zone, ...]:
 def partition_of(region: str) -> str:
     """The partition of a region, such as ``aws-cn``; "" for an unknown region."""
     try:
-        return str(get_session().get_partition_for_region(region))
+        return str(_endpoints().get_partition_for_region(region))
     except UnknownRegionError:
         return ""
+
+
+@cache
+def _endpoints() -> EndpointResolver:
+    """Where services are, as botocore's data say; a Session would read ``~/.aws``."""
+    return EndpointResolver(create_loader().load_data("endpoints"))
 
 
 @cache
