@@ -373,15 +373,20 @@ def test_with_work_left_it_outlives_those_who_hold_its_input():
 
 
 @pytest.mark.parametrize("end", ["pass", "raise SystemExit(1)", "os.kill(os.getpid(), 9)"])
-def test_a_program_that_launches_nothing_leaves_no_sandbox_behind(end, tmp_path, monkeypatch):
+def test_a_program_that_launches_nothing_leaves_no_sandbox_behind(end, tmp_path):
     """As a notebook that is refused by its preflight: it never closes its connection."""
-    monkeypatch.setenv("SPOTLIB_TEST", str(tmp_path))
+    mark = f"SPOTLIB_TEST={tmp_path}"
     program = (
         "import os; from spotlib import connect; c = connect('sandbox', seed=1); "
-        f"c.call('us-east-1', 'describe_regions'); {end}"
+        f"c.call('us-east-1', 'describe_regions'); "
+        f"print('connected', flush=True); __import__('time').sleep(1.0); {end}"
     )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=False)
-    until(lambda: not marked(f"SPOTLIB_TEST={tmp_path}"))
+    command = ["env", mark, sys.executable, "-W", "ignore", "-c", program]
+    process = subprocess.Popen(command, stdout=PIPE)
+    assert process.stdout.readline() == b"connected\n"
+    assert len(marked(mark)) >= 2  # it and its sandbox
+    process.communicate(timeout=PATIENCE_S)
+    until(lambda: not marked(mark))
 
 
 def test_the_date_of_the_world_can_be_set():
