@@ -227,7 +227,9 @@ def _written(
     if not is_new:
         disputed |= (before != 0) & (before != codes)
     flat[cells[disputed]] = _NOTHING_KNOWN
-    if is_new and _all_differ(cells, pools):
+    # Of a single snapshot the cells are the pools, and ``flat`` held nothing before.
+    one = cells is pools
+    if is_new and (np.count_nonzero(flat) == len(cells) if one else _all_differ(cells, pools)):
         return disputed, []
     order = np.argsort(cells, kind="stable")
     first = np.empty(len(cells), np.bool_)
@@ -240,13 +242,8 @@ def _written(
 
 
 def _all_differ(cells: Integers, pools: Numbers) -> bool:
-    """Return True if each row has a cell of its own, where that is quick to see.
-
-    It is in a snapshot of the same pools as the first, and in rows sorted by pool and time.
-    """
+    """Return True if each row has a cell of its own and rows are sorted by pool and time."""
     in_order = cells[1:] > cells[:-1]
-    if in_order.all():
-        return True
     other_pool = pools[1:] != pools[:-1]
     if not (in_order | other_pool).all():
         return False
