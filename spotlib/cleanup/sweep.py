@@ -14,7 +14,16 @@ from pathlib import Path
 
 import msgspec
 
-from spotlib.cleanup.close import GIVE_UP_S, SETTLE_S, Cleaned, Note, clean_event, settle
+from spotlib.cleanup.close import (
+    GIVE_UP_S,
+    SETTLE_S,
+    Cleaned,
+    Note,
+    clean_event,
+    release_all,
+    settle,
+    unseen,
+)
 from spotlib.cleanup.commands import aws_options
 from spotlib.cleanup.recovery import missing_events
 from spotlib.cleanup.unfinished import Folder, Unfinished, read_folder
@@ -151,9 +160,11 @@ def sweep(
         connection.memory.cancelled.update(log.cancelled)
     patient = Patient(connection)
     near = _near(connection, [*(regions or ()), *(r for log in logs.values() for r in log.regions)])
+    account = None if connection.simulated else _account(patient, near)
+    if not dry_run:
+        _end_known([_Job(connection, name, log, [], account) for name, log in logs.items()])
     ours, errors = _search(patient, near, regions, batch_id)
     errors |= {each.batch_id: each.words for each in here.faults}
-    account = None if connection.simulated else _account(patient, near)
     jobs = [
         _Job(
             connection,
@@ -256,6 +267,20 @@ def _same_place(batch: BatchEvent, connection: Connection) -> bool:
     if batch.foreign or connection.foreign:
         return batch.endpoint.rstrip("/") == connection.endpoint.rstrip("/")
     return is_aws(batch.endpoint) == is_aws(connection.endpoint)
+
+
+def _end_known(jobs: Iterable[_Job]) -> None:
+    """End what dead batches' logs name.  A search may take minutes if EC2 is in trouble.
+
+    Nothing is recorded yet: each batch is closed later, which ends all of this once more.
+    """
+    for job in jobs:
+        if _kept(job, named=True) is None:
+            left = {
+                region: unseen(ids, job.alive.get(region, ()))
+                for region, ids in job.request_ids.items()
+            }
+            release_all(job.connection, left, request_ids=job.request_ids, batch_id=job.batch_id)
 
 
 def _search(

@@ -8,6 +8,7 @@ from spotlib.analyze.comparable import no_observation, repeated
 from spotlib.analyze.load import load_comparable
 from spotlib.forecast.training import left_out, training_table
 from spotlib.model import Outcome
+from spotlib.record.tables import Readable
 
 LATER = {"batch_id": "20240902T000000Z-bbbbbb"}
 
@@ -98,7 +99,9 @@ def test_the_analysis_and_the_forecast_leave_out_the_same(tmp_path, monkeypatch)
         image="ami-1", availability_zone_id=None
     )
     (tmp_path / "one.jsonl").write_text("")
-    monkeypatch.setattr("spotlib.analyze.load.load_launches", lambda _: launches)
+    logs = dict.fromkeys(launches["batch_id"], tmp_path / "one.jsonl")
+    found = Readable(launches, table_of(), logs, [], [])
+    monkeypatch.setattr("spotlib.analyze.load.load_readable", lambda _: found)
     analysed = load_comparable(tmp_path)
 
     assert analysed.left_out.groupby("why")["requests"].sum().to_dict() == (

@@ -12,7 +12,7 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "03_analyze.ipynb"
 # What EC2, the endpoint or the user wrote into a log.
 TEXTS = [
     *("status_code", "status_message", "instance_reason", "image", "image_name", "endpoint"),
-    *("market", "world", "account", "arn", "profile", "error", "placement"),
+    *("market", "world", "account", "arn", "profile", "placement"),
 ]
 
 

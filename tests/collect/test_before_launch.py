@@ -82,7 +82,7 @@ def test_an_account_whose_regions_cannot_be_listed_is_checked_all_the_same(in_pr
 
     assert not report.problems
     [warning] = report.warnings
-    assert warning.startswith("which regions the account may use is not known")
+    assert warning.startswith("which regions are enabled is not known")
     assert len(report.prepared) == 2
 
 

@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from spotlib.collect.cost import PreflightReport, PreparedPlan, quota_family, split_waves
+from spotlib.collect.cost import PreflightReport, PreparedPlan, split_waves
+from spotlib.collect.quotas import quota_of
 from spotlib.model import Plan, Target
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-STANDARD = quota_family("t3.nano")
+STANDARD = quota_of("t3.nano").name
 
 
 def prepared(instance_type="t3.nano", *, count=2, timeout_s=600.0, **known):
@@ -18,7 +19,7 @@ def prepared(instance_type="t3.nano", *, count=2, timeout_s=600.0, **known):
         image_name="",
         vcpus=2,
         burstable=False,
-        family=quota_family(instance_type),
+        family=quota_of(instance_type).name,
         **known,
     )
 

@@ -214,11 +214,14 @@ def test_pages_of_any_size_have_the_same_prices_once(account, most):
 
 
 def test_a_page_has_1000_prices_at_most_and_names_the_next(account):
-    reply = account.ec2.describe_spot_price_history(InstanceTypes=["m5.large", "c5.large"])
+    reply = account.ec2.describe_spot_price_history(
+        InstanceTypes=["m5.large", "c5.large"], ProductDescriptions=["Linux/UNIX"]
+    )
     assert len(reply["SpotPriceHistory"]) == 1000
     assert reply["NextToken"]
     call = account.ec2.describe_spot_price_history
-    assert refusal(call, MaxResults=0)[0] == "InvalidParameterValue"
+    few = {"InstanceTypes": ["t3.nano"], "MaxResults": 0}
+    assert refusal(call, **few)[0] == "InvalidParameterValue"
 
 
 def test_both_product_descriptions_have_the_same_prices(account):

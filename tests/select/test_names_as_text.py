@@ -31,6 +31,7 @@ def selection(counts):
         role="ranked",
         resting_share=0.5,
         flagged=False,
+        scale_changed=False,
         coverage=1.0,
         sps_ordinal_variation=0.1,
         sps_changes_per_day=1.0,
