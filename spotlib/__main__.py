@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import spotlib
-from spotlib.cleanup.sweep import CLEAN, sweep
+from spotlib.cleanup.sweep import CLEAN, complete_ended, sweep
 from spotlib.cleanup.unfinished import Unfinished, read_folder
 from spotlib.collect.cost import PreflightReport, split_waves
 from spotlib.collect.preflight import preflight
@@ -193,6 +193,8 @@ def _sweep_sandbox(
         here = connection.world if connection else None
         for each in batches:
             if here is None or each.batch.world != here:
+                if not (given.dry_run or each.alive):
+                    complete_ended(each)
                 print(f"{each.batch_id}: its sandbox has ended, so nothing is left in it")
         if connection is None or here not in {each.batch.world for each in batches}:
             return 0

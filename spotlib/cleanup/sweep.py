@@ -413,6 +413,23 @@ class _LogCompleter:
         self.append(msgspec.structs.replace(event, at=self.connection.clock.utc()))
 
 
+def complete_ended(log: Unfinished) -> None:
+    """Complete the log of a batch whose sandbox has ended: nothing can be left in it.
+
+    Raises
+    ------
+    OSError
+        If somebody writes to the log, or if it cannot be written.
+    """
+    with contextlib.closing(EventLog.resume(log.path)) as events:
+        record = replay(log.path)
+        assert record is not None  # it was read before
+        for event in list(missing_events(record, [])):
+            events.append(event)
+        events.append(clean_event(Cleaned(confirmed=True)))
+        events.flush()
+
+
 def _unwritten(swept: Swept, error: OSError) -> Swept:
     closed = swept.verdict == CLOSED
     return replace(swept, verdict=UNWRITTEN.format(error)) if closed else swept
