@@ -40,6 +40,7 @@ _FORMULA = re.compile(r"['=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # also full-wi
 # In the README of a public and of a private export: they are never written over each other.
 _PUBLIC = "Names that are not public knowledge are aliases"
 _PRIVATE = "**PRIVATE**: these tables hold ids of your account.  Publish what --public writes."
+_KINDS_OF_EXPORT = ("simulated", "real", "not-aws")  # a folder each
 _KINDS = {  # of columns, by the unit in the data dictionary; any other holds real numbers
     "name": "string",
     "boolean": "boolean",
@@ -141,8 +142,8 @@ def export(
             aliased(each, salt, each.columns.drop("batch_id")) for each in (launches, batches)
         )
     kinds: dict[str, Files] = {}
-    kinds_of = {"simulated": simulated, "real": ~simulated & ~foreign, "not-aws": foreign}
-    for kind, chosen in kinds_of.items():
+    chosen_of = (simulated, ~simulated & ~foreign, foreign)
+    for kind, chosen in zip(_KINDS_OF_EXPORT, chosen_of, strict=True):
         part = launches[chosen]
         if part.empty:
             continue
@@ -187,7 +188,7 @@ def _tables(
 def _require_same_use(to: Path, *, public: bool) -> None:
     """Refuse to mix what is published with what is not, or with what cannot be told."""
     mine = _PUBLIC if public else _PRIVATE
-    for folder in (to / "simulated", to / "real"):
+    for folder in (to / kind for kind in _KINDS_OF_EXPORT):
         readme = folder / "README.md"
         if not folder.exists() or not any(folder.iterdir()):
             continue

@@ -357,3 +357,13 @@ def test_every_stage_can_be_exported(both, tmp_path):
     export(launches, batches, to=tmp_path, stage=Stage.RUNNING)
 
     assert read(tmp_path / "not-aws", "requests")["event"].sum() == 0  # no poll showed it running
+
+
+@pytest.mark.parametrize("kind", ["simulated", "real", "not-aws"])
+def test_no_folder_of_an_export_changes_its_use(kind, tmp_path):
+    (tmp_path / kind).mkdir()
+    (tmp_path / kind / "README.md").write_text("**PRIVATE**")
+    launches, batches = load_launches([]), load_batches([])
+
+    with pytest.raises(ValueError, match=f"{kind}.* holds something else than a public export"):
+        export(launches, batches, to=tmp_path, salt=b"x" * 32)

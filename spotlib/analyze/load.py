@@ -129,7 +129,8 @@ def _chosen(launches: pd.DataFrame, targets: str) -> pd.DataFrame:
     unknown = [word for word in words if not any(word in name for name in names)]
     if unknown:
         raise ValueError(
-            f"targets names {', '.join(unknown)}, which was not launched; there are: {', '.join(names)}"
+            f"targets names {', '.join(unknown)}, which was not launched; there are: "
+            f"{', '.join(names)}"
         )
     if not words:
         return launches

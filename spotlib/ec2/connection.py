@@ -440,7 +440,7 @@ def _sandbox_connection(
     clock: Clock = VirtualClock(RemoteWorld(url, epoch, about["now_s"], about["world_id"]))
     if about["mode"] != "virtual":
         clock = ScaledClock(speed=about["speed"], utc=clock.utc())
-    return Connection(
+    connection = Connection(
         endpoint,
         clock,
         sandbox_session,
@@ -450,6 +450,10 @@ def _sandbox_connection(
         market=about["market"],
         process=process,
     )
+    if process is not None and process.stdin is not None:
+        # subprocess itself keeps the pipe of a process that nobody waited for.
+        weakref.finalize(connection, process.stdin.close)
+    return connection
 
 
 def _close_in_forks(pipe: Any) -> None:

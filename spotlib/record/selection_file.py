@@ -35,7 +35,7 @@ def read_selection(path: str | Path) -> pd.DataFrame:
         raise ValueError(f"selection {str(path)!r} cannot be read: {reason}") from error
     if problem := next(_problems(table), None):
         raise ValueError(f"selection {str(path)!r} {problem}: write it with 01_select")
-    ranked = table.assign(rank=pd.to_numeric(table["rank"]))
+    ranked = table.assign(rank=_ranks(table))
     return ranked.sort_values("rank", kind="stable", ignore_index=True)
 
 
@@ -53,7 +53,7 @@ def _problems(table: pd.DataFrame) -> Iterator[str]:
         yield f"has {found}, not spotlake or sandbox in each"
     if table["source"].nunique() != 1:
         yield "needs rows of one source, spotlake or sandbox"
-    if not np.isfinite(pd.to_numeric(table["rank"], errors="coerce")).all():
+    if not np.isfinite(_ranks(table)).all():
         yield "lacks a number as rank in some rows"
     for name in ("instance_type", "region"):
         if not table[name].map(lambda value: isinstance(value, str)).all():
@@ -62,6 +62,17 @@ def _problems(table: pd.DataFrame) -> Iterator[str]:
         yield "has several markets, and those are never pooled"
     elif "market" in names and table["source"].iloc[0] == "sandbox" and table["market"].hasnans:
         yield "lacks the market of the sandbox that it was selected in"
+    elif (
+        "market" in names
+        and table["source"].iloc[0] == "spotlake"
+        and table["market"].notna().any()
+    ):
+        yield "names a market of the sandbox, and spotlake as its source"
+
+
+def _ranks(table: pd.DataFrame) -> "pd.Series[float]":
+    """The ranks as numbers; NaN where there is none, or one beyond any number."""
+    return pd.to_numeric(table["rank"].astype(str), errors="coerce").astype("float64")
 
 
 def selection_targets(selection: pd.DataFrame, *, top: int) -> list[Target]:

@@ -24,6 +24,7 @@ _PRICE_DAYS = 90  # length of EC2's price history
 _VPC = " (Amazon VPC)"
 _MOST_SCORES = 10
 _MOST_PRICES = 1000  # of a page
+_MOST_PRICE_DAYS = 20_000  # pools times days: all pools of a region for two days
 
 # Code and name of each family group's quota; AWS changes the names.
 _QUOTAS = {
@@ -113,8 +114,14 @@ def describe_spot_price_history(world: World, region: str, params: Params) -> Sh
     """Prices set between two moments and the last before, of every pool, newest first."""
     window, products = _price_window(world, params), _products(params)
     names = {zone.zone_id: zone.name for zone in catalogue.zones(region)}
+    pools = list(_pools_of(region, params.get("InstanceTypes", [])))
+    if len(pools) * (window[1] - window[0]) / DAY_S > _MOST_PRICE_DAYS:
+        raise unsupported(
+            f"Prices of {len(pools)} pools over so long a time are too many for the sandbox: name "
+            "InstanceTypes, or a later StartTime."
+        )
     rows: list[Shape] = []
-    for pool in _pools_of(region, params.get("InstanceTypes", [])):
+    for pool in pools:
         where = {"AvailabilityZone": names[pool.zone_id], "AvailabilityZoneId": pool.zone_id}
         if all(params.get(key, value) == value for key, value in where.items()):
             rows += _price_rows(world, pool, where, products, window)

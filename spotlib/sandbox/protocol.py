@@ -146,7 +146,7 @@ def parse(
     sent |= {"url_params": {}, "url_path": "/"}
     try:
         params = dict(parser.parse(sent))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ApiError("MalformedQueryString", f"The request cannot be read: {error}") from error
     return ParsedCall(service, region, action, protocol, params, headers, body)
 

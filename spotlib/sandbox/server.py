@@ -283,7 +283,7 @@ def _control(
 ) -> tuple[int, dict[str, str], bytes]:
     try:
         return _json(200, control(world, json.loads(body or b"{}")))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         return _json(400, {"error": str(error)})
 
 

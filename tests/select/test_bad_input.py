@@ -240,7 +240,7 @@ def test_files_that_are_not_snapshots_or_repeat_one_are_listed(market, tmp_path)
     reasons = dict(zip(reading.skipped["name"], reading.skipped["reason"], strict=True))
     assert "no snapshot time in its path" in reasons.pop(str(root / "notes.csv"))
     assert "neither .csv, .csv.gz, .parquet nor .zip" in reasons.pop(str(root / "notes.txt"))
-    assert reasons == {f"{again}.gz": f"the same snapshot as {again}"}
+    assert reasons == {f"{again}.gz": f"not read: of the same ten minutes as {again}"}
     expected = read_counts(write_tree(market, tmp_path / "alone"), cache=None)
     pd.testing.assert_frame_equal(reading.counts, expected.counts)
 

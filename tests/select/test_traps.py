@@ -223,7 +223,7 @@ def test_a_bad_copy_does_not_displace_a_good_one(text, tmp_path):
         listed = dict(zip(reading.skipped["name"], reading.skipped["reason"], strict=True))
         assert "is not a whole gzip file" in listed[str(bad)]
         assert listed[str(bad)].endswith(f"read instead: {good}")
-        assert listed[str(more)] == f"the same snapshot as {good}"
+        assert listed[str(more)] == f"not read: of the same ten minutes as {good}"
         assert reading.days["from_cache"].tolist() == [cached]
         assert reading.days["snapshots"].tolist() == [1]
 

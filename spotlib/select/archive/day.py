@@ -111,7 +111,7 @@ class _Account:
         self,
         copies: Sequence[File],
         read: Callable[[File], None],
-        same: str = "the same snapshot as",
+        same: str = "not read: of the same ten minutes as",
     ) -> File | None:
         """Read the first of these files that can be read; without any, refuse or leave all out.
 
@@ -148,7 +148,7 @@ def _fill(account: _Account, read: _Read) -> Matrix:
     whole = account.choose(
         days,
         lambda file: matrices.append(_matrix_of_parquet(file, read(file), account)),
-        "the same day as",
+        "not read: of the same day as",
     )
     matrix = matrices[-1] if matrices else Matrix()
     slots: dict[int, list[File]] = {}

@@ -54,7 +54,9 @@ _UNREADABLE = (
     *(zlib.error, lzma.LZMAError, struct.error),
 )
 _HIDDEN = ("__MACOSX",)  # added by some desktop archivers beside the real members
-_COMPANIONS = re.compile(r"README.*|SIMULATED\.json|desktop\.ini|Thumbs\.db", re.IGNORECASE)
+_COMPANIONS = re.compile(
+    r"README(\.(md|txt|rst))?|SIMULATED\.json|desktop\.ini|Thumbs\.db", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,9 @@ def _listing(dataset: str | Path) -> Iterator[_Found]:
         elif member.lower().endswith(".zip"):
             yield from _zip_listing(name, member)
         else:
-            yield _entry(name, "", member, facts.st_size, str(facts.st_mtime_ns))
+            yield _entry(
+                name, "", member, facts.st_size, f"{facts.st_mtime_ns} {facts.st_ctime_ns}"
+            )
 
 
 def _entry(name: str, container: str, member: str, size: int, version: str) -> _Found:
@@ -260,16 +264,20 @@ def _zip_listing(path: str, container: str) -> Iterator[_Found]:
     except _UNREADABLE as error:
         yield ArchiveError(path, f"not a whole zip file ({error}); download it again")
         return
+    is_empty = True
     for info in members:
-        *_, name = parts = info.filename.split("/")
+        *_, name = parts = [each for each in info.filename.split("/") if each not in (".", "..")]
         if info.is_dir() or not (all(map(_is_visible, parts)) and _is_wanted(name)):
             continue
+        is_empty = False
         shown = f"{path}/{info.filename}"
         if name.lower().endswith(".zip"):
             reason = "is a zip inside a zip, as a cloud drive packs folders: unpack the outer one"
             yield OtherFormError(shown, reason)
         else:
             yield _entry(shown, container, info.filename, info.file_size, f"{info.CRC:08x}")
+    if is_empty:
+        yield Skipped(one_line(path), "a zip without a file that could be a snapshot")
 
 
 def _is_visible(name: str) -> bool:
