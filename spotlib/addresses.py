@@ -1,10 +1,17 @@
-"""Secrets in addresses: refused where a user names an address, cut out of what others wrote.
+"""What an address tells: whether it is Amazon's, and secrets that must not be in it.
 
 An address is recorded, shown, and given to other processes.  A password in it would go with it.
 """
 
 import re
 import unicodedata
+from urllib.parse import urlsplit
+
+# Each with a dot before it.  Money depends on these, so they depend on no library's data.
+AMAZON_DOMAINS = (
+    *(".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu"),
+    *(".api.aws", ".amazonwebservices.com.cn", ".amazonwebservices.eu"),
+)
 
 _USER = re.compile(r"//\S*@")  # a password may hold any other sign, also another @
 _QUERY = re.compile(r"(//[^\s\"'?#]*)[?#][^\s\"']*")
@@ -37,3 +44,20 @@ def without_secrets(text: str) -> str:
     'cannot reach https://host:8443/ec2 now'
     """
     return _QUERY.sub(r"\1", _USER.sub("//", text))
+
+
+def is_foreign(endpoint: str) -> bool:
+    """Whether a recorded endpoint is another program's that answers for EC2: no result of AWS.
+
+    Old logs may name Amazon by its URL.  A sandbox that is named by a URL is told by ``simulated``.
+    """
+    return "://" in endpoint and not f".{host_of(endpoint)}".endswith(AMAZON_DOMAINS)
+
+
+def host_of(endpoint: str) -> str:
+    """The host of an address, with or without a scheme; "" if there is none."""
+    try:
+        host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
+    except ValueError:  # it cannot be an address at all
+        return ""
+    return host.rstrip(".")

@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 from pyarrow import parquet
 
+from spotlib.addresses import is_foreign
 from spotlib.analyze.comparable import SAME_VARIABLE
 from spotlib.forecast.training import (
     COLUMNS,
@@ -28,7 +29,7 @@ from spotlib.forecast.training import (
     request_table,
     training_table,
 )
-from spotlib.model import Stage, is_foreign
+from spotlib.model import Stage
 from spotlib.public import aliased, not_public, read_salt, require_public, shortened
 from spotlib.record.selection_file import read_selection
 from spotlib.record.tables import load_readable

@@ -18,7 +18,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from spotlib.model import is_foreign
+from spotlib.addresses import is_foreign
 
 if TYPE_CHECKING:  # slow to import
     from pandas.io.formats.style import Styler

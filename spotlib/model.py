@@ -433,14 +433,6 @@ def conclude(track: Track, *, wanted: Stage) -> Track:
     return replace(track, outcome=track.sighting.ended)
 
 
-def is_foreign(endpoint: str) -> bool:
-    """Whether a recorded endpoint is another program's that answers for EC2: no result of AWS.
-
-    Old logs may name Amazon by its URL.  A sandbox that is named by a URL is told by ``simulated``.
-    """
-    return "://" in endpoint and "amazonaws" not in endpoint
-
-
 def count_stages(tracks: Iterable[Track]) -> dict[Stage, int]:
     """Count the requests shown at each stage so far; a later stage counts for the earlier ones."""
     furthest = [track.stage for track in tracks]

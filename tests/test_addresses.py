@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spotlib.__main__ import main
-from spotlib.addresses import require_no_secret, without_secrets
+from spotlib.addresses import is_foreign, require_no_secret, without_secrets
 from spotlib.cleanup.unfinished import dead_lines, unfinished
 from spotlib.collect.parameters import CollectParameters
 from spotlib.collect.rounds import collect_batch
@@ -109,3 +109,21 @@ def test_a_password_in_an_older_log_is_not_shown(in_process, log):
     assert "--endpoint https://ec2.example.org:8443/" in said
     for text in (said, load_launches(log).to_csv(), load_batches(log).to_csv()):
         assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "foreign"),
+    [
+        ("aws", False),
+        ("sandbox", False),
+        ("https://ec2.us-east-1.amazonaws.com", False),
+        ("HTTPS://EC2.US-EAST-1.AMAZONAWS.COM./", False),
+        ("https://ec2.us-east-1.api.aws", False),
+        ("http://127.0.0.1:5000", True),
+        ("http://ec2.amazonaws.localhost:5000", True),
+        ("http://localhost:5000/amazonaws", True),
+        ("http://ec2.us-east-1.amazonaws.com.localhost.localstack.cloud:4566", True),
+    ],
+)
+def test_only_amazons_own_domains_are_no_foreign_endpoint(endpoint, foreign):
+    assert is_foreign(endpoint) == foreign

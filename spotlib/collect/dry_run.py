@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from spotlib.cleanup.close import settle
+from spotlib.cleanup.commands import aws_options
 from spotlib.collect.cost import PreparedPlan
 from spotlib.ec2.calls import TAG_BATCH
 from spotlib.ec2.connection import Connection
@@ -48,7 +49,8 @@ def dry_run_problems(
         refusal = _asked(patient, region, action, given)
         if refusal.code not in _YES | _NO_SUCH_ID:
             yield str(refusal)
-    for each in {each.subnet_id: each for each in reversed(prepared)}.values():
+    different = {(each.subnet_id, each.family, each.image): each for each in reversed(prepared)}
+    for each in different.values():
         refusal = _asked(patient, region, "request_spot_instances", _request(patient, each))
         if refusal.code not in _YES and not refusal.is_outcome:  # the market's state is measured
             yield str(refusal)
@@ -92,9 +94,8 @@ def _undo(
     passes: list[ReleaseEvent] = []
     cleaned = settle(connection, batch_id=name, request_ids={region: ids}, note=passes.append)
     if not cleaned.confirmed:
-        return (
-            f"it is NOT confirmed that it was ended, finish with: {' && '.join(cleaned.commands())}"
-        )
+        commands = cleaned.commands(aws_options(connection))
+        return f"it is NOT confirmed that it was ended, finish with: {' && '.join(commands)}"
     terminated = {each for one in passes for each in one.terminated}
     ended = ", ".join([*ids, *sorted(terminated)])
     return f"what it launched was ended, and nothing of it is left ({ended})"

@@ -186,10 +186,9 @@ def _check_role(answers: _Answers, home: str) -> None:
         answers.connection.call(home, "get_role", service="iam", RoleName=_SPOT_ROLE)
     except Refusal as refusal:
         if refusal.code == "NoSuchEntity":
-            answers.lacks(
-                f"the service-linked role {_SPOT_ROLE} is missing; run once: "
-                "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
-            )
+            once = "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
+            advice = "not needed there" if answers.connection.foreign else f"run once: {once}"
+            answers.lacks(f"the service-linked role {_SPOT_ROLE} is missing; {advice}")
         else:
             answers.warnings.append(f"whether {_SPOT_ROLE} exists is not known: {refusal}")
 

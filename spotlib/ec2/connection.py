@@ -339,12 +339,18 @@ def connect(
         return _real_connection(endpoint, url=None, login=_login_to_aws(endpoint, profile, keys))
     try:
         about = control(endpoint, "/sandbox")
-    except (OSError, ValueError, HTTPException) as error:
+    except (OSError, ValueError, RecursionError, HTTPException) as error:
         _require_listener(endpoint, getattr(error, "reason", error))
         about = {}  # no sandbox
     if "world_id" not in about:
         return _foreign_connection(endpoint, login=Login(profile, keys))
-    return _sandbox_connection(endpoint, endpoint, about, None)
+    try:
+        return _sandbox_connection(endpoint, endpoint, about, None)
+    except (KeyError, TypeError, ValueError) as error:
+        raise OSError(
+            f"{endpoint} says that it is a sandbox, but not how its world is ({error!r}): restart it "
+            "with this version"
+        ) from error
 
 
 def connect_in_process(world: World, attach: Callable[[Any], None]) -> Connection:

@@ -81,6 +81,8 @@ class Patient(Caller):
                 over_s = refusal.tried_s + pause_s - self._bound_s(refusal)
                 if place in self._given_up or over_s > 0:
                     self._given_up.add(place)
+                    if self.foreign and refusal.kind is not Kind.THROTTLED:
+                        refusal.advice = "this endpoint may lack the call"
                     raise
             else:
                 self._given_up.discard(place)

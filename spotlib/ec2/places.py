@@ -7,26 +7,18 @@ domains and prices mean nothing in another.  botocore's own data say which there
 import re
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
 from botocore.loaders import create_loader
 
-# Money depends on these, so they do not depend on how new botocore's data are.
-_DOMAINS = {
-    *("amazonaws.com", "amazonaws.com.cn", "amazonaws.eu"),
-    *("api.aws", "amazonwebservices.com.cn", "amazonwebservices.eu"),
-}
+from spotlib.addresses import AMAZON_DOMAINS, host_of
+
 _DOMAIN_KEYS = ("dnsSuffix", "dualStackDnsSuffix")
 _CURRENCIES = {"aws-cn": "CNY", "aws-eusc": "EUR"}  # of EC2's prices; all others are in USD
 
 
 def is_aws(endpoint: str) -> bool:
     """Whether the endpoint is Amazon's and costs money: ``aws``, or a host in Amazon's domains."""
-    try:
-        host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
-    except ValueError:  # it cannot be an address at all
-        return False
-    return endpoint == "aws" or f".{host.rstrip('.')}".endswith(_domains())
+    return endpoint == "aws" or f".{host_of(endpoint)}".endswith(_domains())
 
 
 def partition_of(region: str) -> str:
@@ -65,4 +57,4 @@ def _partitions() -> list[dict[str, Any]]:
 def _domains() -> tuple[str, ...]:
     """Amazon's domains, each with a dot before it."""
     known = {each["outputs"][key] for each in _partitions() for key in _DOMAIN_KEYS}
-    return tuple(f".{each}" for each in known | _DOMAINS)
+    return AMAZON_DOMAINS + tuple(f".{each}" for each in known)

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
-from spotlib.addresses import without_secrets
+from spotlib.addresses import is_foreign, without_secrets
 from spotlib.model import (
     INSTANCE_TYPE_PATTERN,
     MOST_INSTANCES_PER_CALL,
@@ -34,7 +34,6 @@ from spotlib.model import (
     Kind,
     Outcome,
     StageName,
-    is_foreign,
 )
 
 SCHEMA = 2

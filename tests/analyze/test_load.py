@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from conftest import unnumbered
-from studies import NANO, SMALL, edited, record
+from studies import NANO, edited, record
 
 from spotlib.analyze.load import load_comparable
 from spotlib.analyze.parameters import AnalyzeParameters
@@ -144,7 +144,7 @@ def test_targets_are_chosen_by_a_part_of_their_name(folder):
     data = load_comparable(folder, targets="nano")
 
     assert data.launches["target"].unique().tolist() == [str(NANO)]
-    with pytest.raises(ValueError, match=rf"m5.large, which was not launched: .*{SMALL}"):
+    with pytest.raises(ValueError, match=r"m5.large, which was not launched; there are"):
         load_comparable(folder, targets="nano, m5.large")
 
 

@@ -181,7 +181,7 @@ def test_a_simulated_selection_is_never_launched_on_aws(tmp_path, endpoint):
 
 
 def test_a_real_selection_may_be_launched_anywhere(tmp_path):
-    selection(tmp_path, "spotlake")
+    selection(tmp_path, "spotlake", market="")
 
     for endpoint in ("aws", "sandbox"):
         assert len(targets_to_collect(checked(endpoint=endpoint), tmp_path).targets) == 2

@@ -28,6 +28,7 @@ def http(body, status="200 OK", header="Content-Type: text/html"):
 NONSENSE = {
     "JSON without anything": http(b"{}"),
     "JSON that is no object": http(b'["secret"]'),
+    "brackets without an end": http(b"[" * 100_000),
     "JSON that says no": http(b'{"error": "secret"}', "404 Not Found"),
     "a page": http(PAGE),
     "a page that is XML": http(XHTML),
@@ -94,6 +95,12 @@ def test_a_sandbox_that_is_slow_to_answer_is_not_taken_for_another_endpoint(monk
 
     with pytest.raises(OSError, match="listens but does not answer: try again"):
         connect("http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("about", [b'{"world_id": 1}', b'{"world_id": "w", "epoch": "x"}'])
+def test_a_sandbox_that_does_not_say_how_its_world_is_is_refused(answers, about):
+    with pytest.raises(OSError, match="says that it is a sandbox, but not how its world is"):
+        connect(answers(http(about)))
 
 
 @pytest.fixture
