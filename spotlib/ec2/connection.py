@@ -348,8 +348,8 @@ def connect(
         return _sandbox_connection(endpoint, endpoint, about, None)
     except (KeyError, TypeError, ValueError) as error:
         raise OSError(
-            f"{endpoint} says that it is a sandbox, but not how its world is ({error!r}): restart it "
-            "with this version"
+            f"{endpoint} says that it is a sandbox, but not how its world is ({error!r}): restart "
+            "it with this version"
         ) from error
 
 

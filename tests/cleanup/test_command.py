@@ -81,6 +81,14 @@ def test_the_folder_of_logs_itself_is_taken_too(results, capsys):
     assert f"{BATCH} (simulated): DEAD" in capsys.readouterr().out
 
 
+def test_the_log_of_a_sandbox_that_has_ended_is_completed(results, capsys):
+    """Nothing can be left in it, so that the batch is not dead for ever."""
+    assert run("sweep", "--results", results) == 0
+    assert "its sandbox has ended, so nothing is left in it" in capsys.readouterr().out
+    assert run("status", "--results", results) == 0
+    assert "every batch is confirmed clean" in capsys.readouterr().out
+
+
 def test_a_damaged_address_of_one_sandbox_does_not_keep_others_from_being_swept(
     results, recorded, capsys
 ):

@@ -224,6 +224,15 @@ def test_a_page_has_1000_prices_at_most_and_names_the_next(account):
     assert refusal(call, **few)[0] == "InvalidParameterValue"
 
 
+def test_prices_of_all_types_over_months_are_refused_at_once(account):
+    call = account.ec2.describe_spot_price_history
+    code, words = refusal(call)[:2]
+
+    assert code == "UnsupportedOperation"
+    assert "name InstanceTypes" in words
+    assert call(StartTime=account.world.utc())["SpotPriceHistory"]
+
+
 def test_both_product_descriptions_have_the_same_prices(account):
     vpc = history(account, ProductDescriptions=["Linux/UNIX (Amazon VPC)"])
     plain = history(account, ProductDescriptions=["Linux/UNIX"])

@@ -197,6 +197,49 @@ def test_a_zip_of_zips_is_named_and_not_replaced_by_the_sandbox(text, tmp_path):
     assert "is a zip inside a zip" in refused(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("container", "member"),
+    [
+        ("README-aws-2024-08.zip", "aws-2024-08/01/00-00-00.csv"),
+        ("aws-2024-08.zip", "./aws-2024-08/01/00-00-00.csv"),
+        ("aws-2024-08.zip", "../aws-2024-08/01/00-00-00.csv"),
+    ],
+)
+def test_a_zip_is_read_however_its_members_begin(text, tmp_path, container, member):
+    (tmp_path / "aws").mkdir()
+    with zipfile.ZipFile(tmp_path / "aws" / container, "w") as archive:
+        archive.writestr(member, text)
+
+    assert find_archive(parameters(), spot_dataset=tmp_path).source == "spotlake"
+
+
+@pytest.mark.parametrize("members", [[], ["__MACOSX/._x.csv"], ["README.md"], ["empty/"]])
+def test_a_zip_without_a_snapshot_is_not_replaced_by_the_sandbox(tmp_path, members):
+    (tmp_path / "aws").mkdir()
+    with zipfile.ZipFile(tmp_path / "aws" / "aws-2024-08.zip", "w") as archive:
+        for name in members:
+            archive.writestr(name, "")
+
+    assert "aws-2024-08.zip" in refused(tmp_path)
+
+
+def test_a_file_that_was_replaced_in_the_same_moment_is_counted_again(text, tmp_path):
+    """As ``unzip``, ``cp -p`` and ``rsync -t`` do, which keep the time of modification."""
+    path = tmp_path / "aws" / "aws-2024-08" / "01" / "00-00-00.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    os.utime(path, (1e9, 1e9))
+    read_counts(path.parents[2], cache=tmp_path / "cache")
+    changed = tmp_path / "new.csv"
+    changed.write_text(text)
+    os.utime(changed, (1e9, 1e9))
+    changed.replace(path)
+
+    again = read_counts(path.parents[2], cache=tmp_path / "cache")
+
+    assert again.days["from_cache"].sum() == 0
+
+
 def test_a_link_to_a_drive_that_is_not_there_is_not_replaced_by_the_sandbox(tmp_path):
     (tmp_path / "aws").symlink_to(tmp_path / "unmounted")
 
