@@ -6,6 +6,7 @@ Amazon are refused.  Any other URL is a foreign endpoint; see ``foreign``.
 """
 
 import json
+import math
 import os
 import secrets
 import subprocess
@@ -41,6 +42,7 @@ from spotlib.ec2.places import is_aws, partition_of
 from spotlib.ec2.refusals import UNREADABLE, Refusal, garbled, refusal_of
 from spotlib.model import Kind
 
+_REREAD_S = 1.0  # opening a Session anew takes a quarter of a second of work
 _POLL_READ_S = 5  # a slower poll counts as missed: the schedule must not wait for it
 _ACT_READ_S = 20
 _SANDBOX_IDLE_S = 600  # a person may pause between two cells
@@ -132,6 +134,7 @@ class Connection(Caller):
     memory: Memory = field(default_factory=Memory)
     _session: Any = None
     _clients: dict[tuple[str, str, int], Any] = field(default_factory=dict)
+    _forgot_s: float = -math.inf  # when credentials were last refused, and so read again
     _server: tuple[datetime, float] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -222,7 +225,11 @@ class Connection(Caller):
             return self._clients[key]
 
     def _forget_credentials(self) -> None:
+        """Read them again for the next call, but not again for each call of one pass."""
         with self._lock:
+            if self.clock.now_s() - self._forgot_s < _REREAD_S:
+                return
+            self._forgot_s = self.clock.now_s()
             self._session = None
             self._clients.clear()
 
