@@ -147,7 +147,9 @@ class EventLog:
     def _count(self) -> None:
         """Count the whole lines, and look whether the last one is torn."""
         *whole, tail = self.path.read_bytes().split(b"\n")
-        self._lines, self._torn = sum(map(_is_json, [*whole, tail])), tail != b""
+        self._lines = sum(map(_is_json, [*whole, tail]))
+        # An editor ends a torn line with a newline, or adds an empty one.
+        self._torn = tail != b"" or not all(map(_is_json, whole[-1:]))
 
     def _write(self, data: bytes) -> None:
         whole = os.write(self._file, data) == len(data)

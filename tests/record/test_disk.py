@@ -141,6 +141,18 @@ def test_a_log_torn_at_any_byte_of_its_last_line_is_completed(tmp_path, sampled)
         require_recovered(world, log, acknowledged)
 
 
+@pytest.mark.parametrize("end", [b'{"event":"poll","li\n', b"\n", b"\n\n", b"\r\n"])
+def test_what_an_editor_adds_to_the_end_of_a_log_does_not_destroy_it(tmp_path, end):
+    """A newline after a torn line, or empty lines; the sweep goes on after them."""
+    point = next(p for p in points_of(tmp_path) if p.name == "after the line of requested")
+    world, log = point.revived(tmp_path / "ended")
+    acknowledged, _ = read_events(log)
+    log.write_bytes(point.log + end)
+
+    assert swept(world, log).clean
+    require_recovered(world, log, acknowledged)
+
+
 def test_two_batches_never_share_a_file(tmp_path):
     EventLog(tmp_path / NAME).close()
     with pytest.raises(ValueError, match="exists: a log is never written twice"):
