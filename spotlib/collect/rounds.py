@@ -223,10 +223,14 @@ def _guard(batch: Batch) -> Guard | None:
 
 
 def _require_batch_id(name: str) -> None:
-    """It becomes part of client tokens, which EC2 limits to 64 ASCII characters, and of tags."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,48}", name):
+    """It becomes part of client tokens, which EC2 limits to 64 ASCII characters, and of tags.
+
+    A ``-`` in front would be read as an option of a command, and a file with a ``.`` is hidden.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,47}", name):
         raise ValueError(
-            f"the log's name is the batch's id: 1 to 48 letters, digits, - _ or ., got {name!r}"
+            "the log's name is the batch's id: 1 to 48 letters, digits, - _ or ., the first of "
+            f"them no - or ., got {name!r}"
         )
 
 
