@@ -326,6 +326,8 @@ def _record_the_end(batch: Batch) -> None:
         if not run.ended:
             with batch.tolerating_log_errors():
                 end(batch, run, Outcome.ABANDONED)
+    with batch.tolerating_log_errors():  # before the proof that a sweep would end with
+        batch.log.require_in_place()
 
 
 def _settle_batch(batch: Batch, *, last: bool = False) -> Cleaned:
@@ -393,7 +395,7 @@ def _problems(batch: Batch, cleaned: Cleaned) -> list[str]:
     )
     if batch.stopping.by is not None:
         problems.append(f"stopped by {batch.stopping.by}: what was seen until then is recorded")
-    if batch.unwritten:
+    if batch.unwritten and batch.log.path.exists():
         problems.append(f"complete the log, once it can be written, with: {closing}")
     if not cleaned.confirmed:
         errors = "; ".join(f"{region}: {error}" for region, error in cleaned.errors.items())
