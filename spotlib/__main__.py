@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import spotlib
-from spotlib.cleanup.sweep import CLEAN, complete_ended, sweep
+from spotlib.cleanup.sweep import CLEAN, ENDED, UNWRITTEN, complete_ended, sweep
 from spotlib.cleanup.unfinished import Unfinished, read_folder
 from spotlib.collect.cost import PreflightReport, split_waves
 from spotlib.collect.preflight import preflight
@@ -191,18 +191,28 @@ def _sweep_sandbox(
     try:
         connection = _sandbox_at(url)
         here = connection.world if connection else None
-        for each in batches:
-            if here is None or each.batch.world != here:
-                if not (given.dry_run or each.alive):
-                    complete_ended(each)
-                print(f"{each.batch_id}: its sandbox has ended, so nothing is left in it")
-        if connection is None or here not in {each.batch.world for each in batches}:
-            return 0
-        return _sweep_at(connection, folder, given)
+        ended = [each for each in batches if here is None or each.batch.world != here]
+        verdicts = [_end(each, dry_run=given.dry_run) for each in ended]
+        for each, verdict in zip(ended, verdicts, strict=True):
+            print(f"{each.batch_id}: {verdict}")
+        code = int(any(verdict != ENDED for verdict in verdicts))
+        if connection is None or len(ended) == len(batches):
+            return code
+        return max(code, _sweep_at(connection, folder, given))
     except (ValueError, Refusal, OSError) as error:
         names = ", ".join(each.batch_id for each in batches)
         print(f"{names}: NOT known: its sandbox {url} cannot be asked: {error}")
         return 1
+
+
+def _end(batch: Unfinished, *, dry_run: bool) -> str:
+    """Complete the log of a batch whose sandbox has ended, and return what became of it."""
+    try:
+        if not (dry_run or batch.alive):
+            complete_ended(batch)
+    except (ValueError, OSError) as error:  # the next log may be whole
+        return UNWRITTEN.format(error)
+    return ENDED
 
 
 def _sandbox_at(url: str) -> Connection | None:

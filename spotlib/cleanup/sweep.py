@@ -44,6 +44,7 @@ WOULD = "to be closed"
 CLOSED = "closed"
 CLEAN = "nothing is left of it"
 FAILED = "NOT confirmed closed"
+ENDED = "its sandbox has ended, so nothing is left in it"
 UNWRITTEN = "closed, but its log could not be completed, sweep again once it can: {}"
 UNKNOWN = "NOT known: no log of it is here, and EC2 lists no request of it: is the name right?"
 UNREAD = "NOT known: its log cannot be read, and EC2 lists no request of it"
@@ -383,7 +384,10 @@ def _close_and_complete(job: _Job, closing: Callable[..., Cleaned], log: EventLo
     """Money first, then the outcome of every request, then the proof."""
     completer = _LogCompleter(log, job.connection)
     verdict = _verdict(job, cleaned := _close(job, closing, completer.note))
-    record = replay(log.path)
+    try:
+        record = replay(log.path)
+    except (ValueError, OSError) as error:  # somebody damaged it since it was read
+        return _unwritten(verdict, error)
     assert record is not None  # it was read before
     for event in list(missing_events(record, [each for _, each in job.listed])):
         completer.append(event)
@@ -420,6 +424,8 @@ def complete_ended(log: Unfinished) -> None:
     ------
     OSError
         If somebody writes to the log, or if it cannot be written.
+    ValueError
+        If it is damaged.
     """
     with contextlib.closing(EventLog.resume(log.path)) as events:
         record = replay(log.path)
@@ -430,7 +436,7 @@ def complete_ended(log: Unfinished) -> None:
         events.flush()
 
 
-def _unwritten(swept: Swept, error: OSError) -> Swept:
+def _unwritten(swept: Swept, error: ValueError | OSError) -> Swept:
     closed = swept.verdict == CLOSED
     return replace(swept, verdict=UNWRITTEN.format(error)) if closed else swept
 

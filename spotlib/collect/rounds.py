@@ -223,10 +223,14 @@ def _guard(batch: Batch) -> Guard | None:
 
 
 def _require_batch_id(name: str) -> None:
-    """It becomes part of client tokens, which EC2 limits to 64 ASCII characters, and of tags."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,48}", name):
+    """It becomes part of client tokens, which EC2 limits to 64 ASCII characters, and of tags.
+
+    A ``-`` in front would be read as an option of a command, and a file with a ``.`` is hidden.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,47}", name):
         raise ValueError(
-            f"the log's name is the batch's id: 1 to 48 letters, digits, - _ or ., got {name!r}"
+            "the log's name is the batch's id: 1 to 48 letters, digits, - _ or ., the first of "
+            f"them no - or ., got {name!r}"
         )
 
 
@@ -322,6 +326,8 @@ def _record_the_end(batch: Batch) -> None:
         if not run.ended:
             with batch.tolerating_log_errors():
                 end(batch, run, Outcome.ABANDONED)
+    with batch.tolerating_log_errors():  # before the proof that a sweep would end with
+        batch.log.require_in_place()
 
 
 def _settle_batch(batch: Batch, *, last: bool = False) -> Cleaned:
@@ -389,7 +395,7 @@ def _problems(batch: Batch, cleaned: Cleaned) -> list[str]:
     )
     if batch.stopping.by is not None:
         problems.append(f"stopped by {batch.stopping.by}: what was seen until then is recorded")
-    if batch.unwritten:
+    if batch.unwritten and batch.log.path.exists():
         problems.append(f"complete the log, once it can be written, with: {closing}")
     if not cleaned.confirmed:
         errors = "; ".join(f"{region}: {error}" for region, error in cleaned.errors.items())

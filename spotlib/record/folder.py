@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spotlib.record.events import BatchEvent
-from spotlib.record.log import read_batch
+from spotlib.record.log import is_alive, read_batch
 from spotlib.record.replay import RecordedBatch, replay
 
 Paths = str | Path | Iterable[str | Path]
@@ -133,21 +133,27 @@ def _printable(words: str) -> str:
 
 
 def _leave_out_copies(found: Logs) -> None:
-    """Keep one log of each batch: logs only grow, so a copy is the beginning of the longest."""
+    """Keep one log of each batch: the one that is being written, else the longest.
+
+    Logs only grow, so a copy is the beginning of the longest, unless somebody changed it.
+    """
     logs: dict[str, list[Path]] = {}
     for path, batch in found.batches.items():
         logs.setdefault(batch.batch_id if batch else "", []).append(path)
     logs.pop("", None)  # nothing whole is in them yet
     for name, paths in logs.items():
-        longest, *others = sorted(paths, key=lambda each: (-each.stat().st_size, each.stem != name))
-        differing = [each for each in others if not _begins(each, longest)]
+        alive = {each for each in paths if is_alive(each)}
+        log, *others = sorted(
+            paths, key=lambda each: (each not in alive, -each.stat().st_size, each.stem != name)
+        )
+        differing = [each for each in others if not (alive or _begins(each, log))]
         for path in others:
             if path not in differing:
-                found.add_note(f"{path} is a copy of {longest}: it counts once")
+                found.add_note(f"{path} is a copy of {log}: it counts once")
                 del found.batches[path]
         if differing:
-            files = " and ".join(map(str, [longest, *differing]))
-            for path in (longest, *differing):
+            files = " and ".join(map(str, [log, *differing]))
+            for path in (log, *differing):
                 error = f"{files} are logs of batch {name} and differ: keep the true one"
                 found.add_fault(path, ValueError(error))
                 del found.batches[path]

@@ -117,10 +117,13 @@ class EventLog:
         Raises
         ------
         LogError
-            If it could not be written whole (a full disk).  Earlier lines stay readable.
+            If it could not be written whole (a full disk), or is an intent and the file is no
+            longer at its path.  Earlier lines stay readable.
         ValueError
             If it comes before money is spent, and a reader would refuse it.
         """
+        if isinstance(event, IntentEvent):
+            self.require_in_place()
         try:
             if self._torn:
                 self._count()
@@ -133,6 +136,17 @@ class EventLog:
                 os.fsync(self._file)
         except OSError as error:
             raise LogError(f"{self.path} could not be written: {error}") from error
+
+    def require_in_place(self) -> None:
+        """Raise LogError if the file at the log's path is not the one that is written to."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self._file), os.stat(self.path)):
+                return
+        raise LogError(
+            f"{self.path} was replaced, moved or removed during the batch (did an editor save it?):"
+            " what was recorded since then is only in the file that was there before, and lost if "
+            "that was deleted"
+        )
 
     def _numbered(self, event: Event) -> list[bytes]:
         """The lines to write, each with its number."""
@@ -147,7 +161,9 @@ class EventLog:
     def _count(self) -> None:
         """Count the whole lines, and look whether the last one is torn."""
         *whole, tail = self.path.read_bytes().split(b"\n")
-        self._lines, self._torn = sum(map(_is_json, [*whole, tail])), tail != b""
+        self._lines = sum(map(_is_json, [*whole, tail]))
+        # An editor ends a torn line with a newline, or adds an empty one.
+        self._torn = tail != b"" or not all(map(_is_json, whole[-1:]))
 
     def _write(self, data: bytes) -> None:
         whole = os.write(self._file, data) == len(data)

@@ -100,6 +100,28 @@ def test_a_damaged_address_of_one_sandbox_does_not_keep_others_from_being_swept(
     assert f"{BATCH}: its sandbox has ended, so nothing is left in it" in said
 
 
+def test_a_log_that_cannot_be_completed_does_not_keep_the_next_from_it(
+    results, recorded, capsys, monkeypatch
+):
+    other = "20240801T000000Z-000001"
+    write(results, other, recorded[0])
+    resume = EventLog.resume
+
+    def damaged(path):
+        writer = resume(path)
+        if path.stem == other:
+            writer._write(b"5\n")
+        return writer
+
+    monkeypatch.setattr(EventLog, "resume", damaged)
+
+    assert run("sweep", "--results", results) == 1
+    said = capsys.readouterr().out
+    assert f"{other}: closed, but its log could not be completed" in said
+    assert f"{BATCH}: its sandbox has ended, so nothing is left in it" in said
+    assert [each.batch_id for each in unfinished(results / "launches")] == []
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -314,6 +314,29 @@ def test_a_disk_that_fills_up_under_a_sweep_does_not_keep_instances_alive(died, 
     assert 4 < room < 12
 
 
+def test_a_log_damaged_under_a_sweep_does_not_keep_the_next_batch_alive(
+    died, tmp_path, monkeypatch
+):
+    world, log = died.revived(tmp_path / "logs")
+    other = log.with_name("20240801T000000Z-ffffff.jsonl")
+    other.write_bytes(died.log.replace(log.stem.encode(), other.stem.encode()))
+    resume = EventLog.resume
+
+    def damaged(path):
+        writer = resume(path)
+        if path == other:
+            writer._write(b"5\n")
+        return writer
+
+    monkeypatch.setattr(EventLog, "resume", damaged)
+    verdicts = {each.batch_id: each.verdict for each in swept(world, log).batches}
+
+    assert verdicts[other.stem].startswith("closed, but its log could not be completed")
+    assert f"{other}, line" in verdicts[other.stem]
+    assert verdicts[log.stem] == "closed"
+    assert world.leftovers() == EMPTY
+
+
 def test_status_shows_what_is_open_alive_spent_and_next(died, tmp_path):
     _, log = died.revived(tmp_path / "logs")
     lines = died.log.decode().splitlines()

@@ -419,8 +419,10 @@ def test_no_call_breaks_a_limit_of_ec2_when_there_are_many_requests(in_process, 
     assert world.leftovers() == EMPTY
 
 
-@pytest.mark.parametrize("name", ["a b", "x" * 49, "batch:1"])
-def test_a_log_whose_name_cannot_be_a_client_token_is_refused(in_process, tmp_path, name):
+@pytest.mark.parametrize("name", ["a b", "x" * 49, "batch:1", "-my", ".my"])
+def test_a_log_whose_name_cannot_be_a_token_or_the_word_of_a_command_is_refused(
+    in_process, tmp_path, name
+):
     world = scripted()
     connection = in_process(world)
 

@@ -249,6 +249,21 @@ def test_the_longer_copy_is_read_wherever_it_is(batch):
     assert list(find_logs(batch.parent).batches) == [whole]
 
 
+@pytest.mark.parametrize(
+    "changed", [lambda text: text + b"\n", lambda text: text.replace(b"ready", b"reedy")]
+)
+def test_a_copy_of_a_live_log_never_takes_its_place(batch, changed):
+    """An editor may have added an empty line or changed something in the copy."""
+    copy, text = batch.with_name("notes.jsonl"), batch.read_bytes()
+    batch.write_bytes(text[: text.rindex(b"\n", 0, -1) + 1])
+    copy.write_bytes(changed(batch.read_bytes()))
+    writer = EventLog.resume(batch)
+
+    assert [(each.path, each.alive) for each in unfinished(batch.parent)] == [(batch, True)]
+    assert find_logs(batch.parent).notes == [f"{copy} is a copy of {batch}: it counts once"]
+    writer.close()
+
+
 def test_two_logs_of_one_batch_that_differ_are_named_and_neither_is_read(batch):
     other = batch.with_name("other.jsonl")
     other.write_bytes(batch.read_bytes().replace(b'"plan":0', b'"plan":1'))

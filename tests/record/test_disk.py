@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import read_events
+from conftest import plan_for, read_events, scripted
 from crashing import (
     EMPTY,
     NAME,
@@ -26,6 +26,7 @@ from crashing import (
 )
 
 from spotlib.cleanup.unfinished import unfinished
+from spotlib.collect.rounds import collect_batch
 from spotlib.record.events import SkippedEvent
 from spotlib.record.log import EventLog, LogError, read_lines
 from spotlib.record.tables import load_batches, load_launches, load_polls
@@ -139,6 +140,66 @@ def test_a_log_torn_at_any_byte_of_its_last_line_is_completed(tmp_path, sampled)
 
         assert swept(world, log).clean, size
         require_recovered(world, log, acknowledged)
+
+
+@pytest.mark.parametrize("end", [b'{"event":"poll","li\n', b"\n", b"\n\n", b"\r\n"])
+def test_what_an_editor_adds_to_the_end_of_a_log_does_not_destroy_it(tmp_path, end):
+    """A newline after a torn line, or empty lines; the sweep goes on after them."""
+    point = next(p for p in points_of(tmp_path) if p.name == "after the line of requested")
+    world, log = point.revived(tmp_path / "ended")
+    acknowledged, _ = read_events(log)
+    log.write_bytes(point.log + end)
+
+    assert swept(world, log).clean
+    require_recovered(world, log, acknowledged)
+
+
+def saved_by_an_editor(log):
+    copy = log.with_suffix(".tmp")
+    copy.write_bytes(log.read_bytes())
+    copy.replace(log)
+
+
+@pytest.mark.parametrize("lose", [saved_by_an_editor, Path.unlink])
+def test_a_log_that_is_no_longer_in_its_place_is_a_problem_and_nothing_more_is_launched(
+    tmp_path, lose
+):
+    """The batch ends in order; a sweep completes a log that an editor saved."""
+    world, log = scripted(), tmp_path / NAME
+    polls = iter([lambda: lose(log)])
+    summary = collect_batch(
+        in_process(world),
+        plan_for(in_process(world), n=1),
+        log=log,
+        seed=1,
+        rounds=2,
+        every_s=60.0,
+        on_poll=lambda _: next(polls, lambda: None)(),
+    )
+
+    assert summary.outcomes == {"ready": 1}
+    assert summary.cleaned.confirmed
+    assert len(world.truth()) == 1, "the second round is not launched"
+    assert "was replaced, moved or removed during the batch" in summary.problems[0]
+    assert any("complete the log" in each for each in summary.problems) is log.exists()
+    assert swept(world, log).clean
+    if log.exists():
+        assert len(load_launches(log)) == 1
+        assert unfinished(log) == []
+
+
+def test_a_log_that_is_lost_at_the_end_is_a_problem_too(tmp_path):
+    world, log = scripted(), tmp_path / NAME
+    summary = collect_batch(
+        in_process(world),
+        plan_for(in_process(world), n=1),
+        log=log,
+        seed=1,
+        on_poll=lambda _: log.unlink(missing_ok=True),
+    )
+
+    assert len(summary.problems) == 1
+    assert "lost if that was deleted" in summary.problems[0]
 
 
 def test_two_batches_never_share_a_file(tmp_path):
