@@ -157,14 +157,23 @@ def find_ours(connection: Caller, region: str, *, batch_id: str | None = None) -
 def _ours(item: Mapping[str, Any]) -> Ours:
     tags = {tag["Key"]: tag["Value"] for tag in item.get("Tags", [])}
     _, _, number = tags.get(TAG_ROUND, "").rpartition("/")
-    plan, expires = tags.get(TAG_PLAN, ""), tags.get(TAG_EXPIRES)
+    plan = tags.get(TAG_PLAN, "")
     return Ours(
         request_id=item["SpotInstanceRequestId"],
         batch_id=tags[TAG_BATCH],
         round=int(number) if number.isdecimal() else None,
         plan=int(plan) if plan.isdecimal() else None,
-        expires_at=datetime.fromisoformat(expires) if expires else None,
+        expires_at=_moment(tags.get(TAG_EXPIRES, "")),
     )
+
+
+def _moment(words: str) -> datetime | None:
+    """The moment that a tag names; None if it names none: people can edit a tag."""
+    try:
+        moment = datetime.fromisoformat(words)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
 
 
 def _filter_sets(ids: Sequence[str]) -> list[list[str]]:
