@@ -81,12 +81,13 @@ def survey(
     try:
         for instance in _instances(connection, region, sorted(ours)):
             if request_of(connection, instance) in ours:
-                instances[instance["InstanceId"]] = instance["State"]["Name"]
+                state = instance.get("State", {}).get("Name", NOT_DESCRIBED)
+                instances[instance["InstanceId"]] = state
     except Refusal as refusal:
         error = error or str(refusal)
         named = [item["InstanceId"] for item in requests.values() if item.get("InstanceId")]
         instances = dict.fromkeys(named, NOT_DESCRIBED) | instances
-    states = {request_id: item["State"] for request_id, item in requests.items()}
+    states = {each: item.get("State", NOT_DESCRIBED) for each, item in requests.items()}
     missing = frozenset(ids - set(states) - forgotten(connection, instances))
     return Survey(states, instances, missing, error)
 
