@@ -20,7 +20,7 @@ from spotlib.ec2.clock import control
 from spotlib.ec2.connection import Caller, Connection
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.places import currency_of, home_region, is_aws
-from spotlib.ec2.refusals import Refusal
+from spotlib.ec2.refusals import UNREADABLE, Refusal, garbled
 from spotlib.model import Plan, Target
 from spotlib.record.events import Features
 
@@ -82,7 +82,7 @@ def on_demand_usd(connection: Caller, target: Target, *, operation: str = RUN_LI
     Raises
     ------
     Refusal
-        If the price list may not be read.
+        If the price list may not or cannot be read.
     """
     if not connection.region_names(target.region, "pricing"):
         return math.nan
@@ -100,12 +100,16 @@ def on_demand_usd(connection: Caller, target: Target, *, operation: str = RUN_LI
         ServiceCode="AmazonEC2",
         Filters=[{"Type": "TERM_MATCH", "Field": k, "Value": v} for k, v in wanted.items()],
     )
-    found = [
-        float(dimension["pricePerUnit"].get("USD", "nan"))
-        for product in map(json.loads, reply["PriceList"])
-        for term in product["terms"].get("OnDemand", {}).values()
-        for dimension in term["priceDimensions"].values()
-    ]
+    try:
+        found = [
+            float(dimension["pricePerUnit"].get("USD", "nan"))
+            for product in map(json.loads, reply["PriceList"])
+            for term in product["terms"].get("OnDemand", {}).values()
+            for dimension in term["priceDimensions"].values()
+        ]
+    except UNREADABLE as error:
+        what = "price list that can be read"
+        raise garbled(what, action="get_products", region=target.region) from error
     # The highest: a bound must not be too low.
     return max((usd for usd in found if not math.isnan(usd)), default=math.nan)
 

@@ -58,8 +58,11 @@ def quota_of(instance_type: str) -> Quota:
 
 
 def vcpus_of(items: Iterable[Mapping[str, Any]], quotas: Iterable[Quota]) -> dict[Quota, int]:
-    """Return the vCPUs of those of the quotas that Service Quotas shows."""
-    shown = list(items)
+    """Return the vCPUs of those of the quotas that Service Quotas shows.
+
+    Where it has an error of its own, it shows an ErrorReason in place of the value.
+    """
+    shown = [item for item in items if "Value" in item]
     return {
         quota: int(item["Value"]) for quota in quotas for item in shown if quota.is_shown_as(item)
     }

@@ -215,7 +215,7 @@ class Connection(Caller):
         if members and not members & reply.keys():
             raise garbled(" or ".join(sorted(members)), action=action, region=region)
         self.reached = True
-        return _Reply(action, region, reply)
+        return _Reply({"action": action, "region": region}, reply)
 
     def _client(self, service: str, region: str, read_s: int) -> Any:
         with self._lock:  # clients are thread-safe, a Session is not
@@ -268,11 +268,21 @@ class Connection(Caller):
 
 
 class _Reply(dict[str, Any]):
-    """An answer.  botocore makes an empty one of JSON that it cannot read."""
+    """An answer or a part of it: a member that it lacks is a ``Refusal``, not a KeyError.
 
-    def __init__(self, action: str, region: str, reply: Mapping[str, Any]) -> None:
+    botocore leaves out what an answer lacks, and makes an empty one of JSON that it cannot read.
+    """
+
+    __slots__ = ("_of",)  # there are thousands of parts in a poll
+
+    def __init__(self, of: Mapping[str, str], reply: Mapping[str, Any]) -> None:
         super().__init__(reply)
-        self._of = {"action": action, "region": region}
+        self._of = of
+        for member, value in reply.items():
+            if type(value) is dict:
+                self[member] = _Reply(of, value)
+            elif type(value) is list:
+                self[member] = [_Reply(of, e) if type(e) is dict else e for e in value]
 
     def __missing__(self, member: str) -> Any:
         raise garbled(member, **self._of)

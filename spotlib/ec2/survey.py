@@ -81,12 +81,13 @@ def survey(
     try:
         for instance in _instances(connection, region, sorted(ours)):
             if request_of(connection, instance) in ours:
-                instances[instance["InstanceId"]] = instance["State"]["Name"]
+                state = instance.get("State", {}).get("Name", NOT_DESCRIBED)
+                instances[instance["InstanceId"]] = state
     except Refusal as refusal:
         error = error or str(refusal)
         named = [item["InstanceId"] for item in requests.values() if item.get("InstanceId")]
         instances = dict.fromkeys(named, NOT_DESCRIBED) | instances
-    states = {request_id: item["State"] for request_id, item in requests.items()}
+    states = {each: item.get("State", NOT_DESCRIBED) for each, item in requests.items()}
     missing = frozenset(ids - set(states) - forgotten(connection, instances))
     return Survey(states, instances, missing, error)
 
@@ -157,14 +158,23 @@ def find_ours(connection: Caller, region: str, *, batch_id: str | None = None) -
 def _ours(item: Mapping[str, Any]) -> Ours:
     tags = {tag["Key"]: tag["Value"] for tag in item.get("Tags", [])}
     _, _, number = tags.get(TAG_ROUND, "").rpartition("/")
-    plan, expires = tags.get(TAG_PLAN, ""), tags.get(TAG_EXPIRES)
+    plan = tags.get(TAG_PLAN, "")
     return Ours(
         request_id=item["SpotInstanceRequestId"],
         batch_id=tags[TAG_BATCH],
         round=int(number) if number.isdecimal() else None,
         plan=int(plan) if plan.isdecimal() else None,
-        expires_at=datetime.fromisoformat(expires) if expires else None,
+        expires_at=_moment(tags.get(TAG_EXPIRES, "")),
     )
+
+
+def _moment(words: str) -> datetime | None:
+    """The moment that a tag names; None if it names none: people can edit a tag."""
+    try:
+        moment = datetime.fromisoformat(words)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
 
 
 def _filter_sets(ids: Sequence[str]) -> list[list[str]]:

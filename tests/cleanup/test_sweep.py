@@ -105,6 +105,19 @@ def test_orphans_that_have_expired_are_closed_without_any_log(in_process, tmp_pa
     assert world.leftovers() == EMPTY
 
 
+@pytest.mark.parametrize("expires", ["2030-11-30 (Bob)", "2030-01-01", "never", ""])
+def test_an_edited_expiry_tag_stops_no_sweep(in_process, tmp_path, expires):
+    world = scripted()
+    connection = in_process(world)
+    orphans(connection, 1, expires=expires)
+    world.advance(20)
+
+    report = sweep(connection, folder=tmp_path, regions=[NANO.region], settle_s=5.0)
+
+    assert [each.verdict for each in report.batches] == ["closed"]
+    assert world.leftovers() == EMPTY
+
+
 def test_one_that_may_live_elsewhere_is_kept_until_it_has_expired_or_is_named(in_process, tmp_path):
     world = scripted()
     connection = in_process(world)

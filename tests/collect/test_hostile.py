@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from spotlib.collect.rounds import collect_batch
+from spotlib.ec2.connection import Connection
 from spotlib.model import Target
 from spotlib.record.tables import load_launches
 from spotlib.sandbox.company import crowd, move_in
@@ -170,6 +171,75 @@ def test_a_poll_that_a_fault_strikes_is_missed_with_its_cause(in_process, log, k
     assert world.fired
     assert {error.split(":")[0] for error in missed(events)} <= {CAUSES[kind]}
     assert missed(events)
+
+
+def requests_of(reply):
+    return reply["SpotInstanceRequests"]
+
+
+def reservations_of(reply):
+    return reply["Reservations"]
+
+
+def instances_of(reply):
+    return [each for some in reply["Reservations"] for each in some["Instances"]]
+
+
+def checks_of(reply):
+    return [each["InstanceStatus"] for each in reply["InstanceStatuses"]]
+
+
+@pytest.mark.parametrize(
+    ("action", "parts_of", "lacking", "is_missed"),
+    [
+        ("describe_spot_instance_requests", requests_of, "SpotInstanceRequestId", True),
+        ("describe_spot_instance_requests", requests_of, "State", False),
+        ("describe_instances", reservations_of, "Instances", True),
+        ("describe_instances", instances_of, "State", True),
+        ("describe_instance_status", checks_of, "Status", True),
+    ],
+)
+def test_parts_that_lack_a_member_miss_polls_and_stop_no_clean_up(
+    in_process, log, monkeypatch, *, action, parts_of, lacking, is_missed
+):
+    """In all answers of one action, from the first poll until after the clean-up has begun."""
+    call, world = Connection.call, scripted(Fate(boot_s=2.0, ok_s=None))
+    until_s = world.now_s + 90.0
+
+    def lossy(self, region, called, /, **given):
+        reply = call(self, region, called, **given)
+        if called == action and world.now_s < until_s:
+            for part in parts_of(reply):
+                del part[lacking]
+        return reply
+
+    monkeypatch.setattr(Connection, "call", lossy)
+    summary, events, _ = collected(in_process, log, world, n=1, timeout_s=30)
+
+    assert summary.outcomes == {"timed_out": 1}
+    lost = {f"GarbledAnswer: the answer has no {lacking}"} if is_missed else set()
+    assert set(missed(events)) == lost
+
+
+def test_an_answer_without_the_ids_of_its_requests_is_asked_for_again(in_process, log, monkeypatch):
+    call, whole = Connection.call, []
+
+    def lossy(self, region, called, /, **given):
+        reply = call(self, region, called, **given)
+        if called == "request_spot_instances" and not given.get("DryRun"):
+            if not whole:
+                del reply["SpotInstanceRequests"][0]["SpotInstanceRequestId"]
+            whole.append(given["ClientToken"])
+        return reply
+
+    monkeypatch.setattr(Connection, "call", lossy)
+    world = scripted()
+    summary, _, _ = collected(in_process, log, world, n=1)
+
+    assert summary.outcomes == {"ready": 1}
+    assert len(world.truth()) == 1
+    assert len(whole) == 2
+    assert len(set(whole)) == 1
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"expired"}))

@@ -115,6 +115,12 @@ def test_the_old_name_of_a_quota_is_found_too():
     assert vcpus_of([shown], {quota, quota_of("t3.nano")}) == {quota: 8}
 
 
+def test_a_quota_that_is_shown_without_its_value_is_not_known():
+    shown = {"QuotaCode": "L-34B43A08", "QuotaName": "All", "ErrorReason": {"ErrorCode": "X"}}
+
+    assert vcpus_of([shown], {quota_of("t3.nano")}) == {}
+
+
 def test_what_is_open_already_counts_against_the_quota(in_process):
     world = scripted(quota_vcpus=10)
     connection = in_process(world)
@@ -345,7 +351,7 @@ def test_a_batch_in_two_partitions_is_refused(in_process):
 
 
 class Elsewhere:
-    """A connection that notes what is asked where, and answers with one price."""
+    """A connection that notes what is asked where, and answers with one price or one raw entry."""
 
     def __init__(self, price):
         self.asked = []
@@ -356,6 +362,8 @@ class Elsewhere:
 
     def call(self, region, action, **_):
         self.asked.append((region, action))
+        if isinstance(self._price, str):
+            return {"PriceList": [self._price]}
         terms = {"OnDemand": {"a": {"priceDimensions": {"b": {"pricePerUnit": self._price}}}}}
         return {"PriceList": [json.dumps({"terms": terms})]}
 
@@ -376,6 +384,12 @@ def test_a_price_is_asked_in_its_partition_and_is_usd_or_unknown(region, price, 
 
     assert found == pytest.approx(usd, nan_ok=True)
     assert there.asked == ([(asked, "get_products")] if asked else [])
+
+
+@pytest.mark.parametrize("entry", ["<html>", "{}", "[]", '{"terms": {"OnDemand": {"a": {}}}}'])
+def test_a_price_list_that_cannot_be_read_is_a_garbled_answer(entry):
+    with pytest.raises(Refusal, match="GarbledAnswer"):
+        on_demand_usd(Elsewhere(entry), NANO)
 
 
 @pytest.mark.parametrize(("region", "currency"), [("cn-north-1", "CNY"), ("eusc-de-east-1", "EUR")])

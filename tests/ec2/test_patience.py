@@ -1,5 +1,7 @@
 """A call that nobody measures is made again after an error that passes, for a while."""
 
+import pickle
+
 import pytest
 from conftest import NANO, scripted
 
@@ -171,6 +173,19 @@ def test_a_member_that_an_answer_lacks_is_named(struck):
 
     with pytest.raises(Refusal, match="the answer has no Parameters"):
         reply["Parameters"]
+
+
+def test_a_member_that_a_part_of_an_answer_lacks_is_named_too(struck):
+    _, patient = struck()
+    reply = patient.call(REGION, "describe_regions")
+    copied = pickle.loads(pickle.dumps(reply))
+
+    for [region, *_] in (reply["Regions"], copied["Regions"]):
+        assert region.get("Price") is None
+        assert "Price" not in {**region}
+        with pytest.raises(Refusal, match=f"describe_regions in {REGION}.* has no Price"):
+            region["Price"]
+    assert copied == reply
 
 
 def test_an_unreadable_page_is_one_sentence_without_the_page(struck):

@@ -101,6 +101,7 @@ def request(connection: Connection, region: str, parameters: Mapping[str, Any]) 
         asked_s, asked_at = first or (clock.now_s(), clock.utc())
         try:
             reply = connection.call(region, "request_spot_instances", **parameters)
+            ids = tuple(item["SpotInstanceRequestId"] for item in reply["SpotInstanceRequests"])
         except Refusal as refusal:
             attempts.append(refusal.code)
             if refusal.kind not in PASSING_KINDS or len(attempts) == _ATTEMPTS:
@@ -110,9 +111,7 @@ def request(connection: Connection, region: str, parameters: Mapping[str, Any]) 
             clock.sleep(2.0 ** len(attempts) / 2)
             continue
         return Answer(
-            request_ids=tuple(
-                item["SpotInstanceRequestId"] for item in reply["SpotInstanceRequests"]
-            ),
+            request_ids=ids,
             asked_s=asked_s,
             answered_s=clock.now_s(),
             asked_at=asked_at,
