@@ -64,8 +64,8 @@ def survey(
     """Find requests, by id and by a batch's tag, and their instances.
 
     It uses filters only: EC2 answers "none yet" to a filter, but NotFound to an id.  An endpoint
-    may ignore a filter, so everything found must itself name what it was found by.  If instances
-    cannot be described, those that our requests name are known all the same.
+    may ignore a filter, so everything found must itself name what it was found by.  An instance
+    that a request of ours names is ours even if it is not shown, until the request says it ended.
     """
     ids, error = set(request_ids), None
     requests: dict[str, dict[str, Any]] = {}
@@ -78,15 +78,21 @@ def survey(
     remember(connection, requests.values())
     instances: dict[str, str] = {}
     ours = ids | set(requests)
+    named = {item["InstanceId"]: item for item in requests.values() if item.get("InstanceId")}
+    unseen: list[str] = [*named]
     try:
-        for instance in _instances(connection, region, sorted(ours)):
+        name, values = instance_filter(connection, region, sorted(ours))
+        for instance in _instances(connection, region, name, values):
             if request_of(connection, instance) in ours:
-                state = instance.get("State", {}).get("Name", NOT_DESCRIBED)
-                instances[instance["InstanceId"]] = state
+                instances[instance["InstanceId"]] = _state_of(instance)
+        late = sorted(named.keys() - instances.keys())
+        for instance in _instances(connection, region, "instance-id", late):
+            if instance["InstanceId"] in named:
+                instances[instance["InstanceId"]] = _state_of(instance)
+        unseen = [each for each, item in named.items() if _may_run(item)]
     except Refusal as refusal:
         error = error or str(refusal)
-        named = [item["InstanceId"] for item in requests.values() if item.get("InstanceId")]
-        instances = dict.fromkeys(named, NOT_DESCRIBED) | instances
+    instances = dict.fromkeys(unseen, NOT_DESCRIBED) | instances
     states = {each: item.get("State", NOT_DESCRIBED) for each, item in requests.items()}
     missing = frozenset(ids - set(states) - forgotten(connection, instances))
     return Survey(states, instances, missing, error)
@@ -109,9 +115,8 @@ def _requests(
 
 
 def _instances(
-    connection: Connection, region: str, request_ids: Sequence[str]
+    connection: Connection, region: str, name: str, values: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    name, values = instance_filter(connection, region, request_ids)
     for some in _filter_sets(values):
         for reservation in connection.pages(
             region,
@@ -121,6 +126,16 @@ def _instances(
             MaxResults=PAGE,
         ):
             yield from reservation["Instances"]
+
+
+def _state_of(instance: Mapping[str, Any]) -> str:
+    return str(instance.get("State", {}).get("Name", NOT_DESCRIBED))
+
+
+def _may_run(request: Mapping[str, Any]) -> bool:
+    """Whether the instance that a request names may run, as far as the request says."""
+    ended = "instance-terminated" in request.get("Status", {}).get("Code", "")
+    return not ended and request.get("State") not in ("closed", "failed")
 
 
 def _batches_of(item: Mapping[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from spotlib.cleanup.close import release, settle
 from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import unfinished
 from spotlib.collect.rounds import collect_batch
+from spotlib.ec2.connection import Connection
 from spotlib.ec2.survey import find_ours, survey
 from spotlib.model import Target
 from spotlib.sandbox import filters, instance_api, spot_api
@@ -107,6 +108,33 @@ def test_minutes_without_any_described_instance_at_any_time_of_a_batch_leave_not
             launch = happened_s[name]
             due_s = max(launch["fulfilled"], launch["accepted"] + TIMEOUT_S)
             assert ended_s < due_s + PASS_S, (start_s, name)
+
+
+@pytest.mark.parametrize("hides", ["the filter by request", "every filter, for two minutes"])
+def test_an_instance_that_its_request_names_and_no_answer_shows_is_terminated(
+    tmp_path, monkeypatch, hides
+):
+    """It is launched after its plan has ended.  EC2 answers without it, and without an error."""
+    world, log = scripted(Fate(in_flight_s=12.0, boot_s=3.0, ok_s=5.0)), tmp_path / NAME
+    call = Connection.call
+
+    def hiding(self, region, action, /, **given):
+        reply = call(self, region, action, **given)
+        by_request = [each["Name"] for each in given.get("Filters", [])] != ["instance-id"]
+        late = hides.startswith("every") and world.now_s < until_s
+        if action == "describe_instances" and (late or by_request):
+            reply["Reservations"] = []
+        return reply
+
+    connection = in_process(world)
+    checked = plan_for(connection, NANO, n=1, timeout_s=10.0)
+    until_s = world.now_s + 120.0
+    monkeypatch.setattr(Connection, "call", hiding)
+
+    summary = collect_batch(connection, checked, log=log, seed=1, placement_scores=False)
+
+    assert summary.cleaned.confirmed
+    assert world.leftovers() == EMPTY
 
 
 def dead_batch(world, log, *, after_s=12.0):
