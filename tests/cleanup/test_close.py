@@ -137,6 +137,22 @@ def test_an_instance_that_its_request_names_and_no_answer_shows_is_terminated(
     assert world.leftovers() == EMPTY
 
 
+def test_a_request_whose_instance_has_ended_and_is_forgotten_is_quiet(tmp_path):
+    """EC2 lists an ended instance for an hour, and its request for four."""
+    world, log = scripted(QUICK), tmp_path / NAME
+    connection = in_process(world)
+    checked = plan_for(connection, NANO, n=1)
+    collect_batch(connection, checked, log=log, seed=1, placement_scores=False)
+    shown = survey(connection, NANO.region, batch_id=log.stem)
+
+    world.advance(2 * 3600.0)
+    found = survey(connection, NANO.region, batch_id=log.stem)
+
+    assert len(shown.instances) == 1
+    assert (len(found.requests), found.instances) == (1, {})
+    assert found.quiet
+
+
 def dead_batch(world, log, *, after_s=12.0):
     """A batch in two regions whose collector is gone, with instances that its log names."""
     connection = in_process(world)
