@@ -35,7 +35,7 @@ from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.survey import Ours, find_ours, survey
 from spotlib.model import Kind
 from spotlib.record.events import BatchEvent, CleanEvent, Event, ReleaseEvent
-from spotlib.record.log import EventLog, LogError, is_alive
+from spotlib.record.log import EventLog, LogError, is_alive, locked
 from spotlib.record.replay import replay
 
 ALIVE = "kept: its collection is running here"
@@ -276,12 +276,12 @@ def _end_known(jobs: Iterable[_Job]) -> None:
     Nothing is recorded yet: each batch is closed later, which ends all of this once more.
     """
     for job in jobs:
-        if _kept(job, named=True) is None:
-            left = {
-                region: unseen(ids, job.alive.get(region, ()))
-                for region, ids in job.request_ids.items()
-            }
-            release_all(job.connection, left, request_ids=job.request_ids, batch_id=job.batch_id)
+        if job.log is None or _kept(job, named=True) is not None:
+            continue
+        ids = job.request_ids
+        left = {region: unseen(some, job.alive.get(region, ())) for region, some in ids.items()}
+        with contextlib.suppress(OSError), locked(job.log.path):  # else the closing says why not
+            release_all(job.connection, left, request_ids=ids, batch_id=job.batch_id)
 
 
 def _search(

@@ -13,7 +13,7 @@ import secrets
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -189,6 +189,23 @@ class EventLog:
 
 def _recovered(*, torn: bool) -> RecoveredEvent:
     return RecoveredEvent(torn=torn, at=datetime.now(UTC), pid=os.getpid())
+
+
+@contextlib.contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Hold the writer's lock of a log without writing, so that no other sweep begins.
+
+    Raises
+    ------
+    OSError
+        If its writer, or another sweep, holds it.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        _lock(file)
+        yield
+    finally:
+        os.close(file)
 
 
 def is_alive(path: str | Path) -> bool:
