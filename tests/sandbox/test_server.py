@@ -271,14 +271,17 @@ def test_a_control_call_that_is_no_object_is_refused_in_one_sentence(body):
 
 @pytest.mark.parametrize("count", [1_000, 10_000])
 def test_thousands_of_filters_are_refused_at_once_and_hold_nobody_up(count):
-    pairs = (f"&Filter.{i}.Name=vpc-id&Filter.{i}.Value.1=a" for i in range(1, count + 1))
-    body = ("Action=DescribeInstances" + "".join(pairs)).encode()
-    head = {"Authorization": SCOPE, "Content-Type": FORM, "Content-Length": len(body)}
+    def asked(filters):
+        pairs = (f"&Filter.{i}.Name=vpc-id&Filter.{i}.Value.1=a" for i in range(1, filters + 1))
+        body = ("Action=DescribeInstances" + "".join(pairs)).encode()
+        head = {"Authorization": SCOPE, "Content-Type": FORM, "Content-Length": len(body)}
+        return status_of(sent(url, head, body))
+
     url = served(World())
-    sent(url, {**head, "Content-Length": 0}, b"")  # imports what only the first call needs
+    assert asked(1) == 200  # the first call also imports what the sandbox is built on
     began_s = time.process_time()
-    assert status_of(sent(url, head, body)) == 400
-    assert time.process_time() - began_s < 3.0  # a tenth of that, unless the machine is busy
+    assert asked(count) == 400
+    assert time.process_time() - began_s < 1.0
 
 
 def test_a_long_request_is_read_without_holding_the_world():
