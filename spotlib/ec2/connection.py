@@ -17,6 +17,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -210,7 +211,8 @@ class Connection(Caller):
         headers = reply["ResponseMetadata"]["HTTPHeaders"]
         self.clock.heard(headers)
         if "date" in headers:
-            self._server = (parsedate_to_datetime(headers["date"]), self.clock.now_s())
+            with suppress(ValueError):  # of a proxy, say: the last good date still counts
+                self._server = (parsedate_to_datetime(headers["date"]), self.clock.now_s())
         members = _members(client, action)
         if members and not members & reply.keys():
             raise garbled(" or ".join(sorted(members)), action=action, region=region)

@@ -1,6 +1,7 @@
 """The calls that no launch method has of its own."""
 
 import pytest
+from conftest import scripted
 
 from spotlib.ec2.calls import Ended, cancel, chunks, terminate
 from spotlib.ec2.connection import Memory
@@ -58,3 +59,19 @@ def test_a_call_that_fails_keeps_no_other_ids_from_being_ended(end, word):
 def test_an_empty_id_list_makes_no_call():
     assert list(chunks([], 5)) == []
     assert list(chunks("abcdefg", 3)) == [["a", "b", "c"], ["d", "e", "f"], ["g"]]
+
+
+def test_an_answer_with_a_date_that_is_none_is_an_answer(in_process):
+    """A proxy may have written it; clean-up must not end there."""
+    connection = in_process(scripted())
+    connection.call("us-east-1", "describe_regions")
+    before = connection.server_utc()
+    for client in connection._clients.values():
+        client.meta.events.register("after-call.ec2", undated)
+
+    assert connection.call("us-east-1", "describe_regions")["Regions"]
+    assert connection.server_utc() >= before
+
+
+def undated(parsed, **_):
+    parsed["ResponseMetadata"]["HTTPHeaders"]["date"] = "yesterday"
