@@ -64,7 +64,8 @@ test: setup
 
 # All crash points, all faults at all calls, all ways to stop a program; make test runs a sample.
 chaos: setup
-	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/record tests/cleanup tests/collect tests/select
+	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/record tests/cleanup tests/collect tests/select \
+	  tests/test_export.py tests/test_public.py
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/02_collect.ipynb

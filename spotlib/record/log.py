@@ -130,8 +130,10 @@ class EventLog:
             lines = self._numbered(event)
             if isinstance(event, BatchEvent | IntentEvent):
                 _require_readable(self.path, lines[-1])
-            self._write(b"\n" * self._torn + b"".join(lines))
-            self._lines += len(lines)
+            data = b"\n" * self._torn + b"".join(lines)
+            self._torn = True  # whatever interrupts the write, the next line counts anew
+            self._write(data)
+            self._lines, self._torn = self._lines + len(lines), False
             if sync:
                 os.fsync(self._file)
         except OSError as error:
@@ -166,9 +168,7 @@ class EventLog:
         self._torn = tail != b"" or not all(map(_is_json, whole[-1:]))
 
     def _write(self, data: bytes) -> None:
-        whole = os.write(self._file, data) == len(data)
-        self._torn = not whole
-        if not whole:
+        if os.write(self._file, data) < len(data):
             raise OSError("the disk took only a part of a line; is it full?")
 
     def flush(self) -> None:

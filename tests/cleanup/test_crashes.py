@@ -7,6 +7,7 @@ Weaker designs leak in the same tests.
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -161,11 +162,15 @@ def test_every_create_call_carries_a_token_that_is_on_the_disk_already(points):
 
 
 def test_an_error_at_any_step_ends_the_batch_in_order(points, tmp_path, sampled):
-    """An exception, as a bug of ours would raise it, is no crash.  A sweep completes the log."""
+    """An exception, as a bug of ours would raise it, is no crash.  A sweep completes the log.
+
+    What a feature's call raises never ends a batch.
+    """
     whole = [i for i, point in enumerate(points) if not point.name.startswith("within")]
     for step in sampled(whole, 30, whole=3):
         world, log = short_world(), tmp_path / str(step) / NAME
-        with pytest.raises(Died):
+        feature = "price_history" in points[step].name
+        with nullcontext() if feature else pytest.raises(Died):
             short_batch(in_process(world), log, dying_once_at(step))
         assert world.leftovers() == EMPTY, points[step].name
         acknowledged, _ = read_events(log)

@@ -256,6 +256,30 @@ def test_a_disk_that_takes_only_a_part_of_a_line_is_an_error(tmp_path, monkeypat
     log.close()
 
 
+@pytest.mark.parametrize("written", [0, 5, None], ids=["nothing", "a part", "all of it"])
+def test_a_line_interrupted_while_it_is_written_leaves_a_readable_log(
+    batch, monkeypatch, written
+):
+    """An interrupt can come after the system took the line and before the writer knows."""
+    batch.write_bytes(batch.read_bytes().splitlines(keepends=True)[0])
+    log, write = EventLog.resume(batch), os.write
+
+    def interrupted(file, data):
+        write(file, data[:written])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            log.append(CleanEvent(**CLEAN))
+    log.append(CleanEvent(**CLEAN))
+    log.close()
+
+    events, _ = read_events(batch)
+    assert sum(each["event"] == "clean" for each in events) == (2 if written is None else 1)
+    assert [each["line"] for each in events] == list(range(1, len(events) + 1))
+
+
 def test_batch_ids_sort_by_time_and_differ():
     moments = pd.date_range("2026-01-01", periods=3, freq="s", tz="UTC")
     ids = [new_batch_id(moment.to_pydatetime()) for moment in moments]
