@@ -257,9 +257,7 @@ def test_a_disk_that_takes_only_a_part_of_a_line_is_an_error(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("written", [0, 5, None], ids=["nothing", "a part", "all of it"])
-def test_a_line_interrupted_while_it_is_written_leaves_a_readable_log(
-    batch, monkeypatch, written
-):
+def test_a_line_interrupted_while_it_is_written_leaves_a_readable_log(batch, monkeypatch, written):
     """An interrupt can come after the system took the line and before the writer knows."""
     batch.write_bytes(batch.read_bytes().splitlines(keepends=True)[0])
     log, write = EventLog.resume(batch), os.write
