@@ -104,6 +104,7 @@ def load_launches(paths: Paths) -> pd.DataFrame:
         ``instance_reason`` and ``instance_message`` are EC2's StateReason of an instance that
         ended while it was watched.  ``kind`` says what a refusal is about, or a failure that is
         the account's own.  ``impaired_*`` is the bracket of the first failed status check.
+        ``image_family`` is what all releases of an Amazon Linux share, or the image's own id.
 
     Raises
     ------
