@@ -103,13 +103,13 @@ def test_mixed_counts_and_unfinished_requests_are_named(clean):
     assert checks.loc["unfinished requests", "found"].startswith("1 of 24 requests have no outcome")
 
 
-def with_releases(data, *, slower_s, days=(5, 5)):
-    """Ten rounds on as many days, the later ones with a new image that is slower."""
+def with_releases(data, *, slower_s, days=(5, 5), a_day=1):
+    """Ten rounds, ``a_day`` of them each day, the later ones with a new image that is slower."""
     first = data.launches[data.launches["run"].str.contains("/0/")]
     rounds = [
         first.assign(
             run=f"batch/{day}/" + first["run"].str[-1],
-            sent_at=first["sent_at"] + pd.Timedelta(days=day),
+            sent_at=first["sent_at"] + pd.Timedelta(days=day // a_day),
             image="ami-new" if day >= days[0] else "ami-old",
             ready_after_s=first["ready_after_s"] + day % 5 + slower_s * (day >= days[0]),
             ready_by_s=first["ready_by_s"] + day % 5 + slower_s * (day >= days[0]),
@@ -134,9 +134,11 @@ def test_a_release_that_made_launches_slower_is_named(clean):
 
 def test_whether_a_release_mattered_is_undefined_without_a_second_one_or_with_few_days(clean):
     one, few = checked(clean), with_releases(clean, slower_s=9.0, days=(8, 1))
+    many_runs = with_releases(clean, slower_s=9.0, days=(8, 8), a_day=4)  # of two days each
 
     assert one.loc["releases of images", "found"].startswith("undefined: one release only")
     assert few["found"].endswith("undefined: too few days to tell whether one mattered")
+    assert many_runs["found"] == few["found"]
     assert not few["warns"]
 
 
