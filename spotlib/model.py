@@ -32,6 +32,9 @@ INSTANCE_TYPE_PATTERN, REGION_PATTERN, ZONE_ID_PATTERN = (  # for readers that s
     rf"^(?:{each.pattern})\Z" for each in (_INSTANCE_TYPE, _REGION, _ZONE_ID)
 )
 
+AMAZON = "amazon"  # EC2's alias of itself as the owner of an image
+AMAZON_LINUX = re.compile(r"(amzn2?|al20\d\d)-ami-")
+_RELEASE = re.compile(r"(?<=-)(\d+\.){1,3}\d{8}(\.\d+)?-", re.ASCII)  # 2023.6.20250128.0-
 
 StageName = Literal["accepted", "fulfilled", "running", "ready"]
 
@@ -121,6 +124,24 @@ FAILED_CODES: Mapping[str, Kind | None] = MappingProxyType(
 )
 ENDED_STATES = frozenset({"cancelled", "closed", "failed"})  # of a request that launches nothing
 GONE_STATES = frozenset({"shutting-down", "terminated"})  # of an instance that costs nothing
+
+
+def image_family(image: str, name: str, owner: str | None) -> str:
+    """Return what all releases of an image share: al2023-ami-kernel-6.1-arm64, ...
+
+    Amazon releases its Linux every two weeks, by a new id and name.  Any other image, and one
+    whose owner is not recorded (whoever likes can give a name), stands for itself by its id.
+
+    Examples
+    --------
+    >>> image_family("ami-1", "al2023-ami-2023.6.20250128.0-kernel-6.1-arm64", "amazon")
+    'al2023-ami-kernel-6.1-arm64'
+    >>> image_family("ami-1", "al2023-ami-2023.6.20250128.0-kernel-6.1-arm64", "123456789012")
+    'ami-1'
+    """
+    family, releases = _RELEASE.subn("", name)
+    known = owner == AMAZON and AMAZON_LINUX.match(name) and releases == 1
+    return family if known else image
 
 
 def failure_kind(status_code: str | None, instance_reason: str | None) -> Kind | None:

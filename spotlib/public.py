@@ -82,6 +82,9 @@ _PRIVATE = frozenset({"account", "batch_id", "request_id", "instance_id", "endpo
 _ZONE_ID = re.compile(  # us-east-1: use1-az4; local zones: usw2-lax1-az1; Wavelength: use1-wl1-...
     r"([a-z]+\d)(?:(?:-[a-z]{3}\d)?-az\d{1,2}|-wl\d-[a-z]{3}-wlz\d)", re.ASCII
 )
+_AMAZON_LINUX_FAMILY = re.compile(
+    r"al20\d\d-ami-(?:minimal-)?kernel-\d{1,2}\.\d{1,3}-(?:arm64|x86_64)", re.ASCII
+)
 _MARKET = re.compile(r"sandbox(?:/([a-z]+(?:/\d{1,9})?))?", re.ASCII)
 _SALT = re.compile(rb"[0-9a-f]{64}\s*")
 
@@ -117,7 +120,8 @@ def is_public(column: str, text: str) -> bool:
         return found is not None and found[1] in map(_zone_prefix, _regions())
     if column == "endpoint":
         return text == "aws" or _is_sandbox(text)
-    return text in _WORDS.get(column, ())
+    family = _AMAZON_LINUX_FAMILY.fullmatch(text) if column == "image_family" else None
+    return family is not None or text in _WORDS.get(column, ())
 
 
 def not_public(table: pd.DataFrame) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,8 @@ import spotlib
 
 LAUNCHES = "launches"  # the folder of logs in a results folder
 
+_PARTS = (LAUNCHES, "selection", "counts", "figures", "tables")  # the folders in it
+
 
 def workspace() -> Path:
     """Return the folder of ``notebooks/`` and ``results/``: the one that holds the package."""
@@ -43,9 +45,13 @@ def results_folder(results: str | Path = "") -> Path:
     Raises
     ------
     ValueError
-        If nothing can be written there: a measurement that cannot be kept must not be paid for.
+        If nothing can be written there, or a file has the name of one of its folders: a measurement
+        that cannot be kept must not be paid for.
     """
     folder = results_path(results)
+    for part in (folder / name for name in _PARTS):
+        if os.path.lexists(part) and not part.is_dir():
+            raise ValueError(f"results needs {str(part)!r} as a folder: move what is there")
     try:
         (folder / LAUNCHES).mkdir(parents=True, exist_ok=True)
     except OSError as error:

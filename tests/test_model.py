@@ -21,6 +21,7 @@ from spotlib.model import (
     conclude,
     count_stages,
     failure_kind,
+    image_family,
     plan_launches,
 )
 
@@ -285,3 +286,28 @@ def test_counts_never_rise_from_an_earlier_stage_to_a_later_one(stages):
     assert list(counts) == list(Stage)
     assert sorted(counts.values(), reverse=True) == list(counts.values())
     assert counts[Stage.READY] == stages.count(Stage.READY)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("al2023-ami-2023.6.20250128.0-kernel-6.1-arm64", "al2023-ami-kernel-6.1-arm64"),
+        ("al2023-ami-2023.12.20260930.0-kernel-6.12-x86_64", "al2023-ami-kernel-6.12-x86_64"),
+        (
+            "al2023-ami-minimal-2023.12.20260930.0-kernel-6.1-arm64",
+            "al2023-ami-minimal-kernel-6.1-arm64",
+        ),
+        (
+            "amzn2-ami-kernel-5.10-hvm-2.0.20260930.0-x86_64-gp2",
+            "amzn2-ami-kernel-5.10-hvm-x86_64-gp2",
+        ),
+        ("amzn-ami-hvm-2017.09.1.20171103-x86_64-gp2", "amzn-ami-hvm-x86_64-gp2"),
+        ("al2023-ami-my-own-arm64", "ami-1"),
+        ("Windows_Server-2019-English-Full-Base-2019.0.20250101", "ami-1"),
+        ("", "ami-1"),
+    ],
+)
+def test_the_releases_of_amazon_linux_are_one_family_and_any_other_image_is_its_own(name, family):
+    assert image_family("ami-1", name, "amazon") == family
+    assert image_family("ami-1", name, None) == "ami-1"
+    assert image_family("ami-1", name, "123456789012") == "ami-1"

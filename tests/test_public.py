@@ -39,6 +39,7 @@ ALMOST = [  # nearly a known name
     *["sandbox/alice", "sandbox/tight/alice", "aws/alice", "sandbox/", "sandbox/tight/\u0663"],
     *["AWS", "fulfilled-by-alice", "alice", "987654321098", "arn:aws:iam::987654321098:user/a"],
     *["i-0123456789abcdef0", "sir-abcd1234", "ami-0123456789abcdef0", "subnet-0123abcd"],
+    *["al2023-ami-kernel-6.1-alice", "al2023-ami-alice-kernel-6.1-arm64"],
     *["/data/alice/results", "https://ec2.alice.example:8443", "http://alice:secret@host/"],
 ]
 
@@ -107,6 +108,7 @@ def test_documented_names_are_published_as_they_are():
         "region": ["us-east-1", "us-gov-west-1", "cn-northwest-1", "ap-northeast-3"],
         "instance_type": ["t3.nano", "u-6tb1.metal", "m7i-flex.large", "t1.micro"],
         "zone_id": ["use1-az4", "apne1-az2", "usgw1-az1", "usw2-lax1-az1", "use1-wl1-bos-wlz1"],
+        "image_family": ["al2023-ami-kernel-6.1-arm64", "al2023-ami-minimal-kernel-6.12-x86_64"],
         "endpoint": ["aws", "sandbox", *(f"sandbox/{each}" for each in PROFILES), "sandbox/calm/7"],
         "instance_reason": ["Server.SpotInstanceTermination", "Client.UserInitiatedShutdown"],
         "status_code": [*STATE_OF_CODE, *outcomes],

@@ -4,14 +4,18 @@ Owns the warnings, one sentence each, and the tables of what would change if API
 It changes no estimate.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import factorial, prod
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from spotlib.analyze.comparable import NOT_THE_MARKET
+from spotlib.analyze.compare import EXCHANGES, holm
 from spotlib.analyze.intervals import FEWEST_RUNS
 from spotlib.analyze.launch_times import LaunchTimes, round_of
 from spotlib.analyze.load import Comparable
@@ -27,6 +31,7 @@ _SHARED_ROUNDS = 0.8
 _ALWAYS_FIRST = 5  # rounds, after which the same target first each time is no accident
 _FEWEST_DAYS = 3.0
 _DAY_S = 86_400.0
+_SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,9 @@ def self_check(
         *(
             _unfinished(data),
             _our_own(data),
+            _releases(data, distributions),
+            _versions(data),
+            _prices(data),
             _effective_size(distributions),
             _wide_brackets(distributions),
         ),
@@ -159,6 +167,82 @@ def _our_own(data: Comparable) -> Check:
     words = f"{gone['requests'].sum():.0f} requests are left out because the account ended them"
     words += f" or others of their run: {'; '.join(reasons)}" if reasons else ""
     return Check("ended by our own account", bool(reasons), words)
+
+
+def _releases(data: Comparable, distributions: Mapping[str, LaunchTimes]) -> Check:
+    """Whether times differ between the releases of a target's image."""
+    name = "releases of images"
+    horizon_s = float(data.launches["timeout_s"].min())
+    several = {
+        str(target): _daily_scores(here, distributions[str(target)], horizon_s)
+        for target, here in data.launches.groupby("target")
+        if target in distributions and here["image"].nunique() > 1
+    }
+    if not several:
+        return Check(name, False, "undefined: one release only of the image of each target")
+    p_values = pd.Series(holm([release_p_value(each) for each in several.values()]), list(several))
+    words = f"{len(several)} of {len(distributions)} targets were launched with several releases"
+    if p_values.isna().all():
+        return Check(name, False, words + "; undefined: too few days to tell whether one mattered")
+    least = float(p_values.min())
+    words += f"; the least p-value (Holm) is {least:.3f}, of {p_values.idxmin()}"
+    why = ": a new release, or the time at which it came, may have changed the launch times"
+    return Check(name, least < _SIGNIFICANT, words + why * (least < _SIGNIFICANT))
+
+
+def _daily_scores(launches: pd.DataFrame, times: LaunchTimes, horizon_s: float) -> list[Floats]:
+    """The mean score (``run_means_s``) of each day, one array per release of the image."""
+    runs = launches.drop_duplicates("run")
+    scores = pd.Series(times.run_means_s(horizon_s), runs.index)
+    daily = scores.groupby([runs["image"], runs["sent_at"].dt.floor("D")]).mean()
+    return [np.asarray(each, dtype=np.float64) for _, each in daily.groupby(level=0)]
+
+
+def release_p_value(daily: Sequence[Floats]) -> float:
+    """P-value of the differences between releases if whole days are exchanged between them.
+
+    Runs of one day share the state of the market, so days are exchanged, not runs.  It is exact
+    up to 4,096 ways to exchange them, and from random ones beyond.  A release of one day is not
+    compared.  NaN if the days are too few for any p-value below 0.05.  Releases follow each other
+    in time: a slow change of the market is found too.
+    """
+    compared = [each for each in daily if len(each) > 1]  # scipy needs two of each
+    sizes = [len(each) for each in compared]
+    ways = factorial(sum(sizes)) // prod(map(factorial, sizes))
+    same_size = prod(factorial(count) for count in Counter(sizes).values())  # exchanged whole
+    if same_size / ways > _SIGNIFICANT:
+        return np.nan
+    test = stats.permutation_test(
+        compared,
+        lambda *groups, axis: sum(each.shape[axis] * each.mean(axis=axis) ** 2 for each in groups),
+        permutation_type="independent",
+        alternative="greater",
+        n_resamples=EXCHANGES,
+        vectorized=True,
+        rng=np.random.default_rng(1),  # the same data have the same p-value
+    )
+    return float(test.pvalue)
+
+
+def _versions(data: Comparable) -> Check:
+    """How many versions of what measured there are; launches are not split by them."""
+    counts = []
+    for name in ("spotlib", "python", "botocore"):
+        found = data.batches[f"{name}_version"]
+        unknown = int(found.isna().sum())
+        counts.append(f"{found.nunique()} of {name}" + f" (not in {unknown} logs)" * bool(unknown))
+    changed = data.batches["spotlib_version"].nunique() > 1
+    why = ": what measures was changed on the way" if changed else ""
+    return Check("versions of programs", changed, f"versions in use: {', '.join(counts)}{why}")
+
+
+def _prices(data: Comparable) -> Check:
+    """How much spot prices moved; launches are not split by them."""
+    prices = data.launches.groupby("target")["price_usd"].agg(["min", "max"]).dropna()
+    changed = int((prices["max"] > prices["min"]).sum())
+    words = f"the spot price changed for {changed} of {len(prices)} targets whose price is known"
+    most = float((prices["max"] / prices["min"]).max()) if changed else 1.0
+    return Check("spot prices", False, words + f", at most {most:.2f} times" * bool(changed))
 
 
 def _effective_size(distributions: Mapping[str, LaunchTimes]) -> Check:

@@ -14,8 +14,8 @@ from spotlib.figures import target_names
 from spotlib.model import OUTCOME_KINDS, Outcome
 
 RUN = ["batch_id", "round", "plan"]  # the columns that name a run
-# Launches that differ in one of these are different variables: never pooled.  Image ids differ
-# between regions, so images are compared within a target.
+# Launches that differ in one of these are different variables: never pooled.  Images differ
+# between architectures, so their families are compared within a target.
 SAME_VARIABLE = ("simulated", "endpoint", "method", "placement", "wanted")
 # After such an outcome a request can never reach a later stage: a competing event, unless the
 # account itself ended it, which says nothing of what EC2 would have done.
@@ -91,7 +91,7 @@ def other_variable(launches: pd.DataFrame) -> "pd.Series[str]":
     """Why each request is not the same variable as the newest batch; "" where it is.
 
     The newest batch fixes every column of ``SAME_VARIABLE``, by its most frequent values.  Within
-    a target only its newest image counts.
+    a target only the family of its newest image counts, in all its releases.
     """
     newest = launches[launches["batch_id"] == launches["batch_id"].max()]
     kept = newest.groupby(list(SAME_VARIABLE)).size().idxmax()
@@ -99,10 +99,19 @@ def other_variable(launches: pd.DataFrame) -> "pd.Series[str]":
     for name, value in zip(SAME_VARIABLE, kept, strict=True):
         words = name + " " + launches[name].astype(str) + f", not {value}"
         why = why.mask((launches[name] != value) & (why == ""), words)
+    family = _families(launches)
+    same = launches.assign(family=family)[why == ""].sort_values("batch_id", kind="stable")
+    last = launches["target"].map(same.groupby("target")["family"].last()).fillna("").astype(str)
+    return why.mask((family != last) & (why == ""), "image " + family + ", newest is " + last)
+
+
+def _families(launches: pd.DataFrame) -> "pd.Series[str]":
+    """The family of each image.  One log that knows it says it for all of the same image."""
     image = launches["image"].fillna("").astype(str)
-    same = launches.assign(image=image)[why == ""].sort_values("batch_id")
-    last = launches["target"].map(same.groupby("target")["image"].last()).fillna("").astype(str)
-    return why.mask((image != last) & (why == ""), "image " + image + ", newest is " + last)
+    family = launches["image_family"].astype(object).fillna(image).astype(str)
+    known = family != image
+    told = dict(zip(image[known], family[known], strict=True))
+    return image.map(lambda each: told.get(each, each)).astype(str)
 
 
 def require_same_variable(launches: pd.DataFrame) -> None:

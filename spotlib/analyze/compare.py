@@ -18,7 +18,7 @@ from spotlib.analyze.intervals import FEWEST_RUNS, Estimate, run_level_interval
 from spotlib.analyze.launch_times import LaunchTimes
 from spotlib.analyze.turnbull import Floats
 
-_EXCHANGES = 4096  # of labels: all there are up to 12 rounds, random ones beyond
+EXCHANGES = 4096  # of labels: all there are up to 12 rounds, random ones beyond
 _COLUMNS = (
     *("first", "second", "rounds", "ratio", "ratio_low", "ratio_high"),
     *("difference", "difference_low", "difference_high", "p_value", "more_runs", "why"),
@@ -149,7 +149,7 @@ def exchange_p_value(differences: ArrayLike, *, rng: np.random.Generator) -> flo
         lambda values, axis: np.abs(values.mean(axis=axis)),  # both tails, so less random error
         permutation_type="samples",
         alternative="greater",
-        n_resamples=_EXCHANGES,
+        n_resamples=EXCHANGES,
         vectorized=True,
         rng=rng,
     )

@@ -230,4 +230,5 @@ def _host() -> Host:
         spotlib=spotlib.__version__,
         python=platform.python_version(),
         boto3=version("boto3"),
+        botocore=version("botocore"),
     )

@@ -43,6 +43,7 @@ class PreparedPlan:
     product: str = LINUX
     by_the_hour: bool = False
     has_switch: bool = True
+    image_owner: str | None = None
 
     @property
     def shutdown_after_min(self) -> int:

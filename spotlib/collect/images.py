@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from spotlib.model import AMAZON, AMAZON_LINUX
+
 LINUX = "Linux/UNIX"
 RUN_LINUX = "RunInstances"
 
 # The switch is a shell script in the user data, which cloud-init runs.  These publish images with
 # cloud-init: Amazon Linux, Canonical, Debian, Red Hat, SUSE.  A name alone proves nothing.
 _PUBLISHERS = ("137112412989", "099720109477", "136693071363", "309956199498", "013907871322")
-_AMAZON_LINUX = re.compile(r"(amzn2?|al20\d\d)-ami-")
 _NEEDS_GRAVITON2 = re.compile(r"al20[2-9]\d-ami-")  # Amazon Linux 2023 and its neighbours
 _HOURLY = ("Red Hat", "SUSE")
 
@@ -34,6 +35,11 @@ class Image:
     sold: bool = False  # by somebody on AWS Marketplace
 
     @property
+    def owner(self) -> str:
+        """``amazon``, or the account that owns it."""
+        return AMAZON if self.of_amazon else self.owner_id
+
+    @property
     def by_the_hour(self) -> bool:
         """Whether each started hour is billed in full."""
         return self.product.startswith(_HOURLY)
@@ -42,7 +48,7 @@ class Image:
         """Whether the dead-man's switch runs on an instance of this type; None if not known."""
         if any(self._obstacles(instance_type)):
             return False
-        of_amazon = self.of_amazon and bool(_AMAZON_LINUX.match(self.name))
+        of_amazon = self.of_amazon and bool(AMAZON_LINUX.match(self.name))
         return True if of_amazon or self.owner_id in _PUBLISHERS else None
 
     def objections(self, instance_type: str) -> list[str]:
@@ -73,7 +79,7 @@ def image_of(item: Mapping[str, Any]) -> Image:
         name=item.get("Name", ""),
         architecture=item["Architecture"],
         owner_id=item.get("OwnerId", ""),
-        of_amazon=item.get("ImageOwnerAlias") == "amazon",
+        of_amazon=item.get("ImageOwnerAlias") == AMAZON,
         product=item.get("PlatformDetails") or ("Windows" if windows else LINUX),
         operation=item.get("UsageOperation") or ("RunInstances:0002" if windows else RUN_LINUX),
         sold=any(e.get("ProductCodeType") == "marketplace" for e in item.get("ProductCodes", [])),

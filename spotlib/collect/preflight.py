@@ -298,6 +298,7 @@ def _prepared(
         plan=replace(plan, image=image.image_id),
         image=image.image_id,
         image_name=image.name,
+        image_owner=image.owner or None,
         vcpus=info["VCpuInfo"]["DefaultVCpus"],
         burstable=info.get("BurstablePerformanceSupported", False),
         family=quota_of(plan.target.instance_type).name,

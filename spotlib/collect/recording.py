@@ -42,6 +42,7 @@ def intent_event(
         max_price_usd=plan.max_price_usd,
         image=prepared.image,
         image_name=prepared.image_name,
+        image_owner=prepared.image_owner,
         vcpus=prepared.vcpus,
         valid_until=valid_until,
         shutdown_after_min=prepared.shutdown_after_min,

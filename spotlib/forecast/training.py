@@ -42,6 +42,10 @@ _RUN_COLUMNS = (
     Column("availability_zone_id", "name", "the zone asked for", "empty where EC2 chose it"),
     Column("placement", "name", "region (EC2 chose the zone) or zone; different variables"),
     Column("method", "name", "the API call that launched; different variables"),
+    Column(
+        *("image_family", "name", "Amazon Linux, its kernel line and architecture; else image id"),
+        "empty where no image is known",
+    ),
     Column("wanted", "name", "the stage at which the watching of a request ended"),
     Column("stage", "name", "the stage whose launch times and counts this table holds"),
     Column("n", "instances", "instances requested in the one call"),

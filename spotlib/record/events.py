@@ -78,6 +78,7 @@ class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     spotlib: str
     python: str
     boto3: str
+    botocore: str | None = None  # older logs lack it
 
 
 class _Event(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="event"):
@@ -169,6 +170,7 @@ class IntentEvent(_RunEvent, frozen=True, kw_only=True, tag="intent"):
     shutdown_after_min: Count
     features: Features
     request: dict[str, Any]
+    image_owner: str | None = None  # "amazon" or an account; older logs lack it
 
 
 class RequestedEvent(_AnswerEvent, frozen=True, kw_only=True, tag="requested"):

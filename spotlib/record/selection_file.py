@@ -10,6 +10,7 @@ from spotlib.model import Target
 
 SELECTION_COLUMNS = ("rank", "instance_type", "region", "source")
 SOURCES = ("spotlake", "sandbox")
+_OF_SANDBOX = r"sandbox|(.*[/\\])?spot_dataset[/\\]+sandbox([/\\].*)?"
 
 
 def newest_selection(results: Path) -> Path | None:
@@ -68,6 +69,14 @@ def _problems(table: pd.DataFrame) -> Iterator[str]:
         and table["market"].notna().any()
     ):
         yield "names a market of the sandbox, and spotlake as its source"
+    elif "dataset" in names and (table["source"] == "spotlake").all() and _of_sandbox(table):
+        yield "names the sandbox as its dataset, and spotlake as its source"
+
+
+def _of_sandbox(table: pd.DataFrame) -> bool:
+    """Whether any row says that the sandbox's archive was read, by its word or by its folder."""
+    words = table["dataset"].astype(str).str.strip()
+    return bool(words.str.fullmatch(_OF_SANDBOX, case=False).any())
 
 
 def _ranks(table: pd.DataFrame) -> "pd.Series[float]":

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from msgspec.structs import asdict
 
-from spotlib.model import Outcome, Stage, failure_kind
+from spotlib.model import Outcome, Stage, failure_kind, image_family
 from spotlib.record.events import BatchEvent, Features, IntentEvent, OutcomeEvent, StageEvent
 from spotlib.record.folder import Fault, Paths, find_logs
 from spotlib.record.replay import RecordedBatch, RecordedRequest, RecordedRun, replay
@@ -32,11 +32,12 @@ BATCH_COLUMNS = (
     *_PLACE,
     *("started_at", "account", "profile", "rounds", "every_s", "poll_s", "phase_s", "seed"),
     *("plans", "requests", "ended", "clean", "torn"),
+    *("spotlib_version", "python_version", "botocore_version"),
 )
 LAUNCH_COLUMNS = (
     *_PLACE,
     *_PLAN,
-    *("request_id", "instance_id", "zone_id", "image", "max_price_usd", "sent_at"),
+    *("request_id", "instance_id", "zone_id", "image", "image_family", "max_price_usd", "sent_at"),
     *("outcome", "status_code", "instance_reason", "instance_message", "kind", "watched_s"),
     *_BRACKETS,
     *("impaired_after_s", "impaired_by_s"),
@@ -103,6 +104,7 @@ def load_launches(paths: Paths) -> pd.DataFrame:
         ``instance_reason`` and ``instance_message`` are EC2's StateReason of an instance that
         ended while it was watched.  ``kind`` says what a refusal is about, or a failure that is
         the account's own.  ``impaired_*`` is the bracket of the first failed status check.
+        ``image_family`` is what all releases of an Amazon Linux share, or the image's own id.
 
     Raises
     ------
@@ -254,6 +256,9 @@ def _batch_row(record: RecordedBatch) -> dict[str, Any]:
         "ended": sum(each.outcome is not None for each in record.requests.values()),
         "clean": record.clean and record.clean.confirmed,
         "torn": record.torn,
+        "spotlib_version": record.batch.host.spotlib,
+        "python_version": record.batch.host.python,
+        "botocore_version": record.batch.host.botocore,
     }
 
 
@@ -270,8 +275,12 @@ def _launch_rows(record: RecordedBatch) -> Iterator[dict[str, Any]]:
 
 def _known_before(place: dict[str, Any], run: RecordedRun) -> dict[str, Any]:
     intent = run.intent
-    image = {"image": intent.image, "max_price_usd": intent.max_price_usd}
-    return {**place, **_plan(intent), **asdict(intent.features), **image}
+    more = {
+        "image": intent.image,
+        "image_family": image_family(intent.image, intent.image_name, intent.image_owner),
+        "max_price_usd": intent.max_price_usd,
+    }
+    return {**place, **_plan(intent), **asdict(intent.features), **more}
 
 
 def _refused_rows(place: dict[str, Any], run: RecordedRun) -> Iterator[dict[str, Any]]:

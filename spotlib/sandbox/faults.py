@@ -88,8 +88,8 @@ class Fault:
             raise ValueError(f"fault must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if not 0.0 <= self.rate <= 1.0 or (self.nth is not None and self.nth < 1):
             raise ValueError(f"need 0 <= rate <= 1 and nth >= 1, got {self.rate!r}, {self.nth!r}")
-        if not (self.from_s <= self.to_s and self.seconds >= 0.0):
-            raise ValueError(f"need from_s <= to_s and seconds >= 0, got {self!r}")
+        if not (self.from_s <= self.to_s and 0.0 <= self.seconds < inf):
+            raise ValueError(f"need from_s <= to_s and 0 <= seconds < inf, got {self!r}")
 
     def __call__(self, call: ParsedCall, executed: bool) -> Harm | None:
         """The harm to this call at this point, if any."""

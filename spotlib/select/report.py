@@ -26,7 +26,7 @@ def reading_summary(reading: Reading) -> str:
     longest = SNAPSHOT_MINUTES * gaps["snapshots"].max() if len(gaps) else 0
     notice = [reading.notice] if reading.notice else []
     read_days = days.loc[days["snapshots"] > 0, "day"].dt.date
-    notice += [f"NOTE: {what}" for at, what in BREAKS if read_days.min() < at <= read_days.max()]
+    notice += [f"NOTE: {what}" for at, what in BREAKS if read_days.min() <= at <= read_days.max()]
     return "\n".join(
         (
             f"read: {read:,} snapshots of {(days['snapshots'] > 0).sum()} days,"

@@ -1,11 +1,19 @@
 """The checks of the data: each warns when it should, and only then."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from studies import NANO, SMALL, Truth, record, simulate
 
-from spotlib.analyze.checks import effective_sample_size, self_check, stale_medians, stale_orders
+from spotlib.analyze.checks import (
+    effective_sample_size,
+    release_p_value,
+    self_check,
+    stale_medians,
+    stale_orders,
+)
 from spotlib.analyze.launch_times import launch_times
 from spotlib.analyze.load import Comparable, load_comparable
 from spotlib.analyze.sentences import stale_sentences
@@ -93,6 +101,78 @@ def test_mixed_counts_and_unfinished_requests_are_named(clean):
 
     assert checks.loc["different n", "warns"]
     assert checks.loc["unfinished requests", "found"].startswith("1 of 24 requests have no outcome")
+
+
+def with_releases(data, *, slower_s, days=(5, 5), a_day=1):
+    """Ten rounds, ``a_day`` of them each day, the later ones with a new image that is slower."""
+    first = data.launches[data.launches["run"].str.contains("/0/")]
+    rounds = [
+        first.assign(
+            run=f"batch/{day}/" + first["run"].str[-1],
+            sent_at=first["sent_at"] + pd.Timedelta(days=day // a_day),
+            image="ami-new" if day >= days[0] else "ami-old",
+            ready_after_s=first["ready_after_s"] + day % 5 + slower_s * (day >= days[0]),
+            ready_by_s=first["ready_by_s"] + day % 5 + slower_s * (day >= days[0]),
+        )
+        for day in range(sum(days))
+    ]
+    launches = pd.concat(rounds, ignore_index=True)
+    data = replace(data, launches=launches)
+    distributions = launch_times(launches, Stage.READY, rng=np.random.default_rng(1), resamples=20)
+    checks = self_check(data, distributions, Stage.READY).set_index("check")
+    return checks.loc["releases of images"]
+
+
+def test_a_release_that_made_launches_slower_is_named(clean):
+    same, slower = (with_releases(clean, slower_s=each) for each in (0.0, 9.0))
+
+    assert not same["warns"]
+    assert slower["warns"]
+    assert "2 of 2 targets were launched with several releases" in slower["found"]
+    assert "the least p-value (Holm) is 0.016, of t3.nano in sa-east-1" in slower["found"]
+
+
+def test_whether_a_release_mattered_is_undefined_without_a_second_one_or_with_few_days(clean):
+    one, few = checked(clean), with_releases(clean, slower_s=9.0, days=(8, 1))
+    many_runs = with_releases(clean, slower_s=9.0, days=(8, 8), a_day=4)  # of two days each
+
+    assert one.loc["releases of images", "found"].startswith("undefined: one release only")
+    assert few["found"].endswith("undefined: too few days to tell whether one mattered")
+    assert many_runs["found"] == few["found"]
+    assert not few["warns"]
+
+
+def test_days_are_exchanged_between_releases_exactly():
+    """Of two releases of 4 and 3 days, the most unlike split of 35; the other is as unlike."""
+    p_value = release_p_value([np.array([1.0, 2, 3, 4]), np.array([9.0, 10, 11])])
+    even = release_p_value([np.array([1.0, 2, 3, 4]), np.array([9.0, 10, 11, 12])])
+
+    assert p_value == pytest.approx(1 / 35)
+    assert even == pytest.approx(2 / 70)
+    assert np.isnan(release_p_value([np.array([1.0, 2]), np.array([9.0, 10])]))
+
+
+def test_days_without_a_change_are_named_as_often_as_the_level_says():
+    rng = np.random.default_rng(1)
+    p_values = [release_p_value(np.split(rng.gamma(2.0, size=8), [4])) for _ in range(200)]
+
+    assert 0.01 < np.mean(np.array(p_values) <= 0.05) < 0.09
+
+
+def test_versions_and_prices_that_changed_are_counted(clean):
+    other = clean.batches.assign(batch_id="other", spotlib_version="9", python_version=None)
+    batches = pd.concat([clean.batches, other])
+    prices = np.where(clean.launches["target"] == str(NANO), np.arange(24) % 2 + 1.0, np.nan)
+    data = replace(clean, batches=batches, launches=clean.launches.assign(price_usd=prices))
+
+    before, after = (self_check(e, {}, Stage.READY).set_index("check") for e in (clean, data))
+
+    assert not before.loc["versions of programs", "warns"]
+    assert "1 of spotlib, 1 of python, 1 of botocore" in before.loc["versions of programs", "found"]
+    assert after.loc["versions of programs", "warns"]
+    assert "2 of spotlib, 1 of python (not in 1 logs)" in after.loc["versions of programs", "found"]
+    assert "changed for 1 of 1 targets" in after.loc["spot prices", "found"]
+    assert after.loc["spot prices", "found"].endswith("at most 2.00 times")
 
 
 def test_few_runs_of_many_instances_are_a_small_sample():

@@ -50,7 +50,6 @@ def test_a_single_batch_is_read_whole(folder):
         ("wanted", "running", "wanted ready, not running"),
         ("method", "create_fleet", "method request_spot_instances, not create_fleet"),
         ("placement", "zone", "placement region, not zone"),
-        ("image", "ami-new", "newest is ami-new"),
     ],
 )
 def test_the_newest_of_two_kinds_is_read_and_the_other_named(folder, field, value, words):
@@ -62,6 +61,48 @@ def test_the_newest_of_two_kinds_is_read_and_the_other_named(folder, field, valu
     assert data.left_out["batch_id"].unique().tolist() == [FIRST.removesuffix(".jsonl")]
     assert data.left_out["why"].str.contains(words, regex=False).all()
     assert data.left_out["requests"].sum() == 4
+
+
+RELEASE = {"image": "ami-new", "image_name": "al2023-ami-2023.99.20990101.0-kernel-6.18-x86_64"}
+KERNEL = {"image": "ami-new", "image_name": "al2023-ami-2023.99.20990101.0-kernel-9.1-x86_64"}
+CUSTOM = {"image_owner": "123456789012"}
+UNKNOWN = {"image_owner": None}  # as in the logs of older versions
+
+
+def why_left_out(folder, first, second):
+    """Why the older of two logs is left out, if these fields of each are changed."""
+    edited(folder / FIRST, folder / SECOND, world="another", **second)
+    edited(folder / FIRST, folder / FIRST, **first)
+    data = load_comparable(folder)
+    assert data.launches["batch_id"].nunique() == (2 if data.left_out.empty else 1)
+    return set(data.left_out["why"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [({}, RELEASE), (UNKNOWN, {}), ({}, UNKNOWN), (UNKNOWN, UNKNOWN), (CUSTOM, CUSTOM)],
+)
+def test_releases_of_one_image_are_one_variable(folder, first, second):
+    """Also a log that does not know the family of an image, if another log does."""
+    assert why_left_out(folder, first, second) == set()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ({}, KERNEL, "newest is al2023-ami-kernel-9.1-x86_64"),
+        ({}, CUSTOM | RELEASE, "newest is ami-new"),
+        (CUSTOM, CUSTOM | RELEASE, "newest is ami-new"),
+        (UNKNOWN, UNKNOWN | RELEASE, "newest is ami-new"),
+        (UNKNOWN, RELEASE, "newest is al2023-ami-kernel-6.18-x86_64"),
+    ],
+)
+def test_another_kernel_line_and_an_image_of_ones_own_are_other_variables(
+    folder, first, second, words
+):
+    [why] = why_left_out(folder, first, second)
+
+    assert words in why
 
 
 def test_a_repeated_simulated_world_counts_once(folder):

@@ -1,12 +1,13 @@
 """What a log says is shown by 03 as text: no HTML, no link, no formula."""
 
+import json
 from pathlib import Path
 
 import pytest
 from pages import EVIL, require_text, shown_by
 from studies import NANO, edited, record
 
-from spotlib.record.tables import load_launches
+from spotlib.record.tables import load_launches, load_polls
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "03_analyze.ipynb"
 # What EC2, the endpoint or the user wrote into a log.
@@ -14,6 +15,16 @@ TEXTS = [
     *("status_code", "status_message", "instance_reason", "image", "image_name", "endpoint"),
     *("market", "world", "account", "arn", "profile", "placement"),
 ]
+
+
+def with_failed_poll(log):
+    """Make a poll of a log one that failed, with planted text as its error."""
+    lines = log.read_text().splitlines()
+    events = list(map(json.loads, lines))
+    first = next(number for number, event in enumerate(events) if event["event"] == "poll")
+    plans = dict.fromkeys(events[first]["plans"])
+    lines[first] = json.dumps(events[first] | {"plans": plans, "error": EVIL})
+    log.write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +36,7 @@ def shown(tmp_path_factory):
     record(source, targets=(NANO,), n=2, rounds=2)
     texts = dict.fromkeys(TEXTS, EVIL)
     edited(source, folder / "launches" / "20240901T000000Z-<b>evil<b>.jsonl", **texts)
+    with_failed_poll(folder / "launches" / "20240901T000000Z-<b>evil<b>.jsonl")
     texts |= {"method": EVIL, "world": "w-2"}
     edited(source, folder / "launches" / "20240801T000000Z-other.jsonl", **texts)
     return folder, list(shown_by(NOTEBOOK, results=str(folder)))
@@ -36,6 +48,7 @@ def test_03_shows_the_text_of_logs_as_text(shown):
     for each in pages:
         require_text(each)
     assert any("alert(1)" in each["text/html"] for each in pages)  # it is shown, as text
+    assert EVIL in set(load_polls(shown[0] / "launches")["error"].dropna())
 
 
 def test_no_figure_of_03_holds_a_script_or_a_link(shown):

@@ -342,6 +342,16 @@ HEADER = "rank,instance_type,region,source\n"
             "1,a.b,us-east-1,sandbox,calm\n2,a.b,us-east-1,sandbox,tight\n",
             "has several markets",
         ),
+        (
+            "rank,instance_type,region,source,dataset\n"
+            "1,a.b,us-east-1,spotlake,\n2,a.c,us-east-1,spotlake,Sandbox \n",
+            "names the sandbox as its dataset, and spotlake as its source",
+        ),
+        (
+            "rank,instance_type,region,source,dataset\n"
+            "1,a.b,us-east-1,spotlake,/data/spot_dataset/sandbox/calm\n",
+            "names the sandbox as its dataset, and spotlake as its source",
+        ),
         (f'{HEADER}1,"a.b,us-east-1,spotlake\n', "cannot be read"),
     ],
 )
@@ -351,6 +361,14 @@ def test_a_file_that_is_no_selection_is_refused_in_a_sentence(tmp_path, text, wo
 
     with pytest.raises(ValueError, match=words):
         read_selection(path)
+
+
+@pytest.mark.parametrize("dataset", ["", "spot_dataset/aws", "/data/sandbox/aws-2024-08.zip"])
+def test_another_dataset_of_spotlake_is_no_sandbox(tmp_path, dataset):
+    path = tmp_path / "s.csv"
+    path.write_text(f"{HEADER[:-1]},dataset\n1,a.b,us-east-1,spotlake,{dataset}\n")
+
+    assert len(read_selection(path)) == 1
 
 
 def test_the_newest_selection_is_the_last_by_name(tmp_path):
@@ -409,3 +427,11 @@ def test_a_log_that_cannot_be_read_hides_no_launch_and_makes_the_cost_unknown(tm
 
     assert last_launches(tmp_path, since=datetime(2024, 1, 1, tzinfo=UTC)) == {}
     assert math.isnan(earlier_usd(tmp_path, simulated=False))
+
+
+@pytest.mark.parametrize("name", ["launches", "selection", "counts", "figures", "tables"])
+def test_a_file_in_place_of_a_folder_of_results_is_named_at_the_start(tmp_path, name):
+    (tmp_path / name).write_text("")
+
+    with pytest.raises(ValueError, match=f"results needs '.*{name}' as a folder: move what is"):
+        results_folder(tmp_path)

@@ -182,6 +182,8 @@ def test_a_fault_can_be_ordered_as_text(text, fault):
         ("slow:rate=2", "need 0 <= rate <= 1"),
         ("slow:nth=0", "nth >= 1"),
         ("slow:from_s=2,to_s=1", "need from_s <= to_s"),
+        ("slow:seconds=inf", "0 <= seconds < inf"),
+        ("black_hole:seconds=nan", "0 <= seconds < inf"),
     ],
 )
 def test_an_invalid_fault_is_refused_in_one_sentence(text, sentence):

@@ -221,3 +221,12 @@ class TestCache:
 
     def test_it_lies_under_results(self):
         assert workspace() / "results" / "counts" == CACHE
+
+
+def test_a_file_in_place_of_the_folder_of_counts_is_one_sentence(archive, tmp_path):
+    (tmp_path / "counts").write_text("")
+
+    with pytest.raises(
+        ValueError, match=r"counts cannot be kept in '.*counts' \(File exists\): name"
+    ):
+        read_counts(archive, cache=tmp_path / "counts")

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import tracemalloc
+import warnings
 import zipfile
 from datetime import UTC, datetime, timedelta
 
@@ -25,6 +26,7 @@ from spotlib.select.report import reading_summary
 from spotlib.select.source import find_archive
 
 NAN = float("nan")
+SECOND = "aws-2024-08/01/00-10-00.csv"
 MORNING = datetime(2024, 8, 1, tzinfo=UTC)
 
 
@@ -130,6 +132,7 @@ OTHER_FORMS = {
     ),
     "JSON": ('[{"InstanceType":"t3.nano","SPS":3}]', "is JSON"),
     "a reply of the API": ('{"Status":200,"Data":[]}', "is JSON"),
+    "JSON after a byte-order mark": ('\ufeff [{"InstanceType":"t3.nano","SPS":3}]', "is JSON"),
     "a web page": ("<!DOCTYPE html>\n<html></html>", "is a web page"),
     "a column twice": ("InstanceType,Region,AZ,SPS,IF,SPS\n", "has more than one column SPS"),
     "a time twice": ("Time,InstanceType,Region,AZ,SPS,IF,time\n", "has more than one column Time"),
@@ -320,6 +323,53 @@ def test_the_earliest_of_ten_minutes_counts_in_any_order_of_rows(tmp_path):
     assert "2 rows are left out" in reading.skipped["reason"].item()
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3000000\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["01/00-00-00.csv", "01/00-00-00.csv.gz", "aws-2024-08-01.parquet", "aws-2024-08.zip"]
+)
+def test_a_git_lfs_pointer_is_named_in_place_of_any_file(name, tmp_path):
+    put(tmp_path, LFS, f"aws-2024-08/{name}")
+
+    words = "is a Git LFS pointer, not the file itself, which `git lfs pull` gets"
+    assert words in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-be"])
+def test_text_in_utf_16_is_named(text, coding, tmp_path):
+    put(tmp_path, ("\ufeff" * (coding == "utf-16-be") + text).encode(coding))
+
+    assert "is text in UTF-16" in refusal(tmp_path)
+
+
+def test_a_csv_after_a_byte_order_mark_is_read(text, tmp_path):
+    wanted_first = "\n".join(line.partition(",")[2] for line in text.splitlines())  # not the time
+    put(tmp_path, wanted_first, "a/aws-2024-08/01/00-00-00.csv")
+    put(tmp_path, "\ufeff" + wanted_first, "b/aws-2024-08/01/00-00-00.csv")
+
+    plain, marked = (read_counts(tmp_path / each, cache=None).counts for each in "ab")
+    pd.testing.assert_frame_equal(plain, marked)
+
+
+def zip_with_a_member_twice(root, *contents):
+    with zipfile.ZipFile(root / "aws-2024-08.zip", "w") as archive:
+        for each in contents:
+            with warnings.catch_warnings(action="ignore"):
+                archive.writestr("aws-2024-08/01/00-00-00.csv", each)
+
+
+def test_a_member_that_is_twice_in_a_zip_is_named(text, tmp_path):
+    """Zip programs read the last one, so the first would silently count for nothing."""
+    zip_with_a_member_twice(tmp_path, text, text)
+    same = read_counts(tmp_path, cache=None)
+    zip_with_a_member_twice(tmp_path, text, text.replace("0.0021", "0.0022"))
+
+    assert "is in the zip several times, with different contents" in refusal(tmp_path)
+    assert same.skipped["reason"].tolist() == ["is in the zip several times, the same: read once"]
+    assert same.days["snapshots"].item() == 1
+
+
 # A file is of one moment, the one of its path.
 
 
@@ -335,6 +385,15 @@ def test_several_times_in_one_file_are_refused(text, tmp_path):
     put(tmp_path, text + rows)
 
     assert "holds rows of 2024-08-01 00:10:00, but its path" in refusal(tmp_path)
+
+
+def test_several_ten_minutes_near_the_time_of_the_path_are_refused(text, tmp_path):
+    rows = text.split("\n", 1)[1].replace(" 00:00:00", " 00:09:59")
+    put(tmp_path, (text + rows).replace("2024-08-01 00:0", "2024-08-01 00:1"), SECOND)
+    assert read_counts(tmp_path, cache=None).days["snapshots"].item() == 1
+
+    put(tmp_path, (text.replace(" 00:00:00", " 00:10:00") + rows), SECOND)
+    assert "holds rows of several ten minutes, but a file is of one moment" in refusal(tmp_path)
 
 
 def test_a_text_for_a_time_is_refused(text, tmp_path):
@@ -360,6 +419,13 @@ def test_days_on_both_sides_of_a_break_say_so(start, words, tmp_path):
     assert words in reading_summary(read_counts(tmp_path, cache=None))
     one = read_counts(tmp_path, days=f"{start:%Y-%m-%d}", cache=None)
     assert "NOTE" not in reading_summary(one)
+
+
+def test_the_day_of_a_break_alone_says_so(tmp_path):
+    start = datetime(2025, 2, 13, tzinfo=UTC)
+    write_tree(history((3, 3.0), start=start), tmp_path)
+
+    assert "every 110 minutes since" in reading_summary(read_counts(tmp_path, cache=None))
 
 
 # One sentence each, bounded in time and memory.
@@ -431,6 +497,17 @@ def test_parquet_of_nested_or_odd_types_is_refused_in_a_sentence(column, values,
     pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), path)
 
     assert words in refusal(tmp_path)
+
+
+def test_an_infinite_price_of_an_earlier_snapshot_of_parquet_is_refused(tmp_path):
+    [path] = write_parquet(history((3, 3.0), (3, 3.0)), tmp_path).rglob("*.parquet")
+    table = pq.ParquetFile(path).read()
+    place = table.schema.get_field_index("SpotPrice")
+    first = np.argsort(table["Time"].to_numpy())[0]
+    prices = np.where(np.arange(2) == first, np.inf, 0.002)
+    pq.write_table(table.set_column(place, "SpotPrice", pa.array(prices)), path)
+
+    assert "SpotPrice is infinite" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("bound", ["_POOLS", "_LARGEST_BYTES"])

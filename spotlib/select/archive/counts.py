@@ -15,6 +15,7 @@ import json
 from calendar import monthrange
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from functools import partial
@@ -120,7 +121,8 @@ def read_counts(
     ArchiveError
         (a ValueError) If there is nothing to read, or a file cannot be trusted.
     ValueError
-        If ``days`` is not a day or month, or ``executor`` forks its processes.
+        If ``days`` is not a day or month, ``executor`` forks its processes, or ``cache`` cannot be
+        written to.
 
     Examples
     --------
@@ -290,17 +292,22 @@ def _save(day: Day, path: Path) -> None:
     """
     from pyarrow import parquet  # noqa: PLC0415 - large, and csv does not need it
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         facts = {"facts": json.dumps(day.facts)}
         counted = pa.BufferOutputStream()
         parquet.write_table(day.table.replace_schema_metadata(facts), counted)
         data = counted.getvalue().to_pybytes()
         temporary.write_bytes(data + hashlib.sha256(data).digest())
         temporary.replace(path)
+    except OSError as error:
+        raise ValueError(
+            f"counts cannot be kept in {str(path.parent)!r} ({error.strerror}): name another folder"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _to_pandas(tables: list[pa.Table]) -> pd.DataFrame:

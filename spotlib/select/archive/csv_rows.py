@@ -23,6 +23,7 @@ from spotlib.select.archive.schema import (
     ArchiveError,
     OtherFormError,
     columns_in,
+    require_no_other_content,
 )
 
 LARGEST_BYTES: Final = 1 << 26  # of a snapshot's text; real ones have some 3 million
@@ -32,11 +33,6 @@ _GZIP_WBITS = 31  # of zlib: gzip with its header and checksum
 # What unpacking raises; the library's stubs declare its exception class as an instance.
 _TEXTS: Final = (*POOL, *TIMED.values())
 _DAMAGED: Final = (OSError, EOFError, cast("type[Exception]", isal_zlib.error))
-_OTHER_TEXT: Final = {
-    b"{": "is JSON, as SpotLake's web page and API deliver it, not a csv snapshot",
-    b"[": "is JSON, as SpotLake's web page and API deliver it, not a csv snapshot",
-    b"<": "is a web page, as behind a link that has expired, not a csv snapshot",
-}
 _OTHER_LENGTH = re.compile(r"Expected (\d+) columns, got (\d+): ([^\n]*)")
 _NOT_A_NUMBER = re.compile(r"column #(\d+): .*invalid value '(.*)'")
 
@@ -103,8 +99,7 @@ def _batches(
     text: bytes, file: str, wanted: Mapping[str, str], *, optional: Mapping[str, str] | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Yield these columns, some thousand rows at a time; nothing if the file has none of them."""
-    if other := _OTHER_TEXT.get(text[:1]):
-        raise OtherFormError(file, other)
+    require_no_other_content(text, file)
     end_of_header = text.find(b"\n") + 1 or len(text)
     first_line = text[:end_of_header].decode("utf-8-sig", errors="replace")
     try:

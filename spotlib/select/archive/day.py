@@ -35,6 +35,7 @@ from spotlib.select.archive.matrix import (
     as_type,
     codes_of,
     counts_of,
+    require_finite,
 )
 from spotlib.select.archive.schema import (
     COLUMNS,
@@ -48,6 +49,7 @@ from spotlib.select.archive.schema import (
     ArchiveError,
     OtherFormError,
     columns_in,
+    require_no_other_content,
 )
 
 _ROWS_AT_ONCE = 1 << 16  # of a Parquet day: twice that no longer fits the processor's cache
@@ -217,9 +219,13 @@ def _compared(
     """
     names, pools, codes = [], [], []
     place, changed = 0, False
+    slots: set[int] = set()
     for batch in batches:
         if "at" in batch.schema.names:
-            _require_its_time(batch["at"], file)
+            slots |= _slots_of(batch["at"], file)
+            if len(slots) > 1:
+                reason = "holds rows of several ten minutes, but a file is of one moment"
+                raise OtherFormError(file.name, reason)
         codes.append(codes_of(batch, file.name))
         names.append(batch.select(POOL))
         if before and before.names.slice(place, len(batch)).equals(names[-1]):
@@ -236,11 +242,12 @@ def _compared(
     return before, np.concatenate(codes)
 
 
-def _require_its_time(at: pa.StringArray, file: File) -> None:
-    """Refuse rows of another time than the path's, because a snapshot is of one moment.
+def _slots_of(at: pa.StringArray, file: File) -> set[int]:
+    """Return the ten minutes of the rows; refuse another time than the path's.
 
     Some eras wrote the time at which the collector ended, a little after that of the path.
     """
+    slots = set()
     if at.slice(1).equals(at.slice(0, len(at) - 1)):
         at = at.slice(0, 1)
     for text in filter(None, set(at.to_pylist())):  # unique() would load much of pyarrow
@@ -254,6 +261,8 @@ def _require_its_time(at: pa.StringArray, file: File) -> None:
             says = f"{file.taken_at:%Y-%m-%d %H:%M:%S}"
             reason = f"holds rows of {text}, but its path says {says}: a file is of one moment"
             raise OtherFormError(file.name, reason)
+        slots.add(int(time_of_rows.timestamp()) // SLOT_S)
+    return slots
 
 
 def _ahead(read: _Read, slots: Sequence[Sequence[File]]) -> Iterator[_Ahead]:
@@ -294,6 +303,7 @@ def _matrix_of_parquet(file: File, data: bytes, account: _Account) -> Matrix:
 def _read_parquet(file: File, data: bytes, clock: "_Clock") -> Matrix:
     from pyarrow import parquet  # noqa: PLC0415 - large, and csv does not need it
 
+    require_no_other_content(data, file.name)
     found = parquet.ParquetFile(pa.BufferReader(data))
     schema = found.schema_arrow
     theirs = columns_in(schema.names, file.name, {**COLUMNS, **TIMED}, optional=PRICED)
@@ -399,6 +409,7 @@ class _Clock:
             self._priced = latest
         rows = np.flatnonzero(slots == latest)
         values = as_type(prices, pa.float64()).to_numpy(zero_copy_only=False)
+        require_finite(values, self._file.name)  # also of earlier snapshots
         matrix.keep_prices(pools[rows], values[rows], self._file.name)
 
 

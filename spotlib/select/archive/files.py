@@ -35,6 +35,7 @@ from spotlib.select.archive.schema import (
     EmptyArchiveError,
     OtherFormError,
     one_line,
+    require_no_other_content,
 )
 
 _SNAPSHOT = re.compile(
@@ -262,9 +263,13 @@ def _zip_listing(path: str, container: str) -> Iterator[_Found]:
         with ZipFile(container) as archive:
             members = archive.infolist()
     except _UNREADABLE as error:
-        yield ArchiveError(path, f"not a whole zip file ({error}); download it again")
+        yield _why_no_zip(path, container, error)
         return
+    contents: dict[str, set[int]] = {}
+    for info in members:
+        contents.setdefault(info.filename, set()).add(info.CRC)
     is_empty = True
+    seen: set[str] = set()
     for info in members:
         *_, name = parts = [each for each in info.filename.split("/") if each not in (".", "..")]
         if info.is_dir() or not (all(map(_is_visible, parts)) and _is_wanted(name)):
@@ -274,10 +279,26 @@ def _zip_listing(path: str, container: str) -> Iterator[_Found]:
         if name.lower().endswith(".zip"):
             reason = "is a zip inside a zip, as a cloud drive packs folders: unpack the outer one"
             yield OtherFormError(shown, reason)
+        elif len(contents[info.filename]) > 1:
+            yield ArchiveError(shown, "is in the zip several times, with different contents")
+        elif info.filename in seen:
+            yield Skipped(one_line(shown), "is in the zip several times, the same: read once")
         else:
+            seen.add(info.filename)
             yield _entry(shown, container, info.filename, info.file_size, f"{info.CRC:08x}")
     if is_empty:
         yield Skipped(one_line(path), "a zip without a file that could be a snapshot")
+
+
+def _why_no_zip(path: str, container: str, error: Exception) -> ArchiveError:
+    try:
+        with Path(container).open("rb") as file:
+            require_no_other_content(file.read(64), path)
+    except OSError:
+        pass  # then it cannot be read at all, as the first error says
+    except ArchiveError as other:
+        return other
+    return ArchiveError(path, f"not a whole zip file ({error}); download it again")
 
 
 def _is_visible(name: str) -> bool:

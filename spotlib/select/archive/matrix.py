@@ -203,13 +203,18 @@ class Matrix:
 
     def keep_prices(self, pools: Numbers, prices: Prices, file: str) -> None:
         """Keep the lowest price of each pool that was added; -1 and NaN are missing."""
-        if np.isinf(prices).any():
-            raise ArchiveError(file, "SpotPrice is infinite")
+        require_finite(prices, file)
         priced = (prices >= 0) & (pools != _NAMELESS)
         if len(self.prices) < len(self.codes):
             more = np.full(len(self.codes) - len(self.prices), np.nan)
             self.prices = np.concatenate([self.prices, more])
         np.fmin.at(self.prices, pools[priced], prices[priced])
+
+
+def require_finite(prices: Prices, file: str) -> None:
+    """Refuse a price without end; NaN is a missing one."""
+    if np.isinf(prices).any():
+        raise ArchiveError(file, "SpotPrice is infinite")
 
 
 def _written(

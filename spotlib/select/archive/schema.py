@@ -4,6 +4,7 @@ Also owns ``ArchiveError``, which names what departs from that, and how other fo
 data are recognised.  Nothing is read here.
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -14,7 +15,7 @@ SNAPSHOTS_PER_DAY: Final = 24 * 60 // SNAPSHOT_MINUTES
 SLOT_S: Final = 60 * SNAPSHOT_MINUTES
 DAY_S: Final = 24 * 60 * 60
 
-# From these days on, SpotLake's scores mean something else.
+# From these days on, SpotLake's scores mean something else; the day itself may be of both kinds.
 BREAKS: Final = (
     (
         date(2025, 2, 13),
@@ -57,6 +58,13 @@ _OTHER_FORMS = {
     "ceased": "a list of changes, not a full snapshot",
     "targetcapacity": "SpotLake's form for several nodes at once, not a snapshot",
 }
+_JSON = "is JSON, as SpotLake's web page and API deliver it, not a csv snapshot"
+_OTHER_TEXTS = {  # by how they begin
+    b"{": _JSON,
+    b"[": _JSON,
+    b"<": "is a web page, as behind a link that has expired, not a csv snapshot",
+}
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _OF_AWS_ALONE = {"az", "sps", "if"}
 _LONGEST_REASON = 300  # letters
 
@@ -136,6 +144,18 @@ def columns_in(
         asked = " and ".join(_SPELLING[column] for column in missing)
         raise ArchiveError(file, f"has no column {asked}, only {', '.join(header)}")
     return {ours[theirs.lower()]: theirs for theirs in header if theirs.lower() in ours}
+
+
+def require_no_other_content(data: bytes, file: str) -> None:
+    """Refuse, by its first bytes, what is no text of a snapshot."""
+    if data.startswith(b"version https://git-lfs"):
+        what = "is a Git LFS pointer, not the file itself, which `git lfs pull` gets"
+        raise ArchiveError(file, what)
+    if data.startswith(_UTF16):
+        raise ArchiveError(file, "is text in UTF-16, as a spreadsheet may save it, not in UTF-8")
+    begin = data[:64].removeprefix(BOM_UTF8).lstrip()[:1]
+    if other := _OTHER_TEXTS.get(begin):
+        raise OtherFormError(file, other)
 
 
 def _require_no_other_form(header: Sequence[str], file: str) -> None:
