@@ -153,7 +153,7 @@ def test_processes_end_by_themselves_when_their_parent_is_killed(archive, tmp_pa
     with subprocess.Popen(
         command(archive, notes, "orphaned"), env={**os.environ, "LOKY_MAX_CPU_COUNT": "2"}
     ) as program:
-        wait_until(lambda: (notes / "reading").exists())
+        wait_until((notes / "reading").exists)
         program.kill()
 
     wait_until(lambda: not any(map(is_running, processes_of(notes))))
