@@ -3,14 +3,18 @@
     python benchmarks/select_speed.py                 one day and three, all forms (some minutes)
     python benchmarks/select_speed.py --month FOLDER  a month written by select_archive.py
 
-Each figure is the median of runs in separate processes.  The ways take turns, so a noisy machine
-affects all of them alike: read the ratios.
+Each figure is the median of ``--repeat`` runs in separate processes.  The ways take turns, so a
+noisy machine affects all of them alike: read the ratios.
 
 study   reads every file with pandas, concatenates, and goes through the pairs one by one
 tuned   the same as fast as pandas allows: four columns only, one vectorised group-by
 limit   decompresses and tokenises those four columns and does nothing else, on all processors
-ours    counts, validates all values and ranks, with an empty cache
+ours    counts, validates all values and ranks, with an empty cache; days on all processors, whose
+        start and imports are part of it
+one     the same, one day after another in one process
 cached  ranks from the counts of the run before
+
+Memory is the peak of this process and, after a +, of the largest of the processes it started.
 """
 
 # ruff: noqa: PLC0415 (each way imports only what it needs, because its memory is measured)
@@ -23,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import date, timedelta
@@ -33,12 +37,12 @@ from zipfile import ZipFile
 
 COLUMNS = ["InstanceType", "Region", "SPS", "IF"]
 FORMS = ["csv", "csv.gz", "zip", "parquet"]
-WAYS = ["study", "tuned", "limit", "ours", "cached"]
+WAYS = ["study", "tuned", "limit", "ours", "one", "cached"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--month", type=Path, help="read this month once instead")
+    parser.add_argument("--month", type=Path, help="read this month instead")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--forms", nargs="*", default=FORMS)
     parser.add_argument("--one", nargs=3, metavar=("WAY", "FORM", "FOLDER"), help=argparse.SUPPRESS)
@@ -49,24 +53,28 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as cache:
             os.environ["SPOTLIB_BENCHMARK_CACHE"] = cache
             run_apart("cached", "csv.gz", options.month)  # fills the cache
-            for way in ("ours", "cached", "limit"):
-                show(way, "month csv.gz", [run_apart(way, "csv.gz", options.month)], {})
+            ways = ("limit", "ours", "one", "cached")
+            in_turns(ways, "month", "csv.gz", options.month, options.repeat)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            compare(Path(folder), options.forms, options.repeat)
+            compare(Path(folder), options)
 
 
-def compare(folder: Path, forms: list[str], repeat: int) -> None:
+def compare(folder: Path, options: argparse.Namespace) -> None:
     for days in (1, 3):
         sources = write_archives(folder / f"{days} days", days)
-        for form in forms:
+        for form in options.forms:
             os.environ["SPOTLIB_BENCHMARK_CACHE"] = str(folder / f"cache {days} {form}")
-            runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-            for _ in range(repeat):
-                for way in WAYS:
-                    runs[way].append(run_apart(way, form, sources[form]))
-            for way in WAYS:
-                show(way, f"{days} d {form}", runs[way], runs)
+            in_turns(WAYS, f"{days} d", form, sources[form], options.repeat)
+
+
+def in_turns(ways: Sequence[str], what: str, form: str, folder: Path, repeat: int) -> None:
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    for _ in range(repeat):
+        for way in ways:
+            runs[way].append(run_apart(way, form, folder))
+    for way in ways:
+        show(way, f"{what} {form}", runs[way], runs)
 
 
 def write_archives(folder: Path, days: int) -> dict[str, Path]:
@@ -91,8 +99,8 @@ def run_apart(way: str, form: str, folder: Path) -> dict[str, float]:
 
 def run_here(way: str, form: str, folder: str) -> dict[str, float]:
     """Time one way after its imports; peak memory includes them."""
-    work = {"study": study, "tuned": study, "limit": limit, "ours": ours, "cached": ours}[way]
-    if way in ("ours", "cached"):
+    work = {"study": study, "tuned": study, "limit": limit}.get(way, ours)
+    if work is ours:
         import spotlib.select.archive.counts
         import spotlib.select.cov  # noqa: F401
 
@@ -106,14 +114,31 @@ def run_here(way: str, form: str, folder: str) -> dict[str, float]:
     before, cpu = time.perf_counter(), time.process_time()
     rows = work(Path(folder), form, way)
     seconds, cpu = time.perf_counter() - before, time.process_time() - cpu
-    return {"seconds": seconds, "cpu": cpu, "peak_mb": peak_mb(), "rows": rows}
+    others = children()
+    return {
+        "seconds": seconds,
+        "cpu": cpu + sum(map(cpu_s, others)),
+        "peak_mb": peak_mb(Path("/proc/self")),
+        "child_mb": max(map(peak_mb, others), default=0.0),
+        "rows": rows,
+    }
 
 
-def peak_mb() -> float:
-    """Peak memory of this process; ru_maxrss would start at that of its parent."""
-    [line] = [
-        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
-    ]
+def children() -> list[Path]:
+    """Return the processes that this one started and that have not ended, idle ones included."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return [Path("/proc", pid) for task in tasks for pid in task.read_text().split()]
+
+
+def cpu_s(process: Path) -> float:
+    user, system = process.joinpath("stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_mb(process: Path) -> float:
+    """Peak memory of a process; ru_maxrss would start at that of its parent."""
+    status = process.joinpath("status").read_text().splitlines()
+    [line] = [line for line in status if "VmHWM" in line]
     return int(line.split()[1]) / 1024
 
 
@@ -166,7 +191,8 @@ def ours(folder: Path, form: str, way: str) -> int:
         if not reading.days["from_cache"].all():
             return ours(folder, form, way)
     else:
-        reading = read_counts(folder, cache=None)
+        executor = ThreadPoolExecutor(1) if way == "one" else None
+        reading = read_counts(folder, cache=None, executor=executor)
     score_targets(variation(reading.counts))
     return int(reading.days["rows"].sum())
 
@@ -193,14 +219,15 @@ def show(
     middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     line = (
         f"{what:12} {way:7} {middle['seconds']:7.2f} s  {middle['cpu']:7.2f} s cpu"
-        f"  {middle['rows'] / middle['seconds'] / 1e6:7.2f} M rows/s  {middle['peak_mb']:6.0f} MB"
+        f"  {middle['rows'] / middle['seconds'] / 1e6:7.2f} M rows/s"
+        f"  {middle['peak_mb']:6.0f} + {middle['child_mb']:3.0f} MB"
     )
-    if others:
+    if "study" in others:
         faster = ratio(others["study"], runs, "seconds")
         smaller = ratio(others["study"], runs, "peak_mb")
-        over = [ratio(runs, others["limit"], key) for key in ("cpu", "seconds")]
         line += f"  {faster:6.2f} x faster  {smaller:5.2f} x smaller"
-        line += f"  {over[0]:5.2f} x limit cpu  {over[1]:5.2f} x limit s"
+    over = [ratio(runs, others["limit"], key) for key in ("cpu", "seconds")]
+    line += f"  {over[0]:5.2f} x limit cpu  {over[1]:5.2f} x limit s"
     print(line, flush=True)
 
 

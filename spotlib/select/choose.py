@@ -110,7 +110,7 @@ def complete_selection(
     if chosen.empty:
         raise ValueError(
             f"no target of the sizes {', '.join(sizes)} varies in both SPS and IF"
-            f" in these {counts['day'].nunique()} days: read more days, or name more sizes"
+            f" in these days ({counts['day'].nunique()}): read more days, or name more sizes"
         )
     table = add_controls(
         chosen, pairs, controls=parameters.controls, seed=parameters.seed, sizes=sizes

@@ -32,7 +32,7 @@ def day_progress(label: str) -> Callable[[int, int], None]:
 def variation_figure(pairs: pd.DataFrame, selection: pd.DataFrame, *, simulated: bool) -> Figure:
     """SPS CoV against IF CoV of all pairs; the selected ones are numbered and named beside it."""
     figure, ax = _one_panel(10, 5.6, simulated)
-    ax.scatter(pairs["if_cov"], pairs["sps_cov"], s=10, color=_GREY, label="all pairs")
+    ax.scatter(pairs["if_cov"], pairs["sps_cov"], s=10, color=_GREY, label="every (type, region)")
     _draw_least_score(ax, selection)
     palette = sns.color_palette("colorblind", 10)
     names = target_names(selection)
@@ -44,7 +44,8 @@ def variation_figure(pairs: pd.DataFrame, selection: pd.DataFrame, *, simulated:
         ax.scatter(*at, s=80, label=f"{row['rank']}  {name}{control}", **style)
         ax.annotate(str(row["rank"]), at, (6, 5), textcoords="offset points", fontsize=9, zorder=4)
     ax.set(xlabel="CoV of IF (interruption frequency)", ylabel="CoV of SPS (placement score)")
-    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    title = {"title": "selected: rank and target", "title_fontsize": "small"}
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small", **title)
     return figure
 
 
@@ -55,7 +56,7 @@ def score_heatmap(scored: pd.DataFrame, *, simulated: bool, types: int = 24) -> 
     shown = scored[scored["instance_type"].isin(best)]
     table = shown.pivot_table(index="instance_type", columns="region", values="score").loc[best]
     figure, ax = _one_panel(0.62 * table.shape[1] + 3.4, 0.31 * len(table) + 1.8, simulated)
-    bar = {"label": "score", "shrink": 0.8}
+    bar = {"label": "score, CoV(SPS) x CoV(IF)", "shrink": 0.8}
     sns.heatmap(table, ax=ax, cmap="viridis", cbar_kws=bar, linewidths=0.5)
     _quiet(ax)
     _slant(ax, list(table.columns))
@@ -68,11 +69,14 @@ def history_figure(counts: pd.DataFrame, selection: pd.DataFrame, *, simulated: 
     size = (10, 0.62 * len(selection) + 2.4)
     figure, grid = new_figure(2, 1, size, simulated=simulated, grid=False, sharex=True)
     axes = grid[:, 0]
-    titles = {"sps": "SPS, daily mean over zones and snapshots", "if_score": "IF"}
+    titles = {
+        "sps": "SPS (placement score), daily mean over zones and snapshots; 3 is best",
+        "if_score": "IF (interruption frequency), daily mean; 3 is under 5 %, 1 over 20 %",
+    }
     for ax, (column, title) in zip(axes, titles.items(), strict=True):
         table = _daily_means(counts, selection, column)
         highest = np.nanmax(table.to_numpy(), initial=3.0)
-        bar = {"label": "score", "ticks": [1, 2, 3]}
+        bar = {"label": title.partition(" ")[0], "ticks": [1, 2, 3]}
         sns.heatmap(table, ax=ax, vmin=1, vmax=highest, cmap="cividis", cbar_kws=bar)
         ax.set_title(title, loc="left", fontsize="medium")
         _quiet(ax)
@@ -89,6 +93,7 @@ def ranks_figure(ranks: pd.DataFrame, *, simulated: bool) -> Figure:
     style = {"annot": labels, "fmt": "", "cmap": "crest", "cbar": False, "linewidths": 1}
     sns.heatmap(np.log(ranks), ax=ax, **style)
     _quiet(ax)
+    ax.set_title("rank in each way; blank: not ranked", loc="left", fontsize="medium")
     ax.xaxis.tick_top()
     return figure
 
@@ -118,7 +123,7 @@ def _draw_least_score(ax: Axes, selection: pd.DataFrame) -> None:
         x = np.linspace(
             least / (1.15 * ranked["sps_cov"].max()), 1.05 * ranked["if_cov"].max(), 200
         )
-        label = f"score {least:.3g}, of the last ranked"
+        label = f"same score as the last ranked, {least:.3g}"
         ax.plot(x, least / x, color="0.4", linewidth=1, linestyle="--", label=label)
 
 

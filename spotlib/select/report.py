@@ -4,7 +4,7 @@ Wording only; computes nothing but sums.
 """
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -17,6 +17,11 @@ from spotlib.select.evidence import Stability
 from spotlib.select.parameters import SelectParameters
 from spotlib.select.source import Archive
 
+ONE_DAY: Final = (
+    "NOTE: this is one day. It cannot tell whether a target varies on other days too, how often IF"
+    " changes, or whether other days would rank alike: read more days"
+)
+
 
 def reading_summary(reading: Reading) -> str:
     """Describe in numbers what was read, skipped and missing."""
@@ -26,6 +31,8 @@ def reading_summary(reading: Reading) -> str:
     longest = SNAPSHOT_MINUTES * gaps["snapshots"].max() if len(gaps) else 0
     notice = [reading.notice] if reading.notice else []
     read_days = days.loc[days["snapshots"] > 0, "day"].dt.date
+    if len(read_days) == 1:
+        notice.append(ONE_DAY)
     notice += [f"NOTE: {what}" for at, what in BREAKS if read_days.min() <= at <= read_days.max()]
     return "\n".join(
         (
@@ -43,6 +50,28 @@ def reading_summary(reading: Reading) -> str:
     )
 
 
+def gaps_table(reading: Reading) -> pd.DataFrame:
+    """Return the five longest gaps, under names that a reader understands."""
+    columns = ["first missing (UTC)", "last missing (UTC)", "missing snapshots"]
+    return reading.gaps.nlargest(5, "snapshots").reset_index(drop=True).set_axis(columns, axis=1)
+
+
+def score_words(selection: pd.DataFrame) -> str:
+    """Work out the score of the first target, in the numbers that its row has."""
+    first = selection.iloc[0]
+    zones = f"{first['zones']} zone{'s' if first['zones'] > 1 else ''}"
+    lines = [f"the score of rank {first['rank']}, {target_names(selection).iloc[0]} ({zones}):"]
+    for title, short in (("SPS", "sps"), ("IF ", "if")):
+        mean, deviation, cov = (first[f"{short}_{what}"] for what in ("mean", "std", "cov"))
+        values = f"{first[f'{short}_snapshots']:,} values"
+        lines.append(
+            f"  {title}  mean {mean:.4f}, standard deviation {deviation:.4f}, over {values}:"
+            f" CoV = {deviation:.4f} / {mean:.4f} = {cov:.4f}"
+        )
+    score = f"{first['sps_cov']:.4f} x {first['if_cov']:.4f} = {first['score']:.4f}"
+    return "\n".join([*lines, f"  score = CoV(SPS) x CoV(IF) = {score}"])
+
+
 def evidence_table(selection: pd.DataFrame, *, simulated: bool) -> Styler:
     """Show the targets of a selection and what their scores rest on."""
     table = pd.DataFrame(
@@ -51,12 +80,12 @@ def evidence_table(selection: pd.DataFrame, *, simulated: bool) -> Styler:
             "target": target_names(selection),
             "chosen as": selection["role"],
             "score": selection["score"].map("{:.4f}".format),
-            "rests on": selection["resting_share"].map("{:.2%}".format),
+            "score rests on": selection["resting_share"].map("{:.2%}".format),
             "flag": _flags(selection),
-            "coverage": selection["coverage"].map("{:.1%}".format),
-            "ordinal": selection["sps_ordinal_variation"].map("{:.2f}".format),
-            "changes per day": selection["sps_changes_per_day"].map("{:.1f}".format),
-            "cost, USD": selection["expected_cost_usd"].map("{:.4f}".format),
+            "snapshots with both": selection["coverage"].map("{:.1%}".format),
+            "ordinal variation of SPS": selection["sps_ordinal_variation"].map("{:.2f}".format),
+            "SPS changes per day and zone": selection["sps_changes_per_day"].map("{:.1f}".format),
+            "expected cost, USD": selection["expected_cost_usd"].map("{:.4f}".format),
         }
     )
     return table_html(table, SIMULATED if simulated else "SpotLake")
@@ -88,9 +117,9 @@ def agreement_words(agreement: Stability) -> str:
     """Say how well the odd days agree with the even days, or why that cannot be said."""
     odd, even = agreement.days
     if not (odd and even):
+        read = f"{odd + even} {'odd' if odd else 'even'} day{'s' if odd + even > 1 else ''}"
         return (
-            f"the archive has only {odd + even} {'odd' if odd else 'even'} day(s) here: without a"
-            " second sample of days nothing can be said; read more days"
+            f"whether other days would rank alike cannot be told from {read} alone: read more days"
         )
     shared = (
         f"{agreement.targets} targets; {agreement.shared} of the top {agreement.top} are the same"

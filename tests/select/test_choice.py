@@ -18,7 +18,7 @@ from spotlib.select.choose import (
 from spotlib.select.cov import score_targets, variation
 from spotlib.select.evidence import FLAGGED_SHARE, evidence, stability
 from spotlib.select.figures import variation_figure
-from spotlib.select.report import agreement_words, evidence_table, flag_words
+from spotlib.select.report import agreement_words, evidence_table, flag_words, score_words
 
 NAN = float("nan")
 CREATED = datetime(2026, 11, 23, 6, 15, tzinfo=UTC)
@@ -134,6 +134,20 @@ class TestEvidence:
         texts = [text.get_text() for text in legend.get_texts()]
         assert sum("(random control)" in text for text in texts) == 1
         assert not any(text.startswith("1  ") and "control" in text for text in texts)
+        assert legend.get_title().get_text() == "selected: rank and target"
+
+    def test_the_score_of_the_first_target_is_worked_out_in_the_numbers_of_its_row(self, tmp_path):
+        rows = history([(1, 2.0), (2, 2.0), (3, 3.0)])
+        table = choose_targets(score_targets(variation(counted(rows, tmp_path))), top=1)
+
+        assert score_words(table).splitlines() == [
+            "the score of rank 1, t3.nano in sa-east-1 (1 zone):",
+            "  SPS  mean 2.0000, standard deviation 1.0000, over 3 values:"
+            " CoV = 1.0000 / 2.0000 = 0.5000",
+            "  IF   mean 2.3333, standard deviation 0.5774, over 3 values:"
+            " CoV = 0.5774 / 2.3333 = 0.2474",
+            "  score = CoV(SPS) x CoV(IF) = 0.5000 x 0.2474 = 0.1237",
+        ]
 
     def test_a_name_of_an_archive_is_shown_and_not_run(self, tmp_path):
         name = "<b>.nano"
@@ -183,8 +197,10 @@ class TestStability:
         assert found.shared == 0
         assert found.days == (1, 0)
         words = agreement_words(found)
-        assert words.startswith("the archive has only 1 odd day(s) here: without a second sample")
-        assert "nan" not in words
+        assert words == (
+            "whether other days would rank alike cannot be told from 1 odd day alone:"
+            " read more days"
+        )
 
     def test_days_without_different_scores_say_that_they_cannot_be_compared(self, tmp_path):
         still = counted(history([(3, 2.0)] * 300), tmp_path)

@@ -201,7 +201,7 @@ def test_a_sample_in_which_nothing_varies_says_what_to_do(tmp_path):
     pairs = variation(counts)
     chosen = choose_targets(score_targets(pairs), top=3)
 
-    with pytest.raises(ValueError, match=r"varies in both SPS and IF in these 1 days: read more"):
+    with pytest.raises(ValueError, match=r"in both SPS and IF in these days \(1\): read more"):
         complete_selection(
             chosen, pairs, counts=counts, parameters=parameters(sizes="medium nano", controls=1)
         )

@@ -5,8 +5,8 @@ A month is some 4,460 snapshots and 130 million rows, so it is never held whole:
     files.find_files --> one job per day --> day.count_day --> counts of the archive
                                              (cached as Parquet)
 
-Days share nothing, so they map over any ``concurrent.futures.Executor``, and adding integers has
-the same result in every order.  Owns the cache, the executor and the account of what was read.
+Days share nothing, so they are counted at once in ``processes``, and adding integers has the same
+result in every order.  Owns the cache and the account of what was read.
 No statistic is taken here (see ``cov``), and the archive is never written to.
 """
 
@@ -14,11 +14,10 @@ import hashlib
 import json
 from calendar import monthrange
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, time, timedelta
-from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -29,8 +28,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from spotlib.select.archive.day import Day, count_day
+from spotlib.select.archive.day import Day
 from spotlib.select.archive.files import File, Skipped, find_files, slot_of
+from spotlib.select.archive.processes import count_days
 from spotlib.select.archive.schema import POOL, SNAPSHOT_MINUTES, SNAPSHOTS_PER_DAY, ArchiveError
 from spotlib.workspace import workspace
 
@@ -101,8 +101,9 @@ def read_counts(
         The days and months to read: ``"2024-08"`` or ``["2024-08-01", date(2024, 8, 2)]``.  All by
         default.
     executor : Executor, optional
-        Runs one job per day, on all of its workers.  By default the days are counted one after
-        another in this process, within the memory of one day.
+        Runs one job per day, on all of its workers.  By default several days are counted in one
+        process per core, each within the memory of one day; a single day, or little data, in this
+        process.  ``ThreadPoolExecutor(1)`` counts one day after another in this process.
     cache : str, Path or None
         The folder of counted days, which are counted again only if their files change.  None
         keeps nothing.
@@ -230,40 +231,12 @@ def _count_days(
             yield cached, True
         else:
             to_read[day] = path
-    for counted in _counted(executor, [jobs[day] for day in to_read], skip_bad_files):
+    waiting = [jobs[day] for day in to_read]
+    for counted in count_days(waiting, executor, skip_bad_files=skip_bad_files):
         path = to_read[counted.day]
         if path is not None and counted.is_whole:  # else the bad files may be mended
             _save(counted, path)
         yield counted, False
-
-
-def _counted(
-    executor: Executor | None, jobs: list[list[File]], skip_bad_files: bool
-) -> Iterator[Day]:
-    """Count one day after another here, or all at once on the executor; yield as days finish."""
-    count = partial(count_day, skip_bad_files=skip_bad_files)
-    if executor is None:
-        yield from map(count, jobs)
-        return
-    _refuse_forked(executor)
-    futures = {executor.submit(count, job) for job in jobs}
-    try:
-        for future in as_completed(futures):
-            futures.discard(future)  # a kept future would hold its day in memory
-            yield future.result()
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def _refuse_forked(executor: Executor) -> None:
-    """Refuse forked processes: they may wait forever for locks that their parent's threads held."""
-    context: Any = getattr(executor, "_mp_context", None)  # only a pool of processes has one
-    if context is not None and context.get_start_method() == "fork":
-        raise ValueError(
-            "days cannot be counted in forked processes; use"
-            " ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))"
-        )
 
 
 def _digest(files: Iterable[File]) -> str:
