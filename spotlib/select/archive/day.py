@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from spotlib.select.archive.csv_rows import batches_of, prices_of, unpacked
+from spotlib.select.archive.csv_rows import batches_of, last_of, unpacked
 from spotlib.select.archive.files import File, opened
 from spotlib.select.archive.matrix import (
     Booleans,
@@ -39,9 +39,8 @@ from spotlib.select.archive.matrix import (
 from spotlib.select.archive.schema import (
     COLUMNS,
     DAY_S,
+    LAST,
     POOL,
-    PRICE,
-    PRICED,
     SLOT_S,
     SNAPSHOTS_PER_DAY,
     TIMED,
@@ -195,15 +194,14 @@ def _fill_from_csv(
     for copies, ahead in _ahead(read, slots):
         last = account.choose(copies, partial(add, copies[0], ahead)) or last
     if last and listing and not any(matrix.times[last.slot + 1 :]):
-        # For an estimate of cost the day's last prices suffice; they are read from one file.
+        # Of prices and T3 the day's last suffice; they are read from one file.
         try:
-            prices = prices_of(unpacked(read(last), last.name), last.name)
-            matrix.prices = np.empty(0)
-            matrix.keep_prices(listing.pools[: len(prices)], prices, last.name)
+            matrix.last.clear()
+            columns = last_of(unpacked(read(last), last.name), last.name)
+            matrix.keep_last(listing.pools, columns, last.name)
         except ArchiveError as error:
-            account.refuse(
-                last, ArchiveError(last.name, f"its prices are not used: {error.reason}")
-            )
+            reason = f"its prices and T3 are not used: {error.reason}"
+            account.refuse(last, ArchiveError(last.name, reason))
     pa.system_memory_pool().release_unused()
 
 
@@ -296,7 +294,7 @@ def _read_parquet(file: File, data: bytes, clock: "_Clock") -> Matrix:
 
     found = parquet.ParquetFile(pa.BufferReader(data))
     schema = found.schema_arrow
-    theirs = columns_in(schema.names, file.name, {**COLUMNS, **TIMED}, optional=PRICED)
+    theirs = columns_in(schema.names, file.name, {**COLUMNS, **TIMED}, optional=LAST)
     _require_bounded(found.metadata, schema, theirs, file.name)
     source = parquet.ParquetFile(
         pa.BufferReader(data),
@@ -315,8 +313,7 @@ def _read_parquet(file: File, data: bytes, clock: "_Clock") -> Matrix:
         columns = {ours: rows.column(name) for ours, name in theirs.items()}
         numbers = matrix.pools.numbers([columns[name] for name in POOL], file.name)
         matrix.add(slots, numbers, codes_of(columns, file.name))
-        if PRICE in columns:
-            clock.keep_last_prices(matrix, slots, numbers, columns[PRICE])
+        clock.keep_last(matrix, slots, numbers, columns)
     if not found.metadata.num_rows:
         raise ArchiveError(file.name, "has columns but no rows")
     matrix.times = [_time(second) if second >= 0 else None for second in clock.taken.tolist()]
@@ -354,7 +351,7 @@ class _Clock:
     def __init__(self, file: File) -> None:
         self._file = file
         self._midnight_us = int(np.datetime64(file.day, "us").astype(np.int64))
-        self._priced = -1  # the slot of the prices kept
+        self._kept = -1  # the slot of the last values kept
         self._slot_of = np.full(DAY_S, -1, np.int64)  # each second that a snapshot was taken at
         self.taken = np.full(SNAPSHOTS_PER_DAY, -1, np.int64)  # second of the day, -1 if none
         self.is_late = False  # an earlier snapshot was found after a later one of its ten minutes
@@ -389,17 +386,16 @@ class _Clock:
         self.taken[slot] = second
         self._slot_of[second] = slot
 
-    def keep_last_prices(
-        self, matrix: Matrix, slots: Integers, pools: Numbers, prices: pa.Array
+    def keep_last(
+        self, matrix: Matrix, slots: Integers, pools: Numbers, columns: dict[str, pa.Array]
     ) -> None:
-        """Keep in ``matrix`` the prices of the latest snapshot so far."""
+        """Keep in ``matrix`` the prices and T3 of the latest snapshot so far."""
         latest = int(np.flatnonzero(self.taken >= 0)[-1])
-        if latest > self._priced:
-            matrix.prices = np.empty(0)
-            self._priced = latest
-        rows = np.flatnonzero(slots == latest)
-        values = as_type(prices, pa.float64()).to_numpy(zero_copy_only=False)
-        matrix.keep_prices(pools[rows], values[rows], self._file.name)
+        if latest > self._kept:
+            matrix.last.clear()
+            self._kept = latest
+        named = {name: columns[name] for name in (*LAST.values(), "sps") if name in columns}
+        matrix.keep_last(pools, named, self._file.name, rows=np.flatnonzero(slots == latest))
 
 
 def _time(second: int) -> time:
