@@ -144,7 +144,9 @@ def test_the_same_question_is_never_asked_twice_within_ten_minutes(in_process, s
 
 
 def test_nothing_more_is_asked_unless_it_is_wanted(in_process, asked):
-    found = source_of(in_process(World(seed=1)), NANO, t3=False).ask()
+    plans = plan_launches([NANO], count=3)
+
+    found = FeatureSource(in_process(World(seed=1)), plans, advisor=False).ask()
 
     assert [capacity for _, capacity, *_ in asked] == [3]
     assert (found[NANO].t3, found[NANO].t3_source) == (None, "not asked")
