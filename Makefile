@@ -38,7 +38,7 @@ study: setup
 	@echo "02 collect: request, watch, clean up; 8 targets, once per hour for 20 hours (simulated)"
 	@$(RUN) notebooks/02_collect.ipynb $(STUDY)/notebooks/02_collect.ipynb \
 	  -p results $(STUDY) -p n 5 -p top 8 -p rounds 20 -p every_s 3600 -p seed 1 \
-	  -p poll_s 8 -p timeout_s 360
+	  -p poll_s 8 -p timeout_s 360 -p t3 True
 	@echo "03 analyze: how many are ready after t seconds"
 	@$(RUN) notebooks/03_analyze.ipynb $(STUDY)/notebooks/03_analyze.ipynb -p results $(STUDY)
 	@$(BIN)/jupyter nbconvert --to html --log-level ERROR $(STUDY)/notebooks/*.ipynb

@@ -30,7 +30,7 @@ COLLECT = {
     **{"availability_zone_id": "", "rounds": 1, "every_s": 9.0, "profile": "", "account_id": ""},
     **{"ready": "ready", "timeout_s": 9.0, "poll_s": 3.0, "image": "", "max_price_usd": 0.0},
     **{"budget_usd": 0.0, "campaign_budget_usd": 0.0, "placement_scores": False, "seed": 1},
-    **{"dry_run": True, "speed": 0.0, "results": "", "allow_any_image": False},
+    **{"dry_run": True, "speed": 0.0, "results": "", "t3": False, "allow_any_image": False},
 }
 SELECT = {
     **{"market": "", "month": "", "days": "", "sizes": "nano", "top": 1, "form": "pooled"},

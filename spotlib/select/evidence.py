@@ -78,6 +78,14 @@ def evidence(
             it did for some GPU types in September 2025; such a CoV is an artefact.
         price_usd_per_hour
             The mean over the zones of their last known spot price; NaN if none is known.
+        if_at
+            When the last snapshot with a known IF was taken (UTC); NaT if none is known.
+        t3
+            The largest capacity that was scored 3 or more in the best zone, in the last snapshot of
+            the last day on which it is known: where a launch may be in any zone, that is the one
+            that counts.  0 if none was; NaN if unknown, as in all archives from before 2025.
+        t3_at
+            When that snapshot was taken (UTC); NaT with t3.
 
     Notes
     -----
@@ -87,6 +95,7 @@ def evidence(
     values = ["sps", "if_score", "sps_coded", "if_coded"]
     require_columns(counts, [*ZONE, *values, "day", "snapshots", "surplus_rows", "day_snapshots"])
     snapshots_read = counts.groupby("day")["day_snapshots"].max().sum()
+    last_at = counts.groupby("day")["last_at"].max()
     if pairs is not None:
         wanted = pd.MultiIndex.from_frame(pairs[PAIR])
         counts = counts[pd.MultiIndex.from_frame(counts[PAIR]).isin(wanted)]
@@ -99,6 +108,8 @@ def evidence(
             "sps_changes_per_day": _changes_per_day(counts),
             "sps_above_3": _share_above(held, _SPS_LEVELS),
             "price_usd_per_hour": _last_price(counts),
+            "if_at": _last_if_at(counts),
+            **_last_t3(counts, last_at),
         }
     )
     return table.reset_index().astype(dict.fromkeys(PAIR, "str")).sort_values(PAIR)
@@ -219,3 +230,15 @@ def _last_price(counts: pd.DataFrame) -> "pd.Series[float]":
     priced = counts[counts["price_usd_per_hour"].notna()].sort_values("day", kind="stable")
     last = priced.groupby(ZONE, observed=True)["price_usd_per_hour"].last()
     return last.groupby(level=PAIR, observed=True).mean()
+
+
+def _last_if_at(counts: pd.DataFrame) -> "pd.Series[pd.Timestamp]":
+    return counts[counts["if_score"].notna()].groupby(PAIR, observed=True)["last_at"].max()
+
+
+def _last_t3(counts: pd.DataFrame, last_at: "pd.Series[pd.Timestamp]") -> "dict[str, pd.Series]":
+    """Return t3 and t3_at per pair; ``last_at`` is when the last snapshot of each day was taken."""
+    known = counts[counts["t3"].notna()]
+    newest = known[known["day"] == known.groupby(PAIR, observed=True)["day"].transform("max")]
+    by_pair = newest.groupby(PAIR, observed=True)
+    return {"t3": by_pair["t3"].max(), "t3_at": by_pair["day"].max().map(last_at)}

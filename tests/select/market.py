@@ -22,7 +22,10 @@ FIRST_DAY = date(2024, 8, 1)
 
 @dataclass
 class Market:
-    """What each pool showed in each snapshot: ``rows`` has at, type, region, zone, sps, if."""
+    """What each pool showed in each snapshot: ``rows`` has at, type, region, zone, sps, if.
+
+    T3 too if it matters.
+    """
 
     rows: pd.DataFrame = field(repr=False)
 
@@ -70,6 +73,7 @@ def csv_text(
     lines = [ERAS[era]]
     for number, row in enumerate(snapshot.itertuples(), start=1):
         if_missing = "" if missing == "" else f"{missing}.0"
+        t3 = getattr(row, "t3", 50)
         cells = {
             "InstanceType": row.instance_type,
             "Region": row.region,
@@ -79,7 +83,7 @@ def csv_text(
             "OndemandPrice": "0.0052",
             "SpotPrice": "0.0021",
             "Savings": "59",
-            "T3": "50",
+            "T3": "" if pd.isna(t3) else f"{t3:g}",
             "T2": "50",
             "Time": f"{row.at:%Y-%m-%d %H:%M:%S}",
             "time": f"{row.at:%Y-%m-%d %H:%M:%S}+00:00",
@@ -124,7 +128,7 @@ def write_parquet(market: Market, root: Path, *, zipped: bool = False) -> Path:
                 "Region": rows["region"].to_list(),
                 "AZ": rows["zone"].to_list(),
                 "SPS": pl.Series(rows["sps"].fillna(-1).astype(int).to_list(), dtype=pl.Int64),
-                "T3": pl.Series([None] * len(rows), dtype=pl.Int64),
+                "T3": pl.Series(_whole_or_none(rows), dtype=pl.Int64),
                 "IF": pl.Series(rows["if_score"].fillna(-1.0).to_list(), dtype=pl.Float64),
                 "SpotPrice": [0.0021] * len(rows),
             }
@@ -138,6 +142,11 @@ def write_parquet(market: Market, root: Path, *, zipped: bool = False) -> Path:
         for path in sorted(root.rglob("*.parquet")):
             archive.write(path, path.relative_to(root))
     return root.with_suffix(".zip")
+
+
+def _whole_or_none(rows: pd.DataFrame) -> list[int | None]:
+    t3 = rows.get("t3", pd.Series(np.nan, rows.index))
+    return [None if pd.isna(value) else int(value) for value in t3]
 
 
 def _write(market: Market, root: Path, pattern: str, suffix: str, **text) -> Path:

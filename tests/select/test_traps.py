@@ -524,7 +524,7 @@ def test_parquet_that_unpacks_to_far_too_much_is_refused_unread(bound, tmp_path,
 def test_an_infinite_price_is_refused(text, tmp_path):
     put(tmp_path, text.replace("0.0021", "1e999"))
 
-    with pytest.raises(ArchiveError, match="its prices are not used: SpotPrice is infinite"):
+    with pytest.raises(ArchiveError, match="its prices and T3 are not used: SpotPrice is infinite"):
         read_counts(tmp_path, cache=None)
     lenient = read_counts(tmp_path, cache=None, skip_bad_files=True)
     assert lenient.counts["price_usd_per_hour"].isna().all()

@@ -31,7 +31,13 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from spotlib.select.archive.day import Day
 from spotlib.select.archive.files import File, Skipped, find_files, slot_of
 from spotlib.select.archive.processes import count_days
-from spotlib.select.archive.schema import POOL, SNAPSHOT_MINUTES, SNAPSHOTS_PER_DAY, ArchiveError
+from spotlib.select.archive.schema import (
+    POOL,
+    SNAPSHOT_MINUTES,
+    SNAPSHOTS_PER_DAY,
+    T3,
+    ArchiveError,
+)
 from spotlib.workspace import workspace
 
 __all__ = ["ArchiveError", "Reading", "days_held", "read_counts"]
@@ -43,8 +49,8 @@ OPEN_DATA_NOTICE: Final = (
 )
 
 # Of a cached day; 2 = categories, 3 = written by pyarrow, 4 = contradictions once, 5 = -1 apart
-# from empty cells, surplus rows, one snapshot per ten minutes, a digest at the end.
-_FORMAT = "5"
+# from empty cells, surplus rows, one snapshot per ten minutes, a digest at the end, 6 = T3.
+_FORMAT = "6"
 _DIGEST_BYTES = 32
 
 
@@ -61,8 +67,9 @@ class Reading:
         snapshots in which rows contradict each other, which show nothing), sps_changes and
         if_changes (how often the pool changed to this value from the last known other one of that
         day), first_at and last_at (UTC, the first and last snapshot that showed it; NaT if none
-        did), price_usd_per_hour (of the pool in the day's last snapshot), day_snapshots (read that
-        day).
+        did), price_usd_per_hour and t3 (of the pool in the day's last snapshot; t3 is the largest
+        capacity with SPS 3 or more, 0 if none, NaN in archives from before 2025), day_snapshots
+        (read that day).
     days : DataFrame, one row per day
         day, snapshots, pools, rows, repeated_rows, contradictions, nameless_rows,
         missing_snapshots, from_cache.
@@ -303,7 +310,7 @@ def _to_pandas_column(name: str, parts: Sequence[pa.ChunkedArray]) -> Any:
     values = np.concatenate([part.to_numpy() for part in parts])
     if name in ("first_at", "last_at"):
         return pd.Series(values).dt.tz_localize("UTC")
-    return values.astype(float) if name in ("sps", "if_score") else values
+    return values.astype(float) if name in ("sps", "if_score", T3) else values
 
 
 def _categories(parts: Sequence[pa.DictionaryArray]) -> pd.Categorical:

@@ -7,18 +7,16 @@ file is read in pieces so that its table is never held whole.  Knows no pool, da
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Final, cast
 
-import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from isal import isal_zlib
 from pyarrow import csv as arrow_csv
 
 from spotlib.select.archive.schema import (
     COLUMNS,
+    LAST,
     POOL,
-    PRICE,
-    PRICED,
     TIMED,
     ArchiveError,
     OtherFormError,
@@ -85,14 +83,13 @@ def batches_of(text: bytes, file: str) -> Iterator[pa.RecordBatch]:
         raise ArchiveError(file, "has a header but no rows")
 
 
-def prices_of(text: bytes, file: str) -> Any:
-    """Return the spot price of each row in USD per hour, NaN where missing.
+def last_of(text: bytes, file: str) -> dict[str, pa.ChunkedArray]:
+    """Return of each row what only the day's last snapshot is asked for, and its SPS.
 
-    The array is empty if the file has no price column.
+    A column that the file does not have is left out.
     """
-    batches = _batches(text, file, {}, optional=PRICED)
-    prices = [batch[PRICE].to_numpy(zero_copy_only=False) for batch in batches]
-    return np.concatenate([np.empty(0), *prices])
+    table = pa.Table.from_batches(_batches(text, file, {}, optional={**LAST, "sps": "sps"}))
+    return {name: table.column(name) for name in table.column_names}
 
 
 def _batches(

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from spotlib.select.archive.csv_rows import batches_of, prices_of, unpacked
+from spotlib.select.archive.csv_rows import batches_of, last_of, unpacked
 from spotlib.select.archive.files import File, opened
 from spotlib.select.archive.matrix import (
     Booleans,
@@ -35,14 +35,15 @@ from spotlib.select.archive.matrix import (
     as_type,
     codes_of,
     counts_of,
+    floats,
     require_finite,
 )
 from spotlib.select.archive.schema import (
     COLUMNS,
     DAY_S,
+    LAST,
     POOL,
     PRICE,
-    PRICED,
     SLOT_S,
     SNAPSHOTS_PER_DAY,
     TIMED,
@@ -197,15 +198,14 @@ def _fill_from_csv(
     for copies, ahead in _ahead(read, slots):
         last = account.choose(copies, partial(add, copies[0], ahead)) or last
     if last and listing and not any(matrix.times[last.slot + 1 :]):
-        # For an estimate of cost the day's last prices suffice; they are read from one file.
+        # Of prices and T3 the day's last suffice; they are read from one file.
         try:
-            prices = prices_of(unpacked(read(last), last.name), last.name)
-            matrix.prices = np.empty(0)
-            matrix.keep_prices(listing.pools[: len(prices)], prices, last.name)
+            matrix.last.clear()
+            columns = last_of(unpacked(read(last), last.name), last.name)
+            matrix.keep_last(listing.pools, columns, last.name)
         except ArchiveError as error:
-            account.refuse(
-                last, ArchiveError(last.name, f"its prices are not used: {error.reason}")
-            )
+            reason = f"its prices and T3 are not used: {error.reason}"
+            account.refuse(last, ArchiveError(last.name, reason))
     pa.system_memory_pool().release_unused()
 
 
@@ -306,7 +306,7 @@ def _read_parquet(file: File, data: bytes, clock: "_Clock") -> Matrix:
     require_no_other_content(data, file.name)
     found = parquet.ParquetFile(pa.BufferReader(data))
     schema = found.schema_arrow
-    theirs = columns_in(schema.names, file.name, {**COLUMNS, **TIMED}, optional=PRICED)
+    theirs = columns_in(schema.names, file.name, {**COLUMNS, **TIMED}, optional=LAST)
     _require_bounded(found.metadata, schema, theirs, file.name)
     source = parquet.ParquetFile(
         pa.BufferReader(data),
@@ -325,8 +325,7 @@ def _read_parquet(file: File, data: bytes, clock: "_Clock") -> Matrix:
         columns = {ours: rows.column(name) for ours, name in theirs.items()}
         numbers = matrix.pools.numbers([columns[name] for name in POOL], file.name)
         matrix.add(slots, numbers, codes_of(columns, file.name))
-        if PRICE in columns:
-            clock.keep_last_prices(matrix, slots, numbers, columns[PRICE])
+        clock.keep_last(matrix, slots, numbers, columns)
     if not found.metadata.num_rows:
         raise ArchiveError(file.name, "has columns but no rows")
     matrix.times = [_time(second) if second >= 0 else None for second in clock.taken.tolist()]
@@ -364,7 +363,7 @@ class _Clock:
     def __init__(self, file: File) -> None:
         self._file = file
         self._midnight_us = int(np.datetime64(file.day, "us").astype(np.int64))
-        self._priced = -1  # the slot of the prices kept
+        self._kept = -1  # the slot of the last values kept
         self._slot_of = np.full(DAY_S, -1, np.int64)  # each second that a snapshot was taken at
         self.taken = np.full(SNAPSHOTS_PER_DAY, -1, np.int64)  # second of the day, -1 if none
         self.is_late = False  # an earlier snapshot was found after a later one of its ten minutes
@@ -399,18 +398,18 @@ class _Clock:
         self.taken[slot] = second
         self._slot_of[second] = slot
 
-    def keep_last_prices(
-        self, matrix: Matrix, slots: Integers, pools: Numbers, prices: pa.Array
+    def keep_last(
+        self, matrix: Matrix, slots: Integers, pools: Numbers, columns: dict[str, pa.Array]
     ) -> None:
-        """Keep in ``matrix`` the prices of the latest snapshot so far."""
+        """Keep in ``matrix`` the prices and T3 of the latest snapshot so far."""
         latest = int(np.flatnonzero(self.taken >= 0)[-1])
-        if latest > self._priced:
-            matrix.prices = np.empty(0)
-            self._priced = latest
-        rows = np.flatnonzero(slots == latest)
-        values = as_type(prices, pa.float64()).to_numpy(zero_copy_only=False)
-        require_finite(values, self._file.name)  # also of earlier snapshots
-        matrix.keep_prices(pools[rows], values[rows], self._file.name)
+        if PRICE in columns:
+            require_finite(floats(columns[PRICE]), self._file.name)  # also of earlier snapshots
+        if latest > self._kept:
+            matrix.last.clear()
+            self._kept = latest
+        named = {name: columns[name] for name in (*LAST.values(), "sps") if name in columns}
+        matrix.keep_last(pools, named, self._file.name, rows=np.flatnonzero(slots == latest))
 
 
 def _time(second: int) -> time:

@@ -16,10 +16,12 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from spotlib.select.archive.schema import (
+    LAST,
     POOL,
     PRICE,
     SCALES,
     SNAPSHOTS_PER_DAY,
+    T3,
     ArchiveError,
     Scale,
 )
@@ -36,6 +38,7 @@ _LONGEST_NAME = 64  # letters; the longest known have 20
 _BITS = 20  # for the number of a type, a region or a zone: a million of each
 # Where the number of each name of POOL begins in a key.  The type comes first, as in most files.
 _SHIFTS = (_BITS, 2 * _BITS, 0)
+_MOST_T3 = 1000  # SpotLake asks for up to 50
 _SURPLUS_ROWS = 1 << 17  # are held before they are added up
 _POOLS_AT_ONCE = 1 << 12  # of which the stretches are found, to bound memory
 
@@ -43,7 +46,7 @@ Codes = np.ndarray[Any, np.dtype[np.uint8]]
 Integers = np.ndarray[Any, np.dtype[Any]]
 Booleans = np.ndarray[Any, np.dtype[np.bool_]]
 Numbers = np.ndarray[Any, np.dtype[np.int32]]  # of pools
-Prices = np.ndarray[Any, np.dtype[np.float64]]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Pools:
@@ -139,7 +142,7 @@ class Matrix:
     codes: Codes = field(default_factory=lambda: np.zeros((0, SNAPSHOTS_PER_DAY), np.uint8))
     # When the snapshot of each ten minutes was taken, None if there is none.
     times: list[time | None] = field(default_factory=lambda: [None] * SNAPSHOTS_PER_DAY)
-    prices: Prices = field(default_factory=lambda: np.empty(0))  # of pools, last snapshot
+    last: dict[str, Floats] = field(default_factory=dict)  # of pools, in the last snapshot
     rows: int = 0
     nameless_rows: int = 0  # they belong to no pool
     pools: Pools = field(default_factory=Pools)
@@ -201,17 +204,46 @@ class Matrix:
         if lacking := max(len(self.pools) - pools, 0):
             self.codes = np.pad(self.codes, ((0, max(lacking, pools // 8)), (0, 0)))
 
-    def keep_prices(self, pools: Numbers, prices: Prices, file: str) -> None:
-        """Keep the lowest price of each pool that was added; -1 and NaN are missing."""
-        require_finite(prices, file)
-        priced = (prices >= 0) & (pools != _NAMELESS)
-        if len(self.prices) < len(self.codes):
-            more = np.full(len(self.codes) - len(self.prices), np.nan)
-            self.prices = np.concatenate([self.prices, more])
-        np.fmin.at(self.prices, pools[priced], prices[priced])
+    def keep_last(
+        self,
+        pools: Numbers,
+        columns: Mapping[str, pa.Array | pa.ChunkedArray],
+        file: str,
+        *,
+        rows: Integers | slice = slice(None),
+    ) -> None:
+        """Keep the lowest price and T3 of each pool that was added; NaN where missing."""
+        pools = pools[rows]
+        found = {name: floats(column, rows) for name, column in columns.items()}
+        for name, values in _verified(found, file).items():
+            before = self.last.get(name, np.empty(0))
+            more = np.full(max(len(self.codes) - len(before), 0), np.nan)
+            self.last[name] = np.concatenate([before, more]) if len(more) else before
+            known = (values >= 0) & (pools != _NAMELESS)
+            np.fmin.at(self.last[name], pools[known], values[known])
 
 
-def require_finite(prices: Prices, file: str) -> None:
+def _verified(found: dict[str, Floats], file: str) -> dict[str, Floats]:
+    """Return price and T3; where SPS is missing T3 is too, though some of the data then write 0."""
+    prices, t3 = found.get(PRICE, np.empty(0)), found.get(T3, np.empty(0))
+    require_finite(prices, file)
+    wrong = np.isinf(t3) | (t3 > _MOST_T3) | (np.trunc(t3) < t3)
+    if wrong.any():
+        allowed = f"a whole number from 0 to {_MOST_T3} (-1 or empty if missing)"
+        raise ArchiveError(file, f"T3 is {t3[wrong][0]:g}, not {allowed}")
+    unscored = {T3: np.where(found["sps"] >= 1, t3, np.nan)} if T3 in found else {}
+    return {name: found[name] for name in LAST.values() if name in found} | unscored
+
+
+def floats(column: pa.Array | pa.ChunkedArray, rows: Integers | slice = slice(None)) -> Floats:
+    """Return the numbers of a column; NaN where missing."""
+    plain = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    numbers = column if plain else column.cast(pa.float64())  # a cast is slow, see ``as_type``
+    found: Floats = numbers.to_numpy(zero_copy_only=False)[rows].astype(np.float64)
+    return found
+
+
+def require_finite(prices: Floats, file: str) -> None:
     """Refuse a price without end; NaN is a missing one."""
     if np.isinf(prices).any():
         raise ArchiveError(file, "SpotPrice is infinite")
@@ -297,8 +329,10 @@ def counts_of(matrix: Matrix, day: date) -> pa.Table:
     order = np.argsort(key * _CODES + cells["code"], kind="stable")
     cells = {name: values[order] for name, values in cells.items()}
     pool, (sps, halves) = cells["pool"], np.divmod(cells["code"], _HALVES)
-    unpriced = len(matrix.codes) - len(matrix.prices)
-    prices = np.pad(matrix.prices, (0, unpriced), constant_values=np.nan)[pool]
+    unknown = np.full(len(matrix.codes), np.nan)
+    last = {
+        name: np.append(matrix.last.get(name, unknown[:0]), unknown)[pool] for name in LAST.values()
+    }
     read = [f"{day}T{when}" if when else "NaT" for when in matrix.times]
     at = np.array([*read, "NaT"], "datetime64[us]")  # the last is of codes that no cell shows
     return pa.table(
@@ -318,7 +352,8 @@ def counts_of(matrix: Matrix, day: date) -> pa.Table:
             "if_changes": cells["if_changes"].astype(np.int16),
             "first_at": at[cells["first"]],
             "last_at": at[cells["last"]],
-            PRICE: pa.array(prices, mask=np.isnan(prices)),
+            PRICE: pa.array(last[PRICE], mask=np.isnan(last[PRICE])),
+            T3: pa.array(np.nan_to_num(last[T3]).astype(np.int16), mask=np.isnan(last[T3])),
             "day_snapshots": np.full(len(pool), len(matrix.snapshots), np.int16),
         }
     )

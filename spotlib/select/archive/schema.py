@@ -39,7 +39,8 @@ COLUMNS: Final = {
     "sps": "sps",
     "if": "if_score",
 }
-PRICED: Final = {"spotprice": PRICE}
+T3: Final = "t3"  # the largest capacity with SPS 3 or more, 0 if none; since February 2025
+LAST: Final = {"spotprice": PRICE, "t3": T3}  # of these the day's last snapshot suffices
 TIMED: Final = {"time": "at"}
 _SPELLING = {
     "instancetype": "InstanceType",
@@ -48,6 +49,7 @@ _SPELLING = {
     "sps": "SPS",
     "if": "IF",
     "spotprice": "SpotPrice",
+    "t3": "T3",
     "time": "Time",
 }
 # A column that only another form of the data has, and that form.
