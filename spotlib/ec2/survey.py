@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from spotlib.ec2.caller import Caller
 from spotlib.ec2.calls import (
     MOST_FILTER_VALUES,
     PAGE,
@@ -14,7 +15,7 @@ from spotlib.ec2.calls import (
     TAG_ROUND,
     chunks,
 )
-from spotlib.ec2.connection import Caller, Connection
+from spotlib.ec2.connection import Connection
 from spotlib.ec2.foreign import forgotten, instance_filter, remember, request_of
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import ENDED_STATES, GONE_STATES
@@ -49,9 +50,14 @@ class Survey:
         return [item for item, state in self.instances.items() if state not in GONE_STATES]
 
     @property
+    def idle(self) -> bool:
+        """Nothing open and nothing alive is shown, whatever is unaccounted for."""
+        return not (self.error or self.open_requests or self.live_instances)
+
+    @property
     def quiet(self) -> bool:
         """Nothing open, nothing alive, and nothing unaccounted for."""
-        return not (self.error or self.open_requests or self.live_instances or self.missing)
+        return self.idle and not self.missing
 
 
 def survey(
