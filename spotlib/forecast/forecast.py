@@ -1,35 +1,39 @@
 """How many of n instances will be ready t seconds after the request: the whole distribution.
 
-One of ``models`` predicts the share ready over time.  Instances of one request fail together, so
-the count about that share is beta-binomial.  Its correlation is estimated from the errors on
-held-out runs: of other times for a target seen in training, of other targets for a new one.
+One of ``models`` predicts the share ready over time: by default the one that predicts later runs
+best.  Instances of one request fail together, so the count about that share is beta-binomial.  Its
+correlation is estimated from the errors on held-out runs: on later ones for a target seen in
+training, on those of other targets for a new one.
 
 The run (a plan in a round) is the sample.  Nothing is scored here (``score`` does that), and no
 forecast goes beyond the last elapsed time of the training table.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from spotlib.forecast.models import (
     FEATURES,
     MODELS,
+    Fit,
+    Fitting,
+    Parts,
     Runs,
     Shares,
-    fitting,
     held_out,
-    target_folds,
-    time_blocks,
+    later_parts,
+    target_parts,
 )
 from spotlib.forecast.training import Floats
 from spotlib.model import Target
 
 FEWEST_RUNS = 6
+BAND = (0.05, 0.95)
+_RUNS_AT_ONCE = 4096  # bounds the memory of a table of distributions
 _MOST_CORRELATION = 0.999  # at 1 a beta-binomial is two points, and has no density
 
 
@@ -65,8 +69,12 @@ class Forecast:
 
     def quantile(self, level: float) -> NDArray[np.intp]:
         """Return the smallest count whose distribution function reaches ``level``, (times,)."""
-        reached = self.probabilities.cumsum(axis=1) >= level - 1e-12
-        return np.asarray(np.argmax(reached, axis=1))
+        return quantile(self.probabilities, level)
+
+    @property
+    def band(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The least and the most of the counts, (times,) each, that hold at least 90 %."""
+        return band(self.probabilities)
 
     def time_to(self, k: int, *, level: float = 0.5) -> float:
         """Return the first of ``times_s`` with ``k`` ready at probability ``level``, or inf."""
@@ -91,13 +99,11 @@ class Forecaster:
     runs: int
     simulated: bool
 
-    def distributions(self, features: pd.DataFrame) -> list[Floats]:
-        """Return the distribution of each run's count, (times, n + 1); one row per run."""
+    def distributions(self, features: pd.DataFrame) -> Iterator[tuple[NDArray[np.intp], Floats]]:
+        """Yield rows of ``features`` with equal n and their distributions, (rows, times, n + 1)."""
         seen = features["target"].isin(self.targets)
-        return [
-            count_distribution(share, self.correlation_for(seen=bool(is_seen)), n=int(n))
-            for share, is_seen, n in zip(self.shares(features), seen, features["n"], strict=True)
-        ]
+        correlation = np.array([self.correlation_for(seen=bool(each)) for each in seen])
+        return distributions(self.shares(features), correlation, n=features["n"].to_numpy())
 
     def correlation_for(self, *, seen: bool) -> Floats:
         """Return the correlation for a target seen in training or for a new one, (times,).
@@ -114,43 +120,71 @@ class Forecaster:
         return self.correlation[seen]
 
 
-def fit_forecaster(training: pd.DataFrame, *, model: str = "target x SPS") -> Forecaster:
-    """Fit one of ``MODELS`` to a training table.
+def fit_forecaster(
+    training: pd.DataFrame,
+    *,
+    model: str | None = None,
+    models: Mapping[str, Fitting] = MODELS,
+) -> Forecaster:
+    """Fit one of ``models`` to a training table: by default the one with the least CRPS.
 
-    The shrunken models are empirical Bayes (Efron and Morris, JASA 1975): the share of a group's
-    parent counts like a number of runs, which is chosen on held-out blocks of time.  The
-    regression is the discrete-time hazard model of Singer and Willett (J. Educ. Stat. 1993).
+    Models are compared on blocks of time, each predicted from all earlier ones.  The shrunken
+    ones are empirical Bayes (Efron and Morris, JASA 1975): the share of a group's parent counts
+    like a number of runs, which is chosen on the same blocks.
 
     Raises
     ------
     ValueError
         If the model is unknown, or there are fewer than 6 runs.
     """
-    if model not in MODELS:
-        raise ValueError(f"model must be one of {MODELS}, got {model!r}")
+    if model is not None and model not in models:
+        raise ValueError(f"model must be one of {tuple(models)}, got {model!r}")
     runs = Runs.of(training)
     if len(runs) < FEWEST_RUNS:
         raise ValueError(f"a forecast needs at least {FEWEST_RUNS} runs, got {len(runs)}")
-    fit = fitting(runs, model)
-    folds = {True: time_blocks(runs.features), False: target_folds(runs.features)}
+    name = model or best_model(runs, models)
+    fit = models[name](runs)
+    parts = {True: later_parts(runs.features), False: target_parts(runs.features)}
     return Forecaster(
-        model=model,
+        model=name,
         times_s=runs.times_s,
         shares=fit(runs),
-        correlation={seen: _held_out_correlation(runs, fit, folds=f) for seen, f in folds.items()},
+        correlation={seen: _held_out_correlation(runs, fit, parts=p) for seen, p in parts.items()},
         targets=frozenset(runs.features["target"]),
         runs=len(runs),
         simulated=bool(training["simulated"].iloc[0]),
     )
 
 
-def _held_out_correlation(
-    runs: Runs, fit: Callable[[Runs], Shares], *, folds: NDArray[np.intp]
-) -> Floats:
-    """Return the correlation seen in the errors on held-out runs; NaN if there is one fold only."""
-    if np.unique(folds).size < 2:
+def best_model(runs: Runs, models: Mapping[str, Fitting]) -> str:
+    """Return the model whose forecasts of later runs have the least CRPS; the first of equals."""
+    few = runs.thinned()
+    parts = later_parts(few.features)
+    tested = few.take(np.logical_or.reduce([predict for _, predict in parts]))
+
+    def lost(name: str) -> float:
+        shares = held_out(few, models[name](few), parts=parts)
+        shares = shares[~np.isnan(shares[:, 0])]
+        correlation = np.broadcast_to(_correlation(tested, shares), shares.shape)
+        counts = distributions(shares, correlation, n=tested.features["n"].to_numpy())
+        return sum(
+            float((tested.weight[rows] * crps(chances, tested.ready[rows])).sum())
+            for rows, chances in counts
+        )
+
+    return min(models, key=lost)
+
+
+def _held_out_correlation(runs: Runs, fit: Fit, *, parts: Parts) -> Floats:
+    """Return the correlation seen in the errors on held-out runs; NaN if there is no part."""
+    if not parts:
         return np.full(runs.times_s.size, np.nan)
-    shares = held_out(runs, fit, folds=folds)
+    shares = held_out(runs, fit, parts=parts)
+    found = ~np.isnan(shares[:, 0])
+    return _correlation(runs.take(found), shares[found])
+
+
+def _correlation(runs: Runs, shares: Floats) -> Floats:
     n = runs.features["n"].to_numpy()
     return estimate_correlation(runs.ready, n, share=shares, weight=runs.weight)
 
@@ -174,8 +208,9 @@ def forecast_ready(
     n : int
         The instances requested in one call.
     features : mapping of str to float, optional
-        What is known before the request: any of ``sps``, ``if_score``, ``price_share``,
-        ``hour_utc`` and ``since_last_s``, in the units of the data dictionary.  A feature left
+        What is known before the request: any of ``sps``, ``t3``, ``if_score``,
+        ``price_share``, ``hour_utc``, ``since_last_s``, ``last_share``, ``last3_share`` and
+        ``last_run_s``, in the units of the data dictionary.  A feature left
         out is unknown.
     times_s : array_like, 1D, optional
         Seconds since the request, rising.  Default: the elapsed times of the training table.
@@ -243,19 +278,64 @@ def forecast_ready(
     )
 
 
-def count_distribution(share: Floats, correlation: Floats, *, n: int) -> Floats:
-    """Return beta-binomial probabilities of the counts 0 to n at each time, (times, n + 1).
+def distributions(
+    shares: Floats, correlation: Floats, *, n: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.intp], Floats]]:
+    """Yield rows of equal n and their distributions, (rows, times, n + 1), some at a time.
 
-    ``share`` is the mean count over n, ``correlation`` that of two instances of a run, (times,)
-    each (Skellam, JRSS B 1948).  A ready count never falls.  Where a change of the correlation
-    alone would lower the probability of at least k, that probability keeps its value.
+    ``shares`` and ``correlation`` are (runs, times), ``n`` is (runs,).
     """
-    mean = np.clip(share, 1e-9, 1.0 - 1e-9)[:, None]
-    spread = 1.0 / np.clip(correlation, 1e-4, _MOST_CORRELATION)[:, None] - 1.0
-    exactly = stats.betabinom.pmf(np.arange(n + 1), n, mean * spread, (1.0 - mean) * spread)
-    at_least = np.cumsum(exactly[:, ::-1], axis=1)[:, ::-1]
-    at_least = np.maximum.accumulate(at_least / at_least[:, :1], axis=0)
-    return np.asarray(-np.diff(at_least, axis=1, append=0.0))
+    for size in np.unique(n):
+        rows = np.flatnonzero(n == size)
+        for some in np.array_split(rows, -(-rows.size // _RUNS_AT_ONCE)):
+            yield some, count_distribution(shares[some], correlation[some], n=int(size))
+
+
+def count_distribution(share: Floats, correlation: Floats, *, n: int) -> Floats:
+    """Return beta-binomial probabilities of the counts 0 to n at each time, (..., times, n + 1).
+
+    ``share`` is the mean count over n, (..., times), ``correlation`` that of two instances of a
+    run, (times,) or as ``share`` (Skellam, JRSS B 1948).  A ready count never falls.  Where a change of the
+    correlation alone would lower the probability of at least k, that probability keeps its value.
+    """
+    mean = np.clip(share, 1e-9, 1.0 - 1e-9)[..., None]
+    spread = 1.0 / np.clip(correlation, 1e-4, _MOST_CORRELATION)[..., None] - 1.0
+    below = np.arange(n)
+    ratio = (n - below) / (below + 1.0) * (mean * spread + below)
+    ratio /= (1.0 - mean) * spread + (n - 1.0 - below)  # of the probability of k + 1 to that of k
+    logs = np.cumsum(np.log(ratio), axis=-1)
+    exactly = np.exp(
+        np.pad(logs, [(0, 0)] * (logs.ndim - 1) + [(1, 0)])
+        - logs.max(axis=-1, keepdims=True, initial=0.0)
+    )
+    at_least = np.cumsum(exactly[..., ::-1], axis=-1)[..., ::-1]
+    at_least = np.maximum.accumulate(at_least / at_least[..., :1], axis=-2)
+    return np.asarray(-np.diff(at_least, axis=-1, append=0.0))
+
+
+def quantile(probabilities: Floats, level: float) -> NDArray[np.intp]:
+    """Return the smallest count whose distribution function reaches ``level``, (..., times)."""
+    reached = probabilities.cumsum(axis=-1) >= level - 1e-12
+    return np.asarray(np.argmax(reached, axis=-1))
+
+
+def band(probabilities: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the lowest and highest count of the band: it holds 90 % or, as counts jump, more."""
+    low, high = (quantile(probabilities, level) for level in BAND)
+    return low, high
+
+
+def crps(probabilities: Floats, observed: Floats) -> Floats:
+    """Return the continuous ranked probability score of N / n; 0 is best, 1 worst.
+
+    It is the integral of (F(x) - 1{x >= observed / n})^2 (Gneiting and Raftery, JASA 2007).  For
+    counts this is the mean over k < n of (P(N <= k) - 1{observed <= k})^2, and for n = 1 the
+    Brier score.  ``probabilities`` is (..., n + 1), ``observed`` is (...).
+    """
+    below = probabilities.cumsum(axis=-1)[..., :-1]
+    steps = np.arange(below.shape[-1]) >= np.asarray(observed)[..., None]
+    score: Floats = ((below - steps) ** 2).mean(axis=-1)
+    return score
 
 
 def estimate_correlation(ready: Floats, n: Floats, *, share: Floats, weight: Floats) -> Floats:

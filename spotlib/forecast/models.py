@@ -1,32 +1,32 @@
 """Models of the share of n that is ready over time, fitted to runs.
 
-Four baselines that any better model must beat: one share over time for all runs; one per target,
+Three baselines that any better model must beat: one share over time for all runs; one per target,
 shrunk toward the first; one per target and placement score, shrunk toward those of the target,
-of the score and of all runs; and a logistic regression of the hazard on all features.  The
-strength of shrinkage is chosen on held-out blocks of time.
+of the score and of all runs.  The fourth is a penalised logistic regression of the share on all
+features, own history among them, times one shape of time for all runs.
 
-``fitting`` returns a way to fit, and a fit returns a function from features to shares.  The
+A model is a ``Fitting``: from all runs it chooses how strongly to shrink, on runs later than those
+it learnt from, and returns how to fit; a fit returns a function from features to shares.  The
 scatter of counts about a share belongs to ``forecast``; nothing is scored here.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import optimize
+from scipy import optimize, sparse, special
 
 from spotlib.analyze.comparable import RUN
 from spotlib.figures import target_names
+from spotlib.forecast.history import HISTORY
 from spotlib.forecast.training import Floats
 
-MODELS = ("global", "target", "target x SPS", "hazard regression")
-FEATURES = ("sps", "if_score", "price_share", "hour_utc", "since_last_s")
-_FOLDS = 5
-_CATEGORIES = ["target", "sps", "step"]
+FEATURES = ("sps", "t3", "if_score", "price_share", "hour_utc", "since_last_s", *HISTORY)
+_BLOCKS = 5
+_TARGET_PENALTY = 3.0  # of a target's own effect, in runs of which half were ready, times four
 _LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     "global": (),
     "target": (("target",),),
@@ -34,6 +34,9 @@ _LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 
 Shares = Callable[[pd.DataFrame], Floats]  # features of runs -> share ready, (runs, times)
+Fit = Callable[["Runs"], Shares]
+Fitting = Callable[["Runs"], Fit]
+Parts = Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]  # runs to learn from, runs to predict
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,11 @@ class Runs:
             self, features=features, ready=self.ready[chosen], weight=self.weight[chosen]
         )
 
+    def thinned(self, times: int = 4) -> "Runs":
+        """Return the runs at a few of the times: enough to compare models, and much quicker."""
+        kept = np.unique(np.linspace(0, self.times_s.size - 1, times + 1).astype(np.intp)[1:])
+        return Runs(self.features, self.times_s[kept], self.ready[:, kept], self.weight[:, kept])
+
     @property
     def share(self) -> Floats:
         """The share ready, (runs, times)."""
@@ -84,62 +92,69 @@ class Runs:
 
 
 def time_blocks(features: pd.DataFrame) -> NDArray[np.intp]:
-    """Return a fold per run: five blocks of time of about equal size, rounds kept whole.
-
-    If there is one round only, there is no other time: a fold is then any fifth of the runs.
-    """
+    """Return a block per run: five blocks of time of about equal size, rounds kept whole."""
     order = features["sent_at"].rank(method="first").to_numpy()
-    blocks = pd.Series(np.floor((order - 1) * _FOLDS / len(features)).astype(np.intp))
+    blocks = pd.Series(np.floor((order - 1) * _BLOCKS / len(features)).astype(np.intp))
     rounds = features.groupby(["batch_id", "round"]).ngroup().to_numpy()
-    whole = np.asarray(blocks.groupby(rounds).transform("min"), dtype=np.intp)
-    return whole if np.ptp(whole) else np.arange(len(features), dtype=np.intp) % _FOLDS
+    return np.asarray(blocks.groupby(rounds).transform("min"), dtype=np.intp)
 
 
-def target_folds(features: pd.DataFrame) -> NDArray[np.intp]:
-    """Return a fold per run, with all runs of a target in the same fold."""
-    codes: NDArray[np.intp] = pd.factorize(features["target"])[0] % _FOLDS
-    return codes
+def later_parts(features: pd.DataFrame) -> Parts:
+    """Return, for each block of time but the first, the runs before it and its own.
+
+    If there is one round only, no run is later than another: each fifth is then predicted from
+    the others.
+    """
+    blocks = time_blocks(features)
+    if np.ptp(blocks):
+        return [(blocks < each, blocks == each) for each in np.unique(blocks)[1:]]
+    return _each_from_the_others(np.arange(len(features)) % _BLOCKS)
 
 
-def fitting(runs: Runs, model: str) -> Callable[[Runs], Shares]:
-    """Return how to fit one of ``MODELS``; shrinkage is chosen here once, on all the runs."""
-    if model == "hazard regression":
-        return _fit_hazard
+def target_parts(features: pd.DataFrame) -> Parts:
+    """Return each fifth of the targets with the runs of all others; none if there is one target."""
+    return _each_from_the_others(pd.factorize(features["target"])[0] % _BLOCKS)
+
+
+def _each_from_the_others(codes: NDArray[np.intp]) -> Parts:
+    found = np.unique(codes)
+    return [(codes != each, codes == each) for each in found] if found.size > 1 else []
+
+
+def held_out(runs: Runs, fit: Fit, *, parts: Parts) -> Floats:
+    """Return the share that is predicted for the runs of each part, else NaN: (runs, times)."""
+    shares = np.full_like(runs.ready, np.nan)
+    for learn, predict in parts:
+        shares[predict] = fit(runs.take(learn))(runs.features[predict])
+    return shares
+
+
+def _shrunken(runs: Runs, *, levels: Sequence[tuple[str, ...]]) -> Fit:
     strengths: list[float] = []
-    for depth in range(len(_LEVELS[model])):
-        levels = _LEVELS[model][: depth + 1]
-        strengths.append(_best_strength(runs, levels, upper=strengths))
-    return lambda some: _fit_shrunken(some, _LEVELS[model], strengths=strengths)
+    for depth in range(len(levels)):
+        strengths.append(_best_strength(runs.thinned(), levels[: depth + 1], upper=strengths))
+    return partial(_fit_shrunken, levels=levels, strengths=strengths)
 
 
 def _best_strength(
     runs: Runs, levels: Sequence[tuple[str, ...]], *, upper: Sequence[float]
 ) -> float:
-    """Return the weight of the parent, in runs, that predicts held-out blocks of time best.
+    """Return the weight of the parent, in runs, that predicts later runs best.
 
     ``upper`` holds the strengths of the levels above the last of ``levels``.
     """
-    blocks = time_blocks(runs.features)
+    parts = later_parts(runs.features)
 
     def squared_error(log_strength: float) -> float:
         strengths = [*upper, float(np.exp(log_strength))]
         fit = partial(_fit_shrunken, levels=levels, strengths=strengths)
-        shares = held_out(runs, fit, folds=blocks)
-        return float((runs.weight * (runs.share - shares) ** 2).sum())
+        shares = held_out(runs, fit, parts=parts)
+        return float(np.nansum(runs.weight * (runs.share - shares) ** 2))
 
     found = optimize.minimize_scalar(
         squared_error, bounds=(np.log(0.1), np.log(100.0)), method="bounded", options={"xatol": 0.2}
     )
     return float(np.exp(found.x))
-
-
-def held_out(runs: Runs, fit: Callable[[Runs], Shares], *, folds: NDArray[np.intp]) -> Floats:
-    """Return the share that a model fitted to the other folds predicts per run, (runs, times)."""
-    shares = np.empty_like(runs.ready)
-    for fold in np.unique(folds):
-        out = folds == fold
-        shares[out] = fit(runs.take(~out))(runs.features[out])
-    return shares
 
 
 def _fit_shrunken(
@@ -179,64 +194,72 @@ def _keys(features: pd.DataFrame, names: Sequence[str]) -> "pd.Index[str]":
     return pd.Index(["|".join(map(str, key)) for key in zip(*columns, strict=True)])
 
 
-def _fit_hazard(runs: Runs) -> Shares:
-    """Fit a logistic regression of becoming ready in a step, given pending at its start.
+def _fit_regression(runs: Runs) -> Shares:
+    """Fit a logistic regression of the share at the last time, times a shape of time.
 
-    Each run counts once.  A step in which no instance became ready has hazard 0 and is left out.
+    Each run counts once.  Regressors are standardised and penalised; each target has an effect of
+    its own, shrunk toward 0.  A fractional response (Papke and Wooldridge, J. Appl. Econom. 1996).
     """
-    before = np.pad(runs.ready, ((0, 0), (1, 0)))[:, :-1]
-    n = runs.features[["n"]].to_numpy(float)
-    became = runs.weight / n * np.maximum(runs.ready - before, 0.0)
-    stayed = runs.weight / n * (n - np.maximum(runs.ready, before))
-    steps = np.flatnonzero(became.any(axis=0))
-    weight = np.concatenate([became[:, steps].ravel(), stayed[:, steps].ravel()])
-    used = weight > 0
-    rows = _hazard_rows(runs.features, steps)
-    event = np.repeat([1, 0], len(rows))[used]
-    if np.unique(event).size < 2:  # none became ready, or all in one step
-        return _fit_shrunken(runs, (), strengths=())
-    model = _regression([name for name in rows.columns if name not in _CATEGORIES])
-    both = pd.concat([rows, rows], ignore_index=True)[used]
-    model.fit(both, event, logisticregression__sample_weight=weight[used])
+    targets = pd.Index(runs.features["target"].unique())
+    regressors = _regressors(runs.features)
+    mean, spread = regressors.mean(axis=0), regressors.std(axis=0)
+    spread[spread == 0] = np.inf  # what never varied in training explains nothing
 
-    def shares(features: pd.DataFrame) -> Floats:
-        hazard = np.zeros((len(features), before.shape[1]))
-        chance = model.predict_proba(_hazard_rows(features, steps))[:, 1]
-        hazard[:, steps] = chance.reshape(len(features), -1)
-        return np.asarray(1.0 - np.cumprod(1.0 - hazard, axis=1))
+    def design(features: pd.DataFrame) -> sparse.csr_array:
+        one_hot = targets.get_indexer(features["target"])[:, None] == np.arange(len(targets))
+        scaled = (_regressors(features) - mean) / spread
+        one = np.ones((len(features), 1))
+        return sparse.hstack([one, scaled, sparse.csr_array(one_hot)], format="csr")
 
-    return shares
+    share, weight = runs.share[:, -1], runs.weight[:, -1]
+    known = design(runs.features)
+    penalty = np.repeat([1e-3, 1.0, _TARGET_PENALTY], [1, mean.size, len(targets)])
 
+    def loss(effects: Floats) -> tuple[float, Floats]:
+        logit = known @ effects
+        lost = weight @ (np.logaddexp(0.0, logit) - share * logit)
+        slope = known.T @ (weight * (special.expit(logit) - share))
+        return lost + 0.5 * penalty @ effects**2, slope + penalty * effects
 
-def _regression(numbers: Sequence[str]) -> Any:
-    # Slow to import.
-    from sklearn.compose import make_column_transformer  # noqa: PLC0415
-    from sklearn.impute import SimpleImputer  # noqa: PLC0415
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler  # noqa: PLC0415
-
-    # A new target or score, or a column without values, adds nothing to the prediction.
-    scaled = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
-    encoded = OneHotEncoder(handle_unknown="ignore")
-    columns = make_column_transformer((encoded, _CATEGORIES), (scaled, list(numbers)))
-    return make_pipeline(columns, LogisticRegression(C=10.0, max_iter=1000))
+    effects = optimize.minimize(loss, np.zeros(penalty.size), jac=True, method="L-BFGS-B").x
+    shape = _shape_of_time(runs)
+    return lambda features: special.expit(design(features) @ effects)[:, None] * shape
 
 
-def _hazard_rows(features: pd.DataFrame, steps: NDArray[np.intp]) -> pd.DataFrame:
-    """Return the regressors, one row per run and step."""
-    angle = 2.0 * np.pi * features["hour_utc"] / 24.0
-    regressors = pd.DataFrame(
+def _shape_of_time(runs: Runs) -> Floats:
+    """Return the share ready over time of those ready at the end, (times,)."""
+    total = np.maximum.accumulate((runs.weight * runs.share).sum(axis=0) / len(runs))
+    return np.asarray(total / total[-1] if total[-1] > 0 else np.ones_like(total))
+
+
+def _regressors(features: pd.DataFrame) -> Floats:
+    """Return what the regression uses of the features, (runs, regressors).
+
+    What is unknown has its own indicator, beside a value that is the same for all unknown ones.
+    """
+    known = features[[*FEATURES, "n"]].astype(float)
+    angle = 2.0 * np.pi * known["hour_utc"] / 24.0
+    age = np.log(known["last_run_s"])
+    numbers = pd.DataFrame(
         {
-            "target": features["target"].astype(str),
-            "sps": features["sps"].astype(object).map(str),
-            "log_n": np.log(features["n"].astype(float)),
-            "if_score": features["if_score"].astype(float),
-            "price_share": features["price_share"].astype(float),
+            "sps": known["sps"],
+            "log_t3": np.log1p(known["t3"]),
+            "if_score": known["if_score"],
+            "price_share": known["price_share"],
+            "log_n": np.log(known["n"]),
             "hour_sine": np.sin(angle),
             "hour_cosine": np.cos(angle),
-            "log_since_last": np.log(features["since_last_s"].astype(float)),
+            "log_since_last": np.log(known["since_last_s"]),
+            "last": known["last_share"] - 0.5,
+            "last3": known["last3_share"] - 0.5,
+            "last_by_age": (known["last_share"] - 0.5) * age,
         }
     )
-    rows = regressors.loc[regressors.index.repeat(steps.size)].reset_index(drop=True)
-    return rows.assign(step=np.tile(steps, len(features)))
+    unknown = known[["sps", "t3", "if_score", "last_share"]].isna()
+    return np.hstack([numbers.fillna(0.0).to_numpy(), unknown.to_numpy(float)])
+
+
+MODELS: dict[str, Fitting] = {
+    **{name: partial(_shrunken, levels=levels) for name, levels in _LEVELS.items()},
+    "regression": lambda _: _fit_regression,
+}
