@@ -59,9 +59,9 @@ def simulate_launches(
         for row in _run(market, target, number, plan, n=n, every_s=every_s, rng=rng)
     ]
     table = pd.DataFrame(rows, columns=list(LAUNCH_COLUMNS))
-    for name in ("sent_at", "sps_at", "if_at"):
+    for name in ("sent_at", "sps_at", "t3_at", "if_at"):
         table[name] = pd.to_datetime(table[name], utc=True)
-    for name in ("round", "plan", "n", "sps"):
+    for name in ("round", "plan", "n", "sps", "t3"):
         table[name] = table[name].astype("Int64")
     numbers = [name for name in LAUNCH_COLUMNS if name.endswith(("_s", "_usd"))]
     return table.astype(dict.fromkeys([*numbers, "if_score"], "float64"))

@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 METHODS = ("request_spot_instances",)
+T3_SOURCES = ("placement scores", "selection")  # where a known t3 is from
 MOST_INSTANCES_PER_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
 
 _INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")

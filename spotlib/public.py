@@ -25,6 +25,7 @@ from spotlib.model import (
     FAILED_CODES,
     INTERRUPTED_CODES,
     METHODS,
+    T3_SOURCES,
     Kind,
     Outcome,
     Stage,
@@ -65,6 +66,7 @@ _WORDS: dict[str, frozenset[str]] = {  # column: every text of it that is known
     "cause": _STAGES | frozenset(Outcome) | {"unfinished"},
     "kind": frozenset(Kind),
     "instance_reason": _REASONS,
+    "t3_source": frozenset(T3_SOURCES),
     "status_code": (
         _WAITING_CODES | INTERRUPTED_CODES | EXPIRED_CODES | set(FAILED_CODES) | _REFUSALS
     ),

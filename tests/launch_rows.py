@@ -51,10 +51,10 @@ def run_rows(ready_s, *, number=0, plan=0, until_s=599.0, **fields):
 def table_of(*runs):
     """Return the rows of runs as ``load_launches`` returns them."""
     table = pd.DataFrame([row for run in runs for row in run], columns=list(LAUNCH_COLUMNS))
-    for name in ("sent_at", "sps_at", "if_at"):
+    for name in ("sent_at", "sps_at", "t3_at", "if_at"):
         table[name] = pd.to_datetime(table[name], utc=True)
     numbers = [name for name in LAUNCH_COLUMNS if name.endswith(("_s", "_usd"))]
-    counts = dict.fromkeys(["round", "plan", "n", "sps"], "Int64")
+    counts = dict.fromkeys(["round", "plan", "n", "sps", "t3"], "Int64")
     return table.astype(dict.fromkeys([*numbers, "if_score"], "float64") | counts)
 
 

@@ -55,6 +55,9 @@ _RUN_COLUMNS = (
     Column("price_share", "ratio", "price_usd / on_demand_usd", _UNKNOWN),
     Column("sps", "score", "spot placement score for n instances, higher is better", _UNKNOWN),
     Column("sps_at", "UTC time", "when the placement score was asked for", "empty with sps"),
+    Column("t3", "instances", "most instances that scored 3 or more there, 0 if none", _UNKNOWN),
+    Column("t3_at", "UTC time", "when the scores behind t3 were asked for", "empty with t3"),
+    Column("t3_source", "name", "placement scores, or selection: its archive", "empty with t3"),
     Column("if_score", "score", "3.0 few interruptions ... 1.0 many (SpotLake's IF)", _UNKNOWN),
     Column("if_at", "UTC time", "when the interruption score was taken", "empty with if_score"),
     Column("since_last_s", "s", "since our own last launch there", "NaN if none is recorded"),
@@ -219,9 +222,10 @@ def _describe_runs(launches: pd.DataFrame) -> pd.DataFrame:
     return launches.assign(
         simulated=launches["simulated"].astype(bool),
         **{name: launches[name].astype("int64") for name in ("round", "plan", "n")},
-        sps=launches["sps"].astype("float64"),
+        **{name: launches[name].astype("float64") for name in ("sps", "t3")},
         hour_utc=clock.hour + clock.minute / 60 + clock.second / 3600,
         price_share=launches["price_usd"] / launches["on_demand_usd"],
+        t3_source=launches["t3_source"].where(launches["t3"].notna()),  # else it says why not
     )
 
 

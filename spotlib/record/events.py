@@ -6,7 +6,8 @@ valid JSON but no valid event is refused when it is read.
 
 A new column is added here.  A field of ``Features`` is then filled by ``collect.features``, and the
 launches table has it without another change.  A field of another event is filled by
-``collect.recording`` and shown by ``record.tables``.  Each such change raises ``SCHEMA``.
+``collect.recording`` and shown by ``record.tables``.  A change that the lines of older logs do not
+satisfy raises ``SCHEMA``; a new field with a default does not.
 
 Names carry their unit.  ``*_s`` is seconds since the log's first line, on a clock that does not
 stop.  ``*_at`` and ``at`` are aware UTC.  Unknown is null, and so is a NaN that is written.
@@ -16,7 +17,7 @@ History of the schema:
 1. 2026-11: first.
 2. 2026-11: typed.  ``look`` became ``poll`` and its ``tick`` ``number``; the facts of the batch
    event lie flat; the features of an intent are called so.  Readers refuse schema 1.  Later lines
-   are numbered; a log without the numbers is read too.
+   are numbered, and features have ``t3``; a log without either is read too.
 """
 
 from datetime import datetime
@@ -54,6 +55,9 @@ class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sps: Count | None = None
     sps_at: Instant | None = None
     sps_source: str | None = None
+    t3: Count | None = None  # 0 is a value: the score is below 3 even for one instance
+    t3_at: Instant | None = None
+    t3_source: str | None = None
     if_score: float | None = None
     if_at: Instant | None = None
     if_source: str | None = None

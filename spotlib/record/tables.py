@@ -47,7 +47,7 @@ POLL_COLUMNS = (*_PLACE, *_PLAN, "poll", "asked_s", "answered_s", "at", *_STAGES
 _POLL = ("poll", "asked_s", "answered_s", "at", "error")  # what is the same for all plans of a poll
 _WHOLE = {
     *("round", "plan", "n", "poll", *_STAGES),
-    *("rounds", "plans", "requests", "ended", "seed", "sps"),
+    *("rounds", "plans", "requests", "ended", "seed", "sps", "t3"),
 }
 _YES_OR_NO = {"simulated", "torn", "clean"}
 
