@@ -13,11 +13,13 @@ import pandas as pd
 
 from spotlib.record.tables import LAUNCH_COLUMNS
 from spotlib.sandbox import catalogue
+from spotlib.sandbox.chance import Floats
 from spotlib.sandbox.market import Market, Pool
 
 START = pd.Timestamp("2024-09-01", tz="UTC")
 POLL_S, LATENCY_S, TIMEOUT_S = 3.0, 0.7, 600.0
 DAY_S = 86400.0
+LADDER = (1, 2, 5, 10, 20, 50)  # target capacities whose scores make T3
 
 
 def choose_targets(
@@ -67,6 +69,25 @@ def simulate_launches(
     return table.astype(dict.fromkeys([*numbers, "if_score"], "float64"))
 
 
+def oracle_shares(
+    market: Market, runs: pd.DataFrame, times_s: Floats, *, rng: np.random.Generator, draws: int
+) -> Floats:
+    """Return the share ready over time that is expected of each run, (runs, times).
+
+    Who knows the state of every pool expects the mean over other draws of the same request: which
+    zone EC2 takes, how long it decides, how long each instance boots.
+    """
+    shares = np.zeros((len(runs), times_s.size))
+    for row, run in enumerate(runs.to_dict("records")):
+        pools, at = pools_of(run["instance_type"], run["region"]), run["sent_at"].timestamp()
+        for call in (f"{run['round']}/{run['plan']}/again/{draw}" for draw in range(draws)):
+            pool = market.choose_zone(pools, at, call)
+            ready_s = [each[-1] for each in _events(market, pool, at, call, run["n"])]
+            shown_s = np.array(ready_s) + LATENCY_S + rng.uniform(0.0, POLL_S)
+            shares[row] += (shown_s[:, None] <= times_s).mean(axis=0)
+    return shares / draws
+
+
 def _run(
     market: Market,
     target: tuple[str, str],
@@ -86,6 +107,7 @@ def _run(
     phase_s = rng.uniform(0.0, POLL_S)
     when = START + pd.Timedelta(seconds=at - START.timestamp())
     price = float(market.prices_usd(pools, at).min())
+    scores = [market.placement_scores(pools, at, capacity=each).max() for each in LADDER]
     common = {
         "simulated": True,
         "world": f"market-{market.seed}",
@@ -105,6 +127,9 @@ def _run(
         "on_demand_usd": market.on_demand_usd(name, region),
         "sps": sps,
         "sps_at": when,
+        "t3": max((k for k, score in zip(LADDER, scores, strict=True) if score >= 3), default=0),
+        "t3_at": when,
+        "t3_source": "placement scores",
         "if_score": float(market.interruption_score(name, region, at)),
         "if_at": when,
         "since_last_s": every_s if number else None,

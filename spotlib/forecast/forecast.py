@@ -295,8 +295,8 @@ def count_distribution(share: Floats, correlation: Floats, *, n: int) -> Floats:
     """Return beta-binomial probabilities of the counts 0 to n at each time, (..., times, n + 1).
 
     ``share`` is the mean count over n, (..., times), ``correlation`` that of two instances of a
-    run, (times,) or as ``share`` (Skellam, JRSS B 1948).  A ready count never falls.  Where a change of the
-    correlation alone would lower the probability of at least k, that probability keeps its value.
+    run, (times,) or as ``share`` (Skellam, JRSS B 1948).  A ready count never falls.  Where a
+    change of the correlation alone would lower the probability of at least k, it keeps its value.
     """
     mean = np.clip(share, 1e-9, 1.0 - 1e-9)[..., None]
     spread = 1.0 / np.clip(correlation, 1e-4, _MOST_CORRELATION)[..., None] - 1.0
@@ -325,7 +325,7 @@ def band(probabilities: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return low, high
 
 
-def crps(probabilities: Floats, observed: Floats) -> Floats:
+def crps(probabilities: Floats, observed: ArrayLike) -> Floats:
     """Return the continuous ranked probability score of N / n; 0 is best, 1 worst.
 
     It is the integral of (F(x) - 1{x >= observed / n})^2 (Gneiting and Raftery, JASA 2007).  For

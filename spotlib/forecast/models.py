@@ -25,9 +25,12 @@ from spotlib.forecast.history import HISTORY
 from spotlib.forecast.training import Floats
 
 FEATURES = ("sps", "t3", "if_score", "price_share", "hour_utc", "since_last_s", *HISTORY)
+Levels = tuple[tuple[str, ...], ...]  # the columns that name the groups, from the outermost on
+Sums = tuple[Floats, Floats]
 _BLOCKS = 5
+_STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _TARGET_PENALTY = 3.0  # of a target's own effect, in runs of which half were ready, times four
-_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
+_LEVELS: dict[str, Levels] = {
     "global": (),
     "target": (("target",),),
     "target x SPS": (("sps",), ("target",), ("target", "sps")),
@@ -66,6 +69,7 @@ class Runs:
         ordered = ordered[ordered["elapsed_s"].isin(times_s)]
         features = ordered.drop_duplicates(RUN).reset_index(drop=True)
         features = features.assign(target=target_names(features))
+        features = features.reindex(columns=[*RUN, "sent_at", "target", "n", *FEATURES])
         column = np.searchsorted(times_s, ordered["elapsed_s"])
         row = ordered.groupby(RUN, sort=False).ngroup().to_numpy()
         ready, weight = np.zeros((2, len(features), times_s.size))
@@ -129,69 +133,68 @@ def held_out(runs: Runs, fit: Fit, *, parts: Parts) -> Floats:
     return shares
 
 
-def _shrunken(runs: Runs, *, levels: Sequence[tuple[str, ...]]) -> Fit:
-    strengths: list[float] = []
-    for depth in range(len(levels)):
-        strengths.append(_best_strength(runs.thinned(), levels[: depth + 1], upper=strengths))
-    return partial(_fit_shrunken, levels=levels, strengths=strengths)
+def _shrunken(runs: Runs, *, levels: Levels) -> Fit:
+    return partial(_fit_shrunken, levels=levels, strengths=_strengths(runs.thinned(), levels))
 
 
-def _best_strength(
-    runs: Runs, levels: Sequence[tuple[str, ...]], *, upper: Sequence[float]
-) -> float:
-    """Return the weight of the parent, in runs, that predicts later runs best.
-
-    ``upper`` holds the strengths of the levels above the last of ``levels``.
-    """
+def _strengths(runs: Runs, levels: Levels) -> list[float]:
+    """Return the weight of each level's parent, in runs, that predicts later runs best."""
     parts = later_parts(runs.features)
+    groups = [_groups(runs.take(known), levels)(runs.features[later]) for known, later in parts]
 
-    def squared_error(log_strength: float) -> float:
-        strengths = [*upper, float(np.exp(log_strength))]
-        fit = partial(_fit_shrunken, levels=levels, strengths=strengths)
-        shares = held_out(runs, fit, parts=parts)
-        return float(np.nansum(runs.weight * (runs.share - shares) ** 2))
+    def squared_error(strengths: Sequence[float]) -> float:
+        shares = [_shrink(found, strengths) for found in groups]
+        return sum(
+            float((runs.weight[later] * (runs.share[later] - share) ** 2).sum())
+            for (_, later), share in zip(parts, shares, strict=True)
+        )
 
-    found = optimize.minimize_scalar(
-        squared_error, bounds=(np.log(0.1), np.log(100.0)), method="bounded", options={"xatol": 0.2}
-    )
-    return float(np.exp(found.x))
+    chosen: list[float] = []
+    for _ in levels:  # with those above it
+        chosen.append(min(_STRENGTHS, key=lambda strength: squared_error([*chosen, strength])))
+    return chosen
 
 
-def _fit_shrunken(
-    runs: Runs, levels: Sequence[tuple[str, ...]], *, strengths: Sequence[float]
-) -> Shares:
+def _fit_shrunken(runs: Runs, levels: Levels, *, strengths: Sequence[float]) -> Shares:
     """Fit shares of nested groups, each shrunk toward its parent's; a new group takes that."""
-    ready = runs.weight * runs.share
-    root = (ready.sum(axis=0) + 0.5) / (runs.weight.sum(axis=0) + 1.0)  # never quite 0 or 1
-    sums = [_group_sums(runs, names, ready=ready) for names in levels]
-
-    def shares(features: pd.DataFrame) -> Floats:
-        share = np.broadcast_to(root, (len(features), root.size))
-        for names, strength, (groups, total, weight) in zip(levels, strengths, sums, strict=True):
-            row = groups.get_indexer(_keys(features, names))  # a new group: -1, the last row
-            share = (total[row] + strength * share) / (weight[row] + strength)
-        return np.asarray(np.maximum.accumulate(share, axis=1))
-
-    return shares
+    groups = _groups(runs, levels)
+    return lambda features: _shrink(groups(features), strengths)
 
 
-def _group_sums(
-    runs: Runs, names: tuple[str, ...], *, ready: Floats
-) -> tuple["pd.Index[str]", Floats, Floats]:
-    """Return the groups, their ready shares and weights, summed; a last row of zeros."""
-    keys = _keys(runs.features, names)
-    groups = keys.unique()
-    row = groups.get_indexer(keys)
-    total, weight = np.zeros((2, len(groups) + 1, ready.shape[1]))
-    np.add.at(total, row, ready)
-    np.add.at(weight, row, runs.weight)
-    return groups, total, weight
+def _shrink(found: Sequence[Sums], strengths: Sequence[float]) -> Floats:
+    total, weight = found[0]
+    share = (total + 0.5) / (weight + 1.0)  # never quite 0 or 1
+    for (total, weight), strength in zip(found[1:], strengths, strict=False):
+        share = (total + strength * share) / (weight + strength)
+    return np.asarray(np.maximum.accumulate(share, axis=1))
 
 
-def _keys(features: pd.DataFrame, names: Sequence[str]) -> "pd.Index[str]":
-    """Return the name of each run's group; an unknown score is a group of its own."""
-    columns = [features[name].tolist() for name in names]
-    return pd.Index(["|".join(map(str, key)) for key in zip(*columns, strict=True)])
+def _groups(runs: Runs, levels: Levels) -> Callable[[pd.DataFrame], list[Sums]]:
+    """Return a function from features to the sums of the groups they are in, outermost first.
+
+    The sums are of ready shares and of weights, (runs, times); those of a new group are 0.
+    """
+    both = np.concatenate([runs.weight * runs.share, runs.weight], axis=1)
+    tables = []
+    for names in levels:
+        row, groups = pd.factorize(_keys(runs.features, names))
+        sums = np.zeros((len(groups) + 1, both.shape[1]))
+        np.add.at(sums, row, both)
+        tables.append((names, groups, sums))
+
+    def look_up(features: pd.DataFrame) -> list[Sums]:
+        all_runs = np.broadcast_to(both.sum(axis=0), (len(features), both.shape[1]))
+        found = [sums[groups.get_indexer(_keys(features, names))] for names, groups, sums in tables]
+        middle = runs.times_s.size
+        return [(each[:, :middle], each[:, middle:]) for each in (all_runs, *found)]
+
+    return look_up
+
+
+def _keys(features: pd.DataFrame, names: Sequence[str]) -> "pd.Index[int]":
+    """Return a number for each run's group; an unknown score is a group of its own."""
+    columns = features[list(names)].astype({"sps": float} if "sps" in names else {})
+    return pd.Index(pd.util.hash_pandas_object(columns, index=False))
 
 
 def _fit_regression(runs: Runs) -> Shares:

@@ -109,7 +109,7 @@ def randomised_pit(probabilities: Floats, observed: NDArray[np.int64], *, rng: G
 def pinball_loss(quantile: ArrayLike, observed: ArrayLike, *, level: float) -> Floats:
     """Return (observed - q) * (level - 1{observed < q}), least at the true quantile."""
     over = np.asarray(observed, float) - np.asarray(quantile, float)
-    return over * (level - (over < 0))
+    return np.asarray(over * (level - (over < 0)))
 
 
 def split_by_time(
@@ -193,7 +193,7 @@ def _score_runs(
         covered = observed & (pit >= BAND[0]) & (pit <= BAND[1])
         is_open = observed & (probabilities.max(axis=-1) < BAND[1])
         scores = tested.features.iloc[rows][[*RUN, "target"]].assign(
-            crps=(weight * crps(probabilities, ready)).mean(axis=1),
+            crps=(crps(probabilities, ready) * weight).mean(axis=1),
             coverage_drawn=drawn.sum(axis=1) / times,
             coverage_randomised=covered.sum(axis=1) / times,
             covered_open=(covered & is_open).sum(axis=1),
@@ -219,7 +219,8 @@ def _time_losses(probabilities: Floats, tested: Runs, *, rows: NDArray[np.intp],
 
 
 def _first_s(times_s: Floats, reached: NDArray[np.bool_]) -> Floats:
-    return np.where(reached.any(axis=1), times_s[np.argmax(reached, axis=1)], times_s[-1])
+    first: Floats = np.where(reached.any(axis=1), times_s[np.argmax(reached, axis=1)], times_s[-1])
+    return first
 
 
 def _gains(runs: pd.DataFrame, *, unit: str, rng: Generator) -> pd.DataFrame:
