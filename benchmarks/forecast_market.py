@@ -79,7 +79,7 @@ def oracle_shares(
     """
     shares = np.zeros((len(runs), times_s.size))
     for row, run in enumerate(runs.to_dict("records")):
-        pools, at = pools_of(run["instance_type"], run["region"]), run["sent_at"].timestamp()
+        pools, at = pools_of(*run["target"].split(" in ")), run["sent_at"].timestamp()
         for call in (f"{run['round']}/{run['plan']}/again/{draw}" for draw in range(draws)):
             pool = market.choose_zone(pools, at, call)
             ready_s = [each[-1] for each in _events(market, pool, at, call, run["n"])]

@@ -65,6 +65,10 @@ def _ended_runs(requests: pd.DataFrame) -> pd.DataFrame:
 
 def _look_up(asked: pd.DataFrame, ended: pd.DataFrame) -> pd.DataFrame:
     """Return ``HISTORY`` for each row of ``asked``, from the last run that ended ``before``."""
+    asked, ended = (  # a join needs the same unit of time on both sides
+        each.assign(**{name: each[name].dt.as_unit("ns")})
+        for each, name in ((asked, "before"), (ended, "ended_at"))
+    )
     found = pd.merge_asof(
         asked.rename_axis("row").reset_index().sort_values("before", kind="stable"),
         ended.rename(columns={"sent_at": "last_at"}),

@@ -204,13 +204,13 @@ def _fit_regression(runs: Runs) -> Shares:
     its own, shrunk toward 0.  A fractional response (Papke and Wooldridge, J. Appl. Econom. 1996).
     """
     targets = pd.Index(runs.features["target"].unique())
-    regressors = _regressors(runs.features)
-    mean, spread = regressors.mean(axis=0), regressors.std(axis=0)
+    numbers = regressors(runs.features)
+    mean, spread = numbers.mean(axis=0), numbers.std(axis=0)
     spread[spread == 0] = np.inf  # what never varied in training explains nothing
 
     def design(features: pd.DataFrame) -> sparse.csr_array:
         one_hot = targets.get_indexer(features["target"])[:, None] == np.arange(len(targets))
-        scaled = (_regressors(features) - mean) / spread
+        scaled = (regressors(features) - mean) / spread
         one = np.ones((len(features), 1))
         return sparse.hstack([one, scaled, sparse.csr_array(one_hot)], format="csr")
 
@@ -235,7 +235,7 @@ def _shape_of_time(runs: Runs) -> Floats:
     return np.asarray(total / total[-1] if total[-1] > 0 else np.ones_like(total))
 
 
-def _regressors(features: pd.DataFrame) -> Floats:
+def regressors(features: pd.DataFrame) -> Floats:
     """Return what the regression uses of the features, (runs, regressors).
 
     What is unknown has its own indicator, beside a value that is the same for all unknown ones.
