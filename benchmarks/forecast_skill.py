@@ -6,7 +6,7 @@ on the rest: on later runs, on unseen targets, and on unseen targets whose own h
 
 ``oracle`` knows the state of every pool when the request is sent; no forecast can be better.
 ``closed`` is the share of the distance from ``global``, one curve for all targets, to the oracle.
-``default`` is the model that ``fit_forecaster`` chooses.  ``--stronger`` adds three heavier
+``chosen`` is the model that ``fit_forecaster`` chooses.  ``--stronger`` adds three heavier
 learners, which need scikit-learn.  Repeats draw other targets and other runs, on all cores.
 Nothing here is a finding about AWS.
 """
@@ -22,7 +22,7 @@ import pandas as pd
 from forecast_market import choose_targets, oracle_shares, simulate_launches
 
 from spotlib.analyze.comparable import RUN
-from spotlib.forecast.forecast import best_model
+from spotlib.forecast.forecast import CHOSEN
 from spotlib.forecast.history import HISTORY
 from spotlib.forecast.models import MODELS, Fit, Fitting, Runs, Shares, regressors
 from spotlib.forecast.score import score_forecasts
@@ -42,12 +42,18 @@ def scored(seed: int, given: argparse.Namespace) -> pd.DataFrame:
     training = training_table(simulate_launches(market, targets, rng=rng, **drawn))
     runs = Runs.of(training)
     shares = oracle_shares(market, runs.features, runs.times_s, rng=rng, draws=given.draws)
-    models = MODELS | {"default": chosen, "oracle": partial(looked_up, runs, shares)}
-    models |= STRONGER if given.stronger else {}
+    beside: dict[str, Fitting] = {"oracle": partial(looked_up, runs, shares)}
+    beside |= STRONGER if given.stronger else {}
+
+    def scores(kind: str, table: pd.DataFrame) -> pd.DataFrame:
+        parts = [
+            score_forecasts(table, split=kind, models=models, rng=np.random.default_rng(seed)).table
+            for models in (MODELS, *({name: fit} for name, fit in beside.items()))
+        ]
+        return pd.concat(parts).assign(closed=closed, ready=runs.share[:, -1].mean())
+
     return pd.concat(
-        score_forecasts(table, split=kind, models=models, rng=rng)
-        .table.assign(split=split, seed=seed, closed=closed)
-        .assign(ready=runs.share[:, -1].mean())
+        scores(kind, table).assign(split=split, seed=seed)
         for split, kind, table in splits(training)
     )
 
@@ -62,11 +68,6 @@ def closed(table: pd.DataFrame) -> "pd.Series[float]":
     """Return the share of the distance from the global curve to the oracle, per model."""
     crps = table.set_index("model")["crps"]
     return (crps["global"] - table["crps"]) / (crps["global"] - crps["oracle"])
-
-
-def chosen(runs: Runs) -> Fit:
-    """Return the way to fit that the forecast chooses by default."""
-    return MODELS[best_model(runs, MODELS)](runs)
 
 
 def looked_up(known: Runs, shares: Floats, _: Runs) -> Fit:
@@ -161,7 +162,7 @@ STRONGER: dict[str, Fitting] = {
 
 
 def main() -> None:
-    """Print the scores of every model, and the distance that the default closed per repeat."""
+    """Print the scores of every model, and the distance that the chosen one closed per repeat."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=40)
@@ -183,8 +184,8 @@ def main() -> None:
         means = part.groupby("model")[SHOWN].mean().sort_values("crps")
         print(f"\n{split}: means over {given.repeats} seeds")
         print(means.to_string(float_format="{:.3f}".format))
-        default = part[part["model"] == "default"].set_index("seed")["closed"]
-        print("closed by the default, per seed:", *default.round(2))
+        default = part[part["model"] == CHOSEN].set_index("seed")["closed"]
+        print("closed by the chosen model, per seed:", *default.round(2))
 
 
 if __name__ == "__main__":

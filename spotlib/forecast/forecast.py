@@ -1,7 +1,7 @@
 """How many of n instances will be ready t seconds after the request: the whole distribution.
 
-One of ``models`` predicts the share ready over time: by default the one that predicts later runs
-best.  Instances of one request fail together, so the count about that share is beta-binomial.  Its
+One of ``models`` predicts the share ready over time: by default the best on held-out runs.
+Instances of one request fail together, so the count about that share is beta-binomial.  Its
 correlation is estimated from the errors on held-out runs: on later ones for a target seen in
 training, on those of other targets for a new one.
 
@@ -31,6 +31,7 @@ from spotlib.forecast.models import (
 from spotlib.forecast.training import Floats
 from spotlib.model import Target
 
+CHOSEN = "chosen"  # for a model: the best on held-out runs
 FEWEST_RUNS = 6
 BAND = (0.05, 0.95)
 _RUNS_AT_ONCE = 4096  # bounds the memory of a table of distributions
@@ -83,110 +84,105 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Forecaster:
-    """A fitted model, to be passed to ``forecast_ready``.
-
-    ``correlation[True]`` is the correlation within a run at each time for targets seen in
-    training, ``correlation[False]`` for new ones, whose share is less certain and whose count is
-    wider.
-    """
+class Fitted:
+    """A fitted model, and the correlation within a run about its shares, (times,)."""
 
     model: str
-    times_s: Floats
     shares: Shares
-    correlation: Mapping[bool, Floats]
+    correlation: Floats
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """Fitted models, to be passed to ``forecast_ready``.
+
+    ``fitted[True]`` is for targets seen in training and ``fitted[False]`` for new ones, whose
+    share is less certain and whose count is wider.
+    """
+
+    fitted: Mapping[bool, Fitted]
+    times_s: Floats
     targets: frozenset[str]
     runs: int
     simulated: bool
 
     def distributions(self, features: pd.DataFrame) -> Iterator[tuple[NDArray[np.intp], Floats]]:
         """Yield rows of ``features`` with equal n and their distributions, (rows, times, n + 1)."""
-        seen = features["target"].isin(self.targets)
-        correlation = np.array([self.correlation_for(seen=bool(each)) for each in seen])
-        return distributions(self.shares(features), correlation, n=features["n"].to_numpy())
+        seen = features["target"].isin(self.targets).to_numpy()
+        for each in np.unique(seen):
+            rows = np.flatnonzero(seen == each)
+            fitted, some = self.fitted_for(seen=bool(each)), features.iloc[rows]
+            shares, n = fitted.shares(some), some["n"].to_numpy()
+            for within, chances in distributions(shares, fitted.correlation, n=n):
+                yield rows[within], chances
 
-    def correlation_for(self, *, seen: bool) -> Floats:
-        """Return the correlation for a target seen in training or for a new one, (times,).
+    def fitted_for(self, *, seen: bool) -> Fitted:
+        """Return the model for a target seen in training or for a new one.
 
         Raises
         ------
         ValueError
             If it is new and the training table has one target: how targets differ is unknown.
         """
-        if np.isnan(self.correlation[seen]).any():
+        if seen not in self.fitted:
             raise ValueError(
                 "the training table has one target only: no other target can be forecast"
             )
-        return self.correlation[seen]
+        return self.fitted[seen]
 
 
 def fit_forecaster(
-    training: pd.DataFrame,
-    *,
-    model: str | None = None,
-    models: Mapping[str, Fitting] = MODELS,
+    training: pd.DataFrame, *, model: str = CHOSEN, models: Mapping[str, Fitting] = MODELS
 ) -> Forecaster:
-    """Fit one of ``models`` to a training table: by default the one with the least CRPS.
+    """Fit one of ``models`` to a training table: by default the one that forecasts best.
 
-    Models are compared on blocks of time, each predicted from all earlier ones.  The shrunken
-    ones are empirical Bayes (Efron and Morris, JASA 1975): the share of a group's parent counts
-    like a number of runs, which is chosen on the same blocks.
+    The best has the least CRPS on held-out runs.  For targets seen in training these are blocks
+    of time, each forecast from all earlier ones; for new ones, the targets of each fifth, forecast
+    from the others.  The correlation within a run is estimated from the same forecasts.  The
+    shrunken models are empirical Bayes (Efron and Morris, JASA 1975): the share of a group's
+    parent counts like a number of runs, which is chosen on the blocks of time.
 
     Raises
     ------
     ValueError
         If the model is unknown, or there are fewer than 6 runs.
     """
-    if model is not None and model not in models:
-        raise ValueError(f"model must be one of {tuple(models)}, got {model!r}")
+    if model not in (CHOSEN, *models):
+        raise ValueError(f"model must be one of {(CHOSEN, *models)}, got {model!r}")
     runs = Runs.of(training)
     if len(runs) < FEWEST_RUNS:
         raise ValueError(f"a forecast needs at least {FEWEST_RUNS} runs, got {len(runs)}")
-    name = model or best_model(runs, models)
-    fit = models[name](runs)
-    parts = {True: later_parts(runs.features), False: target_parts(runs.features)}
+    kinds = {True: later_parts(runs.features), False: target_parts(runs.features)}
+    names = [model] if model in models else list(models)
+    fits = {name: models[name](runs) for name in names}
     return Forecaster(
-        model=name,
+        fitted={seen: _best(runs, fits, parts=parts) for seen, parts in kinds.items() if parts},
         times_s=runs.times_s,
-        shares=fit(runs),
-        correlation={seen: _held_out_correlation(runs, fit, parts=p) for seen, p in parts.items()},
         targets=frozenset(runs.features["target"]),
         runs=len(runs),
         simulated=bool(training["simulated"].iloc[0]),
     )
 
 
-def best_model(runs: Runs, models: Mapping[str, Fitting]) -> str:
-    """Return the model whose forecasts of later runs have the least CRPS; the first of equals."""
+def _best(runs: Runs, fits: Mapping[str, Fit], *, parts: Parts) -> Fitted:
+    """Return the model with the least CRPS on the held-out runs of ``parts``; first of equals."""
     few = runs.thinned()
-    parts = later_parts(few.features)
-    tested = few.take(np.logical_or.reduce([predict for _, predict in parts]))
 
     def lost(name: str) -> float:
-        shares = held_out(few, models[name](few), parts=parts)
-        shares = shares[~np.isnan(shares[:, 0])]
-        correlation = np.broadcast_to(_correlation(tested, shares), shares.shape)
-        counts = distributions(shares, correlation, n=tested.features["n"].to_numpy())
+        tested, shares = held_out(few, fits[name], parts=parts)
+        counts = distributions(shares, _correlation(tested, shares), n=tested.n)
         return sum(
             float((tested.weight[rows] * crps(chances, tested.ready[rows])).sum())
             for rows, chances in counts
         )
 
-    return min(models, key=lost)
+    name = min(fits, key=lost) if len(fits) > 1 else next(iter(fits))
+    correlation = _correlation(*held_out(runs, fits[name], parts=parts))
+    return Fitted(name, fits[name](runs), correlation)
 
 
-def _held_out_correlation(runs: Runs, fit: Fit, *, parts: Parts) -> Floats:
-    """Return the correlation seen in the errors on held-out runs; NaN if there is no part."""
-    if not parts:
-        return np.full(runs.times_s.size, np.nan)
-    shares = held_out(runs, fit, parts=parts)
-    found = ~np.isnan(shares[:, 0])
-    return _correlation(runs.take(found), shares[found])
-
-
-def _correlation(runs: Runs, shares: Floats) -> Floats:
-    n = runs.features["n"].to_numpy()
-    return estimate_correlation(runs.ready, n, share=shares, weight=runs.weight)
+def _correlation(tested: Runs, shares: Floats) -> Floats:
+    return estimate_correlation(tested.ready, tested.n, share=shares, weight=tested.weight)
 
 
 def forecast_ready(
@@ -261,7 +257,8 @@ def forecast_ready(
     asked_s = forecaster.times_s if times_s is None else np.atleast_1d(np.asarray(times_s, float))
     seen = str(target) in forecaster.targets
     at_s = np.union1d(forecaster.times_s, _require_within(asked_s, forecaster.times_s[-1]))
-    over_time = (forecaster.shares(row)[0], forecaster.correlation_for(seen=seen))
+    fitted = forecaster.fitted_for(seen=seen)
+    over_time = (fitted.shares(row)[0], fitted.correlation)
     share, correlation = (
         np.interp(at_s, [0.0, *forecaster.times_s], [0.0, *each]) for each in over_time
     )
@@ -271,7 +268,7 @@ def forecast_ready(
         n=n,
         times_s=asked_s,
         probabilities=probabilities[np.searchsorted(at_s, asked_s)],
-        model=forecaster.model,
+        model=fitted.model,
         runs=forecaster.runs,
         seen_target=seen,
         simulated=forecaster.simulated,
@@ -279,27 +276,27 @@ def forecast_ready(
 
 
 def distributions(
-    shares: Floats, correlation: Floats, *, n: NDArray[np.int64]
+    shares: Floats, correlation: Floats, *, n: NDArray[np.intp]
 ) -> Iterator[tuple[NDArray[np.intp], Floats]]:
     """Yield rows of equal n and their distributions, (rows, times, n + 1), some at a time.
 
-    ``shares`` and ``correlation`` are (runs, times), ``n`` is (runs,).
+    ``shares`` is (runs, times), ``correlation`` (times,) and ``n`` (runs,).
     """
     for size in np.unique(n):
         rows = np.flatnonzero(n == size)
         for some in np.array_split(rows, -(-rows.size // _RUNS_AT_ONCE)):
-            yield some, count_distribution(shares[some], correlation[some], n=int(size))
+            yield some, count_distribution(shares[some], correlation, n=int(size))
 
 
 def count_distribution(share: Floats, correlation: Floats, *, n: int) -> Floats:
     """Return beta-binomial probabilities of the counts 0 to n at each time, (..., times, n + 1).
 
     ``share`` is the mean count over n, (..., times), ``correlation`` that of two instances of a
-    run, (times,) or as ``share`` (Skellam, JRSS B 1948).  A ready count never falls.  Where a
-    change of the correlation alone would lower the probability of at least k, it keeps its value.
+    run, (times,) (Skellam, JRSS B 1948).  A ready count never falls.  Where a change of the
+    correlation alone would lower the probability of at least k, that probability keeps its value.
     """
     mean = np.clip(share, 1e-9, 1.0 - 1e-9)[..., None]
-    spread = 1.0 / np.clip(correlation, 1e-4, _MOST_CORRELATION)[..., None] - 1.0
+    spread = 1.0 / np.clip(correlation, 1e-4, _MOST_CORRELATION)[:, None] - 1.0
     below = np.arange(n)
     ratio = (n - below) / (below + 1.0) * (mean * spread + below)
     ratio /= (1.0 - mean) * spread + (n - 1.0 - below)  # of the probability of k + 1 to that of k
@@ -338,7 +335,7 @@ def crps(probabilities: Floats, observed: ArrayLike) -> Floats:
     return score
 
 
-def estimate_correlation(ready: Floats, n: Floats, *, share: Floats, weight: Floats) -> Floats:
+def estimate_correlation(ready: Floats, n: ArrayLike, *, share: Floats, weight: Floats) -> Floats:
     """Return the correlation within runs at each time, by moments, from 0 to 0.999: (times,).
 
     The excess of the squared errors over the binomial variance, divided by its largest possible

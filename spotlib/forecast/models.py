@@ -90,9 +90,14 @@ class Runs:
         return Runs(self.features, self.times_s[kept], self.ready[:, kept], self.weight[:, kept])
 
     @property
+    def n(self) -> NDArray[np.intp]:
+        """The instances requested, (runs,)."""
+        return self.features["n"].to_numpy(np.intp)
+
+    @property
     def share(self) -> Floats:
         """The share ready, (runs, times)."""
-        return np.asarray(self.ready / self.features[["n"]].to_numpy(float))
+        return np.asarray(self.ready / self.n[:, None])
 
 
 def time_blocks(features: pd.DataFrame) -> NDArray[np.intp]:
@@ -125,12 +130,13 @@ def _each_from_the_others(codes: NDArray[np.intp]) -> Parts:
     return [(codes != each, codes == each) for each in found] if found.size > 1 else []
 
 
-def held_out(runs: Runs, fit: Fit, *, parts: Parts) -> Floats:
-    """Return the share that is predicted for the runs of each part, else NaN: (runs, times)."""
-    shares = np.full_like(runs.ready, np.nan)
-    for learn, predict in parts:
-        shares[predict] = fit(runs.take(learn))(runs.features[predict])
-    return shares
+def held_out(runs: Runs, fit: Fit, *, parts: Parts) -> tuple[Runs, Floats]:
+    """Return the runs that ``parts`` predict and the shares predicted for them, (runs, times)."""
+    shares, predicted = np.empty_like(runs.ready), np.zeros(len(runs), dtype=bool)
+    for known, other in parts:
+        shares[other] = fit(runs.take(known))(runs.features[other])
+        predicted |= other
+    return runs.take(predicted), shares[predicted]
 
 
 def _shrunken(runs: Runs, *, levels: Levels) -> Fit:
@@ -245,7 +251,6 @@ def regressors(features: pd.DataFrame) -> Floats:
     age = np.log(known["last_run_s"])
     numbers = pd.DataFrame(
         {
-            "sps": known["sps"],
             "log_t3": np.log1p(known["t3"]),
             "if_score": known["if_score"],
             "price_share": known["price_share"],
@@ -259,7 +264,8 @@ def regressors(features: pd.DataFrame) -> Floats:
         }
     )
     unknown = known[["sps", "t3", "if_score", "last_share"]].isna()
-    return np.hstack([numbers.fillna(0.0).to_numpy(), unknown.to_numpy(float)])
+    scores = known[["sps"]].to_numpy() >= np.arange(2, 11)  # a step from each score to the next
+    return np.hstack([scores, numbers.fillna(0.0).to_numpy(), unknown.to_numpy(float)])
 
 
 MODELS: dict[str, Fitting] = {

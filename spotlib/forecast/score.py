@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from spotlib.analyze.comparable import RUN
 from spotlib.figures import target_names
-from spotlib.forecast.forecast import BAND, Forecaster, band, crps, fit_forecaster
+from spotlib.forecast.forecast import BAND, CHOSEN, Forecaster, band, crps, fit_forecaster
 from spotlib.forecast.models import MODELS, Fitting, Runs
 from spotlib.forecast.training import Floats
 
@@ -55,7 +55,7 @@ def score_forecasts(
     split: str = "time",
     models: Mapping[str, Fitting] = MODELS,
 ) -> Scores:
-    """Fit each model to some of the runs and score it on the others.
+    """Fit each model, and the one chosen by default, to some runs and score it on the others.
 
     ``split="time"`` trains on the first 70 % of the runs and scores those after a gap
     (``split_by_time``).  Runs of a target at neighbouring times are alike, so the interval is
@@ -81,7 +81,7 @@ def score_forecasts(
     parts = list(_parts(training, split, rng=rng))
     scored = [_score_part(learn, test, models=models, rng=rng) for learn, test in parts]
     runs = pd.concat([each for each, _ in scored], ignore_index=True)
-    pit = {name: np.concatenate([values[name] for _, values in scored]) for name in models}
+    pit = {name: np.concatenate([values[name] for _, values in scored]) for name in _names(models)}
     unit = "target" if split == "target" else "run"
     by_model = runs.groupby("model", sort=False)
     table = by_model[[*_SCORES]].mean()
@@ -165,12 +165,17 @@ def _parts(
         raise ValueError(f"split must be time or target, never rows of a run, got {split!r}")
 
 
+def _names(models: Mapping[str, Fitting]) -> list[str]:
+    """Return the models to score: each of them, and the choice among them."""
+    return [*models, CHOSEN] if len(models) > 1 else list(models)
+
+
 def _score_part(
     learn: pd.DataFrame, test: pd.DataFrame, *, models: Mapping[str, Fitting], rng: Generator
 ) -> tuple[pd.DataFrame, dict[str, Floats]]:
     tables: list[pd.DataFrame] = []
     pits: dict[str, Floats] = {}
-    for name in models:
+    for name in _names(models):
         fitted = fit_forecaster(learn, model=name, models=models)
         found = list(_score_runs(fitted, Runs.of(test, times_s=fitted.times_s), rng=rng))
         tables += [scores.assign(model=name) for scores, _ in found]
