@@ -1,4 +1,4 @@
-"""What is known of a target just before it is requested: price, placement score, IF.
+"""What is known of a target just before it is requested: price, placement scores, IF.
 
 It cannot be asked for later, so every batch records it beside each request, with when it was taken
 and from where.  A value that cannot be had is missing and says why; nothing here stops a batch.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -21,7 +21,7 @@ from spotlib.ec2.connection import Caller, Connection
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.places import currency_of, home_region, is_aws
 from spotlib.ec2.refusals import UNREADABLE, Refusal, garbled
-from spotlib.model import Plan, Target
+from spotlib.model import T3_SOURCES, Plan, Target
 from spotlib.record.events import Features
 
 # AWS's own JSON behind the Spot Instance Advisor page: public, undocumented, about 1 MB.
@@ -29,6 +29,11 @@ _ADVISOR_HOST = "https://spot-bid-advisor.s3.amazonaws.com"
 _ADVISOR_PATH = "/spot-advisor-data.json"
 _MOST_SCORED_REGIONS = 10  # in one GetSpotPlacementScores
 _SCORE_AGE_S = 600  # SpotLake sees scores change at most this often
+# T3 is asked at these capacities, always the same: another one would be a new question.
+LADDER = (1, 2, 5, 10, 20, 50)
+# Asked for one type, EC2 gives 1 to 3 of its 10; since September 2025 some GPU types get more.
+_GOOD_SCORE = 3
+_MOST_T3 = 1000  # in a selection; SpotLake asks for up to 50
 
 _PATIENCE_S = 5.0
 
@@ -120,8 +125,9 @@ class FeatureSource:
 
     AWS limits how many *new* placement-score questions an account may ask per day (types, regions
     and count make one).  So the same question is asked for the whole batch, and its answer is kept
-    for ten minutes.  ``selection`` supplies IF where the advisor cannot be had, ``products`` what a
-    target's image runs if it is not Linux.  ``warnings`` says what could not be had, and why.
+    for ten minutes.  ``t3`` asks up to six more for each type.  ``selection`` supplies IF where the
+    advisor cannot be had, and T3 where it is not asked; ``products`` what a target's image runs if
+    it is not Linux.  ``warnings`` says what could not be had, and why.
 
     A round waits for these answers, so each region is asked again for ``_PATIENCE_S`` only: a
     target is sent late by a few seconds at most, which is no measured time.
@@ -131,10 +137,12 @@ class FeatureSource:
     plans: Sequence[Plan]
     products: Mapping[Target, str] = field(default_factory=dict)
     placement_scores: bool = True
+    t3: bool = False
     advisor: bool = True
     selection: pd.DataFrame | None = None
     warnings: dict[str, str] = field(default_factory=dict)
     _scores: dict[Target, dict[str, Any]] = field(default_factory=dict)
+    _answers: dict["_Question", dict[str, int]] = field(default_factory=dict)
     _scored_s: float = -math.inf
     _advised: dict[str, Any] | None = None
 
@@ -145,7 +153,12 @@ class FeatureSource:
         targets = [plan.target for plan in self.plans]
         prices = self._prices(patient, targets)
         return {
-            target: Features(**prices[target], **self._scores[target], **self._interruption(target))
+            target: Features(
+                **prices[target],
+                **self._scores[target],
+                **({} if self.t3 else self._selected_t3(target)),
+                **self._interruption(target),
+            )
             for target in targets
         }
 
@@ -191,22 +204,53 @@ class FeatureSource:
         if now_s - self._scored_s < _SCORE_AGE_S:
             return
         self._scored_s = now_s
+        self._answers.clear()
         for plan in self.plans:
             self._scores[plan.target] = {"sps_source": "not asked"}
-        for plans in _score_questions(self.plans) if self.placement_scores else ():
+        for plans in _score_groups(self.plans) if self.placement_scores else ():
             self._ask_score(patient, plans)
+        for plans in _ladder_groups(self.plans) if self.t3 else ():
+            self._ask_t3(patient, plans)
 
     def _ask_score(self, patient: Patient, plans: Sequence[Plan]) -> None:
         asked_at = self.connection.clock.utc()
         scores, source = self._optional(
             f"the placement score of {plans[0].target.instance_type}",
             f"placement score for {plans[0].count}",
-            partial(_placement_scores, patient, plans),
+            partial(self._answer, patient, _question(plans, plans[0].count)),
             dict[str, int](),
         )
         for plan in plans:
-            score = scores.get(plan.target.availability_zone_id or plan.target.region)
-            self._scores[plan.target] = {"sps": score, "sps_at": asked_at, "sps_source": source}
+            score = scores.get(_place(plan.target))
+            self._scores[plan.target] |= {"sps": score, "sps_at": asked_at, "sps_source": source}
+
+    def _ask_t3(self, patient: Patient, plans: Sequence[Plan]) -> None:
+        """Ask for larger and larger capacities until all these targets are scored below 3."""
+        asked_at, source = self.connection.clock.utc(), ""
+        scores: dict[Target, list[int | None]] = {plan.target: [] for plan in plans}
+        for capacity in LADDER:
+            found, source = self._optional(
+                f"the T3 of {plans[0].target.instance_type}",
+                "not known: another place had a better score",
+                partial(self._answer, patient, _question(plans, capacity)),
+                None,
+            )
+            if found is None:
+                break
+            for target, seen in scores.items():
+                seen.append(found.get(_place(target)))
+            if not any(seen[-1] and seen[-1] >= _GOOD_SCORE for seen in scores.values()):
+                break
+        for target, seen in scores.items():
+            t3 = t3_of(seen)
+            why = source if t3 is None else T3_SOURCES[0]
+            self._scores[target] |= {"t3": t3, "t3_at": asked_at, "t3_source": why}
+
+    def _answer(self, patient: Patient, question: "_Question") -> dict[str, int]:
+        """Ask a question once: the score for ``n`` instances is often on the ladder too."""
+        if question not in self._answers:
+            self._answers[question] = _placement_scores(patient, question)
+        return self._answers[question]
 
     def _interruption(self, target: Target) -> dict[str, Any]:
         if self.advisor:
@@ -214,23 +258,30 @@ class FeatureSource:
             score, _ = self._optional("the Spot Advisor's score", "", ask, None)
             if score is not None:
                 return score
-        return self._selected(target) or {"if_source": "not known"}
+        return self._selected_interruption(target) or {"if_source": "not known"}
 
-    def _selected(self, target: Target) -> dict[str, Any] | None:
-        table = self.selection
-        if table is None or not {"if_mean", "created"} <= set(table.columns):
+    def _selected(self, target: Target) -> "pd.Series[Any]":
+        """Return the target's row of the selection; an empty one if there is none."""
+        table = pd.DataFrame() if self.selection is None else self.selection
+        for name in ("instance_type", "region"):
+            table = table[table[name] == getattr(target, name)] if name in table else table[:0]
+        return table.iloc[0] if len(table) else pd.Series(dtype="object")
+
+    def _selected_interruption(self, target: Target) -> dict[str, Any] | None:
+        row = self._selected(target)
+        score = pd.to_numeric(row.get("if_mean", math.nan), errors="coerce")
+        if pd.isna(score):
             return None
-        here = table[
-            (table["instance_type"] == target.instance_type) & (table["region"] == target.region)
-        ]
-        if here.empty:
-            return None
-        created = pd.to_datetime(here["created"].iloc[0], utc=True, errors="coerce")
-        return {
-            "if_score": float(here["if_mean"].iloc[0]),
-            "if_at": None if pd.isna(created) else created.to_pydatetime(),
-            "if_source": "selection",
-        }
+        at = _instant(row.get("if_at"))
+        return {"if_score": float(score), "if_at": at, "if_source": "selection"}
+
+    def _selected_t3(self, target: Target) -> dict[str, Any]:
+        """Return the T3 of the selection's archive: of a region, never of one of its zones."""
+        row = self._selected(target)
+        t3 = pd.to_numeric(row.get("t3", math.nan), errors="coerce")
+        if target.availability_zone_id or not 0 <= t3 <= _MOST_T3:
+            return {"t3_source": "not asked"}
+        return {"t3": int(t3), "t3_at": _instant(row.get("t3_at")), "t3_source": T3_SOURCES[1]}
 
     def _advisor_score(self, target: Target) -> dict[str, Any] | None:
         if self._advised is None:
@@ -243,22 +294,72 @@ class FeatureSource:
         return {"if_score": score, "if_at": self._advised["at"], "if_source": "spot advisor"}
 
 
-def _placement_scores(patient: Patient, plans: Sequence[Plan]) -> dict[str, int]:
-    """Return the score of each region, or of each zone if the plans name zones."""
-    target = plans[0].target
+class _Question(NamedTuple):
+    """What AWS counts: any other type, capacity or set of regions is a new question."""
+
+    instance_type: str
+    capacity: int
+    by_zone: bool
+    regions: tuple[str, ...]
+
+
+def _question(plans: Sequence[Plan], capacity: int) -> _Question:
+    target, regions = plans[0].target, {plan.target.region for plan in plans}
     by_zone = target.availability_zone_id is not None
+    return _Question(target.instance_type, capacity, by_zone, tuple(sorted(regions)))
+
+
+def _place(target: Target) -> str:
+    return target.availability_zone_id or target.region
+
+
+def _placement_scores(patient: Patient, question: _Question) -> dict[str, int]:
+    """Return the score of each region, or of each zone if the question is for zones."""
     reply = patient.call(
-        target.region,
+        question.regions[0],
         "get_spot_placement_scores",
         quick=True,
-        InstanceTypes=[target.instance_type],
-        TargetCapacity=plans[0].count,
-        SingleAvailabilityZone=by_zone,
-        RegionNames=sorted({plan.target.region for plan in plans}),
+        InstanceTypes=[question.instance_type],
+        TargetCapacity=question.capacity,
+        SingleAvailabilityZone=question.by_zone,
+        RegionNames=list(question.regions),
         MaxResults=_MOST_SCORED_REGIONS,
     )
-    place = "AvailabilityZoneId" if by_zone else "Region"
+    place = "AvailabilityZoneId" if question.by_zone else "Region"
     return {item[place]: item["Score"] for item in reply["SpotPlacementScores"]}
+
+
+def t3_of(scores: Sequence[int | None]) -> int | None:
+    """Return T3 from the scores for the first capacities of ``LADDER``; None if undecided.
+
+    T3 is the largest capacity up to which each one is scored 3 or more; 0 if not even 1 is.
+
+    >>> t3_of([3, 3, 2]), t3_of([1]), t3_of([3, 3]), t3_of([3, 3, 3, 3, 3, 9])
+    (2, 0, None, 50)
+    """
+    t3 = 0
+    for capacity, score in zip(LADDER, scores, strict=False):
+        if score is None:
+            return None
+        if score < _GOOD_SCORE:
+            return t3
+        t3 = capacity
+    return t3 if len(scores) == len(LADDER) else None
+
+
+def score_questions(plans: Sequence[Plan], *, placement_scores: bool, t3: bool) -> int:
+    """Return how many different placement-score questions a batch of these plans asks at most."""
+    asked = {_question(group, group[0].count) for group in _score_groups(plans) if placement_scores}
+    asked |= {
+        _question(group, capacity) for group in _ladder_groups(plans) for capacity in LADDER if t3
+    }
+    return len(asked)
+
+
+def _instant(text: object) -> datetime | None:
+    """Return a time of a selection file; None if it has none that can be read."""
+    found = pd.to_datetime(str(text), utc=True, errors="coerce")
+    return None if pd.isna(found) else found.to_pydatetime()
 
 
 def advisor_score(types: Mapping[str, Any], instance_type: str) -> float:
@@ -280,12 +381,22 @@ def _read_advisor(connection: Connection) -> dict[str, Any]:
         return dict(json.load(reply))
 
 
-def _score_questions(plans: Sequence[Plan]) -> list[list[Plan]]:
+def _score_groups(plans: Sequence[Plan]) -> list[list[Plan]]:
     """Group the plans that one call answers: the same type, count and kind of placement."""
-    groups: dict[tuple[str, int, str], list[Plan]] = {}
+    return _grouped(
+        plans, lambda plan: (plan.target.instance_type, plan.target.placement, plan.count)
+    )
+
+
+def _ladder_groups(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Group the plans of one ladder.  All its questions are for all their regions, see above."""
+    return _grouped(plans, lambda plan: (plan.target.instance_type, plan.target.placement))
+
+
+def _grouped(plans: Sequence[Plan], key: Callable[[Plan], tuple[Any, ...]]) -> list[list[Plan]]:
+    groups: dict[tuple[Any, ...], list[Plan]] = {}
     for plan in plans:
-        key = (plan.target.instance_type, plan.count, plan.target.placement)
-        groups.setdefault(key, []).append(plan)
+        groups.setdefault(key(plan), []).append(plan)
     most = _MOST_SCORED_REGIONS
     return [some[i : i + most] for some in groups.values() for i in range(0, len(some), most)]
 

@@ -59,6 +59,7 @@ class CollectParameters:
     budget_usd: float
     campaign_budget_usd: float
     placement_scores: bool
+    t3: bool
     dry_run: bool
     speed: float
     seed: int
@@ -123,10 +124,15 @@ class CollectParameters:
             "every_s": self.every_s,
             "poll_s": self.poll_s,
             "seed": self.market_seed,
-            "placement_scores": self.placement_scores,
+            **self.scores,
             "budget_usd": self.budget_usd or None,
             "campaign_budget_usd": self.campaign_budget_usd or None,
         }
+
+    @property
+    def scores(self) -> dict[str, bool]:
+        """Which placement scores are asked for."""
+        return {"placement_scores": self.placement_scores, "t3": self.t3}
 
     def plans(self, targets: Sequence[Target]) -> list[Plan]:
         """Return one plan per target."""

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from spotlib.collect.cost import PreflightReport
+from spotlib.collect.features import LADDER, score_questions
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.places import is_aws
 from spotlib.figures import NOT_AWS, SIMULATED, banner_html, target_names
@@ -48,6 +49,23 @@ def plan_table(checked: PreflightReport, market: str) -> pd.DataFrame:
         for each in checked.prepared
     ]
     return pd.DataFrame(rows)
+
+
+def question_words(checked: PreflightReport, *, placement_scores: bool, t3: bool) -> str:
+    """Say how many placement-score questions will be asked, because AWS limits new ones."""
+    plans = [each.plan for each in checked.prepared]
+    most = score_questions(plans, placement_scores=placement_scores, t3=t3)
+    if t3:
+        rungs = ", ".join(map(str, LADDER))
+        how = f"T3 asks for {rungs} instances, up to the first that no target is scored 3 for"
+    else:
+        more = score_questions(plans, placement_scores=placement_scores, t3=True) - most
+        how = f"t3=True would ask up to {more} more"
+    return (
+        f"placement scores: at most {most} different questions, free, asked again every ten "
+        f"minutes at most; {how}. AWS limits how many new questions an account may ask per day, "
+        "and does not say to how many."
+    )
 
 
 def outcome_table(launches: pd.DataFrame) -> pd.DataFrame:

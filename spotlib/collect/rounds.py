@@ -89,6 +89,7 @@ def collect_batch(
     settle_s: float = SETTLE_S,
     selection: pd.DataFrame | None = None,
     placement_scores: bool = True,
+    t3: bool = False,
     advisor: bool = True,
     last_launches: Mapping[Target, datetime] | None = None,
     notes: Mapping[str, Any] | None = None,
@@ -118,6 +119,9 @@ def collect_batch(
         How long nothing may be open or alive before the batch is called clean, in seconds.
     selection, placement_scores, advisor
         Where the features known before a request come from.
+    t3
+        Also ask for the largest capacity that EC2 scores 3 or more: up to six placement-score
+        questions for each type and kind of placement, and AWS limits new questions per day.
     last_launches
         When each target was last launched by us, before this batch.
     notes
@@ -178,6 +182,7 @@ def collect_batch(
         [each.plan for each in report.prepared],
         {each.plan.target: each.product for each in report.prepared},
         placement_scores=placement_scores,
+        t3=t3,
         advisor=advisor,
         selection=selection,
     )

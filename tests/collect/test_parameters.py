@@ -24,6 +24,7 @@ GOOD = {
         "max_price_usd": 0.0,
         "budget_usd": 0.0,
         "placement_scores": True,
+        "t3": False,
         "dry_run": False,
     },
     "campaign_budget_usd": 0.0,
