@@ -103,7 +103,10 @@ class TestNotebook:
         ({"month": "2024-13"}, "month must look like 2024-08, got '2024-13'"),
         ({"month": "2024-08", "days": "2024-08-01"}, "give either a month or days, not both"),
         ({"sizes": " , "}, "sizes must name at least one size"),
-        ({"market": "wild"}, "market must be one of calm, outage, tight, or one .* got 'wild'"),
+        (
+            {"market": "wild"},
+            "market must be one of calm, fitted, outage, tight, or one .* got 'wild'",
+        ),
         ({"form": "between"}, "form must be 'pooled' or 'within', got 'between'"),
         ({"missing": "zero"}, "missing must be 'drop' or 'as_value', got 'zero'"),
         ({"top": 0}, "top must be at least 1 target, got 0"),
