@@ -71,7 +71,7 @@ def write_archive(
 ) -> Written:
     """Write a month, or some days of it, into ``folder``/DD/HH-MM-SS.csv.gz.
 
-    ``market`` is a name such as ``tight`` or ``tight/7``.  ``types`` defaults to the small sizes.
+    ``market`` is a name such as ``fitted/7``, with seed 7.  ``types`` defaults to the small sizes.
     ``form`` is ``csv.gz`` or ``csv``.  An error leaves nothing behind.
 
     Raises

@@ -85,7 +85,7 @@ class Market:
 
     @classmethod
     def named(cls, name: str) -> Market:
-        """The market with this name: ``tight``, or ``tight/7`` with seed 7."""
+        """The market with this name: ``fitted``, or ``fitted/7`` with seed 7."""
         profile, seed = parse_market(name)
         return cls(seed, profile=profile)
 

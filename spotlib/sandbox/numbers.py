@@ -230,11 +230,11 @@ PROFILES = {
     "outage": replace(_CALM, level_shift=2.2, zone_volatility=0.6, interruption_per_hour=0.3),
 }
 
-MARKET_HELP = f"{', '.join(sorted(PROFILES))}; tight/7 is tight with seed 7"
+MARKET_HELP = "fitted, or fitted/7 with seed 7; calm, tight and outage are extremes for tests"
 
 
 def parse_market(name: str) -> tuple[str, int]:
-    """Split a market's name, ``tight`` or ``tight/7``, into its profile and seed.
+    """Split a market's name, ``fitted`` or ``fitted/7``, into its profile and seed.
 
     Raises
     ------
@@ -245,7 +245,7 @@ def parse_market(name: str) -> tuple[str, int]:
     if profile not in PROFILES or bool(slash) is not seed.isdecimal():
         raise ValueError(
             f"market must be one of {', '.join(sorted(PROFILES))}, or one of them with a seed, "
-            f"such as tight/7, got {name!r}"
+            f"such as fitted/7, got {name!r}"
         )
     return profile, int(seed) if seed else DEFAULT_SEED
 

@@ -238,5 +238,5 @@ class TestMark:
         write_archive(tmp_path / "a", days=[1], **ONE)
         (tmp_path / "b").mkdir()
 
-        with pytest.raises(ValueError, match="real ones and those of the market calm: name"):
+        with pytest.raises(ValueError, match="real ones and those of the market fitted: name"):
             market_of([tmp_path / "a" / "01", tmp_path / "b"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spotlib.sandbox import catalogue
 from spotlib.sandbox.market import DAY_S, Market
 from spotlib.sandbox.numbers import PROFILES
 
@@ -93,7 +94,11 @@ def test_a_refused_request_keeps_its_place_and_is_accepted_when_the_share_has_gr
 def test_ec2_accepts_the_share_of_a_pool_that_the_market_says(make_account, market):
     account = make_account(market=market, quota_vcpus=1e6)
     at = account.world.posix(0.0)
-    arm = [p for p in FIT["sold_pools"](["us-east-1"]) if p.instance_type.startswith("c6gn.")]
+    arm = [
+        pool
+        for pool in FIT["sold_pools"](["us-east-1"], every=2)
+        if "arm64" in catalogue.instance_type(pool.instance_type).architectures
+    ]
     share = market.accepted_shares(arm, at)[:, 0]
     pool = arm[int(np.argmin(np.abs(share - 0.6)))]
     launch = {
