@@ -18,25 +18,27 @@ from spotlib.sandbox.market import Market, Pool
 
 START = pd.Timestamp("2024-09-01", tz="UTC")
 POLL_S, LATENCY_S, TIMEOUT_S = 3.0, 0.7, 600.0
-DAY_S = 86400.0
 LADDER = (1, 2, 5, 10, 20, 50)  # target capacities whose scores make T3
 
 
 def choose_targets(
-    market: Market, count: int, *, rng: np.random.Generator, days: float = 4.0
+    market: Market, count: int, *, rng: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """Return types and regions; half of them have a placement score that moves or is below 3."""
-    times = START.timestamp() + np.linspace(0.0, days * DAY_S, 24)
-    calm: list[tuple[str, str]] = []
-    moving: list[tuple[str, str]] = []
+    """Return types and regions, about as many from each class of T3 at the start."""
+    classes: dict[int, list[tuple[str, str]]] = {}
+    each = -(-count // (len(LADDER) + 1))
     offers = [(t, r) for r in catalogue.DEFAULT_REGIONS for t in sorted(catalogue.offered(r))]
     for index in rng.permutation(len(offers)):
-        name, region = offers[index]
-        scores = market.placement_scores(pools_of(name, region), times).max(axis=0)
-        (calm if scores.min() == 3 else moving).append((name, region))
-        if min(len(calm), len(moving)) * 2 >= count:
-            break
-    return calm[: count - count // 2] + moving[: count // 2]
+        found = classes.setdefault(t3(market, pools_of(*offers[index]), START.timestamp()), [])
+        if len(found) < each:
+            found.append(offers[index])
+    return [offer for _, found in sorted(classes.items()) for offer in found][:count]
+
+
+def t3(market: Market, pools: Sequence[Pool], at: float) -> int:
+    """Return the largest capacity of the ladder that scores 3 in one of the pools; 0 if none."""
+    scores = [market.placement_scores(pools, at, capacity=each).max() for each in LADDER]
+    return max((each for each, score in zip(LADDER, scores, strict=True) if score >= 3), default=0)
 
 
 def pools_of(instance_type: str, region: str) -> list[Pool]:
@@ -107,7 +109,6 @@ def _run(
     phase_s = rng.uniform(0.0, POLL_S)
     when = START + pd.Timedelta(seconds=at - START.timestamp())
     price = float(market.prices_usd(pools, at).min())
-    scores = [market.placement_scores(pools, at, capacity=each).max() for each in LADDER]
     common = {
         "simulated": True,
         "world": f"market-{market.seed}",
@@ -127,7 +128,7 @@ def _run(
         "on_demand_usd": market.on_demand_usd(name, region),
         "sps": sps,
         "sps_at": when,
-        "t3": max((k for k, score in zip(LADDER, scores, strict=True) if score >= 3), default=0),
+        "t3": t3(market, pools, at),
         "t3_at": when,
         "t3_source": "placement scores",
         "if_score": float(market.interruption_score(name, region, at)),

@@ -28,6 +28,7 @@ from spotlib.forecast.models import MODELS, Fit, Fitting, Runs, Shares, regresso
 from spotlib.forecast.score import score_forecasts
 from spotlib.forecast.training import Floats, training_table
 from spotlib.sandbox.market import Market
+from spotlib.sandbox.numbers import FITTED
 
 SPLITS = ("later runs", "unseen targets", "unseen, no history")
 SHOWN = ["crps", "closed", "coverage_drawn", "coverage_randomised"]
@@ -167,8 +168,8 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--n", type=int, default=5)
-    parser.add_argument("--every-s", type=float, default=3 * 3600.0)
-    parser.add_argument("--market", default="tight")
+    parser.add_argument("--every-s", type=float, default=3600.0)
+    parser.add_argument("--market", default=FITTED)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--draws", type=int, default=16, help="of each request, for the oracle")

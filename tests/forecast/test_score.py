@@ -132,7 +132,9 @@ def test_runs_that_were_not_watched_to_the_end_are_scored_where_they_were():
     whole = [run_rows([100.0 + 9 * i], number=i) for i in range(20)]
     cut = [run_rows([INF], number=i, until_s=80.0, outcome="abandoned") for i in range(20, 30)]
     training = training_table(table_of(*whole, *cut))
-    scores = score_forecasts(training, rng=np.random.default_rng(10), models={"global": MODELS["global"]})
+    scores = score_forecasts(
+        training, rng=np.random.default_rng(10), models={"global": MODELS["global"]}
+    )
 
     assert training[training["round"] >= 20]["elapsed_s"].max() == 75.0
     assert scores.table["crps"].between(0.0, 0.02).all()
@@ -151,7 +153,9 @@ def test_censoring_does_not_move_the_score():
         for i, (by_s, end) in enumerate(zip(ready_s, end_s, strict=True))
     ]
     found = [
-        score_forecasts(training_table(table_of(*runs)), rng=rng, models={"global": MODELS["global"]}).table
+        score_forecasts(
+            training_table(table_of(*runs)), rng=rng, models={"global": MODELS["global"]}
+        ).table
         for runs in (whole, cut)
     ]
 
