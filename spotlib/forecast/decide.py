@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from spotlib.figures import target_names
-from spotlib.forecast.forecast import Forecast, Forecaster, forecast_ready
+from spotlib.forecast.forecast import CHOSEN, Forecast, Forecaster, forecast_ready
 from spotlib.forecast.history import history_now
 from spotlib.forecast.models import FEATURES
+from spotlib.forecast.score import Scores
 from spotlib.model import Target
 
 _PROBABILITY = 0.9  # of having the needed instances ready
@@ -66,6 +67,17 @@ def decision_words(table: pd.DataFrame) -> str:
         f"for {enough} of {len(table)} targets requesting n is enough to have n ready by "
         f"{by_s:.0f} s with a probability of {_PROBABILITY:.0%}; for {never} targets not even "
         f"{_MOST_TIMES} n is enough"
+    )
+
+
+def score_words(scores: Scores) -> str:
+    """Say what the chosen model gained, and how often its band held the count."""
+    chosen = scores.table.set_index("model").loc[CHOSEN]
+    return (
+        f"The chosen model's CRPS is {chosen['gain']:.0%} ({chosen['gain_low']:.0%} to "
+        f"{chosen['gain_high']:.0%}) below that of one curve for all targets.  Its band of at "
+        f"least 90 % held {chosen['coverage_drawn']:.0%} of the counts, and "
+        f"{chosen['coverage_randomised']:.0%} with its ends counted in part."
     )
 
 
