@@ -13,28 +13,32 @@ import pandas as pd
 
 from spotlib.record.tables import LAUNCH_COLUMNS
 from spotlib.sandbox import catalogue
+from spotlib.sandbox.chance import Floats
 from spotlib.sandbox.market import Market, Pool
 
 START = pd.Timestamp("2024-09-01", tz="UTC")
 POLL_S, LATENCY_S, TIMEOUT_S = 3.0, 0.7, 600.0
-DAY_S = 86400.0
+LADDER = (1, 2, 5, 10, 20, 50)  # target capacities whose scores make T3
 
 
 def choose_targets(
-    market: Market, count: int, *, rng: np.random.Generator, days: float = 4.0
+    market: Market, count: int, *, rng: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """Return types and regions; half of them have a placement score that moves or is below 3."""
-    times = START.timestamp() + np.linspace(0.0, days * DAY_S, 24)
-    calm: list[tuple[str, str]] = []
-    moving: list[tuple[str, str]] = []
+    """Return types and regions, about as many from each class of T3 at the start."""
+    classes: dict[int, list[tuple[str, str]]] = {}
+    each = -(-count // (len(LADDER) + 1))
     offers = [(t, r) for r in catalogue.DEFAULT_REGIONS for t in sorted(catalogue.offered(r))]
     for index in rng.permutation(len(offers)):
-        name, region = offers[index]
-        scores = market.placement_scores(pools_of(name, region), times).max(axis=0)
-        (calm if scores.min() == 3 else moving).append((name, region))
-        if min(len(calm), len(moving)) * 2 >= count:
-            break
-    return calm[: count - count // 2] + moving[: count // 2]
+        found = classes.setdefault(t3(market, pools_of(*offers[index]), START.timestamp()), [])
+        if len(found) < each:
+            found.append(offers[index])
+    return [offer for _, found in sorted(classes.items()) for offer in found][:count]
+
+
+def t3(market: Market, pools: Sequence[Pool], at: float) -> int:
+    """Return the largest capacity of the ladder that scores 3 in one of the pools; 0 if none."""
+    scores = [market.placement_scores(pools, at, capacity=each).max() for each in LADDER]
+    return max((each for each, score in zip(LADDER, scores, strict=True) if score >= 3), default=0)
 
 
 def pools_of(instance_type: str, region: str) -> list[Pool]:
@@ -65,6 +69,25 @@ def simulate_launches(
         table[name] = table[name].astype("Int64")
     numbers = [name for name in LAUNCH_COLUMNS if name.endswith(("_s", "_usd"))]
     return table.astype(dict.fromkeys([*numbers, "if_score"], "float64"))
+
+
+def oracle_shares(
+    market: Market, runs: pd.DataFrame, times_s: Floats, *, rng: np.random.Generator, draws: int
+) -> Floats:
+    """Return the share ready over time that is expected of each run, (runs, times).
+
+    Who knows the state of every pool expects the mean over other draws of the same request: which
+    zone EC2 takes, how long it decides, how long each instance boots.
+    """
+    shares = np.zeros((len(runs), times_s.size))
+    for row, run in enumerate(runs.to_dict("records")):
+        pools, at = pools_of(*run["target"].split(" in ")), run["sent_at"].timestamp()
+        for call in (f"{run['round']}/{run['plan']}/again/{draw}" for draw in range(draws)):
+            pool = market.choose_zone(pools, at, call)
+            ready_s = [each[-1] for each in _events(market, pool, at, call, run["n"])]
+            shown_s = np.array(ready_s) + LATENCY_S + rng.uniform(0.0, POLL_S)
+            shares[row] += (shown_s[:, None] <= times_s).mean(axis=0)
+    return shares / draws
 
 
 def _run(
@@ -105,6 +128,9 @@ def _run(
         "on_demand_usd": market.on_demand_usd(name, region),
         "sps": sps,
         "sps_at": when,
+        "t3": t3(market, pools, at),
+        "t3_at": when,
+        "t3_source": "placement scores",
         "if_score": float(market.interruption_score(name, region, at)),
         "if_at": when,
         "since_last_s": every_s if number else None,

@@ -10,32 +10,38 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from spotlib.forecast.forecast import Forecast, Forecaster, forecast_ready
+from spotlib.figures import target_names
+from spotlib.forecast.forecast import CHOSEN, Forecast, Forecaster, forecast_ready
+from spotlib.forecast.history import history_now
 from spotlib.forecast.models import FEATURES
+from spotlib.forecast.score import Scores
 from spotlib.model import Target
 
 _PROBABILITY = 0.9  # of having the needed instances ready
 _MOST_TIMES = 10  # at most so many requests per needed instance are tried
 
 
-def forecast_targets(forecaster: Forecaster, training: pd.DataFrame) -> list[Forecast]:
-    """Forecast each target as if its last run were requested again, in order of name."""
+def forecast_targets(forecaster: Forecaster, requests: pd.DataFrame) -> list[Forecast]:
+    """Forecast each target as if its last run were requested again, in order of name.
+
+    ``requests`` is the request table.  Own history is that of all its runs, as of their end.
+    """
     return [
         forecast_ready(forecaster, target, n=n, features=features)
-        for target, n, features in _last_runs(training)
+        for target, n, features in _last_runs(requests)
     ]
 
 
-def decisions(forecaster: Forecaster, training: pd.DataFrame) -> pd.DataFrame:
+def decisions(forecaster: Forecaster, requests: pd.DataFrame) -> pd.DataFrame:
     """Return what to do, one row per target, if its last run of ``n`` were requested again.
 
-    ``by_s`` is the last elapsed time of the training table, and ``all_ready`` the probability
+    ``by_s`` is the last elapsed time of the forecaster, and ``all_ready`` the probability
     that all n are ready by then.  ``to_request`` is the number to request to have n ready by then
     with probability 0.9; NaN if 10 n is not enough.  ``wait_until_s`` is the time after which to
     stop waiting (``waiting_pays_until_s``).
     """
     rows = []
-    for target, n, features in _last_runs(training):
+    for target, n, features in _last_runs(requests):
         forecast = forecast_ready(forecaster, target, n=n, features=features)
         by_s = float(forecast.times_s[-1])
         needed = requests_needed(forecaster, target, k=n, by_s=by_s, features=features)
@@ -61,6 +67,17 @@ def decision_words(table: pd.DataFrame) -> str:
         f"for {enough} of {len(table)} targets requesting n is enough to have n ready by "
         f"{by_s:.0f} s with a probability of {_PROBABILITY:.0%}; for {never} targets not even "
         f"{_MOST_TIMES} n is enough"
+    )
+
+
+def score_words(scores: Scores) -> str:
+    """Say what the chosen model gained, and how often its band held the count."""
+    chosen = scores.table.set_index("model").loc[CHOSEN]
+    return (
+        f"The chosen model's CRPS is {chosen['gain']:.0%} ({chosen['gain_low']:.0%} to "
+        f"{chosen['gain_high']:.0%}) below that of one curve for all targets.  Its band of at "
+        f"least 90 % held {chosen['coverage_drawn']:.0%} of the counts, and "
+        f"{chosen['coverage_randomised']:.0%} with its ends counted in part."
     )
 
 
@@ -105,11 +122,12 @@ def waiting_pays_until_s(
     return float(now[pays].max(initial=0.0))
 
 
-def _last_runs(training: pd.DataFrame) -> Iterator[tuple[Target, int, dict[str, float]]]:
-    """Yield the target, n and features of each target's last run."""
+def _last_runs(requests: pd.DataFrame) -> Iterator[tuple[Target, int, dict[str, float]]]:
+    """Yield the target, n and features of each target's last run, with the history up to now."""
     order = ["instance_type", "region", "availability_zone_id"]
-    last = training.sort_values("sent_at").drop_duplicates(order, keep="last").sort_values(order)
-    for row in last.to_dict("records"):
+    last = requests.sort_values("sent_at").drop_duplicates(order, keep="last").sort_values(order)
+    last = last.set_index(target_names(last))
+    for row in last.assign(**history_now(requests)).to_dict("records"):
         zone = row["availability_zone_id"]
         target = Target(row["instance_type"], row["region"], None if pd.isna(zone) else str(zone))
         features = {name: float(row[name]) for name in FEATURES if not pd.isna(row[name])}

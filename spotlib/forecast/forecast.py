@@ -1,35 +1,40 @@
 """How many of n instances will be ready t seconds after the request: the whole distribution.
 
-One of ``models`` predicts the share ready over time.  Instances of one request fail together, so
-the count about that share is beta-binomial.  Its correlation is estimated from the errors on
-held-out runs: of other times for a target seen in training, of other targets for a new one.
+One of ``models`` predicts the share ready over time: by default the best on held-out runs.
+Instances of one request fail together, so the count about that share is beta-binomial.  Its
+correlation is estimated from the errors on held-out runs: on later ones for a target seen in
+training, on those of other targets for a new one.
 
 The run (a plan in a round) is the sample.  Nothing is scored here (``score`` does that), and no
 forecast goes beyond the last elapsed time of the training table.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from spotlib.forecast.models import (
     FEATURES,
     MODELS,
+    Fit,
+    Fitting,
+    Parts,
     Runs,
     Shares,
-    fitting,
     held_out,
-    target_folds,
-    time_blocks,
+    later_parts,
+    target_parts,
 )
 from spotlib.forecast.training import Floats
 from spotlib.model import Target
 
+CHOSEN = "chosen"  # for a model: the best on held-out runs
 FEWEST_RUNS = 6
+BAND = (0.05, 0.95)
+_RUNS_AT_ONCE = 4096  # bounds the memory of a table of distributions
 _MOST_CORRELATION = 0.999  # at 1 a beta-binomial is two points, and has no density
 
 
@@ -65,8 +70,12 @@ class Forecast:
 
     def quantile(self, level: float) -> NDArray[np.intp]:
         """Return the smallest count whose distribution function reaches ``level``, (times,)."""
-        reached = self.probabilities.cumsum(axis=1) >= level - 1e-12
-        return np.asarray(np.argmax(reached, axis=1))
+        return quantile(self.probabilities, level)
+
+    @property
+    def band(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The least and the most of the counts, (times,) each, that hold at least 90 %."""
+        return band(self.probabilities)
 
     def time_to(self, k: int, *, level: float = 0.5) -> float:
         """Return the first of ``times_s`` with ``k`` ready at probability ``level``, or inf."""
@@ -75,84 +84,105 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Forecaster:
-    """A fitted model, to be passed to ``forecast_ready``.
-
-    ``correlation[True]`` is the correlation within a run at each time for targets seen in
-    training, ``correlation[False]`` for new ones, whose share is less certain and whose count is
-    wider.
-    """
+class Fitted:
+    """A fitted model, and the correlation within a run about its shares, (times,)."""
 
     model: str
-    times_s: Floats
     shares: Shares
-    correlation: Mapping[bool, Floats]
+    correlation: Floats
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """Fitted models, to be passed to ``forecast_ready``.
+
+    ``fitted[True]`` is for targets seen in training and ``fitted[False]`` for new ones, whose
+    share is less certain and whose count is wider.
+    """
+
+    fitted: Mapping[bool, Fitted]
+    times_s: Floats
     targets: frozenset[str]
     runs: int
     simulated: bool
 
-    def distributions(self, features: pd.DataFrame) -> list[Floats]:
-        """Return the distribution of each run's count, (times, n + 1); one row per run."""
-        seen = features["target"].isin(self.targets)
-        return [
-            count_distribution(share, self.correlation_for(seen=bool(is_seen)), n=int(n))
-            for share, is_seen, n in zip(self.shares(features), seen, features["n"], strict=True)
-        ]
+    def distributions(self, features: pd.DataFrame) -> Iterator[tuple[NDArray[np.intp], Floats]]:
+        """Yield rows of ``features`` with equal n and their distributions, (rows, times, n + 1)."""
+        seen = features["target"].isin(self.targets).to_numpy()
+        for each in np.unique(seen):
+            rows = np.flatnonzero(seen == each)
+            fitted, some = self.fitted_for(seen=bool(each)), features.iloc[rows]
+            shares, n = fitted.shares(some), some["n"].to_numpy()
+            for within, chances in distributions(shares, fitted.correlation, n=n):
+                yield rows[within], chances
 
-    def correlation_for(self, *, seen: bool) -> Floats:
-        """Return the correlation for a target seen in training or for a new one, (times,).
+    def fitted_for(self, *, seen: bool) -> Fitted:
+        """Return the model for a target seen in training or for a new one.
 
         Raises
         ------
         ValueError
             If it is new and the training table has one target: how targets differ is unknown.
         """
-        if np.isnan(self.correlation[seen]).any():
+        if seen not in self.fitted:
             raise ValueError(
                 "the training table has one target only: no other target can be forecast"
             )
-        return self.correlation[seen]
+        return self.fitted[seen]
 
 
-def fit_forecaster(training: pd.DataFrame, *, model: str = "target x SPS") -> Forecaster:
-    """Fit one of ``MODELS`` to a training table.
+def fit_forecaster(
+    training: pd.DataFrame, *, model: str = CHOSEN, models: Mapping[str, Fitting] = MODELS
+) -> Forecaster:
+    """Fit one of ``models`` to a training table: by default the one that forecasts best.
 
-    The shrunken models are empirical Bayes (Efron and Morris, JASA 1975): the share of a group's
-    parent counts like a number of runs, which is chosen on held-out blocks of time.  The
-    regression is the discrete-time hazard model of Singer and Willett (J. Educ. Stat. 1993).
+    The best has the least CRPS on held-out runs.  For targets seen in training these are blocks
+    of time, each forecast from all earlier ones; for new ones, the targets of each fifth, forecast
+    from the others.  The correlation within a run is estimated from the same forecasts.  The
+    shrunken models are empirical Bayes (Efron and Morris, JASA 1975): the share of a group's
+    parent counts like a number of runs, which is chosen on the blocks of time.
 
     Raises
     ------
     ValueError
         If the model is unknown, or there are fewer than 6 runs.
     """
-    if model not in MODELS:
-        raise ValueError(f"model must be one of {MODELS}, got {model!r}")
+    if model not in (CHOSEN, *models):
+        raise ValueError(f"model must be one of {(CHOSEN, *models)}, got {model!r}")
     runs = Runs.of(training)
     if len(runs) < FEWEST_RUNS:
         raise ValueError(f"a forecast needs at least {FEWEST_RUNS} runs, got {len(runs)}")
-    fit = fitting(runs, model)
-    folds = {True: time_blocks(runs.features), False: target_folds(runs.features)}
+    kinds = {True: later_parts(runs.features), False: target_parts(runs.features)}
+    names = [model] if model in models else list(models)
+    fits = {name: models[name](runs) for name in names}
     return Forecaster(
-        model=model,
+        fitted={seen: _best(runs, fits, parts=parts) for seen, parts in kinds.items() if parts},
         times_s=runs.times_s,
-        shares=fit(runs),
-        correlation={seen: _held_out_correlation(runs, fit, folds=f) for seen, f in folds.items()},
         targets=frozenset(runs.features["target"]),
         runs=len(runs),
         simulated=bool(training["simulated"].iloc[0]),
     )
 
 
-def _held_out_correlation(
-    runs: Runs, fit: Callable[[Runs], Shares], *, folds: NDArray[np.intp]
-) -> Floats:
-    """Return the correlation seen in the errors on held-out runs; NaN if there is one fold only."""
-    if np.unique(folds).size < 2:
-        return np.full(runs.times_s.size, np.nan)
-    shares = held_out(runs, fit, folds=folds)
-    n = runs.features["n"].to_numpy()
-    return estimate_correlation(runs.ready, n, share=shares, weight=runs.weight)
+def _best(runs: Runs, fits: Mapping[str, Fit], *, parts: Parts) -> Fitted:
+    """Return the model with the least CRPS on the held-out runs of ``parts``; first of equals."""
+    few = runs.thinned()
+
+    def lost(name: str) -> float:
+        tested, shares = held_out(few, fits[name], parts=parts)
+        counts = distributions(shares, _correlation(tested, shares), n=tested.n)
+        return sum(
+            float((tested.weight[rows] * crps(chances, tested.ready[rows])).sum())
+            for rows, chances in counts
+        )
+
+    name = min(fits, key=lost) if len(fits) > 1 else next(iter(fits))
+    correlation = _correlation(*held_out(runs, fits[name], parts=parts))
+    return Fitted(name, fits[name](runs), correlation)
+
+
+def _correlation(tested: Runs, shares: Floats) -> Floats:
+    return estimate_correlation(tested.ready, tested.n, share=shares, weight=tested.weight)
 
 
 def forecast_ready(
@@ -174,8 +204,9 @@ def forecast_ready(
     n : int
         The instances requested in one call.
     features : mapping of str to float, optional
-        What is known before the request: any of ``sps``, ``if_score``, ``price_share``,
-        ``hour_utc`` and ``since_last_s``, in the units of the data dictionary.  A feature left
+        What is known before the request: any of ``sps``, ``t3``, ``if_score``,
+        ``price_share``, ``hour_utc``, ``since_last_s``, ``last_share``, ``last3_share`` and
+        ``last_run_s``, in the units of the data dictionary.  A feature left
         out is unknown.
     times_s : array_like, 1D, optional
         Seconds since the request, rising.  Default: the elapsed times of the training table.
@@ -226,7 +257,8 @@ def forecast_ready(
     asked_s = forecaster.times_s if times_s is None else np.atleast_1d(np.asarray(times_s, float))
     seen = str(target) in forecaster.targets
     at_s = np.union1d(forecaster.times_s, _require_within(asked_s, forecaster.times_s[-1]))
-    over_time = (forecaster.shares(row)[0], forecaster.correlation_for(seen=seen))
+    fitted = forecaster.fitted_for(seen=seen)
+    over_time = (fitted.shares(row)[0], fitted.correlation)
     share, correlation = (
         np.interp(at_s, [0.0, *forecaster.times_s], [0.0, *each]) for each in over_time
     )
@@ -236,29 +268,74 @@ def forecast_ready(
         n=n,
         times_s=asked_s,
         probabilities=probabilities[np.searchsorted(at_s, asked_s)],
-        model=forecaster.model,
+        model=fitted.model,
         runs=forecaster.runs,
         seen_target=seen,
         simulated=forecaster.simulated,
     )
 
 
-def count_distribution(share: Floats, correlation: Floats, *, n: int) -> Floats:
-    """Return beta-binomial probabilities of the counts 0 to n at each time, (times, n + 1).
+def distributions(
+    shares: Floats, correlation: Floats, *, n: NDArray[np.intp]
+) -> Iterator[tuple[NDArray[np.intp], Floats]]:
+    """Yield rows of equal n and their distributions, (rows, times, n + 1), some at a time.
 
-    ``share`` is the mean count over n, ``correlation`` that of two instances of a run, (times,)
-    each (Skellam, JRSS B 1948).  A ready count never falls.  Where a change of the correlation
-    alone would lower the probability of at least k, that probability keeps its value.
+    ``shares`` is (runs, times), ``correlation`` (times,) and ``n`` (runs,).
     """
-    mean = np.clip(share, 1e-9, 1.0 - 1e-9)[:, None]
+    for size in np.unique(n):
+        rows = np.flatnonzero(n == size)
+        for some in np.array_split(rows, -(-rows.size // _RUNS_AT_ONCE)):
+            yield some, count_distribution(shares[some], correlation, n=int(size))
+
+
+def count_distribution(share: Floats, correlation: Floats, *, n: int) -> Floats:
+    """Return beta-binomial probabilities of the counts 0 to n at each time, (..., times, n + 1).
+
+    ``share`` is the mean count over n, (..., times), ``correlation`` that of two instances of a
+    run, (times,) (Skellam, JRSS B 1948).  A ready count never falls.  Where a change of the
+    correlation alone would lower the probability of at least k, that probability keeps its value.
+    """
+    mean = np.clip(share, 1e-9, 1.0 - 1e-9)[..., None]
     spread = 1.0 / np.clip(correlation, 1e-4, _MOST_CORRELATION)[:, None] - 1.0
-    exactly = stats.betabinom.pmf(np.arange(n + 1), n, mean * spread, (1.0 - mean) * spread)
-    at_least = np.cumsum(exactly[:, ::-1], axis=1)[:, ::-1]
-    at_least = np.maximum.accumulate(at_least / at_least[:, :1], axis=0)
-    return np.asarray(-np.diff(at_least, axis=1, append=0.0))
+    below = np.arange(n)
+    ratio = (n - below) / (below + 1.0) * (mean * spread + below)
+    ratio /= (1.0 - mean) * spread + (n - 1.0 - below)  # of the probability of k + 1 to that of k
+    logs = np.cumsum(np.log(ratio), axis=-1)
+    exactly = np.exp(
+        np.pad(logs, [(0, 0)] * (logs.ndim - 1) + [(1, 0)])
+        - logs.max(axis=-1, keepdims=True, initial=0.0)
+    )
+    at_least = np.cumsum(exactly[..., ::-1], axis=-1)[..., ::-1]
+    at_least = np.maximum.accumulate(at_least / at_least[..., :1], axis=-2)
+    return np.asarray(-np.diff(at_least, axis=-1, append=0.0))
 
 
-def estimate_correlation(ready: Floats, n: Floats, *, share: Floats, weight: Floats) -> Floats:
+def quantile(probabilities: Floats, level: float) -> NDArray[np.intp]:
+    """Return the smallest count whose distribution function reaches ``level``, (..., times)."""
+    reached = probabilities.cumsum(axis=-1) >= level - 1e-12
+    return np.asarray(np.argmax(reached, axis=-1))
+
+
+def band(probabilities: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the lowest and highest count of the band: it holds 90 % or, as counts jump, more."""
+    low, high = (quantile(probabilities, level) for level in BAND)
+    return low, high
+
+
+def crps(probabilities: Floats, observed: ArrayLike) -> Floats:
+    """Return the continuous ranked probability score of N / n; 0 is best, 1 worst.
+
+    It is the integral of (F(x) - 1{x >= observed / n})^2 (Gneiting and Raftery, JASA 2007).  For
+    counts this is the mean over k < n of (P(N <= k) - 1{observed <= k})^2, and for n = 1 the
+    Brier score.  ``probabilities`` is (..., n + 1), ``observed`` is (...).
+    """
+    below = probabilities.cumsum(axis=-1)[..., :-1]
+    steps = np.arange(below.shape[-1]) >= np.asarray(observed)[..., None]
+    score: Floats = ((below - steps) ** 2).mean(axis=-1)
+    return score
+
+
+def estimate_correlation(ready: Floats, n: ArrayLike, *, share: Floats, weight: Floats) -> Floats:
     """Return the correlation within runs at each time, by moments, from 0 to 0.999: (times,).
 
     The excess of the squared errors over the binomial variance, divided by its largest possible

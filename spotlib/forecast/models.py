@@ -1,39 +1,45 @@
 """Models of the share of n that is ready over time, fitted to runs.
 
-Four baselines that any better model must beat: one share over time for all runs; one per target,
+Three baselines that any better model must beat: one share over time for all runs; one per target,
 shrunk toward the first; one per target and placement score, shrunk toward those of the target,
-of the score and of all runs; and a logistic regression of the hazard on all features.  The
-strength of shrinkage is chosen on held-out blocks of time.
+of the score and of all runs.  The fourth is a penalised logistic regression of the share on all
+features, own history among them, times one shape of time for all runs.
 
-``fitting`` returns a way to fit, and a fit returns a function from features to shares.  The
+A model is a ``Fitting``: from all runs it chooses how strongly to shrink, on runs later than those
+it learnt from, and returns how to fit; a fit returns a function from features to shares.  The
 scatter of counts about a share belongs to ``forecast``; nothing is scored here.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import optimize
+from scipy import optimize, sparse, special
 
 from spotlib.analyze.comparable import RUN
 from spotlib.figures import target_names
+from spotlib.forecast.history import HISTORY
 from spotlib.forecast.training import Floats
 
-MODELS = ("global", "target", "target x SPS", "hazard regression")
-FEATURES = ("sps", "if_score", "price_share", "hour_utc", "since_last_s")
-_FOLDS = 5
-_CATEGORIES = ["target", "sps", "step"]
-_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
+FEATURES = ("sps", "t3", "if_score", "price_share", "hour_utc", "since_last_s", *HISTORY)
+Levels = tuple[tuple[str, ...], ...]  # the columns that name the groups, from the outermost on
+Sums = tuple[Floats, Floats]
+_BLOCKS = 5
+_STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_TARGET_PENALTY = 3.0  # of a target's own effect, in runs of which half were ready, times four
+_LEVELS: dict[str, Levels] = {
     "global": (),
     "target": (("target",),),
     "target x SPS": (("sps",), ("target",), ("target", "sps")),
 }
 
 Shares = Callable[[pd.DataFrame], Floats]  # features of runs -> share ready, (runs, times)
+Fit = Callable[["Runs"], Shares]
+Fitting = Callable[["Runs"], Fit]
+Parts = Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]  # runs to learn from, runs to predict
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Runs:
         ordered = ordered[ordered["elapsed_s"].isin(times_s)]
         features = ordered.drop_duplicates(RUN).reset_index(drop=True)
         features = features.assign(target=target_names(features))
+        features = features.reindex(columns=[*RUN, "sent_at", "target", "n", *FEATURES])
         column = np.searchsorted(times_s, ordered["elapsed_s"])
         row = ordered.groupby(RUN, sort=False).ngroup().to_numpy()
         ready, weight = np.zeros((2, len(features), times_s.size))
@@ -77,166 +84,191 @@ class Runs:
             self, features=features, ready=self.ready[chosen], weight=self.weight[chosen]
         )
 
+    def thinned(self, times: int = 4) -> "Runs":
+        """Return the runs at a few of the times: enough to compare models, and much quicker."""
+        kept = np.unique(np.linspace(0, self.times_s.size - 1, times + 1).astype(np.intp)[1:])
+        return Runs(self.features, self.times_s[kept], self.ready[:, kept], self.weight[:, kept])
+
+    @property
+    def n(self) -> NDArray[np.intp]:
+        """The instances requested, (runs,)."""
+        return self.features["n"].to_numpy(np.intp)
+
     @property
     def share(self) -> Floats:
         """The share ready, (runs, times)."""
-        return np.asarray(self.ready / self.features[["n"]].to_numpy(float))
+        return np.asarray(self.ready / self.n[:, None])
 
 
 def time_blocks(features: pd.DataFrame) -> NDArray[np.intp]:
-    """Return a fold per run: five blocks of time of about equal size, rounds kept whole.
-
-    If there is one round only, there is no other time: a fold is then any fifth of the runs.
-    """
+    """Return a block per run: five blocks of time of about equal size, rounds kept whole."""
     order = features["sent_at"].rank(method="first").to_numpy()
-    blocks = pd.Series(np.floor((order - 1) * _FOLDS / len(features)).astype(np.intp))
+    blocks = pd.Series(np.floor((order - 1) * _BLOCKS / len(features)).astype(np.intp))
     rounds = features.groupby(["batch_id", "round"]).ngroup().to_numpy()
-    whole = np.asarray(blocks.groupby(rounds).transform("min"), dtype=np.intp)
-    return whole if np.ptp(whole) else np.arange(len(features), dtype=np.intp) % _FOLDS
+    return np.asarray(blocks.groupby(rounds).transform("min"), dtype=np.intp)
 
 
-def target_folds(features: pd.DataFrame) -> NDArray[np.intp]:
-    """Return a fold per run, with all runs of a target in the same fold."""
-    codes: NDArray[np.intp] = pd.factorize(features["target"])[0] % _FOLDS
-    return codes
+def later_parts(features: pd.DataFrame) -> Parts:
+    """Return, for each block of time but the first, the runs before it and its own.
 
-
-def fitting(runs: Runs, model: str) -> Callable[[Runs], Shares]:
-    """Return how to fit one of ``MODELS``; shrinkage is chosen here once, on all the runs."""
-    if model == "hazard regression":
-        return _fit_hazard
-    strengths: list[float] = []
-    for depth in range(len(_LEVELS[model])):
-        levels = _LEVELS[model][: depth + 1]
-        strengths.append(_best_strength(runs, levels, upper=strengths))
-    return lambda some: _fit_shrunken(some, _LEVELS[model], strengths=strengths)
-
-
-def _best_strength(
-    runs: Runs, levels: Sequence[tuple[str, ...]], *, upper: Sequence[float]
-) -> float:
-    """Return the weight of the parent, in runs, that predicts held-out blocks of time best.
-
-    ``upper`` holds the strengths of the levels above the last of ``levels``.
+    If there is one round only, no run is later than another: each fifth is then predicted from
+    the others.
     """
-    blocks = time_blocks(runs.features)
-
-    def squared_error(log_strength: float) -> float:
-        strengths = [*upper, float(np.exp(log_strength))]
-        fit = partial(_fit_shrunken, levels=levels, strengths=strengths)
-        shares = held_out(runs, fit, folds=blocks)
-        return float((runs.weight * (runs.share - shares) ** 2).sum())
-
-    found = optimize.minimize_scalar(
-        squared_error, bounds=(np.log(0.1), np.log(100.0)), method="bounded", options={"xatol": 0.2}
-    )
-    return float(np.exp(found.x))
+    blocks = time_blocks(features)
+    if np.ptp(blocks):
+        return [(blocks < each, blocks == each) for each in np.unique(blocks)[1:]]
+    return _each_from_the_others(np.arange(len(features)) % _BLOCKS)
 
 
-def held_out(runs: Runs, fit: Callable[[Runs], Shares], *, folds: NDArray[np.intp]) -> Floats:
-    """Return the share that a model fitted to the other folds predicts per run, (runs, times)."""
-    shares = np.empty_like(runs.ready)
-    for fold in np.unique(folds):
-        out = folds == fold
-        shares[out] = fit(runs.take(~out))(runs.features[out])
-    return shares
+def target_parts(features: pd.DataFrame) -> Parts:
+    """Return each fifth of the targets with the runs of all others; none if there is one target."""
+    return _each_from_the_others(pd.factorize(features["target"])[0] % _BLOCKS)
 
 
-def _fit_shrunken(
-    runs: Runs, levels: Sequence[tuple[str, ...]], *, strengths: Sequence[float]
-) -> Shares:
+def _each_from_the_others(codes: NDArray[np.intp]) -> Parts:
+    found = np.unique(codes)
+    return [(codes != each, codes == each) for each in found] if found.size > 1 else []
+
+
+def held_out(runs: Runs, fit: Fit, *, parts: Parts) -> tuple[Runs, Floats]:
+    """Return the runs that ``parts`` predict and the shares predicted for them, (runs, times)."""
+    shares, predicted = np.empty_like(runs.ready), np.zeros(len(runs), dtype=bool)
+    for known, other in parts:
+        shares[other] = fit(runs.take(known))(runs.features[other])
+        predicted |= other
+    return runs.take(predicted), shares[predicted]
+
+
+def _shrunken(runs: Runs, *, levels: Levels) -> Fit:
+    return partial(_fit_shrunken, levels=levels, strengths=_strengths(runs.thinned(), levels))
+
+
+def _strengths(runs: Runs, levels: Levels) -> list[float]:
+    """Return the weight of each level's parent, in runs, that predicts later runs best."""
+    parts = later_parts(runs.features)
+    groups = [_groups(runs.take(known), levels)(runs.features[later]) for known, later in parts]
+
+    def squared_error(strengths: Sequence[float]) -> float:
+        shares = [_shrink(found, strengths) for found in groups]
+        return sum(
+            float((runs.weight[later] * (runs.share[later] - share) ** 2).sum())
+            for (_, later), share in zip(parts, shares, strict=True)
+        )
+
+    chosen: list[float] = []
+    for _ in levels:  # with those above it
+        chosen.append(min(_STRENGTHS, key=lambda strength: squared_error([*chosen, strength])))
+    return chosen
+
+
+def _fit_shrunken(runs: Runs, levels: Levels, *, strengths: Sequence[float]) -> Shares:
     """Fit shares of nested groups, each shrunk toward its parent's; a new group takes that."""
-    ready = runs.weight * runs.share
-    root = (ready.sum(axis=0) + 0.5) / (runs.weight.sum(axis=0) + 1.0)  # never quite 0 or 1
-    sums = [_group_sums(runs, names, ready=ready) for names in levels]
-
-    def shares(features: pd.DataFrame) -> Floats:
-        share = np.broadcast_to(root, (len(features), root.size))
-        for names, strength, (groups, total, weight) in zip(levels, strengths, sums, strict=True):
-            row = groups.get_indexer(_keys(features, names))  # a new group: -1, the last row
-            share = (total[row] + strength * share) / (weight[row] + strength)
-        return np.asarray(np.maximum.accumulate(share, axis=1))
-
-    return shares
+    groups = _groups(runs, levels)
+    return lambda features: _shrink(groups(features), strengths)
 
 
-def _group_sums(
-    runs: Runs, names: tuple[str, ...], *, ready: Floats
-) -> tuple["pd.Index[str]", Floats, Floats]:
-    """Return the groups, their ready shares and weights, summed; a last row of zeros."""
-    keys = _keys(runs.features, names)
-    groups = keys.unique()
-    row = groups.get_indexer(keys)
-    total, weight = np.zeros((2, len(groups) + 1, ready.shape[1]))
-    np.add.at(total, row, ready)
-    np.add.at(weight, row, runs.weight)
-    return groups, total, weight
+def _shrink(found: Sequence[Sums], strengths: Sequence[float]) -> Floats:
+    total, weight = found[0]
+    share = (total + 0.5) / (weight + 1.0)  # never quite 0 or 1
+    for (total, weight), strength in zip(found[1:], strengths, strict=False):
+        share = (total + strength * share) / (weight + strength)
+    return np.asarray(np.maximum.accumulate(share, axis=1))
 
 
-def _keys(features: pd.DataFrame, names: Sequence[str]) -> "pd.Index[str]":
-    """Return the name of each run's group; an unknown score is a group of its own."""
-    columns = [features[name].tolist() for name in names]
-    return pd.Index(["|".join(map(str, key)) for key in zip(*columns, strict=True)])
+def _groups(runs: Runs, levels: Levels) -> Callable[[pd.DataFrame], list[Sums]]:
+    """Return a function from features to the sums of the groups they are in, outermost first.
 
-
-def _fit_hazard(runs: Runs) -> Shares:
-    """Fit a logistic regression of becoming ready in a step, given pending at its start.
-
-    Each run counts once.  A step in which no instance became ready has hazard 0 and is left out.
+    The sums are of ready shares and of weights, (runs, times); those of a new group are 0.
     """
-    before = np.pad(runs.ready, ((0, 0), (1, 0)))[:, :-1]
-    n = runs.features[["n"]].to_numpy(float)
-    became = runs.weight / n * np.maximum(runs.ready - before, 0.0)
-    stayed = runs.weight / n * (n - np.maximum(runs.ready, before))
-    steps = np.flatnonzero(became.any(axis=0))
-    weight = np.concatenate([became[:, steps].ravel(), stayed[:, steps].ravel()])
-    used = weight > 0
-    rows = _hazard_rows(runs.features, steps)
-    event = np.repeat([1, 0], len(rows))[used]
-    if np.unique(event).size < 2:  # none became ready, or all in one step
-        return _fit_shrunken(runs, (), strengths=())
-    model = _regression([name for name in rows.columns if name not in _CATEGORIES])
-    both = pd.concat([rows, rows], ignore_index=True)[used]
-    model.fit(both, event, logisticregression__sample_weight=weight[used])
+    both = np.concatenate([runs.weight * runs.share, runs.weight], axis=1)
+    tables = []
+    for names in levels:
+        row, groups = pd.factorize(_keys(runs.features, names))
+        sums = np.zeros((len(groups) + 1, both.shape[1]))
+        np.add.at(sums, row, both)
+        tables.append((names, groups, sums))
 
-    def shares(features: pd.DataFrame) -> Floats:
-        hazard = np.zeros((len(features), before.shape[1]))
-        chance = model.predict_proba(_hazard_rows(features, steps))[:, 1]
-        hazard[:, steps] = chance.reshape(len(features), -1)
-        return np.asarray(1.0 - np.cumprod(1.0 - hazard, axis=1))
+    def look_up(features: pd.DataFrame) -> list[Sums]:
+        all_runs = np.broadcast_to(both.sum(axis=0), (len(features), both.shape[1]))
+        found = [sums[groups.get_indexer(_keys(features, names))] for names, groups, sums in tables]
+        middle = runs.times_s.size
+        return [(each[:, :middle], each[:, middle:]) for each in (all_runs, *found)]
 
-    return shares
+    return look_up
 
 
-def _regression(numbers: Sequence[str]) -> Any:
-    # Slow to import.
-    from sklearn.compose import make_column_transformer  # noqa: PLC0415
-    from sklearn.impute import SimpleImputer  # noqa: PLC0415
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler  # noqa: PLC0415
-
-    # A new target or score, or a column without values, adds nothing to the prediction.
-    scaled = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
-    encoded = OneHotEncoder(handle_unknown="ignore")
-    columns = make_column_transformer((encoded, _CATEGORIES), (scaled, list(numbers)))
-    return make_pipeline(columns, LogisticRegression(C=10.0, max_iter=1000))
+def _keys(features: pd.DataFrame, names: Sequence[str]) -> "pd.Index[int]":
+    """Return a number for each run's group; an unknown score is a group of its own."""
+    columns = features[list(names)].astype({"sps": float} if "sps" in names else {})
+    return pd.Index(pd.util.hash_pandas_object(columns, index=False))
 
 
-def _hazard_rows(features: pd.DataFrame, steps: NDArray[np.intp]) -> pd.DataFrame:
-    """Return the regressors, one row per run and step."""
-    angle = 2.0 * np.pi * features["hour_utc"] / 24.0
-    regressors = pd.DataFrame(
+def _fit_regression(runs: Runs) -> Shares:
+    """Fit a logistic regression of the share at the last time, times a shape of time.
+
+    Each run counts once.  Regressors are standardised and penalised; each target has an effect of
+    its own, shrunk toward 0.  A fractional response (Papke and Wooldridge, J. Appl. Econom. 1996).
+    """
+    targets = pd.Index(runs.features["target"].unique())
+    numbers = regressors(runs.features)
+    mean, spread = numbers.mean(axis=0), numbers.std(axis=0)
+    spread[spread == 0] = np.inf  # what never varied in training explains nothing
+
+    def design(features: pd.DataFrame) -> sparse.csr_array:
+        one_hot = targets.get_indexer(features["target"])[:, None] == np.arange(len(targets))
+        scaled = (regressors(features) - mean) / spread
+        one = np.ones((len(features), 1))
+        return sparse.hstack([one, scaled, sparse.csr_array(one_hot)], format="csr")
+
+    share, weight = runs.share[:, -1], runs.weight[:, -1]
+    known = design(runs.features)
+    penalty = np.repeat([1e-3, 1.0, _TARGET_PENALTY], [1, mean.size, len(targets)])
+
+    def loss(effects: Floats) -> tuple[float, Floats]:
+        logit = known @ effects
+        lost = weight @ (np.logaddexp(0.0, logit) - share * logit)
+        slope = known.T @ (weight * (special.expit(logit) - share))
+        return lost + 0.5 * penalty @ effects**2, slope + penalty * effects
+
+    effects = optimize.minimize(loss, np.zeros(penalty.size), jac=True, method="L-BFGS-B").x
+    shape = _shape_of_time(runs)
+    return lambda features: special.expit(design(features) @ effects)[:, None] * shape
+
+
+def _shape_of_time(runs: Runs) -> Floats:
+    """Return the share ready over time of those ready at the end, (times,)."""
+    total = np.maximum.accumulate((runs.weight * runs.share).sum(axis=0) / len(runs))
+    return np.asarray(total / total[-1] if total[-1] > 0 else np.ones_like(total))
+
+
+def regressors(features: pd.DataFrame) -> Floats:
+    """Return what the regression uses of the features, (runs, regressors).
+
+    What is unknown has its own indicator, beside a value that is the same for all unknown ones.
+    """
+    known = features[[*FEATURES, "n"]].astype(float)
+    angle = 2.0 * np.pi * known["hour_utc"] / 24.0
+    age = np.log(known["last_run_s"])
+    numbers = pd.DataFrame(
         {
-            "target": features["target"].astype(str),
-            "sps": features["sps"].astype(object).map(str),
-            "log_n": np.log(features["n"].astype(float)),
-            "if_score": features["if_score"].astype(float),
-            "price_share": features["price_share"].astype(float),
+            "log_t3": np.log1p(known["t3"]),
+            "if_score": known["if_score"],
+            "price_share": known["price_share"],
+            "log_n": np.log(known["n"]),
             "hour_sine": np.sin(angle),
             "hour_cosine": np.cos(angle),
-            "log_since_last": np.log(features["since_last_s"].astype(float)),
+            "log_since_last": np.log(known["since_last_s"]),
+            "last": known["last_share"] - 0.5,
+            "last3": known["last3_share"] - 0.5,
+            "last_by_age": (known["last_share"] - 0.5) * age,
         }
     )
-    rows = regressors.loc[regressors.index.repeat(steps.size)].reset_index(drop=True)
-    return rows.assign(step=np.tile(steps, len(features)))
+    unknown = known[["sps", "t3", "if_score", "last_share"]].isna()
+    scores = known[["sps"]].to_numpy() >= np.arange(2, 11)  # a step from each score to the next
+    return np.hstack([scores, numbers.fillna(0.0).to_numpy(), unknown.to_numpy(float)])
+
+
+MODELS: dict[str, Fitting] = {
+    **{name: partial(_shrunken, levels=levels) for name, levels in _LEVELS.items()},
+    "regression": lambda _: _fit_regression,
+}

@@ -6,27 +6,27 @@ whole, either in the order of time with a gap or by target.  A split by row is r
 one run are nearly copies of each other, so such scores are optimistic.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.random import Generator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from spotlib.analyze.comparable import RUN
 from spotlib.figures import target_names
-from spotlib.forecast.forecast import Forecaster, fit_forecaster
-from spotlib.forecast.models import MODELS, Runs
+from spotlib.forecast.forecast import BAND, CHOSEN, Forecaster, band, crps, fit_forecaster
+from spotlib.forecast.models import MODELS, Fitting, Runs
 from spotlib.forecast.training import Floats
 
-_BAND = (0.05, 0.95)
 _LEVELS = (0.1, 0.5, 0.9)  # of the quantiles of the time to k
 _RESAMPLES = 2000
 _TARGET_PARTS = 5
-_SCORES = ("crps", "coverage", "pinball_half_s", "pinball_all_s")
+_SCORES = ("crps", "coverage_drawn", "coverage_randomised", "pinball_half_s", "pinball_all_s")
 _TABLE = [
-    *("model", "crps", "gain", "gain_low", "gain_high", "coverage", "coverage_open"),
+    *("model", "crps", "gain", "gain_low", "gain_high"),
+    *("coverage_drawn", "coverage_randomised", "coverage_open"),
     *("pinball_half_s", "pinball_all_s", "runs"),
 ]
 
@@ -53,9 +53,9 @@ def score_forecasts(
     *,
     rng: Generator,
     split: str = "time",
-    models: Sequence[str] = MODELS,
+    models: Mapping[str, Fitting] = MODELS,
 ) -> Scores:
-    """Fit each model to some of the runs and score it on the others.
+    """Fit each model, and the one chosen by default, to some runs and score it on the others.
 
     ``split="time"`` trains on the first 70 % of the runs and scores those after a gap
     (``split_by_time``).  Runs of a target at neighbouring times are alike, so the interval is
@@ -65,8 +65,11 @@ def score_forecasts(
     The table has these columns per model.  ``crps`` is in shares of n, averaged over time, then
     over runs; times after a run was last watched are covered by the censoring weights.  ``gain``
     is 1 - crps / crps of ``global``; its 95 % interval ``gain_low`` to ``gain_high`` resamples
-    whole runs (whole targets if ``split="target"``).  ``coverage`` is that of the 90 % band,
-    ``coverage_open`` the same at times at which no count had a probability of 95 % or more.
+    whole runs (whole targets if ``split="target"``).  ``coverage_drawn`` is how often the count
+    lay in the band that is drawn, which holds at least 90 %: a count has steps.
+    ``coverage_randomised`` counts the steps at its ends in part, so that it is 90 % if the
+    forecast is calibrated; ``coverage_open`` is the same at times at which no count had a
+    probability of 95 % or more.
     ``pinball_half_s`` and ``pinball_all_s`` are the pinball losses of the time to half and to all
     of n.
 
@@ -78,7 +81,7 @@ def score_forecasts(
     parts = list(_parts(training, split, rng=rng))
     scored = [_score_part(learn, test, models=models, rng=rng) for learn, test in parts]
     runs = pd.concat([each for each, _ in scored], ignore_index=True)
-    pit = {name: np.concatenate([values[name] for _, values in scored]) for name in models}
+    pit = {name: np.concatenate([values[name] for _, values in scored]) for name in _names(models)}
     unit = "target" if split == "target" else "run"
     by_model = runs.groupby("model", sort=False)
     table = by_model[[*_SCORES]].mean()
@@ -88,34 +91,25 @@ def score_forecasts(
     return Scores(table.sort_values("crps", ignore_index=True)[_TABLE], runs, pit, split, unit)
 
 
-def crps(probabilities: Floats, observed: NDArray[np.int64]) -> Floats:
-    """Return the continuous ranked probability score of N / n, one per row; 0 is best, 1 worst.
-
-    It is the integral of (F(x) - 1{x >= observed / n})^2 (Gneiting and Raftery, JASA 2007).  For
-    counts this is the mean over k < n of (P(N <= k) - 1{observed <= k})^2, and for n = 1 the
-    Brier score.  ``probabilities`` is (rows, n + 1), ``observed`` is (rows,).
-    """
-    below = probabilities.cumsum(axis=1)[:, :-1]
-    steps = np.arange(below.shape[1]) >= np.asarray(observed)[:, None]
-    score: Floats = ((below - steps) ** 2).mean(axis=1)
-    return score
-
-
 def randomised_pit(probabilities: Floats, observed: NDArray[np.int64], *, rng: Generator) -> Floats:
-    """Return P(N < observed) + U P(N = observed), one per row: uniform if calibrated.
+    """Return P(N < observed) + U P(N = observed): uniform if calibrated.
+
+    ``probabilities`` is (..., n + 1), ``observed`` is (...).
 
     U is uniform; a count has steps, so without U no forecast would be uniform (Czado, Gneiting
     and Held, Biometrics 2009).
     """
-    row = np.arange(len(probabilities))
-    at = probabilities[row, observed]
-    below = probabilities.cumsum(axis=1)[row, observed] - at
-    return np.clip(below + rng.uniform(size=row.size) * at, 0.0, 1.0)
+    at, reached = (
+        np.take_along_axis(each, observed[..., None], axis=-1)[..., 0]
+        for each in (probabilities, probabilities.cumsum(axis=-1))
+    )
+    return np.asarray(np.clip(reached - rng.uniform(size=at.shape) * at, 0.0, 1.0))
 
 
-def pinball_loss(quantile: float, observed: float, *, level: float) -> float:
+def pinball_loss(quantile: ArrayLike, observed: ArrayLike, *, level: float) -> Floats:
     """Return (observed - q) * (level - 1{observed < q}), least at the true quantile."""
-    return (observed - quantile) * (level - (observed < quantile))
+    over = np.asarray(observed, float) - np.asarray(quantile, float)
+    return np.asarray(over * (level - (over < 0)))
 
 
 def split_by_time(
@@ -171,62 +165,67 @@ def _parts(
         raise ValueError(f"split must be time or target, never rows of a run, got {split!r}")
 
 
+def _names(models: Mapping[str, Fitting]) -> list[str]:
+    """Return the models to score: each of them, and the choice among them."""
+    return [*models, CHOSEN] if len(models) > 1 else list(models)
+
+
 def _score_part(
-    learn: pd.DataFrame, test: pd.DataFrame, *, models: Sequence[str], rng: Generator
+    learn: pd.DataFrame, test: pd.DataFrame, *, models: Mapping[str, Fitting], rng: Generator
 ) -> tuple[pd.DataFrame, dict[str, Floats]]:
-    rows: list[dict[str, object]] = []
+    tables: list[pd.DataFrame] = []
     pits: dict[str, Floats] = {}
-    for name in models:
-        fitted = fit_forecaster(learn, model=name)
+    for name in _names(models):
+        fitted = fit_forecaster(learn, model=name, models=models)
         found = list(_score_runs(fitted, Runs.of(test, times_s=fitted.times_s), rng=rng))
-        rows += [{"model": name, **scores} for scores, _ in found]
+        tables += [scores.assign(model=name) for scores, _ in found]
         pits[name] = np.concatenate([pit for _, pit in found])
-    return pd.DataFrame(rows), pits
+    return pd.concat(tables), pits
 
 
 def _score_runs(
     fitted: Forecaster, tested: Runs, *, rng: Generator
-) -> Iterator[tuple[dict[str, object], Floats]]:
-    """Yield the scores and PIT values of each run, over the times at which it was observed."""
-    for row, probabilities in enumerate(fitted.distributions(tested.features)):
-        weight = tested.weight[row]
+) -> Iterator[tuple[pd.DataFrame, Floats]]:
+    """Yield the scores of some runs and their PIT values, over the times they were observed."""
+    for rows, probabilities in fitted.distributions(tested.features):
+        weight, n = tested.weight[rows], probabilities.shape[-1] - 1
         observed = weight > 0
-        ready = tested.ready[row][observed].astype(np.int64)
-        forecast = probabilities[observed]
-        pit = randomised_pit(forecast, ready, rng=rng)
-        covered = (pit >= _BAND[0]) & (pit <= _BAND[1])
-        is_open = forecast.max(axis=1) < _BAND[1]
-        run = tested.features.iloc[row].to_dict()
-        n = int(run["n"])
-        scores = {
-            **{name: run[name] for name in (*RUN, "target")},
-            "crps": (weight[observed] * crps(forecast, ready)).sum() / weight.size,
-            "coverage": covered.mean(),
-            "covered_open": int(covered[is_open].sum()),
-            "cells_open": int(is_open.sum()),
-            "pinball_half_s": _time_loss(probabilities, tested, row=row, k=-(-n // 2)),
-            "pinball_all_s": _time_loss(probabilities, tested, row=row, k=n),
-        }
-        yield scores, pit
+        times = observed.sum(axis=1)
+        ready = tested.ready[rows].astype(np.int64)
+        pit = randomised_pit(probabilities, ready, rng=rng)
+        low, high = band(probabilities)
+        drawn = observed & (low <= ready) & (ready <= high)
+        covered = observed & (pit >= BAND[0]) & (pit <= BAND[1])
+        is_open = observed & (probabilities.max(axis=-1) < BAND[1])
+        scores = tested.features.iloc[rows][[*RUN, "target"]].assign(
+            crps=(crps(probabilities, ready) * weight).mean(axis=1),
+            coverage_drawn=drawn.sum(axis=1) / times,
+            coverage_randomised=covered.sum(axis=1) / times,
+            covered_open=(covered & is_open).sum(axis=1),
+            cells_open=is_open.sum(axis=1),
+            pinball_half_s=_time_losses(probabilities, tested, rows=rows, k=-(-n // 2)),
+            pinball_all_s=_time_losses(probabilities, tested, rows=rows, k=n),
+        )
+        yield scores, pit[observed]
 
 
-def _time_loss(probabilities: Floats, tested: Runs, *, row: int, k: int) -> float:
-    """Return the mean pinball loss of the time to ``k``; times are cut at the horizon."""
-    times_s = tested.times_s
-    reached = (tested.ready[row] >= k) & (tested.weight[row] > 0)
-    if not reached.any() and tested.weight[row][-1] == 0:
-        return float("nan")  # the watching ended before k were ready
+def _time_losses(probabilities: Floats, tested: Runs, *, rows: NDArray[np.intp], k: int) -> Floats:
+    """Return each run's mean pinball loss of the time to ``k``; times are cut at the horizon."""
+    times_s, weight = tested.times_s, tested.weight[rows]
+    reached = (tested.ready[rows] >= k) & (weight > 0)
     observed_s = _first_s(times_s, reached)
-    at_least = probabilities[:, k:].sum(axis=1)
+    at_least = probabilities[..., k:].sum(axis=-1)
     losses = [
         pinball_loss(_first_s(times_s, at_least >= level), observed_s, level=level)
         for level in _LEVELS
     ]
-    return float(np.mean(losses))
+    unknown = ~reached.any(axis=1) & (weight[:, -1] == 0)  # watching ended before k were ready
+    return np.where(unknown, np.nan, np.mean(losses, axis=0))
 
 
-def _first_s(times_s: Floats, reached: NDArray[np.bool_]) -> float:
-    return float(times_s[np.argmax(reached)] if reached.any() else times_s[-1])
+def _first_s(times_s: Floats, reached: NDArray[np.bool_]) -> Floats:
+    first: Floats = np.where(reached.any(axis=1), times_s[np.argmax(reached, axis=1)], times_s[-1])
+    return first
 
 
 def _gains(runs: pd.DataFrame, *, unit: str, rng: Generator) -> pd.DataFrame:

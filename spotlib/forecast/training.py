@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from spotlib.analyze.comparable import COMPETING, RUN, SAME_VARIABLE, ended_by_ec2, why_not
+from spotlib.forecast.history import add_history
 from spotlib.model import Stage
 
 Floats = NDArray[np.float64]
@@ -30,6 +31,7 @@ class Column:
 
 
 _UNKNOWN = "NaN where it was not known before the request"
+_NO_RUN = "NaN if none had ended before this round began"
 _RUN_COLUMNS = (
     Column("simulated", "boolean", "whether the run happened in the sandbox, not in EC2"),
     Column("world", "name", "the sandbox's world that a simulated run belongs to", "empty if real"),
@@ -63,6 +65,9 @@ _RUN_COLUMNS = (
     Column("if_score", "score", "3.0 few interruptions ... 1.0 many (SpotLake's IF)", _UNKNOWN),
     Column("if_at", "UTC time", "when the interruption score was taken", "empty with if_score"),
     Column("since_last_s", "s", "since our own last launch there", "NaN if none is recorded"),
+    Column("last_share", "ratio", "how the target's last run ended: at the stage / n", _NO_RUN),
+    Column("last3_share", "ratio", "the mean of that over its last three runs", _NO_RUN),
+    Column("last_run_s", "s", "since its last run was sent", _NO_RUN),
 )
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "training": (
@@ -139,7 +144,7 @@ def request_table(launches: pd.DataFrame, *, stage: Stage = Stage.READY) -> pd.D
     table["lower_s"] = table[f"{stage.label}_after_s"].where(shown, waited_s)
     table["upper_s"] = table[f"{stage.label}_by_s"].fillna(np.inf)
     table["cause"] = table["outcome"].fillna("unfinished").mask(shown, stage.label)
-    return table[names_of("requests")].reset_index(drop=True)
+    return add_history(table)[names_of("requests")].reset_index(drop=True)
 
 
 def training_table(

@@ -24,21 +24,25 @@ from spotlib.forecast.forecast import (
     forecast_ready,
 )
 from spotlib.forecast.models import MODELS, Runs, time_blocks
-from spotlib.forecast.training import training_table
+from spotlib.forecast.training import request_table, training_table
 from spotlib.model import Target
 
 NANO = Target("t3.nano", "sa-east-1")
 ELSEWHERE = Target("t3.nano", "eu-west-1")
 
 
-def two_targets(*, rounds=12):
+def two_targets_launches(*, rounds=12):
     """One target is always ready, the other fails whole in two rounds of three."""
     good = [run_rows([200.0, 220.0], number=i) for i in range(rounds)]
     bad = [
         run_rows([INF, INF] if i % 3 else [200.0, 230.0], number=i, plan=1, region="eu-west-1")
         for i in range(rounds)
     ]
-    return training_table(table_of(*good, *bad))
+    return table_of(*good, *bad)
+
+
+def two_targets():
+    return training_table(two_targets_launches())
 
 
 @settings(max_examples=60, deadline=None)
@@ -128,10 +132,10 @@ def test_more_requests_help_little_where_they_fail_together():
 
 
 def test_decisions_say_what_to_request_of_each_target():
-    training = two_targets()
-    forecaster = fit_forecaster(training, model="target")
-    table = decisions(forecaster, training).set_index("target")
-    forecasts = {str(each.target): each for each in forecast_targets(forecaster, training)}
+    requests = request_table(two_targets_launches())
+    forecaster = fit_forecaster(two_targets(), model="target")
+    table = decisions(forecaster, requests).set_index("target")
+    forecasts = {str(each.target): each for each in forecast_targets(forecaster, requests)}
 
     assert table.index.tolist() == list(forecasts) == [str(ELSEWHERE), str(NANO)]
     assert (table["by_s"] == 570.0).all()
@@ -155,7 +159,7 @@ def test_an_integer_score_is_the_score():
 
 
 def test_one_moment_and_a_whole_grid_agree():
-    forecaster = fit_forecaster(two_targets())
+    forecaster = fit_forecaster(two_targets(), model="target")
     whole = forecast_ready(forecaster, NANO, n=4)
     one = forecast_ready(forecaster, NANO, n=4, times_s=[210.0])
 
