@@ -128,14 +128,19 @@ def simulate(
     poll_s: float = 3.0,
     timeout_s: float = 600.0,
     lost: float = 0.05,
+    moment: float | None = None,
     target: str = "t3.nano in sa-east-1",
 ) -> pd.DataFrame:
-    """A study as the table of launches that the estimators read."""
+    """A study as the table of launches that the estimators read.
+
+    ``moment`` is when within a poll the state is read: 0 its start, 1 its end, None anywhere.
+    """
     times_s = truth.draw(runs=runs, count=count, rng=rng)
     seen = []
     for lives in times_s:
         polls = draw_polls(poll_s=poll_s, timeout_s=timeout_s, lost=lost, rng=rng)
-        seen.append(watch(lives, polls, rng.uniform(*polls.T)))
+        part = rng.random(len(polls)) if moment is None else moment
+        seen.append(watch(lives, polls, polls[:, 0] + part * (polls[:, 1] - polls[:, 0])))
     columns = {name: np.concatenate([each[name] for each in seen]) for name in seen[0]}
     number = np.repeat(np.arange(runs), count)
     batch = "20240901T000000Z-abcdef"

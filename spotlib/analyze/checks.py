@@ -27,6 +27,7 @@ _SHARED_ROUNDS = 0.8
 _ALWAYS_FIRST = 5  # rounds, after which the same target first each time is no accident
 _FEWEST_DAYS = 3.0
 _DAY_S = 86_400.0
+_MATTERS = 0.02  # of the shortest median
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def self_check(
             _our_own(data),
             _effective_size(distributions),
             _wide_brackets(distributions),
+            _moment_of_reading(data, distributions),
         ),
     ]
     rows = [{"check": each.name, "warns": each.warns, "found": each.found} for each in checks]
@@ -205,6 +207,20 @@ def _wide_brackets(distributions: Mapping[str, LaunchTimes]) -> Check:
     words = f"brackets are wider than the interquartile range in {targets}"
     why = f", where the shape of the curve is unknown: {', '.join(wide)}" if wide else ""
     return Check("polls too far apart", bool(wide), words + why)
+
+
+def _moment_of_reading(data: Comparable, distributions: Mapping[str, LaunchTimes]) -> Check:
+    """How much it matters when within a call EC2 reads the state that it answers with."""
+    answered = data.polls[data.polls["error"].isna()]
+    answered = answered.drop_duplicates(["batch_id", "round", "region", "poll"])
+    half_s = float((answered["answered_s"] - answered["asked_s"]).mean()) / 2
+    medians_s = [_reached(each.curve.quantile(0.5)) for each in distributions.values()]
+    least_s = float(np.nanmin([*medians_s, np.inf]))
+    words = (
+        f"times assume that EC2 reads the state half-way through a poll; if at its start or end, "
+        f"they are {half_s:.2f} s too long or too short"
+    )
+    return Check("moment of reading", half_s > _MATTERS * least_s, words)
 
 
 def stale_medians(distributions: Mapping[str, LaunchTimes]) -> pd.DataFrame:

@@ -124,13 +124,11 @@ def _ratio(first: _Half, second: _Half, *, runs: int, level: float) -> Estimate:
     low = _over(np.minimum(first.resampled_s, first.known_s), second.resampled_s)
     high = _over(first.resampled_s, np.minimum(second.resampled_s, second.known_s))
     ends = [run_level_interval(here, each, runs=runs, level=level) for each in (low, high)]
-    low_end, high_end = ends[0].low, ends[1].high
-    return Estimate(
-        here,
-        low_end if low_end > 0 else np.nan,
-        high_end if high_end > 0 else np.nan,
-        ends[0].why,
-    )
+    low_end = ends[0].low if ends[0].low > 0 else np.nan
+    high_end = ends[1].high if ends[1].high > 0 else np.nan
+    if np.isnan(low_end) and np.isinf(high_end):  # no bound at all
+        high_end = np.nan
+    return Estimate(here, low_end, high_end, ends[0].why)
 
 
 def _difference(first: Estimate, second: Estimate) -> Estimate:

@@ -234,7 +234,7 @@ def association_figure(table: pd.DataFrame, outcome: str, *, simulated: bool) ->
         ax.plot(row["rho"], y, "o", color="black", markersize=8)
     ax.axvline(0.0, color="0.3", linewidth=1, linestyle="--")
     ax.set_yticks(range(len(shown)), shown["feature"].tolist())
-    ax.set(xlim=(-1, 1), ylim=(len(shown) - 0.5, -0.5))
+    ax.set(xlim=(-1, 1), ylim=(max(len(shown), 1) - 0.5, -0.5))
     ax.set_xlabel(f"rank correlation with {outcome} over targets")
     return figure
 

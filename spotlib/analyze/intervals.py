@@ -105,41 +105,62 @@ def share_limits(
 ) -> tuple[Floats, Floats]:
     """The Wilson limits of shares at their effective sample size; NaN below 6 runs.
 
-    ``resampled`` has shape (resamples, shares).  The effective sample size follows from the
-    design effect, the between-run variance over the binomial one (Korn and Graubard, Survey
-    Methodology 1998), with Student's t, and is at most ``requests``.  If all resamples agree (20
-    of 20 ready) it is the number of runs, because such a sample is not certainty.
+    ``resampled`` has shape (resamples, shares).
     """
-    if _too_few(runs):
-        return np.full_like(shares, np.nan), np.full_like(shares, np.nan)
-    z, t = stats.norm.ppf(0.5 + level / 2), stats.t.ppf(0.5 + level / 2, runs - 1)
-    variance = resampled.var(axis=0) * runs / (runs - 1)
-    agree = variance <= 1e-12
-    size = shares * (1 - shares) / np.where(agree, 1.0, variance)
-    size = np.where(agree, runs, size).clip(1.0, requests) * (z / t) ** 2
+    size = _effective_size(shares, resampled, runs=runs, requests=requests, level=level)
+    z = stats.norm.ppf(0.5 + level / 2)
     middle = (shares + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z * np.sqrt(shares * (1 - shares) / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
-    unknown = np.where(np.isnan(shares) | np.isnan(resampled).any(axis=0), np.nan, 0.0)
-    return (middle - half).clip(min=0.0) + unknown, (middle + half).clip(max=1.0) + unknown
+    return (middle - half).clip(min=0.0), (middle + half).clip(max=1.0)
+
+
+def _effective_size(
+    shares: Floats, resampled: Floats, *, runs: int, requests: int, level: float
+) -> Floats:
+    """How many independent requests are as sure of each share; NaN below 6 runs.
+
+    It follows from the design effect, the between-run variance over the binomial one (Korn and
+    Graubard, Survey Methodology 1998), with Student's t, and is at most ``requests``.  If all
+    resamples agree (20 of 20 ready) it is the number of runs, because such a sample is not
+    certainty.
+    """
+    if _too_few(runs):
+        return np.full_like(shares, np.nan)
+    variance = resampled.var(axis=0) * runs / (runs - 1)
+    agree = variance <= 1e-12
+    size = np.where(agree, runs, shares * (1 - shares) / np.where(agree, 1.0, variance))
+    ends = 0.5 + level / 2
+    factor = stats.norm.ppf(ends) / stats.t.ppf(ends, runs - 1)
+    effective: Floats = size.clip(1.0, requests) * factor**2
+    return effective
 
 
 def whole_curve_limits(
     shares: Floats, resampled: Floats, *, runs: int, requests: int, level: float = 0.95
 ) -> tuple[Floats, Floats]:
-    """Limits between which the whole curve lies, at all times at once, with this probability.
+    """Limits between which the whole curve lies, at all places at once, with this probability.
 
-    They are the limits of ``share_limits`` at a higher level: that at which a normal number is as
-    rare as the largest standardised deviation of a resampled curve from the curve, on the scale
-    of arcsin(sqrt(share)), where shares vary alike.  ``shares`` never fall along the curve, so a
-    lower limit holds at all later places, and an upper limit at all earlier ones.
+    They are exact binomial limits (Clopper and Pearson, Biometrika 1934) at the effective sample
+    size and a higher level: that at which a normal number is as rare as the largest standardised
+    deviation of a resampled curve, on the scale of arcsin(sqrt(share)), where shares vary alike.
+    A share never falls, so a lower limit holds at all later places and an upper one at all
+    earlier ones.  NaN below 6 runs.
     """
     scaled = [np.arcsin(np.sqrt(each.clip(0.0, 1.0))) for each in (shares, resampled)]
     error = scaled[1].std(axis=0)
-    varies = (error > 1e-6) & (shares * runs >= 1) & ((1 - shares) * runs >= 1)
+    # With less than a run on one side the resamples show too little of the spread between runs:
+    # there the effective size is at most that of the nearest place where they do.
+    varies = (error > 1e-6) & (np.minimum(shares, 1 - shares) * runs >= 1)
     largest = (np.abs(scaled[1] - scaled[0])[:, varies] / error[varies]).max(axis=1, initial=0.0)
     beyond = max(float(np.quantile(largest, level)), float(stats.norm.ppf(0.5 + level / 2)))
-    wider = 2 * float(stats.norm.cdf(beyond)) - 1
-    low, high = share_limits(shares, resampled, runs=runs, requests=requests, level=wider)
+    tail = float(stats.norm.sf(beyond))
+    size = _effective_size(shares, resampled, runs=runs, requests=requests, level=1 - 2 * tail)
+    if varies.any():
+        first, last = np.flatnonzero(varies)[[0, -1]]
+        size = np.minimum(size, size[np.arange(len(size)).clip(first, last)])
+    count = shares * size
+    low = np.where(count > 0, stats.beta.ppf(tail, count, size - count + 1), 0.0)
+    high = np.where(count < size, stats.beta.isf(tail, count + 1, size - count), 1.0)
     return np.maximum.accumulate(low), np.minimum.accumulate(high[::-1])[::-1]
 
 

@@ -188,9 +188,10 @@ class _Brackets:
         size = len(pieces)
         first = np.searchsorted(pieces, self.first)
         last = np.searchsorted(pieces, self.last, side="right") - 1
-        ends = np.bincount(first * size + last, weight / chance**2, size**2)
+        ends = np.zeros((size, size))
+        np.add.at(ends, (first, last), weight / chance**2)
         # A bracket holds both of two pieces if it begins before the lower and ends after the upper.
-        half = np.cumsum(np.cumsum(ends.reshape(size, size), axis=0)[:, ::-1], axis=1)[:, ::-1]
+        half = np.cumsum(np.cumsum(ends, axis=0)[:, ::-1], axis=1)[:, ::-1]
         both: Floats = np.triu(half) + np.triu(half, 1).T
         return both
 
