@@ -209,7 +209,7 @@ def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
     ratios.xaxis.set_major_locator(AutoLocator() if within_decade else LogLocator(subs=(1, 2, 5)))
     ratios.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     ratios.minorticks_off()
-    differences.set_xlim(-1.05, 1.05)
+    differences.set(xlim=(-1.05, 1.05), xticks=(-1.0, -0.5, 0.0, 0.5, 1.0))
     for ax, same, words in (
         (ratios, 1.0, "ratio of medians"),
         (differences, 0.0, "difference of shares"),
