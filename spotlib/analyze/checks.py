@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from spotlib.analyze.comparable import NOT_THE_MARKET
-from spotlib.analyze.compare import EXCHANGES, holm
+from spotlib.analyze.compare import holm
 from spotlib.analyze.intervals import FEWEST_RUNS
 from spotlib.analyze.launch_times import LaunchTimes, round_of
 from spotlib.analyze.load import Comparable
@@ -32,6 +32,8 @@ _ALWAYS_FIRST = 5  # rounds, after which the same target first each time is no a
 _FEWEST_DAYS = 3.0
 _DAY_S = 86_400.0
 _SIGNIFICANT = 0.05
+_EXCHANGES = 4096  # of days between releases: all there are, or random ones
+_MATTERS = 0.02  # of the shortest median
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def self_check(
             _prices(data),
             _effective_size(distributions),
             _wide_brackets(distributions),
+            _moment_of_reading(data, distributions),
         ),
     ]
     rows = [{"check": each.name, "warns": each.warns, "found": each.found} for each in checks]
@@ -217,7 +220,7 @@ def release_p_value(daily: Sequence[Floats]) -> float:
         lambda *groups, axis: sum(each.shape[axis] * each.mean(axis=axis) ** 2 for each in groups),
         permutation_type="independent",
         alternative="greater",
-        n_resamples=EXCHANGES,
+        n_resamples=_EXCHANGES,
         vectorized=True,
         rng=np.random.default_rng(1),  # the same data have the same p-value
     )
@@ -289,6 +292,20 @@ def _wide_brackets(distributions: Mapping[str, LaunchTimes]) -> Check:
     words = f"brackets are wider than the interquartile range in {targets}"
     why = f", where the shape of the curve is unknown: {', '.join(wide)}" if wide else ""
     return Check("polls too far apart", bool(wide), words + why)
+
+
+def _moment_of_reading(data: Comparable, distributions: Mapping[str, LaunchTimes]) -> Check:
+    """How much it matters when within a call EC2 reads the state that it answers with."""
+    answered = data.polls[data.polls["error"].isna()]
+    answered = answered.drop_duplicates(["batch_id", "round", "region", "poll"])
+    half_s = float((answered["answered_s"] - answered["asked_s"]).mean()) / 2
+    medians_s = [_reached(each.curve.quantile(0.5)) for each in distributions.values()]
+    least_s = float(np.nanmin([*medians_s, np.inf]))
+    words = (
+        f"times assume that EC2 reads the state half-way through a poll; if at its start or end, "
+        f"they are {half_s:.2f} s too long or too short"
+    )
+    return Check("moment of reading", half_s > _MATTERS * least_s, words)
 
 
 def stale_medians(distributions: Mapping[str, LaunchTimes]) -> pd.DataFrame:

@@ -66,7 +66,7 @@ def studentized(
     resampled: Floats,
     *,
     scores: Floats,
-    draws: NDArray[np.int64],
+    draws: NDArray[np.integer],
     level: float = 0.95,
 ) -> Estimate:
     """The bootstrap-t interval of a mean over runs.
@@ -91,23 +91,77 @@ def studentized(
 def share_interval(
     value: float, resampled: Floats, *, runs: int, requests: int, level: float = 0.95
 ) -> Estimate:
-    """The Wilson interval of a share at its effective sample size.
-
-    The effective sample size follows from the design effect, the between-run variance over the
-    binomial one (Korn and Graubard, Survey Methodology 1998), with Student's t, and is at most
-    ``requests``.  If all resamples agree (20 of 20 ready) it is the number of runs, because such a
-    sample is not certainty.
-    """
+    """The interval of one share (see ``share_limits``)."""
     why = _too_few(runs)
-    if why or np.isnan(value) or np.isnan(resampled).any():
-        return Estimate(value, np.nan, np.nan, why or "not every resample has a value")
-    variance = float(resampled.var()) * runs / (runs - 1)
-    size = value * (1 - value) / variance if variance > 1e-12 else float(runs)
-    z, t = stats.norm.ppf(0.5 + level / 2), stats.t.ppf(0.5 + level / 2, runs - 1)
-    size = float(np.clip(size, 1.0, requests)) * (z / t) ** 2
-    middle = (value + z**2 / (2 * size)) / (1 + z**2 / size)
-    half = z * np.sqrt(value * (1 - value) / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
-    return Estimate(value, max(float(middle - half), 0.0), min(float(middle + half), 1.0))
+    if not why and (np.isnan(value) or np.isnan(resampled).any()):
+        why = "not every resample has a value"
+    shares, again = np.array([value]), resampled[:, None]
+    [low], [high] = share_limits(shares, again, runs=runs, requests=requests, level=level)
+    return Estimate(value, float(low), float(high), why)
+
+
+def share_limits(
+    shares: Floats, resampled: Floats, *, runs: int, requests: int, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """The Wilson limits of shares at their effective sample size; NaN below 6 runs.
+
+    ``resampled`` has shape (resamples, shares).
+    """
+    size = _effective_size(shares, resampled, runs=runs, requests=requests, level=level)
+    z = stats.norm.ppf(0.5 + level / 2)
+    middle = (shares + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z * np.sqrt(shares * (1 - shares) / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
+    return (middle - half).clip(min=0.0), (middle + half).clip(max=1.0)
+
+
+def _effective_size(
+    shares: Floats, resampled: Floats, *, runs: int, requests: int, level: float
+) -> Floats:
+    """How many independent requests are as sure of each share; NaN below 6 runs.
+
+    It follows from the design effect, the between-run variance over the binomial one (Korn and
+    Graubard, Survey Methodology 1998), with Student's t, and is at most ``requests``.  If all
+    resamples agree (20 of 20 ready) it is the number of runs, because such a sample is not
+    certainty.
+    """
+    if _too_few(runs):
+        return np.full_like(shares, np.nan)
+    variance = resampled.var(axis=0) * runs / (runs - 1)
+    agree = variance <= 1e-12
+    size = np.where(agree, runs, shares * (1 - shares) / np.where(agree, 1.0, variance))
+    ends = 0.5 + level / 2
+    factor = stats.norm.ppf(ends) / stats.t.ppf(ends, runs - 1)
+    effective: Floats = size.clip(1.0, requests) * factor**2
+    return effective
+
+
+def whole_curve_limits(
+    shares: Floats, resampled: Floats, *, runs: int, requests: int, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Limits between which the whole curve lies, at all places at once, with this probability.
+
+    They are exact binomial limits (Clopper and Pearson, Biometrika 1934) at the effective sample
+    size and a higher level: that at which a normal number is as rare as the largest standardised
+    deviation of a resampled curve, on the scale of arcsin(sqrt(share)), where shares vary alike.
+    A share never falls, so a lower limit holds at all later places and an upper one at all
+    earlier ones.  NaN below 6 runs.
+    """
+    scaled = [np.arcsin(np.sqrt(each.clip(0.0, 1.0))) for each in (shares, resampled)]
+    error = scaled[1].std(axis=0)
+    # With less than a run on one side the resamples show too little of the spread between runs:
+    # there the effective size is at most that of the nearest place where they do.
+    varies = (error > 1e-6) & (np.minimum(shares, 1 - shares) * runs >= 1)
+    largest = (np.abs(scaled[1] - scaled[0])[:, varies] / error[varies]).max(axis=1, initial=0.0)
+    beyond = max(float(np.quantile(largest, level)), float(stats.norm.ppf(0.5 + level / 2)))
+    tail = float(stats.norm.sf(beyond))
+    size = _effective_size(shares, resampled, runs=runs, requests=requests, level=1 - 2 * tail)
+    if varies.any():
+        first, last = np.flatnonzero(varies)[[0, -1]]
+        size = np.minimum(size, size[np.arange(len(size)).clip(first, last)])
+    count = shares * size
+    low = np.where(count > 0, stats.beta.ppf(tail, count, size - count + 1), 0.0)
+    high = np.where(count < size, stats.beta.isf(tail, count + 1, size - count), 1.0)
+    return np.maximum.accumulate(low), np.minimum.accumulate(high[::-1])[::-1]
 
 
 def _too_few(runs: int) -> str:

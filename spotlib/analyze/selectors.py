@@ -51,16 +51,20 @@ def target_outcomes(distributions: Mapping[str, LaunchTimes], *, horizon_s: floa
         name: {
             "share": each.share_ready(horizon_s).value,
             "median_s": each.quantile(0.5).value,
-            "spread_s": _spread_s(each.run_means_s(horizon_s)),
+            "spread_s": _spread_s(each.run_means_s(horizon_s), horizon_s=horizon_s),
         }
         for name, each in distributions.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")
 
 
-def _spread_s(scores: Floats) -> float:
-    """The standard deviation between runs (divisor n - 1); NaN for a single run."""
-    return float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan
+def _spread_s(scores: Floats, *, horizon_s: float) -> float:
+    """The standard deviation between runs (divisor n - 1).
+
+    NaN for a single run, and if nothing was ready by the horizon: no time was seen that could vary.
+    """
+    seen = len(scores) > 1 and scores.min() < horizon_s
+    return float(np.std(scores, ddof=1)) if seen else np.nan
 
 
 def associations(features: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
