@@ -12,7 +12,7 @@ from spotlib.analyze.comparable import name_runs, other_variable, why_not
 from spotlib.figures import foreign_mark
 from spotlib.model import Stage
 from spotlib.record.folder import Paths
-from spotlib.record.tables import load_polls, load_readable
+from spotlib.record.tables import load_readable
 
 _LEFT_OUT = ["batch_id", "target", "requests", "why"]
 
@@ -99,10 +99,11 @@ def load_comparable(paths: Paths, *, targets: str = "") -> Comparable:
             raise ValueError(f"no request is left to analyze: each {why.iloc[0]}")
     launches = _chosen(launches, targets)
     kept = set(launches["batch_id"])
-    polls = name_runs(load_polls([found.logs[each] for each in sorted(kept)]))
+    runs = name_runs(found.polled.runs)["run"]
+    polled = found.polled.of(runs.isin(set(launches["run"])))
     return Comparable(
         launches=launches.reset_index(drop=True),
-        polls=polls[polls["run"].isin(set(launches["run"]))].reset_index(drop=True),
+        polls=name_runs(polled.table()),
         batches=found.batches[found.batches["batch_id"].isin(kept)].reset_index(drop=True),
         left_out=pd.concat(left_out, ignore_index=True),
         wanted=Stage[launches["wanted"].iloc[0].upper()],
