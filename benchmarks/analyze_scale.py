@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pandas as pd
+from joblib.externals.loky import get_reusable_executor
 
 from spotlib.model import Outcome, Stage
 from spotlib.record.events import (
@@ -49,129 +50,192 @@ BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 def write_logs(folder: Path, *, requests: int, targets: int) -> int:
     """A campaign of hourly calls of 5 in batches of 24 rounds; return the bytes written."""
-    rng, encode = np.random.default_rng(1), msgspec.json.Encoder(enc_hook=lambda number: number.item()).encode
+    encode = msgspec.json.Encoder(enc_hook=lambda number: number.item()).encode
     types = [f"{family}.{size}" for size in SIZES for family in FAMILIES]
     names = [(each, region) for each in types for region in REGIONS][:targets]
-    pace = rng.lognormal(0.0, 0.4, len(names))  # of a target
     rounds, size = requests // (COUNT * len(names)), 0
     for first in range(0, rounds, ROUNDS):
-        started_at = BEGAN + timedelta(seconds=first * EVERY_S)
-        batch_id = f"{started_at:%Y%m%dT%H%M%SZ}-{first:06x}"
-        events = _batch(batch_id, started_at, min(ROUNDS, rounds - first), names, pace, rng)
+        batch = Batch(BEGAN + timedelta(seconds=first * EVERY_S), names, first)
         lines = [
             encode(msgspec.structs.replace(event, line=number))
-            for number, event in enumerate(events, 1)
+            for number, event in enumerate(batch.events(min(ROUNDS, rounds - first)), 1)
         ]
-        size += (folder / f"{batch_id}.jsonl").write_bytes(b"\n".join([*lines, b""]))
+        size += (folder / f"{batch.batch_id}.jsonl").write_bytes(b"\n".join([*lines, b""]))
     return size
 
 
-def _batch(
-    batch_id: str,
-    started_at: datetime,
-    rounds: int,
-    names: list[tuple[str, str]],
-    pace: np.ndarray,
-    rng: np.random.Generator,
-) -> Iterator[Event]:
-    phase_s = float(rng.uniform(0, POLL_S))
-    yield BatchEvent(
-        schema=2,
-        batch_id=batch_id,
-        simulated=True,
-        world=f"w-{batch_id}",
-        world_seed=None,
-        endpoint="sandbox",
-        market="tight",
-        url=None,
-        started_at=started_at,
-        rounds=rounds,
-        every_s=EVERY_S,
-        poll_s=POLL_S,
-        phase_s=phase_s,
-        seed=1,
-        settle_s=30.0,
-        notes={},
-        account="123456789012",
-        arn=None,
-        profile=None,
-        expected_usd=1.0,
-        bound_usd=2.0,
-        warnings=(),
-        host=Host(name="here", pid=1, spotlib="0", python="3", boto3="1"),
-    )
-    for number in range(rounds):
-        yield from _round(number, started_at, phase_s, names, pace, rng)
-    yield CleanEvent(
-        confirmed=True, open_requests={}, live_instances={}, errors={}, at_s=rounds * EVERY_S
-    )
+class Batch:
+    """The events of one batch; targets have the same pace in each."""
 
+    def __init__(self, started_at: datetime, names: list[tuple[str, str]], seed: int) -> None:
+        self.batch_id = f"{started_at:%Y%m%dT%H%M%SZ}-{seed:06x}"
+        self.started_at, self.names = started_at, names
+        self.pace = np.random.default_rng(1).lognormal(0.0, 0.4, len(names))
+        self.rng = np.random.default_rng(seed + 2)
+        self.phase_s = float(self.rng.uniform(0, POLL_S))
 
-def _round(
-    number: int,
-    started_at: datetime,
-    phase_s: float,
-    names: list[tuple[str, str]],
-    pace: np.ndarray,
-    rng: np.random.Generator,
-) -> Iterator[Event]:
-    """Every call of a round, then the polls and what they showed, region by region."""
-    sent_s = number * EVERY_S + np.arange(len(names)) * 0.3
-    ids = [
-        [f"sir-{started_at:%y%m%d}{number:02d}{plan:03d}{each}" for each in range(COUNT)]
-        for plan in range(len(names))
-    ]
-    for plan, (name, region) in enumerate(names):
-        at = started_at + timedelta(seconds=float(sent_s[plan]))
-        features = Features(
-            price_usd=round(float(rng.uniform(0.01, 0.2)), 4),
-            price_at=at,
-            price_source="spot price history",
-            price_changed_at=at - timedelta(hours=3),
-            on_demand_usd=0.4,
-            sps=int(rng.integers(1, 4)),
-            sps_at=at,
-            sps_source=f"placement score for {COUNT}",
-            if_source="not known",
-            since_last_s=EVERY_S if number else None,
+    def events(self, rounds: int) -> Iterator[Event]:
+        """The first line, the rounds, the confirmed end."""
+        yield self._first(rounds)
+        for number in range(rounds):
+            yield from self._round(number)
+        yield CleanEvent(
+            confirmed=True, open_requests={}, live_instances={}, errors={}, at_s=rounds * EVERY_S
         )
-        yield IntentEvent(
-            round=number,
-            plan=plan,
-            at_s=sent_s[plan],
-            at=at,
-            instance_type=name,
-            region=region,
-            availability_zone_id=None,
-            placement="region",
-            method="request_spot_instances",
-            wanted="ready",
-            n=COUNT,
-            timeout_s=TIMEOUT_S,
-            max_price_usd=None,
-            image=f"ami-{REGIONS.index(region):017x}",
-            image_name="al2023-ami-2023.12-kernel-6.18-x86_64",
-            vcpus=2,
-            valid_until=at,
-            shutdown_after_min=15,
-            features=features,
-            request={"InstanceCount": COUNT, "Type": "one-time"},
+
+    def _first(self, rounds: int) -> BatchEvent:
+        return BatchEvent(
+            schema=2,
+            batch_id=self.batch_id,
+            simulated=True,
+            world=f"w-{self.batch_id}",
+            world_seed=None,
+            endpoint="sandbox",
+            market="tight",
+            url=None,
+            started_at=self.started_at,
+            rounds=rounds,
+            every_s=EVERY_S,
+            poll_s=POLL_S,
+            phase_s=self.phase_s,
+            seed=1,
+            settle_s=30.0,
+            notes={},
+            account="123456789012",
+            arn=None,
+            profile=None,
+            expected_usd=1.0,
+            bound_usd=2.0,
+            warnings=(),
+            host=Host(name="here", pid=1, spotlib="0", python="3", boto3="1"),
         )
-        yield RequestedEvent(
-            round=number,
-            plan=plan,
-            at=at,
-            asked_s=sent_s[plan],
-            answered_s=sent_s[plan] + 0.8,
-            attempts=(),
-            request_ids=tuple(ids[plan]),
-            server_date=None,
-        )
-    for region in dict.fromkeys(region for _, region in names):
-        plans = [plan for plan, (_, place) in enumerate(names) if place == region]
-        times_s = sent_s[plans, None, None] + _times_s(pace[plans], rng)
-        due_s = sent_s[plans].max() + phase_s + 1.0 + np.arange(0, TIMEOUT_S, POLL_S)
-        yield from _polls(number, region, plans, ids, due_s, sent_s, times_s, started_at, rng)
+
+    def _round(self, number: int) -> Iterator[Event]:
+        """Every call of a round, then the polls and what they showed, region by region."""
+        names, rng, started_at = self.names, self.rng, self.started_at
+        sent_s = number * EVERY_S + np.arange(len(names)) * 0.3
+        ids = [
+            [f"sir-{started_at:%y%m%d}{number:02d}{plan:03d}{each}" for each in range(COUNT)]
+            for plan in range(len(names))
+        ]
+        for plan, (name, region) in enumerate(names):
+            at = started_at + timedelta(seconds=float(sent_s[plan]))
+            features = Features(
+                price_usd=round(float(rng.uniform(0.01, 0.2)), 4),
+                price_at=at,
+                price_source="spot price history",
+                price_changed_at=at - timedelta(hours=3),
+                on_demand_usd=0.4,
+                sps=int(rng.integers(1, 4)),
+                sps_at=at,
+                sps_source=f"placement score for {COUNT}",
+                if_source="not known",
+                since_last_s=EVERY_S if number else None,
+            )
+            yield IntentEvent(
+                round=number,
+                plan=plan,
+                at_s=sent_s[plan],
+                at=at,
+                instance_type=name,
+                region=region,
+                availability_zone_id=None,
+                placement="region",
+                method="request_spot_instances",
+                wanted="ready",
+                n=COUNT,
+                timeout_s=TIMEOUT_S,
+                max_price_usd=None,
+                image=f"ami-{REGIONS.index(region):017x}",
+                image_name="al2023-ami-2023.12-kernel-6.18-x86_64",
+                vcpus=2,
+                valid_until=at,
+                shutdown_after_min=15,
+                features=features,
+                request={"InstanceCount": COUNT, "Type": "one-time"},
+            )
+            yield RequestedEvent(
+                round=number,
+                plan=plan,
+                at=at,
+                asked_s=sent_s[plan],
+                answered_s=sent_s[plan] + 0.8,
+                attempts=(),
+                request_ids=tuple(ids[plan]),
+                server_date=None,
+            )
+        for region in dict.fromkeys(region for _, region in names):
+            plans = [plan for plan, (_, place) in enumerate(names) if place == region]
+            calls = {plan: (float(sent_s[plan]), ids[plan]) for plan in plans}
+            yield from self._polls(number, region, calls)
+
+    def _polls(
+        self, number: int, region: str, calls: dict[int, tuple[float, list[str]]]
+    ) -> Iterator[Event]:
+        """The polls of a region while a request of it is waited for; 2 % of them are skipped."""
+        rng, started_at, plans = self.rng, self.started_at, list(calls)
+        sent_s = np.array([call_s for call_s, _ in calls.values()])
+        times_s = sent_s[:, None, None] + _times_s(self.pace[plans], rng)
+        due_s = sent_s.max() + self.phase_s + 1.0 + np.arange(0, TIMEOUT_S, POLL_S)
+        numbers = np.flatnonzero(rng.random(len(due_s)) > 0.02)
+        due_s = due_s[numbers]
+        asked_s, answered_s = due_s + 0.01, due_s + rng.lognormal(-1.4, 0.3, len(due_s)) + 0.02
+        first = np.searchsorted(asked_s, times_s)  # the poll that shows each stage
+        last = np.minimum(first[:, :, -1].max(axis=1), len(due_s) - 1)  # of each plan
+        shown = (first[..., None] <= np.arange(len(due_s))).sum(axis=1)  # (plans, stages, polls)
+        ends = {tick: [] for tick in range(len(due_s))}
+        for row, request, step in np.ndindex(first.shape):
+            if first[row, request, step] < len(due_s):
+                ends[int(first[row, request, step])].append((row, request, step))
+        for row, request in np.argwhere(first[..., -1] == len(due_s)):
+            ends[len(due_s) - 1].append((row, request, None))
+        for tick in range(int(last.max()) + 1):
+            at = started_at + timedelta(seconds=float(due_s[tick]))
+            yield PollEvent(
+                round=number,
+                number=int(numbers[tick]),
+                region=region,
+                due_s=due_s[tick],
+                asked_s=asked_s[tick],
+                answered_s=answered_s[tick],
+                at=at,
+                server_date=f"{at:%a, %d %b %Y %H:%M:%S} GMT",
+                calls=2,
+                plans={
+                    plan: _seen(shown[row, :, tick])
+                    for row, plan in enumerate(plans)
+                    if tick <= last[row]
+                },
+                error=None,
+                seen={},
+            )
+            for row, request, step in ends[tick]:
+                plan, request_id = plans[row], calls[plans[row]][1][request]
+                about = {"round": number, "plan": plan, "request_id": request_id}
+                about["instance_id"] = (
+                    request_id.replace("sir-", "i-0000") if step is not None else None
+                )
+                about["status_code"] = "fulfilled" if step is not None else "capacity-not-available"
+                if step is not None:
+                    yield StageEvent(
+                        **about,
+                        stage=STAGES[step].label,
+                        after_s=asked_s[tick - 1] if tick else sent_s[row],
+                        by_s=answered_s[tick],
+                        availability_zone_id="use1-az4",
+                        created_at=started_at + timedelta(seconds=int(sent_s[row])),
+                        status_updated_at=at.replace(microsecond=0),
+                        launched_at=at.replace(microsecond=0),
+                    )
+                if step in (None, 2):
+                    yield OutcomeEvent(
+                        **about,
+                        outcome=Outcome.TIMED_OUT if step is None else Outcome.READY,
+                        status_message="Your Spot request is fulfilled." if step else None,
+                        instance_state="running" if step else None,
+                        instance_reason=None,
+                        watched_s=asked_s[tick],
+                    )
 
 
 def _times_s(pace: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -181,77 +245,6 @@ def _times_s(pace: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     times_s = np.cumsum(waits_s * np.array([8.0, 12.0, 100.0])[:, None, None], axis=0)
     never = rng.random((len(pace), COUNT)) < rng.choice([0.0, 0.5], (len(pace), 1), p=[0.9, 0.1])
     return np.where(never, np.inf, times_s).transpose(1, 2, 0)
-
-
-def _polls(
-    number: int,
-    region: str,
-    plans: list[int],
-    ids: list[list[str]],
-    due_s: np.ndarray,
-    sent_s: np.ndarray,
-    times_s: np.ndarray,
-    started_at: datetime,
-    rng: np.random.Generator,
-) -> Iterator[Event]:
-    """The polls of a region while a request of it is waited for; 2 % of them are skipped."""
-    numbers = np.flatnonzero(rng.random(len(due_s)) > 0.02)
-    due_s = due_s[numbers]
-    asked_s, answered_s = due_s + 0.01, due_s + rng.lognormal(-1.4, 0.3, len(due_s)) + 0.02
-    first = np.searchsorted(asked_s, times_s)  # the poll that shows each stage
-    last = np.minimum(first[:, :, -1].max(axis=1), len(due_s) - 1)  # of each plan
-    shown = (first[..., None] <= np.arange(len(due_s))).sum(axis=1)  # (plans, stages, polls)
-    ends = {tick: [] for tick in range(len(due_s))}
-    for row, request, step in np.ndindex(first.shape):
-        if first[row, request, step] < len(due_s):
-            ends[int(first[row, request, step])].append((row, request, step))
-    for row, request in np.argwhere(first[..., -1] == len(due_s)):
-        ends[len(due_s) - 1].append((row, request, None))
-    for tick in range(int(last.max()) + 1):
-        at = started_at + timedelta(seconds=float(due_s[tick]))
-        yield PollEvent(
-            round=number,
-            number=int(numbers[tick]),
-            region=region,
-            due_s=due_s[tick],
-            asked_s=asked_s[tick],
-            answered_s=answered_s[tick],
-            at=at,
-            server_date=f"{at:%a, %d %b %Y %H:%M:%S} GMT",
-            calls=2,
-            plans={
-                plan: _seen(shown[row, :, tick])
-                for row, plan in enumerate(plans)
-                if tick <= last[row]
-            },
-            error=None,
-            seen={},
-        )
-        for row, request, step in ends[tick]:
-            plan, request_id = plans[row], ids[plans[row]][request]
-            about = {"round": number, "plan": plan, "request_id": request_id}
-            about["instance_id"] = request_id.replace("sir-", "i-0000") if step is not None else None
-            about["status_code"] = "fulfilled" if step is not None else "capacity-not-available"
-            if step is not None:
-                yield StageEvent(
-                    **about,
-                    stage=STAGES[step].label,
-                    after_s=asked_s[tick - 1] if tick else sent_s[plan],
-                    by_s=answered_s[tick],
-                    availability_zone_id="use1-az4",
-                    created_at=started_at + timedelta(seconds=int(sent_s[plan])),
-                    status_updated_at=at.replace(microsecond=0),
-                    launched_at=at.replace(microsecond=0),
-                )
-            if step in (None, 2):
-                yield OutcomeEvent(
-                    **about,
-                    outcome=Outcome.TIMED_OUT if step is None else Outcome.READY,
-                    status_message="Your Spot request is fulfilled." if step else None,
-                    instance_state="running" if step else None,
-                    instance_reason=None,
-                    watched_s=asked_s[tick],
-                )
 
 
 def _seen(shown: np.ndarray) -> StageCounts:
@@ -265,10 +258,13 @@ def _seen(shown: np.ndarray) -> StageCounts:
 
 
 def run_notebook(results: Path) -> None:
-    """Run the cells of 03 in this process; print JSON: seconds per section, peak memory."""
+    """Run the cells of 03 in this process; print JSON: seconds per section, peak memory.
+
+    Seconds are by the clock, and of processor time of all processes.
+    """
     os.environ["MPLBACKEND"] = "Agg"
     names: dict[str, object] = {}
-    seconds: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {}
     section = "start"
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         source = "".join(cell["source"])
@@ -276,10 +272,12 @@ def run_notebook(results: Path) -> None:
             titles = [line[3:] for line in source.splitlines() if line.startswith("## ")]
             section = titles[0] if titles else section
             continue
-        began_s = time.perf_counter()
+        began = [time.perf_counter(), _cpu_s()]
         with contextlib.redirect_stdout(io.StringIO()):
-            exec(compile(source, section, "exec"), names)  # noqa: S102 - our own notebook
-        seconds[section] = seconds.get(section, 0.0) + time.perf_counter() - began_s
+            exec(compile(source, section, "exec"), names)
+        get_reusable_executor().shutdown(wait=True)  # only then are its seconds counted
+        took = np.array([time.perf_counter(), _cpu_s()]) - began
+        seconds[section] = (np.array(seconds.get(section, [0.0, 0.0])) + took).tolist()
         if "results: str" in source:
             names["results"] = str(results)
         names["display"] = _render
@@ -288,6 +286,11 @@ def run_notebook(results: Path) -> None:
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     ]
     print(json.dumps({"seconds": seconds, "peak_mb": peaks[0], "largest_child_mb": peaks[1]}))
+
+
+def _cpu_s() -> float:
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def _render(*shown: object) -> None:
@@ -302,16 +305,14 @@ def measure(requests: int, targets: int) -> dict[str, object]:
         logs = Path(folder) / "launches"
         logs.mkdir()
         size = write_logs(logs, requests=requests, targets=targets)
-        began_s = time.perf_counter()
         command = [sys.executable, __file__, "--notebook", folder]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         found = json.loads(done.stdout.splitlines()[-1])
-        whole_s = time.perf_counter() - began_s
-        return {"requests": requests, "logs_mb": size / 1e6, "whole_s": whole_s, **found}
+        return {"logs_mb": size / 1e6, **found}
 
 
 def main() -> None:
-    """Print one row per section, one column per size."""
+    """Print one row per section, two columns per size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=160_000)
     parser.add_argument("--targets", type=int, default=8)
@@ -322,15 +323,19 @@ def main() -> None:
         run_notebook(given.notebook)
         return
     sizes = [given.requests // part for part in ((1,) if given.once else (16, 4, 1))]
-    found = [measure(each, given.targets) for each in sizes]
-    table = pd.DataFrame({each["requests"]: each.pop("seconds") for each in found})
-    table.loc["whole process"] = [each["whole_s"] for each in found]
-    for name in ("logs_mb", "peak_mb", "largest_child_mb"):
-        table.loc[name] = [each[name] for each in found]
+    table = pd.DataFrame()
+    for requests in sizes:
+        found = measure(requests, given.targets)
+        seconds = pd.DataFrame(found["seconds"], index=["s", "CPU s"]).T
+        seconds.loc["all"] = seconds.sum()
+        for name in ("logs_mb", "peak_mb", "largest_child_mb"):
+            seconds.loc[name] = found[name]
+        table = pd.concat([table, seconds.add_prefix(f"{requests:,} ")], axis=1)
+        print(table.round(1).to_string(), flush=True)
     if len(sizes) > 1:  # 1 is in proportion to the requests
-        growth = np.log(table.iloc[:, -1] / table.iloc[:, -2]) / np.log(sizes[-1] / sizes[-2])
-        table["growth"] = growth
-    print(table.round(2).to_string())
+        growth = np.log(table.iloc[:, -1] / table.iloc[:, -3]) / np.log(sizes[-1] / sizes[-2])
+        print(f"CPU seconds grow with the requests to the power of {growth['all']:.2f}, ", end="")
+        print(f"peak memory of {growth['peak_mb']:.2f}")
 
 
 if __name__ == "__main__":

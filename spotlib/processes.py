@@ -49,7 +49,8 @@ def _in_processes(work: Callable[[Job], Done], jobs: Sequence[Job]) -> Iterator[
     finished = 0
     try:
         with closing(parallel(joblib.delayed(work)(job) for job in jobs)) as results:
-            for finished, result in enumerate(results, 1):
+            for result in results:
+                finished += 1
                 yield result
     except (OSError, BrokenExecutor):  # no process can start, or one was killed
         yield from map(work, jobs[finished:])

@@ -112,7 +112,8 @@ def load_comparable(
     for rule in (why_not, other_variable):
         why = rule(launches)
         left_out.append(_left_out(launches, why))
-        launches = launches[why == ""]
+        if (why != "").any():  # else a copy of all would be made for nothing
+            launches = launches[why == ""]
         if launches.empty:
             raise ValueError(f"no request is left to analyze: each {why.iloc[0]}")
     launches = _chosen(launches, targets)

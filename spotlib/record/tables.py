@@ -197,7 +197,10 @@ class Polled:
         """The polls of all parts."""
         counts, polls, runs = [], 0, 0
         for part in parts:
-            places = {"of_poll": part.counts["of_poll"] + polls, "of_run": part.counts["of_run"] + runs}
+            places = {
+                "of_poll": part.counts["of_poll"] + polls,
+                "of_run": part.counts["of_run"] + runs,
+            }
             counts.append(part.counts.assign(**places))
             polls, runs = polls + len(part.polls), runs + len(part.runs)
         return cls(
@@ -211,7 +214,7 @@ class Polled:
         return replace(self, counts=self.counts[kept.to_numpy()[self.counts["of_run"]]])
 
     def made(self) -> pd.DataFrame:
-        """One row per poll of a region: ``batch_id``, ``round``, ``region``, ``poll``, ``error``."""
+        """One row per poll: ``batch_id``, ``round``, ``region``, ``poll``, ``error``."""
         first = self.counts.drop_duplicates("of_poll")
         run = self.runs[["batch_id", "round", "region"]].take(first["of_run"].to_numpy())
         poll = self.polls[["poll", "error"]].take(first["of_poll"].to_numpy())
