@@ -40,7 +40,7 @@ def coverage(
         alone = launches.assign(run=launches.index.astype(str))
         row = {}
         for name, table in (("run", launches), ("instance", alone)):
-            distributions = launch_times(table, Stage.READY, rng=rng, resamples=resamples)
+            distributions = launch_times(table, Stage.READY, resamples=resamples)
             [times] = distributions.values()
             found = (times.quantile(), times.restricted_mean(HORIZON_S), times.share_ready(TIME_S))
             for (what, true), estimate in zip(truths.items(), found, strict=True):

@@ -1,21 +1,18 @@
-"""Studies with a known truth: times drawn directly, watched through the loop's own bracket rule.
+"""Studies with a known truth: times drawn directly, watched as the loop watches.
 
-Every poll that is not lost goes through ``spotlib.model.advance`` as in a real batch: 3 s apart
-from a random phase, each taking its own time.  The instances of a run share its luck.
+Polls are 3 s apart from a random phase, each taking its own time, and show the state of a moment
+within it.  The brackets are those of ``spotlib.model.advance``; a test holds them to it.  The
+instances of a run share its luck.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import integrate, stats
+from scipy import integrate, optimize, special, stats
 
-from spotlib.model import Outcome, Sighting, Stage, Track, advance, conclude
-
-WAITING = Sighting(status_code="pending-evaluation")
-SHOWN = Sighting(
-    instance_id="i-1", instance_state="running", checks={"instance": "ok", "system": "ok"}
-)
+from spotlib.model import Outcome
 
 
 @dataclass(frozen=True)
@@ -43,17 +40,61 @@ class Truth:
         share = integrate.quad(self.share_by, 1e-9, horizon_s, limit=200)[0]
         return horizon_s - float(share)
 
+    def draw(self, *, runs: int, count: int, rng: np.random.Generator) -> np.ndarray:
+        """True times, (runs, count); infinity for the never ready."""
+        level = self.between * rng.standard_normal((runs, 1))
+        own = self.within * rng.standard_normal((runs, count))
+        times_s = self.median_s * np.exp(level + own)
+        if self.never:
+            apart = (1 - self.never_alike) / self.never_alike
+            shares = rng.beta(self.never * apart, (1 - self.never) * apart, (runs, 1))
+            times_s[rng.random((runs, count)) < shares] = np.inf
+        return times_s
 
-def draw_times(truth: Truth, *, runs: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """True times, (runs, count); infinity for the never ready."""
-    level = truth.between * rng.standard_normal((runs, 1))
-    own = truth.within * rng.standard_normal((runs, count))
-    times_s = truth.median_s * np.exp(level + own)
-    if truth.never:
-        apart = (1 - truth.never_alike) / truth.never_alike
-        shares = rng.beta(truth.never * apart, (1 - truth.never) * apart, (runs, 1))
-        times_s[rng.random((runs, count)) < shares] = np.inf
-    return times_s
+
+@dataclass(frozen=True)
+class HeavyTail:
+    """Four fifths lognormal times, one fifth of a Pareto tail, and a share never ready.
+
+    Not the sandbox's law.  ``alike`` is the correlation within a run, of the normal scores of the
+    times and of those of being never ready.  The tail has no variance.
+    """
+
+    median_s: float = 60.0
+    alike: float = 0.3
+    never: float = 0.1
+    tail: float = 0.2
+    sigma: float = 0.4
+    shape: float = 1.2
+
+    def share_by(self, time_s: Any) -> Any:
+        """The share ready by each time."""
+        relative = np.asarray(time_s) / self.median_s
+        body = special.ndtr(np.log(relative) / self.sigma)
+        beyond = 1 - np.maximum(relative, 1.0) ** -self.shape
+        return (1 - self.never) * ((1 - self.tail) * body + self.tail * beyond)
+
+    def quantile(self, share: float) -> float:
+        """The time by which a share of the requested is ready."""
+        return float(optimize.brentq(lambda s: self.share_by(s) - share, 1e-3, 1e9))
+
+    def restricted_mean_s(self, horizon_s: float) -> float:
+        """The mean of min(time, horizon)."""
+        share = integrate.quad(self.share_by, 1e-9, horizon_s, limit=200, points=[self.median_s])
+        return horizon_s - float(share[0])
+
+    def draw(self, *, runs: int, count: int, rng: np.random.Generator) -> np.ndarray:
+        """True times, (runs, count); infinity for the never ready."""
+        times_s = np.geomspace(1e-2, 1e8, 20_001)
+        shares = self.share_by(times_s) / (1 - self.never)
+        found = np.interp(_alike(self.alike, runs, count, rng), shares, times_s)
+        return np.where(_alike(self.alike, runs, count, rng) < self.never, np.inf, found)
+
+
+def _alike(alike: float, runs: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Even numbers from 0 to 1, (runs, count), whose normal scores correlate within a run."""
+    shared, own = rng.standard_normal((runs, 1)), rng.standard_normal((runs, count))
+    return special.ndtr(np.sqrt(alike) * shared + np.sqrt(1 - alike) * own)
 
 
 def draw_polls(
@@ -65,21 +106,21 @@ def draw_polls(
     return np.column_stack([asked_s, answered_s])[rng.random(len(asked_s)) >= lost]
 
 
-def watch(time_s: float, polls: np.ndarray, *, rng: np.random.Generator) -> Track:
-    """One request as the loop would have recorded it; a poll sees one moment of its duration."""
-    track = Track("sir-1", 0.0)
-    for asked_s, answered_s in polls:
-        seen_at_s = rng.uniform(asked_s, answered_s)
-        sighting = SHOWN if time_s <= seen_at_s else WAITING
-        moved = advance(track, sighting, asked_s=float(asked_s), answered_s=float(answered_s))
-        track = conclude(moved, wanted=Stage.READY)
-        if track.outcome is not None:
-            break
-    return track
+def watch(times_s: np.ndarray, polls: np.ndarray, seen_at_s: np.ndarray) -> dict[str, np.ndarray]:
+    """The brackets of requests of one run; each poll saw one moment of its duration."""
+    first = np.searchsorted(seen_at_s, times_s)
+    shown = first < len(polls)
+    place = np.minimum(first, len(polls) - 1)
+    before = np.where(first > 0, polls[np.maximum(first - 1, 0), 0], 0.0)
+    return {
+        "watched_s": polls[place, 0],
+        "ready_after_s": np.where(shown, before, np.nan),
+        "ready_by_s": np.where(shown, polls[place, 1], np.nan),
+    }
 
 
 def simulate(
-    truth: Truth,
+    truth: Truth | HeavyTail,
     *,
     runs: int,
     count: int,
@@ -90,29 +131,20 @@ def simulate(
     target: str = "t3.nano in sa-east-1",
 ) -> pd.DataFrame:
     """A study as the table of launches that the estimators read."""
-    rows = []
-    times_s = draw_times(truth, runs=runs, count=count, rng=rng)
-    for run, lives in enumerate(times_s):
+    times_s = truth.draw(runs=runs, count=count, rng=rng)
+    seen = []
+    for lives in times_s:
         polls = draw_polls(poll_s=poll_s, timeout_s=timeout_s, lost=lost, rng=rng)
-        for time_s in lives:
-            # Of the polls that show it waiting only the last leaves a trace: three are enough.
-            start = max(int(np.searchsorted(polls[:, 1], time_s)) - 3, 0)
-            track = watch(time_s, polls[start : start + 8], rng=rng)
-            rows.append(_row(track, run, target, time_s))
-    return pd.DataFrame(rows)
-
-
-def _row(track: Track, run: int, target: str, time_s: float) -> dict[str, object]:
-    shown = track.brackets.get(Stage.READY)
-    return {
-        "target": target,
-        "run": f"20240901T000000Z-abcdef/{run}/{target}",
-        "batch_id": "20240901T000000Z-abcdef",
-        "round": run,
-        "outcome": track.outcome or Outcome.TIMED_OUT,
-        "kind": None,
-        "watched_s": track.polled_s,
-        "ready_after_s": shown.after_s if shown else np.nan,
-        "ready_by_s": shown.by_s if shown else np.nan,
-        "true_s": time_s,
-    }
+        seen.append(watch(lives, polls, rng.uniform(*polls.T)))
+    columns = {name: np.concatenate([each[name] for each in seen]) for name in seen[0]}
+    number = np.repeat(np.arange(runs), count)
+    batch = "20240901T000000Z-abcdef"
+    return pd.DataFrame(columns).assign(
+        target=target,
+        run=[f"{batch}/{run}/{target}" for run in number],
+        batch_id=batch,
+        round=number,
+        outcome=np.where(np.isnan(columns["ready_by_s"]), Outcome.TIMED_OUT, Outcome.READY),
+        kind=None,
+        true_s=times_s.ravel(),
+    )

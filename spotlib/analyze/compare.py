@@ -5,34 +5,37 @@ the state of the market, so labels are exchanged only within a round: a differen
 is never read as a difference between targets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from math import ceil, log
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate, run_level_interval
 from spotlib.analyze.launch_times import LaunchTimes
 from spotlib.analyze.turnbull import Floats
 
-_EXCHANGES = 4096  # of labels: all there are up to 12 rounds, random ones beyond
+_ALL_EXCHANGES = 12  # rounds, up to which every exchange of labels is made
+_EXCHANGES = 100_000  # random ones beyond
+_AT_ONCE = 2_000_000  # labels
 _COLUMNS = (
-    *("first", "second", "rounds", "ratio", "ratio_low", "ratio_high"),
-    *("difference", "difference_low", "difference_high", "p_value", "more_runs", "why"),
+    *("first", "second", "rounds", "ratio", "ratio_low_adjusted", "ratio_high_adjusted"),
+    *("difference", "difference_low_adjusted", "difference_high_adjusted"),
+    *("p_value", "p_holm", "more_runs", "why"),
 )
 
 
 def compare_targets(
-    distributions: Mapping[str, LaunchTimes],
-    *,
-    horizon_s: float,
-    rng: np.random.Generator,
-    precision: float = 0.1,
+    distributions: Mapping[str, LaunchTimes], *, horizon_s: float, precision: float = 0.1
 ) -> pd.DataFrame:
     """Compare every pair of targets, one row per pair.
+
+    Intervals and p-values are adjusted for the number of pairs.  With 95 % probability no interval
+    of either kind misses the truth (Bonferroni).
 
     Parameters
     ----------
@@ -40,8 +43,6 @@ def compare_targets(
         As from ``launch_times``.
     horizon_s : float
         Shares and restricted means are up to this time.
-    rng : numpy.random.Generator
-        Draws exchanges of labels beyond 12 rounds.
     precision : float, default 0.1
         How well a ratio is to be known: 0.1 is within 10 %.
 
@@ -49,66 +50,87 @@ def compare_targets(
     -------
     DataFrame
         ``first``, ``second``: the targets; ``rounds`` in which both were launched.
-        ``ratio`` of the medians (first over second), with its interval over rounds.  It is NaN if
-        one median was not reached; the interval may still bound it from one side.
+        ``ratio`` of the medians (first over second), with its adjusted interval over rounds.  It is
+        NaN if one median was not reached; the interval may still bound it from one side.
         ``difference`` of the shares by the horizon, with Newcombe's interval (Statistics in
-        Medicine 1998).
+        Medicine 1998), adjusted.
         ``p_value`` of the difference in restricted mean if labels are exchanged within rounds,
         and ``p_holm``, adjusted over all pairs (Holm, Scandinavian Journal of Statistics 1979).
-        ``more_runs`` that the ratio needs for ``precision``, at the scatter seen.
+        ``more_runs`` that the ratio alone needs for ``precision``, at the scatter seen.
         ``why`` something is missing.
     """
-    rows = [
-        _compare(
-            *(distributions[first], distributions[second]),
-            horizon_s=horizon_s,
-            rng=rng,
-            precision=precision,
-        )
-        for first, second in combinations(sorted(distributions), 2)
-    ]
+    names = list(combinations(sorted(distributions), 2))
+    level = 1 - 0.05 / max(len(names), 1)
+    halves = {name: _Half.of(each) for name, each in distributions.items()}
+    shares = {
+        name: each.share_ready(horizon_s, level=level) for name, each in distributions.items()
+    }
+    p_values = _p_values(distributions, names, horizon_s=horizon_s)
+    rows = []
+    for (first, second), (rounds, p_value) in zip(names, p_values, strict=True):
+        runs = min(halves[first].runs, halves[second].runs)
+        ratio = _ratio(halves[first], halves[second], runs=runs, level=level)
+        needed = runs_needed(halves[first].over(halves[second]), runs=runs, precision=precision)
+        difference = _difference(shares[first], shares[second])
+        unreached = [name for name in (first, second) if np.isinf(halves[name].value_s)]
+        row = {"first": first, "second": second, "rounds": rounds, "p_value": p_value}
+        row |= {"more_runs": max(needed - runs, 0.0), "why": _missing(rounds, ratio, unreached)}
+        for what, each in (("ratio", ratio), ("difference", difference)):
+            row |= {what: each.value}
+            row |= {f"{what}_low_adjusted": each.low, f"{what}_high_adjusted": each.high}
+        rows.append(row)
     table = pd.DataFrame(rows, columns=list(_COLUMNS))
     return table.assign(p_holm=holm(table["p_value"].to_numpy(dtype=np.float64)))
 
 
-def _compare(
-    first: LaunchTimes,
-    second: LaunchTimes,
-    *,
-    horizon_s: float,
-    rng: np.random.Generator,
-    precision: float,
-) -> dict[str, object]:
-    runs = min(first.observed.runs, second.observed.runs)
-    again = _ratio(first.resampled.quantile(0.5), second.resampled.quantile(0.5))
-    needed = runs_needed(again, runs=runs, precision=precision)
-    medians = np.array([each.curve.quantile(0.5) for each in (first, second)])
-    here = medians[0] / medians[1] if np.isfinite(medians).all() else np.nan
-    ratio = run_level_interval(float(here), again, runs=runs)
-    unreached = [e.target for e, s in zip((first, second), medians, strict=True) if np.isinf(s)]
-    difference = _difference(first.share_ready(horizon_s), second.share_ready(horizon_s))
-    paired = _round_differences(first, second, horizon_s=horizon_s)
-    return {
-        "first": first.target,
-        "second": second.target,
-        "rounds": len(paired),
-        "ratio": ratio.value,
-        "ratio_low": ratio.low,
-        "ratio_high": ratio.high,
-        "difference": difference.value,
-        "difference_low": difference.low,
-        "difference_high": difference.high,
-        "p_value": exchange_p_value(paired, rng=rng),
-        "more_runs": max(needed - runs, 0.0),
-        "why": _missing(paired, ratio, unreached),
-    }
+def most_different(pairs: pd.DataFrame, *, most: int = 20) -> pd.DataFrame:
+    """The pairs that a figure and a table have room for, the surest differences first."""
+    return pairs.sort_values("p_holm", kind="stable").head(most).reset_index(drop=True)
 
 
-def _ratio(first: Floats, second: Floats) -> Floats:
-    """First over second; NaN where neither was reached."""
+@dataclass(frozen=True)
+class _Half:
+    """When half of a target's requests were at the stage; infinity is after ``known_s``."""
+
+    value_s: float
+    resampled_s: Floats
+    known_s: float
+    runs: int
+
+    @classmethod
+    def of(cls, times: LaunchTimes) -> "_Half":
+        halves = (each.quantile(0.5) for each in (times.curve, times.resampled))
+        value_s, resampled_s = halves
+        return cls(float(value_s), resampled_s, times.curve.known_until_s, times.observed.runs)
+
+    def over(self, other: "_Half") -> Floats:
+        """The resampled ratios; NaN where neither half was reached."""
+        return _over(self.resampled_s, other.resampled_s)
+
+
+def _over(first: Floats, second: Floats) -> Floats:
     unknown = np.isinf(first) & np.isinf(second)
     ratio: Floats = np.where(unknown, np.nan, first) / np.where(unknown, 1.0, second)
     return ratio
+
+
+def _ratio(first: _Half, second: _Half, *, runs: int, level: float) -> Estimate:
+    """The ratio with its interval; a half that was not reached is after what was watched."""
+    here = (
+        first.value_s / second.value_s
+        if np.isfinite([first.value_s, second.value_s]).all()
+        else np.nan
+    )
+    low = _over(np.minimum(first.resampled_s, first.known_s), second.resampled_s)
+    high = _over(first.resampled_s, np.minimum(second.resampled_s, second.known_s))
+    ends = [run_level_interval(here, each, runs=runs, level=level) for each in (low, high)]
+    low_end, high_end = ends[0].low, ends[1].high
+    return Estimate(
+        here,
+        low_end if low_end > 0 else np.nan,
+        high_end if high_end > 0 else np.nan,
+        ends[0].why,
+    )
 
 
 def _difference(first: Estimate, second: Estimate) -> Estimate:
@@ -118,42 +140,76 @@ def _difference(first: Estimate, second: Estimate) -> Estimate:
     return Estimate(value, float(value - low), float(value + high), first.why or second.why)
 
 
-def _missing(paired: Floats, ratio: Estimate, unreached: Sequence[str]) -> str:
-    if len(paired) == 0:
+def _missing(rounds: int, ratio: Estimate, unreached: Sequence[str]) -> str:
+    if rounds == 0:
         return "never launched in the same round: target and time cannot be separated"
     if unreached:
         return f"no ratio: half of {' and of '.join(unreached)} not reached while watched"
     return f"no interval: {ratio.why}" if ratio.why else ""
 
 
-def _round_differences(first: LaunchTimes, second: LaunchTimes, *, horizon_s: float) -> Floats:
-    """First less second in the rounds they share, by the score of ``run_means_s``."""
-    scores = [
-        dict(zip(each.rounds, each.run_means_s(horizon_s), strict=True)) for each in (first, second)
-    ]
-    shared = [each for each in scores[0] if each in scores[1]]
-    return np.array([scores[0][each] - scores[1][each] for each in shared], dtype=np.float64)
+def _p_values(
+    distributions: Mapping[str, LaunchTimes], pairs: Sequence[tuple[str, str]], *, horizon_s: float
+) -> list[tuple[int, float]]:
+    """The number of shared rounds and the p-value of each pair, by ``run_means_s``."""
+    scores = {
+        name: pd.Series(each.run_means_s(horizon_s)).groupby(list(each.rounds)).mean()
+        for name, each in distributions.items()
+    }
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for place, (first, second) in enumerate(pairs):
+        shared = scores[first].index.intersection(scores[second].index)
+        alike.setdefault(tuple(shared), []).append(place)
+    found = dict.fromkeys(range(len(pairs)), (0, np.nan))
+    for rounds, places in alike.items():
+        here = {
+            name: scores[name].loc[list(rounds)].to_numpy() for k in places for name in pairs[k]
+        }
+        paired = np.column_stack([here[pairs[k][0]] - here[pairs[k][1]] for k in places])
+        each = exchange_p_values(paired)
+        found |= {place: (len(rounds), float(p)) for place, p in zip(places, each, strict=True)}
+    return [found[place] for place in range(len(pairs))]
 
 
-def exchange_p_value(differences: ArrayLike, *, rng: np.random.Generator) -> float:
-    """Two-sided p-value of a mean difference if labels are exchanged within each round.
+def exchange_p_values(differences: ArrayLike) -> Floats:
+    """Two-sided p-values of mean differences if labels are exchanged within each round.
 
-    It is exact up to 12 rounds under the hypothesis that labels mean nothing (Fisher 1935), and
-    from 4,096 random exchanges beyond.  It is NaN without a round and at least 2 / 2^rounds.
+    Under the hypothesis that labels mean nothing they are exact up to 12 rounds (Fisher 1935), and
+    from 100,000 random exchanges beyond, the same for the same number of rounds.  They are NaN
+    without a round and at least 2 / 2^rounds.
+
+    Parameters
+    ----------
+    differences : array_like, shape (rounds, pairs)
+        First less second in each round.
     """
-    paired = np.asarray(differences, dtype=np.float64)
-    if len(paired) < 2:  # scipy needs two; a single difference and its mirror are equally likely
-        return 1.0 if len(paired) else np.nan
-    test = stats.permutation_test(
-        (paired,),
-        lambda values, axis: np.abs(values.mean(axis=axis)),  # both tails, so less random error
-        permutation_type="samples",
-        alternative="greater",
-        n_resamples=_EXCHANGES,
-        vectorized=True,
-        rng=rng,
-    )
-    return float(test.pvalue)
+    paired = np.atleast_2d(np.asarray(differences, dtype=np.float64))
+    rounds = len(paired)
+    if rounds == 0:
+        return np.full(paired.shape[1], np.nan)
+    scale = np.maximum(np.abs(paired).sum(axis=0), 1e-300)
+    relative = paired / scale
+    seen = np.abs(relative.sum(axis=0)) - 1e-6  # rounding must not tell equal sums apart
+    as_far = np.zeros(paired.shape[1])
+    number = 0
+    for signs in _exchanges(rounds):
+        as_far += (np.abs(signs @ relative.astype(np.float32)) >= seen).sum(axis=0)
+        number += len(signs)
+    exact = rounds <= _ALL_EXCHANGES
+    return as_far / number if exact else (as_far + 1) / (number + 1)
+
+
+def _exchanges(rounds: int) -> Iterator[NDArray[np.float32]]:
+    """Signs of the differences, (exchanges, rounds), in parts: all there are, or random ones."""
+    if rounds <= _ALL_EXCHANGES:
+        bits = np.arange(2**rounds)[:, None] >> np.arange(rounds) & 1
+        yield (2 * bits - 1).astype(np.float32)
+        return
+    rng = np.random.default_rng(rounds)
+    part = max(_AT_ONCE // rounds, 1)
+    for start in range(0, _EXCHANGES, part):
+        bits = rng.integers(0, 2, (min(part, _EXCHANGES - start), rounds), dtype=np.int8)
+        yield (2 * bits - 1).astype(np.float32)
 
 
 def holm(p_values: ArrayLike) -> Floats:

@@ -181,26 +181,45 @@ def timeline_figure(launches: pd.DataFrame, styles: Styles, *, simulated: bool) 
 
 @drawing
 def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
-    """The ratio of medians of at most 20 pairs, with its interval; 1 is no difference."""
-    shown = pairs[pairs["ratio"].notna()].head(20).reset_index(drop=True)
-    figure, grid = new_figure(1, 1, (10.2, 0.38 * max(len(shown), 1) + 1.7), simulated=simulated)
-    ax = grid[0, 0]
-    ends = _finite_ends(shown[["ratio", "ratio_low", "ratio_high"]])
-    for y, row in enumerate(shown.to_dict("records")):
-        sure = row["p_holm"] < 0.05
-        _draw_interval(ax, y, row["ratio_low"], row["ratio_high"], ends, colour="0.55")
-        ax.plot(row["ratio"], y, "o", color="black", mfc="black" if sure else "white", markersize=8)
-    ax.axvline(1.0, color="0.3", linewidth=1, linestyle="--")
-    ax.set_xscale("log")
+    """The ratio of medians and the difference of shares of each pair, with adjusted intervals.
+
+    A pair without a ratio (a median was not reached) has its difference, and a bound of the ratio
+    if there is one.
+    """
+    figure, grid = new_figure(
+        1, 2, (10.2, 0.38 * max(len(pairs), 1) + 1.7), simulated=simulated, sharey=True
+    )
+    ratios, differences = grid[0]
+    ends = _finite_ends(pairs[["ratio", "ratio_low_adjusted", "ratio_high_adjusted"]])
+    for y, row in enumerate(pairs.to_dict("records")):
+        face = "black" if row["p_holm"] < 0.05 else "white"
+        for what, ax, within in (
+            ("ratio", ratios, ends),
+            ("difference", differences, (-1.0, 1.0)),
+        ):
+            low, high = (row[f"{what}_{end}_adjusted"] for end in ("low", "high"))
+            if not np.isnan([low, high]).all():
+                low, high = (-np.inf if np.isnan(low) else low, np.inf if np.isnan(high) else high)
+                _draw_interval(ax, y, low, high, within, colour="0.55")
+            ax.plot(row[what], y, "o", color="black", markerfacecolor=face, markersize=8)
+    ratios.set_xscale("log")
+    ratios.set_xlim(*ends)
     # Within a decade 1, 2 and 5 are too few: in 0.7 to 1.5 there is a single one.
     within_decade = ends[1] < 10 * ends[0]
-    ax.xaxis.set_major_locator(AutoLocator() if within_decade else LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-    ax.minorticks_off()
-    labels = (shown["first"] + "\nover " + shown["second"]).tolist()
-    ax.set_yticks(range(len(shown)), labels, fontsize="small")
-    ax.set_ylim(len(shown) - 0.5, -0.5)
-    ax.set_xlabel("ratio of medians (filled: restricted means differ, p below 0.05 after Holm)")
+    ratios.xaxis.set_major_locator(AutoLocator() if within_decade else LogLocator(subs=(1, 2, 5)))
+    ratios.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ratios.minorticks_off()
+    differences.set_xlim(-1.05, 1.05)
+    for ax, same, words in (
+        (ratios, 1.0, "ratio of medians"),
+        (differences, 0.0, "difference of shares"),
+    ):
+        ax.axvline(same, color="0.3", linewidth=1, linestyle="--")
+        ax.set_xlabel(words)
+    labels = (pairs["first"] + "\nover " + pairs["second"]).tolist()
+    ratios.set_yticks(range(len(pairs)), labels, fontsize="small")
+    ratios.set_ylim(len(pairs) - 0.5, -0.5)
+    figure.supxlabel("filled: restricted means differ, p below 0.05 after Holm", fontsize="small")
     return figure
 
 

@@ -66,7 +66,7 @@ def studentized(
     resampled: Floats,
     *,
     scores: Floats,
-    draws: NDArray[np.int64],
+    draws: NDArray[np.integer],
     level: float = 0.95,
 ) -> Estimate:
     """The bootstrap-t interval of a mean over runs.
@@ -91,23 +91,56 @@ def studentized(
 def share_interval(
     value: float, resampled: Floats, *, runs: int, requests: int, level: float = 0.95
 ) -> Estimate:
-    """The Wilson interval of a share at its effective sample size.
-
-    The effective sample size follows from the design effect, the between-run variance over the
-    binomial one (Korn and Graubard, Survey Methodology 1998), with Student's t, and is at most
-    ``requests``.  If all resamples agree (20 of 20 ready) it is the number of runs, because such a
-    sample is not certainty.
-    """
+    """The interval of one share (see ``share_limits``)."""
     why = _too_few(runs)
-    if why or np.isnan(value) or np.isnan(resampled).any():
-        return Estimate(value, np.nan, np.nan, why or "not every resample has a value")
-    variance = float(resampled.var()) * runs / (runs - 1)
-    size = value * (1 - value) / variance if variance > 1e-12 else float(runs)
+    if not why and (np.isnan(value) or np.isnan(resampled).any()):
+        why = "not every resample has a value"
+    shares, again = np.array([value]), resampled[:, None]
+    [low], [high] = share_limits(shares, again, runs=runs, requests=requests, level=level)
+    return Estimate(value, float(low), float(high), why)
+
+
+def share_limits(
+    shares: Floats, resampled: Floats, *, runs: int, requests: int, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """The Wilson limits of shares at their effective sample size; NaN below 6 runs.
+
+    ``resampled`` has shape (resamples, shares).  The effective sample size follows from the
+    design effect, the between-run variance over the binomial one (Korn and Graubard, Survey
+    Methodology 1998), with Student's t, and is at most ``requests``.  If all resamples agree (20
+    of 20 ready) it is the number of runs, because such a sample is not certainty.
+    """
+    if _too_few(runs):
+        return np.full_like(shares, np.nan), np.full_like(shares, np.nan)
     z, t = stats.norm.ppf(0.5 + level / 2), stats.t.ppf(0.5 + level / 2, runs - 1)
-    size = float(np.clip(size, 1.0, requests)) * (z / t) ** 2
-    middle = (value + z**2 / (2 * size)) / (1 + z**2 / size)
-    half = z * np.sqrt(value * (1 - value) / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
-    return Estimate(value, max(float(middle - half), 0.0), min(float(middle + half), 1.0))
+    variance = resampled.var(axis=0) * runs / (runs - 1)
+    agree = variance <= 1e-12
+    size = shares * (1 - shares) / np.where(agree, 1.0, variance)
+    size = np.where(agree, runs, size).clip(1.0, requests) * (z / t) ** 2
+    middle = (shares + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z * np.sqrt(shares * (1 - shares) / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
+    unknown = np.where(np.isnan(shares) | np.isnan(resampled).any(axis=0), np.nan, 0.0)
+    return (middle - half).clip(min=0.0) + unknown, (middle + half).clip(max=1.0) + unknown
+
+
+def whole_curve_limits(
+    shares: Floats, resampled: Floats, *, runs: int, requests: int, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Limits between which the whole curve lies, at all times at once, with this probability.
+
+    They are the limits of ``share_limits`` at a higher level: that at which a normal number is as
+    rare as the largest standardised deviation of a resampled curve from the curve, on the scale
+    of arcsin(sqrt(share)), where shares vary alike.  ``shares`` never fall along the curve, so a
+    lower limit holds at all later places, and an upper limit at all earlier ones.
+    """
+    scaled = [np.arcsin(np.sqrt(each.clip(0.0, 1.0))) for each in (shares, resampled)]
+    error = scaled[1].std(axis=0)
+    varies = (error > 1e-6) & (shares * runs >= 1) & ((1 - shares) * runs >= 1)
+    largest = (np.abs(scaled[1] - scaled[0])[:, varies] / error[varies]).max(axis=1, initial=0.0)
+    beyond = max(float(np.quantile(largest, level)), float(stats.norm.ppf(0.5 + level / 2)))
+    wider = 2 * float(stats.norm.cdf(beyond)) - 1
+    low, high = share_limits(shares, resampled, runs=runs, requests=requests, level=wider)
+    return np.maximum.accumulate(low), np.minimum.accumulate(high[::-1])[::-1]
 
 
 def _too_few(runs: int) -> str:

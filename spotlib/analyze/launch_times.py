@@ -1,7 +1,7 @@
 """How long until a stage, and how many reach it: the distribution of the times, per target.
 
 Owns the interval in which each request's time lies, the curve through all of them, and its
-resamples.  It reads no file and draws random numbers only from the generator it is handed.
+resamples.  It reads no file, and the same rounds are always resampled in the same way.
 
 - **The time of a request** is when the API first showed the stage.  Polls only bracket it: it is
   interval-censored.  A request still waiting at its last poll is right-censored there.
@@ -14,28 +14,46 @@ resamples.  It reads no file and draws random numbers only from the generator it
   cancelled), because it says nothing of what EC2 would have done.
 - **The run is the sample.**  Each run has the same weight, regardless of its n, and intervals
   resample whole runs.
+- **Few runs are resampled by estimating anew, many by influence values**, which is as good as soon
+  as no run weighs much, and takes one estimate instead of a thousand.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from spotlib.analyze.comparable import ended_by_ec2, name_runs, require_same_variable, why_not
-from spotlib.analyze.intervals import Estimate, run_level_interval, share_interval, studentized
-from spotlib.analyze.turnbull import Curve, Floats, Observed, smoothed, turnbull
+from spotlib.analyze.intervals import (
+    Estimate,
+    run_level_interval,
+    share_interval,
+    share_limits,
+    studentized,
+    whole_curve_limits,
+)
+from spotlib.analyze.turnbull import (
+    Curve,
+    Floats,
+    Observed,
+    influence,
+    refitted,
+    smoothed,
+    turnbull,
+)
 from spotlib.model import Stage
 
-Draws = NDArray[np.int64]
+Draws = NDArray[np.int16]  # how often each run is drawn: shape (resamples, runs)
+_REFITTED = 40  # runs, up to which resamples are estimated anew
+_MOST_KNOTS = 200  # of a band for the whole curve
 
 
 def launch_times(
     launches: pd.DataFrame,
     stage: Stage,
     *,
-    rng: np.random.Generator,
     since: Stage | None = None,
     resamples: int = 999,
 ) -> dict[str, "LaunchTimes"]:
@@ -43,9 +61,9 @@ def launch_times(
 
     The Turnbull curve of each target (see ``turnbull``) is averaged over half a bracket, or over
     its own interquartile range if that is less (see ``smoothed``), and resampled over whole runs.
-    If every target was launched in every round, whole rounds are drawn, the same for all targets:
-    resamples of two targets can then be compared one by one.  Otherwise the runs of each target
-    are drawn separately.
+    Which runs are drawn follows from the names of the rounds.  So the same data yield the same
+    numbers, and of two targets that were launched in the same rounds the same rounds are drawn:
+    their resamples can be compared one by one.
 
     Parameters
     ----------
@@ -56,8 +74,6 @@ def launch_times(
         ``outcome``, ``kind``, ``watched_s`` and the brackets of the stages.
     stage : Stage
         The stage whose time is estimated.
-    rng : numpy.random.Generator
-        Draws the resamples.
     since : Stage, optional
         Measure from this stage instead of from the request, over the requests that reached it.
     resamples : int, default 999
@@ -99,7 +115,7 @@ def launch_times(
     ...         "ready_by_s": ready_by_s,
     ...     }
     ... )
-    >>> times = launch_times(launches, Stage.READY, rng=np.random.default_rng(0))
+    >>> times = launch_times(launches, Stage.READY)
     >>> nano = times["t3.nano in sa-east-1"]
     >>> print("median:", nano.quantile(0.5).words())
     median: 25.5 s (21.0 to 37.5)
@@ -110,13 +126,15 @@ def launch_times(
     rows = rows if since is None else rows[rows[f"{since.label}_by_s"].notna()]
     if rows.empty:
         return {}
-    runs = {str(name): list(dict.fromkeys(here["run"])) for name, here in rows.groupby("target")}
-    rounds = {name: tuple(map(round_of, here)) for name, here in runs.items()}
-    draws = _draw_runs(rounds, resamples, rng=rng)
-    return {
-        str(name): _distribution(str(name), stage, observe(here, stage, since=since), rounds, draws)
-        for name, here in rows.groupby("target")
-    }
+    drawn: dict[tuple[str, ...], Draws] = {}
+    found = {}
+    for name, here in rows.groupby("target"):
+        rounds = tuple(map(round_of, sorted(set(here["run"]))))
+        draws = drawn.setdefault(rounds, _draw_runs(rounds, resamples))
+        observed = observe(here, stage, since=since)
+        curve, resampled = _estimated(observed, draws)
+        found[str(name)] = LaunchTimes(str(name), stage, observed, curve, resampled, draws, rounds)
+    return found
 
 
 @dataclass(frozen=True)
@@ -135,9 +153,16 @@ class LaunchTimes:
     draws: Draws
     rounds: tuple[str, ...]
 
-    def share_ready(self, time_s: float) -> Estimate:
+    def share_ready(self, time_s: float, *, level: float = 0.95) -> Estimate:
         """The share of the requested that is at the stage by a time."""
-        return self._share(float(self.curve.share_by(time_s)), self.resampled.share_by(time_s))
+        seen = self.observed
+        return share_interval(
+            float(self.curve.share_by(time_s)),
+            self.resampled.share_by(time_s),
+            runs=seen.runs,
+            requests=len(seen.run),
+            level=level,
+        )
 
     def quantile(self, share: float = 0.5) -> Estimate:
         """The time by which a share of the requested is at the stage; 0.5 is the median."""
@@ -167,21 +192,37 @@ class LaunchTimes:
         return means
 
     def band(self, time_s: Floats) -> pd.DataFrame:
-        """``time_s``, ``share``, ``low``, ``high``: the curve with a pointwise 95 % band.
+        """The curve at some times, with two 95 % bands.
 
-        A share never falls, so a lower limit holds at all later times and an upper limit at all
-        earlier ones.
+        ``low`` and ``high`` are pointwise: at each time the interval of ``share_ready``.
+        ``curve_low`` and ``curve_high`` hold for the whole curve at once (see
+        ``whole_curve_limits``).  No limit depends on which other times are asked for.
         """
         shares, resampled = self.curve.share_by(time_s), self.resampled.share_by(time_s)
-        each = [self._share(float(v), r) for v, r in zip(shares, resampled.T, strict=True)]
-        band = pd.DataFrame({"time_s": time_s, "share": shares})
-        band["low"] = pd.Series([one.low for one in each], dtype="float64").cummax()
-        band["high"] = pd.Series([one.high for one in each], dtype="float64")[::-1].cummin()[::-1]
-        return band
+        sizes = {"runs": self.observed.runs, "requests": len(self.observed.run)}
+        low, high = share_limits(shares, resampled, **sizes)
+        knots_s = self._knots_s()
+        whole = whole_curve_limits(
+            self.curve.share_by(knots_s), self.resampled.share_by(knots_s), **sizes
+        )
+        # A share never falls: a lower limit holds at all later times, an upper one at all earlier.
+        places = (
+            np.searchsorted(knots_s, time_s, side="right"),
+            np.searchsorted(knots_s, time_s, side="left") + 1,
+        )
+        ends = (0.0, *whole[0]), (0.0, *whole[1], whole[1][-1])
+        limits = [np.array(end)[place] for end, place in zip(ends, places, strict=True)]
+        curve_low, curve_high = (np.where(np.isnan(shares), np.nan, each) for each in limits)
+        columns = {"time_s": time_s, "share": shares, "low": low, "high": high}
+        return pd.DataFrame(columns | {"curve_low": curve_low, "curve_high": curve_high})
 
-    def _share(self, value: float, resampled: Floats) -> Estimate:
-        seen = self.observed
-        return share_interval(value, resampled, runs=seen.runs, requests=len(seen.run))
+    def _knots_s(self) -> Floats:
+        """The times at which the curve bends, thinned: a band for the whole curve is made there."""
+        has_mass = (self.curve.mass > 0) & np.isfinite(self.curve.by_s)
+        ends_s = np.concatenate([self.curve.after_s[has_mass], self.curve.by_s[has_mass]])
+        known_s = np.unique(np.append(ends_s, 0.0).clip(max=self.curve.known_until_s))
+        number = min(len(known_s), _MOST_KNOTS)
+        return known_s[np.linspace(0, len(known_s) - 1, number).astype(np.int64)]
 
 
 def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None) -> Observed:
@@ -205,7 +246,7 @@ def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None)
     if since is not None:
         first, last = (rows[f"{since.label}_{end}_s"].to_numpy() for end in ("after", "by"))
         after_s, by_s = np.maximum(after_s - last, 0.0), by_s - first
-    return Observed(after_s, by_s, pd.factorize(rows["run"])[0].astype(np.int64))
+    return Observed(after_s, by_s, pd.factorize(rows["run"], sort=True)[0].astype(np.int64))
 
 
 def round_of(run: str) -> str:
@@ -219,32 +260,22 @@ def _observations(launches: pd.DataFrame) -> pd.DataFrame:
     return name_runs(kept)
 
 
-def _distribution(
-    target: str,
-    stage: Stage,
-    observed: Observed,
-    rounds: Mapping[str, tuple[str, ...]],
-    draws: Mapping[str, Draws],
-) -> LaunchTimes:
+def _estimated(observed: Observed, draws: Draws) -> tuple[Curve, Curve]:
+    """The smoothed curve and its smoothed resamples."""
     found = turnbull(observed)
-    again = turnbull(observed, draws=draws[target], near=found)
+    if observed.runs <= _REFITTED:
+        again = refitted(observed, draws, near=found)
+    else:
+        moved = influence(observed, found)
+        more = draws.astype(np.float64) - 1.0
+        again = replace(moved, mass=found.mass[found.mass > 0] + more @ moved.mass)
     width_s = min(observed.width_s / 2, found.interquartile_s())
-    curve, resampled = (smoothed(each, width_s) for each in (found, again))
-    return LaunchTimes(target, stage, observed, curve, resampled, draws[target], rounds[target])
+    return smoothed(found, width_s), smoothed(again, width_s)
 
 
-def _draw_runs(
-    rounds: Mapping[str, tuple[str, ...]], resamples: int, *, rng: np.random.Generator
-) -> dict[str, Draws]:
-    """How often each run of each target is drawn: shapes (resamples, runs)."""
-
-    def draw(runs: int) -> Draws:
-        drawn: Draws = rng.multinomial(runs, np.full(runs, 1.0 / runs), size=resamples)
-        return drawn
-
-    every = list(dict.fromkeys(each for here in rounds.values() for each in here))
-    if any(sorted(here) != sorted(every) for here in rounds.values()):
-        return {name: draw(len(here)) for name, here in rounds.items()}
-    drawn = draw(len(every))
-    place = {each: number for number, each in enumerate(every)}
-    return {name: drawn[:, [place[one] for one in here]] for name, here in rounds.items()}
+def _draw_runs(rounds: tuple[str, ...], resamples: int) -> Draws:
+    """How often each run is drawn; a function of the names of the rounds and nothing else."""
+    runs = len(rounds)
+    seed = int.from_bytes(sha256("\n".join(rounds).encode()).digest()[:8])
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(runs, np.full(runs, 1.0 / runs), size=resamples).astype(np.int16)

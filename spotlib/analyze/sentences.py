@@ -87,7 +87,9 @@ def comparison_sentences(pairs: pd.DataFrame) -> Iterator[str]:
 
 def _slower_over_faster(pair: Mapping[Any, Any]) -> str:
     first, second = pair["first"], pair["second"]
-    ratio, low, high = (float(pair[name]) for name in ("ratio", "ratio_low", "ratio_high"))
+    ratio, low, high = (
+        float(pair[f"ratio{end}"]) for end in ("", "_low_adjusted", "_high_adjusted")
+    )
     if ratio < 1:
         first, second, ratio = second, first, 1 / ratio
         low, high = 1 / high, 1 / low if low > 0 else np.inf

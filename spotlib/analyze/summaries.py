@@ -12,11 +12,33 @@ from spotlib.analyze.launch_times import LaunchTimes, launch_times
 from spotlib.analyze.turnbull import fit_lognormal
 from spotlib.model import Stage
 
-PHASES = {
+# From which stage to which; none is the request.
+DURATIONS = {
     "request to fulfilled": (None, Stage.FULFILLED),
+    "request to running": (None, Stage.RUNNING),
+    "request to ready": (None, Stage.READY),
+    "fulfilled to ready": (Stage.FULFILLED, Stage.READY),
     "fulfilled to running": (Stage.FULFILLED, Stage.RUNNING),
     "running to ready": (Stage.RUNNING, Stage.READY),
 }
+PHASES = ("request to fulfilled", "fulfilled to running", "running to ready")
+SHOWN = (*(name for name in DURATIONS if name.startswith("request")), "fulfilled to ready")
+Durations = Mapping[str, Mapping[str, LaunchTimes]]
+
+
+def durations(
+    launches: pd.DataFrame, last: Stage, *, resamples: int = 999
+) -> dict[str, dict[str, LaunchTimes]]:
+    """Every duration of ``DURATIONS`` up to a stage, estimated once per target.
+
+    A duration that no request began is left out.
+    """
+    found = {
+        name: launch_times(launches, stage, since=since, resamples=resamples)
+        for name, (since, stage) in DURATIONS.items()
+        if stage <= last
+    }
+    return {name: each for name, each in found.items() if each}
 
 
 def ready_counts(polls: pd.DataFrame, stage: Stage = Stage.READY) -> pd.DataFrame:
@@ -59,20 +81,15 @@ def summarize(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> 
     return pd.DataFrame(rows)
 
 
-def phases(
-    launches: pd.DataFrame, last: Stage, *, rng: np.random.Generator, resamples: int = 999
-) -> pd.DataFrame:
-    """The median of each phase up to ``last``, over the requests that began the phase.
+def phases(estimates: Durations) -> pd.DataFrame:
+    """The median of each phase, over the requests that began the phase (see ``durations``).
 
     One row per phase and target: ``target``, ``phase``, ``median_s``, ``low_s``, ``high_s``,
     ``runs``.  Medians of phases do not add up to the median of the whole.
     """
     rows = []
-    for phase, (since, stage) in PHASES.items():
-        if stage > last:
-            continue
-        found = launch_times(launches, stage, rng=rng, since=since, resamples=resamples)
-        for target, each in found.items():
+    for phase in PHASES:
+        for target, each in estimates.get(phase, {}).items():
             median = each.quantile(0.5)
             ends = {"low_s": median.low, "high_s": median.high, "runs": each.observed.runs}
             rows.append({"target": target, "phase": phase, "median_s": median.value, **ends})

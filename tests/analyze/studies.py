@@ -10,7 +10,7 @@ import numpy as np
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 from analyze_coverage import coverage
-from analyze_study import Truth, draw_times, simulate
+from analyze_study import HeavyTail, Truth, simulate
 from analyze_truth import errors
 
 from spotlib.analyze.turnbull import Observed
@@ -21,7 +21,7 @@ from spotlib.model import Target, plan_launches
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import Fate, World
 
-__all__ = ["Truth", "coverage", "draw_times", "errors", "simulate"]
+__all__ = ["HeavyTail", "Truth", "coverage", "errors", "simulate"]
 
 NANO, SMALL = Target("t3.nano", "sa-east-1"), Target("t3.small", "sa-east-1")
 

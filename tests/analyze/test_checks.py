@@ -32,7 +32,7 @@ def checked(data, **changes):
     polled = changes.pop("polled", data.polled)
     launches = data.launches.assign(**changes)
     data = replace(data, launches=launches, polled=polled)
-    distributions = launch_times(launches, Stage.READY, rng=np.random.default_rng(1), resamples=20)
+    distributions = launch_times(launches, Stage.READY, resamples=20)
     return self_check(data, distributions, Stage.READY).set_index("check")
 
 
@@ -100,9 +100,7 @@ def test_few_runs_of_many_instances_are_a_small_sample():
     launches = simulate(
         Truth(between=0.8, within=0.1), runs=4, count=20, rng=np.random.default_rng(1)
     )
-    [times] = launch_times(
-        launches, Stage.READY, rng=np.random.default_rng(1), resamples=20
-    ).values()
+    [times] = launch_times(launches, Stage.READY, resamples=20).values()
 
     assert effective_sample_size(times) < 8
 
@@ -111,9 +109,7 @@ def test_independent_instances_all_count():
     launches = simulate(
         Truth(between=0.0, within=0.5), runs=30, count=10, rng=np.random.default_rng(1)
     )
-    [times] = launch_times(
-        launches, Stage.READY, rng=np.random.default_rng(1), resamples=20
-    ).values()
+    [times] = launch_times(launches, Stage.READY, resamples=20).values()
 
     assert effective_sample_size(times) > 150
 
@@ -132,7 +128,7 @@ class TestStaleReads:
             simulate(Truth(median_s=m), runs=8, count=10, rng=rng, target=f"{m:.0f}")
             for m in (20.0, 35.0, 120.0)
         ]
-        return launch_times(pd.concat(studies), Stage.READY, rng=rng, resamples=20)
+        return launch_times(pd.concat(studies), Stage.READY, resamples=20)
 
     def test_medians_move_earlier_but_by_no_more_than_the_staleness(self, distributions):
         table = stale_medians(distributions)
@@ -154,9 +150,7 @@ class TestStaleReads:
 
     def test_a_median_that_was_not_reached_has_no_order(self):
         launches = simulate(Truth(never=0.9), runs=8, count=5, rng=np.random.default_rng(1))
-        distributions = launch_times(
-            launches, Stage.READY, rng=np.random.default_rng(1), resamples=20
-        )
+        distributions = launch_times(launches, Stage.READY, resamples=20)
 
         assert stale_orders(distributions).empty
         assert np.isnan(stale_medians(distributions)["median_s"]).all()

@@ -44,18 +44,34 @@ def test_a_phase_without_a_median_is_an_arrow_and_no_error():
     assert len(markers(ax, ">")) == 1
 
 
-def test_an_interval_without_an_end_leaves_by_an_arrow_on_its_side():
-    pairs = pd.DataFrame(
-        [
-            {"ratio": 0.5, "ratio_low": 0.0, "ratio_high": 0.9, "p_holm": 0.01},
-            {"ratio": 2.0, "ratio_low": 1.1, "ratio_high": np.inf, "p_holm": 0.5},
-            {"ratio": np.nan, "ratio_low": 0.0, "ratio_high": 0.9, "p_holm": 0.01},
-        ]
-    ).assign(first=A, second=B)
-    [ax] = comparison_figure(pairs, simulated=True).axes
+def pairs_of(*ratios, difference=0.1, p_holm=0.5):
+    """Pairs whose ratio has these values: value, low, high."""
+    names = ["ratio", "ratio_low_adjusted", "ratio_high_adjusted"]
+    ends = {"difference_low_adjusted": -0.1, "difference_high_adjusted": 0.3}
+    return pd.DataFrame(ratios, columns=names).assign(
+        first=A, second=B, p_holm=p_holm, difference=difference, **ends
+    )
 
-    assert len(markers(ax, "<")) == len(markers(ax, ">")) == 1
-    assert len(ax.get_yticks()) == 2
+
+def test_an_interval_without_an_end_leaves_by_an_arrow_on_its_side():
+    pairs = pairs_of((0.5, np.nan, 0.9), (2.0, 1.1, np.inf), (1.0, 0.9, 1.1))
+    ratios, _ = comparison_figure(pairs, simulated=True).axes
+
+    assert len(markers(ratios, "<")) == len(markers(ratios, ">")) == 1
+    assert len(ratios.get_yticks()) == 3
+
+
+def test_a_pair_without_a_ratio_is_drawn_by_its_difference_of_shares():
+    pairs = pairs_of((np.nan, np.nan, np.nan), (2.0, 1.1, 4.0), difference=[0.4, 0.1])
+    ratios, differences = comparison_figure(pairs, simulated=True).axes
+    points = [line.get_xdata()[0] for line in markers(differences, "o")]
+
+    assert points == [0.4, 0.1]
+    assert [line.get_xdata()[0] for line in markers(ratios, "o")] == [
+        pytest.approx(np.nan, nan_ok=True),
+        2.0,
+    ]
+    assert [line.get_ydata()[0] for line in ratios.lines if line.get_linewidth() == 3] == [1]
 
 
 @pytest.mark.parametrize("targets", [1, 5])
@@ -82,9 +98,8 @@ def test_each_forecast_has_a_panel_with_its_band_and_its_own_colour(targets):
     ("ratios", "ticks"), [([0.8, 1.3], [0.8, 1.0, 1.2]), ([0.02, 30.0], [0.02, 0.5, 20.0])]
 )
 def test_a_ratio_axis_has_ticks_within_a_decade_and_beyond(ratios, ticks):
-    pairs = pd.DataFrame({"ratio": ratios, "first": A, "second": B, "p_holm": 0.5})
-    pairs = pairs.assign(ratio_low=pairs["ratio"] / 1.1, ratio_high=pairs["ratio"] * 1.1)
-    [ax] = comparison_figure(pairs, simulated=True).axes
+    pairs = pairs_of(*[(ratio, ratio / 1.1, ratio * 1.1) for ratio in ratios])
+    ax, _ = comparison_figure(pairs, simulated=True).axes
     low, high = ax.get_xlim()
     shown = [tick for tick in ax.get_xticks() if low <= tick <= high]
 

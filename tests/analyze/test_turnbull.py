@@ -33,11 +33,14 @@ def lives(draw):
 
 @pytest.mark.parametrize("case", json.loads(REFERENCE.read_text()))
 def test_the_curve_agrees_with_lifelines(case):
-    """What lifelines 0.30.3's ``fit_interval_censoring`` returned for the same brackets."""
+    """What lifelines 0.30.3's ``fit_interval_censoring`` returned for the same brackets.
+
+    Its EM stops within 1e-4: it says 0.65008 where the shares are exactly 0.65.
+    """
     by_s = [INF if each is None else each for each in case["by_s"]]
     curve = turnbull(observed(case["after_s"], by_s))
 
-    assert 1 - curve.share_by(case["time_s"]) == pytest.approx(case["waiting"], abs=2e-5)
+    assert 1 - curve.share_by(case["time_s"]) == pytest.approx(case["waiting"], abs=1e-4)
 
 
 def test_where_lifelines_is_installed_it_agrees_on_fresh_brackets():
@@ -156,29 +159,6 @@ def test_every_run_weighs_the_same_whatever_its_n():
     seen = observed([0, 0, 0, 50], [3, 3, 3, 53], run=[0, 0, 0, 1])
 
     assert turnbull(seen).share_by(10.0) == pytest.approx(0.5)
-
-
-@QUICKLY
-@given(lives())
-def test_a_dense_and_a_sparse_matrix_lead_to_the_same_curve(seen):
-    dense = turnbull(seen)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("spotlib.analyze.turnbull._SMALL", 0)
-        sparse = turnbull(seen)
-
-    assert sparse.mass == pytest.approx(dense.mass, abs=1e-9)
-
-
-def test_a_start_near_the_curve_does_not_change_the_resamples():
-    rng = np.random.default_rng(1)
-    after_s = rng.uniform(0, 30, 60)
-    seen = observed(after_s, after_s + 3.3, run=np.repeat(np.arange(12), 5))
-    draws = rng.multinomial(12, np.full(12, 1 / 12), size=20)
-
-    cold = smoothed(turnbull(seen, draws=draws), 3.3)
-    warm = smoothed(turnbull(seen, draws=draws, near=turnbull(seen)), 3.3)
-
-    assert warm.quantile(0.5) == pytest.approx(cold.quantile(0.5), abs=0.15)
 
 
 def test_smoothing_keeps_the_mean_and_never_begins_before_the_request():
