@@ -71,7 +71,7 @@ def self_check(
 
 def _missed_polls(data: Comparable) -> Check:
     place = ["batch_id", "round", "region"]
-    polls = data.polls.drop_duplicates([*place, "poll"])
+    polls = data.polled
     numbers = polls.groupby(place)["poll"]
     skipped = float((numbers.max() - numbers.min() + 1 - numbers.size()).sum())
     failed = float(polls["error"].notna().sum())

@@ -18,7 +18,9 @@ resamples.  It reads no file, and the same rounds are always resampled in the sa
   as no run weighs much, and takes one estimate instead of a thousand.
 """
 
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from hashlib import sha256
 
 import numpy as np
@@ -44,6 +46,7 @@ from spotlib.analyze.turnbull import (
     turnbull,
 )
 from spotlib.model import Stage
+from spotlib.processes import each_of
 
 Draws = NDArray[np.int16]  # how often each run is drawn: shape (resamples, runs)
 _REFITTED = 40  # runs, up to which resamples are estimated anew
@@ -56,6 +59,7 @@ def launch_times(
     *,
     since: Stage | None = None,
     resamples: int = 999,
+    executor: Executor | None = None,
 ) -> dict[str, "LaunchTimes"]:
     """Estimate the distribution of the time to a stage, for each target.
 
@@ -78,6 +82,8 @@ def launch_times(
         Measure from this stage instead of from the request, over the requests that reached it.
     resamples : int, default 999
         How many times the runs are resampled.
+    executor : Executor, optional
+        Estimates the targets at once.  By default they are estimated here, one after another.
 
     Returns
     -------
@@ -126,15 +132,21 @@ def launch_times(
     rows = rows if since is None else rows[rows[f"{since.label}_by_s"].notna()]
     if rows.empty:
         return {}
-    drawn: dict[tuple[str, ...], Draws] = {}
-    found = {}
-    for name, here in rows.groupby("target"):
-        rounds = tuple(map(round_of, sorted(set(here["run"]))))
-        draws = drawn.setdefault(rounds, _draw_runs(rounds, resamples))
-        observed = observe(here, stage, since=since)
-        curve, resampled = _estimated(observed, draws)
-        found[str(name)] = LaunchTimes(str(name), stage, observed, curve, resampled, draws, rounds)
-    return found
+    jobs = [
+        (
+            str(name),
+            observe(here, stage, since=since),
+            tuple(map(round_of, sorted(set(here["run"])))),
+        )
+        for name, here in rows.groupby("target")
+    ]
+    estimates = each_of(partial(_estimated, resamples=resamples), jobs, executor=executor)
+    return {
+        name: LaunchTimes(
+            name, stage, observed, curve, resampled, _draw_runs(rounds, resamples), rounds
+        )
+        for (name, observed, rounds), (curve, resampled) in zip(jobs, estimates, strict=True)
+    }
 
 
 @dataclass(frozen=True)
@@ -260,8 +272,12 @@ def _observations(launches: pd.DataFrame) -> pd.DataFrame:
     return name_runs(kept)
 
 
-def _estimated(observed: Observed, draws: Draws) -> tuple[Curve, Curve]:
+def _estimated(
+    target: tuple[str, Observed, tuple[str, ...]], *, resamples: int
+) -> tuple[Curve, Curve]:
     """The smoothed curve and its smoothed resamples."""
+    _, observed, rounds = target
+    draws = _draw_runs(rounds, resamples)
     found = turnbull(observed)
     if observed.runs <= _REFITTED:
         again = refitted(observed, draws, near=found)
@@ -273,9 +289,12 @@ def _estimated(observed: Observed, draws: Draws) -> tuple[Curve, Curve]:
     return smoothed(found, width_s), smoothed(again, width_s)
 
 
+@lru_cache(maxsize=16)  # targets of the same rounds, and each of their stages, share a drawing
 def _draw_runs(rounds: tuple[str, ...], resamples: int) -> Draws:
     """How often each run is drawn; a function of the names of the rounds and nothing else."""
     runs = len(rounds)
     seed = int.from_bytes(sha256("\n".join(rounds).encode()).digest()[:8])
     rng = np.random.default_rng(seed)
-    return rng.multinomial(runs, np.full(runs, 1.0 / runs), size=resamples).astype(np.int16)
+    draws = rng.multinomial(runs, np.full(runs, 1.0 / runs), size=resamples).astype(np.int16)
+    draws.setflags(write=False)
+    return draws

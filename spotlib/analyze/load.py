@@ -3,6 +3,7 @@
 Owns the order in which the rules of ``comparable`` are applied.  It estimates nothing.
 """
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,11 @@ from spotlib.analyze.comparable import name_runs, other_variable, why_not
 from spotlib.figures import foreign_mark
 from spotlib.model import Stage
 from spotlib.record.folder import Paths
-from spotlib.record.tables import load_polls, load_readable
+from spotlib.record.tables import load_readable
 
 _LEFT_OUT = ["batch_id", "target", "requests", "why"]
+# Runs whose polls are kept for figures: of each target its share of them all, or at least so many.
+_SHOWN_RUNS, _FEWEST_SHOWN = 1600, 20
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,16 @@ class Comparable:
     """Launches that may be analyzed together.
 
     ``launches`` (one row per request) and ``polls`` (one row per poll and plan) have the columns
-    of ``load_launches`` and ``load_polls``, and ``target`` and ``run``.  ``left_out`` has the
+    of ``load_launches`` and ``load_polls``, and ``target`` and ``run``.  Where there are many runs,
+    ``polls`` has those of a random sample of each target's runs; ``polled`` has one row per poll of
+    a region: ``batch_id``, ``round``, ``region``, ``poll``, ``error``.  ``left_out`` has the
     columns ``batch_id``, ``target``, ``requests`` and ``why``; ``not_read`` counts its logs that
     cannot be read.
     """
 
     launches: pd.DataFrame
     polls: pd.DataFrame
+    polled: pd.DataFrame
     batches: pd.DataFrame
     left_out: pd.DataFrame
     wanted: Stage
@@ -53,6 +59,14 @@ class Comparable:
         return f"{words}; {_count(self.not_read, 'file')} could not be read: see what was left out"
 
     @property
+    def lines(self) -> str:
+        """One sentence: how many runs have their polls here, of how many."""
+        shown, runs = self.polls["run"].nunique(), self.launches["run"].nunique()
+        if shown == runs:
+            return f"Thin lines: all {runs} runs."
+        return f"Thin lines: a random sample of {shown} of the {runs} runs."
+
+    @property
     def mark(self) -> str:
         """What is written across figures of a foreign endpoint; "" for the sandbox and AWS."""
         return foreign_mark(self.launches)
@@ -62,7 +76,9 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def load_comparable(paths: Paths, *, targets: str = "") -> Comparable:
+def load_comparable(
+    paths: Paths, *, targets: str = "", executor: Executor | None = None
+) -> Comparable:
     """Load the newest launches that are one variable, and list what was left out.
 
     Parameters
@@ -71,6 +87,8 @@ def load_comparable(paths: Paths, *, targets: str = "") -> Comparable:
         Logs, or folders of logs.
     targets : str, optional
         Keep only targets whose name contains one of these comma-separated words.
+    executor : Executor, optional
+        Reads many logs at once, as for ``load_launches``.
 
     Returns
     -------
@@ -84,7 +102,7 @@ def load_comparable(paths: Paths, *, targets: str = "") -> Comparable:
     ValueError
         If there is no launch, if none remains, or if a word of ``targets`` matches no target.
     """
-    found = load_readable(paths)
+    found = load_readable(paths, executor=executor)
     not_read = [(each.batch_id, "", np.nan, each.words) for each in found.faults]
     not_read += [("", "", np.nan, words) for words in found.notes]
     left_out = [pd.DataFrame(not_read, columns=_LEFT_OUT).astype({"requests": "float64"})]
@@ -94,15 +112,18 @@ def load_comparable(paths: Paths, *, targets: str = "") -> Comparable:
     for rule in (why_not, other_variable):
         why = rule(launches)
         left_out.append(_left_out(launches, why))
-        launches = launches[why == ""]
+        if (why != "").any():  # else a copy of all would be made for nothing
+            launches = launches[why == ""]
         if launches.empty:
             raise ValueError(f"no request is left to analyze: each {why.iloc[0]}")
     launches = _chosen(launches, targets)
     kept = set(launches["batch_id"])
-    polls = name_runs(load_polls([found.logs[each] for each in sorted(kept)]))
+    run = name_runs(found.polled.runs)["run"]
+    polled = found.polled.of(run.isin(set(launches["run"])))
     return Comparable(
         launches=launches.reset_index(drop=True),
-        polls=polls[polls["run"].isin(set(launches["run"]))].reset_index(drop=True),
+        polls=name_runs(polled.of(run.isin(_shown(launches))).table()),
+        polled=polled.made(),
         batches=found.batches[found.batches["batch_id"].isin(kept)].reset_index(drop=True),
         left_out=pd.concat(left_out, ignore_index=True),
         wanted=Stage[launches["wanted"].iloc[0].upper()],
@@ -121,6 +142,13 @@ def _left_out(launches: pd.DataFrame, why: "pd.Series[str]") -> pd.DataFrame:
     gone = launches[why != ""].assign(why=why)
     counts = gone.groupby(["batch_id", "target", "why"]).size()
     return counts.rename("requests").reset_index().astype({"requests": "float64"})[_LEFT_OUT]
+
+
+def _shown(launches: pd.DataFrame) -> "set[str]":
+    """The runs whose polls are kept: all, or the same random sample each time."""
+    runs = launches[["target", "run"]].drop_duplicates("run").sample(frac=1.0, random_state=0)
+    most = max(_SHOWN_RUNS // runs["target"].nunique(), _FEWEST_SHOWN)
+    return set(runs.groupby("target").head(most)["run"])
 
 
 def _chosen(launches: pd.DataFrame, targets: str) -> pd.DataFrame:

@@ -188,13 +188,16 @@ def training_table(
     first = np.flatnonzero(~requests.duplicated(RUN).to_numpy())
     ready, most, observed = _count(requests, first, times_s=times_s)
     weight = _weights(requests, first, times_s=times_s)
-    runs = requests.iloc[np.repeat(first, times_s.size)].assign(
-        elapsed_s=np.tile(times_s, first.size),
-        ready=ready.ravel(),
-        ready_most=most.ravel(),
-        weight=weight.ravel(),
+    kept = observed.ravel()
+    # The columns and rows are chosen before they are repeated: there are millions.
+    known = requests[[name for name in names_of("training") if name in requests]].iloc[first]
+    runs = known.iloc[np.repeat(np.arange(first.size), times_s.size)[kept]].assign(
+        elapsed_s=np.tile(times_s, first.size)[kept],
+        ready=ready.ravel()[kept],
+        ready_most=most.ravel()[kept],
+        weight=weight.ravel()[kept],
     )
-    return runs[observed.ravel()][names_of("training")].reset_index(drop=True)
+    return runs[names_of("training")].reset_index(drop=True)
 
 
 def left_out(launches: pd.DataFrame) -> pd.DataFrame:
@@ -242,8 +245,8 @@ def _count(
     """
     lower, upper = (requests[[name]].to_numpy() for name in ("lower_s", "upper_s"))
     shown = requests[["event"]].to_numpy() == 1
-    ready = np.add.reduceat((upper <= times_s).astype(np.int64), first)
-    most = np.add.reduceat((shown & (lower < times_s)).astype(np.int64), first)
+    ready = np.add.reduceat(upper <= times_s, first, dtype=np.int64)
+    most = np.add.reduceat(shown & (lower < times_s), first, dtype=np.int64)
     observed = shown | _never(requests) | (lower >= times_s)
     return ready, most, np.logical_and.reduceat(observed, first)
 

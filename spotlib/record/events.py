@@ -2,7 +2,8 @@
 
 A log is one JSON object per line.  Its key ``event`` names the type of the line, the other keys
 are that type's fields.  Lines are written and read through these types alone, and a line that is
-valid JSON but no valid event is refused when it is read.
+valid JSON but no valid event is refused when it is read.  No event refers back to itself, so
+Python need not search millions of them for cycles (``gc=False``).
 
 A new column is added here.  A field of ``Features`` is then filled by ``collect.features``, and the
 launches table has it without another change.  A field of another event is filled by
@@ -64,7 +65,7 @@ class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     since_last_s: float | None = None
 
 
-class StageCounts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StageCounts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """How many requests of a run have been shown at each stage, and EC2's codes for all of them."""
 
     accepted: Count
@@ -85,7 +86,9 @@ class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     botocore: str | None = None  # older logs lack it
 
 
-class _Event(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="event"):
+class _Event(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="event", gc=False
+):
     """A line of the log; ``line`` is its place among the whole lines, so a lost one is noticed."""
 
     line: Count | None = None

@@ -16,6 +16,7 @@ from spotlib.record.replay import RecordedBatch, replay
 
 Paths = str | Path | Iterable[str | Path]
 _PIECE_BYTES = 2**20
+_PART_BYTES = 2**24  # read at once: enough that a table per part costs little
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,17 @@ class Logs:
                 continue
             if record is not None:
                 yield record
+
+    def parts(self) -> Iterator["Logs"]:
+        """These logs in parts of some megabytes, in the same order; at least one part."""
+        part, size = Logs(), 0
+        for path, batch in self.batches.items():
+            if part.batches and size >= _PART_BYTES:
+                yield part
+                part, size = Logs(), 0
+            part.batches[path] = batch
+            size += path.stat().st_size if path.exists() else 0  # gone: reading it says so
+        yield part
 
     def add_fault(self, path: Path, error: ValueError | OSError) -> None:
         """Record why a file cannot be read."""

@@ -30,7 +30,7 @@ from spotlib.record.log import read_lines
 Key = tuple[int, int]  # round and plan: they name a run within its batch
 
 
-@dataclass
+@dataclass(slots=True)
 class RecordedRun:
     """One request call: its intent, the answer or the refusal, and when it was last polled.
 
@@ -60,7 +60,7 @@ class RecordedRun:
         return Target(intent.instance_type, intent.region, intent.availability_zone_id)
 
 
-@dataclass
+@dataclass(slots=True)
 class RecordedRequest:
     """One spot request: the stages it was shown at, in order, and its outcome if it has one.
 
@@ -166,16 +166,7 @@ def _take(found: RecordedBatch, event: Event) -> None:
     KeyError if it speaks of something unknown, ValueError if it cannot be true after the earlier
     ones.
     """
-    match event:
-        case BatchEvent():
-            _require_new(False, "the batch")
-        case IntentEvent():
-            key = event.round, event.plan
-            _require_new(key not in found.runs, f"the intent of run {key}")
-            found.runs[key] = RecordedRun(event)
-            _ = found.runs[key].target  # refuses names that EC2 could not know
-        case RequestedEvent() | RefusedEvent():
-            _take_answer(found, event)
+    match event:  # the most frequent first
         case PollEvent():
             _take_poll(found, event)
         case StageEvent():
@@ -185,6 +176,15 @@ def _take(found: RecordedBatch, event: Event) -> None:
             _require_new(request.outcome is None, f"the outcome of {event.request_id}")
             _require_order(sent_s=request.sent_s, after_s=event.after_s, by_s=event.by_s)
             request.stages.append(event)
+        case BatchEvent():
+            _require_new(False, "the batch")
+        case IntentEvent():
+            key = event.round, event.plan
+            _require_new(key not in found.runs, f"the intent of run {key}")
+            found.runs[key] = RecordedRun(event)
+            _ = found.runs[key].target  # refuses names that EC2 could not know
+        case RequestedEvent() | RefusedEvent():
+            _take_answer(found, event)
         case ImpairedEvent():
             request = _request_of(found, event)
             _require_new(request.impaired is None, f"impaired of {event.request_id}")

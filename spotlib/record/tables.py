@@ -4,20 +4,28 @@ Tables are derived from the logs whenever they are wanted and are stored nowhere
 still being written are read too.  Nothing is estimated here.
 
 ``load_*`` refuse a file that cannot be read.  ``load_readable`` names it and reads the others.
+
+Many logs are read in parts of some megabytes, each in one pass, here or on an executor.  What is
+the same for all rows of a run, or of a poll, is kept once until the rows are joined.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from msgspec.structs import asdict
+from numpy.typing import NDArray
 
 from spotlib.model import Outcome, Stage, failure_kind, image_family
-from spotlib.record.events import BatchEvent, Features, IntentEvent, OutcomeEvent, StageEvent
-from spotlib.record.folder import Fault, Paths, find_logs
+from spotlib.processes import each_of
+from spotlib.record.events import BatchEvent, Features, OutcomeEvent, StageEvent
+from spotlib.record.folder import Fault, Logs, Paths, find_logs
 from spotlib.record.replay import RecordedBatch, RecordedRequest, RecordedRun, replay
 
 _PLACE = ("simulated", "world", "endpoint", "batch_id")
@@ -46,20 +54,35 @@ LAUNCH_COLUMNS = (
 )
 POLL_COLUMNS = (*_PLACE, *_PLAN, "poll", "asked_s", "answered_s", "at", *_STAGES, "error")
 _POLL = ("poll", "asked_s", "answered_s", "at", "error")  # what is the same for all plans of a poll
+_RUN = (
+    *_PLACE,
+    *_PLAN,
+    "image",
+    "image_family",
+    "max_price_usd",
+    "sent_at",
+    *_FEATURES,
+)  # for all of its requests
+_REQUEST = tuple(name for name in LAUNCH_COLUMNS if name not in _RUN)
+_COUNTS = ("of_poll", "of_run", *_STAGES)
 _WHOLE = {
     *("round", "plan", "n", "poll", *_STAGES),
     *("rounds", "plans", "requests", "ended", "seed", "sps", "t3"),
 }
+_WORTH_PARTS = 4  # reading so many takes longer than starting processes
 _YES_OR_NO = {"simulated", "torn", "clean"}
 
 
-def load_batches(paths: Paths) -> pd.DataFrame:
+def load_batches(paths: Paths, *, executor: Executor | None = None) -> pd.DataFrame:
     """Read batches from event logs.
 
     Parameters
     ----------
     paths
         A log, a folder of logs, or several of both.
+    executor : Executor, optional
+        Reads parts of many logs at once.  By default they are read here, or in a process per core
+        where there are some 64 MB or more.
 
     Returns
     -------
@@ -81,17 +104,20 @@ def load_batches(paths: Paths) -> pd.DataFrame:
        simulated  rounds  requests  ended  clean
     0       True       1         2      2   True
     """
-    rows = [_batch_row(record) for record in _records(paths, polls=False)]
-    return _table(rows, BATCH_COLUMNS)
+    (batches,) = _load(_Batches, paths=paths, polls=False, executor=executor)
+    return _concatenated(batches)
 
 
-def load_launches(paths: Paths) -> pd.DataFrame:
+def load_launches(paths: Paths, *, executor: Executor | None = None) -> pd.DataFrame:
     """Read launches from event logs: every request, its brackets, its outcome, its features.
 
     Parameters
     ----------
     paths
         A log, a folder of logs, or several of both.
+    executor : Executor, optional
+        Reads parts of many logs at once.  By default they are read here, or in a process per core
+        where there are some 64 MB or more.
 
     Returns
     -------
@@ -124,17 +150,20 @@ def load_launches(paths: Paths) -> pd.DataFrame:
     >>> bool((launches["ready_after_s"] < launches["ready_by_s"]).all())
     True
     """
-    rows = [row for record in _records(paths, polls=False) for row in _launch_rows(record)]
-    return _table(rows, LAUNCH_COLUMNS)
+    (launches,) = _load(_Launches, paths=paths, polls=False, executor=executor)
+    return _concatenated(launches)
 
 
-def load_polls(paths: Paths) -> pd.DataFrame:
+def load_polls(paths: Paths, *, executor: Executor | None = None) -> pd.DataFrame:
     """Read polls from event logs: how many requests of each run were at each stage, and when.
 
     Parameters
     ----------
     paths
         A log, a folder of logs, or several of both.
+    executor : Executor, optional
+        Reads parts of many logs at once.  By default they are read here, or in a process per core
+        where there are some 64 MB or more.
 
     Returns
     -------
@@ -157,30 +186,76 @@ def load_polls(paths: Paths) -> pd.DataFrame:
     >>> polls[["accepted", "ready"]].iloc[[0, -1]].to_dict("list")
     {'accepted': [2, 2], 'ready': [0, 2]}
     """
-    plans: list[dict[str, Any]] = []
-    polls: list[tuple[Any, ...]] = []
-    counts: list[tuple[Any, ...]] = []
-    for record in _records(paths):
-        _add_polls(record, plans, polls, counts)
-    return _polls(plans, polls, counts)
+    (polls,) = _load(_Polls, paths=paths, executor=executor)
+    return Polled.joined(polls).table()
+
+
+@dataclass(frozen=True)
+class Polled:
+    """Polls as they are kept until somebody wants the rows of some runs: they are many.
+
+    ``runs`` has one row per run, ``polls`` one per poll, and ``counts`` one per poll and run, with
+    the places of both; a count is -1 where the poll failed.
+    """
+
+    runs: pd.DataFrame
+    polls: pd.DataFrame
+    counts: pd.DataFrame
+
+    @classmethod
+    def joined(cls, parts: Sequence["Polled"]) -> "Polled":
+        """The polls of all parts."""
+        counts, polls, runs = [], 0, 0
+        for part in parts:
+            places = {
+                "of_poll": part.counts["of_poll"] + polls,
+                "of_run": part.counts["of_run"] + runs,
+            }
+            counts.append(part.counts.assign(**places))
+            polls, runs = polls + len(part.polls), runs + len(part.runs)
+        return cls(
+            _concatenated([part.runs for part in parts]),
+            _concatenated([part.polls for part in parts]),
+            pd.concat(counts, ignore_index=True),
+        )
+
+    def of(self, kept: "pd.Series[bool]") -> "Polled":
+        """The polls of the runs for which ``kept`` is true, one value per row of ``runs``."""
+        return replace(self, counts=self.counts[kept.to_numpy()[self.counts["of_run"]]])
+
+    def made(self) -> pd.DataFrame:
+        """One row per poll: ``batch_id``, ``round``, ``region``, ``poll``, ``error``."""
+        first = self.counts.drop_duplicates("of_poll")
+        run = self.runs[["batch_id", "round", "region"]].take(first["of_run"].to_numpy())
+        poll = self.polls[["poll", "error"]].take(first["of_poll"].to_numpy())
+        return pd.concat([run.reset_index(drop=True), poll.reset_index(drop=True)], axis=1)
+
+    def table(self) -> pd.DataFrame:
+        """One row per poll and run, as from ``load_polls``."""
+        rows = self.runs.take(self.counts["of_run"].to_numpy()).reset_index(drop=True)
+        polled = self.polls.take(self.counts["of_poll"].to_numpy()).reset_index(drop=True)
+        sent_s = rows.pop("sent_s")
+        polled[["asked_s", "answered_s"]] = polled[["asked_s", "answered_s"]].sub(sent_s, axis=0)
+        counts = {name: _whole(self.counts[name].to_numpy()) for name in _STAGES}
+        return pd.concat([rows, polled.assign(**counts)], axis=1)[list(POLL_COLUMNS)]
 
 
 @dataclass(frozen=True)
 class Readable:
     """What the logs that can be read say, and of every other file a sentence.
 
-    ``launches`` and ``batches`` are as from ``load_launches`` and ``load_batches``; ``logs`` has
-    the file of each batch.  ``faults`` cannot be read, ``notes`` are of copies and hidden files.
+    ``launches`` and ``batches`` are as from ``load_launches`` and ``load_batches``; ``polled`` has
+    what ``load_polls`` shows.  ``faults`` cannot be read, ``notes`` are of copies and hidden files.
     """
 
     launches: pd.DataFrame
     batches: pd.DataFrame
-    logs: dict[str, Path]
+    polled: Polled
     faults: list[Fault]
     notes: list[str]
 
 
-def load_readable(paths: Paths) -> Readable:
+def load_readable(paths: Paths, *, executor: Executor | None = None) -> Readable:
     """Read every log that can be read whole, also its polls; no damaged one hides the others.
 
     Raises
@@ -189,32 +264,56 @@ def load_readable(paths: Paths) -> Readable:
         If a path does not exist.
     """
     found = find_logs(paths)
-    logs: dict[str, Path] = {}
-    batches: list[dict[str, Any]] = []
-    launches: list[dict[str, Any]] = []
-    for record in found.read():
-        logs[record.batch.batch_id] = record.path
-        batches.append(_batch_row(record))
-        launches += _launch_rows(record)
+    batches, launches, polls = _read(found, (_Batches, _Launches, _Polls), executor=executor)
     return Readable(
-        launches=_table(launches, LAUNCH_COLUMNS),
-        batches=_table(batches, BATCH_COLUMNS),
-        logs=logs,
+        launches=_concatenated(launches),
+        batches=_concatenated(batches),
+        polled=Polled.joined(polls),
         faults=found.faults,
         notes=found.notes,
     )
 
 
-def _records(paths: Paths, *, polls: bool = True) -> Iterator[RecordedBatch]:
+def _load(
+    *kinds: "type[_Rows]", paths: Paths, polls: bool = True, executor: Executor | None
+) -> list[list[Any]]:
     """Read the logs; refuse what cannot be read, and warn of copies."""
     found = find_logs(paths)
     for words in found.notes:
         warnings.warn(words, stacklevel=3)
     found.require()
-    for record in found.read(polls=polls):
-        found.require()
-        yield record
+    tables = _read(found, kinds, polls=polls, executor=executor)
     found.require()
+    return tables
+
+
+def _read(
+    found: Logs,
+    kinds: "Sequence[type[_Rows]]",
+    *,
+    polls: bool = True,
+    executor: Executor | None,
+) -> list[list[Any]]:
+    """Read the logs in parts; of each kind, the tables of all parts."""
+    parts = list(found.parts())
+    work = partial(_read_part, kinds=kinds, polls=polls)
+    tables: list[list[Any]] = [[] for _ in kinds]
+    worth = len(parts) >= _WORTH_PARTS
+    for made, faults in each_of(work, parts, executor=executor, worth_processes=worth):
+        found.faults += faults
+        for table, each in zip(tables, made, strict=True):
+            table.append(each)
+    return tables
+
+
+def _read_part(
+    part: Logs, *, kinds: "Sequence[type[_Rows]]", polls: bool
+) -> tuple[list[Any], list[Fault]]:
+    made = [kind() for kind in kinds]
+    for record in part.read(polls=polls):
+        for each in made:
+            each.add(record)
+    return [each.table() for each in made], part.faults
 
 
 def _table(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
@@ -237,40 +336,121 @@ def _table(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
     return table
 
 
+def _concatenated(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One table of all parts, each as from ``_table``: a column is text if it is in any part."""
+    table = pd.concat(parts, ignore_index=True)
+    for name in table.columns[table.dtypes == "object"]:
+        if table[name].notna().any():
+            table[name] = table[name].astype("str")
+    return table
+
+
+def _whole(numbers: NDArray[np.integer[Any]]) -> pd.arrays.IntegerArray:
+    """Whole numbers with -1 for what is missing, as the tables show them."""
+    return pd.arrays.IntegerArray(numbers.astype(np.int64), numbers < 0)
+
+
 def _place(batch: BatchEvent) -> dict[str, Any]:
     """Where it ran.  Another market of the sandbox is another endpoint: never pooled."""
     endpoint = f"{batch.endpoint}/{batch.market}" if batch.market else batch.endpoint
     return {name: getattr(batch, name) for name in _PLACE} | {"endpoint": endpoint}
 
 
-def _plan(intent: IntentEvent) -> dict[str, Any]:
-    return {name: getattr(intent, name) for name in _PLAN}
+class _Rows:
+    """The rows of some logs, collected log by log."""
+
+    def add(self, record: RecordedBatch) -> None:
+        """Add what a log says."""
+        raise NotImplementedError
+
+    def table(self) -> Any:
+        """What was collected, so small that it can be handed from process to process."""
+        raise NotImplementedError
 
 
-def _batch_row(record: RecordedBatch) -> dict[str, Any]:
-    return {
-        **asdict(record.batch),
-        **_place(record.batch),
-        "plans": len(record.runs),
-        "requests": len(record.requests),
-        "ended": sum(each.outcome is not None for each in record.requests.values()),
-        "clean": record.clean and record.clean.confirmed,
-        "torn": record.torn,
-        "spotlib_version": record.batch.host.spotlib,
-        "python_version": record.batch.host.python,
-        "botocore_version": record.batch.host.botocore,
-    }
+class _Batches(_Rows):
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, record: RecordedBatch) -> None:
+        self._rows.append(
+            {
+                **asdict(record.batch),
+                **_place(record.batch),
+                "plans": len(record.runs),
+                "requests": len(record.requests),
+                "ended": sum(each.outcome is not None for each in record.requests.values()),
+                "clean": record.clean and record.clean.confirmed,
+                "torn": record.torn,
+                "spotlib_version": record.batch.host.spotlib,
+                "python_version": record.batch.host.python,
+                "botocore_version": record.batch.host.botocore,
+            }
+        )
+
+    def table(self) -> pd.DataFrame:
+        return _table(self._rows, BATCH_COLUMNS)
 
 
-def _launch_rows(record: RecordedBatch) -> Iterator[dict[str, Any]]:
-    if not record.polls and any(each.outcome is None for each in record.requests.values()):
-        # Its last complete poll censors a request without an outcome.
-        record = replay(record.path) or record
-    place = _place(record.batch)
-    for run in record.refused:
-        yield from _refused_rows(place, run)
-    for request in record.requests.values():
-        yield _request_row(place, request)
+class _Launches(_Rows):
+    def __init__(self) -> None:
+        self._runs: list[dict[str, Any]] = []
+        self._of_run: list[int] = []  # of each request
+        self._requests: list[dict[str, Any]] = []
+
+    def add(self, record: RecordedBatch) -> None:
+        if not record.polls and any(each.outcome is None for each in record.requests.values()):
+            # Its last complete poll censors a request without an outcome.
+            record = replay(record.path) or record
+        place = _place(record.batch)
+        places: dict[tuple[int, int], int] = {}
+        for run in record.runs.values():
+            if answer := run.requested or run.refused:
+                places[run.key] = len(self._runs)
+                self._runs.append(_known_before(place, run) | {"sent_at": answer.at})
+        for run in record.refused:
+            self._of_run += [places[run.key]] * run.intent.n
+            self._requests += [_refused_row(run)] * run.intent.n
+        self._of_run += [places[each.run.key] for each in record.requests.values()]
+        self._requests += map(_request_row, record.requests.values())
+
+    def table(self) -> pd.DataFrame:
+        runs, requests = _table(self._runs, _RUN), _table(self._requests, _REQUEST)
+        known = runs.take(np.array(self._of_run, dtype=np.intp)).reset_index(drop=True)
+        return pd.concat([known, requests], axis=1)[list(LAUNCH_COLUMNS)]
+
+
+class _Polls(_Rows):
+    _seen = attrgetter(*_STAGES)
+
+    def __init__(self) -> None:
+        self._runs: list[dict[str, Any]] = []
+        self._polls: list[tuple[Any, ...]] = []
+        self._counts: list[int] = []  # flat: one object less per poll and run
+
+    def add(self, record: RecordedBatch) -> None:
+        place = _place(record.batch)
+        places = {key: len(self._runs) + number for number, key in enumerate(record.runs)}
+        for run in record.runs.values():
+            sent_s = run.requested.asked_s if run.requested else None
+            self._runs.append({**place, **_plan(run), "sent_s": sent_s})
+        for poll in record.polls:
+            for plan, seen in poll.plans.items():
+                self._counts += (len(self._polls), places[poll.round, plan])
+                self._counts += (-1,) * len(_STAGES) if seen is None else _Polls._seen(seen)
+            self._polls.append((poll.number, poll.asked_s, poll.answered_s, poll.at, poll.error))
+
+    def table(self) -> Polled:
+        counts = np.array(self._counts, dtype=np.int32).reshape(-1, len(_COUNTS))
+        return Polled(
+            runs=_table(self._runs, (*_PLACE, *_PLAN, "sent_s")),
+            polls=_table(self._polls, _POLL),
+            counts=pd.DataFrame(counts, columns=list(_COUNTS)),
+        )
+
+
+def _plan(run: RecordedRun) -> dict[str, Any]:
+    return {name: getattr(run.intent, name) for name in _PLAN}
 
 
 def _known_before(place: dict[str, Any], run: RecordedRun) -> dict[str, Any]:
@@ -280,27 +460,24 @@ def _known_before(place: dict[str, Any], run: RecordedRun) -> dict[str, Any]:
         "image_family": image_family(intent.image, intent.image_name, intent.image_owner),
         "max_price_usd": intent.max_price_usd,
     }
-    return {**place, **_plan(intent), **asdict(intent.features), **more}
+    return {**place, **_plan(run), **asdict(intent.features), **more}
 
 
-def _refused_rows(place: dict[str, Any], run: RecordedRun) -> Iterator[dict[str, Any]]:
+def _refused_row(run: RecordedRun) -> dict[str, Any]:
     assert run.refused is not None
-    row = _known_before(place, run) | {
-        "sent_at": run.refused.at,
+    return {
         "outcome": Outcome.REFUSED,
         "status_code": run.refused.code,
         "kind": run.refused.kind,
         "watched_s": 0.0,
     }
-    yield from (dict(row) for _ in range(run.intent.n))
 
 
-def _request_row(place: dict[str, Any], request: RecordedRequest) -> dict[str, Any]:
+def _request_row(request: RecordedRequest) -> dict[str, Any]:
     requested, sent_s = request.run.requested, request.sent_s
     assert requested is not None
-    row = _known_before(place, request.run) | {
+    row = {
         "request_id": request.request_id,
-        "sent_at": requested.at,
         "accepted_after_s": 0.0,
         "accepted_by_s": _minus(requested.answered_s, sent_s),
         "watched_s": request.watched_s - sent_s,
@@ -339,36 +516,3 @@ def _add_stage(row: dict[str, Any], event: StageEvent, sent_s: float) -> None:
     if event.stage == Stage.FULFILLED.label:  # EC2 overwrites this time at the next status change
         row["fulfilled_at"] = event.status_updated_at
     row["launched_at"] = event.launched_at or row.get("launched_at")
-
-
-def _add_polls(
-    record: RecordedBatch,
-    plans: list[dict[str, Any]],
-    polls: list[tuple[Any, ...]],
-    counts: list[tuple[Any, ...]],
-) -> None:
-    """Add a log's plans, its polls, and the counts of each plan in each poll, by their places."""
-    place = _place(record.batch)
-    places = {key: len(plans) + number for number, key in enumerate(record.runs)}
-    for run in record.runs.values():
-        sent_s = run.requested.asked_s if run.requested else None
-        plans.append({**place, **_plan(run.intent), "sent_s": sent_s})
-    for poll in record.polls:
-        for plan, seen in poll.plans.items():
-            row = [getattr(seen, stage, None) for stage in _STAGES]
-            counts.append((len(polls), places[poll.round, plan], *row))
-        polls.append((poll.number, poll.asked_s, poll.answered_s, poll.at, poll.error))
-
-
-def _polls(
-    plans: list[dict[str, Any]], polls: list[tuple[Any, ...]], counts: list[tuple[Any, ...]]
-) -> pd.DataFrame:
-    """Join each row from its plan, its poll and its counts, so nothing is built twice."""
-    which = pd.DataFrame(counts, columns=["of_poll", "of_plan", *_STAGES])
-    about = _table(plans, (*_PLACE, *_PLAN, "sent_s"))
-    seen = _table(polls, _POLL)
-    rows = about.take(which.pop("of_plan").to_numpy()).reset_index(drop=True)
-    polled = seen.take(which.pop("of_poll").to_numpy()).reset_index(drop=True)
-    sent_s = rows.pop("sent_s")
-    polled[["asked_s", "answered_s"]] = polled[["asked_s", "answered_s"]].sub(sent_s, axis=0)
-    return pd.concat([rows, polled, which.astype("Int64")], axis=1)[list(POLL_COLUMNS)]

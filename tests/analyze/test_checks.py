@@ -15,7 +15,7 @@ from spotlib.analyze.checks import (
     stale_orders,
 )
 from spotlib.analyze.launch_times import launch_times
-from spotlib.analyze.load import Comparable, load_comparable
+from spotlib.analyze.load import load_comparable
 from spotlib.analyze.sentences import stale_sentences
 from spotlib.model import Stage
 from spotlib.sandbox.world import Fate
@@ -35,10 +35,9 @@ def clean(tmp_path_factory):
 
 def checked(data, **changes):
     """The checks by name, after some columns of the launches (or polls) were changed."""
-    polls = changes.pop("polls", data.polls)
+    polled = changes.pop("polled", data.polled)
     launches = data.launches.assign(**changes)
-    batches = data.batches
-    data = Comparable(launches, polls, batches, data.left_out, data.wanted, data.simulated)
+    data = replace(data, launches=launches, polled=polled)
     distributions = launch_times(launches, Stage.READY, resamples=20)
     return self_check(data, distributions, Stage.READY).set_index("check")
 
@@ -65,10 +64,10 @@ def test_wide_brackets_are_gaps(clean):
 
 
 def test_failed_and_skipped_polls_are_both_missed(clean):
-    few = clean.polls[clean.polls["poll"] % 7 != 3].copy()
+    few = clean.polled[clean.polled["poll"] % 7 != 3].copy()
     few.loc[few["poll"] % 5 == 0, "error"] = "throttled"
 
-    assert checked(clean, polls=few).loc["missed polls", "warns"]
+    assert checked(clean, polled=few).loc["missed polls", "warns"]
 
 
 def test_targets_of_different_rounds_are_confounded_with_time(clean):

@@ -1,5 +1,7 @@
 """What says nothing about the market, and what is there twice: one rule for all who read."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from launch_rows import INF, run_rows, table_of
@@ -8,7 +10,7 @@ from spotlib.analyze.comparable import no_observation, repeated
 from spotlib.analyze.load import load_comparable
 from spotlib.forecast.training import left_out, training_table
 from spotlib.model import Outcome
-from spotlib.record.tables import Readable
+from spotlib.record.tables import load_readable
 
 LATER = {"batch_id": "20240902T000000Z-bbbbbb"}
 
@@ -98,10 +100,8 @@ def test_the_analysis_and_the_forecast_leave_out_the_same(tmp_path, monkeypatch)
     launches = table_of(run_rows([20.0, 30.0]), again, quota).assign(
         image="ami-1", availability_zone_id=None
     )
-    (tmp_path / "one.jsonl").write_text("")
-    logs = dict.fromkeys(launches["batch_id"], tmp_path / "one.jsonl")
-    found = Readable(launches, table_of(), logs, [], [])
-    monkeypatch.setattr("spotlib.analyze.load.load_readable", lambda _: found)
+    found = replace(load_readable([]), launches=launches, batches=table_of())
+    monkeypatch.setattr("spotlib.analyze.load.load_readable", lambda _, **__: found)
     analysed = load_comparable(tmp_path)
 
     assert analysed.left_out.groupby("why")["requests"].sum().to_dict() == (

@@ -2,6 +2,7 @@
 
 import shutil
 
+import pandas as pd
 import pytest
 from conftest import unnumbered
 from studies import NANO, edited, record
@@ -40,6 +41,32 @@ def test_a_single_batch_is_read_whole(folder):
     assert data.wanted is Stage.READY
     assert data.left_out.empty
     assert set(data.polls["run"]) == set(data.launches["run"])
+
+
+def test_of_many_runs_the_polls_of_a_sample_are_kept(tmp_path, monkeypatch):
+    record(tmp_path / FIRST, n=1, rounds=5)
+    whole = load_comparable(tmp_path)
+    monkeypatch.setattr("spotlib.analyze.load._SHOWN_RUNS", 6)
+    monkeypatch.setattr("spotlib.analyze.load._FEWEST_SHOWN", 1)
+
+    data, again = load_comparable(tmp_path), load_comparable(tmp_path)
+
+    assert whole.lines == "Thin lines: all 10 runs."
+    assert data.lines == "Thin lines: a random sample of 6 of the 10 runs."
+    assert data.polls.groupby("target")["run"].nunique().tolist() == [3, 3]
+    kept = whole.polls[whole.polls["run"].isin(set(data.polls["run"]))].reset_index(drop=True)
+    pd.testing.assert_frame_equal(data.polls, kept)
+    pd.testing.assert_frame_equal(data.polls, again.polls)
+    pd.testing.assert_frame_equal(data.polled, whole.polled)
+    pd.testing.assert_frame_equal(data.launches, whole.launches)
+
+
+def test_each_poll_counts_once_however_many_runs_it_showed(folder):
+    data = load_comparable(folder)
+
+    one_each = ["batch_id", "round", "region", "poll"]
+    polls = data.polls.drop_duplicates(one_each)[[*one_each, "error"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(data.polled, polls)
 
 
 @pytest.mark.parametrize(

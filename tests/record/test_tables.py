@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import get_args
 
@@ -20,7 +21,7 @@ from spotlib.record.folder import find_logs
 from spotlib.record.history import earlier_usd, last_launches
 from spotlib.record.log import EventLog, new_batch_id, read_lines
 from spotlib.record.selection_file import newest_selection, read_selection, selection_targets
-from spotlib.record.tables import load_batches, load_launches, load_polls
+from spotlib.record.tables import load_batches, load_launches, load_polls, load_readable
 from spotlib.sandbox.world import Fate
 from spotlib.workspace import results_folder
 
@@ -72,6 +73,50 @@ def test_any_number_of_logs_is_read_together(batch):
     assert list(find_logs(batch.parent).batches) == [batch, other]
     assert len(load_launches(batch.parent)) == 8
     assert len(load_launches([batch, other])) == 8
+
+
+@pytest.fixture
+def many(batch, tmp_path):
+    """A folder of five logs: copies of the batch, the last cut off before an answer."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(5):
+        other = f"2024090{number + 2}T000000Z-abcdef"
+        lines = batch.read_text().replace(batch.stem, other).splitlines(keepends=True)
+        (folder / f"{other}.jsonl").write_text("".join(lines[: 2 if number == 4 else None]))
+    return folder
+
+
+LOADERS = (load_batches, load_launches, load_polls)
+
+
+def _same(tables, others):
+    for table, other in zip(tables, others, strict=True):
+        pd.testing.assert_frame_equal(table, other, check_exact=True)
+
+
+def test_logs_read_in_parts_yield_the_same_tables(many, monkeypatch):
+    at_once = [load(many) for load in LOADERS]
+    monkeypatch.setattr("spotlib.record.folder._PART_BYTES", 1)
+
+    assert len(list(find_logs(many).parts())) == 5
+    with ThreadPoolExecutor(2) as executor:
+        _same([load(many, executor=executor) for load in LOADERS], at_once)
+    monkeypatch.setattr("spotlib.record.tables._WORTH_PARTS", 2)  # as 64 MB are: processes
+    _same([load(many) for load in LOADERS], at_once)
+
+
+def test_a_damaged_log_is_named_from_whichever_part_it_is_in(many, monkeypatch):
+    monkeypatch.setattr("spotlib.record.folder._PART_BYTES", 1)
+    monkeypatch.setattr("spotlib.record.tables._WORTH_PARTS", 2)
+    third = many / "20240904T000000Z-abcdef.jsonl"
+    third.write_text(third.read_text().replace('"poll"', '"pole"', 1))
+
+    with pytest.raises(ValueError, match=third.name):
+        load_polls(many)
+    found = load_readable(many)
+    assert [each.path for each in found.faults] == [third]
+    assert len(found.batches) == 4
 
 
 def test_a_folder_without_logs_yields_empty_tables_of_the_same_columns(tmp_path, batch):

@@ -1,0 +1,56 @@
+"""Many pieces of work at once: in a process per core of this machine, or on any executor.
+
+Owns what happens where no process can be started.  The processes are joblib's: they start without
+a fork and without running the caller's script again, so they work in a notebook and in a script
+that has no ``if __name__ == "__main__"``.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor
+from contextlib import closing
+from typing import TypeVar
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
+_IDLE_S = 10  # processes that have nothing more to do end after so long
+
+
+def each_of(
+    work: Callable[[Job], Done],
+    jobs: Sequence[Job],
+    *,
+    executor: Executor | None = None,
+    worth_processes: bool = False,
+) -> Iterator[Done]:
+    """Yield what comes of each job, in their order.
+
+    Without an ``executor`` they are done here, one after another, unless there is so much to do
+    that it is ``worth_processes``.
+    """
+    if executor is not None:
+        return executor.map(work, jobs)
+    if worth_processes and len(jobs) > 1:
+        return _in_processes(work, jobs)
+    return map(work, jobs)
+
+
+def _in_processes(work: Callable[[Job], Done], jobs: Sequence[Job]) -> Iterator[Done]:
+    """Work in as many processes as there are cores to use; here, where that fails."""
+    import joblib  # type: ignore[import-untyped]  # noqa: PLC0415 - a small folder does not need it
+
+    # joblib knows the limits of containers, and works here where there is only one core.
+    parallel = joblib.Parallel(
+        n_jobs=min(joblib.cpu_count(), len(jobs)),
+        backend="loky",
+        return_as="generator",
+        batch_size=1,
+        idle_worker_timeout=_IDLE_S,
+    )
+    finished = 0
+    try:
+        with closing(parallel(joblib.delayed(work)(job) for job in jobs)) as results:
+            for result in results:
+                finished += 1
+                yield result
+    except (OSError, BrokenExecutor):  # no process can start, or one was killed
+        yield from map(work, jobs[finished:])

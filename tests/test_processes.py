@@ -1,0 +1,43 @@
+"""Work is done at once where that pays, and here where it cannot be."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import joblib
+
+from spotlib.processes import each_of
+
+
+def work(number, *, kills=None):
+    """Which process did it; ``kills`` is the one that may not be killed."""
+    if kills is not None and os.getpid() != kills and number == 1:
+        os._exit(9)
+    return number, os.getpid()
+
+
+def test_a_little_is_done_here_one_after_another():
+    assert list(each_of(work, range(3))) == [(number, os.getpid()) for number in range(3)]
+
+
+def test_what_is_worth_it_is_done_in_other_processes_and_comes_in_order():
+    found = list(each_of(work, range(6), worth_processes=True))
+
+    assert [number for number, _ in found] == list(range(6))
+    assert (os.getpid() in {pid for _, pid in found}) == (joblib.cpu_count() == 1)
+
+
+def test_an_executor_does_it_in_order():
+    with ThreadPoolExecutor(2) as executor:
+        found = list(each_of(work, range(6), executor=executor, worth_processes=True))
+
+    assert found == [(number, os.getpid()) for number in range(6)]
+
+
+def test_if_a_process_is_killed_the_rest_is_done_here():
+    survives = partial(work, kills=os.getpid())
+
+    found = list(each_of(survives, range(4), worth_processes=True))
+
+    assert [number for number, _ in found] == list(range(4))
+    assert os.getpid() in {pid for _, pid in found}
