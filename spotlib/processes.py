@@ -8,7 +8,7 @@ that has no ``if __name__ == "__main__"``.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import closing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Job = TypeVar("Job")
 Done = TypeVar("Done")
@@ -25,9 +25,15 @@ def each_of(
     """Yield what comes of each job, in their order.
 
     Without an ``executor`` they are done here, one after another, unless there is so much to do
-    that it is ``worth_processes``.
+    that it is ``worth_processes``: processes take half a second to start.
+
+    Raises
+    ------
+    ValueError
+        If the executor forks its processes.
     """
     if executor is not None:
+        _refuse_forked(executor)
         return executor.map(work, jobs)
     if worth_processes and len(jobs) > 1:
         return _in_processes(work, jobs)
@@ -54,3 +60,13 @@ def _in_processes(work: Callable[[Job], Done], jobs: Sequence[Job]) -> Iterator[
                 yield result
     except (OSError, BrokenExecutor):  # no process can start, or one was killed
         yield from map(work, jobs[finished:])
+
+
+def _refuse_forked(executor: Executor) -> None:
+    """Refuse forked processes: they may wait forever for locks that their parent's threads held."""
+    context: Any = getattr(executor, "_mp_context", None)  # only a pool of processes has one
+    if context is not None and context.get_start_method() == "fork":
+        raise ValueError(
+            "nothing can be done in forked processes, which may never end; use"
+            " ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))"
+        )

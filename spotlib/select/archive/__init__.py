@@ -6,7 +6,6 @@ raises.  Import-linter keeps the other modules behind it.  Read in this order:
 ==========  =======================================================================
 schema      what a snapshot holds in every era: columns, allowed values, interval
 counts      the door: one job per day, its cache, the account of what was read
-processes   one job per day, in a process per core or on any executor
 files       where the snapshots lie and when each was taken
 day         one day of snapshots, from csv or Parquet, into its matrix
 csv_rows    the wanted columns of one csv, some thousand rows at a time

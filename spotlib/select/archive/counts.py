@@ -18,6 +18,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, time, timedelta
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -28,9 +29,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from spotlib.select.archive.day import Day
+from spotlib.processes import each_of
+from spotlib.select.archive.day import Day, count_day
 from spotlib.select.archive.files import File, Skipped, find_files, slot_of
-from spotlib.select.archive.processes import count_days
 from spotlib.select.archive.schema import (
     POOL,
     SNAPSHOT_MINUTES,
@@ -52,6 +53,9 @@ OPEN_DATA_NOTICE: Final = (
 # from empty cells, surplus rows, one snapshot per ten minutes, a digest at the end, 6 = T3.
 _FORMAT = "6"
 _DIGEST_BYTES = 32
+# About a second of work, for which processes are worth their start: so many bytes, or small files.
+_WORTH_BYTES = 1 << 25
+_WORTH_FILES = 500
 
 
 @dataclass(frozen=True)
@@ -239,11 +243,18 @@ def _count_days(
         else:
             to_read[day] = path
     waiting = [jobs[day] for day in to_read]
-    for counted in count_days(waiting, executor, skip_bad_files=skip_bad_files):
+    count = partial(count_day, skip_bad_files=skip_bad_files)
+    is_much = _is_worth_processes(waiting)
+    for counted in each_of(count, waiting, executor=executor, worth_processes=is_much):
         path = to_read[counted.day]
         if path is not None and counted.is_whole:  # else the bad files may be mended
             _save(counted, path)
         yield counted, False
+
+
+def _is_worth_processes(jobs: Sequence[Sequence[File]]) -> bool:
+    files = [file for job in jobs for file in job]
+    return len(files) >= _WORTH_FILES or sum(file.size for file in files) >= _WORTH_BYTES
 
 
 def _digest(files: Iterable[File]) -> str:

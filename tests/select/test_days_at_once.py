@@ -24,9 +24,10 @@ PROGRAM = """
 import os, pickle, signal, sys, threading
 from pathlib import Path
 from spotlib import read_counts
-from spotlib.select.archive import processes
+from spotlib import processes
+from spotlib.select.archive import counts
 archive, notes, case = sys.argv[1:]
-here, real = os.getpid(), processes.count_day
+here, real = os.getpid(), counts.count_day
 def count(files, **given):
     Path(notes, f"{files[0].day} {os.getpid()}").touch()
     if case == "killed" and os.getpid() != here:
@@ -34,9 +35,9 @@ def count(files, **given):
     if case == "endless" and files[0].day.day > 1:
         threading.Event().wait()
     return real(files, **given)
-processes.count_day = count
+counts.count_day = count
 if case != "small":
-    processes._WORTH_BYTES = 0
+    counts._WORTH_BYTES = 0
 if case == "no executable":
     sys.executable = "/no/python"
 if case == "orphaned":
