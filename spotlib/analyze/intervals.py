@@ -154,7 +154,7 @@ def whole_curve_limits(
     largest = (np.abs(scaled[1] - scaled[0])[:, varies] / error[varies]).max(axis=1, initial=0.0)
     beyond = max(float(np.quantile(largest, level)), float(stats.norm.ppf(0.5 + level / 2)))
     tail = float(stats.norm.sf(beyond))
-    size = _effective_size(shares, resampled, runs=runs, requests=requests, level=1 - 2 * tail)
+    size = _effective_size(shares, resampled, runs=runs, requests=requests, level=level)
     if varies.any():
         first, last = np.flatnonzero(varies)[[0, -1]]
         size = np.minimum(size, size[np.arange(len(size)).clip(first, last)])
