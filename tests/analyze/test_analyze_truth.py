@@ -273,3 +273,15 @@ class TestEnds:
         seen = observe(self.launches(("interrupted", None, 30.0, 12.0)), Stage.READY)
 
         assert seen.by_s.tolist() == [12.0]
+
+
+def test_reading_the_state_at_the_start_or_end_of_a_call_shifts_times_by_half_a_call():
+    means_s = []
+    for moment in (0.0, 0.5, 1.0):
+        rng = np.random.default_rng(4)
+        launches = simulate(Truth(), runs=150, count=4, rng=rng, lost=0.0, moment=moment)
+        mean_s = turnbull(observe(launches, Stage.READY)).restricted_mean_s(590.0)
+        means_s.append(float(mean_s) - np.minimum(launches["true_s"], 590.0).mean())
+    half_call_s = 0.25 * np.exp(0.3**2 / 2) / 2
+
+    assert means_s == pytest.approx([half_call_s, 0.0, -half_call_s], abs=0.07)

@@ -198,6 +198,14 @@ def test_polls_further_apart_than_the_times_are_named(clean):
     assert checked(clean, **same).loc["polls too far apart", "warns"]
 
 
+def test_slow_polls_make_the_moment_of_reading_matter(clean):
+    slow = clean.polls.assign(answered_s=clean.polls["asked_s"] + 2.0)
+    checks = checked(clean, polls=slow)
+
+    assert checks.loc["moment of reading", "warns"]
+    assert "they are 1.00 s too long or too short" in checks.loc["moment of reading", "found"]
+
+
 class TestStaleReads:
     @pytest.fixture
     def distributions(self):
