@@ -4,10 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY := results/study
 READY := $(VENV)/ready
-# In the tight market some targets always have room, some never, most sometimes.  In the calm one
-# nearly all always do, and there is nothing to forecast.  With a poll every 8 s, the study takes
-# about two minutes.
-MARKET := tight
+# With a poll every 8 s, the study takes about a minute.
 
 .PHONY: study report test chaos lab setup constraints clean
 
@@ -35,9 +32,9 @@ RUN := $(BIN)/papermill --no-progress-bar --log-level ERROR
 
 study: setup
 	@mkdir -p $(STUDY)/notebooks
-	@echo "01 select: the targets whose spot market moved (simulated archive, $(MARKET) market)"
+	@echo "01 select: the targets whose spot market moved (simulated archive)"
 	@$(RUN) notebooks/01_select.ipynb $(STUDY)/notebooks/01_select.ipynb \
-	  -p results $(STUDY) -p dataset sandbox -p market $(MARKET)
+	  -p results $(STUDY) -p dataset sandbox
 	@echo "02 collect: request, watch, clean up; 8 targets, once per hour for 20 hours (simulated)"
 	@$(RUN) notebooks/02_collect.ipynb $(STUDY)/notebooks/02_collect.ipynb \
 	  -p results $(STUDY) -p n 5 -p top 8 -p rounds 20 -p every_s 3600 -p seed 1 \

@@ -119,9 +119,10 @@ def _events(
     """Yield when each instance was fulfilled, running and ready; inf if never."""
     decided_s, _ = market.decision_s(call)
     tries_s = decided_s + market.numbers.reevaluate_s * np.arange(30)
-    free = market.free_capacity(pool, at + tries_s)
     for index in range(n):
-        room = np.flatnonzero(free > index)
+        room = np.flatnonzero(
+            market.accepts(pool, at + tries_s, held=index, request=call, index=index)
+        )
         if room.size == 0:
             yield np.inf, np.inf, np.inf
             continue

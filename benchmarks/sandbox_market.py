@@ -48,11 +48,18 @@ def launch(market: Market, pools: list[Pool], requests: int) -> Launches:
     filled, score = np.empty(requests), np.empty(requests)
     boot_s = np.full((requests, EACH), np.nan)
     for i, pool in enumerate(chosen):
-        filled[i] = min(EACH, float(market.free_capacity(pool, at[i])))
+        filled[i] = sum(
+            bool(market.accepts(pool, at[i], held=j, request=str(i), index=j)) for j in range(EACH)
+        )
         score[i] = float(market.placement_score(pool, at[i]))
         for j in range(int(filled[i])):
             boot_s[i, j] = market.boot(pool, at[i], request=str(i), index=j).boot_s
     return Launches(filled, score, boot_s)
+
+
+def accepted(market: Market, pools: list[Pool], at: Floats) -> Floats:
+    """The share of single requests that EC2 would accept: one row per pool."""
+    return np.minimum(market.free_capacities(pools, at), market.accepted_shares(pools, at))
 
 
 def within_request(boot_s: Floats) -> float:
@@ -62,14 +69,15 @@ def within_request(boot_s: Floats) -> float:
 
 
 def day_cycle(market: Market, pools: list[Pool]) -> tuple[float, float]:
-    """(share of moments with capacity at 3 h, at 15 h local time) of pools near full."""
+    """(share accepted at 3 h, at 15 h local time) in pools near the edge."""
     n = market.numbers
+    edge_at = min(n.contested_at, n.full_at)
     some = [p for p in pools if p.region == "eu-west-1"]  # one hour east
-    near = np.abs(market.tightnesses(some, AUGUST + np.arange(28) * DAY_S).mean(axis=1) - n.full_at)
+    near = np.abs(market.tightnesses(some, AUGUST + np.arange(28) * DAY_S).mean(axis=1) - edge_at)
     edge = [some[i] for i in np.argsort(near)[:60]]
     days = AUGUST + np.arange(28) * DAY_S
-    free = [market.tightnesses(edge, days + hour * 3600.0) <= n.full_at for hour in (2, 14)]
-    return float(free[0].mean()), float(free[1].mean())
+    share = [accepted(market, edge, days + hour * 3600.0) for hour in (2, 14)]
+    return float(share[0].mean()), float(share[1].mean())
 
 
 def ranking_explains(market: Market, pools: list[Pool]) -> tuple[float, float, int]:
@@ -81,13 +89,12 @@ def ranking_explains(market: Market, pools: list[Pool]) -> tuple[float, float, i
     rows = []
     for name, members in targets.items():
         scores = market.placement_scores(members, hours)
-        tight = market.tightnesses(members, hours[:: 24 * 3])
-        with_capacity = tight <= market.numbers.full_at
+        share = accepted(market, members, hours[:: 24 * 3])
         boots = [
             market.boot(members[i % len(members)], at, request=f"{name} {i}", index=0).boot_s
             for i, at in enumerate(hours[::62])
         ]
-        rows.append((scores.std() / scores.mean(), np.median(boots), with_capacity.mean()))
+        rows.append((scores.std() / scores.mean(), np.median(boots), share.mean()))
     cov, boot, filled = np.array(rows).T
     time_rho = float(spearmanr(cov, boot).statistic)
     return time_rho, float(spearmanr(cov, filled).statistic), len(rows)
@@ -97,7 +104,7 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--launches", type=int, default=100_000)
-    parser.add_argument("--profile", default="calm")
+    parser.add_argument("--profile", default="fitted")
     given = parser.parse_args()
     began_s = time.perf_counter()
     market, pools = Market(profile=given.profile), all_pools()
@@ -117,7 +124,7 @@ def main() -> None:
     )
     print(f"  correlation of log boots within a request {within_request(done.boot_s):.2f}")
     night, day = day_cycle(market, pools)
-    print(f"  capacity in pools near full, local 3 h {night:.1%}, 15 h {day:.1%}")
+    print(f"  accepted in pools at the edge, local 3 h {night:.1%}, 15 h {day:.1%}")
     small = history.pools_of(history.DEMO_REGIONS, history.small_types())
     time_rho, filled_rho, targets = ranking_explains(market, small)
     print(f"  Spearman over {targets} targets of the CoV of SPS")

@@ -23,7 +23,7 @@ from spotlib.model import (
 )
 from spotlib.parameters import problems_of, require_no_problems
 from spotlib.record.selection_file import newest_selection, read_selection, selection_targets
-from spotlib.sandbox.numbers import CALM, parse_market
+from spotlib.sandbox.numbers import FITTED, parse_market
 
 # What the sandbox measures without a selection: the first targets of the published ranking for
 # August 2024, which raised the question of this project.
@@ -82,7 +82,7 @@ class CollectParameters:
             yield f"ready must be 'ready' (status checks ok) or 'running', got {self.ready!r}"
         yield from problems_of(require_endpoint, self.endpoint)
         yield from problems_of(require_intervals, timeout_s=self.timeout_s, poll_s=self.poll_s)
-        yield from problems_of(parse_market, self.market or CALM)
+        yield from problems_of(parse_market, self.market or FITTED)
 
     def _conflicts(self) -> Iterator[str]:
         pair = bool(self.instance_type) + bool(self.region)
@@ -206,7 +206,7 @@ def _market_of(selection: pd.DataFrame) -> str:
     """Return the sandbox's market whose archive was read; "" for a real archive."""
     if selection["source"].iloc[0] != "sandbox":
         return ""
-    return str(selection["market"].iloc[0]) if "market" in selection else CALM
+    return str(selection["market"].iloc[0]) if "market" in selection else "calm"
 
 
 def _builtin(given: CollectParameters) -> Choice:

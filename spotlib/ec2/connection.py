@@ -316,7 +316,7 @@ def connect(
         The AWS profile; None is the default one.  If it asks for an MFA code, so does this call,
         at the terminal or in the notebook.  The sandbox ignores it.
     market
-        The market that a new sandbox plays, such as ``calm`` or ``tight``; None is ``calm``.
+        The market that a new sandbox plays, such as ``fitted/7`` with seed 7; None is ``fitted``.
     seed
         Seed of a new sandbox's draws; None draws one.
     speed
@@ -345,9 +345,9 @@ def connect(
     Examples
     --------
     >>> from spotlib import connect
-    >>> connection = connect("sandbox", market="tight", seed=1)
+    >>> connection = connect("sandbox", market="fitted/7", seed=1)
     >>> connection.simulated, connection.market
-    (True, 'tight')
+    (True, 'fitted/7')
     >>> connection.close()
     """
     require_endpoint(endpoint)

@@ -170,7 +170,8 @@ def _obstacle(world: World, request: SpotRequest, at_s: float) -> tuple[str | No
     ):
         return "price-too-low", retry_s
     held = world.region(pool.region).held.get(pool, 0)
-    if market.free_capacity(pool, world.posix(at_s)) <= held:
+    posix = world.posix(at_s)
+    if not market.accepts(pool, posix, held=held, request=request.name, index=request.index):
         return "capacity-not-available", retry_s
     return None, None
 

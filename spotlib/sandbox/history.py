@@ -34,7 +34,7 @@ from spotlib.sandbox import catalogue
 from spotlib.sandbox.chance import Floats, uniforms
 from spotlib.sandbox.mark import write_mark
 from spotlib.sandbox.market import DAY_S, Market, Pool
-from spotlib.sandbox.numbers import MARKET_HELP
+from spotlib.sandbox.numbers import FITTED, MARKET_HELP
 
 SLOT_S = 600.0
 SLOTS_PER_DAY = 144
@@ -63,7 +63,7 @@ def write_archive(
     folder: str | os.PathLike[str],
     *,
     month: str = "2024-08",
-    market: str = "calm",
+    market: str = FITTED,
     regions: Collection[str] = DEMO_REGIONS,
     types: Collection[str] | None = None,
     days: Collection[int] | None = None,
@@ -71,7 +71,7 @@ def write_archive(
 ) -> Written:
     """Write a month, or some days of it, into ``folder``/DD/HH-MM-SS.csv.gz.
 
-    ``market`` is a name such as ``tight`` or ``tight/7``.  ``types`` defaults to the small sizes.
+    ``market`` is a name such as ``fitted/7``, with seed 7.  ``types`` defaults to the small sizes.
     ``form`` is ``csv.gz`` or ``csv``.  An error leaves nothing behind.
 
     Raises
@@ -145,7 +145,7 @@ def pools_of(regions: Collection[str], types: Collection[str]) -> list[Pool]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Write the pretend market's past as a SpotLake archive: the options of this command."""
     parser.add_argument("--month", default="2024-08", help="YYYY-MM")
-    parser.add_argument("--market", default="calm", help=MARKET_HELP)
+    parser.add_argument("--market", default=FITTED, help=MARKET_HELP)
     parser.add_argument("--regions", nargs="+", default=list(DEMO_REGIONS))
     parser.add_argument("--days", nargs="+", type=int, help="days of the month (default: all)")
     parser.add_argument("--full", action="store_true", help="about 29,000 pools, as the real one")

@@ -19,11 +19,11 @@ from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from spotlib.sandbox import catalogue
 from spotlib.sandbox.chance import Floats, normals, uniforms
-from spotlib.sandbox.numbers import DEFAULT_SEED, PROFILES, Numbers, parse_market
+from spotlib.sandbox.numbers import DEFAULT_SEED, FITTED, PROFILES, Numbers, parse_market
 
 DAY_S = 86400.0
 _PERIODS_S = np.geomspace(3600.0, 14 * DAY_S, 9)
@@ -68,20 +68,24 @@ class Market:
     """One seeded market.  ``profile`` names a set of numbers; ``numbers`` replaces it."""
 
     def __init__(
-        self, seed: int = DEFAULT_SEED, *, profile: str = "calm", numbers: Numbers | None = None
+        self, seed: int = DEFAULT_SEED, *, profile: str = FITTED, numbers: Numbers | None = None
     ) -> None:
         if profile not in PROFILES:
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
         self.seed = seed
         self.profile = profile
         self.numbers = numbers or PROFILES[profile]
+        self._rival_periods_s = np.geomspace(
+            self.numbers.rivals_quickest_s, self.numbers.rivals_slowest_s, 6
+        )
         self._traits = lru_cache(maxsize=None)(self._draw_traits)
+        self._rivals = lru_cache(maxsize=None)(self._draw_rivals)
         self.on_demand_usd = lru_cache(maxsize=None)(self._on_demand_usd)
         self._interruption_weights = lru_cache(maxsize=None)(self._draw_interruption_weights)
 
     @classmethod
     def named(cls, name: str) -> Market:
-        """The market with this name: ``tight``, or ``tight/7`` with seed 7."""
+        """The market with this name: ``fitted``, or ``fitted/7`` with seed 7."""
         profile, seed = parse_market(name)
         return cls(seed, profile=profile)
 
@@ -104,9 +108,52 @@ class Market:
 
     def free_capacity(self, pool: Pool, at: ArrayLike) -> Floats:
         """Instances the pool could launch, a whole number; those of ours are not subtracted."""
+        return _single_row(self.free_capacities([pool], at), at)
+
+    def free_capacities(self, pools: Sequence[Pool], at: ArrayLike) -> Floats:
+        """The same for many pools: one row per pool."""
         n = self.numbers
-        free = np.exp((n.full_at - self.tightness(pool, at)) / n.capacity_width)
-        return np.floor(np.minimum(free, n.capacity_most))
+        free = np.exp((n.full_at - self.tightnesses(pools, at)) / n.capacity_width)
+        whole: Floats = np.floor(np.minimum(free, n.capacity_most))
+        return whole
+
+    def accepted_share(self, pool: Pool, at: ArrayLike) -> Floats:
+        """The share of requests that EC2 accepts: below 1 where others want more than is free."""
+        return _single_row(self.accepted_shares([pool], at), at)
+
+    def accepted_shares(self, pools: Sequence[Pool], at: ArrayLike) -> Floats:
+        """The same for many pools: one row per pool.
+
+        Others' demand rises and falls within a day, and no score shows it.  Below a pool's usual
+        demand it changes nothing.
+        """
+        n = self.numbers
+        tight = self.tightnesses(pools, at)
+        if math.isinf(n.contested_at):
+            return np.ones_like(tight)
+        weights = np.array([self._rivals(pool) for pool in pools])
+        rivals = np.maximum(np.matmul(weights, _waves(at, self._rival_periods_s)), 0.0)
+        lacks = (tight + rivals - n.contested_at) / n.capacity_width
+        share: Floats = np.exp(-np.maximum(lacks, 0.0))
+        return share
+
+    def accepts(
+        self, pool: Pool, at: ArrayLike, *, held: int, request: str, index: int
+    ) -> NDArray[np.bool_]:
+        """Whether EC2 would launch a request at these moments, if ``held`` instances are ours.
+
+        Each request keeps its place among all that want the pool: one that was refused is accepted
+        when the share has grown enough.
+        """
+        room = self.free_capacity(pool, at) > held
+        if math.isinf(self.numbers.contested_at):
+            return room
+        together = self.numbers.call_together
+        shared = normals(1, self.seed, "place", request)[0]
+        own = normals(1, self.seed, "place", request, index)[0]
+        place = NormalDist().cdf(math.sqrt(together) * shared + math.sqrt(1.0 - together) * own)
+        accepted: NDArray[np.bool_] = room & (place < self.accepted_share(pool, at))
+        return accepted
 
     def placement_score(self, pool: Pool, at: ArrayLike, *, capacity: int = 1) -> Floats:
         """1 (unlikely) to 3: an inexact, delayed view of the tightness, renewed every 10 min."""
@@ -277,6 +324,13 @@ class Market:
             spot_usd=on_demand_usd * n.spot_share * math.exp(n.spot_share_sigma * share),
             on_demand_usd=on_demand_usd,
         )
+
+    def _draw_rivals(self, pool: Pool) -> Floats:
+        """Weights of the waves of others' demand, which no score shows."""
+        n, periods = self.numbers, len(self._rival_periods_s)
+        size, *moves = normals(1 + 2 * periods, self.seed, "rivals", pool)
+        scale = n.rivals_median * math.exp(n.rivals_sigma * size) / math.sqrt(periods)
+        return np.array(moves) * scale
 
     def _shared_level(self, pool: Pool) -> float:
         """The level that the pools of a type share in a region, scaled to variance 1."""

@@ -1,6 +1,7 @@
 """Every number of the pretend market, in one table: value, unit, and where it comes from.
 
 A number is ``measured`` (the note names the source) or ``invented`` (the note says what it does).
+``measured (public, 2025-05)`` are fitted to the outcomes of public requests, see ``market_fit.py``.
 No other module holds a number of the market.  Results obtained with these numbers say nothing about
 AWS.  No random number is drawn and no clock is read here.
 """
@@ -8,10 +9,13 @@ AWS.  No random number is drawn and no clock is read here.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 DEFAULT_SEED = 20240901  # archive and endpoint must show the same market
+
+MEASURED_2025 = "measured (public, 2025-05)"
 
 
 def _measured(value: float, unit: str, note: str) -> Any:
@@ -22,13 +26,25 @@ def _invented(value: float, unit: str, note: str) -> Any:
     return field(default=value, metadata={"unit": unit, "label": "invented", "note": note})
 
 
+def _fitted(value: float, unit: str, note: str, *, within: tuple[float, float]) -> Any:
+    """A number fitted to public outcomes of 2025-05, which also hold anywhere ``within``."""
+    note = f"{note}; between {within[0]:g} and {within[1]:g} by ``benchmarks/market_fit.py``"
+    return field(default=value, metadata={"unit": unit, "label": MEASURED_2025, "note": note})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """The parameters of one market; ``PROFILES`` holds the named sets."""
+    """The parameters of one market; ``PROFILES`` holds the named sets.
+
+    The default is the market for all work: ``benchmarks/market_fit.py`` holds it against public
+    outcomes of requests.
+    """
 
     # How tight a pool is: a dimensionless index, about 0 +- 1 over all pools.
     level_shift: float = _invented(0.0, "index", "added to every pool: how tight the market is")
-    level_spread: float = _invented(1.0, "index", "spread of the pools' mean tightness")
+    level_spread: float = _invented(
+        1.03, "index", "spread of the pools' mean tightness; the shares of scores follow from it"
+    )
     level_share_type: float = _invented(
         0.35, "share", "part of a pool's mean shared by its type in all regions"
     )
@@ -58,8 +74,40 @@ class Numbers:
         "part of a request for 5, as two of three zones did in public traces of 16 nodes",
     )
     capacity_most: float = _invented(5000.0, "instances", "the most free instances of a pool")
+    contested_at: float = _fitted(
+        0.80,
+        "index",
+        "tightness above which others want more than is free: EC2 then accepts only a share of the "
+        "requests, e times smaller for each capacity_width more",
+        within=(0.78, 0.80),
+    )
+    rivals_median: float = _fitted(
+        0.15,
+        "index",
+        "median over pools of the size of others' demand that no score shows",
+        within=(0.10, 0.20),
+    )
+    rivals_sigma: float = _fitted(
+        1.5,
+        "log",
+        "sigma of its lognormal distribution over pools: in few pools it is large",
+        within=(1.0, 2.0),
+    )
+    rivals_quickest_s: float = _invented(
+        10800.0,
+        "s",
+        "shortest period of this demand's movement; with the next, states last about as long as in "
+        "twelve public pools of 2025-04",
+    )
+    rivals_slowest_s: float = _invented(345600.0, "s", "its longest period")
+    call_together: float = _invented(
+        0.0,
+        "share",
+        "how far the requests of one call are decided together: 0 one by one, like as many calls, "
+        "1 all alike; which of them AWS does is not known",
+    )
     score_lag_s: float = _invented(600.0, "s", "lag of the placement score")
-    score_bias: float = _invented(0.25, "index", "spread over pools of the score's constant error")
+    score_bias: float = _invented(0.05, "index", "spread over pools of the score's constant error")
     score_error: float = _invented(0.008, "index", "standard deviation of its varying error")
     score_2_at: float = _measured(
         1.11, "index", "85.9 % of pools then have SPS 3 (SpotLake snapshot of 2022-07-12)"
@@ -170,18 +218,23 @@ class Numbers:
     absent_share: float = _invented(0.01, "share", "pools absent for a part of a month")
 
 
+FITTED = "fitted"  # the default market
+
+# Extremes for tests, in which a pool accepts whatever its free capacity holds.
+_CALM = Numbers(level_spread=1.0, score_bias=0.25, contested_at=math.inf)
+
 PROFILES = {
-    "calm": Numbers(),
-    "tight": Numbers(level_shift=0.8, volatility_median=0.25, interruption_per_hour=0.02),
-    "outage": Numbers(level_shift=2.2, zone_volatility=0.6, interruption_per_hour=0.3),
+    FITTED: Numbers(),
+    "calm": _CALM,
+    "tight": replace(_CALM, level_shift=0.8, volatility_median=0.25, interruption_per_hour=0.02),
+    "outage": replace(_CALM, level_shift=2.2, zone_volatility=0.6, interruption_per_hour=0.3),
 }
 
-CALM = "calm"  # the default market
-MARKET_HELP = f"{', '.join(sorted(PROFILES))}; tight/7 is tight with seed 7"
+MARKET_HELP = "fitted, or fitted/7 with seed 7; calm, tight and outage are extremes for tests"
 
 
 def parse_market(name: str) -> tuple[str, int]:
-    """Split a market's name, ``tight`` or ``tight/7``, into its profile and seed.
+    """Split a market's name, ``fitted`` or ``fitted/7``, into its profile and seed.
 
     Raises
     ------
@@ -192,14 +245,14 @@ def parse_market(name: str) -> tuple[str, int]:
     if profile not in PROFILES or bool(slash) is not seed.isdecimal():
         raise ValueError(
             f"market must be one of {', '.join(sorted(PROFILES))}, or one of them with a seed, "
-            f"such as tight/7, got {name!r}"
+            f"such as fitted/7, got {name!r}"
         )
     return profile, int(seed) if seed else DEFAULT_SEED
 
 
 def table_markdown(numbers: Numbers | None = None) -> str:
     """The table as Markdown, for the documentation."""
-    numbers = numbers or PROFILES["calm"]
+    numbers = numbers or PROFILES[FITTED]
     lines = [
         "| number | value | unit | label | what it is, or its source |",
         "|---|---|---|---|---|",

@@ -27,7 +27,7 @@ from botocore.exceptions import BotoCoreError
 from spotlib.sandbox import catalogue, company, faults
 from spotlib.sandbox.market import Market
 from spotlib.sandbox.market_api import advisor
-from spotlib.sandbox.numbers import MARKET_HELP
+from spotlib.sandbox.numbers import FITTED, MARKET_HELP
 from spotlib.sandbox.wire import answer
 from spotlib.sandbox.world import EPOCH, Reads, ScaledTime, VirtualTime, World
 
@@ -78,7 +78,7 @@ def describe(world: World) -> dict[str, Any]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Serve a pretend EC2 spot market on this machine: the options of this command."""
     parser.add_argument("--seed", type=int, default=1, help="seed of this world's draws")
-    parser.add_argument("--market", default="calm", help=MARKET_HELP)
+    parser.add_argument("--market", default=FITTED, help=MARKET_HELP)
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument(
         "--date",

@@ -13,7 +13,7 @@ from typing import Final
 from spotlib.figures import SIMULATED, banner_html
 from spotlib.sandbox.history import market_folder, write_archive
 from spotlib.sandbox.mark import MARK, market_of
-from spotlib.sandbox.numbers import CALM
+from spotlib.sandbox.numbers import FITTED
 from spotlib.select.archive.counts import days_held
 from spotlib.select.archive.schema import ArchiveError, EmptyArchiveError
 from spotlib.select.parameters import SelectParameters
@@ -69,7 +69,7 @@ def find_archive(parameters: SelectParameters, *, spot_dataset: Path = SPOT_DATA
         remote = parameters.dataset.startswith(_BUCKET)
         path = parameters.dataset if remote else spot_dataset.parent / parameters.dataset
     if parameters.dataset == "sandbox" or (not parameters.dataset and not _has_snapshots(path)):
-        wanted = parameters.market or CALM
+        wanted = parameters.market or FITTED
         path = spot_dataset / "sandbox" / market_folder(wanted)
         origin = "The sandbox's" if parameters.dataset else "No real one here, so the sandbox's"
         origin += _ensure_sandbox(path, parameters.month or SANDBOX_MONTH, wanted)

@@ -52,7 +52,10 @@ def checked(injected="", **changes):
         ({"region": "us-east-1"}, "instance_type and region belong together, got '' and 'us-east"),
         ({"availability_zone_id": "use1-az1"}, "availability_zone_id needs an instance_type"),
         ({"profile": "work"}, "profile is for AWS, the sandbox has none: set endpoint='aws'"),
-        ({"market": "wild"}, "market must be one of calm, outage, tight, or one .* got 'wild'"),
+        (
+            {"market": "wild"},
+            "market must be one of calm, fitted, outage, tight, or one .* got 'wild'",
+        ),
         (
             {"market": "calm", "endpoint": "aws"},
             'market is for the sandbox, AWS has its own: leave it ""',
@@ -144,7 +147,7 @@ class TestMarket:
             assert connection.market == "tight/7"
         finally:
             connection.close()
-        with pytest.raises(OSError, match="market must be one of calm, outage, tight"):
+        with pytest.raises(OSError, match="market must be one of calm, fitted, outage, tight"):
             connect("sandbox", market="wild")
 
 

@@ -10,6 +10,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from spotlib.sandbox.market import Market
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import World
 
@@ -91,7 +92,8 @@ class Account:
 
 @pytest.fixture
 def make_account() -> Callable[..., Account]:
-    return lambda **settings: Account(World(**settings))
+    """Make an account, by default in the calm market, where each pool accepts what it can hold."""
+    return lambda **settings: Account(World(**{"market": Market(profile="calm"), **settings}))
 
 
 @pytest.fixture

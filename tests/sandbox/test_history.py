@@ -185,14 +185,16 @@ def test_each_market_has_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
     assert command() == command("--market", "tight/7") == 0
 
     home = tmp_path / "spot_dataset" / "sandbox"
-    assert market_of([home / "calm" / "aws-2024-08" / "01"]) == "calm"
+    assert market_of([home / "fitted" / "aws-2024-08" / "01"]) == "fitted"
     assert market_of([home / "tight-7" / "aws-2024-08"]) == "tight/7"
     assert "(simulated, market tight/7: nothing" in capsys.readouterr().out
 
 
 def test_an_unknown_market_is_refused_with_the_names_of_those_that_exist(tmp_path):
     for name in ("wild", "tight/", "tight/seven", "/7"):
-        with pytest.raises(ValueError, match="market must be one of calm, outage, tight, or one"):
+        with pytest.raises(
+            ValueError, match="market must be one of calm, fitted, outage, tight, or one"
+        ):
             write_archive(tmp_path / "x", market=name)
     assert not list(tmp_path.iterdir())
 
@@ -236,5 +238,5 @@ class TestMark:
         write_archive(tmp_path / "a", days=[1], **ONE)
         (tmp_path / "b").mkdir()
 
-        with pytest.raises(ValueError, match="real ones and those of the market calm: name"):
+        with pytest.raises(ValueError, match="real ones and those of the market fitted: name"):
             market_of([tmp_path / "a" / "01", tmp_path / "b"])

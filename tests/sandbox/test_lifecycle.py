@@ -8,7 +8,7 @@ import pytest
 
 from spotlib.sandbox import catalogue
 from spotlib.sandbox.market import Market, Pool
-from spotlib.sandbox.numbers import Numbers
+from spotlib.sandbox.numbers import PROFILES
 from spotlib.sandbox.states import STATE_OF_CODE
 from spotlib.sandbox.world import Fate
 
@@ -294,7 +294,7 @@ def test_a_price_below_the_market_holds_the_request(account):
 @pytest.fixture
 def narrow(make_account):
     """An account, and a launch in a pool that always has capacity for 2 to 6 instances."""
-    still = replace(Numbers(), volatility_median=0.0, zone_volatility=0.0, day_amplitude=0.0)
+    still = replace(PROFILES["calm"], volatility_median=0.0, zone_volatility=0.0, day_amplitude=0.0)
     market = Market(numbers=still)
     account = make_account(market=market)
     arm = [

@@ -13,7 +13,13 @@ from scipy.stats import spearmanr
 from spotlib.sandbox import catalogue, history
 from spotlib.sandbox.chance import uniforms
 from spotlib.sandbox.market import DAY_S, Market, Pool
-from spotlib.sandbox.numbers import DEFAULT_SEED, PROFILES, Numbers, table_markdown
+from spotlib.sandbox.numbers import (
+    DEFAULT_SEED,
+    MEASURED_2025,
+    PROFILES,
+    Numbers,
+    table_markdown,
+)
 
 AUGUST = 1722470400.0  # 2024-08-01T00:00:00Z
 NANO = Pool("t4g.nano", "use1-az1", "us-east-1")
@@ -132,12 +138,18 @@ def test_the_pools_of_a_zone_move_together():
 
 def test_the_placement_score_tells_capacity_but_imperfectly(market, pools, month):
     at = AUGUST + np.arange(8) * 4 * DAY_S
-    n = market.numbers
-    room = market.tightnesses(pools, at) <= n.full_at
-    filled = [float(room[month == score].mean()) for score in (1, 2, 3)]
+    calm = Market(profile="calm")
+    scores = calm.placement_scores(pools, at)
+    room = calm.tightnesses(pools, at) <= calm.numbers.full_at
+    filled = [float(room[scores == score].mean()) for score in (1, 2, 3)]
     assert filled[0] < filled[1] < filled[2]
     assert 0.2 < filled[0] < 0.6
     assert filled[2] > 0.97
+
+    share = market.accepted_shares(pools, at)
+    accepted = [float(share[month == score].mean()) for score in (1, 2, 3)]
+    assert accepted[0] < accepted[1] < accepted[2]
+    assert 0.85 < accepted[2] < 0.98
 
 
 def test_the_placement_score_lags_and_is_renewed_every_ten_minutes():
@@ -235,19 +247,19 @@ def test_the_table_has_the_unit_and_source_of_every_number():
     text = table_markdown()
     for item in fields(Numbers):
         assert f"| `{item.name}` | " in text
-        assert item.metadata["label"] in ("measured", "invented")
+        assert item.metadata["label"] in ("measured", MEASURED_2025, "invented")
         assert item.metadata["unit"]
         assert item.metadata["note"]
 
 
 def test_an_unknown_profile_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="calm, tight, outage, got 'wild'"):
+    with pytest.raises(ValueError, match="fitted, calm, tight, outage, got 'wild'"):
         Market(profile="wild")
 
 
 def test_the_default_seed_is_one_constant():
     assert Market().seed == DEFAULT_SEED
-    assert PROFILES["calm"] == Numbers()
+    assert Market().numbers == PROFILES["fitted"] == Numbers()
 
 
 EACH = 5

@@ -10,7 +10,7 @@ from spotlib.sandbox.account import SpotRequest
 from spotlib.sandbox.chance import uniforms
 from spotlib.sandbox.forms import Forms
 from spotlib.sandbox.market import Market, Pool
-from spotlib.sandbox.numbers import Numbers
+from spotlib.sandbox.numbers import PROFILES
 from spotlib.sandbox.states import INSTANCE_MOVES, REQUEST_MOVES, STATE_OF_CODE
 from spotlib.sandbox.world import Fate, World
 
@@ -67,7 +67,11 @@ def lived(number):
 def held_by_price(number):
     """The moves of a request whose maximum price is near the market's, in a pool that fills."""
     moving = replace(
-        Numbers(), level_shift=1.2, volatility_median=0.8, spot_tightness=0.4, price_holds_s=1800.0
+        PROFILES["calm"],
+        level_shift=1.2,
+        volatility_median=0.8,
+        spot_tightness=0.4,
+        price_holds_s=1800.0,
     )
     world = World(number, market=Market(number, numbers=moving))
     price = float(world.market.price_usd(POOL, world.posix(0.0)))

@@ -103,7 +103,10 @@ class TestNotebook:
         ({"month": "2024-13"}, "month must look like 2024-08, got '2024-13'"),
         ({"month": "2024-08", "days": "2024-08-01"}, "give either a month or days, not both"),
         ({"sizes": " , "}, "sizes must name at least one size"),
-        ({"market": "wild"}, "market must be one of calm, outage, tight, or one .* got 'wild'"),
+        (
+            {"market": "wild"},
+            "market must be one of calm, fitted, outage, tight, or one .* got 'wild'",
+        ),
         ({"form": "between"}, "form must be 'pooled' or 'within', got 'between'"),
         ({"missing": "zero"}, "missing must be 'drop' or 'as_value', got 'zero'"),
         ({"top": 0}, "top must be at least 1 target, got 0"),
@@ -141,7 +144,7 @@ class TestArchive:
         assert (first.days, again.days) == ("2024-08", "2024-08")
         counts = read_counts(again.path, days=again.days, cache=None)
         assert counts.days["snapshots"].sum() > 100
-        made = [path.name for path in (tmp_path / "sandbox" / "calm").iterdir()]
+        made = [path.name for path in (tmp_path / "sandbox" / "fitted").iterdir()]
         assert made == ["aws-2024-08"]
 
     def test_a_real_archive_comes_first_and_its_newest_month(self, tmp_path):
@@ -156,13 +159,13 @@ class TestArchive:
         assert find_archive(parameters(dataset="sandbox"), spot_dataset=tmp_path).simulated
 
     def test_each_market_has_an_archive_of_its_own_and_the_selection_says_which(self, tmp_path):
-        calm = find_archive(parameters(dataset="sandbox"), spot_dataset=tmp_path)
+        default = find_archive(parameters(dataset="sandbox"), spot_dataset=tmp_path)
         tight = find_archive(parameters(market="tight"), spot_dataset=tmp_path)
 
-        assert (calm.market, tight.market) == ("calm", "tight")
+        assert (default.market, tight.market) == ("fitted", "tight")
         assert "a pretend market, tight, nothing here is about AWS" in source.banner(tight)
         assert file_parameters(parameters(market="tight"), tight)["market"] == "tight"
-        assert file_parameters(parameters(), calm)["market"] == "calm"
+        assert file_parameters(parameters(), default)["market"] == "fitted"
 
     def test_an_archive_with_the_mark_is_simulated_in_any_folder(self, tmp_path):
         made = find_archive(parameters(market="tight"), spot_dataset=tmp_path)
