@@ -135,6 +135,11 @@ class LaunchTimes:
     draws: Draws
     rounds: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """The target and the median; all the resamples would fill pages."""
+        median, runs = self.quantile(0.5).words(), self.observed.runs
+        return f"<LaunchTimes of {self.target} to {self.stage.label}: {runs} runs, median {median}>"
+
     def share_ready(self, time_s: float) -> Estimate:
         """The share of the requested that is at the stage by a time."""
         return self._share(float(self.curve.share_by(time_s)), self.resampled.share_by(time_s))

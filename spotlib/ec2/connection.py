@@ -125,23 +125,23 @@ class Connection(Caller):
     """
 
     endpoint: str
-    clock: Clock
-    open_session: Callable[[], Any]
+    clock: Clock = field(repr=False)
+    open_session: Callable[[], Any] = field(repr=False)
     url: str | None = None
     world: str | None = None
     world_seed: int | None = None
     market: str | None = None
-    attach: Callable[[Any], None] | None = None
+    attach: Callable[[Any], None] | None = field(default=None, repr=False)
     profile: str | None = None
     login: Login | None = None
     process: subprocess.Popen[bytes] | None = None
     reached: bool = False
-    memory: Memory = field(default_factory=Memory)
-    _session: Any = None
-    _clients: dict[tuple[str, str, int], Any] = field(default_factory=dict)
-    _forgot_s: float = -math.inf  # when credentials were last refused, and so read again
-    _server: tuple[datetime, float] | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    memory: Memory = field(default_factory=Memory, repr=False)
+    _session: Any = field(default=None, repr=False)
+    _clients: dict[tuple[str, str, int], Any] = field(default_factory=dict, repr=False)
+    _forgot_s: float = field(default=-math.inf, repr=False)  # when credentials were last refused, and so read again
+    _server: tuple[datetime, float] | None = field(default=None, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def simulated(self) -> bool:

@@ -80,6 +80,11 @@ class Reading:
     skipped: pd.DataFrame
     notice: str = ""
 
+    def __repr__(self) -> str:
+        """How much was read; the tables would fill pages."""
+        read, skipped = int(self.days["snapshots"].sum()), len(self.skipped)
+        return f"<Reading of {len(self.days)} days: {read:,} snapshots, {skipped} files left out>"
+
 
 def read_counts(
     dataset: str | Path,
