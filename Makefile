@@ -8,23 +8,26 @@ RESULTS := results
 STUDY := results/study
 RUN := $(BIN)/papermill --no-progress-bar --log-level ERROR
 
+LOG := $(VENV)/install.log
 # $(call install,WHAT): conda has installed its own versions, which pins would change.
 PINS := $(if $(CONDA),,-c constraints.txt)
 install = if command -v uv > /dev/null; then \
 	    uv pip install --quiet --python $(BIN)/python $(PINS) -e '$(1)'; \
 	  else \
-	    $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PINS) -e '$(1)'; \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --log $(LOG) \
+	      $(PINS) -e '$(1)'; \
 	  fi
 
 # $(call every_5_s,WORDS): print them beside the command that follows, for as long as it runs.
 every_5_s = (while sleep 5 && kill -0 $$$$ 2> /dev/null; do echo "   $(1)"; done) &
-packages = $$(ls $(VENV)/lib/python3*/site-packages | grep -c dist-info) packages
+packages = $$(cat $(LOG) 2> /dev/null | grep -c ' Collecting ') packages found, \
+	$$(ls $(VENV)/lib/python3*/site-packages | grep -c dist-info) installed
 days = $$(find spot_dataset/sandbox/fitted -type d -name '[0-3][0-9]' 2> /dev/null | wc -l) of 31 days \
 	simulated, $$(find $(STUDY)/counts -type f 2> /dev/null | wc -l) counted
 round = $$(($$(find $(STUDY)/launches -name '*.jsonl' -newer $(STUDY)/notebooks/01_select.ipynb -exec \
 	  sed -n 's/.*"round":\([0-9]*\).*/\1/p' {} + 2> /dev/null | tail -n 1) + 1))
-cells = $$(cat $(1)/notebooks/$(2).ipynb 2> /dev/null | grep -c '"execution_count": [0-9]') of \
-	$$(grep -c '"cell_type": "code"' notebooks/$(2).ipynb) cells
+cells = cell $$(cat $(1)/notebooks/$(2).ipynb 2> /dev/null | grep -c '"execution_count": [0-9]') of \
+	$$(grep -c '"execution_count":' notebooks/$(2).ipynb)
 
 .PHONY: study report test chaos lab setup test-setup constraints clean
 
@@ -34,7 +37,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
 	  "spotlib needs Python 3.11 or newer, this is %d.%d: make PYTHON=/path/to/python3.11 ..." % v[:2])'
 ifndef CONDA
-	@echo "Installing into .venv, once: 1 to 3 minutes, about 700 MB."
+	@echo "Installing into .venv, once: 1 to 3 minutes, about 1 GB."
 	@test -x $(BIN)/python || if command -v uv > /dev/null; then \
 	  uv venv --quiet --python "$$(command -v $(PYTHON))" $(VENV); else $(PYTHON) -m venv $(VENV); fi
 	@$(call every_5_s,installing: $(packages)) $(call install,.)

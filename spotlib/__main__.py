@@ -1,6 +1,5 @@
 """What runs without a notebook; the same as python -m spotlib.
-
-Exit codes: 0 if all is well, 1 if there is a problem or something is left, 2 for an error.
+Exit codes: 0 all is well, 1 there is a problem or something is left, 2 an error.
 """
 
 import argparse
@@ -28,7 +27,7 @@ _EXAMPLES = """examples:
   spotlib status                           is anything left, and what closes it
   spotlib sweep --endpoint aws             close what is left on AWS
   spotlib export --public                  tables that you can publish
-  spotlib sandbox --speed 60               a minute per second, for any AWS client
+  spotlib sandbox --speed 60               serves a minute per second
 """
 
 
@@ -43,14 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"spotlib {spotlib.__version__}")
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="", prog="spotlib")
+    commands = parser.add_subparsers(
+        dest="command", title="commands", metavar="COMMAND", prog="spotlib"
+    )
     _add_check(commands.add_parser("check", help="run the preflight: it costs nothing"))
     _add_sweep(commands.add_parser("sweep", help="close what dead batches left behind"))
     _add_status(commands.add_parser("status", help="list batches that are not confirmed clean"))
     commands.add_parser("export", help="write the launches as tables for others")
-    commands.add_parser(
-        "sandbox", help="start a pretend EC2; 'sandbox archive' writes its past"
-    )
+    commands.add_parser("sandbox", help="start a pretend EC2; 'sandbox archive' writes its past")
     if not given:
         parser.print_help()
         return 0

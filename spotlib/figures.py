@@ -125,10 +125,8 @@ def save(figure: Figure, path: str | Path, *, mark: str = "") -> Path:
     return png
 
 
-def save_table(
-    table: "pd.DataFrame | Styler", path: str | Path
-) -> "pd.DataFrame | Styler":
-    """Write a table as CSV with the numbers that it shows, and return it to be displayed."""
+def save_table(table: Any, path: str | Path) -> Any:
+    """Write a DataFrame or a Styler of one as CSV, with the numbers that it shows; return it."""
     frame = table if isinstance(table, pd.DataFrame) else table.data
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(path, index=frame.index.names != [None])

@@ -14,6 +14,7 @@ from spotlib.model import Stage
 from spotlib.record.folder import Paths
 from spotlib.record.tables import load_polls, load_readable
 
+_STUDY = 'read the study that make study wrote, with results = "results/study"'
 _LEFT_OUT = ["batch_id", "target", "requests", "why"]
 
 
@@ -113,7 +114,7 @@ def load_comparable(paths: Paths, *, targets: str = "") -> Comparable:
 
 def _nothing(paths: object, unreadable: pd.DataFrame) -> str:
     reasons = unreadable["why"].tolist()
-    hint = f"; not readable: {reasons[0]}" if reasons else ": run 02_collect first"
+    hint = f"; not readable: {reasons[0]}" if reasons else f": run 02_collect first, or {_STUDY}"
     return f"there is no launch in {str(paths)!r}{hint}"
 
 

@@ -125,23 +125,27 @@ class Connection(Caller):
     """
 
     endpoint: str
-    clock: Clock = field(repr=False)
-    open_session: Callable[[], Any] = field(repr=False)
+    clock: Clock
+    open_session: Callable[[], Any]
     url: str | None = None
     world: str | None = None
     world_seed: int | None = None
     market: str | None = None
-    attach: Callable[[Any], None] | None = field(default=None, repr=False)
+    attach: Callable[[Any], None] | None = None
     profile: str | None = None
     login: Login | None = None
     process: subprocess.Popen[bytes] | None = None
     reached: bool = False
-    memory: Memory = field(default_factory=Memory, repr=False)
-    _session: Any = field(default=None, repr=False)
-    _clients: dict[tuple[str, str, int], Any] = field(default_factory=dict, repr=False)
-    _forgot_s: float = field(default=-math.inf, repr=False)  # when credentials were last refused, and so read again
-    _server: tuple[datetime, float] | None = field(default=None, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    memory: Memory = field(default_factory=Memory)
+    _session: Any = None
+    _clients: dict[tuple[str, str, int], Any] = field(default_factory=dict)
+    _forgot_s: float = -math.inf  # when credentials were last refused, and so read again
+    _server: tuple[datetime, float] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __repr__(self) -> str:
+        """Where it leads; what it works with would fill pages."""
+        return f"<Connection to {self.endpoint}{f', world {self.world}' if self.world else ''}>"
 
     @property
     def simulated(self) -> bool:
