@@ -19,7 +19,9 @@ install = if command -v uv > /dev/null; then \
 	  fi
 
 # $(call every_5_s,WORDS): print them beside the command that follows, for as long as it runs.
-every_5_s = (while sleep 5 && kill -0 $$$$ 2> /dev/null; do echo "   $(1)"; done) &
+# A notebook that is just being written holds no cell.
+every_5_s = (while sleep 5 && kill -0 $$$$ 2> /dev/null; do \
+	  words="$(1)"; case "$$words" in "cell 0 "*) ;; *) echo "   $$words";; esac; done) &
 packages = $$(cat $(LOG) 2> /dev/null | grep -c ' Collecting ') packages found, \
 	$$(ls $(VENV)/lib/python3*/site-packages | grep -c dist-info) installed
 days = $$(find spot_dataset/sandbox/fitted -type d -name '[0-3][0-9]' 2> /dev/null | wc -l) of 31 days \
@@ -27,7 +29,7 @@ days = $$(find spot_dataset/sandbox/fitted -type d -name '[0-3][0-9]' 2> /dev/nu
 round = $$(($$(find $(STUDY)/launches -name '*.jsonl' -newer $(STUDY)/notebooks/01_select.ipynb -exec \
 	  sed -n 's/.*"round":\([0-9]*\).*/\1/p' {} + 2> /dev/null | tail -n 1) + 1))
 cells = cell $$(cat $(1)/notebooks/$(2).ipynb 2> /dev/null | grep -c '"execution_count": [0-9]') of \
-	$$(grep -c '"execution_count":' notebooks/$(2).ipynb)
+	$$(($$(grep -c '"execution_count":' notebooks/$(2).ipynb) + 1))
 
 .PHONY: study report test chaos lab setup test-setup constraints clean
 

@@ -1,5 +1,5 @@
 """What runs without a notebook; the same as python -m spotlib.
-Exit codes: 0 all is well, 1 there is a problem or something is left, 2 an error.
+Exit codes: 0 all is well, 1 a problem or something is left, 2 an error.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import read_events
-from programs import leftovers, run, run_papermill, sandbox, texts, until
+from programs import leftovers, require_tables_as_files, run, run_papermill, sandbox, texts, until
 
 from spotlib.ec2.connection import connect
 from spotlib.record.tables import load_batches, load_launches, load_polls
@@ -37,6 +37,7 @@ def test_collect_runs_from_the_root_and_from_its_own_folder(repository, tmp_path
     assert "SIMULATED (sandbox)" in seen
     assert "no selection is written yet, so a built-in list" in seen
     assert list((tmp_path / "results" / "figures").glob("ready-counts-*.png"))
+    require_tables_as_files(out, tmp_path / "results" / "tables")
 
 
 def test_a_dry_run_shows_the_plan_and_launches_nothing(repository, tmp_path):

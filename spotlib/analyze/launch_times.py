@@ -137,8 +137,9 @@ class LaunchTimes:
 
     def __repr__(self) -> str:
         """The target and the median; all the resamples would fill pages."""
-        median, runs = self.quantile(0.5).words(), self.observed.runs
-        return f"<LaunchTimes of {self.target} to {self.stage.label}: {runs} runs, median {median}>"
+        runs = f"{self.observed.runs} run{'s' * (self.observed.runs != 1)}"
+        what = f"{self.target} to {self.stage.label}"
+        return f"<LaunchTimes of {what}: {runs}, median {self.quantile(0.5).words()}>"
 
     def share_ready(self, time_s: float) -> Estimate:
         """The share of the requested that is at the stage by a time."""

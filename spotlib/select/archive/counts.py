@@ -82,8 +82,9 @@ class Reading:
 
     def __repr__(self) -> str:
         """How much was read; the tables would fill pages."""
-        read, skipped = int(self.days["snapshots"].sum()), len(self.skipped)
-        return f"<Reading of {len(self.days)} days: {read:,} snapshots, {skipped} files left out>"
+        days, read = len(self.days), int(self.days["snapshots"].sum())
+        words = f"{days} day{'s' * (days != 1)}: {read:,} snapshots"
+        return f"<Reading of {words}, {len(self.skipped)} files left out>"
 
 
 def read_counts(
