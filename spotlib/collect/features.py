@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from spotlib.collect.images import LINUX, RUN_LINUX
+from spotlib.ec2.caller import Caller
 from spotlib.ec2.clock import control
-from spotlib.ec2.connection import Caller, Connection
+from spotlib.ec2.connection import Connection
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.places import currency_of, home_region, is_aws
 from spotlib.ec2.refusals import Refusal, reading

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from spotlib.ec2.connection import Caller, Connection
+from spotlib.ec2.caller import Caller
+from spotlib.ec2.connection import Connection
 from spotlib.ec2.foreign import instance_filter, remember, request_of
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Kind, Sighting

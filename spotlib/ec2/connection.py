@@ -5,17 +5,11 @@ botocore never retries here, because a retry inside a measured interval would be
 Amazon are refused.  Any other URL is a foreign endpoint; see ``foreign``.
 """
 
-import json
 import math
-import os
-import secrets
 import subprocess
-import sys
-import tempfile
 import threading
 import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +24,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from spotlib.addresses import require_no_secret
+from spotlib.ec2.caller import Caller, Memory, Reply
 from spotlib.ec2.clock import (
     Clock,
     RemoteWorld,
@@ -42,72 +37,16 @@ from spotlib.ec2.clock import (
 from spotlib.ec2.credentials import Login, SessionKeys, sandbox_session
 from spotlib.ec2.places import is_aws, partition_of
 from spotlib.ec2.refusals import UNREADABLE, Refusal, garbled, refusal_of
+from spotlib.ec2.sandbox_process import start_sandbox
 from spotlib.model import Kind
 
 _REREAD_S = 1.0  # opening a Session anew takes a quarter of a second of work
 _POLL_READ_S = 5  # a slower poll counts as missed: the schedule must not wait for it
 _ACT_READ_S = 20
-_SANDBOX_IDLE_S = 600  # a person may pause between two cells
 _FIRST_MOST_S = 20.0  # for one of the first questions to an endpoint, however it answers
 _FIRST_PAUSES_S = (0.5, 1.0)  # between the first questions to a foreign endpoint
 
 Answer = TypeVar("Answer")
-
-
-@dataclass
-class Memory:
-    """What a foreign endpoint has said and may not say again; see ``foreign``.
-
-    ``finds_by_request`` is None until an answer shows it.  ``named`` maps instances to the requests
-    that named them, ``cancelled`` has the requests whose cancellation was confirmed.
-    """
-
-    finds_by_request: bool | None = None
-    named: dict[str, str] = field(default_factory=dict)
-    cancelled: set[str] = field(default_factory=set)
-
-
-class Caller(ABC):
-    """Who makes calls: one attempt each (``Connection``), or as many as it takes (``Patient``)."""
-
-    memory: Memory
-
-    @property
-    @abstractmethod
-    def foreign(self) -> bool:
-        """Whether another program answers for EC2: neither Amazon's nor the sandbox."""
-
-    @abstractmethod
-    def server_utc(self) -> datetime:
-        """Return EC2's UTC."""
-
-    @abstractmethod
-    def region_names(self, region: str, service: str = "ec2") -> list[str]:
-        """The regions of this region's partition that have a service, as botocore knows them."""
-
-    @abstractmethod
-    def call(
-        self,
-        region: str,
-        action: str,
-        /,
-        *,
-        service: str = "ec2",
-        quick: bool = False,
-        **given: Any,
-    ) -> dict[str, Any]:
-        """Return the answer of one call, or raise its ``Refusal``."""
-
-    def pages(
-        self, region: str, action: str, key: str, /, *, service: str = "ec2", **given: Any
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the items under ``key`` of every page; a page before the last may be empty."""
-        while True:
-            reply = self.call(region, action, service=service, quick=True, **given)
-            yield from reply[key]
-            if not reply.get("NextToken"):
-                return
-            given["NextToken"] = reply["NextToken"]
 
 
 @dataclass
@@ -225,7 +164,7 @@ class Connection(Caller):
         if members and not members & reply.keys():
             raise garbled(" or ".join(sorted(members)), action=action, region=region)
         self.reached = True
-        return _Reply({"action": action, "region": region}, reply)
+        return Reply({"action": action, "region": region}, reply)
 
     def _client(self, service: str, region: str, read_s: int) -> Any:
         with self._lock:  # clients are thread-safe, a Session is not
@@ -275,27 +214,6 @@ class Connection(Caller):
             self.process.terminate()
             self.process.communicate()
             self.process = None
-
-
-class _Reply(dict[str, Any]):
-    """An answer or a part of it: a member that it lacks is a ``Refusal``, not a KeyError.
-
-    botocore leaves out what an answer lacks, and makes an empty one of JSON that it cannot read.
-    """
-
-    __slots__ = ("_of",)  # there are thousands of parts in a poll
-
-    def __init__(self, of: Mapping[str, str], reply: Mapping[str, Any]) -> None:
-        super().__init__(reply)
-        self._of = of
-        for member, value in reply.items():
-            if type(value) is dict:
-                self[member] = _Reply(of, value)
-            elif type(value) is list:
-                self[member] = [_Reply(of, e) if type(e) is dict else e for e in value]
-
-    def __missing__(self, member: str) -> Any:
-        raise garbled(member, **self._of)
 
 
 def _members(client: Any, action: str) -> frozenset[str]:
@@ -360,7 +278,7 @@ def connect(
     """
     require_endpoint(endpoint)
     if endpoint == "sandbox":
-        process, url = _start_sandbox(market=market, seed=seed, speed=speed)
+        process, url = start_sandbox(market=market, seed=seed, speed=speed)
         return _sandbox_connection(endpoint, url, control(url, "/sandbox"), process)
     if is_aws(endpoint):
         return _real_connection(endpoint, url=None, login=_login_to_aws(endpoint, profile, keys))
@@ -509,48 +427,6 @@ def _sandbox_connection(
         # subprocess itself keeps the pipe of a process that nobody waited for.
         weakref.finalize(connection, process.stdin.close)
     return connection
-
-
-def _close_in_forks(pipe: Any) -> None:
-    """A forked child (multiprocessing) would keep the pipe open when this process is dead."""
-    known = weakref.ref(pipe)  # else this would keep it open
-
-    def close() -> None:
-        pipe = known()
-        if pipe is not None:
-            pipe.close()
-
-    os.register_at_fork(after_in_child=close)
-
-
-def _start_sandbox(
-    *, market: str | None, seed: int | None, speed: float | None
-) -> tuple[subprocess.Popen[bytes], str]:
-    """Start a pretend market in a process of its own, which outlives a kernel that left work."""
-    command = [sys.executable, "-m", "spotlib", "sandbox", "--json", "--end-with-stdin"]
-    command += ["--idle-s", str(_SANDBOX_IDLE_S)]
-    command += ["--seed", str(secrets.randbelow(2**31) if seed is None else seed)]
-    command += ["--market", market] if market else []
-    command += ["--virtual"] if speed is None else ["--speed", str(speed)]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            start_new_session=True,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        _close_in_forks(process.stdin)
-        with process.stdout:
-            line = process.stdout.readline()
-        if not line:
-            process.communicate()
-            errors.seek(0)
-            last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
-            raise OSError(f"the sandbox did not start: {' '.join(last)}")
-    return process, str(json.loads(line)["url"])
 
 
 _THREADS = 8

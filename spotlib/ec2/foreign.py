@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from spotlib.ec2.connection import Caller
+from spotlib.ec2.caller import Caller
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import GONE_STATES, Kind
 

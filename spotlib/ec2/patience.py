@@ -8,7 +8,8 @@ import random
 from datetime import datetime
 from typing import Any
 
-from spotlib.ec2.connection import Caller, Connection
+from spotlib.ec2.caller import Caller
+from spotlib.ec2.connection import Connection
 from spotlib.ec2.refusals import PASSING_KINDS, Refusal
 from spotlib.model import Kind
 
@@ -50,16 +51,7 @@ class Patient(Caller):
         """The regions of this region's partition that have a service."""
         return self.connection.region_names(region, service)
 
-    def call(
-        self,
-        region: str,
-        action: str,
-        /,
-        *,
-        service: str = "ec2",
-        quick: bool = False,
-        **given: Any,
-    ) -> dict[str, Any]:
+    def call(self, region: str, action: str, /, **given: Any) -> dict[str, Any]:
         """Make a call, again after a passing error.
 
         Raises
@@ -67,12 +59,12 @@ class Patient(Caller):
         Refusal
             If it is refused for good, or still fails; it then says how often it was tried.
         """
-        clock, place, attempts = self.connection.clock, (service, region), 0
+        clock, place, attempts = self.connection.clock, (given.get("service", "ec2"), region), 0
         began_s = clock.now_s()
         while True:
             attempts += 1
             try:
-                reply = self.connection.call(region, action, service=service, quick=quick, **given)
+                reply = self.connection.call(region, action, **given)
             except Refusal as refusal:
                 if refusal.kind not in _AGAIN:
                     raise

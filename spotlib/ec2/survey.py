@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from spotlib.ec2.caller import Caller
 from spotlib.ec2.calls import (
     MOST_FILTER_VALUES,
     PAGE,
@@ -14,7 +15,7 @@ from spotlib.ec2.calls import (
     TAG_ROUND,
     chunks,
 )
-from spotlib.ec2.connection import Caller, Connection
+from spotlib.ec2.connection import Connection
 from spotlib.ec2.foreign import forgotten, instance_filter, remember, request_of
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import ENDED_STATES, GONE_STATES

@@ -470,6 +470,7 @@ def test_a_named_batch_is_confirmed_where_its_log_says_it_was_whatever_other_reg
 
     assert closed.confirms(log.stem) is confirmed
     assert again.confirms(log.stem) is confirmed
+    assert (denied in closed.errors) is not confirmed
     assert not every.clean, "another batch may be there"
     if confirmed:
         for report in (closed, again):

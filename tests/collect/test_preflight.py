@@ -11,12 +11,15 @@ from botocore.loaders import Loader
 from conftest import NANO, QUICK, plan_for, scripted
 
 import spotlib
+from spotlib.collect.account import check_currency
+from spotlib.collect.answers import Answers
 from spotlib.collect.cost import PreparedPlan, split_waves
 from spotlib.collect.features import on_demand_usd, spot_prices
-from spotlib.collect.preflight import _Answers, _check_currency, preflight
+from spotlib.collect.preflight import preflight
 from spotlib.collect.quotas import quota_of, vcpus_of
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.connection import Caller, Connection
+from spotlib.ec2.caller import Caller
+from spotlib.ec2.connection import Connection
 from spotlib.ec2.places import home_region
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Plan, Stage, Target, plan_launches
@@ -396,10 +399,10 @@ def test_a_price_list_that_cannot_be_read_is_a_garbled_answer(entry):
 
 @pytest.mark.parametrize(("region", "currency"), [("cn-north-1", "CNY"), ("eusc-de-east-1", "EUR")])
 def test_prices_that_are_not_in_usd_are_unknown_and_none_is_sent(region, currency):
-    answers = _Answers(Elsewhere({}))
+    answers = Answers(Elsewhere({}))
     [plan] = plan_launches([Target("t3.nano", region)], count=1, max_price_usd=0.1)
 
-    _check_currency(answers, [plan])
+    check_currency(answers, [plan])
 
     assert spot_prices(answers.connection, region, ["t3.nano"]) == {}
     assert f"prices in {region} are in {currency} and are not recorded" in answers.warnings[0]

@@ -3,8 +3,8 @@
 import pytest
 from conftest import scripted
 
+from spotlib.ec2.caller import Memory
 from spotlib.ec2.calls import Ended, cancel, chunks, terminate
-from spotlib.ec2.connection import Memory
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Kind
 

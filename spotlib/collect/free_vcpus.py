@@ -1,0 +1,84 @@
+"""How many vCPUs each spot quota of the account leaves, and so how many instances of a plan."""
+
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+
+from spotlib.collect.answers import Answers, describe_types
+from spotlib.collect.cost import PreparedPlan
+from spotlib.collect.quotas import Quota, quota_of, vcpus_of
+from spotlib.ec2.caller import Caller
+from spotlib.ec2.refusals import reading
+
+
+def free_vcpus_of(
+    answers: Answers, region: str, quotas: set[Quota]
+) -> dict[tuple[str, str], int | None]:
+    """Return the vCPUs left under each quota; open requests count like running instances."""
+    limits = _limits(answers, region, quotas)
+    used = _used_vcpus(answers, region) if limits else {}
+    return {
+        (region, each.name): limits[each] - used.get(each, 0) if each in limits else None
+        for each in quotas
+    }
+
+
+def _limits(answers: Answers, region: str, quotas: set[Quota]) -> dict[Quota, int]:
+    """Return the quotas of the account; one that was never applied to it has its default."""
+    shown = partial(_shown_quotas, answers.connection, region)
+    limits: dict[Quota, int] | None = answers.optional(
+        f"the quota in {region}", partial(shown, "list_service_quotas", quotas), None
+    )
+    if limits is None:
+        return {}
+    missing = quotas - limits.keys()
+    if missing:
+        asked = partial(shown, "list_aws_default_service_quotas", missing)
+        limits |= answers.optional(f"the default quota in {region}", asked, dict[Quota, int]())
+    for each in sorted(missing - limits.keys(), key=lambda each: each.name):
+        answers.warnings.append(
+            f"the quota 'All {each.name} Spot Instance Requests' in {region} is not listed: a new "
+            f"account has {each.fresh_vcpus} vCPUs"
+            if each.fresh_vcpus is not None
+            else f"which spot quota {each.name} counts against is not known here, so not whether "
+            f"it is large enough in {region}"
+        )
+    return limits
+
+
+def _shown_quotas(
+    connection: Caller, region: str, action: str, quotas: set[Quota]
+) -> dict[Quota, int]:
+    items = connection.pages(region, action, "Quotas", service="service-quotas", ServiceCode="ec2")
+    with reading("quota", action=action, region=region):
+        return vcpus_of(items, quotas)
+
+
+def _used_vcpus(answers: Answers, region: str) -> dict[Quota, int]:
+    requests = answers.connection.pages(
+        region,
+        "describe_spot_instance_requests",
+        "SpotInstanceRequests",
+        Filters=[{"Name": "state", "Values": ["open", "active"]}],
+        MaxResults=1000,
+    )
+    counts = Counter(item["LaunchSpecification"]["InstanceType"] for item in requests)
+    types = describe_types(answers, region, set(counts))
+    used: dict[Quota, int] = {}
+    for name, count in counts.items():
+        quota = quota_of(name)
+        used[quota] = used.get(quota, 0) + count * types[name]["VCpuInfo"]["DefaultVCpus"]
+    return used
+
+
+def with_quota(answers: Answers, each: PreparedPlan, free: int | None) -> PreparedPlan:
+    """Return the plan with the largest n that its quota leaves; it is a problem to ask for more."""
+    if free is None:
+        return each
+    largest, plan = max(free, 0) // each.vcpus, each.plan
+    if plan.count > largest:
+        answers.problems.append(
+            f"n={plan.count} of {plan.target} needs {plan.count * each.vcpus} vCPUs, the quota "
+            f"'All {each.family} Spot Instance Requests' leaves {free}: the largest n is {largest}"
+        )
+    return replace(each, largest_count=largest)
