@@ -30,7 +30,7 @@ AWS = "endpoint aws"
 # The real programs, but: one round of one target; 01 and 03, whose own tests execute them, are
 # executed by make chaos only, else written with their parameters; a word more often than every 5 s.
 STAND_INS = {
-    "bin/papermill": f"""case "$1" in
+    "bin/papermill": f"""case "$*" in
           *02_collect*) set -- "$@" -p rounds 1 -p top 1;;
           *) set -- "$@" {"" if CHAOS else "--prepare-only"};;
         esac

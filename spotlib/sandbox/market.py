@@ -79,6 +79,7 @@ class Market:
             self.numbers.rivals_quickest_s, self.numbers.rivals_slowest_s, 6
         )
         self._traits = lru_cache(maxsize=None)(self._draw_traits)
+        self._place = lru_cache(maxsize=10_000)(self._draw_place)
         self._rivals = lru_cache(maxsize=None)(self._draw_rivals)
         self.on_demand_usd = lru_cache(maxsize=None)(self._on_demand_usd)
         self._interruption_weights = lru_cache(maxsize=None)(self._draw_interruption_weights)
@@ -148,11 +149,10 @@ class Market:
         room = self.free_capacity(pool, at) > held
         if math.isinf(self.numbers.contested_at):
             return room
-        together = self.numbers.call_together
-        shared = normals(1, self.seed, "place", request)[0]
-        own = normals(1, self.seed, "place", request, index)[0]
-        place = NormalDist().cdf(math.sqrt(together) * shared + math.sqrt(1.0 - together) * own)
-        accepted: NDArray[np.bool_] = room & (place < self.accepted_share(pool, at))
+        share = self.accepted_share(pool, at)
+        if np.all(share == 1.0):
+            return room
+        accepted: NDArray[np.bool_] = room & (self._place(request, index) < share)
         return accepted
 
     def placement_score(self, pool: Pool, at: ArrayLike, *, capacity: int = 1) -> Floats:
@@ -324,6 +324,13 @@ class Market:
             spot_usd=on_demand_usd * n.spot_share * math.exp(n.spot_share_sigma * share),
             on_demand_usd=on_demand_usd,
         )
+
+    def _draw_place(self, request: str, index: int) -> float:
+        """A request's place among all that want the pool, 0 to 1: the lowest is accepted first."""
+        together = self.numbers.call_together
+        shared = normals(1, self.seed, "place", request)[0]
+        own = normals(1, self.seed, "place", request, index)[0]
+        return NormalDist().cdf(math.sqrt(together) * shared + math.sqrt(1.0 - together) * own)
 
     def _draw_rivals(self, pool: Pool) -> Floats:
         """Weights of the waves of others' demand, which no score shows."""
