@@ -1,25 +1,49 @@
-# make study | make test | make lab: each sets up first.  Needs Python 3.11+; uses uv if present.
+# make study | make report | make test | make lab: each sets up first.  Needs Python 3.11 or newer;
+# uses uv if present, or the activated conda environment of environment.yml.
 PYTHON ?= python3
-VENV := .venv
+CONDA := $(if $(CONDA_PREFIX),$(wildcard $(CONDA_PREFIX)/bin/spotlib))
+VENV := $(if $(CONDA),$(CONDA_PREFIX),.venv)
 BIN := $(VENV)/bin
+RESULTS := results
 STUDY := results/study
-READY := $(VENV)/ready
-# With a poll every 12 s, the study takes about a minute and a half at most.
+RUN := $(BIN)/papermill --no-progress-bar --log-level ERROR
 
-.PHONY: study report test chaos lab setup constraints clean
+LOG := $(VENV)/install.log
+# $(call install,WHAT): conda has installed its own versions, which pins would change.
+PINS := $(if $(CONDA),,-c constraints.txt)
+install = if command -v uv > /dev/null; then \
+	    uv pip install --quiet --python $(BIN)/python $(PINS) -e '$(1)'; \
+	  else \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --log $(LOG) \
+	      $(PINS) -e '$(1)'; \
+	  fi
 
-setup: $(READY)
+# $(call every_5_s,WORDS): print them beside the command that follows, for as long as it runs.
+# A notebook that is just being written holds no cell.
+every_5_s = (while sleep 5 && kill -0 $$$$ 2> /dev/null; do \
+	  words="$(1)"; case "$$words" in "cell 0 "*) ;; *) echo "   $$words";; esac; done) &
+packages = $$(cat $(LOG) 2> /dev/null | grep -c ' Collecting ') packages found, \
+	$$(ls $(VENV)/lib/python3*/site-packages | grep -c dist-info) installed
+days = $$(find spot_dataset/sandbox/fitted -type d -name '[0-3][0-9]' 2> /dev/null | wc -l) of 31 days \
+	simulated, $$(find $(STUDY)/counts -type f 2> /dev/null | wc -l) counted
+round = $$(($$(find $(STUDY)/launches -name '*.jsonl' -newer $(STUDY)/notebooks/01_select.ipynb -exec \
+	  sed -n 's/.*"round":\([0-9]*\).*/\1/p' {} + 2> /dev/null | tail -n 1) + 1))
+cells = cell $$(cat $(1)/notebooks/$(2).ipynb 2> /dev/null | grep -c '"execution_count": [0-9]') of \
+	$$(($$(grep -c '"execution_count":' notebooks/$(2).ipynb) + 1))
 
-$(READY): pyproject.toml constraints.txt
+.PHONY: study report test chaos lab setup test-setup constraints clean
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
 	  "spotlib needs Python 3.11 or newer, this is %d.%d: make PYTHON=/path/to/python3.11 ..." % v[:2])'
-	@if command -v uv > /dev/null; then \
-	  test -x $(BIN)/python || uv venv --quiet --python "$$(command -v $(PYTHON))" $(VENV); \
-	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[test]'; \
-	else \
-	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'; \
-	fi
+ifndef CONDA
+	@echo "Installing into .venv, once: 1 to 3 minutes, about 1 GB."
+	@test -x $(BIN)/python || if command -v uv > /dev/null; then \
+	  uv venv --quiet --python "$$(command -v $(PYTHON))" $(VENV); else $(PYTHON) -m venv $(VENV); fi
+	@$(call every_5_s,installing: $(packages)) $(call install,.)
+endif
 	@# Without this, JupyterLab's news pop-up is the first thing that a newcomer sees.
 	@$(BIN)/jupyter labextension disable --level=sys_prefix \
 	  "@jupyterlab/apputils-extension:announcements" > /dev/null 2>&1 || true
@@ -28,31 +52,44 @@ $(READY): pyproject.toml constraints.txt
 	@echo "c.IPKernelApp.log_level = 'ERROR'" > $(VENV)/etc/ipython/ipython_kernel_config.py
 	@touch $@
 
-RUN := $(BIN)/papermill --no-progress-bar --log-level ERROR
+# What only the tests need.
+test-setup: $(VENV)/ready-to-test
+
+$(VENV)/ready-to-test: $(VENV)/ready
+	@echo "Installing what the tests need, once: about a minute, 600 MB."
+	@$(call every_5_s,installing: $(packages)) $(call install,.[test])
+	@touch $@
 
 study: setup
 	@mkdir -p $(STUDY)/notebooks
-	@echo "01 select: the targets whose spot market moved (simulated archive)"
-	@$(RUN) notebooks/01_select.ipynb $(STUDY)/notebooks/01_select.ipynb \
+	@echo "The study, in three steps: about two minutes.  All data are simulated."
+	@echo "01 select: the targets whose spot market moved"
+	@$(call every_5_s,$(days); $(call cells,$(STUDY),01_select)) \
+	  $(RUN) notebooks/01_select.ipynb $(STUDY)/notebooks/01_select.ipynb \
 	  -p results $(STUDY) -p dataset sandbox
-	@echo "02 collect: request, watch, clean up; 8 targets, once per hour for 20 hours (simulated)"
-	@$(RUN) notebooks/02_collect.ipynb $(STUDY)/notebooks/02_collect.ipynb \
+	@echo "02 collect: request, watch, clean up; 8 targets, once per hour for 20 hours"
+	@$(call every_5_s,round $(round) of 20) \
+	  $(RUN) notebooks/02_collect.ipynb $(STUDY)/notebooks/02_collect.ipynb \
 	  -p results $(STUDY) -p n 5 -p top 8 -p rounds 20 -p every_s 3600 -p seed 1 \
 	  -p poll_s 12 -p timeout_s 360 -p t3 True
-	@echo "03 analyze: how many are ready after t seconds"
-	@$(RUN) notebooks/03_analyze.ipynb $(STUDY)/notebooks/03_analyze.ipynb -p results $(STUDY)
-	@$(BIN)/jupyter nbconvert --to html --log-level ERROR $(STUDY)/notebooks/*.ipynb
-	@echo "Done; all data are simulated. Open first: $(STUDY)/notebooks/03_analyze.html"
-	@echo "The logs are in $(STUDY)/launches, the figures in $(STUDY)/figures."
+	@$(MAKE) --no-print-directory report RESULTS=$(STUDY)
+	@echo "The logs are in $(STUDY)/launches, the tables in $(STUDY)/tables."
 
-# The analysis of what you recorded in results/launches, as one HTML page.
+# The analysis of what is recorded in RESULTS/launches, as one page that holds all it shows.
 report: setup
-	@mkdir -p results/notebooks
-	@$(RUN) notebooks/03_analyze.ipynb results/notebooks/03_analyze.ipynb
-	@$(BIN)/jupyter nbconvert --to html --no-input --log-level ERROR results/notebooks/03_analyze.ipynb
-	@echo "Open results/notebooks/03_analyze.html"
+	@ls '$(RESULTS)'/launches/*.jsonl > /dev/null 2>&1 || { echo "There is no launch in \
+	$(RESULTS)/launches: run notebooks/02_collect.ipynb.  The study's page: make study, then \
+	make report RESULTS=$(STUDY)" >&2; exit 1; }
+	@mkdir -p '$(RESULTS)/notebooks'
+	@echo "03 analyze: how many are ready after t seconds"
+	@$(call every_5_s,$(call cells,$(RESULTS),03_analyze)) \
+	  $(RUN) notebooks/03_analyze.ipynb '$(RESULTS)/notebooks/03_analyze.ipynb' -p results '$(RESULTS)'
+	@$(BIN)/jupyter nbconvert --to html --no-input --embed-images --log-level ERROR \
+	  --template-file docs/report.html.j2 --output-dir '$(RESULTS)' --output report \
+	  '$(RESULTS)/notebooks/03_analyze.ipynb'
+	@echo "Open this page: $(RESULTS)/report.html"
 
-test: setup
+test: test-setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -60,15 +97,15 @@ test: setup
 	$(BIN)/pytest
 
 # All crash points, all faults at all calls, all ways to stop a program; make test runs a sample.
-chaos: setup
+chaos: test-setup
 	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/record tests/cleanup tests/collect tests/select \
 	  tests/test_export.py tests/test_public.py
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/02_collect.ipynb
 
-constraints: setup
+constraints: test-setup
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt
 
 clean:
-	rm -rf $(VENV) $(STUDY)
+	rm -rf .venv $(STUDY)

@@ -1,6 +1,5 @@
-"""The spotlib command, the same as python -m spotlib: what runs without a notebook.
-
-Exit codes: 0 if all is well, 1 if there is a problem or something is left, 2 for an error.
+"""What runs without a notebook; the same as python -m spotlib.
+Exit codes: 0 all is well, 1 a problem or something is left, 2 an error.
 """
 
 import argparse
@@ -22,20 +21,35 @@ from spotlib.model import Stage, Target, plan_launches
 from spotlib.money import usd
 from spotlib.workspace import logs_folder
 
+_EXAMPLES = """examples:
+  spotlib check t3.nano@sa-east-1 -n 5     in the sandbox
+  spotlib check --endpoint aws --profile research t4g.nano@us-east-1
+  spotlib status                           is anything left, and what closes it
+  spotlib sweep --endpoint aws             close what is left on AWS
+  spotlib export --public                  tables that you can publish
+  spotlib sandbox --speed 60               serves a minute per second
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; print an error as one sentence to stderr and return 2."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    parser = argparse.ArgumentParser(prog="spotlib", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="spotlib",
+        usage="spotlib COMMAND ...   (spotlib COMMAND --help explains it)",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"spotlib {spotlib.__version__}")
-    commands = parser.add_subparsers(dest="command")
+    commands = parser.add_subparsers(
+        dest="command", title="commands", metavar="COMMAND", prog="spotlib"
+    )
     _add_check(commands.add_parser("check", help="run the preflight: it costs nothing"))
     _add_sweep(commands.add_parser("sweep", help="close what dead batches left behind"))
     _add_status(commands.add_parser("status", help="list batches that are not confirmed clean"))
     commands.add_parser("export", help="write the launches as tables for others")
-    commands.add_parser(
-        "sandbox", help="start a pretend EC2 by hand; 'sandbox archive' writes its history"
-    )
+    commands.add_parser("sandbox", help="start a pretend EC2; 'sandbox archive' writes its past")
     if not given:
         parser.print_help()
         return 0

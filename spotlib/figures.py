@@ -125,6 +125,14 @@ def save(figure: Figure, path: str | Path, *, mark: str = "") -> Path:
     return png
 
 
+def save_table(table: Any, path: str | Path) -> Any:
+    """Write a DataFrame or a Styler of one as CSV, with the numbers that it shows; return it."""
+    frame = table if isinstance(table, pd.DataFrame) else table.data
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, index=frame.index.names != [None])
+    return table
+
+
 def banner_html(text: str, kind: Literal["simulated", "real", "costs money", "unknown"]) -> str:
     """Return one conspicuous line of HTML that says where data come from, or go to."""
     ground, ink = _BANNERS[kind]

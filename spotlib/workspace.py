@@ -9,13 +9,23 @@ from pathlib import Path
 import spotlib
 
 LAUNCHES = "launches"  # the folder of logs in a results folder
+_NOTEBOOK = "notebooks/02_collect.ipynb"  # shows that a folder is a workspace
 
 _PARTS = (LAUNCHES, "selection", "counts", "figures", "tables")  # the folders in it
 
 
 def workspace() -> Path:
-    """Return the folder of ``notebooks/`` and ``results/``: the one that holds the package."""
-    return Path(spotlib.__file__).parents[1]
+    """Return the folder of ``notebooks/`` and ``results/``.
+
+    It is the one that holds the package.  If the package is installed elsewhere (plain ``pip
+    install .``) it is the nearest folder with the notebooks, from the current one up, else the
+    current one.
+    """
+    here = Path.cwd()
+    for folder in (Path(spotlib.__file__).parents[1], here, *here.parents):
+        if (folder / _NOTEBOOK).is_file():
+            return folder
+    return here
 
 
 def results_path(results: str | Path = "") -> Path:

@@ -5,15 +5,20 @@ not for a file that is there before the program is usable.  Every wait has the o
 ``PATIENCE_S``: a program that hangs reaches it, one on a busy machine does not.
 """
 
+import csv
+import html
 import json
+import math
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -89,6 +94,34 @@ def texts(path):
             data = output.get("data", {})
             found += [output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")]
     return "\n".join(found)
+
+
+def require_tables_as_files(notebook, folder):
+    """Each table that an executed notebook shows is a CSV in the folder, with the same cells."""
+    files = [list(csv.reader(path.open()))[1:] for path in Path(folder).glob("*.csv")]
+    tables = [page for page in texts(notebook).split("<table")[1:] if "<td" in page]
+    assert tables
+    for page in tables:
+        lines = re.findall(r"<tr.*?</tr>", page.partition("</table>")[0], re.DOTALL)
+        cells = [re.findall(r"<td[^>]*>(.*?)</td>", line, re.DOTALL) for line in lines]
+        shown = [[html.unescape(cell) for cell in row] for row in cells if row]
+        assert any(map(partial(_same_cells, shown), files)), shown
+
+
+def _same_cells(shown, rows):
+    """Whether the last columns of the rows are what is shown; a number may be shortened there."""
+
+    def same(cell, text):
+        try:
+            return cell == text or math.isclose(float(cell), float(text), rel_tol=1e-5)
+        except ValueError:
+            return text == "" and cell in ("NaN", "None", "NaT", "nan")
+
+    return len(rows) == len(shown) and all(
+        same(cell, text)
+        for want, row in zip(shown, rows, strict=True)
+        for cell, text in zip(want, row[-len(want) :], strict=True)
+    )
 
 
 def until(shown, *, by=None):

@@ -103,16 +103,37 @@ def test_pandas_reads_the_parquet(both, tmp_path):
     assert requests["sps"].dtype == float
 
 
-def test_lifelines_starts_at_once(tmp_path):
-    lifelines = pytest.importorskip("lifelines")
+def snippets(folder):
+    """The Python code in an export's README: what pandas alone runs, and what needs lifelines."""
+    found = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    pandas_only, with_lifelines = found
+    return pandas_only, with_lifelines
+
+
+def test_the_readmes_code_counts_what_was_ready_of_each_target(tmp_path, monkeypatch):
     launches = drawn(targets=4, rounds=3)
     export(launches, batch_of(launches), to=tmp_path)
-    requests = pd.read_csv(tmp_path / "simulated" / "requests.csv")
-    fitted = lifelines.KaplanMeierFitter()
-    fitted.fit_interval_censoring(requests["lower_s"], requests["upper_s"])
+    monkeypatch.chdir(tmp_path / "simulated")
+    names: dict[str, pd.DataFrame] = {}
+    exec(snippets(tmp_path / "simulated")[0], names)
 
-    share = (requests["upper_s"] < 500.0).mean()
-    assert 1.0 - fitted.predict(500.0).mean() == pytest.approx(share, abs=0.05)
+    shares = names["by_target"]["ready"].agg(["mean", "count"])
+    ready = launches["ready_by_s"] <= 180
+    assert len(shares) == 4
+    assert (shares["mean"] * shares["count"]).sum() == pytest.approx(ready.sum())
+    assert shares["count"].sum() == len(launches)
+
+
+def test_the_readmes_code_for_lifelines_draws_a_curve_per_target(tmp_path, monkeypatch):
+    pytest.importorskip("lifelines")
+    launches = drawn(targets=4, rounds=3)
+    export(launches, batch_of(launches), to=tmp_path)
+    monkeypatch.chdir(tmp_path / "simulated")
+    names: dict[str, pd.DataFrame] = {}
+    for code in snippets(tmp_path / "simulated"):
+        exec(code, names)
+
+    assert names["curve"].predict(0.0).mean() == pytest.approx(1.0)
 
 
 def test_a_public_export_holds_no_identity_in_any_byte(both, tmp_path):

@@ -3,14 +3,20 @@
 import doctest
 import inspect
 import os
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import NANO, plan_for, scripted
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 
 import spotlib
 from spotlib.collect.rounds import collect_batch
+from spotlib.sandbox.history import write_archive
 
 FACE = [
     "connect",
@@ -88,3 +94,37 @@ def test_importing_spotlib_loads_no_other_library():
 
     tops = {name.split(".")[0] for name in done.stdout.split()} - {"spotlib"}
     assert tops <= set(sys.stdlib_module_names)
+
+
+def test_what_the_face_returns_is_named_in_one_line(in_process, tmp_path):
+    """In a notebook the last value of a cell is shown: arrays and tables would fill pages."""
+    connection = in_process(scripted())
+    log = tmp_path / "20260101T000000Z-abcdef.jsonl"
+    collect_batch(connection, plan_for(connection, NANO, n=2), log=log, seed=1)
+    launches = spotlib.load_launches(log)
+    [times] = spotlib.launch_times(
+        launches, spotlib.Stage.READY, rng=np.random.default_rng(0), resamples=9
+    ).values()
+    write_archive(tmp_path / "aws-2024-08", days=[1], types=["t3.nano"])
+    reading = spotlib.read_counts(tmp_path / "aws-2024-08", cache=None)
+
+    assert repr(connection) == f"<Connection to sandbox, world {connection.world}>"
+    assert repr(times).startswith("<LaunchTimes of t3.nano in sa-east-1 to ready: 1 run, median ")
+    assert re.fullmatch(r"<Reading of 1 day: 1\d\d snapshots, 0 files left out>", repr(reading))
+
+
+def test_completion_and_help_in_a_notebook_show_the_face():
+    shell = InteractiveShell.instance()
+    try:
+        shell.push({"spotlib": spotlib})
+        with provisionalcompleter():
+            completed = [each.text for each in shell.Completer.completions("spotlib.", 8)]
+        with capture_output() as shown:
+            shell.run_cell("spotlib.connect?")
+    finally:
+        InteractiveShell.clear_instance()
+
+    names = {name.removeprefix("spotlib").removeprefix(".") for name in completed}
+    assert {name for name in names if not name.startswith("_")} == set(FACE)
+    assert "endpoint" in shown.stdout
+    assert "Examples" in shown.stdout

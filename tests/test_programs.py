@@ -1,7 +1,6 @@
 """The real programs in processes of their own: papermill, python -m spotlib, plain boto3."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import read_events
-from programs import BIN, leftovers, run, run_papermill, sandbox, texts, until
+from programs import leftovers, require_tables_as_files, run, run_papermill, sandbox, texts, until
 
 from spotlib.ec2.connection import connect
 from spotlib.record.tables import load_batches, load_launches, load_polls
@@ -38,6 +37,7 @@ def test_collect_runs_from_the_root_and_from_its_own_folder(repository, tmp_path
     assert "SIMULATED (sandbox)" in seen
     assert "no selection is written yet, so a built-in list" in seen
     assert list((tmp_path / "results" / "figures").glob("ready-counts-*.png"))
+    require_tables_as_files(out, tmp_path / "results" / "tables")
 
 
 def test_a_dry_run_shows_the_plan_and_launches_nothing(repository, tmp_path):
@@ -75,38 +75,6 @@ def test_invalid_values_stop_the_notebook_with_one_sentence(repository, tmp_path
     assert done.returncode != 0
     assert words in done.stderr
     assert list((tmp_path / "results" / "launches").glob("*")) == []
-
-
-def test_a_parameterized_batch_as_the_readme_shows_it(repository, tmp_path):
-    """The README's own lines; only the results go elsewhere."""
-    readme = (repository / "README.md").read_text()
-    block = readme.split("<!-- batch -->")[1].split("```")[1].removeprefix("sh\n")
-    script = block.replace("results/notebooks", str(tmp_path / "notebooks")).replace(
-        "-p n $n", f"-p n $n -p top 1 -p results {tmp_path}"
-    )
-    assert "for n in 1 5 10" in script
-
-    run("sh", "-ec", script, cwd=repository, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
-
-    launches = load_launches(tmp_path / "launches")
-    assert len(list((tmp_path / "launches").glob("*.jsonl"))) == 3
-    assert launches.groupby("batch_id").size().tolist() == [1, 5, 10]
-    assert len(list((tmp_path / "notebooks").glob("*.ipynb"))) == 3
-
-
-def test_the_readmes_cron_line_runs(repository, tmp_path):
-    """cron runs what follows its five fields."""
-    readme = (repository / "README.md").read_text()
-    line = readme.split("<!-- cron -->")[1].split("```")[1].removeprefix("cron\n").strip()
-    command = line.split(maxsplit=5)[5].replace("\\%", "%")
-    command = command.replace("/path/to/workspace", str(repository))
-    command = command.replace("results/notebooks", str(tmp_path / "notebooks"))
-    command = command.replace("-p n 5", f"-p n 1 -p top 1 -p results {tmp_path}")
-    command = command.replace(".venv/bin", str(BIN))
-
-    run("sh", "-ec", command)
-
-    assert len(load_launches(tmp_path / "launches")) == 1
 
 
 SCRIPT = """

@@ -165,6 +165,12 @@ class LaunchTimes:
     draws: Draws
     rounds: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """The target and the median; all the resamples would fill pages."""
+        runs = f"{self.observed.runs} run{'s' * (self.observed.runs != 1)}"
+        what = f"{self.target} to {self.stage.label}"
+        return f"<LaunchTimes of {what}: {runs}, median {self.quantile(0.5).words()}>"
+
     def share_ready(self, time_s: float, *, level: float = 0.95) -> Estimate:
         """The share of the requested that is at the stage by a time."""
         seen = self.observed

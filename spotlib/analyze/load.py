@@ -15,6 +15,7 @@ from spotlib.model import Stage
 from spotlib.record.folder import Paths
 from spotlib.record.tables import load_readable
 
+_STUDY = 'read the study that make study wrote, with results = "results/study"'
 _LEFT_OUT = ["batch_id", "target", "requests", "why"]
 # Runs whose polls are kept for figures: of each target its share of them all, or at least so many.
 _SHOWN_RUNS, _FEWEST_SHOWN = 1600, 20
@@ -134,7 +135,7 @@ def load_comparable(
 
 def _nothing(paths: object, unreadable: pd.DataFrame) -> str:
     reasons = unreadable["why"].tolist()
-    hint = f"; not readable: {reasons[0]}" if reasons else ": run 02_collect first"
+    hint = f"; not readable: {reasons[0]}" if reasons else f": run 02_collect first, or {_STUDY}"
     return f"there is no launch in {str(paths)!r}{hint}"
 
 

@@ -82,6 +82,10 @@ class Connection(Caller):
     _server: tuple[datetime, float] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __repr__(self) -> str:
+        """Where it leads; what it works with would fill pages."""
+        return f"<Connection to {self.endpoint}{f', world {self.world}' if self.world else ''}>"
+
     @property
     def simulated(self) -> bool:
         """Whether this is the sandbox, whose results say nothing about AWS."""

@@ -30,7 +30,9 @@ def folder(source, tmp_path):
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no launch in .*: run 02_collect first"):
+    with pytest.raises(
+        ValueError, match=r"there is no launch in .*: run 02_collect first, or .*results/study"
+    ):
         load_comparable(tmp_path)
 
 

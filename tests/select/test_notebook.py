@@ -10,7 +10,7 @@ import pandas as pd
 import papermill
 import pytest
 from market import random_market, write_tree, write_zip
-from programs import PATIENCE_S, execute_notebook
+from programs import PATIENCE_S, execute_notebook, require_tables_as_files
 
 from spotlib.record.selection_file import read_selection, selection_targets
 from spotlib.sandbox.history import write_archive
@@ -83,6 +83,9 @@ class TestNotebook:
         assert sum("image/png" in out.get("data", {}) for out in outputs) == 4
         assert "SIMULATED" not in text
         assert len(list((executed / "results" / "figures").glob("select-*.png"))) == 4
+
+    def test_each_table_it_shows_is_a_file_too(self, executed):
+        require_tables_as_files(executed / "out.ipynb", executed / "results" / "tables")
 
     def test_it_is_committed_as_a_template(self):
         book = nbformat.read(NOTEBOOK, as_version=4)

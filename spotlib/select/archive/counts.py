@@ -92,6 +92,12 @@ class Reading:
     skipped: pd.DataFrame
     notice: str = ""
 
+    def __repr__(self) -> str:
+        """How much was read; the tables would fill pages."""
+        days, read = len(self.days), int(self.days["snapshots"].sum())
+        words = f"{days} day{'s' * (days != 1)}: {read:,} snapshots"
+        return f"<Reading of {words}, {len(self.skipped)} files left out>"
+
 
 def read_counts(
     dataset: str | Path,
