@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(prog="spotlib", description=__doc__)
     parser.add_argument("--version", action="version", version=f"spotlib {spotlib.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command")
     _add_check(commands.add_parser("check", help="run the preflight: it costs nothing"))
     _add_sweep(commands.add_parser("sweep", help="close what dead batches left behind"))
     _add_status(commands.add_parser("status", help="list batches that are not confirmed clean"))
@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser(
         "sandbox", help="start a pretend EC2 by hand; 'sandbox archive' writes its history"
     )
+    if not given:
+        parser.print_help()
+        return 0
     try:
         if given[:1] == ["sandbox"]:
             return _sandbox(given[1:])

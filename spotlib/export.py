@@ -82,6 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Export what ``results/launches`` holds; return 1 if there is nothing to export."""
+    for option, value in (("--licence", given.licence), ("--salt-file", given.salt_file)):
+        if value and not given.public:
+            raise ValueError(f"{option} is for a public export: add --public, or leave it out")
     results, logs = results_path(given.results), logs_folder(given.results)
     to = Path(given.to) if given.to else results / f"export{'-public' * given.public}"
     found = load_readable(logs)
@@ -307,8 +310,14 @@ def _licence_line(licence: str) -> str:
 
 def _write(path: Path, data: bytes, *, public: bool) -> Path:
     """Write a file whole or not at all; a private one for its owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file, temporary = tempfile.mkstemp(dir=path.parent)
+    except OSError as error:
+        raise ValueError(
+            f"{str(path.parent)!r} cannot be written to ({error.strerror}): name another folder "
+            "with --to"
+        ) from error
     try:
         with os.fdopen(file, "wb") as written:
             written.write(data)

@@ -16,6 +16,7 @@ _VOLUME_USD_PER_HOUR: Final = 8 * 0.08 / 730  # 8 GiB of gp3 at 0.08 USD per GiB
 _SURPLUS_USD_PER_VCPU_HOUR: Final = 0.05
 _HOUR_S: Final = 3600.0
 _LEAST_BILLED_S: Final = 60.0  # EC2 bills by the second, but no less than a minute
+_SHOWN_USD: Final = 0.001  # below it an amount is shown with its first two digits
 
 Price = TypeVar("Price", float, NDArray[np.float64])
 
@@ -50,5 +51,9 @@ def held_usd(
 
 
 def usd(amount: float) -> str:
-    """Format an amount of money; an unknown one reads ``unknown``."""
-    return "unknown" if math.isnan(amount) else f"${amount:.4f}"
+    """Format an amount of money; an unknown one reads ``unknown``, and only nothing reads zero."""
+    if math.isnan(amount):
+        return "unknown"
+    tiny = 0 < abs(amount) < _SHOWN_USD
+    decimals = 1 - math.floor(math.log10(abs(amount))) if tiny else 4
+    return f"${amount:.{decimals}f}"

@@ -45,7 +45,7 @@ def check_parameters(kind: type[Parameters], namespace: Mapping[str, Any]) -> Pa
     injected = _injected_names(namespace.get("In", []))
     problems = [_unknown(name, names) for name in injected if name not in names]
     problems += [
-        f"{name} must be {_WORDS[types[name]]}, got {namespace[name]!r}"
+        _wrong_type(name, types[name], namespace[name])
         for name in names
         if not _is_a(namespace[name], types[name])
     ]
@@ -71,6 +71,13 @@ def problems_of(check: Callable[..., object], /, *args: object, **given: object)
         check(*args, **given)
     except ValueError as error:
         yield str(error)
+
+
+def _wrong_type(name: str, kind: type, value: object) -> str:
+    words = f"{name} must be {_WORDS[kind]}, got {value!r}"
+    if kind is str:  # papermill -p reads 012345678901 and 5e8 as numbers
+        words += f"; from a shell: papermill -r {name} VALUE, which keeps it as it is written"
+    return words
 
 
 def _unknown(name: str, names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from launch_rows import INF, drawn, run_rows, table_of
 from pyarrow import parquet
 
 from spotlib import export as exports
+from spotlib.__main__ import main
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.connection import connect_in_process
 from spotlib.export import export
@@ -367,3 +368,20 @@ def test_no_folder_of_an_export_changes_its_use(kind, tmp_path):
 
     with pytest.raises(ValueError, match=f"{kind}.* holds something else than a public export"):
         export(launches, batches, to=tmp_path, salt=b"x" * 32)
+
+
+@pytest.mark.parametrize("option", ["--licence", "--salt-file"])
+def test_what_is_for_a_public_export_only_is_refused_without_it(results, capsys, option):
+    assert main(["export", "--results", str(results), option, "x"]) == 2
+    assert f"error: {option} is for a public export: add --public" in capsys.readouterr().err
+    assert not (results / "export").exists()
+
+
+def test_where_nothing_can_be_written_is_one_sentence(results, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("mine")
+
+    assert main(["export", "--results", str(results), "--to", str(file)]) == 2
+    [line] = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith(f"error: '{file}/simulated' cannot be written to (Not a directory): ")
+    assert file.read_text() == "mine"

@@ -37,3 +37,11 @@ def test_an_unknown_price_gives_an_unknown_cost_for_it_alone():
 def test_an_unknown_amount_is_shown_as_unknown():
     assert usd(float("nan")) == "unknown"
     assert usd(0.00624) == "$0.0062"
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [(0.0, "$0.0000"), (0.00001, "$0.000010"), (0.000849, "$0.00085"), (0.001, "$0.0010")],
+)
+def test_only_nothing_is_shown_as_nothing(amount, shown):
+    assert usd(amount) == shown

@@ -18,6 +18,12 @@ from spotlib.record.events import CleanEvent, ReleaseEvent
 
 SETTLE_S = 30.0  # how long a launch may be in flight is not documented: a choice
 GIVE_UP_S = 1800.0
+_FORGETS_S = 120.0  # after so long a foreign endpoint that lists nothing of a batch never will
+_FORGOTTEN = (
+    "this endpoint answers, but for {:.0f} s it has listed neither {} nor an instance of it: if it "
+    "was restarted, nothing of that is left there; if not, look there; a sweep some hours later "
+    "does not ask for it any more"
+)
 
 Note = Callable[[ReleaseEvent], None]  # writes the event of one pass
 _End = Callable[[Connection, str, Sequence[str]], Ended]  # ``cancel`` or ``terminate``
@@ -119,12 +125,17 @@ def release_all(
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Whether it is confirmed that nothing of a batch is left, and what is if it is not."""
+    """Whether it is confirmed that nothing of a batch is left, and what is if it is not.
+
+    ``forgotten`` if a foreign endpoint answers as if the batch had never been: to ask it again
+    would change nothing.
+    """
 
     confirmed: bool
     open_requests: Mapping[str, Sequence[str]] = field(default_factory=dict)
     live_instances: Mapping[str, Sequence[str]] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
+    forgotten: bool = False
 
     def commands(self, options: str = "") -> list[str]:
         """The AWS CLI commands that finish the job by hand: cancel, describe, terminate.
@@ -165,6 +176,9 @@ def settle(
 ) -> Cleaned:
     """Repeat ``release`` until every region was quiet for ``settle_s``, or give up.
 
+    A foreign endpoint that forgot the batch (it was restarted) is given up earlier: it would never
+    list the requests that must be seen.  Amazon's is never taken for one that forgets.
+
     Parameters
     ----------
     request_ids
@@ -180,7 +194,7 @@ def settle(
     """
     clock, pauses = connection.clock, _pauses()
     give_up_at_s = clock.now_s() + give_up_s
-    quiet_since: dict[str, float] = {}
+    quiet_since, idle_since = dict[str, float](), dict[str, float]()
     alive = alive or {}
     left = {region: unseen(ids, alive.get(region, ())) for region, ids in request_ids.items()}
     done = set(ended)
@@ -194,17 +208,27 @@ def settle(
                 note(release_event(passed))
             done.update(passed.cancelled, passed.terminated)
             left[passed.region] = _left(left[passed.region], passed.found)
-            if passed.found.quiet:
-                quiet_since.setdefault(passed.region, asked_s)
-            elif passed.found.error is None:  # a failed survey proves nothing
-                quiet_since.pop(passed.region, None)
+            for since, holds in (
+                (quiet_since, passed.found.quiet),
+                (idle_since, passed.found.idle),
+            ):
+                if holds:
+                    since.setdefault(passed.region, asked_s)
+                elif passed.found.error is None:  # a failed survey proves nothing
+                    since.pop(passed.region, None)
         quiet = all(
             passed.found.quiet and asked_s - quiet_since[passed.region] >= settle_s
             for passed in passes
         )
-        if quiet or clock.now_s() >= give_up_at_s:
+        forgotten = connection.foreign and all(
+            passed.found.idle and asked_s - idle_since[passed.region] >= settle_s + _FORGETS_S
+            for passed in passes
+        )
+        if quiet or forgotten or clock.now_s() >= give_up_at_s:
             errors = {each.region: each.error for each in passes if each.error}
-            return _cleaned(quiet, left, errors)
+            if forgotten and not quiet:
+                errors |= _forgotten(left, settle_s + _FORGETS_S)
+            return _cleaned(quiet, left, errors, forgotten=forgotten and not quiet)
         clock.sleep(next(pauses))
 
 
@@ -251,10 +275,21 @@ def _pauses() -> Iterator[float]:
     return itertools.chain((1.0, 2.0, 4.0, 8.0), itertools.repeat(10.0))
 
 
-def _cleaned(confirmed: bool, left: Mapping[str, Survey], errors: Mapping[str, str]) -> Cleaned:
+def _forgotten(left: Mapping[str, Survey], for_s: float) -> dict[str, str]:
+    return {
+        region: _FORGOTTEN.format(for_s, ", ".join(sorted(found.missing)))
+        for region, found in left.items()
+        if found.missing
+    }
+
+
+def _cleaned(
+    confirmed: bool, left: Mapping[str, Survey], errors: Mapping[str, str], *, forgotten: bool
+) -> Cleaned:
     return Cleaned(
         confirmed,
         {region: found.open_requests + sorted(found.missing) for region, found in left.items()},
         {region: found.live_instances for region, found in left.items()},
         errors,
+        forgotten,
     )

@@ -49,6 +49,7 @@ UNWRITTEN = "closed, but its log could not be completed, sweep again once it can
 UNKNOWN = "NOT known: no log of it is here, and EC2 lists no request of it: is the name right?"
 UNREAD = "NOT known: its log cannot be read, and EC2 lists no request of it"
 OTHER_PLACE = "NOT swept: it ran at {}, not here: {}"
+NOT_ITS = "{}: not searched, but its log names no request there: {}"
 ELSEWHERE = "kept: it ran in account {}, these credentials are of {}: choose its profile"
 
 _LISTED_H = 3  # EC2 lists ended requests for four hours
@@ -67,6 +68,11 @@ class Swept:
     def confirmed(self) -> bool:
         """Whether nothing of it is left and that is recorded."""
         return self.verdict in (CLOSED, CLEAN)
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether a foreign endpoint has forgotten it: another try would change nothing."""
+        return self.cleaned is not None and self.cleaned.forgotten
 
     @property
     def done(self) -> bool:
@@ -98,9 +104,11 @@ class SweepReport:
     def lines(self) -> list[str]:
         """The report for a terminal, with the commands where something is left."""
         lines = [f"{each.batch_id}: {each.verdict}" for each in self.batches]
-        lines += [
-            f"  {command}" for each in self.batches if not each.done for command in each.commands
-        ]
+        for each in self.batches:
+            if not each.done:
+                errors = each.cleaned.errors if each.cleaned else {}
+                lines += [f"  {region}: {words}" for region, words in errors.items()]
+                lines += [f"  {command}" for command in each.commands]
         lines += self.notes
         lines += [f"{region}: not searched: {words}" for region, words in self.errors.items()]
         return lines or ["nothing of ours is there"]
@@ -165,6 +173,11 @@ def sweep(
     if not dry_run:
         _end_known([_Job(connection, name, log, [], account) for name, log in logs.items()])
     ours, errors = _search(patient, near, regions, batch_id)
+    notes = list(here.notes)
+    if batch_id in logs or batch_id in here.clean:  # its log says where anything of it can be
+        own = logs[batch_id].regions if batch_id in logs else ()
+        notes += [NOT_ITS.format(*each) for each in errors.items() if each[0] not in own]
+        errors = {region: words for region, words in errors.items() if region in own}
     errors |= {each.batch_id: each.words for each in here.faults}
     jobs = [
         _Job(
@@ -187,7 +200,7 @@ def sweep(
         )
     if batch_id is not None and not swept:
         swept = (Swept(batch_id, _absent(here, batch_id)),)
-    return SweepReport(swept, errors, tuple(here.notes))
+    return SweepReport(swept, errors, tuple(notes))
 
 
 def _absent(here: Folder, batch_id: str) -> str:

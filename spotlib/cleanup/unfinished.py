@@ -91,6 +91,8 @@ class Unfinished:
         """The batch in a line: is it alive, what is open, what can it cost, when it goes on."""
         kind = "simulated" if self.batch.simulated else self.batch.endpoint
         state = "running" if self.alive else f"DEAD, close it with: {self.command()}"
+        if self.is_closing:
+            state = "its collection is dead, and a guard or a sweep is closing it"
         requests = self.record.requests.values()
         begun = len({number for number, _ in self.record.runs})
         return (
@@ -103,8 +105,14 @@ class Unfinished:
             f"in {', '.join(self.regions) or 'no region yet'}"
         )
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether the living writer of its log is another process than its collector."""
+        writer_pid = self.record.writer_pid
+        return self.alive and writer_pid not in (None, self.batch.host.pid)
+
     def _next_round(self, begun: int) -> str:
-        if not self.alive or begun >= self.batch.rounds:
+        if not self.alive or self.is_closing or begun >= self.batch.rounds:
             return ""
         due_at = self.batch.started_at + timedelta(seconds=begun * self.batch.every_s)
         return f" (next at {due_at:%H:%M:%S} UTC)"

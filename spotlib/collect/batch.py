@@ -55,11 +55,16 @@ class Schedule:
 
 @dataclass
 class Run:
-    """A plan in a round: first unsent, then watched, then ended."""
+    """A plan in a round: first unsent, then watched, then ended.
+
+    ``asked_s`` is when its call was made; ``sent_s`` is the same, once it was answered with ids.
+    """
 
     prepared: PreparedPlan
     round: int
     index: int
+    asked_s: float | None = None
+    refused: bool = False
     sent_s: float | None = None
     ended: bool = False
     gone_s: float = math.inf  # when it was confirmed that nothing of it is left
@@ -80,6 +85,13 @@ class Run:
     def watched(self) -> bool:
         """Whether its requests exist and are still polled."""
         return self.sent_s is not None and not self.ended
+
+    @property
+    def fate(self) -> str:
+        """What became of a run that has no request."""
+        if self.refused:
+            return str(Outcome.REFUSED)
+        return "not sent" if self.asked_s is None else "not answered"
 
     @property
     def pending(self) -> list[str]:
@@ -113,6 +125,7 @@ class Batch:
     flying: dict[Future[Any], Landed] = field(default_factory=dict)
     polling: set[str] = field(default_factory=set)  # regions whose poll is in flight
     taken: set[str] = field(default_factory=set)  # ids that EC2 took a cancel or terminate of
+    terminated: dict[str, str] = field(default_factory=dict)  # instances of these: their regions
     cleared: set[str] = field(default_factory=set)  # requests confirmed to be over
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -185,6 +198,7 @@ class Batch:
         """Record clean-up, which a full disk must not stop."""
         if isinstance(event, ReleaseEvent):
             self.taken.update(event.cancelled, event.terminated)
+            self.terminated |= dict.fromkeys(event.terminated, event.region)
         with self.tolerating_log_errors():
             self.log.append(replace(event, at_s=self.since_s(self.connection.clock.now_s())))
 

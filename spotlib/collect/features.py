@@ -20,7 +20,7 @@ from spotlib.ec2.clock import control
 from spotlib.ec2.connection import Caller, Connection
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.places import currency_of, home_region, is_aws
-from spotlib.ec2.refusals import UNREADABLE, Refusal, garbled
+from spotlib.ec2.refusals import Refusal, reading
 from spotlib.model import Plan, Target
 from spotlib.record.events import Features
 
@@ -57,7 +57,8 @@ def spot_prices(
         EndTime=now,
     ):
         zone = item.get("AvailabilityZoneId") or item["AvailabilityZone"]
-        price = (float(item["SpotPrice"]), item["Timestamp"])
+        with reading("price", action="describe_spot_price_history", region=region):
+            price = (float(item["SpotPrice"]), item["Timestamp"])
         zones = prices.setdefault(item["InstanceType"], {})
         zones[zone] = max(zones.get(zone, price), price, key=lambda each: each[1])
     return prices
@@ -100,16 +101,13 @@ def on_demand_usd(connection: Caller, target: Target, *, operation: str = RUN_LI
         ServiceCode="AmazonEC2",
         Filters=[{"Type": "TERM_MATCH", "Field": k, "Value": v} for k, v in wanted.items()],
     )
-    try:
+    with reading("price list", action="get_products", region=target.region):
         found = [
             float(dimension["pricePerUnit"].get("USD", "nan"))
             for product in map(json.loads, reply["PriceList"])
             for term in product["terms"].get("OnDemand", {}).values()
             for dimension in term["priceDimensions"].values()
         ]
-    except UNREADABLE as error:
-        what = "price list that can be read"
-        raise garbled(what, action="get_products", region=target.region) from error
     # The highest: a bound must not be too low.
     return max((usd for usd in found if not math.isnan(usd)), default=math.nan)
 

@@ -4,6 +4,7 @@ Every message says what is wrong, the value seen and what is allowed; types are 
 ``spotlib.parameters``.  Nothing here calls EC2.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,8 @@ class CollectParameters:
             yield "set either a selection or an instance_type and a region, not both"
         if self.profile and self.endpoint == "sandbox":
             yield "profile is for AWS, the sandbox has none: set endpoint='aws'"
+        if self.account_id and not re.fullmatch("[0-9]{12}", self.account_id):
+            yield f"account_id must be 12 digits, got {self.account_id!r}"
         if self.market and is_aws(self.endpoint):
             yield 'market is for the sandbox, AWS has its own: leave it ""'
 

@@ -22,7 +22,7 @@ from spotlib.ec2.connection import Caller, Connection
 from spotlib.ec2.foreign import finds_by_request
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.places import currency_of, home_region, partition_of
-from spotlib.ec2.refusals import Refusal
+from spotlib.ec2.refusals import Refusal, reading
 from spotlib.model import Plan, Target
 
 _IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{}"
@@ -512,6 +512,9 @@ def _limits(answers: _Answers, region: str, quotas: set[Quota]) -> dict[Quota, i
         answers.warnings.append(
             f"the quota 'All {each.name} Spot Instance Requests' in {region} is not listed: a new "
             f"account has {each.fresh_vcpus} vCPUs"
+            if each.fresh_vcpus is not None
+            else f"which spot quota {each.name} counts against is not known here, so not whether "
+            f"it is large enough in {region}"
         )
     return limits
 
@@ -520,7 +523,8 @@ def _shown_quotas(
     connection: Caller, region: str, action: str, quotas: set[Quota]
 ) -> dict[Quota, int]:
     items = connection.pages(region, action, "Quotas", service="service-quotas", ServiceCode="ec2")
-    return vcpus_of(items, quotas)
+    with reading("quota", action=action, region=region):
+        return vcpus_of(items, quotas)
 
 
 def _used_vcpus(answers: _Answers, region: str) -> dict[Quota, int]:

@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from spotlib.cleanup.close import (
@@ -51,6 +52,8 @@ _LAST_CALLS_S = 60  # how long calls in flight may take when everything ends
 class BatchSummary:
     """How a batch ended; ``spent_at_most_usd`` is NaN where the on-demand price is unknown.
 
+    ``outcomes`` counts instances: by the outcome of their request, or as ``not sent`` if the batch
+    was stopped before, or as ``not answered`` if the call's answer never came.
     ``warnings`` says which features could not be recorded, and whether the live view failed.
     """
 
@@ -371,12 +374,14 @@ def _summary(batch: Batch, cleaned: Cleaned, warnings: tuple[str, ...]) -> Batch
     ended = Counter(
         str(track.outcome) for run in batch.runs for track in run.tracks.values() if track.outcome
     )
-    refused = sum(run.plan.count for run in batch.runs if run.ended and not run.tracks)
+    for run in batch.runs:
+        if not run.tracks:
+            ended[run.fate] += run.plan.count
     return BatchSummary(
         batch_id=batch.batch_id,
         log=batch.log.path,
         simulated=batch.connection.simulated,
-        outcomes=dict(ended) | ({str(Outcome.REFUSED): refused} if refused else {}),
+        outcomes=dict(ended),
         cleaned=cleaned,
         spent_at_most_usd=_batch_usd(batch),
         problems=tuple(_problems(batch, cleaned)),
@@ -408,14 +413,23 @@ def _problems(batch: Batch, cleaned: Cleaned) -> list[str]:
 
 
 def _batch_usd(batch: Batch) -> float:
-    return math.fsum(_spent_usd(run, batch.now_s()) for run in batch.runs)
+    """Every instance that was launched, on demand, from the request until all were gone.
 
-
-def _spent_usd(run: Run, end_s: float) -> float:
-    """Every instance that was launched, on demand, from the request until all were gone."""
-    if run.sent_s is None:
-        return 0.0
-    return len(run.instances) * run.prepared.most_usd(min(run.gone_s, end_s) - run.sent_s)
+    One that only clean-up saw may be of any run of its region: it counts as one of the dearest.
+    """
+    seen: set[str] = set()
+    costs_usd: list[float] = []
+    dearest_usd: dict[str, float] = {}
+    for run in batch.runs:
+        if run.asked_s is None:
+            continue
+        each_usd = run.prepared.most_usd(min(run.gone_s, batch.now_s()) - run.asked_s)
+        # Not ``max``: an unknown cost makes it unknown.
+        dearest_usd[run.region] = float(np.maximum(dearest_usd.get(run.region, 0.0), each_usd))
+        seen.update(run.instances.values())
+        costs_usd += [each_usd] * len(run.instances)
+    late = [region for each, region in batch.terminated.items() if each not in seen]
+    return math.fsum([*costs_usd, *(dearest_usd[region] for region in late)])
 
 
 def _total(ids: Mapping[str, Sequence[str]]) -> int:

@@ -108,6 +108,7 @@ def _send(batch: Batch, run: Run, features: Features) -> None:
     )
     batch.log.append(intent, sync=True)
     batch.last_launches[target] = connection.clock.utc()
+    run.asked_s = batch.now_s()
     batch.submit(partial(_sent, batch, run), request, connection, run.region, parameters)
 
 
@@ -115,7 +116,7 @@ def _sent(batch: Batch, run: Run, future: Future[Answer]) -> None:
     answer = future.result()
     event = answer_event(batch, run, answer)
     if answer.refusal is not None:
-        run.ended = True
+        run.ended = run.refused = True
         if not answer.refusal.is_outcome:
             batch.problems.append(f"{run.plan.target}: {answer.refusal}")
     else:

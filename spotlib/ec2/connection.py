@@ -21,8 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http.client import HTTPException
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from botocore.config import Config
@@ -47,7 +48,10 @@ _REREAD_S = 1.0  # opening a Session anew takes a quarter of a second of work
 _POLL_READ_S = 5  # a slower poll counts as missed: the schedule must not wait for it
 _ACT_READ_S = 20
 _SANDBOX_IDLE_S = 600  # a person may pause between two cells
+_FIRST_MOST_S = 20.0  # for one of the first questions to an endpoint, however it answers
 _FIRST_PAUSES_S = (0.5, 1.0)  # between the first questions to a foreign endpoint
+
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -357,7 +361,7 @@ def connect(
     if is_aws(endpoint):
         return _real_connection(endpoint, url=None, login=_login_to_aws(endpoint, profile, keys))
     try:
-        about = control(endpoint, "/sandbox")
+        about = _within(_FIRST_MOST_S, partial(control, endpoint, "/sandbox"))
     except (OSError, ValueError, RecursionError, HTTPException) as error:
         _require_listener(endpoint, getattr(error, "reason", error))
         about = {}  # no sandbox
@@ -414,10 +418,9 @@ def _login_to_aws(endpoint: str, profile: str | None, keys: SessionKeys | None) 
 
 
 def _real_connection(endpoint: str, *, url: str | None, login: Login) -> Connection:
-    connection = Connection(
-        endpoint, SystemClock(), login.open, url=url, profile=login.given, login=login
-    )
+    connection = Connection(endpoint, SystemClock(), login.open, url=url, login=login)
     _ = connection.session  # whoever must be asked for a code is asked now
+    connection.profile = login.used
     return connection
 
 
@@ -427,6 +430,26 @@ def _is_url(endpoint: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number or above 65535, a bracket that is not closed
         return False
+
+
+def _within(most_s: float, ask: Callable[[], Answer]) -> Answer:
+    """Return an answer, or raise TimeoutError: a server may send a byte now and then for ever."""
+    future: Future[Answer] = Future()
+    # As a daemon it does not keep this process from ending.
+    threading.Thread(target=_answer, args=(future, ask), daemon=True).start()
+    try:
+        return future.result(timeout=most_s)
+    finally:
+        del future
+
+
+def _answer(future: Future[Answer], ask: Callable[[], Answer]) -> None:
+    try:
+        future.set_result(ask())
+    except Exception as error:  # noqa: BLE001 - whatever it is, result() raises it
+        future.set_exception(error)
+    finally:
+        del future  # else an error would keep itself, and the socket that it holds
 
 
 def _require_listener(endpoint: str, reason: object) -> None:
@@ -444,8 +467,11 @@ def _foreign_connection(endpoint: str, *, login: Login) -> Connection:
     connection = _real_connection(endpoint, url=endpoint, login=login)
     for pause_s in (*_FIRST_PAUSES_S, None):
         try:
-            connection.call("us-east-1", "describe_regions", quick=True)
+            ask = partial(connection.call, "us-east-1", "describe_regions", quick=True)
+            _within(_FIRST_MOST_S, ask)
             break
+        except TimeoutError as error:
+            _require_listener(endpoint, error)
         except Refusal as refusal:
             if refusal.kind is not Kind.UNREACHABLE:  # refused in EC2's own words
                 break

@@ -29,6 +29,14 @@ from spotlib.ec2.refusals import NoTerminal, login_refusal
 # Whatever else is configured is configured for other programs.
 _SERVICES = ("ec2", "iam", "pricing", "service_quotas", "ssm", "sts")
 _LOGIN_SERVICES = ("signin", "sso", "sso_oidc")
+# How botocore finds credentials in a profile; its other ways (keys in the environment, the role of
+# a machine) ask no profile.
+_OF_A_PROFILE = frozenset(
+    {
+        *("shared-credentials-file", "config-file", "custom-process", "sso", "login"),
+        *("assume-role", "assume-role-with-web-identity"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -63,11 +71,15 @@ class Login:
         The AWS profile; None is that of the environment, or the default one.
     keys
         Session keys to use instead of the profile's credentials.
+
+    ``used`` is the profile to name so that another program finds the same credentials: the one
+    given, or one that the environment chose and that they came from.  To name it beside keys in
+    the environment would switch those off.
     """
 
     def __init__(self, profile: str | None = None, keys: SessionKeys | None = None) -> None:
         names = (profile, os.environ.get("AWS_DEFAULT_PROFILE"), os.environ.get("AWS_PROFILE"))
-        self.given = profile
+        self.given = self.used = profile
         self.profile = next(filter(None, names), "default")
         self.keys = keys
 
@@ -91,6 +103,8 @@ class Login:
             prompts: list[str] = []
             if self.keys is None:
                 credentials = _find(core, prompts)
+                if _is_of_profile(credentials):
+                    self.used = core.profile
                 if prompts or (credentials.method == "env" and _expiry_of(credentials)):
                     self.keys = _keys_of(credentials)
             if self.keys is not None:
@@ -154,6 +168,12 @@ class _HeldKeys:
     def load(self) -> Credentials:
         keys = self.keys
         return Credentials(keys.access_key, keys.secret_key, keys.token, method=self.METHOD)
+
+
+def _is_of_profile(credentials: Any) -> bool:
+    by_token = credentials.method == "assume-role-with-web-identity"
+    from_environment = by_token and "AWS_WEB_IDENTITY_TOKEN_FILE" in os.environ
+    return credentials.method in _OF_A_PROFILE and not from_environment
 
 
 def _find(core: Any, prompts: list[str]) -> Any:

@@ -6,6 +6,8 @@ Sources: EC2 Developer Guide, "Error codes"; botocore's exceptions.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from botocore import exceptions as botocore_errors
@@ -279,6 +281,15 @@ def garbled(lacks: str, *, action: str, region: str) -> Refusal:
         region=region,
         maybe_done=True,
     )
+
+
+@contextmanager
+def reading(what: str, *, action: str, region: str) -> Iterator[None]:
+    """While entered, what cannot be read of an answer makes it garbled, whatever is wrong."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise garbled(f"{what} that can be read", action=action, region=region) from error
 
 
 def login_refusal(error: Exception, *, profile: str) -> Refusal:

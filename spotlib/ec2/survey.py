@@ -49,9 +49,14 @@ class Survey:
         return [item for item, state in self.instances.items() if state not in GONE_STATES]
 
     @property
+    def idle(self) -> bool:
+        """Nothing open and nothing alive is shown, whatever is unaccounted for."""
+        return not (self.error or self.open_requests or self.live_instances)
+
+    @property
     def quiet(self) -> bool:
         """Nothing open, nothing alive, and nothing unaccounted for."""
-        return not (self.error or self.open_requests or self.live_instances or self.missing)
+        return self.idle and not self.missing
 
 
 def survey(

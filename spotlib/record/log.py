@@ -2,7 +2,9 @@
 
 ``<batch_id>.jsonl``, one JSON object per line, each appended with one write and never edited.
 It is the data and the write-ahead journal at once, so the two cannot disagree.  The holder of the
-writer's lock is its writer.  What a line may hold is defined in ``events``.
+writer's lock is its writer.  While a batch runs, a hidden file beside its log is locked too: an
+editor that saves the log puts another file in its place, which nobody has locked.  What a line may
+hold is defined in ``events``.
 """
 
 import contextlib
@@ -71,11 +73,22 @@ class EventLog:
 
     def __init__(self, path: str | Path, *, file: int | None = None) -> None:
         self.path = Path(path)
-        self._file = _new_file(self.path) if file is None else file
+        self._beside = -1
+        self._file = self._begin() if file is None else file
         # A forked child (multiprocessing) would keep the lock when this process is dead.
         os.register_at_fork(after_in_child=self._let_go)
         self._torn = False  # whether the file ends within a line
         self._lines = 0  # whole ones
+
+    def _begin(self) -> int:
+        file = _new_file(self.path)
+        try:
+            self._beside = os.open(_beside(self.path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _lock(self._beside)
+        except OSError as error:
+            os.close(file)
+            raise LogError(f"{_beside(self.path)} cannot be made or locked: {error}") from error
+        return file
 
     @classmethod
     def resume(cls, path: str | Path) -> "EventLog":
@@ -88,6 +101,7 @@ class EventLog:
         OSError
             If it cannot be written: a full disk, a read-only folder, another program's lock.
         """
+        _require_dead(path)
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         try:
             _lock(file)
@@ -179,12 +193,16 @@ class EventLog:
     def close(self) -> None:
         """Flush to the disk and release the lock."""
         self.flush()
+        if self._file >= 0:
+            with contextlib.suppress(OSError):  # only a lock on it means something
+                _beside(self.path).unlink()
         self._let_go()
 
     def _let_go(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1  # from now on the number may be another file's
+        for file in (self._file, self._beside):
+            if file >= 0:
+                os.close(file)
+        self._file = self._beside = -1  # from now on the numbers may be other files'
 
 
 def _recovered(*, torn: bool) -> RecoveredEvent:
@@ -200,6 +218,7 @@ def locked(path: str | Path) -> Iterator[None]:
     OSError
         If its writer, or another sweep, holds it.
     """
+    _require_dead(path)
     file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         _lock(file)
@@ -210,6 +229,27 @@ def locked(path: str | Path) -> Iterator[None]:
 
 def is_alive(path: str | Path) -> bool:
     """Whether a log's writer lives: it holds its lock until it dies."""
+    return _is_held_at(Path(path)) or _is_held_beside(path)
+
+
+def _beside(path: str | Path) -> Path:
+    """The hidden file whose lock says, too, that the writer of a log lives."""
+    return Path(path).with_name(f".{Path(path).stem}.lock")
+
+
+def _is_held_beside(path: str | Path) -> bool:
+    try:
+        return _is_held_at(_beside(path))
+    except FileNotFoundError:  # the writer ended in order, or is an older spotlib
+        return False
+
+
+def _require_dead(path: str | Path) -> None:
+    if _is_held_beside(path):
+        raise BlockingIOError(errno.EWOULDBLOCK, "its writer lives", str(path))
+
+
+def _is_held_at(path: Path) -> bool:
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would block
     try:
         return _is_held(file)

@@ -18,6 +18,7 @@ from spotlib.record.events import (
     IntentEvent,
     OutcomeEvent,
     PollEvent,
+    RecoveredEvent,
     RefusedEvent,
     ReleaseEvent,
     RequestedEvent,
@@ -88,11 +89,15 @@ class RecordedRequest:
 
 @dataclass
 class RecordedBatch:
-    """All that one log says; ``torn`` if its last line is not whole, or is being written."""
+    """All that one log says; ``torn`` if its last line is not whole, or is being written.
+
+    ``writer_pid`` is the process of its last writer: the collector's, or that of a sweep or guard.
+    """
 
     path: Path
     batch: BatchEvent
     torn: bool = False
+    writer_pid: int | None = None
     runs: dict[Key, RecordedRun] = field(default_factory=dict)
     requests: dict[str, RecordedRequest] = field(default_factory=dict)
     refused: list[RecordedRun] = field(default_factory=list)
@@ -140,7 +145,8 @@ def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
     _, first = events[0]
     if not isinstance(first, BatchEvent):
         raise ValueError(f"{path} is not a log of spotlib: its first line is no batch event")
-    found = RecordedBatch(Path(path), first, torn=torn)
+    writers = [each.pid for _, each in events if isinstance(each, RecoveredEvent)]
+    found = RecordedBatch(Path(path), first, torn=torn, writer_pid=[None, *writers][-1])
     for number, event in events[1:]:
         try:
             _take(found, event)

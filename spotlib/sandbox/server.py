@@ -33,6 +33,7 @@ from spotlib.sandbox.world import EPOCH, Reads, ScaledTime, VirtualTime, World
 
 _MOST_BODY = 2**20  # bytes
 _HERE = ("127.0.0.1", "localhost", "::1")
+_LAST_PORT = 65535
 _YEARS = (2007, 2099)  # of a world's date
 
 
@@ -79,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Serve a pretend EC2 spot market on this machine: the options of this command."""
     parser.add_argument("--seed", type=int, default=1, help="seed of this world's draws")
     parser.add_argument("--market", default="calm", help=MARKET_HELP)
-    parser.add_argument("--port", type=int, default=0, help="0: any free port")
+    parser.add_argument("--port", type=_port, default=0, help="0: any free port")
     parser.add_argument(
         "--date",
         type=_date,
@@ -144,6 +145,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _LAST_PORT):
+        raise argparse.ArgumentTypeError(f"need a port from 0 to {_LAST_PORT}, got {text!r}")
+    return int(text)
+
+
 def _date(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
@@ -156,7 +163,13 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, world: World, port: int) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:  # in use, or below 1024
+            raise OSError(
+                f"port {port} cannot be listened on ({error.strerror}): choose another --port, or "
+                "0 for any free one"
+            ) from error
         self.world = world
         self.last_request_s = time.monotonic()
         self.awaited: dict[_Handler, float] = {}  # connections, and since when we wait for them

@@ -207,3 +207,8 @@ def test_the_aws_commands_name_profile_and_endpoint():
     connection = Connection("https://ec2.a", VirtualClock(scripted()), sandbox_session, **given)
 
     assert aws_options(connection) == " --profile 'our profile' --endpoint-url https://ec2.a"
+
+
+def test_the_command_alone_prints_its_help(capsys):
+    assert run() == 0
+    assert "usage: spotlib" in capsys.readouterr().out

@@ -1,6 +1,8 @@
 """A sweep closes dead batches; it leaves alone what is alive, young or not ours."""
 
+import itertools
 import json
+from argparse import Namespace
 from functools import partial
 
 import pytest
@@ -8,6 +10,7 @@ from conftest import ARM, NANO, plan_for, read_events, scripted
 from crashing import (
     EMPTY,
     NAME,
+    REGIONS,
     STRANGERS,
     Point,
     full_after,
@@ -16,6 +19,7 @@ from crashing import (
     swept,
 )
 
+from spotlib.cleanup import guard
 from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import dead_lines, unfinished, unreadable
 from spotlib.collect.rounds import collect_batch
@@ -448,3 +452,100 @@ def test_a_sweep_searches_also_where_regions_may_not_be_listed(in_process, tmp_p
     assert world.leftovers() == EMPTY
     assert NANO.region not in report.errors
     assert "cn-north-1" not in report.errors, "another partition is another account"
+
+
+@pytest.mark.parametrize(("denied", "confirmed"), [("eu-west-3", True), (NANO.region, False)])
+def test_a_named_batch_is_confirmed_where_its_log_says_it_was_whatever_other_regions_say(
+    died, tmp_path, in_process, denied, confirmed
+):
+    """An organisation may deny regions; nothing of this batch can be there."""
+    world, log = died.revived(tmp_path / "logs")
+    world.faults.append(Fault(kind="fail", region=denied, code="UnauthorizedOperation"))
+    search = partial(sweep, in_process(world), folder=log.parent, give_up_s=60.0)
+    regions = {"eu-west-3", *REGIONS}
+
+    closed = search(batch_id=log.stem, regions=regions)
+    again = search(batch_id=log.stem, regions=regions)
+    every = search(regions=regions)
+
+    assert closed.confirms(log.stem) is confirmed
+    assert again.confirms(log.stem) is confirmed
+    assert (denied in closed.errors) is not confirmed
+    assert not every.clean, "another batch may be there"
+    if confirmed:
+        for report in (closed, again):
+            assert "eu-west-3: not searched, but its log names no request" in report.lines()[-1]
+            assert "UnauthorizedOperation" in report.lines()[-1]
+
+
+def as_foreign(world):
+    """Connect as to another program that answers for EC2, but to a world in this process."""
+    given = {"url": "http://127.0.0.1:9", "attach": partial(attach, world)}
+    return Connection(given["url"], VirtualClock(world), sandbox_session, **given)
+
+
+def left_at(connection, log):
+    """A log as of a collector that died before it had ended anything."""
+    collect_batch(connection, plan_for(connection, n=2), log=log, seed=1, guard=False)
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(itertools.takewhile(lambda each: '"outcome"' not in each[:20], lines)))
+
+
+def test_a_foreign_endpoint_that_was_restarted_is_given_up_in_minutes_with_one_sentence(tmp_path):
+    log, restarted = tmp_path / NAME, scripted(seed=2)
+    left_at(as_foreign(scripted()), log)
+    text = log.read_text()
+    began_s = restarted.now_s
+
+    report = sweep(as_foreign(restarted), folder=tmp_path, regions=[NANO.region])
+
+    assert restarted.now_s - began_s < 240
+    assert not report.confirms(log.stem)
+    assert [each.forgotten for each in report.batches] == [True]
+    [words] = [line for line in report.lines() if "it was restarted" in line]
+    assert all(each in words for each in load_launches(log)["request_id"])
+    assert log.read_text().startswith(text)
+    restarted.advance(4 * 3600)
+    assert sweep(as_foreign(restarted), folder=tmp_path, regions=[NANO.region]).confirms(log.stem)
+
+
+def test_its_guard_ends_too_and_that_of_an_endpoint_in_trouble_does_not(tmp_path, monkeypatch):
+    log, restarted = tmp_path / NAME, scripted(seed=2)
+    left_at(as_foreign(scripted()), log)
+    monkeypatch.setattr("spotlib.ec2.connection.connect", lambda *_, **__: as_foreign(restarted))
+    monkeypatch.setattr(guard, "_TRY_S", 160.0)
+    given = Namespace(log=log, endpoint="http://127.0.0.1:9", profile=None)
+    failing = Fault(kind="internal_error", action="DescribeSpotInstanceRequests")
+
+    restarted.faults.append(failing)
+    assert not guard._closed(given, guard.NO_KEYS)
+    restarted.faults.clear()
+    assert guard._closed(given, guard.NO_KEYS)
+
+
+def test_amazon_is_never_taken_for_an_endpoint_that_was_restarted(tmp_path):
+    log, forgetful = tmp_path / NAME, scripted(seed=2)
+    left_at(as_aws(scripted()), log)
+    began_s = forgetful.now_s
+
+    report = sweep(as_aws(forgetful), folder=tmp_path, regions=[NANO.region], give_up_s=900.0)
+
+    assert forgetful.now_s - began_s >= 900
+    assert [each.forgotten for each in report.batches] == [False]
+    assert not report.clean
+
+
+def test_status_does_not_call_a_batch_running_that_a_guard_or_sweep_is_closing(died, tmp_path):
+    _, log = died.revived(tmp_path / "logs")
+    lines = died.log.decode().splitlines()
+    first = json.loads(lines[0])
+    first["host"]["pid"] += 1  # the collector was another process than this one
+    log.write_text("\n".join([json.dumps(first), *lines[1:], ""]))
+    writer = EventLog.resume(log)
+
+    closing = unfinished(log.parent)[0].line()
+    writer.close()
+
+    assert ": its collection is dead, and a guard or a sweep is closing it; round" in closing
+    assert "running" not in closing
+    assert "DEAD" in unfinished(log.parent)[0].line()

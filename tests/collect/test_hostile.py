@@ -269,6 +269,7 @@ def test_requests_whose_every_answer_is_lost_are_found_by_their_tag_and_ended(in
     summary, _, _ = collected(in_process, log, world, n=2, prepare=strike)
 
     assert summary.outcomes == {"refused": 2}
+    assert summary.spent_at_most_usd > 0  # one of them ran
     assert len(world.fired) == 5
     assert len(world.truth()) == 2
     assert {each["state"] for each in world.truth()} <= {"closed", "cancelled"}

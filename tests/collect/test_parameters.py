@@ -200,3 +200,19 @@ def test_one_type_and_region_need_no_selection(tmp_path):
     choice = targets_to_collect(checked(endpoint="aws", **zone), tmp_path)
 
     assert choice.targets == (Target("t3.nano", "us-east-1", "use1-az4"),)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            12345678901,
+            "account_id must be text in quotes, got 12345678901; .* papermill -r account",
+        ),
+        ("12345678901", "account_id must be 12 digits, got '12345678901'"),
+    ],
+)
+def test_an_account_that_papermill_read_as_a_number_is_refused_with_how_to_give_it(given, words):
+    with pytest.raises(ValueError, match=words):
+        checked(account_id=given)
+    assert checked(account_id="012345678901").account_id == "012345678901"

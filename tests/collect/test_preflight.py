@@ -2,10 +2,12 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import boto3
 import pytest
+from botocore.loaders import Loader
 from conftest import NANO, QUICK, plan_for, scripted
 
 import spotlib
@@ -14,7 +16,7 @@ from spotlib.collect.features import on_demand_usd, spot_prices
 from spotlib.collect.preflight import _Answers, _check_currency, preflight
 from spotlib.collect.quotas import quota_of, vcpus_of
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.connection import Connection
+from spotlib.ec2.connection import Caller, Connection
 from spotlib.ec2.places import home_region
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Plan, Stage, Target, plan_launches
@@ -418,3 +420,43 @@ def test_prices_that_are_not_in_usd_are_unknown_and_none_is_sent(region, currenc
 )
 def test_each_partition_is_asked_at_its_home(region, home):
     assert home_region(region) == home
+
+
+@pytest.mark.parametrize("price", ["", "n/a", "0,5", None, {}])
+def test_a_spot_price_that_is_no_number_is_a_garbled_answer(price):
+    shown = {"InstanceType": "t3.nano", "AvailabilityZone": "a", "Timestamp": None}
+
+    class Prices(Caller):
+        foreign, memory, server_utc, region_names = False, None, lambda _: None, None
+
+        def call(self, *_, **__):
+            return {"SpotPriceHistory": [shown | {"SpotPrice": price}]}
+
+    with pytest.raises(Refusal, match="the answer has no price that can be read"):
+        spot_prices(Prices(), NANO.region, ["t3.nano"])
+
+
+@pytest.mark.parametrize("item", [{"QuotaCode": "L-34B43A08", "Value": "many"}, 5, None])
+def test_a_quota_that_is_no_number_is_a_warning_and_stops_nothing(in_process, monkeypatch, item):
+    call = Connection.call
+
+    def changed(self, region, action, /, **given):
+        if action == "list_service_quotas":
+            return {"Quotas": [item]}
+        return call(self, region, action, **given)
+
+    monkeypatch.setattr(Connection, "call", changed)
+    checked = plan_for(in_process(scripted()), n=2)
+
+    assert any("the quota in sa-east-1 is not known" in each for each in checked.warnings)
+
+
+def test_every_family_of_ec2_counts_against_a_spot_quota_of_its_own_kind_or_none():
+    """botocore knows the families; those that are not sold as spot have no spot quota."""
+    types = Loader().load_service_model("ec2", "service-2")["shapes"]["InstanceType"]["enum"]
+    unknown = {name.partition(".")[0] for name in types if quota_of(name).fresh_vcpus is None}
+    letters = {re.match("[a-z]+", family)[0] for family in unknown}
+    assert letters <= {"mac", "hpc", "u", "p", "cg"}
+    assert {each[:2] for each in unknown if each.startswith("p")} == {"p6"}
+    for name in ("mac2.metal", "hpc7g.4xlarge", "u-6tb1.metal", "u7i-8tb.224xlarge", "new9.large"):
+        assert quota_of(name).name not in (quota_of("t3.nano").name, quota_of("g5.large").name)

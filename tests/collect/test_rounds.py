@@ -485,3 +485,44 @@ def test_a_batch_that_outlives_ec2s_memory_of_its_first_requests_is_still_confir
     assert summary.problems == ()
     assert len(events_of(log, "intent")) == 4
     assert summary.spent_at_most_usd < 4 * 0.01  # each instance's minutes, not the batch's hours
+
+
+def test_what_was_never_sent_is_not_called_refused(in_process, log):
+    world = scripted()
+    connection = in_process(world)
+    checked = plan_for(connection, NANO, ARM, n=2)
+
+    def stop(call, executed):
+        if executed and call.action == "RequestSpotInstances":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    world.faults.append(stop)
+    summary = collect_batch(connection, checked, log=log, seed=1)
+
+    assert summary.outcomes == {"abandoned": 2, "not sent": 2}
+    assert len(load_launches(log)) == 2
+
+
+def test_a_launch_that_only_the_clean_up_saw_is_counted_in_what_was_spent(in_process, log):
+    """No poll has shown it; the other run's instance was seen, and costs less."""
+    world = scripted(QUICK, Fate(in_flight_s=75.0))
+    connection = in_process(world)
+    checked = plan_for(connection, NANO, Target("m5.large", NANO.region), n=1, timeout_s=60)
+
+    summary = collect_batch(connection, checked, log=log, seed=1)
+
+    launched = sum(each["instance_id"] is not None for each in world.truth())
+    end = events_of(log, "clean")[-1]
+    dearest_usd = max(each.most_usd(60.0) for each in checked.prepared)
+    assert (launched, load_launches(log)["instance_id"].notna().sum()) == (2, 1)
+    assert summary.spent_at_most_usd > dearest_usd
+    assert end["spent_at_most_usd"] == pytest.approx(summary.spent_at_most_usd, rel=1e-3)
+
+
+def test_an_unknown_price_of_a_late_launch_makes_the_cost_unknown(in_process, log):
+    world = scripted(Fate(in_flight_s=75.0), denied={"pricing:GetProducts"})
+    connection = in_process(world)
+
+    summary = collect_batch(connection, plan_for(connection, n=1, timeout_s=60), log=log, seed=1)
+
+    assert summary.spent_at_most_usd != summary.spent_at_most_usd

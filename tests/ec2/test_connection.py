@@ -4,6 +4,8 @@ import itertools
 import json
 import socketserver
 import threading
+import time
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -48,6 +50,10 @@ NONSENSE = {
 }
 
 
+class Drip(bytes):
+    """An answer of which a byte comes now and then."""
+
+
 class Answers(socketserver.BaseRequestHandler):
     """Answers each request with the next of the server's answers, and closes."""
 
@@ -57,7 +63,12 @@ class Answers(socketserver.BaseRequestHandler):
         while len(body) < length:
             body += self.request.recv(65536)
         answer = next(self.server.answers)
-        if answer is None:  # it never comes
+        if isinstance(answer, Drip):
+            with suppress(OSError):  # the client has gone
+                for byte in answer:
+                    self.request.sendall(bytes([byte]))
+                    time.sleep(0.05)
+        elif answer is None:  # it never comes
             self.request.recv(1)
         else:
             self.request.sendall(answer)
@@ -186,3 +197,17 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(answers, monkeypatc
     assert main(["check", "--endpoint", url]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line == f"error: {url} listens but does not answer: try again"
+
+
+def test_an_endpoint_that_drips_is_given_up_soon_and_not_after_its_last_byte(
+    answers, monkeypatch, capsys
+):
+    """No single read takes long, so no time-out of a read ends it."""
+    monkeypatch.setattr("spotlib.ec2.connection._FIRST_MOST_S", 0.3)
+    at_once, drip = http(b"{}"), http(b" " * 400)
+    for url in (answers(Drip(drip)), answers(at_once, Drip(drip))):
+        began_s = time.monotonic()
+        assert main(["check", "--endpoint", url]) == 2
+        assert time.monotonic() - began_s < 5
+        [line] = capsys.readouterr().err.splitlines()
+        assert line == f"error: {url} listens but does not answer: try again"

@@ -15,6 +15,7 @@ from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from botocore.credentials import Credentials
 from botocore.exceptions import EndpointConnectionError
 from conftest import NANO, plan_for
 from cryptography import x509
@@ -25,6 +26,7 @@ from kill_with_mfa import CODE, PROFILE
 from kill_with_mfa import SERIAL as DEVICE
 from programs import PATIENCE_S, run, served
 
+from spotlib.cleanup.commands import aws_options
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.connection import connect
 from spotlib.ec2.credentials import Login, SessionKeys
@@ -489,3 +491,54 @@ def test_a_role_without_a_region_is_asked_for_in_its_own_partition(configure, mo
 
     assert set(asked) == {"https://sts.us-gov-west-1.amazonaws.com/"}
     assert Login("research").profile == "research"
+
+
+ENVIRONMENT_KEYS = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "wJalr"}
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "used"),
+    [
+        (None, {}, None),
+        (None, {"AWS_PROFILE": "research"}, "research"),
+        (None, {"AWS_DEFAULT_PROFILE": "research"}, "research"),
+        (None, {"AWS_PROFILE": "research"} | ENVIRONMENT_KEYS, None),
+        ("research", ENVIRONMENT_KEYS, "research"),
+        ("research", {"AWS_PROFILE": "default"}, "research"),
+    ],
+)
+def test_printed_commands_name_the_profile_that_the_keys_came_from_and_no_other(
+    monkeypatch, configure, given, environment, used
+):
+    """To name a profile beside keys in the environment would switch those off."""
+    configure(f"[default]\n{KEYS}[profile research]\n{KEYS}")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    connection = connect("aws", profile=given)
+
+    assert connection.profile == used
+    assert aws_options(connection) == (f" --profile {used}" if used else "")
+
+
+@pytest.mark.parametrize(
+    ("method", "token_file", "used"),
+    [
+        ("custom-process", "", "research"),
+        ("assume-role-with-web-identity", "", "research"),
+        ("assume-role-with-web-identity", "/token", None),
+        ("container-role", "", None),
+        ("iam-role", "", None),
+    ],
+)
+def test_a_profile_that_the_keys_did_not_come_from_is_not_named(
+    monkeypatch, configure, method, token_file, used
+):
+    configure("[profile research]\nregion = us-east-1\n")
+    monkeypatch.setenv("AWS_PROFILE", "research")
+    if token_file:
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", token_file)
+    found = Credentials("A", "b", method=method)
+    monkeypatch.setattr("spotlib.ec2.credentials._find", lambda *_: found)
+
+    assert connect("aws").profile == used

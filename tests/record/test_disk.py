@@ -28,7 +28,7 @@ from crashing import (
 from spotlib.cleanup.unfinished import unfinished
 from spotlib.collect.rounds import collect_batch
 from spotlib.record.events import SkippedEvent
-from spotlib.record.log import EventLog, LogError, read_lines
+from spotlib.record.log import EventLog, LogError, is_alive, read_lines
 from spotlib.record.tables import load_batches, load_launches, load_polls
 
 
@@ -186,6 +186,39 @@ def test_a_log_that_is_no_longer_in_its_place_is_a_problem_and_nothing_more_is_l
     if log.exists():
         assert len(load_launches(log)) == 1
         assert unfinished(log) == []
+
+
+def test_a_batch_whose_log_an_editor_saved_is_seen_as_running_until_it_ends(tmp_path):
+    """By a sweep of another kernel, too: nobody has locked the file that the editor wrote."""
+    world, log = scripted(), tmp_path / NAME
+    seen = []
+
+    def saved(_):
+        if not seen:
+            saved_by_an_editor(log)
+            seen.append(is_alive(log))
+            seen.extend(each.verdict for each in swept(world, log).batches)
+            with pytest.raises(BlockingIOError):
+                EventLog.resume(log)
+
+    checked = plan_for(in_process(world), n=1)
+    summary = collect_batch(in_process(world), checked, log=log, seed=1, on_poll=saved)
+
+    assert seen == [True, "kept: its collection is running here"]
+    assert summary.outcomes == {"ready": 1}
+    assert not is_alive(log)
+    assert list(tmp_path.iterdir()) == [log]
+    assert swept(world, log).clean
+
+
+def test_what_a_killed_collector_left_beside_its_log_keeps_no_sweep_from_closing_it(tmp_path):
+    point = next(p for p in points_of(tmp_path) if p.name == "after the line of requested")
+    world, log = point.revived(tmp_path / "killed")
+    log.with_name(f".{log.stem}.lock").touch()
+
+    assert not is_alive(log)
+    assert swept(world, log).clean
+    assert list(log.parent.iterdir()) == [log]
 
 
 def test_a_log_that_is_lost_at_the_end_is_a_problem_too(tmp_path):

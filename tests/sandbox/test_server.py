@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 from botocore.parsers import ResponseParserError
 from programs import PATIENCE_S, marked, served, until
 
+from spotlib.__main__ import main
 from spotlib.sandbox import wire
 from spotlib.sandbox.faults import lose_answer
 from spotlib.sandbox.world import World
@@ -411,3 +412,15 @@ def test_a_date_that_is_none_is_refused(date):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "argument --date" in done.stderr
+
+
+def test_a_port_that_is_none_or_in_use_is_one_sentence(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["sandbox", "--port", str(port)]) == 2
+    words = f"error: port {port} cannot be listened on (Address already in use): choose another"
+    assert capsys.readouterr().err.startswith(words)
+    for port in ("99999", "-1", "http"):
+        with pytest.raises(SystemExit):
+            main(["sandbox", f"--port={port}"])
+        assert f"need a port from 0 to 65535, got '{port}'" in capsys.readouterr().err
