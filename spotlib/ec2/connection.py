@@ -42,7 +42,7 @@ from spotlib.ec2.clock import (
 from spotlib.ec2.credentials import Login, SessionKeys, sandbox_session
 from spotlib.ec2.places import is_aws, partition_of
 from spotlib.ec2.refusals import UNREADABLE, Refusal, garbled, refusal_of
-from spotlib.model import Kind
+from spotlib.model import Kind, ParameterError
 
 _REREAD_S = 1.0  # opening a Session anew takes a quarter of a second of work
 _POLL_READ_S = 5  # a slower poll counts as missed: the schedule must not wait for it
@@ -395,7 +395,7 @@ def require_endpoint(endpoint: str) -> None:
     """
     require_no_secret("endpoint", endpoint)
     if endpoint != "sandbox" and not is_aws(endpoint) and not _is_url(endpoint):
-        raise ValueError(
+        raise ParameterError(
             f"endpoint {endpoint!r} is unknown: use 'sandbox' (free), 'aws' (costs money), "
             "or the URL of an EC2-compatible endpoint, such as http://127.0.0.1:5000"
         )
@@ -404,13 +404,13 @@ def require_endpoint(endpoint: str) -> None:
 def _login_to_aws(endpoint: str, profile: str | None, keys: SessionKeys | None) -> Login:
     """Refuse an address of Amazon, and every setting that leads "AWS" elsewhere."""
     if endpoint != "aws":
-        raise ValueError(
+        raise ParameterError(
             f"endpoint {endpoint!r} is Amazon's own: write 'aws' (it costs money), which finds the "
             "address of every region and service"
         )
     login = Login(profile, keys)
     if elsewhere := login.redirections():
-        raise ValueError(
+        raise ParameterError(
             f"endpoint 'aws' would not lead to AWS: {'; '.join(elsewhere)}: remove that, or name "
             "its URL as the endpoint"
         )

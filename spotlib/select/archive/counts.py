@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 
+from spotlib.model import ParameterError
 from spotlib.select.archive.day import Day, count_day
 from spotlib.select.archive.files import File, Skipped, find_files, slot_of
 from spotlib.select.archive.schema import POOL, SNAPSHOT_MINUTES, SNAPSHOTS_PER_DAY, ArchiveError
@@ -206,7 +207,8 @@ def _days_of(days: str | date | Iterable[str | date]) -> set[date]:
             else:
                 asked.add(date.fromisoformat(text))
         except ValueError as error:
-            raise ValueError(f"days are written 2024-08 or 2024-08-01, got {text!r}") from error
+            words = f"days are written 2024-08 or 2024-08-01, got {text!r}"
+            raise ParameterError(words) from error
     return asked
 
 
