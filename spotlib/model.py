@@ -21,6 +21,8 @@ from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Literal, cast
 
+from spotlib.errors import ParameterError
+
 METHODS = ("request_spot_instances",)
 MOST_INSTANCES_PER_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
 
@@ -31,17 +33,6 @@ _ZONE_ID = re.compile(r"[a-z]{3,8}\d?(-[a-z]{2,4}\d*)*-(az|wlz)\d+")
 INSTANCE_TYPE_PATTERN, REGION_PATTERN, ZONE_ID_PATTERN = (  # for readers that search in a text
     rf"^(?:{each.pattern})\Z" for each in (_INSTANCE_TYPE, _REGION, _ZONE_ID)
 )
-
-
-class OneSentence(Exception):
-    """An error that a notebook shows as its sentence alone: where it was raised helps nobody."""
-
-    def _render_traceback_(self) -> list[str]:  # IPython asks for it by this name
-        return [f"{type(self).__name__}: {self}"]
-
-
-class ParameterError(OneSentence, ValueError):
-    """A value that is refused: the sentence has the value seen and what is allowed."""
 
 
 StageName = Literal["accepted", "fulfilled", "running", "ready"]

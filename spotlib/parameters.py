@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from spotlib.model import ParameterError
+from spotlib.errors import ParameterError
 
 _INJECTED = "# Parameters"  # papermill marks the cell that it adds with this line
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import spotlib
-from spotlib.model import ParameterError
+from spotlib.errors import ParameterError
 
 LAUNCHES = "launches"  # the folder of logs in a results folder
 

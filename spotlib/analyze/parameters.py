@@ -6,7 +6,8 @@ It reads no launches.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from spotlib.model import ParameterError, Stage
+from spotlib.errors import ParameterError
+from spotlib.model import Stage
 from spotlib.parameters import require_no_problems
 
 STAGES = (Stage.FULFILLED, Stage.RUNNING, Stage.READY)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from spotlib.collect.images import LINUX
-from spotlib.model import OneSentence, ParameterError, Plan, Stage
+from spotlib.errors import OneSentence, ParameterError
+from spotlib.model import Plan, Stage
 from spotlib.money import held_usd, usd
 
 VALID_MARGIN_S = 60  # a request stays valid this much longer than it is watched

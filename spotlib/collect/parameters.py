@@ -14,9 +14,9 @@ import pandas as pd
 
 from spotlib.ec2.connection import require_endpoint
 from spotlib.ec2.places import is_aws
+from spotlib.errors import ParameterError
 from spotlib.model import (
     MOST_INSTANCES_PER_CALL,
-    ParameterError,
     Plan,
     Stage,
     Target,

@@ -41,10 +41,9 @@ from spotlib.collect.stopping import Stopping, write_line
 from spotlib.collect.watch import end, watch
 from spotlib.ec2.calls import warm
 from spotlib.ec2.connection import Connection, new_executor
+from spotlib.errors import OneSentence, ParameterError
 from spotlib.model import (
-    OneSentence,
     Outcome,
-    ParameterError,
     Plan,
     Target,
     require_intervals,

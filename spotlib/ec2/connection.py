@@ -42,7 +42,8 @@ from spotlib.ec2.clock import (
 from spotlib.ec2.credentials import Login, SessionKeys, sandbox_session
 from spotlib.ec2.places import is_aws, partition_of
 from spotlib.ec2.refusals import UNREADABLE, Refusal, garbled, refusal_of
-from spotlib.model import Kind, ParameterError
+from spotlib.errors import ParameterError
+from spotlib.model import Kind
 
 _REREAD_S = 1.0  # opening a Session anew takes a quarter of a second of work
 _POLL_READ_S = 5  # a slower poll counts as missed: the schedule must not wait for it

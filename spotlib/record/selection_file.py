@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from spotlib.model import ParameterError, Target
+from spotlib.errors import ParameterError
+from spotlib.model import Target
 
 SELECTION_COLUMNS = ("rank", "instance_type", "region", "source")
 SOURCES = ("spotlake", "sandbox")

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import pandas as pd
 
-from spotlib.model import ParameterError
+from spotlib.errors import ParameterError
 from spotlib.money import held_usd
 from spotlib.select.cov import PAIR, SMALL_SIZES, Form, Missing, is_of_size, variation
 from spotlib.select.evidence import FLAGGED_SHARE, evidence

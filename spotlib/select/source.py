@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from spotlib.errors import ParameterError
 from spotlib.figures import SIMULATED, banner_html
-from spotlib.model import ParameterError
 from spotlib.sandbox.history import market_folder, write_archive
 from spotlib.sandbox.mark import MARK, market_of
 from spotlib.sandbox.numbers import CALM

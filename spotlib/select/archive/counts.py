@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from spotlib.model import ParameterError
+from spotlib.errors import ParameterError
 from spotlib.select.archive.day import Day, count_day
 from spotlib.select.archive.files import File, Skipped, find_files, slot_of
 from spotlib.select.archive.schema import POOL, SNAPSHOT_MINUTES, SNAPSHOTS_PER_DAY, ArchiveError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-from spotlib.model import OneSentence
+from spotlib.errors import OneSentence
 
 SNAPSHOT_MINUTES: Final = 10
 SNAPSHOTS_PER_DAY: Final = 24 * 60 // SNAPSHOT_MINUTES
