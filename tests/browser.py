@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import websocket
 from programs import PATIENCE_S, until
@@ -25,6 +25,9 @@ class Page:
         self.call("Page.enable")
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)
 
+    def close(self):
+        self._socket.close()
+
     def call(self, method, **parameters):
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
@@ -42,6 +45,15 @@ class Page:
         )
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
+
+    def click(self, selector):
+        x, y = self.run(
+            f"(() => {{const at = document.querySelector({json.dumps(selector)})"
+            ".getBoundingClientRect(); return [at.x + at.width / 2, at.y + at.height / 2]})()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            given = {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1}
+            self.call("Input.dispatchMouseEvent", **given)
 
     def picture(self, path):
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
@@ -62,7 +74,8 @@ def browser(folder, *, width=1280, height=900):
         where = f"http://127.0.0.1:{file.read_text().split()[0]}/json/list"
         with opener.open(where, timeout=PATIENCE_S) as reply:
             [tab] = [each for each in json.load(reply) if each["type"] == "page"]
-        yield Page(tab["webSocketDebuggerUrl"])
+        with closing(Page(tab["webSocketDebuggerUrl"])) as page:
+            yield page
     finally:
         started.kill()
         started.wait()

@@ -127,7 +127,7 @@ def ask(server, path, method="GET"):
     headers = {"Authorization": f"token {server['token']}"}
     asked = urllib.request.Request(f"{server['url']}{path}", method=method, headers=headers)
     with urllib.request.urlopen(asked, timeout=PATIENCE_S) as reply:
-        return json.loads(reply.read())
+        return json.loads(reply.read() or "null")
 
 
 def answers(file):

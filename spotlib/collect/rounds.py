@@ -313,8 +313,9 @@ def _finish(batch: Batch, guarding: Guard | None) -> Cleaned:
 
     If one of them fails, the next is done all the same, and the guard learns how it went.
     """
-    cleaned, words = Cleaned(confirmed=False), batch.closing_words()
+    cleaned, words = Cleaned(confirmed=False), ""
     try:
+        words = batch.closing_words()
         batch.show_waiting(words, until_quiet_s(batch.schedule.settle_s))
         _release_all(batch)
         _record_the_end(batch)
