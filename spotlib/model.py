@@ -21,6 +21,8 @@ from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Literal, cast
 
+from spotlib.errors import ParameterError
+
 METHODS = ("request_spot_instances",)
 T3_SOURCES = ("placement scores", "selection")  # where a known t3 is from
 MOST_INSTANCES_PER_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
@@ -262,18 +264,18 @@ class Plan:
     def __post_init__(self) -> None:
         """Refuse what EC2 would refuse, or what could never be measured."""
         if not _is_whole(self.count) or not 1 <= self.count <= MOST_INSTANCES_PER_CALL:
-            raise ValueError(
+            raise ParameterError(
                 f"n must be a whole number from 1 to {MOST_INSTANCES_PER_CALL} "
                 f"(instances per target), got {self.count!r}"
             )
         if not _is_finite_number(self.timeout_s) or self.timeout_s <= 0:
-            raise ValueError(f"timeout_s must be a positive number, got {self.timeout_s!r}")
+            raise ParameterError(f"timeout_s must be a positive number, got {self.timeout_s!r}")
         if self.wanted not in (Stage.RUNNING, Stage.READY):
-            raise ValueError(f"wanted must be running or ready, got {self.wanted!r}")
+            raise ParameterError(f"wanted must be running or ready, got {self.wanted!r}")
         if self.method not in METHODS:
-            raise ValueError(f"method must be one of {METHODS}, got {self.method!r}")
+            raise ParameterError(f"method must be one of {METHODS}, got {self.method!r}")
         if self.max_price_usd is not None and not self.max_price_usd > 0:
-            raise ValueError(
+            raise ParameterError(
                 f"max_price_usd must be above 0 or left out, got {self.max_price_usd!r}"
             )
 
@@ -311,10 +313,12 @@ def plan_launches(
     """
     chosen = list(targets)
     if not chosen:
-        raise ValueError("there is no target to launch: name a selection, or a type and a region")
+        raise ParameterError(
+            "there is no target to launch: name a selection, or a type and a region"
+        )
     if len(set(chosen)) < len(chosen):
         twice = sorted({str(target) for target in chosen if chosen.count(target) > 1})
-        raise ValueError(
+        raise ParameterError(
             f"each target may be planned once per round, got twice: {', '.join(twice)}"
         )
     return [
@@ -464,12 +468,12 @@ def count_stages(tracks: Iterable[Track]) -> dict[Stage, int]:
 def require_intervals(*, timeout_s: float, poll_s: float) -> None:
     """Refuse a timeout below the poll interval: such a batch could not be watched."""
     if not _is_finite_number(poll_s) or not 0 < poll_s <= timeout_s:
-        raise ValueError(f"need 0 < poll_s <= timeout_s, got {poll_s=}, {timeout_s=}")
+        raise ParameterError(f"need 0 < poll_s <= timeout_s, got {poll_s=}, {timeout_s=}")
 
 
 def _require_match(name: str, value: object, pattern: re.Pattern[str], example: str) -> None:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError(f"{name} {value!r} is not a name EC2 could know (example: {example})")
+        raise ParameterError(f"{name} {value!r} is not a name EC2 could know (example: {example})")
 
 
 def _is_whole(value: object) -> bool:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from spotlib.errors import ParameterError
+
 _INJECTED = "# Parameters"  # papermill marks the cell that it adds with this line
 
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text in quotes"}
@@ -37,7 +39,7 @@ def check_parameters(kind: type[Parameters], namespace: Mapping[str, Any]) -> Pa
 
     Raises
     ------
-    ValueError
+    ParameterError
         With one sentence per unknown name, wrong type or invalid value.
     """
     types = typing.get_type_hints(kind)
@@ -58,11 +60,11 @@ def require_no_problems(problems: Iterable[str]) -> None:
 
     Raises
     ------
-    ValueError
+    ParameterError
         With all problems, if there are any.
     """
     if words := "; ".join(problems):
-        raise ValueError(words)
+        raise ParameterError(words)
 
 
 def problems_of(check: Callable[..., object], /, *args: object, **given: object) -> Iterator[str]:

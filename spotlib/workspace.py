@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import spotlib
+from spotlib.errors import ParameterError
 
 LAUNCHES = "launches"  # the folder of logs in a results folder
 _NOTEBOOK = "notebooks/02_collect.ipynb"  # shows that a folder is a workspace
@@ -65,9 +66,9 @@ def results_folder(results: str | Path = "") -> Path:
     try:
         (folder / LAUNCHES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
+        raise ParameterError(
             f"results {str(folder)!r} cannot be made: {error.strerror}; choose another folder"
         ) from error
     if not os.access(folder / LAUNCHES, os.W_OK):
-        raise ValueError(f"results {str(folder)!r} cannot be written to: choose another folder")
+        raise ParameterError(f"results {str(folder)!r} cannot be written to: choose another folder")
     return folder

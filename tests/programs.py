@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -152,6 +153,42 @@ def served(world, *, idle_s=60.0, silent_s=60.0):
     given = {"idle_s": idle_s, "silent_s": silent_s, "ready": where.put}
     threading.Thread(target=serve, args=(world,), kwargs=given, daemon=True).start()
     return where.get(timeout=PATIENCE_S)
+
+
+def ask(server, path, method="GET"):
+    """What a Jupyter server answers."""
+    headers = {"Authorization": f"token {server['token']}"}
+    asked = urllib.request.Request(f"{server['url']}{path}", method=method, headers=headers)
+    with urllib.request.urlopen(asked, timeout=PATIENCE_S) as reply:
+        return json.loads(reply.read() or "null")
+
+
+def answers(file):
+    """Whether a Jupyter server can be used: its file is there before it is whole and it listens."""
+    try:
+        ask(json.loads(file.read_text()), "api/status")
+    except (OSError, json.JSONDecodeError):
+        return False
+    return True
+
+
+@contextmanager
+def lab(tmp_path, *options):
+    """JupyterLab without a browser: its process, its address and its token."""
+    command = [BIN / "jupyter", "lab", "--no-browser", "--allow-root", "--ServerApp.port=0"]
+    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={tmp_path}"]
+    command += options
+    with (tmp_path / "lab.txt").open("w") as said:
+        started = subprocess.Popen(
+            [str(part) for part in command], stdout=said, stderr=said, start_new_session=True
+        )
+    file = tmp_path / "jupyter_runtime_dir" / f"jpserver-{started.pid}.json"
+    try:
+        until(lambda: answers(file), by=started)
+        yield started, json.loads(file.read_text())
+    finally:
+        started.kill()
+        started.wait()
 
 
 def leftovers(url):

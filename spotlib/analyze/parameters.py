@@ -6,6 +6,7 @@ It reads no launches.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from spotlib.errors import ParameterError
 from spotlib.model import Stage
 from spotlib.parameters import require_no_problems
 
@@ -49,7 +50,7 @@ class AnalyzeParameters:
         """
         stage = Stage[self.ready.upper()] if self.ready else wanted
         if stage > wanted:
-            raise ValueError(
+            raise ParameterError(
                 f"ready={self.ready!r} was not watched: these launches waited for "
                 f"{wanted.label!r} only"
             )

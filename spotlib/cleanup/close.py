@@ -7,8 +7,7 @@ A launch can even be in flight while its request is cancelled.  So a batch is cl
 settle time in which nothing was open or alive, and only if every request we know of was seen.
 """
 
-import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spotlib.ec2.calls import Ended, cancel, terminate
@@ -26,6 +25,8 @@ _FORGOTTEN = (
 )
 
 Note = Callable[[ReleaseEvent], None]  # writes the event of one pass
+# Rests between two passes: so many seconds, of about so many until all is quiet.  False gives up.
+Rest = Callable[[float, float], bool]
 _End = Callable[[Connection, str, Sequence[str]], Ended]  # ``cancel`` or ``terminate``
 
 
@@ -173,6 +174,7 @@ def settle(
     ended: Collection[str] = (),
     settle_s: float = SETTLE_S,
     give_up_s: float = GIVE_UP_S,
+    rest: Rest | None = None,
 ) -> Cleaned:
     """Repeat ``release`` until every region was quiet for ``settle_s``, or give up.
 
@@ -191,9 +193,11 @@ def settle(
         Requests and instances that EC2 already took a cancel or terminate of.
     settle_s, give_up_s
         Seconds of quiet that confirm the end, and seconds after which it is not confirmed.
+    rest
+        How to wait between two passes; by default the connection's clock sleeps.
     """
-    clock, pauses = connection.clock, _pauses()
-    give_up_at_s = clock.now_s() + give_up_s
+    clock = connection.clock
+    give_up_at_s, number = clock.now_s() + give_up_s, 0
     quiet_since, idle_since = dict[str, float](), dict[str, float]()
     alive = alive or {}
     left = {region: unseen(ids, alive.get(region, ())) for region, ids in request_ids.items()}
@@ -229,7 +233,24 @@ def settle(
             if forgotten and not quiet:
                 errors |= _forgotten(left, settle_s + _FORGETS_S)
             return _cleaned(quiet, left, errors, forgotten=forgotten and not quiet)
-        clock.sleep(next(pauses))
+        pause_s = _pause_s(number)
+        if rest is None:
+            clock.sleep(pause_s)
+        else:
+            since_s = [quiet_since.get(each.region, asked_s + pause_s) for each in passes]
+            quiet_s = asked_s - max(since_s, default=asked_s)
+            if not rest(pause_s, until_quiet_s(settle_s - quiet_s, number)):
+                return _cleaned(False, left, {}, forgotten=False)
+        number += 1
+
+
+def until_quiet_s(settle_s: float, passes: int = 0) -> float:
+    """Return about how long after so many passes a batch is confirmed clean, if all goes well."""
+    left_s = 0.0
+    while left_s < settle_s:
+        left_s += _pause_s(passes)
+        passes += 1
+    return left_s
 
 
 def unseen(request_ids: Collection[str], alive: Collection[str]) -> Survey:
@@ -271,8 +292,9 @@ def clean_event(cleaned: Cleaned, *, spent_at_most_usd: float | None = None) -> 
     )
 
 
-def _pauses() -> Iterator[float]:
-    return itertools.chain((1.0, 2.0, 4.0, 8.0), itertools.repeat(10.0))
+def _pause_s(number: int) -> float:
+    """The seconds between a pass and the next."""
+    return (1.0, 2.0, 4.0, 8.0)[number] if number < 4 else 10.0
 
 
 def _forgotten(left: Mapping[str, Survey], for_s: float) -> dict[str, str]:

@@ -13,20 +13,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 import spotlib
+from spotlib.cleanup.close import until_quiet_s
 from spotlib.collect.cost import PreflightReport, PreparedPlan
-from spotlib.collect.stopping import Stopping
+from spotlib.collect.stopping import Stopping, rewrite_line
 from spotlib.ec2.connection import Connection
-from spotlib.model import Outcome, Plan, Target, Track
+from spotlib.model import ENDED_STATES, Outcome, Plan, Target, Track
 from spotlib.record.events import SCHEMA, BatchEvent, CleanEvent, Host, ReleaseEvent
 from spotlib.record.log import EventLog, LogError
 
 _TINY_S = 1e-6  # a step that floating point cannot swallow
 _SLICE_S = 0.1  # how long, in real seconds, a stop or an answer may go unnoticed
+
+Shown = TypeVar("Shown", "Progress", "Waiting")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,17 @@ class Progress:
     timeout_s: float
     ready: int
     requests: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What a batch waits for while it polls nothing, and about how long by its own clock."""
+
+    words: str
+    left_s: float
+
+    def __str__(self) -> str:
+        return f"{self.words}, about {math.ceil(max(self.left_s, 0.0))} s"
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,20 @@ class Run:
         return "not sent" if self.asked_s is None else "not answered"
 
     @property
+    def answered(self) -> bool:
+        """Whether its call was answered, with ids or with a refusal."""
+        return self.refused or self.sent_s is not None
+
+    @property
+    def open_ids(self) -> list[str]:
+        """The requests that may still launch something."""
+        return [
+            each.request_id
+            for each in self.tracks.values()
+            if each.sighting is None or each.sighting.request_state not in ENDED_STATES
+        ]
+
+    @property
     def pending(self) -> list[str]:
         """The requests without an outcome."""
         return [each.request_id for each in self.tracks.values() if each.outcome is None]
@@ -119,6 +147,7 @@ class Batch:
     schedule: Schedule
     began_s: float
     on_poll: Callable[[Progress], None] | None = None
+    on_wait: Callable[[Waiting], None] | None = None
     next_poll: int = 0  # its number in the schedule
     runs: list[Run] = field(default_factory=list)
     last_launches: dict[Target, datetime] = field(default_factory=dict)
@@ -186,13 +215,59 @@ class Batch:
 
     def rest(self, until_s: float) -> None:
         """Wait until then, or until something may have changed if that is earlier."""
-        clock, left_s = self.connection.clock, until_s - self.now_s()
-        if clock.inline:
-            clock.sleep(max(left_s, _TINY_S))
-        elif self.flying:
+        if self.flying and not self.connection.clock.inline:
             wait(self.flying, timeout=_SLICE_S, return_when=FIRST_COMPLETED)
         else:
-            clock.nap(left_s, _SLICE_S)
+            self.nap(until_s)
+
+    def nap(self, until_s: float) -> None:
+        """Wait until then, but in real time only for as long as a stop may go unnoticed."""
+        self.connection.clock.nap(max(until_s - self.now_s(), _TINY_S), _SLICE_S)
+
+    def show_progress(self) -> None:
+        """Tell the caller how far the batch is."""
+        if self.on_poll is not None:
+            self._show(self.on_poll, self.progress)
+
+    def show_waiting(self, words: str, left_s: float) -> None:
+        """Tell the caller what is waited for; a stop is answered in a terminal without a caller."""
+        waiting = Waiting(words, left_s)
+        if self.on_wait is not None:
+            self._show(self.on_wait, lambda: waiting)
+        elif self.stopping.by is not None:
+            rewrite_line(str(waiting))
+
+    def _show(self, view: Callable[[Shown], None], shown: Callable[[], Shown]) -> None:
+        """Drawing never ends a batch: what it raises is reported once."""
+        try:
+            view(shown())
+        except Exception as error:  # noqa: BLE001 - a view may fail in any way
+            words = f"the live view failed, the batch went on without it: {error!r}"
+            self.warnings += [] if self.warnings else [words]
+
+    def stop_words(self) -> str:
+        """What a stop will do now."""
+        return str(Waiting(f"stopping: {self._left()}", until_quiet_s(self.schedule.settle_s)))
+
+    def closing_words(self) -> str:
+        """What clean-up does now."""
+        if self.stopping.by is None and all(run.ended for run in self.runs):
+            return "making sure that nothing is left"
+        return f"stopping: {self._left()}"
+
+    def _left(self) -> str:
+        """What is still to be ended, as far as it is known."""
+        over = self.taken | self.cleared
+        requests = [each for run in self.runs for each in run.open_ids if each not in over]
+        instances = [
+            instance
+            for run in self.runs
+            for each, instance in run.instances.items()
+            if each not in self.cleared and instance not in self.taken
+        ]
+        words = f"cancelling {len(requests)} requests, terminating {len(instances)} instances"
+        asked = sum(run.asked_s is not None and not run.answered for run in self.runs)
+        return words + f", waiting for the answers to {asked} calls" * bool(asked)
 
     def note(self, event: ReleaseEvent | CleanEvent) -> None:
         """Record clean-up, which a full disk must not stop."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from spotlib.collect.images import LINUX
+from spotlib.errors import OneSentence, ParameterError
 from spotlib.model import Plan, Stage
 from spotlib.money import held_usd, usd
 
@@ -85,6 +86,10 @@ class PreparedPlan:
         )
 
 
+class PreflightError(OneSentence, ValueError):
+    """A batch that is refused before money is spent."""
+
+
 @dataclass(frozen=True)
 class PreflightReport:
     """What the preflight found out.
@@ -102,9 +107,9 @@ class PreflightReport:
     warnings: tuple[str, ...] = ()
 
     def require(self) -> "PreflightReport":
-        """Return the report itself; raise ValueError with all problems if there are any."""
+        """Return the report itself; raise PreflightError with all problems if there are any."""
         if self.problems:
-            raise ValueError("; ".join(self.problems))
+            raise PreflightError("; ".join(self.problems))
         return self
 
     def require_budget(
@@ -124,13 +129,13 @@ class PreflightReport:
         """
         batch_usd = rounds * self.bound_usd
         if budget_usd is not None and not batch_usd <= budget_usd:
-            raise ValueError(
+            raise ParameterError(
                 f"the batch can cost {usd(batch_usd)} at most, over budget_usd={budget_usd:g}: "
                 "use a smaller n, fewer targets or rounds, or a shorter timeout_s"
             )
         total_usd = earlier_usd + batch_usd
         if campaign_budget_usd is not None and not total_usd <= campaign_budget_usd:
-            raise ValueError(
+            raise ParameterError(
                 f"with {usd(earlier_usd)} of earlier batches the campaign can cost "
                 f"{usd(total_usd)} at most, over campaign_budget_usd={campaign_budget_usd:g}: "
                 "use a smaller n, fewer targets or rounds, or raise the budget"
@@ -146,7 +151,7 @@ class PreflightReport:
         """
         over_at = now_at + timedelta(seconds=self.over_by_s(rounds=rounds, every_s=every_s))
         if self.credentials_end_at is not None and self.credentials_end_at < over_at:
-            raise ValueError(
+            raise PreflightError(
                 f"the credentials end at {self.credentials_end_at:%Y-%m-%d %H:%M:%S} UTC, but the "
                 f"batch may need clean-up until {over_at:%Y-%m-%d %H:%M:%S} UTC: renew them (a "
                 "role: with a longer duration_seconds), or use fewer rounds or a shorter timeout_s"

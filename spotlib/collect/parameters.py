@@ -14,6 +14,7 @@ import pandas as pd
 
 from spotlib.ec2.connection import require_endpoint
 from spotlib.ec2.places import is_aws
+from spotlib.errors import ParameterError
 from spotlib.model import (
     MOST_INSTANCES_PER_CALL,
     Plan,
@@ -171,7 +172,7 @@ class Choice:
             If targets selected in one market would be launched in another.
         """
         if market is not None and self.market and market != self.market:
-            raise ValueError(
+            raise ParameterError(
                 f"these targets are for the sandbox's market {self.market}, but the endpoint plays "
                 f"{market}: start it with --market {self.market}, or select again"
             )
@@ -195,13 +196,13 @@ def targets_to_collect(parameters: CollectParameters, results: Path) -> Choice:
     path = path if path.exists() else results / "selection" / path
     table = read_selection(path)
     if is_aws(given.endpoint) and table["source"].iloc[0] != "spotlake":
-        raise ValueError(
+        raise ParameterError(
             f"selection {path.name} is simulated, and AWS costs money: run 01_select on a real "
             "SpotLake archive, or set instance_type and region"
         )
     market = _market_of(table)
     if market and given.market and given.market != market:
-        raise ValueError(
+        raise ParameterError(
             f"selection {path.name} was made in the sandbox's market {market}, not in "
             f'market={given.market!r}: leave market "", or select again'
         )
@@ -220,7 +221,7 @@ def _market_of(selection: pd.DataFrame) -> str:
 
 def _builtin(given: CollectParameters) -> Choice:
     if given.endpoint != "sandbox":
-        raise ValueError(
+        raise ParameterError(
             f"endpoint={given.endpoint!r} needs targets: write a selection with 01_select, or set "
             "instance_type and region"
         )

@@ -1,13 +1,23 @@
-"""The tables of ``02_collect``: the plan before a launch, the outcomes after it.  Wording only."""
+"""The tables and sentences of ``02_collect``: the plan before a launch, what came of it after.
+
+Wording only.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
 
 import pandas as pd
 
+from spotlib.cleanup.unfinished import Unfinished
 from spotlib.collect.cost import PreflightReport
 from spotlib.collect.features import LADDER, score_questions
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.places import is_aws
 from spotlib.figures import NOT_AWS, SIMULATED, banner_html, target_names
 from spotlib.model import Outcome
+from spotlib.record.events import ReleaseEvent
+from spotlib.record.log import ends_clean, is_alive
+from spotlib.record.replay import replay
 
 
 def banner(connection: Connection) -> str:
@@ -88,6 +98,30 @@ def outcome_table(launches: pd.DataFrame) -> pd.DataFrame:
             "impaired": by_target["impaired_by_s"].count(),
         }
     )
+
+
+def ending(log: Path) -> str:
+    """Return how a batch ended, as its log alone says: by itself, or closed by the guard."""
+    record = replay(log, polls=False)
+    if record is None:
+        return f"{log.stem}: nothing is recorded yet"
+    after_it = [each for each in record.releases if each.at is not None]  # a sweep writes ``at``
+    if record.clean is None or not ends_clean(log):
+        line = Unfinished(log, is_alive(log), record).line()
+        return line + f"; so far the guard, or a sweep, {_ended(after_it)}" * bool(after_it)
+    if record.clean.at is None:
+        return f"{log.stem} ended by itself: it {_ended(record.releases)}; confirmed: nothing left"
+    return (
+        f"{log.stem} was closed by the guard, or by a sweep, because its own process had ended: it "
+        f"{_ended(after_it)}; confirmed at {record.clean.at:%H:%M:%S} UTC: nothing left"
+    )
+
+
+def _ended(releases: Iterable[ReleaseEvent]) -> str:
+    passes = list(releases)
+    requests = {name for each in passes for name in each.cancelled}
+    instances = {name for each in passes for name in each.terminated}
+    return f"cancelled {len(requests)} requests and terminated {len(instances)} instances"
 
 
 def _counted(values: pd.Series) -> str:

@@ -14,6 +14,7 @@ from concurrent.futures import wait
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +29,35 @@ from spotlib.cleanup.close import (
     release_event,
     settle,
     unseen,
+    until_quiet_s,
 )
 from spotlib.cleanup.commands import aws_options, sweep_command
 from spotlib.cleanup.guard import Guard
-from spotlib.collect.batch import Batch, Progress, Run, Schedule
+from spotlib.collect.batch import Batch, Progress, Run, Schedule, Waiting
 from spotlib.collect.cost import PreflightReport, PreparedPlan, split_waves
 from spotlib.collect.features import FeatureSource
 from spotlib.collect.preflight import preflight
-from spotlib.collect.stopping import Stopping
+from spotlib.collect.stopping import Stopping, write_line
 from spotlib.collect.watch import end, watch
 from spotlib.ec2.calls import warm
 from spotlib.ec2.connection import Connection, new_executor
-from spotlib.model import Outcome, Plan, Target, require_intervals
+from spotlib.errors import OneSentence, ParameterError
+from spotlib.model import (
+    Outcome,
+    Plan,
+    Target,
+    require_intervals,
+)
 from spotlib.money import usd
 from spotlib.record.events import SkippedEvent
 from spotlib.record.history import earlier_usd
 from spotlib.record.log import EventLog
 
 _LAST_CALLS_S = 60  # how long calls in flight may take when everything ends
+
+
+class BatchError(OneSentence, RuntimeError):
+    """Something went wrong with a batch, or it was stopped."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +87,9 @@ class BatchSummary:
         return f"{left} ({sure}); spent at most {money}{usd(self.spent_at_most_usd)}"
 
     def require(self) -> None:
-        """Raise RuntimeError with all that went wrong, if anything did."""
+        """Raise BatchError with all that went wrong, if anything did."""
         if self.problems:
-            raise RuntimeError("; ".join(self.problems))
+            raise BatchError("; ".join(self.problems))
 
 
 def collect_batch(
@@ -100,6 +112,7 @@ def collect_batch(
     budget_usd: float | None = None,
     campaign_budget_usd: float | None = None,
     on_poll: Callable[[Progress], None] | None = None,
+    on_wait: Callable[[Waiting], None] | None = None,
 ) -> BatchSummary:
     """Launch the plans, watch them until ready or timed out, and leave nothing behind.
 
@@ -137,6 +150,9 @@ def collect_batch(
     on_poll
         Called with the progress after each poll.  What it raises is a warning in the summary and
         ends nothing.
+    on_wait
+        The same for the time without polls: called several times per real second with what is
+        waited for, the next round or that nothing is left, and about how long.
 
     Returns
     -------
@@ -194,8 +210,10 @@ def collect_batch(
             *(connection, events, executor, stop, report, schedule),
             began_s=connection.clock.now_s(),
             on_poll=on_poll,
+            on_wait=on_wait,
             last_launches=dict(last_launches or {}),
         )
+        stop.words = batch.stop_words
         guarding = _guard(batch) if guard else None
         try:
             batch.begin(notes or {})
@@ -206,7 +224,10 @@ def collect_batch(
             raise
         finally:
             cleaned = _finish(batch, guarding)
-        return _summary(batch, cleaned, tuple(features.warnings.values()))
+        summary = _summary(batch, cleaned, tuple(features.warnings.values()))
+        if stop.by is not None and on_wait is None:
+            write_line(summary.last_line())
+        return summary
 
 
 def _earlier_usd(folder: Path, connection: Connection, campaign_budget_usd: float | None) -> float:
@@ -236,7 +257,7 @@ def _require_batch_id(name: str) -> None:
     A ``-`` in front would be read as an option of a command, and a file with a ``.`` is hidden.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,47}", name):
-        raise ValueError(
+        raise ParameterError(
             "the log's name is the batch's id: 1 to 48 letters, digits, - _ or ., the first of "
             f"them no - or ., got {name!r}"
         )
@@ -246,9 +267,9 @@ def _require_schedule(report: PreflightReport, rounds: int, every_s: float, poll
     for each in report.prepared:
         require_intervals(timeout_s=each.plan.timeout_s, poll_s=poll_s)
     if not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"rounds must be a whole number of at least 1, got {rounds!r}")
+        raise ParameterError(f"rounds must be a whole number of at least 1, got {rounds!r}")
     if not every_s > 0:
-        raise ValueError(f"every_s must be above 0, got {every_s!r}")
+        raise ParameterError(f"every_s must be above 0, got {every_s!r}")
 
 
 def _run_rounds(batch: Batch, features: FeatureSource) -> None:
@@ -266,6 +287,8 @@ def _run_round(batch: Batch, number: int, features: FeatureSource) -> None:
         batch.log.append(SkippedEvent(round=number, polls=(), reason=reason))
         return
     while batch.now_s() < due_s and batch.stopping.by is None:
+        words = f"waiting for round {number + 1} of {batch.schedule.rounds}"
+        batch.show_waiting(words, due_s - batch.now_s())
         batch.rest(due_s)
     order = list(batch.preflight.prepared)
     random.Random(f"{batch.schedule.seed} order {number}").shuffle(order)
@@ -295,13 +318,15 @@ def _finish(batch: Batch, guarding: Guard | None) -> Cleaned:
 
     If one of them fails, the next is done all the same, and the guard learns how it went.
     """
-    cleaned = Cleaned(confirmed=False)
+    cleaned, words = Cleaned(confirmed=False), ""
     try:
+        words = batch.closing_words()
+        batch.show_waiting(words, until_quiet_s(batch.schedule.settle_s))
         _release_all(batch)
         _record_the_end(batch)
     finally:
         try:
-            cleaned = _settle_batch(batch, last=True)
+            cleaned = _settle_batch(batch, words, last=True)
         finally:
             if guarding is not None:
                 done = cleaned.confirmed and not batch.unwritten
@@ -338,7 +363,7 @@ def _record_the_end(batch: Batch) -> None:
         batch.log.require_in_place()
 
 
-def _settle_batch(batch: Batch, *, last: bool = False) -> Cleaned:
+def _settle_batch(batch: Batch, words: str = "", *, last: bool = False) -> Cleaned:
     request_ids = _request_ids(batch)
     cleaned = settle(
         batch.connection,
@@ -348,6 +373,7 @@ def _settle_batch(batch: Batch, *, last: bool = False) -> Cleaned:
         alive=_seen_instances(batch),
         ended=batch.taken,
         settle_s=batch.schedule.settle_s,
+        rest=partial(_rest, batch, words or batch.closing_words(), last=last),
     )
     if cleaned.confirmed:  # EC2 forgets ended requests after hours: do not ask for them again
         batch.cleared.update(itertools.chain.from_iterable(request_ids.values()))
@@ -356,6 +382,17 @@ def _settle_batch(batch: Batch, *, last: bool = False) -> Cleaned:
     if last and not batch.unwritten:  # else a sweep has to complete the log before it may end
         batch.note(clean_event(cleaned, spent_at_most_usd=_batch_usd(batch)))
     return cleaned
+
+
+def _rest(batch: Batch, words: str, pause_s: float, left_s: float, *, last: bool) -> bool:
+    """Count down between two passes; a stop ends all but the last clean-up, which does it all."""
+    ends_s = batch.now_s() + pause_s
+    while (rest_s := ends_s - batch.now_s()) > 0:
+        if not last and batch.stopping.by is not None:
+            return False
+        batch.show_waiting(words, left_s - (pause_s - rest_s))
+        batch.nap(ends_s)
+    return True
 
 
 def _request_ids(batch: Batch) -> dict[str, set[str]]:

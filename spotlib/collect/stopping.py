@@ -7,17 +7,26 @@ for an orderly end, and further signals change nothing: what was launched is alw
 import os
 import signal
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STDERR = 2
+_CLEAR = "\r\x1b[K"  # back to the start of the line, which is emptied
 
 
 class Stopping:
-    """While entered, ``by`` is the name of the signal that asked to stop, or None."""
+    """While entered, ``by`` is the name of the signal that asked to stop, or None.
+
+    ``words`` says what the stop will do; a signal is answered with it at once, wherever the batch
+    is.
+    """
 
     def __init__(self) -> None:
         self.by: str | None = None
+        self.words: Callable[[], str] = lambda: "stopping"
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stopping":
@@ -35,7 +44,21 @@ class Stopping:
             signal.signal(each, handler)
 
     def _asked(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        again = self.by is not None
-        self.by = signal.Signals(number).name
-        words = "still cleaning up; please wait" if again else "stopping: cleaning up first"
-        os.write(2, f"{self.by}: {words}\n".encode())  # print may not be called within a print
+        first, self.by = self.by is None, signal.Signals(number).name
+        words = "stopping" if first else "still cleaning up; please wait"
+        if first:
+            with suppress(Exception):
+                words = self.words()
+        write_line(f"{words} ({self.by})")
+
+
+def write_line(words: str) -> None:
+    """Write a line, in a terminal over the last one; print may not be called within a print."""
+    os.write(_STDERR, f"{_CLEAR * os.isatty(_STDERR)}{words}\n".encode())
+
+
+def rewrite_line(words: str) -> None:
+    """Write over the last line of a terminal; write nothing where there is no terminal."""
+    if os.isatty(_STDERR):
+        fits = words[: os.get_terminal_size(_STDERR).columns - 1]
+        os.write(_STDERR, f"{_CLEAR}{fits}".encode())

@@ -29,7 +29,6 @@ from spotlib.collect.recording import (
 from spotlib.ec2.calls import TAG_BATCH, TAG_EXPIRES, TAG_PLAN, TAG_ROUND, Poll, poll, tag_instances
 from spotlib.ec2.methods.request_spot_instances import Answer, request, request_parameters
 from spotlib.model import (
-    ENDED_STATES,
     Bracket,
     Kind,
     Outcome,
@@ -180,7 +179,7 @@ def _polled(batch: Batch, runs: Sequence[Run], number: int, future: Future[Poll]
             _note_progress(batch, run, before[track.request_id], track)
     new = itertools.chain.from_iterable(_new_instances(run, shown) for run in watched)
     _tag(batch, shown.region, tuple(new))
-    _report_progress(batch)
+    batch.show_progress()
 
 
 def _after(track: Track, shown: Poll, run: Run, asked_s: float, answered_s: float) -> Track:
@@ -246,7 +245,7 @@ def _end_due(batch: Batch, runs: Sequence[Run]) -> None:
                 release,
                 batch.connection,
                 run.region,
-                open_ids=_open_ids(run),
+                open_ids=run.open_ids,
                 live_ids=tuple(run.instances.values()),
                 request_ids=tuple(run.tracks),
             )
@@ -261,27 +260,8 @@ def end(batch: Batch, run: Run, outcome: Outcome) -> None:
         batch.log.append(outcome_event(run, track))
 
 
-def _open_ids(run: Run) -> list[str]:
-    return [
-        each.request_id
-        for each in run.tracks.values()
-        if each.sighting is None or each.sighting.request_state not in ENDED_STATES
-    ]
-
-
 def _released(batch: Batch, run: Run, future: Future[Released]) -> None:
     batch.note(release_event(future.result(), round_number=run.round, plan=run.index))
-
-
-def _report_progress(batch: Batch) -> None:
-    """Tell the caller.  Drawing never ends a batch: what it raises is reported once."""
-    if batch.on_poll is None:
-        return
-    try:
-        batch.on_poll(batch.progress())
-    except Exception as error:  # noqa: BLE001 - a view may fail in any way
-        words = f"the live view failed, the batch went on without it: {error!r}"
-        batch.warnings += [] if batch.warnings else [words]
 
 
 def _whole_second_after(moment: datetime) -> datetime:

@@ -38,6 +38,7 @@ from spotlib.ec2.credentials import Login, SessionKeys, sandbox_session
 from spotlib.ec2.places import is_aws, partition_of
 from spotlib.ec2.refusals import UNREADABLE, Refusal, garbled, refusal_of
 from spotlib.ec2.sandbox_process import start_sandbox
+from spotlib.errors import ParameterError
 from spotlib.model import Kind
 
 _REREAD_S = 1.0  # opening a Session anew takes a quarter of a second of work
@@ -317,7 +318,7 @@ def require_endpoint(endpoint: str) -> None:
     """
     require_no_secret("endpoint", endpoint)
     if endpoint != "sandbox" and not is_aws(endpoint) and not _is_url(endpoint):
-        raise ValueError(
+        raise ParameterError(
             f"endpoint {endpoint!r} is unknown: use 'sandbox' (free), 'aws' (costs money), "
             "or the URL of an EC2-compatible endpoint, such as http://127.0.0.1:5000"
         )
@@ -326,13 +327,13 @@ def require_endpoint(endpoint: str) -> None:
 def _login_to_aws(endpoint: str, profile: str | None, keys: SessionKeys | None) -> Login:
     """Refuse an address of Amazon, and every setting that leads "AWS" elsewhere."""
     if endpoint != "aws":
-        raise ValueError(
+        raise ParameterError(
             f"endpoint {endpoint!r} is Amazon's own: write 'aws' (it costs money), which finds the "
             "address of every region and service"
         )
     login = Login(profile, keys)
     if elsewhere := login.redirections():
-        raise ValueError(
+        raise ParameterError(
             f"endpoint 'aws' would not lead to AWS: {'; '.join(elsewhere)}: remove that, or name "
             "its URL as the endpoint"
         )

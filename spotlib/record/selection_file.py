@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from spotlib.errors import ParameterError
 from spotlib.model import Target
 
 SELECTION_COLUMNS = ("rank", "instance_type", "region", "source")
@@ -33,9 +34,9 @@ def read_selection(path: str | Path) -> pd.DataFrame:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"selection {str(path)!r} cannot be read: {reason}") from error
+        raise ParameterError(f"selection {str(path)!r} cannot be read: {reason}") from error
     if problem := next(_problems(table), None):
-        raise ValueError(f"selection {str(path)!r} {problem}: write it with 01_select")
+        raise ParameterError(f"selection {str(path)!r} {problem}: write it with 01_select")
     ranked = table.assign(rank=_ranks(table))
     return ranked.sort_values("rank", kind="stable", ignore_index=True)
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import pandas as pd
 
+from spotlib.errors import ParameterError
 from spotlib.money import held_usd
 from spotlib.select.cov import PAIR, SMALL_SIZES, Form, Missing, is_of_size, variation
 from spotlib.select.evidence import FLAGGED_SHARE, evidence
@@ -108,7 +109,7 @@ def complete_selection(
     sizes, form = parameters.size_tokens, cast("Form", parameters.form)
     missing = cast("Missing", parameters.missing)
     if chosen.empty:
-        raise ValueError(
+        raise ParameterError(
             f"no target of the sizes {', '.join(sizes)} varies in both SPS and IF"
             f" in these days ({counts['day'].nunique()}): read more days, or name more sizes"
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from spotlib.errors import ParameterError
 from spotlib.figures import SIMULATED, banner_html
 from spotlib.sandbox.history import market_folder, write_archive
 from spotlib.sandbox.mark import MARK, market_of
@@ -102,7 +103,7 @@ def _market_of(path: str | Path, *, asked: str) -> str | None:
             raise ArchiveError(str(path), f"{reason}: write the archive again") from error
     if asked and asked != market:
         kind = f"of the sandbox's market {market}" if market else "real"
-        raise ValueError(
+        raise ParameterError(
             f'market={asked!r} was asked for, but {path} is {kind}: leave market "", or set '
             "dataset='sandbox'"
         )

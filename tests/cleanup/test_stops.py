@@ -5,14 +5,12 @@ them, and are stopped while both instances are alive.  Afterwards the market hol
 log is whole and says so, and every request has exactly one outcome.
 """
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-import urllib.request
 from collections import Counter
 from contextlib import contextmanager, suppress
 
@@ -25,8 +23,10 @@ from programs import (
     BIN,
     KERNEL_DIED,
     PATIENCE_S,
+    ask,
     chaos,
     end_all,
+    lab,
     leftovers,
     processes,
     processes_of,
@@ -314,41 +314,6 @@ def test_a_kernel_that_ends_leaves_nothing(repository, tmp_path, market, kernel,
 
 
 # JupyterLab's server
-
-
-def ask(server, path, method="GET"):
-    """What a Jupyter server answers."""
-    headers = {"Authorization": f"token {server['token']}"}
-    asked = urllib.request.Request(f"{server['url']}{path}", method=method, headers=headers)
-    with urllib.request.urlopen(asked, timeout=PATIENCE_S) as reply:
-        return json.loads(reply.read())
-
-
-def answers(file):
-    """Whether a Jupyter server can be used: its file is there before it is whole and it listens."""
-    try:
-        ask(json.loads(file.read_text()), "api/status")
-    except (OSError, json.JSONDecodeError):
-        return False
-    return True
-
-
-@contextmanager
-def lab(tmp_path):
-    """JupyterLab without a browser: its process, its address and its token."""
-    command = [BIN / "jupyter", "lab", "--no-browser", "--allow-root", "--ServerApp.port=0"]
-    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={tmp_path}"]
-    with (tmp_path / "lab.txt").open("w") as said:
-        started = subprocess.Popen(
-            [str(part) for part in command], stdout=said, stderr=said, start_new_session=True
-        )
-    file = tmp_path / "jupyter_runtime_dir" / f"jpserver-{started.pid}.json"
-    try:
-        until(lambda: answers(file), by=started)
-        yield started, json.loads(file.read_text())
-    finally:
-        started.kill()
-        started.wait()
 
 
 @contextmanager

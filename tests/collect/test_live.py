@@ -1,10 +1,14 @@
 """The figures show what the tables contain, in one panel or many, and mark simulated data."""
 
+import os
+from types import SimpleNamespace
+
 import pytest
 from conftest import ARM, NANO, QUICK, plan_for, scripted
+from matplotlib.figure import Figure
 
-from spotlib.collect.batch import Progress
-from spotlib.collect.live import LiveView, ready_counts_figure
+from spotlib.collect.batch import Progress, Waiting
+from spotlib.collect.live import LiveView, ready_counts_figure, show_newest
 from spotlib.collect.rounds import collect_batch
 from spotlib.figures import SIMULATED, save, target_colours
 from spotlib.record.tables import load_polls
@@ -34,6 +38,15 @@ class Handle:
         self._shown.append(data)
 
 
+@pytest.fixture
+def shown(monkeypatch):
+    """What a notebook's cell was given to display."""
+    found = []
+    monkeypatch.setattr("spotlib.collect.live.get_ipython", lambda: SimpleNamespace(kernel=None))
+    monkeypatch.setattr("spotlib.collect.live.display", lambda *_, **__: Handle(found))
+    return found
+
+
 def words(figure):
     return [text.get_text() for text in figure.texts]
 
@@ -59,7 +72,7 @@ def test_several_runs_have_a_panel_per_target_with_their_mean(polls_of):
     polls = polls_of(rounds=3)
     figure = ready_counts_figure(polls)
 
-    panels = [ax for ax in figure.axes if ax.axison]
+    _, *panels = [ax for ax in figure.axes if ax.axison]
     assert all(ax.xaxis.get_tick_params()["labelbottom"] for ax in panels)
     assert [ax.get_title(loc="left") for ax in panels] == [
         "t3.nano in sa-east-1 (3 runs)",
@@ -72,37 +85,72 @@ def test_several_runs_have_a_panel_per_target_with_their_mean(polls_of):
         assert ax.get_xlim()[1] > polls["answered_s"].max()
 
 
+def test_several_rounds_are_a_strip_of_what_was_ready_at_the_end_of_each(polls_of):
+    polls = polls_of(rounds=3)
+    polls = polls[(polls["round"] != 1) | (polls["instance_type"] != "t3.nano")]  # not watched
+    strip, *_ = ready_counts_figure(polls).axes
+
+    ends = polls.sort_values("poll").groupby(["instance_type", "round"])["ready"].last()
+    assert strip.get_yticklabels()[0].get_text() == "t3.nano in sa-east-1"
+    assert [text.get_text() for text in strip.get_xticklabels()] == ["1", "2", "3"]
+    assert [text.get_text() for text in strip.texts if text.get_text()] == [
+        str(count) for count in ends
+    ]
+    assert strip.collections[0].get_array().mask.ravel().tolist() == [False, True, *[False] * 4]
+
+
 def test_a_batch_without_any_poll_is_an_empty_figure_and_no_error(polls_of):
     assert ready_counts_figure(polls_of().iloc[:0]).axes
 
 
+@pytest.mark.usefixtures("shown")
 @pytest.mark.parametrize("failing", [{"nth": 1}, {"to_s": 200.0}], ids=["the first", "all"])
-def test_a_poll_that_fails_is_missed_and_the_live_view_waits_for_the_next(
-    in_process, log, monkeypatch, failing
-):
-    monkeypatch.setattr("spotlib.collect.live.display", lambda *_, **__: Handle([]))
+def test_a_poll_that_fails_is_missed_and_the_live_view_waits_for_the_next(in_process, log, failing):
     world = scripted(QUICK, QUICK)
     connection = in_process(world)
     checked = plan_for(connection, n=2, timeout_s=60)
     world.faults.append(Fault(kind="internal_error", action="DescribeInstances", **failing))
     view = LiveView(log, simulated=True)
 
-    summary = collect_batch(connection, checked, log=log, seed=1, on_poll=view._draw)
+    summary = collect_batch(
+        connection,
+        checked,
+        log=log,
+        seed=1,
+        on_poll=lambda progress: (view(progress), view._draw(view._plot)),
+    )
 
     assert summary.outcomes == {"ready" if "nth" in failing else "timed_out": 2}
     assert summary.warnings == summary.problems == ()
     assert ready_counts_figure(load_polls(log)).axes
 
 
-def test_a_last_drawing_that_fails_is_said_in_its_place(polls_of, log, monkeypatch):
+def test_a_figure_that_cannot_be_drawn_is_said_and_ends_nothing(polls_of, log, monkeypatch, capsys):
     polls_of()
-    shown = []
-    monkeypatch.setattr("spotlib.collect.live.display", lambda *_, **__: Handle(shown))
     monkeypatch.setattr("spotlib.collect.live.load_polls", lambda _: 1 / 0)
 
-    LiveView(log, simulated=True).finish("open requests 0")
+    show_newest(log.parents[1])
 
-    assert shown[-1]["text/html"].startswith("The figure could not be drawn: ZeroDivisionError")
+    assert "ended by itself" in capsys.readouterr().out.splitlines()[0]
+    show_newest(log.parents[1])
+    assert "could not be drawn: ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_the_newest_batch_is_shown_from_its_log_alone(polls_of, log, tmp_path, capsys):
+    polls_of()
+    log.with_name("20230101T000000Z-abcdef.jsonl").write_text("older")
+
+    show_newest(tmp_path)
+
+    said = capsys.readouterr().out
+    assert f"{log.stem} ended by itself: it cancelled 4 requests and terminated 3" in said
+    assert (tmp_path / "figures" / f"ready-counts-{log.stem}.png").exists()
+
+
+def test_a_folder_without_a_batch_says_so(tmp_path, capsys):
+    show_newest(tmp_path)
+
+    assert "no batch is recorded" in capsys.readouterr().out
 
 
 def test_the_colour_of_a_target_does_not_depend_on_the_order_of_the_rows():
@@ -119,18 +167,54 @@ def test_a_figure_is_saved_as_png_and_svg(polls_of, tmp_path):
     assert "<svg" in png.with_suffix(".svg").read_text()
 
 
-def test_the_live_view_shows_the_progress_and_draws_seldom(polls_of, log, monkeypatch):
+def test_the_text_changes_at_every_poll_and_the_figure_seldom(polls_of, log, shown):
     polls_of()
-    shown = []
-    monkeypatch.setattr("spotlib.collect.live.display", lambda *_, **__: Handle(shown))
     view = LiveView(log, simulated=True)
     for second in range(5):
         view(Progress(0, 1, 3.0 * second, 60.0, 1, 4))
+    view.wait(Waiting("making sure that nothing is left", 12.3))
+    view.wait(Waiting("making sure that nothing is left", 12.2))  # the same words
     view.finish("open requests 0")
 
-    bars = [each["text/html"] for each in shown if "text/html" in each]
-    assert len(shown) == 4  # two drawings, the first and the last, of a bar and a plot
-    assert SIMULATED in bars[0]
-    assert "1 of 4 ready" in bars[0]
-    assert bars[-1].endswith("open requests 0</span>")
-    assert all(each["image/png"].startswith(b"\x89PNG") for each in shown if "image/png" in each)
+    texts = [each["text/plain"] for each in shown if "text/plain" in each]
+    pictures = [each["image/png"] for each in shown if "image/png" in each]
+    assert texts == [
+        *(f"round 1 of 1: 1 of 4 ready, {3 * second} s of at most 60 s" for second in range(5)),
+        "making sure that nothing is left, about 13 s",
+        "open requests 0",
+    ]
+    assert SIMULATED in shown[0]["text/html"]
+    assert len(pictures) == 1
+    assert pictures[0].startswith(b"\x89PNG")
+    assert shown[-1] == {"text/html": ""}, "the figure is drawn once, from the log"
+
+
+def test_drawing_takes_at_most_a_tenth_of_the_time(polls_of, log, shown, monkeypatch):
+    polls_of()
+    now_s = [0.0]
+    figure = Figure()
+    monkeypatch.setattr("spotlib.collect.live.time.monotonic", lambda: now_s[0])
+
+    def slow(_):
+        now_s[0] += 2.0
+        return figure
+
+    monkeypatch.setattr("spotlib.collect.live.ready_counts_figure", slow)
+    view = LiveView(log, simulated=True)
+    for _ in range(200):
+        view(Progress(0, 1, now_s[0], 600.0, 1, 4))
+        now_s[0] += 1.0
+
+    drawings = sum("image/png" in each for each in shown)
+    assert 0.08 < 2.0 * drawings / now_s[0] <= 0.11
+
+
+def test_a_terminal_shows_the_text_alone_in_one_line(log, capfd, monkeypatch):
+    monkeypatch.setattr("os.isatty", lambda _: True)
+    monkeypatch.setattr("os.get_terminal_size", lambda _: os.terminal_size((30, 10)))
+    view = LiveView(log, simulated=True)
+    view(Progress(0, 1, 3.0, 60.0, 1, 4))
+    view.finish("open requests 0")
+
+    lines = capfd.readouterr().err.split("\r\x1b[K")
+    assert lines == ["", "round 1 of 1: 1 of 4 ready, 3", "open requests 0", "open requests 0\n"]

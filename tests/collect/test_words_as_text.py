@@ -1,6 +1,7 @@
 """What EC2 and its endpoint say is shown by 02 as text: no HTML, no link, no formula."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -55,12 +56,13 @@ def test_the_live_view_shows_its_words_as_text(log, monkeypatch):
             shown.append(data)
 
     monkeypatch.setattr(live, "display", lambda *_, **__: Handle())
-    monkeypatch.setattr(live.LiveView, "_show_plot", lambda _: None)
+    monkeypatch.setattr(live, "get_ipython", lambda: SimpleNamespace(kernel=None))
+    monkeypatch.setattr(live.LiveView, "_draw", lambda *_: None)
     view = live.LiveView(log, simulated=True)
     view(Progress(0, 1, 3.0, 60.0, 1, 2))
     view.finish(EVIL)
 
-    assert len(shown) == 2
+    assert len(shown) == 3
     for each in shown:
         require_text(each)
-    assert "alert(1)" in shown[-1]["text/html"]
+    assert "alert(1)" in shown[1]["text/html"]

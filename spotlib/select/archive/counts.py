@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 
+from spotlib.errors import ParameterError
 from spotlib.processes import each_of
 from spotlib.select.archive.day import Day, count_day
 from spotlib.select.archive.files import File, Skipped, find_files, slot_of
@@ -226,7 +227,8 @@ def _days_of(days: str | date | Iterable[str | date]) -> set[date]:
             else:
                 asked.add(date.fromisoformat(text))
         except ValueError as error:
-            raise ValueError(f"days are written 2024-08 or 2024-08-01, got {text!r}") from error
+            words = f"days are written 2024-08 or 2024-08-01, got {text!r}"
+            raise ParameterError(words) from error
     return asked
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
+from spotlib.errors import OneSentence
+
 SNAPSHOT_MINUTES: Final = 10
 SNAPSHOTS_PER_DAY: Final = 24 * 60 // SNAPSHOT_MINUTES
 SLOT_S: Final = 60 * SNAPSHOT_MINUTES
@@ -71,7 +73,7 @@ _OF_AWS_ALONE = {"az", "sps", "if"}
 _LONGEST_REASON = 300  # letters
 
 
-class ArchiveError(ValueError):
+class ArchiveError(OneSentence, ValueError):
     """An archive cannot be read as it is: ``name`` is the file, ``reason`` what is wrong."""
 
     advice = "fetch it again"

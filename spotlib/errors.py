@@ -1,0 +1,12 @@
+"""Errors that are one sentence: what, the value seen, what is allowed, what to do."""
+
+
+class OneSentence(Exception):
+    """An error that a notebook shows as its sentence alone: where it was raised helps nobody."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython asks for it by this name
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ParameterError(OneSentence, ValueError):
+    """A value that is refused."""
