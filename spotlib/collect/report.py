@@ -110,10 +110,11 @@ def ending(log: Path) -> str:
         line = Unfinished(log, is_alive(log), record).line()
         return line + f"; so far the guard, or a sweep, {_ended(after_it)}" * bool(after_it)
     if record.clean.at is None:
-        return f"{log.stem} ended by itself: it {_ended(record.releases)}; confirmed: nothing left"
+        did = f"It {_ended(record.releases)}.  Confirmed: nothing is left."
+        return f"Batch {log.stem} ended in order.\n{did}"
     return (
-        f"{log.stem} was closed by the guard, or by a sweep, because its own process had ended: it "
-        f"{_ended(after_it)}; confirmed at {record.clean.at:%H:%M:%S} UTC: nothing left"
+        f"Batch {log.stem} was closed by the guard, or by a sweep: its own process had ended.\nIt "
+        f"{_ended(after_it)}.  Confirmed at {record.clean.at:%H:%M:%S} UTC: nothing is left."
     )
 
 

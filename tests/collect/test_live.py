@@ -131,7 +131,7 @@ def test_a_figure_that_cannot_be_drawn_is_said_and_ends_nothing(polls_of, log, m
 
     show_newest(log.parents[1])
 
-    assert "ended by itself" in capsys.readouterr().out.splitlines()[0]
+    assert "ended in order" in capsys.readouterr().out.splitlines()[0]
     show_newest(log.parents[1])
     assert "could not be drawn: ZeroDivisionError" in capsys.readouterr().out
 
@@ -143,7 +143,7 @@ def test_the_newest_batch_is_shown_from_its_log_alone(polls_of, log, tmp_path, c
     show_newest(tmp_path)
 
     said = capsys.readouterr().out
-    assert f"{log.stem} ended by itself: it cancelled 4 requests and terminated 3" in said
+    assert "ended in order.\nIt cancelled 4 requests and terminated 3" in said
     assert (tmp_path / "figures" / f"ready-counts-{log.stem}.png").exists()
 
 

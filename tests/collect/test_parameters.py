@@ -1,9 +1,13 @@
 """The parameters of 02: each invalid one is one clear sentence, before anything is launched."""
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
+from spotlib.collect.cost import PreflightError
 from spotlib.collect.parameters import BUILTIN_TARGETS, CollectParameters, targets_to_collect
+from spotlib.collect.rounds import BatchError
 from spotlib.ec2.connection import connect
+from spotlib.errors import ParameterError
 from spotlib.model import Stage, Target
 from spotlib.parameters import check_parameters
 
@@ -220,3 +224,16 @@ def test_an_account_that_papermill_read_as_a_number_is_refused_with_how_to_give_
     with pytest.raises(ValueError, match=words):
         checked(account_id=given)
     assert checked(account_id="012345678901").account_id == "012345678901"
+
+
+@pytest.mark.parametrize("kind", [ParameterError, PreflightError, BatchError])
+def test_a_refusal_is_shown_in_a_notebook_as_one_sentence_and_is_still_an_error(kind):
+    shell = InteractiveShell()
+    shown = []
+    shell._showtraceback = lambda _, __, lines: shown.append(lines)
+    shell.push({"kind": kind})
+
+    done = shell.run_cell("raise kind('n must be at least 1, got 0')")
+
+    assert shown == [[f"{kind.__name__}: n must be at least 1, got 0"]]
+    assert isinstance(done.error_in_exec, kind)

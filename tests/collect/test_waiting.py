@@ -111,8 +111,8 @@ def test_the_log_alone_says_how_a_batch_ended(collect, log):
     collect()
     whole = log.read_bytes().splitlines(keepends=True)
 
-    said = "ended by itself: it cancelled 2 requests and terminated 1 instances; confirmed"
-    assert said in ending(log)
+    did = "It cancelled 2 requests and terminated 1 instances.  Confirmed: nothing is left."
+    assert ending(log) == f"Batch {log.stem} ended in order.\n{did}"
 
     release = next(i for i, line in enumerate(whole) if b'"event":"release"' in line)
     log.write_bytes(b"".join(whole[:release]))
@@ -137,5 +137,5 @@ def test_a_log_that_a_sweep_completed_says_what_the_guard_did(in_process, log):
     assert sweep(in_process(world), folder=log.parent, regions=[NANO.region]).clean
 
     said = ending(log)
-    assert "was closed by the guard, or by a sweep, because its own process had ended" in said
-    assert "it cancelled 2 requests and terminated 1 instances; confirmed at" in said
+    assert "was closed by the guard, or by a sweep: its own process had ended" in said
+    assert "It cancelled 2 requests and terminated 1 instances.  Confirmed at" in said
