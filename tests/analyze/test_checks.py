@@ -117,7 +117,7 @@ def with_releases(data, *, slower_s, days=(5, 5), a_day=1):
     ]
     launches = pd.concat(rounds, ignore_index=True)
     data = replace(data, launches=launches)
-    distributions = launch_times(launches, Stage.READY, rng=np.random.default_rng(1), resamples=20)
+    distributions = launch_times(launches, Stage.READY, resamples=20)
     checks = self_check(data, distributions, Stage.READY).set_index("check")
     return checks.loc["releases of images"]
 

@@ -1,6 +1,7 @@
 """Every estimate, table, figure and sentence of 03 where launches ended in every possible way."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from spotlib.analyze import figures as plots
 from spotlib.analyze import selectors, sentences, summaries
 from spotlib.analyze.checks import self_check, stale_medians, stale_orders
 from spotlib.analyze.compare import compare_targets, most_different
-from spotlib.analyze.load import Comparable, load_comparable
+from spotlib.analyze.load import load_comparable
 from spotlib.figures import save
 from spotlib.model import Outcome, Stage
 
@@ -54,9 +55,7 @@ def data(request, recorded):
         launches = all_ended(launches, str(NANO))
     if request.param == "both wholly":
         launches = all_ended(launches, str(SMALL))
-    return Comparable(
-        launches, recorded.polls, recorded.batches, recorded.left_out, recorded.wanted, True
-    )
+    return replace(recorded, launches=launches)
 
 
 def test_every_function_of_the_analysis_takes_competing_outcomes_without_a_warning(data, tmp_path):
