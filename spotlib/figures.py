@@ -33,6 +33,7 @@ THEME: Final = {
     "axes.grid": True,
     "grid.alpha": 0.3,
 }
+_LEAST_CONTRAST: Final = 3.0
 drawing = mpl.rc_context({"text.parse_math": False})  # decorates what draws a name with a $
 _NO_FORMULAS: Final = "tex2jax_ignore mathjax_ignore"  # else MathJax makes a link of $\\href{...}$
 _BANNERS: Final = {  # background and text colour
@@ -61,7 +62,15 @@ def target_colours(names: Iterable[str]) -> Colours:
     """Return one colour per target, the same in every figure of the same targets."""
     ordered = sorted(set(names))
     palette = sns.color_palette("colorblind" if len(ordered) <= 10 else "husl", len(ordered))
-    return dict(zip(ordered, palette, strict=True))
+    return dict(zip(ordered, map(_readable, palette), strict=True))
+
+
+def _readable(colour: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Darken a colour until a line of it stands out from white (a contrast of 3, WCAG 1.4.11)."""
+    red, green, blue = colour
+    while 1.05 / (sns.utils.relative_luminance((red, green, blue)) + 0.05) < _LEAST_CONTRAST:
+        red, green, blue = 0.95 * red, 0.95 * green, 0.95 * blue
+    return red, green, blue
 
 
 def new_figure(
@@ -140,6 +149,12 @@ def banner_html(text: str, kind: Literal["simulated", "real", "costs money", "un
     return f'<div class="{_NO_FORMULAS}" style="{style}">{html.escape(text)}</div>'
 
 
+def words_html(*sentences: str) -> str:
+    """Return sentences as HTML, one paragraph each."""
+    lines = "".join(f'<p style="margin:.3em 0">{html.escape(each)}</p>' for each in sentences)
+    return f'<div class="{_NO_FORMULAS}">{lines}</div>'
+
+
 def bar_html(share: float, text: str, *, simulated: bool = False) -> str:
     """Return a progress bar as HTML: ``share`` of it is full, and a text stands beside it."""
     bar = f'<progress value="{share:.3f}" max="1" style="width:40%"></progress>'
@@ -147,10 +162,19 @@ def bar_html(share: float, text: str, *, simulated: bool = False) -> str:
     return f'<span class="{_NO_FORMULAS}">{bar} {mark}{html.escape(text)}</span>'
 
 
-def table_html(table: pd.DataFrame, caption: str | None = None) -> "Styler":
-    """Return a table without its index, as a notebook displays it."""
+def table_html(table: pd.DataFrame, caption: str | None = None, *, digits: int = 6) -> "Styler":
+    """Return a table without its index, as a notebook displays it; - is unknown."""
     shown = table.style.hide(axis="index").set_table_attributes(f'class="{_NO_FORMULAS}"')
-    shown = shown.format(escape="html").format_index(escape="html", axis="columns")
+    shown = shown.format(escape="html", na_rep="-").format_index(escape="html", axis="columns")
+    numbers = table.select_dtypes("float")
+    for name in numbers:
+        whole = (numbers[name].dropna() % 1 == 0).all()
+        shown = shown.format(subset=[name], precision=0 if whole else digits, na_rep="-")
+    left = "text-align:left"
+    texts = table.select_dtypes(exclude="number").columns
+    shown = shown.set_table_styles([{"selector": "caption", "props": left}])
+    for name in texts:
+        shown = shown.set_table_styles({name: [{"selector": "", "props": left}]}, overwrite=False)
     return shown if caption is None else shown.set_caption(html.escape(caption))
 
 

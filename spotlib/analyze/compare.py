@@ -19,6 +19,7 @@ from spotlib.analyze.intervals import FEWEST_RUNS, Estimate, run_level_interval
 from spotlib.analyze.launch_times import LaunchTimes
 from spotlib.analyze.turnbull import Floats
 
+SIGNIFICANT = 0.05  # the adjusted p-value below which two targets are said to differ
 _ALL_EXCHANGES = 12  # rounds, up to which every exchange of labels is made
 _EXCHANGES = 100_000  # random ones beyond
 _AT_ONCE = 2_000_000  # labels
@@ -83,9 +84,11 @@ def compare_targets(
     return table.assign(p_holm=holm(table["p_value"].to_numpy(dtype=np.float64)))
 
 
-def most_different(pairs: pd.DataFrame, *, most: int = 20) -> pd.DataFrame:
-    """The pairs that a figure and a table have room for, the surest differences first."""
-    return pairs.sort_values("p_holm", kind="stable").head(most).reset_index(drop=True)
+def most_different(pairs: pd.DataFrame, *, most: int = 20, every: bool = False) -> pd.DataFrame:
+    """The pairs that differ (or every pair), the surest differences first, at most so many."""
+    shown = pairs if every else pairs[pairs["p_holm"] < SIGNIFICANT]
+    shown = shown.assign(size=-shown["difference"].abs()).sort_values(["p_holm", "size"])
+    return shown.drop(columns="size").head(most).reset_index(drop=True)
 
 
 @dataclass(frozen=True)

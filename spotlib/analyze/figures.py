@@ -1,7 +1,8 @@
 """The figures of ``03_analyze``: they show results and decide nothing.
 
 Owns what is drawn; theme, colours and the SIMULATED mark are those of ``spotlib.figures``.  A
-target has the same colour, line and marker in every figure, distinct in grey too.
+target has the same colour, line and marker in every figure, distinct in grey too, and every figure
+says how many instances and runs it shows.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +25,7 @@ from matplotlib.ticker import (
 )
 
 from spotlib.analyze.comparable import ended_by_ec2
+from spotlib.analyze.compare import SIGNIFICANT
 from spotlib.analyze.launch_times import LaunchTimes
 from spotlib.analyze.summaries import PHASES
 from spotlib.figures import drawing, new_figure, target_colours
@@ -31,7 +33,8 @@ from spotlib.model import Stage
 
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = "osD^vP*X<>"
-_MOST_PANELS = 9
+_INK = "#1a4fa0"  # of what says that data are simulated
+_DECADES = 100.0  # last over first time of a logarithmic axis
 _MOST_BANDS = 4  # more would hide each other
 _LOG_FROM = 30  # longest over shortest time, from which an axis is logarithmic
 _STAGE_SHADES = {Stage.FULFILLED: "0.75", Stage.RUNNING: "0.5", Stage.READY: "0.15"}
@@ -39,62 +42,136 @@ _STAGE_SHADES = {Stage.FULFILLED: "0.75", Stage.RUNNING: "0.5", Stage.READY: "0.
 
 @dataclass(frozen=True)
 class Styles:
-    """How each target is drawn in every figure: ``line`` and ``point`` are matplotlib keywords."""
+    """How every figure of a page is drawn; ``line`` and ``point`` are matplotlib keywords.
+
+    ``note`` stands on each figure (how many instances and runs), ``log_time`` makes the time axis
+    of curves logarithmic, ``width_in`` is the width of a figure in inches.
+    """
 
     colours: Mapping[str, Any]
+    note: str = ""
+    log_time: bool = False
+    width_in: float = 10.2
 
     @classmethod
-    def of(cls, targets: Iterable[str]) -> "Styles":
+    def of(cls, targets: Iterable[str], **settings: Any) -> "Styles":
         """The styles of these targets."""
-        return cls(target_colours(targets))
+        return cls(target_colours(targets), **settings)
 
     def line(self, target: str) -> dict[str, Any]:
         """Colour and line style of a target."""
-        place = list(self.colours).index(target)
-        return {"color": self.colours[target], "linestyle": _LINES[place % len(_LINES)]}
+        return {"color": self.colours[target], "linestyle": self._of(target, _LINES)}
 
     def point(self, target: str) -> dict[str, Any]:
         """Colour and marker of a target."""
-        place = list(self.colours).index(target)
-        return {"color": self.colours[target], "marker": _MARKERS[place % len(_MARKERS)]}
+        return {"color": self.colours[target], "marker": self._of(target, _MARKERS)}
+
+    def _of(self, target: str, kinds: Sequence[Any]) -> Any:
+        return kinds[list(self.colours).index(target) % len(kinds)]
+
+    def figure(
+        self, rows: int, columns: int, height_in: float, *, simulated: bool, **subplots: Any
+    ) -> tuple[Figure, Any]:
+        """A new figure of this width with the note at its top."""
+        size = (self.width_in, height_in)
+        figure, axes = new_figure(rows, columns, size, simulated=simulated, **subplots)
+        mark = figure.get_suptitle()
+        words = "   ".join(filter(None, (mark, self.note)))
+        figure.suptitle(words, x=0.01, ha="left", fontsize="medium", color=_INK if mark else "0.2")
+        return figure, axes
+
+    def time_axis(self, ax: Axes, until_s: float) -> None:
+        """End a time axis there, and start it at 0, or above on a logarithmic scale."""
+        if self.log_time:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlim(max(until_s / _DECADES, 1.0) if self.log_time else 0.0, until_s)
 
 
 @drawing
-def panels(
-    targets: Sequence[str], *, stage: Stage, until_s: float, simulated: bool
-) -> tuple[Figure, dict[str, Axes]]:
-    """One panel per target, at most 9: the share at a stage over the seconds since the request."""
-    figure, axes = panel_grid(targets, simulated=simulated)
-    for ax in axes:
-        _share_axis(ax, until_s)
+def answer_figure(
+    distributions: Mapping[str, LaunchTimes], styles: Styles, *, until_s: float, simulated: bool
+) -> Figure:
+    """The share at the stage over the seconds since the request, one line per target."""
+    figure, [[ax]] = styles.figure(1, 1, 0.28 * styles.width_in, simulated=simulated)
+    times_s = np.linspace(0.0, until_s, 241)
+    for number, (target, each) in enumerate(distributions.items()):
+        marks = {"marker": styles.point(target)["marker"], "markevery": (5 + 3 * number, 40)}
+        shares = each.curve.share_by(times_s)
+        ax.plot(times_s, shares, linewidth=1.8, label=target, **marks, **styles.line(target))
+    _share_axis(ax, until_s, styles)
+    stage = next(iter(distributions.values())).stage.label
+    ax.set(xlabel="seconds since the request was sent", ylabel=f"share of n that is {stage}")
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small", handlelength=3.5)
+    return figure
+
+
+@drawing
+def runs_figure(
+    distributions: Mapping[str, LaunchTimes],
+    counts: pd.DataFrame,
+    styles: Styles,
+    *,
+    until_s: float,
+    simulated: bool,
+) -> Figure:
+    """One panel per target: its runs (thin), its share ready by t (thick), its two bands.
+
+    ``counts`` is as from ``ready_counts``.
+    """
+    figure, axes = panel_grid(list(distributions), styles, simulated=simulated)
+    for (target, each), ax in zip(distributions.items(), axes, strict=True):
+        for _, run in counts[counts["target"] == target].groupby("run"):
+            ax.step(
+                run["time_s"], run["share"], where="post", color="0.6", alpha=0.5, linewidth=0.8
+            )
+        band, colour = each.band(np.linspace(0, until_s, 301)), styles.colours[target]
+        ax.fill_between(
+            band["time_s"], band["low"], band["high"], color=colour, alpha=0.3, linewidth=0
+        )
+        for limit in ("curve_low", "curve_high"):
+            ax.plot(band["time_s"], band[limit], color=colour, linewidth=0.8, linestyle="--")
+        ax.plot(band["time_s"], band["share"], color=colour, linewidth=2.5)
+        _share_axis(ax, until_s, styles)
+    stage = next(iter(distributions.values())).stage.label
     figure.supxlabel("seconds since the request was sent", fontsize=12)
-    figure.supylabel(f"share of the n requested that is {stage.label}", fontsize=12)
-    return figure, dict(zip(targets, axes, strict=False))
+    figure.supylabel(f"share of n that is {stage}", fontsize=12)
+    return figure
 
 
 @drawing
-def panel_grid(targets: Sequence[str], *, simulated: bool) -> tuple[Figure, list[Axes]]:
-    """A named panel for each of the first 9 targets; only the left column has tick labels."""
-    shown = list(targets)[:_MOST_PANELS]
-    columns = min(len(shown), 3)
-    rows = ceil(len(shown) / columns)
-    figure, grid = new_figure(
-        rows, columns, (3.6 * columns + 0.6, 2.9 * rows + 0.5), simulated=simulated
-    )
-    for ax in grid.flat[len(shown) :]:
+def panel_grid(
+    targets: Sequence[str], styles: Styles, *, simulated: bool
+) -> tuple[Figure, list[Axes]]:
+    """A named panel for each target; only the left column has tick labels."""
+    columns = min(len(targets), 3)
+    rows = ceil(len(targets) / columns)
+    height_in = (0.26 * rows + 0.05) * styles.width_in
+    figure, grid = styles.figure(rows, columns, height_in, simulated=simulated)
+    for ax in grid.flat[len(targets) :]:
         ax.set_visible(False)
-    for number, (target, ax) in enumerate(zip(shown, grid.flat, strict=False)):
+    for number, (target, ax) in enumerate(zip(targets, grid.flat, strict=False)):
         ax.set_title(target, loc="left", fontsize="medium")
         ax.tick_params(labelleft=number % columns == 0)
-    return figure, list(grid.flat[: len(shown)])
+    return figure, list(grid.flat[: len(targets)])
 
 
 @drawing
 def distribution_figure(
-    kinds: Mapping[str, Mapping[str, LaunchTimes]], styles: Styles, *, simulated: bool
+    kinds: Mapping[str, Mapping[str, LaunchTimes]],
+    styles: Styles,
+    *,
+    only: Sequence[str],
+    simulated: bool,
 ) -> Figure:
     """The share ready by t, one panel per kind of time, with bands for at most 4 targets."""
-    figure, grid = new_figure(2, 2, (10.2, 7.0), simulated=simulated)
+    kinds = {
+        kind: {name: each for name, each in estimates.items() if name in only}
+        for kind, estimates in kinds.items()
+    }
+    figure, grid = styles.figure(2, 2, 0.7 * styles.width_in, simulated=simulated)
     for ax in grid.flat[len(kinds) :]:
         ax.set_visible(False)
     for (name, distributions), ax in zip(kinds.items(), grid.flat, strict=False):
@@ -107,7 +184,7 @@ def distribution_figure(
                 ax.fill_between(times_s, band["low"], band["high"], color=colour, alpha=0.15, lw=0)
             ax.plot(times_s, band["share"], linewidth=2, label=target, **styles.line(target))
         ax.set_title(name, loc="left", fontsize="medium")
-        _share_axis(ax, until_s)
+        _share_axis(ax, until_s, styles)
         ax.set(xlabel="seconds", ylabel="share")
     _legend(figure, grid.flat[0])
     return figure
@@ -117,9 +194,9 @@ def distribution_figure(
 def phases_figure(phases: pd.DataFrame, styles: Styles, *, simulated: bool) -> Figure:
     """The median of each phase by target with its interval, one panel per phase."""
     names = [name for name in PHASES if name in set(phases["phase"])]
-    targets = list(styles.colours)
-    size = (10.2, 0.42 * len(targets) + 1.6)
-    figure, grid = new_figure(1, len(names), size, simulated=simulated, sharey=True)
+    targets = list(dict.fromkeys(phases["target"]))
+    height_in = 0.42 * len(targets) + 1.6
+    figure, grid = styles.figure(1, len(names), height_in, simulated=simulated, sharey=True)
     for name, ax in zip(names, grid.flat, strict=True):
         here = phases[phases["phase"] == name]
         ends_s = _seconds_axis(ax, here[["median_s", "low_s", "high_s"]])
@@ -155,9 +232,8 @@ def timeline_figure(launches: pd.DataFrame, styles: Styles, *, simulated: bool) 
     rows = launches.assign(ended=ended_by_ec2(launches))
     rows = rows.sort_values(["target", "plan", "ready_by_s", "running_by_s"])
     rows = rows.reset_index(drop=True)
-    size = (10.2, min(0.17 * len(rows) + 1.8, 12.0))
-    figure, grid = new_figure(1, 1, size, simulated=simulated)
-    ax = grid[0, 0]
+    height_in = min(0.17 * len(rows) + 1.8, 12.0)
+    figure, [[ax]] = styles.figure(1, 1, height_in, simulated=simulated)
     for y, row in enumerate(rows.to_dict("records")):
         last_s = max(
             row["watched_s"], np.nanmax([row[f"{s.label}_by_s"] for s in _STAGE_SHADES] + [0])
@@ -180,19 +256,18 @@ def timeline_figure(launches: pd.DataFrame, styles: Styles, *, simulated: bool) 
 
 
 @drawing
-def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
+def comparison_figure(pairs: pd.DataFrame, styles: Styles, *, simulated: bool) -> Figure:
     """The ratio of medians and the difference of shares of each pair, with adjusted intervals.
 
     A pair without a ratio (a median was not reached) has its difference, and a bound of the ratio
     if there is one.
     """
-    figure, grid = new_figure(
-        1, 2, (10.2, 0.38 * max(len(pairs), 1) + 1.7), simulated=simulated, sharey=True
-    )
+    height_in = 0.38 * max(len(pairs), 1) + 1.7
+    figure, grid = styles.figure(1, 2, height_in, simulated=simulated, sharey=True)
     ratios, differences = grid[0]
     ends = _finite_ends(pairs[["ratio", "ratio_low_adjusted", "ratio_high_adjusted"]])
     for y, row in enumerate(pairs.to_dict("records")):
-        face = "black" if row["p_holm"] < 0.05 else "white"
+        face = "black" if row["p_holm"] < SIGNIFICANT else "white"
         for what, ax, within in (
             ("ratio", ratios, ends),
             ("difference", differences, (-1.0, 1.0)),
@@ -219,16 +294,17 @@ def comparison_figure(pairs: pd.DataFrame, *, simulated: bool) -> Figure:
     labels = (pairs["first"] + "\nover " + pairs["second"]).tolist()
     ratios.set_yticks(range(len(pairs)), labels, fontsize="small")
     ratios.set_ylim(len(pairs) - 0.5, -0.5)
-    figure.supxlabel("filled: restricted means differ, p below 0.05 after Holm", fontsize="small")
     return figure
 
 
 @drawing
-def association_figure(table: pd.DataFrame, outcome: str, *, simulated: bool) -> Figure:
+def association_figure(
+    table: pd.DataFrame, outcome: str, styles: Styles, *, simulated: bool
+) -> Figure:
     """The rank correlation of each feature with an outcome over targets, with its interval."""
     shown = table[(table["outcome"] == outcome) & table["rho"].notna()].reset_index(drop=True)
-    figure, grid = new_figure(1, 1, (10.2, 0.36 * max(len(shown), 1) + 1.5), simulated=simulated)
-    ax = grid[0, 0]
+    height_in = 0.36 * max(len(shown), 1) + 1.5
+    figure, [[ax]] = styles.figure(1, 1, height_in, simulated=simulated)
     for y, row in enumerate(shown.to_dict("records")):
         ax.plot([row["low"], row["high"]], [y, y], color="0.55", linewidth=3)
         ax.plot(row["rho"], y, "o", color="black", markersize=8)
@@ -258,8 +334,9 @@ def _draw_interval(
         ax.plot(least, y, "<", color=colour, markersize=8, clip_on=False)
 
 
-def _share_axis(ax: Axes, until_s: float) -> None:
-    ax.set(xlim=(0, until_s), ylim=(-0.03, 1.05))
+def _share_axis(ax: Axes, until_s: float, styles: Styles) -> None:
+    styles.time_axis(ax, until_s)
+    ax.set_ylim(-0.03, 1.05)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 

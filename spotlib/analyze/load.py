@@ -5,6 +5,7 @@ Owns the order in which the rules of ``comparable`` are applied.  It estimates n
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -66,6 +67,13 @@ class Comparable:
         if shown == runs:
             return f"Thin lines: all {runs} runs."
         return f"Thin lines: a random sample of {shown} of the {runs} runs."
+
+    @property
+    def kind(self) -> Literal["simulated", "real", "unknown"]:
+        """Which banner the page has: see ``banner_html``."""
+        if self.simulated:
+            return "simulated"
+        return "unknown" if self.mark else "real"
 
     @property
     def mark(self) -> str:

@@ -10,6 +10,7 @@ from spotlib.errors import ParameterError
 from spotlib.model import Stage
 from spotlib.parameters import require_no_problems
 
+_WIDTHS_IN = (6, 30)  # of a figure
 STAGES = (Stage.FULFILLED, Stage.RUNNING, Stage.READY)
 
 
@@ -22,6 +23,10 @@ class AnalyzeParameters:
     horizon_s: float
     ready: str
     targets: str
+    most_targets: int
+    details: bool
+    log_time: bool
+    width_in: float
     results: str
 
     def __post_init__(self) -> None:
@@ -34,6 +39,10 @@ class AnalyzeParameters:
                 f"horizon_s must be above 0, or 0 for the time that every target was watched, "
                 f"got {self.horizon_s}"
             )
+        if self.most_targets < 2:
+            yield f"most_targets must be at least 2, got {self.most_targets}"
+        if not _WIDTHS_IN[0] <= self.width_in <= _WIDTHS_IN[1]:
+            yield f"width_in must be from {_WIDTHS_IN[0]} to {_WIDTHS_IN[1]}, got {self.width_in}"
         if self.ready not in ("", *(stage.label for stage in STAGES)):
             yield (
                 f"ready must be 'fulfilled', 'running', 'ready', or '' for the stage that the "

@@ -3,14 +3,15 @@
 Owns what the tables of ``03_analyze`` on launch times hold, not how a number is estimated.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from spotlib.analyze.intervals import Estimate
 from spotlib.analyze.launch_times import LaunchTimes, launch_times
 from spotlib.analyze.turnbull import fit_lognormal
-from spotlib.model import Stage
+from spotlib.model import Outcome, Stage
 
 # From which stage to which; none is the request.
 DURATIONS = {
@@ -23,6 +24,7 @@ DURATIONS = {
 }
 PHASES = ("request to fulfilled", "fulfilled to running", "running to ready")
 SHOWN = (*(name for name in DURATIONS if name.startswith("request")), "fulfilled to ready")
+READY_AT_S = (60.0, 120.0, 180.0, 300.0)
 Durations = Mapping[str, Mapping[str, LaunchTimes]]
 
 
@@ -56,10 +58,59 @@ def ready_counts(polls: pd.DataFrame, stage: Stage = Stage.READY) -> pd.DataFram
     return table.assign(share=table["count"] / table["n"]).reset_index(drop=True)
 
 
-def common_horizon_s(distributions: Mapping[str, LaunchTimes], *, timeout_s: float) -> float:
-    """The longest time for which every target was watched, in whole seconds."""
-    known = [each.curve.known_until_s for each in distributions.values()]
-    return float(np.floor(min([*known, timeout_s])))
+def common_horizon_s(distributions: Mapping[str, LaunchTimes], launches: pd.DataFrame) -> float:
+    """The longest time for which every target was watched, in whole seconds.
+
+    The last poll of a request that times out is sent a little before its timeout.  Nine of ten of
+    these polls were sent later than the horizon, so what is not ready by then was seen not ready.
+    """
+    known_s = [each.curve.known_until_s for each in distributions.values()]
+    timed_out = launches["outcome"] == Outcome.TIMED_OUT
+    last_s = launches.loc[timed_out, "watched_s"].quantile(0.1, interpolation="lower")
+    return float(np.floor(np.nanmin([*known_s, launches["timeout_s"].max(), last_s])))
+
+
+def fastest_first(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> list[str]:
+    """The targets by their median; those without one come last, by their share at the horizon."""
+
+    def place(name: str) -> tuple[float, float]:
+        share = round(distributions[name].share_ready(horizon_s).value, 9)
+        return np.nan_to_num(distributions[name].quantile(0.5).value, nan=np.inf), -share
+
+    return sorted(distributions, key=place)
+
+
+def both_ends(ranked: Sequence[str], most: int) -> list[str]:
+    """At most so many of the targets: the first and the last."""
+    last = most // 2 if len(ranked) > most else 0
+    return [*ranked[: most - last], *ranked[len(ranked) - last :]]
+
+
+def ready_of_n(
+    distributions: Mapping[str, LaunchTimes], launches: pd.DataFrame, *, horizon_s: float
+) -> pd.DataFrame:
+    """How many of n instances are ready on average at ``READY_AT_S`` and at the horizon.
+
+    One row per target, fastest first: ``target``, ``runs``, ``n`` of its last request, and the
+    columns ``ready_60s``, ``ready_60s_low``, ``ready_60s_high`` and so on: n times the share ready
+    and the ends of its interval.  ``half_s`` is the time by which half are ready, with its ends.
+    """
+    n = launches.sort_values("sent_at", kind="stable").groupby("target")["n"].last()
+    times_s = [*(time_s for time_s in READY_AT_S if time_s < horizon_s), horizon_s]
+    rows = []
+    for target in fastest_first(distributions, horizon_s=horizon_s):
+        each, requested = distributions[target], int(n[target])
+        row = {"target": target, "runs": each.observed.runs, "n": requested}
+        for time_s in times_s:
+            share = each.share_ready(time_s)
+            row |= _with_ends(f"ready_{time_s:.0f}s", share, times=requested)
+        rows.append(row | _with_ends("half_s", each.quantile(0.5)))
+    return pd.DataFrame(rows)
+
+
+def _with_ends(name: str, estimate: Estimate, *, times: float = 1.0) -> dict[str, float]:
+    ends = {f"{name}_low": estimate.low * times, f"{name}_high": estimate.high * times}
+    return {name: estimate.value * times} | ends
 
 
 def summarize(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> pd.DataFrame:
@@ -75,10 +126,35 @@ def summarize(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> 
         row = {"target": target, "stage": each.stage.label, "runs": each.observed.runs}
         row |= {"requests": len(each.observed.run), "shown": each.observed.events}
         for name, estimate in estimates.items():
-            ends = {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-            row |= {name: estimate.value, **ends}
+            row |= _with_ends(name, estimate)
         rows.append(row | {"why_no_interval": estimates["share"].why})
     return pd.DataFrame(rows)
+
+
+def all_times(estimates: Durations, *, horizon_s: float) -> pd.DataFrame:
+    """The rows of ``summarize`` for each duration, which the column ``time`` names."""
+    tables = [
+        summarize(each, horizon_s=horizon_s).assign(time=name) for name, each in estimates.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def only(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
+    """The rows of these targets, in their order."""
+    rows = [table[table["target"] == target] for target in targets]
+    return pd.concat(rows, ignore_index=True)
+
+
+def last_round(launches: pd.DataFrame) -> pd.DataFrame:
+    """The requests of the newest batch's last round."""
+    newest = launches[launches["batch_id"] == launches["batch_id"].max()]
+    return newest[newest["round"] == newest["round"].max()]
+
+
+def shares_of_runs(launches: pd.DataFrame, stage: Stage, *, horizon_s: float) -> "pd.Series[float]":
+    """The share of each run's requests that were shown at a stage by then, by target and run."""
+    shown = launches[f"{stage.label}_by_s"] <= horizon_s
+    return shown.astype("float64").groupby([launches["target"], launches["run"]]).mean()
 
 
 def phases(estimates: Durations) -> pd.DataFrame:

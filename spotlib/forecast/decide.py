@@ -5,7 +5,7 @@ were requested again, how many instances to request to have n ready, and when to
 It fits no model and weighs no cost.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -58,15 +58,23 @@ def decisions(forecaster: Forecaster, requests: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def forecast_words(forecasts: Sequence[Forecast]) -> str:
+    """Say for which target the most and the least are expected at the end."""
+    ranked = sorted(forecasts, key=lambda each: each.expected[-1] / each.n)
+    words = [f"{each.expected[-1]:.1f} of {each.n} ({each.target})" for each in ranked]
+    ends = " to ".join(dict.fromkeys((words[0], words[-1])))
+    return f"After {ranked[0].times_s[-1]:.0f} s, {ends} are to be expected."
+
+
 def decision_words(table: pd.DataFrame) -> str:
     """Say for how many targets requesting n is enough, and for how many 10 n is not."""
     enough = int((table["to_request"] == table["n"]).sum())
     never = int(table["to_request"].isna().sum())
     by_s = table["by_s"].iloc[0]
     return (
-        f"for {enough} of {len(table)} targets requesting n is enough to have n ready by "
-        f"{by_s:.0f} s with a probability of {_PROBABILITY:.0%}; for {never} targets not even "
-        f"{_MOST_TIMES} n is enough"
+        f"For {enough} of {len(table)} targets requesting n is enough to have n ready by "
+        f"{by_s:.0f} s with a probability of {_PROBABILITY:.0%}; for {never} not even "
+        f"{_MOST_TIMES} n is enough."
     )
 
 
@@ -74,9 +82,9 @@ def score_words(scores: Scores) -> str:
     """Say what the chosen model gained, and how often its band held the count."""
     chosen = scores.table.set_index("model").loc[CHOSEN]
     return (
-        f"The chosen model's CRPS is {chosen['gain']:.0%} ({chosen['gain_low']:.0%} to "
-        f"{chosen['gain_high']:.0%}) below that of one curve for all targets.  Its band of at "
-        f"least 90 % held {chosen['coverage_drawn']:.0%} of the counts, and "
+        f"The error (crps) of the chosen model is {chosen['gain']:.0%} "
+        f"({chosen['gain_low']:.0%} to {chosen['gain_high']:.0%}) below that of one "
+        f"curve for all targets.  The shade held {chosen['coverage_drawn']:.0%} of the counts, and "
         f"{chosen['coverage_randomised']:.0%} with its ends counted in part."
     )
 
