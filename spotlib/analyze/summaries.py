@@ -148,7 +148,8 @@ def only(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
 def last_round(launches: pd.DataFrame) -> pd.DataFrame:
     """The requests of the newest batch's last round."""
     newest = launches[launches["batch_id"] == launches["batch_id"].max()]
-    return newest[newest["round"] == newest["round"].max()]
+    last: pd.DataFrame = newest[newest["round"] == newest["round"].max()]
+    return last
 
 
 def shares_of_runs(launches: pd.DataFrame, stage: Stage, *, horizon_s: float) -> "pd.Series[float]":
