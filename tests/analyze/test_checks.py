@@ -35,9 +35,9 @@ def clean(tmp_path_factory):
 
 def checked(data, **changes):
     """The checks by name, after some columns of the launches (or polls) were changed."""
-    polled = changes.pop("polled", data.polled)
+    other = {name: changes.pop(name) for name in ("polls", "polled") if name in changes}
     launches = data.launches.assign(**changes)
-    data = replace(data, launches=launches, polled=polled)
+    data = replace(data, launches=launches, **other)
     distributions = launch_times(launches, Stage.READY, resamples=20)
     return self_check(data, distributions, Stage.READY).set_index("check")
 
