@@ -1,5 +1,7 @@
 """Scores agree with their definitions; splits never leak; skill and calibration on the market."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -99,6 +101,28 @@ def test_the_best_baseline_beats_the_global_one_and_is_calibrated_in_time():
     assert 0 < best["gain_low"] < best["gain"] < best["gain_high"] < 1
     assert scores.table["coverage_randomised"].between(0.86, 0.94).all()
     assert scores.resampled == "run"
+
+
+def test_scoring_fits_nothing_twice_and_nothing_for_new_targets_where_there_are_none():
+    fitted = Counter()
+
+    def counted(name):
+        def fitting(runs):
+            inner = MODELS[name](runs)
+
+            def fit(some):
+                fitted[name, len(some), some.times_s.size] += 1
+                return inner(some)
+
+            return fit
+
+        return fitting
+
+    models = {name: counted(name) for name in ("global", "target")}
+    score_forecasts(drawn_training(rounds=12), rng=np.random.default_rng(5), models=models)
+
+    assert set(fitted.values()) == {1}
+    assert len(fitted) == 2 * (4 + 4 + 1)  # four blocks of time, at all times and at few; and all
 
 
 def test_scores_and_own_history_help_where_the_target_was_not_in_training():
