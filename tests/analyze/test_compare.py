@@ -1,8 +1,7 @@
 """Comparisons between targets, and what selected them."""
 
-from itertools import product
-
 import tracemalloc
+from itertools import product
 
 import numpy as np
 import pandas as pd
