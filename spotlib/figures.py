@@ -52,7 +52,7 @@ def target_names(table: pd.DataFrame) -> "pd.Series[str]":
     ``table`` needs instance_type and region; availability_zone_id may be missing or empty.  This
     is the same name as ``str(Target(...))``.
     """
-    place = table["region"]
+    place = table["region"].astype(object)  # texts may be categories
     if "availability_zone_id" in table:
         place = table["availability_zone_id"].astype(object).fillna(place)
     return (table["instance_type"].astype(object) + " in " + place).astype("str")

@@ -22,7 +22,7 @@ from spotlib.analyze.turnbull import Floats
 SIGNIFICANT = 0.05  # the adjusted p-value below which two targets are said to differ
 _ALL_EXCHANGES = 12  # rounds, up to which every exchange of labels is made
 _EXCHANGES = 100_000  # random ones beyond
-_AT_ONCE = 2_000_000  # labels
+_AT_ONCE = 2_000_000  # labels, or sums of them
 _COLUMNS = (
     *("first", "second", "rounds", "ratio", "ratio_low_adjusted", "ratio_high_adjusted"),
     *("difference", "difference_low_adjusted", "difference_high_adjusted"),
@@ -192,9 +192,10 @@ def exchange_p_values(differences: ArrayLike) -> Floats:
     relative = paired / scale
     seen = np.abs(relative.sum(axis=0)) - 1e-6  # rounding must not tell equal sums apart
     as_far = np.zeros(paired.shape[1])
-    number = 0
+    number, relative = 0, relative.astype(np.float32)
     for signs in _exchanges(rounds):
-        as_far += (np.abs(signs @ relative.astype(np.float32)) >= seen).sum(axis=0)
+        for some in np.array_split(signs, 1 + len(signs) * len(seen) // _AT_ONCE):
+            as_far += (np.abs(some @ relative) >= seen).sum(axis=0)
         number += len(signs)
     exact = rounds <= _ALL_EXCHANGES
     return as_far / number if exact else (as_far + 1) / (number + 1)

@@ -5,6 +5,7 @@ is one.  It resamples nothing itself.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,14 @@ class Estimate:
         return f"{here} ({self.low:.{digits}f} {high})"
 
 
+@lru_cache(maxsize=256)  # thousands of pairs of targets ask for the same
+def _expanded(runs: int, level: float) -> tuple[float, float]:
+    """The percentiles that an interval over so many runs reaches out to."""
+    spread = stats.t.ppf(0.5 + level / 2, runs - 1) * np.sqrt(runs / (runs - 1))
+    low, high = stats.norm.cdf([-spread, spread])
+    return float(low), float(high)
+
+
 def run_level_interval(
     value: float, resampled: Floats, *, runs: int, level: float = 0.95
 ) -> Estimate:
@@ -55,9 +64,7 @@ def run_level_interval(
     known = resampled[~np.isnan(resampled)]
     if why or len(known) < len(resampled) or len(known) == 0:
         return Estimate(point, np.nan, np.nan, why or "not every resample has a value")
-    spread = stats.t.ppf(0.5 + level / 2, runs - 1) * np.sqrt(runs / (runs - 1))
-    tails = stats.norm.cdf([-spread, spread])
-    low, high = np.quantile(known, tails, method="inverted_cdf")
+    low, high = np.quantile(known, _expanded(runs, level), method="inverted_cdf")
     return Estimate(point, float(low) if np.isfinite(low) else np.nan, float(high))
 
 

@@ -9,8 +9,9 @@ The run (a plan in a round) is the sample.  Nothing is scored here (``score`` do
 forecast goes beyond the last elapsed time of the training table.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -96,11 +97,11 @@ class Fitted:
 class Forecaster:
     """Fitted models, to be passed to ``forecast_ready``.
 
-    ``fitted[True]`` is for targets seen in training and ``fitted[False]`` for new ones, whose
-    share is less certain and whose count is wider.
+    ``fits[True]()`` is for targets seen in training and ``fits[False]()`` for new ones, whose
+    share is less certain and whose count is wider.  Each is fitted when it is first wanted.
     """
 
-    fitted: Mapping[bool, Fitted]
+    fits: Mapping[bool, Callable[[], Fitted]]
     times_s: Floats
     targets: frozenset[str]
     runs: int
@@ -124,11 +125,11 @@ class Forecaster:
         ValueError
             If it is new and the training table has one target: how targets differ is unknown.
         """
-        if seen not in self.fitted:
+        if seen not in self.fits:
             raise ValueError(
                 "the training table has one target only: no other target can be forecast"
             )
-        return self.fitted[seen]
+        return self.fits[seen]()
 
 
 def fit_forecaster(
@@ -149,36 +150,52 @@ def fit_forecaster(
     """
     if model not in (CHOSEN, *models):
         raise ValueError(f"model must be one of {(CHOSEN, *models)}, got {model!r}")
-    runs = Runs.of(training)
+    used = {model: models[model]} if model in models else models
+    simulated = bool(training["simulated"].iloc[0])
+    return fit_forecasters(Runs.of(training), models=used, simulated=simulated)[model]
+
+
+def fit_forecasters(
+    runs: Runs, *, models: Mapping[str, Fitting], simulated: bool
+) -> dict[str, Forecaster]:
+    """Return a forecaster by each of ``models``, and ``chosen``, which fits none of them again."""
     if len(runs) < FEWEST_RUNS:
         raise ValueError(f"a forecast needs at least {FEWEST_RUNS} runs, got {len(runs)}")
     kinds = {True: later_parts(runs.features), False: target_parts(runs.features)}
-    names = [model] if model in models else list(models)
-    fits = {name: models[name](runs) for name in names}
-    return Forecaster(
-        fitted={seen: _best(runs, fits, parts=parts) for seen, parts in kinds.items() if parts},
-        times_s=runs.times_s,
-        targets=frozenset(runs.features["target"]),
-        runs=len(runs),
-        simulated=bool(training["simulated"].iloc[0]),
-    )
+    fits = {name: fitting(runs) for name, fitting in models.items()}
+
+    @cache
+    def fitted(name: str, seen: bool) -> Fitted:
+        parts = kinds[seen]
+        if name == CHOSEN:
+            return fitted(_best(runs.thinned(), fits, parts=parts), seen)
+        correlation = _correlation(*held_out(runs, fits[name], parts=parts))
+        return Fitted(name, fits[name](runs), correlation)
+
+    return {
+        name: Forecaster(
+            fits={seen: partial(fitted, name, seen) for seen, parts in kinds.items() if parts},
+            times_s=runs.times_s,
+            targets=frozenset(runs.features["target"]),
+            runs=len(runs),
+            simulated=simulated,
+        )
+        for name in (*models, CHOSEN)
+    }
 
 
-def _best(runs: Runs, fits: Mapping[str, Fit], *, parts: Parts) -> Fitted:
+def _best(runs: Runs, fits: Mapping[str, Fit], *, parts: Parts) -> str:
     """Return the model with the least CRPS on the held-out runs of ``parts``; first of equals."""
-    few = runs.thinned()
 
     def lost(name: str) -> float:
-        tested, shares = held_out(few, fits[name], parts=parts)
+        tested, shares = held_out(runs, fits[name], parts=parts)
         counts = distributions(shares, _correlation(tested, shares), n=tested.n)
         return sum(
             float((tested.weight[rows] * crps(chances, tested.ready[rows])).sum())
             for rows, chances in counts
         )
 
-    name = min(fits, key=lost) if len(fits) > 1 else next(iter(fits))
-    correlation = _correlation(*held_out(runs, fits[name], parts=parts))
-    return Fitted(name, fits[name](runs), correlation)
+    return min(fits, key=lost) if len(fits) > 1 else next(iter(fits))
 
 
 def _correlation(tested: Runs, shares: Floats) -> Floats:

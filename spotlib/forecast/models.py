@@ -39,7 +39,8 @@ _LEVELS: dict[str, Levels] = {
 Shares = Callable[[pd.DataFrame], Floats]  # features of runs -> share ready, (runs, times)
 Fit = Callable[["Runs"], Shares]
 Fitting = Callable[["Runs"], Fit]
-Parts = Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]  # runs to learn from, runs to predict
+Part = tuple[NDArray[np.bool_], NDArray[np.bool_]]  # runs to learn from, runs to predict
+Parts = Sequence[Part]
 
 
 @dataclass(frozen=True)
@@ -58,24 +59,19 @@ class Runs:
         return len(self.features)
 
     @classmethod
-    def of(cls, training: pd.DataFrame, *, times_s: Floats | None = None) -> "Runs":
-        """Return the runs of a training table, in the order in which they were sent.
-
-        ``times_s`` are the elapsed times to keep; default all.
-        """
-        ordered = training.sort_values(["sent_at", *RUN, "elapsed_s"], kind="stable")
-        if times_s is None:
-            times_s = np.unique(ordered["elapsed_s"])
-        ordered = ordered[ordered["elapsed_s"].isin(times_s)]
-        features = ordered.drop_duplicates(RUN).reset_index(drop=True)
-        features = features.assign(target=target_names(features))
-        features = features.reindex(columns=[*RUN, "sent_at", "target", "n", *FEATURES])
-        column = np.searchsorted(times_s, ordered["elapsed_s"])
-        row = ordered.groupby(RUN, sort=False).ngroup().to_numpy()
+    def of(cls, training: pd.DataFrame) -> "Runs":
+        """Return the runs of a training table, in the order in which they were sent."""
+        number = training.groupby(RUN, sort=False).ngroup().to_numpy()  # a table of millions of
+        runs = training.drop_duplicates(RUN).reset_index(drop=True)  # rows is never copied whole
+        runs = runs.assign(target=target_names(runs)).sort_values(["sent_at", *RUN], kind="stable")
+        row = np.argsort(runs.index)[number]
+        features = runs.reindex(columns=[*RUN, "sent_at", "target", "n", *FEATURES])
+        features = features.astype(dict.fromkeys(("batch_id", "target"), "category"))
+        times_s, column = np.unique(training["elapsed_s"], return_inverse=True)
         ready, weight = np.zeros((2, len(features), times_s.size))
-        ready[row, column] = ordered["ready"]
-        weight[row, column] = ordered["weight"]
-        return cls(features, times_s, ready, weight)
+        ready[row, column] = training["ready"]
+        weight[row, column] = training["weight"]
+        return cls(features.reset_index(drop=True), times_s, ready, weight)
 
     def take(self, chosen: NDArray[np.bool_]) -> "Runs":
         """Return the chosen runs."""
@@ -87,7 +83,12 @@ class Runs:
     def thinned(self, times: int = 4) -> "Runs":
         """Return the runs at a few of the times: enough to compare models, and much quicker."""
         kept = np.unique(np.linspace(0, self.times_s.size - 1, times + 1).astype(np.intp)[1:])
-        return Runs(self.features, self.times_s[kept], self.ready[:, kept], self.weight[:, kept])
+        return self.at(kept)
+
+    def at(self, kept: NDArray[np.intp]) -> "Runs":
+        """Return the runs at some of the times."""
+        ready, weight = (each.take(kept, axis=1) for each in (self.ready, self.weight))
+        return Runs(self.features, self.times_s[kept], ready, weight)
 
     @property
     def n(self) -> NDArray[np.intp]:
@@ -209,7 +210,7 @@ def _fit_regression(runs: Runs) -> Shares:
     Each run counts once.  Regressors are standardised and penalised; each target has an effect of
     its own, shrunk toward 0.  A fractional response (Papke and Wooldridge, J. Appl. Econom. 1996).
     """
-    targets = pd.Index(runs.features["target"].unique())
+    targets = pd.Index(np.asarray(runs.features["target"].unique()))
     numbers = regressors(runs.features)
     mean, spread = numbers.mean(axis=0), numbers.std(axis=0)
     spread[spread == 0] = np.inf  # what never varied in training explains nothing

@@ -15,9 +15,8 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
 from spotlib.analyze.comparable import RUN
-from spotlib.figures import target_names
-from spotlib.forecast.forecast import BAND, CHOSEN, Forecaster, band, crps, fit_forecaster
-from spotlib.forecast.models import MODELS, Fitting, Runs
+from spotlib.forecast.forecast import BAND, CHOSEN, Forecaster, band, crps, fit_forecasters
+from spotlib.forecast.models import MODELS, Fitting, Part, Runs
 from spotlib.forecast.training import Floats
 
 _LEVELS = (0.1, 0.5, 0.9)  # of the quantiles of the time to k
@@ -78,8 +77,11 @@ def score_forecasts(
     ValueError
         If the split is unknown, or leaves too few runs to learn from or to score.
     """
-    parts = list(_parts(training, split, rng=rng))
-    scored = [_score_part(learn, test, models=models, rng=rng) for learn, test in parts]
+    known, simulated = Runs.of(training), bool(training["simulated"].iloc[0])
+    scored = [
+        _score_part(known.take(learn), known.take(test), models, simulated=simulated, rng=rng)
+        for learn, test in list(_parts(known.features, split, rng=rng))
+    ]
     runs = pd.concat([each for each, _ in scored], ignore_index=True)
     pit = {name: np.concatenate([values[name] for _, values in scored]) for name in _names(models)}
     unit = "target" if split == "target" else "run"
@@ -113,54 +115,51 @@ def pinball_loss(quantile: ArrayLike, observed: ArrayLike, *, level: float) -> F
 
 
 def split_by_time(
-    training: pd.DataFrame, *, share: float = 0.7, gap_s: float | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the first ``share`` of the runs, and the runs of rounds that began ``gap_s`` later.
+    features: pd.DataFrame, *, share: float = 0.7, gap_s: float | None = None
+) -> Part:
+    """Return which runs are the first ``share``, and which of rounds that began ``gap_s`` later.
 
-    Rounds are kept whole.  The default gap is a tenth of the whole span, at most a day.
+    ``features`` are those of ``Runs``.  Rounds are kept whole.  The default gap is a tenth of the
+    whole span, at most a day.
 
     Raises
     ------
     ValueError
         If no round began after the gap.
     """
-    began = training.groupby(["batch_id", "round"])["sent_at"].transform("min")
-    runs = began[~training.duplicated(RUN)].sort_values()
+    began = features.groupby(["batch_id", "round"])["sent_at"].transform("min")
+    runs = began.sort_values()
     span_s = (runs.iloc[-1] - runs.iloc[0]).total_seconds()
     wait_s = min(0.1 * span_s, 86400.0) if gap_s is None else gap_s
-    learn = training[began <= runs.iloc[max(int(share * len(runs)) - 1, 0)]]
-    test = training[began > learn["sent_at"].max() + pd.Timedelta(seconds=wait_s)]
-    if test.empty:
+    learn = began <= runs.iloc[max(int(share * len(runs)) - 1, 0)]
+    test = began > features.loc[learn, "sent_at"].max() + pd.Timedelta(seconds=wait_s)
+    if not test.any():
         raise ValueError(f"no round began more than {wait_s:g} s after the first {share:.0%}")
-    return learn, test
+    return learn.to_numpy(), test.to_numpy()
 
 
-def split_by_target(
-    training: pd.DataFrame, *, rng: Generator
-) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Yield, per fifth of the targets, the runs of all others and the runs of that fifth.
+def split_by_target(features: pd.DataFrame, *, rng: Generator) -> Iterator[Part]:
+    """Yield, per fifth of the targets, which runs are of all others and which of that fifth.
 
     Raises
     ------
     ValueError
         If there are fewer than two targets.
     """
-    targets = target_names(training)
+    targets = features["target"]
     names = rng.permutation(sorted(targets.unique()))
     if len(names) < 2:
         raise ValueError("a split by unseen target needs at least two targets, got one")
     for part in np.array_split(names, min(_TARGET_PARTS, len(names))):
-        unseen = targets.isin(part)
-        yield training[~unseen], training[unseen]
+        unseen = targets.isin(part).to_numpy()
+        yield ~unseen, unseen
 
 
-def _parts(
-    training: pd.DataFrame, split: str, *, rng: Generator
-) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+def _parts(features: pd.DataFrame, split: str, *, rng: Generator) -> Iterator[Part]:
     if split == "time":
-        yield split_by_time(training)
+        yield split_by_time(features)
     elif split == "target":
-        yield from split_by_target(training, rng=rng)
+        yield from split_by_target(features, rng=rng)
     else:
         raise ValueError(f"split must be time or target, never rows of a run, got {split!r}")
 
@@ -171,13 +170,14 @@ def _names(models: Mapping[str, Fitting]) -> list[str]:
 
 
 def _score_part(
-    learn: pd.DataFrame, test: pd.DataFrame, *, models: Mapping[str, Fitting], rng: Generator
+    learn: Runs, test: Runs, models: Mapping[str, Fitting], *, simulated: bool, rng: Generator
 ) -> tuple[pd.DataFrame, dict[str, Floats]]:
     tables: list[pd.DataFrame] = []
     pits: dict[str, Floats] = {}
+    learnt = np.flatnonzero(learn.weight.any(axis=0))  # no forecast goes beyond these times
+    forecasters = fit_forecasters(learn.at(learnt), models=models, simulated=simulated)
     for name in _names(models):
-        fitted = fit_forecaster(learn, model=name, models=models)
-        found = list(_score_runs(fitted, Runs.of(test, times_s=fitted.times_s), rng=rng))
+        found = list(_score_runs(forecasters[name], test.at(learnt), rng=rng))
         tables += [scores.assign(model=name) for scores, _ in found]
         pits[name] = np.concatenate([pit for _, pit in found])
     return pd.concat(tables), pits

@@ -156,6 +156,7 @@ def training_table(
 ) -> pd.DataFrame:
     """Return one row per run and elapsed time: the features and the count at ``stage``.
 
+    Texts are categories.
     ``ready`` counts the requests that polls had shown at the stage, so it lags the event by at
     most one poll; ``ready_most`` is an upper bound.  A run keeps its count to the end once each
     of its requests has reached the stage or can no longer reach it.  There is no row for a time
@@ -189,8 +190,10 @@ def training_table(
     ready, most, observed = _count(requests, first, times_s=times_s)
     weight = _weights(requests, first, times_s=times_s)
     kept = observed.ravel()
-    # The columns and rows are chosen before they are repeated: there are millions.
+    # The columns and rows are chosen before they are repeated: there are millions.  A text is kept
+    # once, whatever the number of rows that hold it.
     known = requests[[name for name in names_of("training") if name in requests]].iloc[first]
+    known = known.astype(dict.fromkeys(known.select_dtypes(["str", "object"]), "category"))
     runs = known.iloc[np.repeat(np.arange(first.size), times_s.size)[kept]].assign(
         elapsed_s=np.tile(times_s, first.size)[kept],
         ready=ready.ravel()[kept],

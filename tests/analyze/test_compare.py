@@ -1,5 +1,6 @@
 """Comparisons between targets, and what selected them."""
 
+import tracemalloc
 from itertools import product
 
 import numpy as np
@@ -142,6 +143,19 @@ def test_beyond_twelve_rounds_it_is_near_the_exact_p_value():
     p_value = p_value_of(differences)
 
     assert p_value == pytest.approx(exact, abs=0.003)
+
+
+def test_thousands_of_pairs_have_the_p_values_of_each_alone_in_bounded_memory():
+    paired = np.random.default_rng(3).normal(0.1, 1.0, (20, 2000))
+    tracemalloc.start()
+    together = exchange_p_values(paired)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert together[::500].tolist() == [
+        exchange_p_values(paired[:, [k]])[0] for k in (0, 500, 1000, 1500)
+    ]
+    assert peak < 100e6
 
 
 def test_without_a_round_there_is_no_p_value():

@@ -1,5 +1,7 @@
 """Scores agree with their definitions; splits never leak; skill and calibration on the market."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,9 +10,8 @@ from launch_rows import INF, drawn_training, run_rows, table_of
 from scipy import integrate, stats
 
 from spotlib.analyze.comparable import RUN
-from spotlib.figures import target_names
 from spotlib.forecast.forecast import count_distribution, crps
-from spotlib.forecast.models import MODELS
+from spotlib.forecast.models import MODELS, Runs
 from spotlib.forecast.score import (
     pinball_loss,
     randomised_pit,
@@ -77,17 +78,18 @@ def test_pinball_loss_is_least_at_the_quantile():
 @given(st.integers(0, 10_000), st.floats(0.2, 0.7), st.floats(0.0, 14_000.0))
 def test_no_split_leaks_a_run_or_a_target(seed, share, gap_s):
     training = drawn_training(targets=6, rounds=8)
-    learn, test = split_by_time(training, share=share, gap_s=gap_s)
+    runs = Runs.of(training).features
+    learn, test = (runs[part] for part in split_by_time(runs, share=share, gap_s=gap_s))
     keys = [set(map(tuple, part[RUN].drop_duplicates().to_numpy())) for part in (learn, test)]
 
     assert not keys[0] & keys[1]
     assert (test["sent_at"].min() - learn["sent_at"].max()).total_seconds() > gap_s
     assert not set(learn["round"]) & set(test["round"])
     scored = 0
-    for learnt, unseen in split_by_target(training, rng=np.random.default_rng(seed)):
-        assert not set(target_names(learnt)) & set(target_names(unseen))
-        scored += len(unseen)
-    assert scored == len(training)
+    for learnt, unseen in split_by_target(runs, rng=np.random.default_rng(seed)):
+        assert not set(runs["target"][learnt]) & set(runs["target"][unseen])
+        scored += unseen.sum()
+    assert scored == len(runs)
 
 
 def test_the_best_baseline_beats_the_global_one_and_is_calibrated_in_time():
@@ -99,6 +101,28 @@ def test_the_best_baseline_beats_the_global_one_and_is_calibrated_in_time():
     assert 0 < best["gain_low"] < best["gain"] < best["gain_high"] < 1
     assert scores.table["coverage_randomised"].between(0.86, 0.94).all()
     assert scores.resampled == "run"
+
+
+def test_scoring_fits_nothing_twice_and_nothing_for_new_targets_where_there_are_none():
+    fitted = Counter()
+
+    def counted(name):
+        def fitting(runs):
+            inner = MODELS[name](runs)
+
+            def fit(some):
+                fitted[name, len(some), some.times_s.size] += 1
+                return inner(some)
+
+            return fit
+
+        return fitting
+
+    models = {name: counted(name) for name in ("global", "target")}
+    score_forecasts(drawn_training(rounds=12), rng=np.random.default_rng(5), models=models)
+
+    assert set(fitted.values()) == {1}
+    assert len(fitted) == 2 * (4 + 4 + 1)  # four blocks of time, at all times and at few; and all
 
 
 def test_scores_and_own_history_help_where_the_target_was_not_in_training():
@@ -173,4 +197,4 @@ def test_what_cannot_be_scored_is_one_clear_sentence():
     with pytest.raises(ValueError, match="at least 6 runs, got 5"):
         score_forecasts(training, rng=rng)
     with pytest.raises(ValueError, match="no round began more than"):
-        split_by_time(training, gap_s=1e6)
+        split_by_time(Runs.of(training).features, gap_s=1e6)

@@ -204,3 +204,10 @@ def test_counts_of_a_run_never_fall_and_stay_within_n():
     assert training["ready"].between(0, training["n"]).all()
     assert (training["ready_most"] >= training["ready"]).all()
     assert (training.groupby(RUN)["ready"].diff().fillna(0) >= 0).all()
+
+
+def test_a_text_is_kept_once_however_many_rows_hold_it():
+    training = training_table(table_of(run_rows([20.0, 31.0])), step_s=10.0)
+
+    assert not training.select_dtypes(["str", "object"]).columns.tolist()
+    assert training["instance_type"].dtype == "category"
