@@ -99,9 +99,8 @@ def texts(path):
 
 def require_tables_as_files(notebook, folder):
     """Each table that an executed notebook shows is a CSV in the folder, with the same cells."""
-    files = [
-        list(csv.reader(path.read_text().splitlines()))[1:] for path in Path(folder).glob("*.csv")
-    ]
+    written = [path.read_text().splitlines() for path in Path(folder).glob("*.csv")]
+    files = [list(csv.reader(lines))[1:] for lines in written]
     tables = [page for page in texts(notebook).split("<table")[1:] if "<td" in page]
     assert tables
     for page in tables:
