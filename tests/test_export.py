@@ -120,6 +120,7 @@ def test_the_readmes_code_counts_what_was_ready_of_each_target(tmp_path, monkeyp
     shares = names["by_target"]["ready"].agg(["mean", "count"])
     ready = launches["ready_by_s"] <= 180
     assert len(shares) == 4
+    assert shares.index.nlevels == 2  # the type, and the region or zone
     assert (shares["mean"] * shares["count"]).sum() == pytest.approx(ready.sum())
     assert shares["count"].sum() == len(launches)
 

@@ -15,6 +15,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+import spotlib
+from spotlib.workspace import workspace
+
 NOTEBOOKS = sorted(path.stem for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 STANDARD = set(sys.stdlib_module_names)
@@ -144,3 +147,15 @@ def test_the_policy_in_the_package_is_valid_json(repository):
     policy = json.loads((repository / "spotlib" / "policy.json").read_text())
 
     assert policy["Version"] == "2012-10-17"
+
+
+def test_an_installed_package_works_where_its_notebooks_are(repository, tmp_path, monkeypatch):
+    """After plain pip install the package is elsewhere; a kernel starts in notebooks/."""
+    assert workspace() == repository
+
+    monkeypatch.setattr(spotlib, "__file__", str(tmp_path / "site-packages/spotlib/__init__.py"))
+    monkeypatch.chdir(repository / "notebooks")
+    assert workspace() == repository
+
+    monkeypatch.chdir(tmp_path)
+    assert workspace() == tmp_path
