@@ -251,7 +251,7 @@ def timeline_figure(launches: pd.DataFrame, styles: Styles, *, simulated: bool) 
         Patch(color=s, label=f"{stage.label} bracket") for stage, s in _STAGE_SHADES.items()
     ]
     shades.append(Line2D([], [], color="black", marker="x", linestyle="", label="ended by EC2"))
-    figure.legend(handles=shades, loc="outside upper right", ncols=4, frameon=False)
+    figure.legend(handles=shades, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 

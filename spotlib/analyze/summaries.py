@@ -141,14 +141,14 @@ def all_times(estimates: Durations, *, horizon_s: float) -> pd.DataFrame:
 
 def only(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
     """The rows of these targets, in their order."""
-    rows = [table[table["target"] == target] for target in targets]
-    return pd.concat(rows, ignore_index=True)
+    return pd.concat([table[table["target"] == each] for each in targets], ignore_index=True)
 
 
 def last_round(launches: pd.DataFrame) -> pd.DataFrame:
     """The requests of the newest batch's last round."""
-    newest = launches[launches["batch_id"] == launches["batch_id"].max()]
-    return newest[newest["round"] == newest["round"].max()]
+    place = launches[["batch_id", "round"]]
+    last = place.sort_values(["batch_id", "round"]).iloc[-1]
+    return launches[(place == last).all(axis="columns")]
 
 
 def shares_of_runs(launches: pd.DataFrame, stage: Stage, *, horizon_s: float) -> "pd.Series[float]":

@@ -2,72 +2,176 @@
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import papermill
 import pytest
+from pages import shown_by
 from programs import execute_notebook
 from studies import NANO, record
 
+from spotlib.analyze import sentences
+from spotlib.model import Target
 from spotlib.sandbox.world import Fate
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "03_analyze.ipynb"
 NEVER = Fate(evaluate_s=0.5, in_flight_s=1.0, held_s=None, boot_s=None, ok_s=None)
-FIGURES = ["comparisons", "forecast", "launch-times", "phases", "ready-over-time", "timeline"]
+FIGURES = {"answer", "forecast", "phases", "ready-over-time"}
+MORE = {"launch-times", "timeline"}
 
 
-def run(folder, **parameters):
-    """Execute the notebook on a results folder; its output as text."""
-    given = {"results": str(folder)} | parameters
-    execute_notebook(NOTEBOOK, folder / "out.ipynb", cwd=folder, **given)
-    book = nbformat.read(folder / "out.ipynb", as_version=4)
-    outputs = [out for cell in book.cells for out in cell.get("outputs", [])]
-    assert not [out for out in outputs if out.get("name") == "stderr"]
-    return "".join(out["text"] for out in outputs if out.output_type == "stream")
+def record_study(folder, *, rounds=8):
+    rng = np.random.default_rng(1)
+    fates = [
+        Fate(evaluate_s=0.5, in_flight_s=1.0, boot_s=b, ok_s=9.0)
+        for b in rng.uniform(3, 15, 4 * rounds)
+    ]
+    record(folder / "launches" / "a.jsonl", n=2, rounds=rounds, fates=fates)
+
+
+def text_of(html):
+    """The text of HTML, without its style sheet."""
+    return unescape(re.sub(r"<style.*?</style>|<[^>]+>", " ", html, flags=re.DOTALL))
+
+
+def tables_of(shown):
+    """The tables on a page: the name of the file that its caption names, and its cells."""
+    for each in shown:
+        html = each.get("text/html", "")
+        if "<table" in html:
+            rows = re.findall(r"<tr>(.*?)</tr>", html, flags=re.DOTALL)
+            cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", r, flags=re.DOTALL) for r in rows]
+            table = pd.DataFrame([list(map(unescape, row)) for row in cells[1:]], columns=cells[0])
+            [name] = re.findall(r"tables/([\w-]+)\.csv", html)
+            yield name, table
+
+
+def page_of(folder, **parameters):
+    return list(shown_by(NOTEBOOK, results=str(folder), **parameters))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The folder of a small study, and what 03 shows of it."""
+    folder = tmp_path_factory.mktemp("study")
+    record_study(folder)
+    return folder, page_of(folder, details=True)
+
+
+def test_the_page_begins_with_the_answer_the_table_and_one_figure(study):
+    words, table, figure = study[1][:3]
+    text = text_of(words["text/html"])
+    [(name, ready)] = tables_of([table])
+
+    assert "32 requests in 16 runs of 2 targets, from 1 batch (simulated)" in text
+    for start in ("Fastest is t3.", "Slowest is t3.", "At the end, after ", "Not known: "):
+        assert start in text
+    assert text.count("95 % interval") == 2
+    assert "image/png" in figure
+    assert name == "ready-of-n"
+    assert ready.columns[-1] == "half after, s"
+    assert ready.columns[-2].endswith(" s (the end)")
+    assert ready["target"].str.split().str[1].tolist()[0] in text
+
+
+FORMATTED = {
+    "ready-of-n": sentences.formatted_ready,
+    "launch-times": sentences.formatted_summary,
+}
+
+
+def test_each_table_of_the_page_has_the_numbers_of_its_file(study):
+    found = dict(tables_of(study[1]))
+
+    assert {"ready-of-n", "checks", "decisions", "launch-times", "lognormal"} <= set(found)
+    for name, table in found.items():
+        by = ["target"] if "target" in table else []
+        shown, kept = (
+            each.sort_values(by, kind="stable", ignore_index=True) if by else each
+            for each in (table, pd.read_csv(study[0] / "tables" / f"{name}.csv"))
+        )
+        if name in FORMATTED:
+            kept = FORMATTED[name](kept).astype("str")
+        assert len(shown) == len(kept), name
+        assert set(shown) == set(kept), name
+        for column in kept:
+            pairs = list(zip(shown[column], kept[column], strict=True))
+            assert all(says(cell, value) for cell, value in pairs), (name, column, pairs)
+
+
+def says(cell, value):
+    """Whether a cell has this value, to the digits that it shows."""
+    if pd.isna(value):
+        return cell in ("", "-")
+    if isinstance(value, float) and np.isfinite(value):
+        number = cell.split()[0]
+        return abs(float(number) - value) <= 0.51 * 10.0 ** -len(number.partition(".")[2])
+    return cell.strip() == str(value)
+
+
+def test_every_figure_is_there_for_print_too(study):
+    drawn = {path.stem for path in (study[0] / "figures").glob("*.svg")}
+
+    assert drawn >= FIGURES | MORE
+    assert drawn == {path.stem for path in (study[0] / "figures").glob("*.png")}
+    svg = (study[0] / "figures" / "answer.svg").read_text()
+    assert "SIMULATED" in svg
+    assert "n = 2, runs per target: 8" in svg
+
+
+@pytest.mark.parametrize("ready", ["ready", "running"])
+def test_one_run_of_one_target_that_is_never_ready_is_answered_too(tmp_path, ready):
+    record(tmp_path / "launches" / "a.jsonl", targets=(NANO,), n=2, rounds=1, rest=NEVER)
+
+    page = page_of(tmp_path, ready=ready)
+    text = text_of("".join(each.get("text/html", "") for each in page))
+
+    assert "The only target is t3.nano in sa-east-1: only 0 % (no interval: 1 run" in text
+    assert re.search(rf"At the end, after \d+ s, 0 % of those requested were {ready}\.", text)
+    assert "how sure this is for 1 of 1 targets (fewer than 6 runs)" in text
+    assert "95 % interval" not in text
+    assert "There is no forecast" in text
+    assert "No forecast can be scored" in text
+    assert "There is one target: nothing to compare." in text
+    assert not (tmp_path / "figures" / "phases.svg").exists()
+
+
+def test_of_many_targets_the_fastest_and_the_slowest_are_shown(tmp_path):
+    targets = [Target(f"t3.{size}", "sa-east-1") for size in ("nano", "micro", "small")]
+    record(tmp_path / "launches" / "a.jsonl", targets=targets, n=1, rounds=6)
+
+    page = page_of(tmp_path, most_targets=2)
+    found = dict(tables_of(page))
+    kept = pd.read_csv(tmp_path / "tables" / "ready-of-n.csv")
+
+    assert found["ready-of-n"]["target"].tolist() == kept["target"].iloc[[0, 2]].tolist()
+    assert "the fastest and the slowest 2 of 3 targets" in page[1]["text/html"]
+    assert len(found["decisions"]) == 2
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-class TestNotebook:
-    def test_a_study_yields_its_answer_its_figures_and_its_tables(self, tmp_path):
-        rng = np.random.default_rng(1)
-        fates = [
-            Fate(evaluate_s=0.5, in_flight_s=1.0, boot_s=b, ok_s=9.0)
-            for b in rng.uniform(3, 15, 32)
-        ]
-        record(tmp_path / "launches" / "a.jsonl", n=2, rounds=8, fates=fates)
+def test_a_study_in_a_kernel_writes_its_figures_and_its_tables(tmp_path):
+    record_study(tmp_path, rounds=6)
+    execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", cwd=tmp_path, results=str(tmp_path))
+    book = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    outputs = [out for cell in book.cells for out in cell.get("outputs", [])]
 
-        text = run(tmp_path)
-
-        assert text.startswith(
-            "32 requests in 16 runs of 2 targets, from 1 batch (simulated)\nFastest"
-        )
-        assert re.search(r"Share ready by \d+ s: 100% ", text)
-        assert "Nothing can be said of selectors: 2 targets, at least 6 are needed." in text
-        drawn = sorted(path.stem for path in (tmp_path / "figures").glob("*.svg"))
-        assert drawn == FIGURES
-        written = {path.stem for path in (tmp_path / "tables").glob("*.csv")}
-        assert {"launch-times", "comparisons", "checks", "stale-reads"} <= written
-
-    @pytest.mark.parametrize("ready", ["ready", "running"])
-    def test_one_run_of_one_target_that_is_never_ready_is_answered_too(self, tmp_path, ready):
-        record(tmp_path / "launches" / "a.jsonl", targets=(NANO,), n=2, rounds=1, rest=NEVER)
-
-        text = run(tmp_path, ready=ready)
-
-        assert re.search(rf"Share {ready} by \d+ s: 0% ", text)
-        assert "Not reached: 1 of 1 targets" in text
-        assert "no forecast can be scored" in text
-        assert "0 of 0 pairs differ" in text
+    assert {out.output_type for out in outputs} == {"display_data"}
+    assert {path.stem for path in (tmp_path / "figures").glob("*.svg")} >= FIGURES
+    written = {path.stem for path in (tmp_path / "tables").glob("*.csv")}
+    assert written >= {"ready-of-n", "launch-times", "comparisons", "checks", "stale-reads"}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_empty_folder_ends_in_one_clear_sentence(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match=r"there is no launch in .* run 02"):
-        run(tmp_path)
+        execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", cwd=tmp_path, results=str(tmp_path))
 
 
 def test_it_ends_with_what_it_does_not_show_and_the_versions():
@@ -78,3 +182,11 @@ def test_it_ends_with_what_it_does_not_show_and_the_versions():
 
     assert headings[-1] == "## What this does not show"
     assert "version(name)" in "".join(cells[-1]["source"])
+
+
+def test_it_is_a_page_of_at_most_25_cells_and_nothing_is_shown_before_the_answer():
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    silent = [cell["source"] for cell in cells[:4] if cell["cell_type"] == "code"]
+
+    assert len(cells) <= 25
+    assert not [line for source in silent for line in source if "display" in line and "(" in line]

@@ -1,6 +1,7 @@
 """Every estimate, table, figure and sentence of 03 where launches ended in every possible way."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from spotlib.analyze import figures as plots
 from spotlib.analyze import selectors, sentences, summaries
 from spotlib.analyze.checks import self_check, stale_medians, stale_orders
 from spotlib.analyze.compare import compare_targets, most_different
-from spotlib.analyze.load import Comparable, load_comparable
+from spotlib.analyze.load import load_comparable
 from spotlib.figures import save
 from spotlib.model import Outcome, Stage
 
@@ -54,9 +55,7 @@ def data(request, recorded):
         launches = all_ended(launches, str(NANO))
     if request.param == "both wholly":
         launches = all_ended(launches, str(SMALL))
-    return Comparable(
-        launches, recorded.polls, recorded.batches, recorded.left_out, recorded.wanted, True
-    )
+    return replace(recorded, launches=launches)
 
 
 def test_every_function_of_the_analysis_takes_competing_outcomes_without_a_warning(data, tmp_path):
@@ -65,8 +64,9 @@ def test_every_function_of_the_analysis_takes_competing_outcomes_without_a_warni
         warnings.simplefilter("error")
         estimates = summaries.durations(data.launches, data.wanted, resamples=99)
         ready = estimates["request to ready"]
-        pairs = most_different(compare_targets(ready, horizon_s=HORIZON_S))
+        pairs = most_different(compare_targets(ready, horizon_s=HORIZON_S), every=True)
         parts = summaries.phases(estimates)
+        of_n = summaries.ready_of_n(ready, data.launches, horizon_s=HORIZON_S)
         outcomes = selectors.target_outcomes(ready, horizon_s=HORIZON_S)
         features = selectors.target_features(data.launches)
         ranks = selectors.associations(features, outcomes)
@@ -78,17 +78,20 @@ def test_every_function_of_the_analysis_takes_competing_outcomes_without_a_warni
             *(each.band(np.linspace(0, 40, 9)) for each in ready.values()),
         ]
         words = [
-            *sentences.ready_sentences(ready, horizon_s=HORIZON_S),
-            *(sentences.comparison_sentences(pairs), sentences.phase_sentence(parts)),
-            *(sentences.selector_sentence(ranks), sentences.formatted_summary(tables[0])),
+            *sentences.answer_sentences(ready, pairs, data.launches, horizon_s=HORIZON_S),
+            *sentences.comparison_sentences(pairs, drawn=len(pairs)),
+            sentences.runs_sentence(data.launches, Stage.READY, horizon_s=HORIZON_S),
+            *(sentences.phase_sentence(parts), sentences.selector_sentence(ranks)),
+            *(sentences.formatted_summary(tables[0]), sentences.formatted_ready(of_n)),
         ]
         shown = {name: estimates[name] for name in summaries.SHOWN if name in estimates}
         figures = [
-            plots.distribution_figure(shown, styles, simulated=True),
+            plots.answer_figure(ready, styles, until_s=HORIZON_S, simulated=True),
+            plots.distribution_figure(shown, styles, only=list(ready), simulated=True),
             plots.phases_figure(parts, styles, simulated=True),
             plots.timeline_figure(data.launches, styles, simulated=True),
-            plots.comparison_figure(pairs, simulated=True),
-            plots.association_figure(ranks, "share", simulated=True),
+            plots.comparison_figure(pairs, styles, simulated=True),
+            plots.association_figure(ranks, "share", styles, simulated=True),
         ]
         for number, figure in enumerate(figures):
             save(figure, tmp_path / f"{number}.png")

@@ -55,7 +55,7 @@ def pairs_of(*ratios, difference=0.1, p_holm=0.5):
 
 def test_an_interval_without_an_end_leaves_by_an_arrow_on_its_side():
     pairs = pairs_of((0.5, np.nan, 0.9), (2.0, 1.1, np.inf), (1.0, 0.9, 1.1))
-    ratios, _ = comparison_figure(pairs, simulated=True).axes
+    ratios, _ = comparison_figure(pairs, STYLES, simulated=True).axes
 
     assert len(markers(ratios, "<")) == len(markers(ratios, ">")) == 1
     assert len(ratios.get_yticks()) == 3
@@ -63,7 +63,7 @@ def test_an_interval_without_an_end_leaves_by_an_arrow_on_its_side():
 
 def test_a_pair_without_a_ratio_is_drawn_by_its_difference_of_shares():
     pairs = pairs_of((np.nan, np.nan, np.nan), (2.0, 1.1, 4.0), difference=[0.4, 0.1])
-    ratios, differences = comparison_figure(pairs, simulated=True).axes
+    ratios, differences = comparison_figure(pairs, STYLES, simulated=True).axes
     points = [line.get_xdata()[0] for line in markers(differences, "o")]
 
     assert points == [0.4, 0.1]
@@ -99,7 +99,7 @@ def test_each_forecast_has_a_panel_with_its_band_and_its_own_colour(targets):
 )
 def test_a_ratio_axis_has_ticks_within_a_decade_and_beyond(ratios, ticks):
     pairs = pairs_of(*[(ratio, ratio / 1.1, ratio * 1.1) for ratio in ratios])
-    ax, _ = comparison_figure(pairs, simulated=True).axes
+    ax, _ = comparison_figure(pairs, STYLES, simulated=True).axes
     low, high = ax.get_xlim()
     shown = [tick for tick in ax.get_xticks() if low <= tick <= high]
 

@@ -222,6 +222,10 @@ GIVEN = {
     "horizon_s": 0.0,
     "ready": "",
     "targets": "",
+    "most_targets": 9,
+    "details": False,
+    "log_time": False,
+    "width_in": 10.2,
     "results": "",
 }
 
@@ -229,6 +233,11 @@ GIVEN = {
 def test_invalid_parameters_are_refused_together():
     with pytest.raises(ValueError, match=r"horizon_s must be above 0.*; ready must be"):
         AnalyzeParameters(**GIVEN | {"horizon_s": -1.0, "ready": "soon"})
+
+
+def test_a_page_without_room_for_two_targets_and_a_figure_without_width_are_refused():
+    with pytest.raises(ValueError, match=r"most_targets must be .* got 1; width_in must be from 6"):
+        AnalyzeParameters(**GIVEN | {"most_targets": 1, "width_in": 2.0})
 
 
 def test_a_stage_that_was_not_waited_for_is_refused():
