@@ -99,7 +99,7 @@ test: test-setup
 # All crash points, all faults at all calls, all ways to stop a program; make test runs a sample.
 chaos: test-setup
 	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/record tests/cleanup tests/collect tests/select \
-	  tests/test_export.py tests/test_public.py
+	  tests/test_export.py tests/test_public.py tests/test_readme.py
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/02_collect.ipynb
