@@ -44,14 +44,14 @@ def test_a_target_that_is_twice_as_slow_is_found_so():
     distributions = distributions_of(*two(slower=2.0, seed=3))
     row = compared(distributions)
     pairs = compare_targets(distributions, horizon_s=300.0)
-    differ, largest, needed = comparison_sentences(pairs)
+    differ, largest, needed = comparison_sentences(pairs, drawn=1)
 
     assert row["rounds"] == 12
     assert row["ratio_low_adjusted"] < 0.5 < row["ratio_high_adjusted"] < 1
     assert row["p_value"] < 0.01
     assert row["more_runs"] > 12  # 72 runs for 10 % at this scatter, by the formula
     assert row["why"] == ""
-    assert differ == "1 of 1 pairs differ (p below 0.05 after Holm)."
+    assert differ.startswith("1 of 1 pairs differ (p below 0.05 after Holm); 1 are drawn")
     assert largest == (
         f"Largest ratio of medians: {B} over {A}, {1 / row['ratio']:.2f} "
         f"({1 / row['ratio_high_adjusted']:.2f} to {1 / row['ratio_low_adjusted']:.2f})."
