@@ -135,7 +135,7 @@ def ready_caption(table: pd.DataFrame, stage: Stage, ranked: Sequence[str]) -> s
         words += f" (none below {FEWEST_RUNS} runs)"
     if len(table) < len(ranked):
         words += f". Shown are the fastest and the slowest {len(table)} of {len(ranked)} targets"
-    return f"{words}. half after: the seconds until half of n are. All: tables/ready-of-n.csv"
+    return f"{words}. Last column: the seconds until half of n are. All: tables/ready-of-n.csv"
 
 
 def formatted_ready(table: pd.DataFrame) -> pd.DataFrame:

@@ -142,7 +142,7 @@ def test_decisions_say_what_to_request_of_each_target():
     assert table.loc[str(NANO), "to_request"] == requests_needed(forecaster, NANO, k=2, by_s=570.0)
     assert np.isnan(table.loc[str(ELSEWHERE), "to_request"])
     assert table["all_ready"].tolist() == [each.at_least(2)[-1] for each in forecasts.values()]
-    assert "for 1 targets not even 10 n" in decision_words(table)
+    assert "for 1 not even 10 n" in decision_words(table)
 
 
 def test_an_integer_score_is_the_score():
