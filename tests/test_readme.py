@@ -39,7 +39,13 @@ STAND_INS = {
         esac
         exec '{BIN}/papermill' "$@" --start-timeout {PATIENCE_S:.0f}""",
     "bin/spotlib": f"exec '{BIN}/python' -m spotlib \"$@\"",
-    "../../sleep": "exec /bin/sleep 0.5",
+    # The progress of make sleeps 5 s; anything else waits until the server listens.
+    "../../sleep": """[ "$1" = 5 ] && exec /bin/sleep 0.5
+        for _ in $(seq 300); do
+          bash -c ': < /dev/tcp/127.0.0.1/5000' 2> /dev/null && exit 0
+          /bin/sleep 0.2
+        done
+        exit 1""",
 }
 
 
@@ -107,7 +113,9 @@ def as_typed(kind, text, folder):
         line = text.strip().split(maxsplit=5)[5].replace("\\%", "%")
         return f"(cd / && {line.replace('/path/to/workspace', shlex.quote(str(folder)))})\n"
     if "&\n" in text:  # a server, which says on stderr what it is asked
-        return f"{{ {text}kill $!\n}} 2> /dev/null\n"
+        return f"{{ {text}kill $!\n}} 2> /dev/null\ntrap - EXIT\n".replace(
+            "&\n", "&\ntrap 'kill $!' EXIT\n", 1
+        )
     return text.removeprefix(CLONE)
 
 
@@ -141,7 +149,7 @@ def test_each_command_of_the_readme_works_as_typed_in_a_fresh_clone(clone):
 def require_whole_page(page):
     """It shows what was run, no code, and loads nothing."""
     assert ('src="data:image/png;base64' in page) is CHAOS
-    assert "How many of n are ready" in page
+    assert "How many instances are ready after t seconds?" in page
     assert not re.search(r"""<(script|link|img|iframe)[^>]*(src|href)=["'](?!data:)""", page)
     assert "import pandas" not in page
 
