@@ -3,8 +3,10 @@
 import base64
 import itertools
 import json
+import os
 import shutil
 import subprocess
+import tempfile
 import urllib.request
 from contextlib import closing, contextmanager
 
@@ -65,8 +67,13 @@ def browser(folder, *, width=1280, height=900):
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]
     command += ["--disable-background-networking", "--remote-debugging-port=0"]
     command += [f"--user-data-dir={folder / 'chromium'}", f"--window-size={width},{height}"]
+    # Chromium keeps a socket there, whose path may not be long.
+    short = tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True)
+    environment = os.environ | {"TMPDIR": short.name}
     with (folder / "chromium.txt").open("w") as said:
-        started = subprocess.Popen([*command, "about:blank"], stdout=said, stderr=said)
+        started = subprocess.Popen(
+            [*command, "about:blank"], stdout=said, stderr=said, env=environment
+        )
     try:
         file = folder / "chromium" / "DevToolsActivePort"
         until(lambda: file.exists() and len(file.read_text().split()) == 2, by=started)
@@ -78,4 +85,6 @@ def browser(folder, *, width=1280, height=900):
             yield page
     finally:
         started.kill()
+        started.wait()
+        short.cleanup()
         started.wait()

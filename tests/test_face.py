@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from conftest import NANO, plan_for, scripted
 from IPython.core.completer import provisionalcompleter
@@ -102,9 +101,7 @@ def test_what_the_face_returns_is_named_in_one_line(in_process, tmp_path):
     log = tmp_path / "20260101T000000Z-abcdef.jsonl"
     collect_batch(connection, plan_for(connection, NANO, n=2), log=log, seed=1)
     launches = spotlib.load_launches(log)
-    [times] = spotlib.launch_times(
-        launches, spotlib.Stage.READY, rng=np.random.default_rng(0), resamples=9
-    ).values()
+    [times] = spotlib.launch_times(launches, spotlib.Stage.READY, resamples=9).values()
     write_archive(tmp_path / "aws-2024-08", days=[1], types=["t3.nano"])
     reading = spotlib.read_counts(tmp_path / "aws-2024-08", cache=None)
 

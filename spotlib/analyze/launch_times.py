@@ -126,7 +126,7 @@ def launch_times(
     >>> print("median:", nano.quantile(0.5).words())
     median: 25.5 s (21.0 to 37.5)
     >>> print("share ready by 30 s:", nano.share_ready(30.0).words("", digits=2))
-    share ready by 30 s: 0.62 (0.25 to 0.89)
+    share ready by 30 s: 0.62 (0.23 to 0.90)
     """
     rows = launches if "run" in launches else _observations(launches)
     rows = rows if since is None else rows[rows[f"{since.label}_by_s"].notna()]

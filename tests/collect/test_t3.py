@@ -63,7 +63,7 @@ def source_of(connection, *targets, n=3, **given):
 
 
 def test_the_ladder_finds_what_the_market_would_score(in_process):
-    world = World(seed=1)
+    world = World(seed=1, market=Market.named("tight"))
     targets = [Target(name, region) for name in SMALL for region in ("us-east-1", "sa-east-1")]
     connection = in_process(world)
 
