@@ -4,11 +4,12 @@ Owns the reading of a day, from csv snapshots or one Parquet file, into its matr
 
     snapshots --read--> matrix of the day --> counts of the day
 
-Columns are found by the header's names, never by the date, because SpotLake rewrote old months.
-Missing (``-1`` or an empty cell) stays missing; a pool that one snapshot shows with two different
-values is unknown there.  Of several files of the same ten minutes the first that can be read
-counts, and a Parquet file of the whole day comes before them.  A day knows no other day, and no
-statistic is taken.
+Of a csv only the lines that the snapshot before does not have are read; the rows of the others are
+known.  Columns are found by the header's names, never by the date, because SpotLake rewrote old
+months.  Missing (``-1`` or an empty cell) stays missing; a pool that one snapshot shows with two
+different values is unknown there.  Of several files of the same ten minutes the first that can be
+read counts, and a Parquet file of the whole day comes before them.  A day knows no other day, and
+no statistic is taken.
 """
 
 from collections import deque
@@ -25,6 +26,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 
 from spotlib.select.archive.csv_rows import batches_of, last_of, unpacked
 from spotlib.select.archive.files import File, opened
+from spotlib.select.archive.lines import Lines, lines_of, places_of
 from spotlib.select.archive.matrix import (
     Booleans,
     Codes,
@@ -167,15 +169,11 @@ def _fill(account: _Account, read: _Read) -> Matrix:
 
 @dataclass(frozen=True)
 class _Listing:
-    """The rows of one file, in order; successive snapshots mostly list the same pools."""
+    """The rows of one file, in order."""
 
-    names: pa.RecordBatch
+    lines: Lines | None  # None where a row may not be a line, or has a time of its own
     pools: Numbers
-
-    def after(self, pool: int) -> int:
-        """Return the place after a pool's first row, or the end if the pool is not listed."""
-        places = np.flatnonzero(self.pools == pool)
-        return int(places[0]) + 1 if len(places) else len(self.pools)
+    codes: Codes
 
 
 def _fill_from_csv(
@@ -190,9 +188,8 @@ def _fill_from_csv(
     def add(first: File, ahead: Future[bytes], file: File) -> None:
         nonlocal listing
         text = unpacked(ahead.result() if file is first else read(file), file.name)
-        batches = batches_of(text, file.name)
-        listing, codes = _compared(batches, listing, matrix.pools, file)
-        matrix.add(file.slot, listing.pools, codes)
+        listing = _listed(text, listing, matrix.pools, file)
+        matrix.add(file.slot, listing.pools, listing.codes)
         matrix.times[file.slot] = file.at
 
     for copies, ahead in _ahead(read, slots):
@@ -209,48 +206,49 @@ def _fill_from_csv(
     pa.system_memory_pool().release_unused()
 
 
-def _compared(
-    batches: Iterable[pa.RecordBatch], before: _Listing | None, known: Pools, file: File
-) -> tuple[_Listing, Codes]:
-    """Return the rows of a file and their codes.
+def _listed(text: bytes, before: _Listing | None, known: Pools, file: File) -> _Listing:
+    """Return the rows of a file; only lines that the file before does not have are read as csv."""
+    lines = lines_of(text)
+    times = {lines.time.decode(errors="replace")} if lines else set()
+    if lines and before and before.lines:
+        places = places_of(lines, before.lines)
+        pools, codes, found = before.pools[places], before.codes[places], times
+        is_new = places < 0
+        if is_new.any():
+            pools[is_new], codes[is_new], others = _read_csv(lines.only(is_new), known, file)
+            found = times | others
+    else:
+        pools, codes, found = _read_csv(text, known, file)
+    _require_one_moment(found, file)
+    return _Listing(lines if found <= times else None, pools, codes)
 
-    A batch is compared with the rows at its place in the previous file, and names are looked up
-    only where it differs.  After an added or missing row the comparison finds its place again.
-    """
-    names, pools, codes = [], [], []
-    place, changed = 0, False
-    slots: set[int] = set()
-    for batch in batches:
+
+def _read_csv(text: bytes, known: Pools, file: File) -> tuple[Numbers, Codes, set[str]]:
+    """Return the pool and code of each row, and their different times."""
+    pools, codes = [], []
+    times: set[str] = set()
+    for batch in batches_of(text, file.name):
         if "at" in batch.schema.names:
-            slots |= _slots_of(batch["at"], file)
-            if len(slots) > 1:
-                reason = "holds rows of several ten minutes, but a file is of one moment"
-                raise OtherFormError(file.name, reason)
+            times |= _times_in(batch["at"])
+        encoded = [batch[name].dictionary_encode() for name in POOL]
+        pools.append(known.numbers(encoded, file.name))
         codes.append(codes_of(batch, file.name))
-        names.append(batch.select(POOL))
-        if before and before.names.slice(place, len(batch)).equals(names[-1]):
-            names[-1] = before.names.slice(place, len(batch))  # the same once, not twice
-            pools.append(before.pools[place : place + len(batch)])
-            place += len(batch)
-        else:
-            changed = True
-            encoded = [name.dictionary_encode() for name in names[-1].columns]
-            pools.append(known.numbers(encoded, file.name))
-            place = before.after(pools[-1][-1]) if before else 0
-    if before is None or changed or place < len(before.pools):
-        before = _Listing(pa.concat_batches(names), np.concatenate(pools))
-    return before, np.concatenate(codes)
+    return np.concatenate(pools), np.concatenate(codes), times
 
 
-def _slots_of(at: pa.StringArray, file: File) -> set[int]:
-    """Return the ten minutes of the rows; refuse another time than the path's.
+def _times_in(at: pa.StringArray) -> set[str]:
+    if at.slice(1).equals(at.slice(0, len(at) - 1)):
+        at = at.slice(0, 1)
+    return {text or "" for text in at.to_pylist()}  # unique() would load much of pyarrow
+
+
+def _require_one_moment(times: Iterable[str], file: File) -> None:
+    """Refuse another time than the path's, and times of several ten minutes.
 
     Some eras wrote the time at which the collector ended, a little after that of the path.
     """
     slots = set()
-    if at.slice(1).equals(at.slice(0, len(at) - 1)):
-        at = at.slice(0, 1)
-    for text in filter(None, set(at.to_pylist())):  # unique() would load much of pyarrow
+    for text in filter(None, times):
         try:
             time_of_rows = datetime.fromisoformat(text)
         except ValueError as error:
@@ -262,7 +260,9 @@ def _slots_of(at: pa.StringArray, file: File) -> set[int]:
             reason = f"holds rows of {text}, but its path says {says}: a file is of one moment"
             raise OtherFormError(file.name, reason)
         slots.add(int(time_of_rows.timestamp()) // SLOT_S)
-    return slots
+    if len(slots) > 1:
+        reason = "holds rows of several ten minutes, but a file is of one moment"
+        raise OtherFormError(file.name, reason)
 
 
 def _ahead(read: _Read, slots: Sequence[Sequence[File]]) -> Iterator[_Ahead]:

@@ -1,0 +1,174 @@
+"""Only lines that the snapshot before does not have are read as csv, with the same numbers."""
+
+import random
+from collections import Counter
+from datetime import datetime, timedelta
+
+import pytest
+from conftest import CHAOS
+from test_damaged_archives import counted, counted_plainly, plain_csv_rows
+
+from spotlib.select.archive import csv_rows, day, lines
+from spotlib.select.archive.counts import read_counts
+from spotlib.select.archive.lines import lines_of, places_of
+from spotlib.select.archive.schema import ArchiveError
+
+HEADERS = [
+    "Time,InstanceType,Region,AZ,SPS,IF,OndemandPrice,SpotPrice,Savings",
+    "InstanceType,AZ,SpotPrice,Region,SPS,OndemandPrice,IF,Savings",
+    "SpotPrice,Savings,SPS,AZ,Region,InstanceType,IF,time",
+    "InstanceType,Region,time,AZ,SPS,IF",
+]
+MORNING = datetime(2024, 8, 1)  # noqa: DTZ001 - as it is written in most archives
+
+
+def csv_of(header, rows, at):
+    """The rows, each with its own time if it has one."""
+    lines = (",".join({"time": str(at), **row}[name] for name in names(header)) for row in rows)
+    return "".join(f"{line}\n" for line in (header, *lines))
+
+
+def names(header):
+    return header.lower().split(",")
+
+
+def new_row(rng):
+    return {
+        "instancetype": f"t{rng.randrange(30)}.nano",
+        **{"region": rng.choice(["sa-east-1", "us-east-1"]), "az": rng.choice(["z1", "z22", ""])},
+        **{"sps": rng.choice(["1", "2", "3", ""]), "if": rng.choice(["2.5", "-1", "3.0"])},
+        **{"ondemandprice": "0.0052", "spotprice": rng.choice(["0.02", "1"]), "savings": "59"},
+    }
+
+
+def edited(rng, rows):
+    """What happens to a listing in ten minutes: at times nothing, at times very much."""
+    rows = [dict(row) for row in rows]
+    for _ in range(rng.choice([0, 1, 1, 2, 5, 40])):
+        place, kind = rng.randrange(len(rows)), rng.randrange(7)
+        if kind == 0:
+            rows.insert(place, new_row(rng))
+        elif kind == 1 and len(rows) > 1:
+            del rows[place]
+        elif kind == 2:
+            rows.insert(place, rows[rng.randrange(len(rows))])
+        elif kind == 3:
+            rows.insert(place, rows.pop())
+        else:
+            name = rng.choice(["sps", "if", "spotprice", "instancetype"])
+            rows[place] = {**rows[place], name: new_row(rng)[name]}
+    return rng.sample(rows, len(rows)) if rng.random() < 0.05 else rows
+
+
+def odd(rng, text, at):
+    """The same rows in another form of csv, or with another time of the same ten minutes."""
+    lines = text.split("\n")
+    place = rng.randrange(1, len(lines) - 1)
+    kind = rng.randrange(30)
+    if kind == 0:
+        lines[place] = lines[place].replace(
+            str(at), str(at + timedelta(minutes=rng.choice([1, 11])))
+        )
+    elif kind == 1:
+        lines.insert(place, "")
+    elif kind == 2:
+        lines[place] = ",".join(f'"{cell}"' for cell in lines[place].split(","))
+    elif kind == 3:
+        return "\r\n".join(lines)
+    elif kind == 4:
+        return text.removesuffix("\n")
+    elif kind == 5:
+        lines[place] = lines[place].replace(str(at), "")
+    elif kind == 6:
+        lines[0] = lines[0].upper()
+    elif kind == 7:
+        return text.replace(str(at), f"{at}+00:00")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("seed", range(200 if CHAOS else 20))
+def test_successive_snapshots_with_any_edits_are_counted_as_each_by_itself(
+    seed, tmp_path, monkeypatch
+):
+    rng = random.Random(seed)
+    monkeypatch.setattr(lines, "_AT_ONCE", rng.choice([1, 6, 30, 4096]))
+    header, rows = rng.choice(HEADERS), [new_row(rng) for _ in range(rng.choice([1, 20, 90]))]
+    folder, expected = tmp_path / "2024-08" / "01", Counter()
+    folder.mkdir(parents=True)
+    for slot in range(12):
+        at = MORNING + timedelta(minutes=10 * slot)
+        text = odd(rng, csv_of(header, rows, at), at).encode()
+        path = folder / f"{at:%H-%M-%S}.csv"
+        path.write_bytes(text)
+        try:
+            read_counts(path, cache=None)
+        except ArchiveError:
+            pass
+        else:
+            expected += counted_plainly(plain_csv_rows(text))
+        rows = edited(rng, rows)
+
+    reading = read_counts(tmp_path, cache=None, skip_bad_files=True)
+
+    assert counted(reading) == expected, f"seed {seed}"
+
+
+@pytest.mark.parametrize("header", HEADERS[:3])
+def test_a_line_is_read_again_only_if_more_than_its_time_differs(header, tmp_path, monkeypatch):
+    rng = random.Random(7)
+    rows = [{**new_row(rng), "instancetype": f"t{number}.nano"} for number in range(300)]
+    monkeypatch.setattr(lines, "_AT_ONCE", 50)
+    read = []
+    monkeypatch.setattr(day, "batches_of", lambda *given: read.append(given[0]) or batches(*given))
+    batches = csv_rows.batches_of
+    changed = [*rows[:20], {**rows[20], "if": "1.5"}, *rows[21:70], new_row(rng), *rows[70:200]]
+    changed += rows[203:]
+    for slot, listed in enumerate([rows, rows, changed, changed]):
+        at = MORNING + timedelta(minutes=10 * slot)
+        path = tmp_path / "2024-08" / "01" / f"{at:%H-%M-%S}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(csv_of(header, listed, at))
+
+    read_counts(tmp_path, cache=None)
+
+    whole, edits = read
+    assert whole.count(b"\n") == 301
+    assert edits.count(b"\n") < 2 + 1 + 2 * 50  # each series with another number of lines is read
+
+
+def text(*rows, header="Time,InstanceType,SPS", time="00:10"):
+    return "\n".join([header, *(f"{time},{row}" for row in rows), ""]).encode()
+
+
+def test_lines_that_differ_in_their_time_alone_are_found_in_their_new_places():
+    before = lines_of(text("a,1", "b,2", "c,3"))
+
+    assert places_of(lines_of(text("a,1", "b,3", "c,3", time="00:20")), before).tolist() == [
+        0,
+        -1,
+        2,
+    ]
+    assert places_of(lines_of(text("b,2", "c,3", time="12:45")), before).tolist() == [1, 2]
+    assert places_of(lines_of(text("c,3", "d,1", "e,1")), before).tolist() == [2, -1, -1]
+    assert places_of(lines_of(text("a,1", time="00:100")), before).tolist() == [-1]
+    assert places_of(lines_of(text("a,1", header="Time,Region,SPS")), before).tolist() == [-1]
+
+
+def test_a_line_shorter_than_a_time_changes_nothing_beside_it():
+    last = "InstanceType,SPS,Time"
+    before = lines_of(f"{last}\na,1,00:10\nb,2,00:10\nc,3,00:10\n".encode())
+
+    ours = lines_of(f"{last}\na,1,00:20\nb\nc,3,00:20\n".encode())
+
+    assert places_of(ours, before).tolist() == [0, -1, 2]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *(b"Time,SPS\n", b"Time,SPS\n1,2", b"Time,SPS\n1,2\n\n", b"Time,SPS\n\n1,2\n", b""),
+        *(b'Time,SPS\n"1",2\n', b"Time,SPS\r\n1,2\r\n", b"AZ,Time,SPS\nz,1,2\n"),
+    ],
+)
+def test_a_text_whose_rows_may_not_be_its_lines_is_read_whole(odd):
+    assert lines_of(odd) is None
