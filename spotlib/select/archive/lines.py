@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 
-_AT_ONCE = 1 << 12  # lines that are compared; the place of the next is looked for anew
+_AT_ONCE = 1 << 12  # lines that are compared with as many successive ones
+_FAR = 1 << 9  # lines among which the place of one is looked for, on both sides of where it was
+_TRIES, _LINES_PER_TRY = 32, 1 << 7  # series that are worth comparing, and one more per so many
+_CLOSE = 8  # where more lines of another length are in twice as many, rows are others
+_LARGEST_BYTES = 1 << 23  # real texts have some 3 million; a larger one is read as csv
 _NEWLINE = ord("\n")
 
 Integers = np.ndarray[Any, np.dtype[Any]]
@@ -43,7 +47,7 @@ class Lines:
 
 def lines_of(text: bytes) -> Lines | None:
     """Return the lines of a text; None if a row may not be a line, or Time is in the middle."""
-    if b'"' in text or b"\r" in text or not text.endswith(b"\n"):
+    if len(text) > _LARGEST_BYTES or b'"' in text or b"\r" in text or not text.endswith(b"\n"):
         return None
     starts = np.flatnonzero(np.frombuffer(text, np.uint8) == _NEWLINE) + 1
     if len(starts) < 2 or np.diff(starts).min() == 1:  # nothing below the header, or an empty line
@@ -69,13 +73,15 @@ def places_of(lines: Lines, before: Lines) -> Integers:
     places = np.full(len(lines), -1)
     if lines.header != before.header or len(lines.time) != len(before.time):
         return places
-    place = 0
-    for first in range(0, len(lines), _AT_ONCE):
+    first = place = tries = 0
+    while first < len(lines) and tries < _TRIES + first // _LINES_PER_TRY:
         starts = lines.starts[first : first + _AT_ONCE + 1]
         place = _place_of(lines.text[starts[0] : starts[1]], lines, before, expected=place)
         same = _same(lines, starts, before, before.starts[place : place + len(starts)])
         places[first + same] = place + same
-        place += len(starts) - 1
+        # After an added or missing line none is the same: then the next one is looked for.
+        step = int(same[-1]) + 1 if len(same) else 1
+        first, place, tries = first + step, place + step, tries + 1
     return places
 
 
@@ -87,19 +93,24 @@ def _place_of(line: bytes, lines: Lines, before: Lines, *, expected: int) -> int
         wanted = line[: -1 - length] + before.time + b"\n"
     else:
         wanted = before.time + line[length:]
-    is_there = before.text.startswith(wanted, int(before.starts[expected]))
-    if not is_there and (found := before.text.find(b"\n" + wanted) + 1):
-        return int(np.searchsorted(before.starts, found))
-    return expected
+    if before.text.startswith(wanted, int(before.starts[expected])):
+        return expected
+    nearby = (
+        before.starts[max(expected - _FAR, 0)] - 1,
+        before.starts[expected : expected + _FAR][-1],
+    )
+    found = before.text.find(b"\n" + wanted, *map(int, nearby))
+    return expected if found < 0 else int(np.searchsorted(before.starts, found + 1))
 
 
 def _same(lines: Lines, starts: Integers, before: Lines, their_starts: Integers) -> Integers:
-    """Return which lines of two series are the same, none if the lengths of most differ."""
+    """Return which lines of two series are the same, up to where their rows are others."""
     count = min(len(starts), len(their_starts)) - 1
+    other_length = np.flatnonzero(np.diff(starts[: count + 1] - their_starts[: count + 1]))
+    is_close = other_length[_CLOSE:] - other_length[:-_CLOSE] < 2 * _CLOSE
+    if is_close.any():
+        count, other_length = other_length[is_close.argmax()], other_length[: is_close.argmax()]
     starts, their_starts = starts[: count + 1], their_starts[: count + 1]
-    other_length = np.flatnonzero(np.diff(starts - their_starts))
-    if len(other_length) > count // 2:
-        return np.empty(0, np.int64)
     # Their text, with zeros in place of each line of another length: then the bytes correspond.
     first, end = np.append(0, other_length + 1), np.append(other_length, count)
     spans = zip(their_starts[first].tolist(), their_starts[end].tolist(), strict=True)
