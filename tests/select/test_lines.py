@@ -123,17 +123,54 @@ def test_a_line_is_read_again_only_if_more_than_its_time_differs(header, tmp_pat
     batches = csv_rows.batches_of
     changed = [*rows[:20], {**rows[20], "if": "1.5"}, *rows[21:70], new_row(rng), *rows[70:200]]
     changed += rows[203:]
-    for slot, listed in enumerate([rows, rows, changed, changed]):
-        at = MORNING + timedelta(minutes=10 * slot)
-        path = tmp_path / "2024-08" / "01" / f"{at:%H-%M-%S}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(csv_of(header, listed, at))
+    texts = [
+        csv_of(header, listed, MORNING + timedelta(minutes=10 * slot))
+        for slot, listed in enumerate([rows, rows, changed, changed])
+    ]
 
-    read_counts(tmp_path, cache=None)
+    read_counts(written(tmp_path, texts), cache=None)
 
     whole, edits = read
     assert whole.count(b"\n") == 301
     assert edits.count(b"\n") == 3
+
+
+def written(folder, texts):
+    """One snapshot every ten minutes."""
+    for slot, content in enumerate(texts):
+        path = folder / "2024-08" / "01" / f"00-{slot}0-00.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize("wrong", ["all rows", "a new row", "a row of which there was one"])
+def test_the_time_of_each_row_is_verified_also_of_those_that_are_not_read_as_csv(wrong, tmp_path):
+    row, other = (f"t{number}.nano,sa-east-1,z1,3,2.5,1,1,1" for number in range(2))
+    header, before, now = HEADERS[0], "2024-08-01 00:00:00", "2024-08-01 00:10:00"
+    never = "2024-08-02 00:10:00"
+    rows = {
+        "all rows": f"{never},{row}\n{never},{other}\n",
+        "a new row": f"{now},{row}\n{never},{other}0\n",
+        "a row of which there was one": f"{now},{row}\n{never},{other}\n",
+    }[wrong]
+    written(tmp_path, [f"{header}\n{before},{row}\n{before},{other}\n", f"{header}\n{rows}"])
+
+    with pytest.raises(ArchiveError, match="holds rows of 2024-08-02 00:10:00, but its path says"):
+        read_counts(tmp_path, cache=None)
+
+
+def test_a_row_without_a_time_is_not_taken_for_the_one_before(tmp_path):
+    """Where other rows have the digit of their time that changes, this one has its SPS."""
+    rows = [[f"2024-08-01 00:{ten}0:00,t2.nano,r,z,2,2.5", f",t11.nano,r,z,{sps},2.5"]
+            for ten, sps in ((0, 3), (1, 1))]  # fmt: skip
+    header = "Time,InstanceType,Region,AZ,SPS,IF"
+
+    counts = read_counts(
+        written(tmp_path, ["\n".join([header, *each, ""]) for each in rows]), cache=None
+    ).counts
+
+    assert counts[counts["instance_type"] == "t11.nano"]["sps"].tolist() == [1, 3]
 
 
 def text(*rows, header="Time,InstanceType,SPS", time="00:10"):
@@ -142,16 +179,14 @@ def text(*rows, header="Time,InstanceType,SPS", time="00:10"):
 
 def test_lines_that_differ_in_their_time_alone_are_found_in_their_new_places():
     before = lines_of(text("a,1", "b,2", "c,3"))
-
-    assert places_of(lines_of(text("a,1", "b,3", "c,3", time="00:20")), before).tolist() == [
-        0,
-        -1,
-        2,
-    ]
-    assert places_of(lines_of(text("b,2", "c,3", time="12:45")), before).tolist() == [1, 2]
-    assert places_of(lines_of(text("c,3", "d,1", "e,1")), before).tolist() == [2, -1, -1]
-    assert places_of(lines_of(text("a,1", time="00:100")), before).tolist() == [-1]
-    assert places_of(lines_of(text("a,1", header="Time,Region,SPS")), before).tolist() == [-1]
+    for ours, places in [
+        (text("a,1", "b,3", "c,3", time="00:20"), [0, -1, 2]),
+        (text("b,2", "c,3", time="12:45"), [1, 2]),
+        (text("c,3", "d,1", "e,1"), [2, -1, -1]),
+        (text("a,1", time="00:100"), [-1]),
+        (text("a,1", header="Time,Region,SPS"), [-1]),
+    ]:
+        assert places_of(lines_of(ours), before).tolist() == places
 
 
 def test_a_line_shorter_than_a_time_changes_nothing_beside_it():
@@ -166,7 +201,7 @@ def test_a_line_shorter_than_a_time_changes_nothing_beside_it():
 @pytest.mark.parametrize(
     "odd",
     [
-        *(b"Time,SPS\n", b"Time,SPS\n1,2", b"Time,SPS\n1,2\n\n", b"Time,SPS\n\n1,2\n", b""),
+        *(b"Time,SPS\n", b"Time,SPS\n1,2\n3,4", b"Time,SPS\n1,2\n\n", b"Time,SPS\n\n1,2\n", b""),
         *(b'Time,SPS\n"1",2\n', b"Time,SPS\r\n1,2\r\n", b"AZ,Time,SPS\nz,1,2\n"),
         b"Time,SPS\n" + (1 << 21) * b"1,2\n",
     ],
