@@ -43,6 +43,7 @@ class Harm:
     error: Exception | None = None  # EC2's answer, or how the connection breaks
     spend_s: float = 0.0  # how long it takes
     garbled: bool = False  # the answer's body is truncated to half
+    pool_error: str = ""  # the code of the errors in the answer of an instant fleet
 
 
 # Kind -> (whether the call is executed first, what it means).
@@ -62,6 +63,10 @@ KINDS: Mapping[str, tuple[bool, str]] = {
         "RequestExpired for the first affected call's access key, until it is renewed",
     ),
     "malformed": (True, "the answer's body is truncated to half"),
+    "fleet_throttled": (
+        False,
+        "an instant fleet launches nothing: RequestLimitExceeded in the `Errors` of a 200 answer",
+    ),
 }
 
 
@@ -128,7 +133,7 @@ class Fault:
             return Harm(self.error or ReadTimeoutError(endpoint_url=_URL), spend_s)
         if self.kind == "expired":
             return self._expire(call)
-        return Harm(garbled=True)
+        return _ANSWERS[self.kind]
 
     def _expire(self, call: ParsedCall) -> Harm | None:
         scope = call.headers.get("authorization", "").partition("Credential=")[2]
@@ -143,6 +148,10 @@ _ERRORS = {
     "throttled": "RequestLimitExceeded",
     "internal_error": "InternalError",
     "unavailable": "Unavailable",
+}
+_ANSWERS = {
+    "malformed": Harm(garbled=True),
+    "fleet_throttled": Harm(pool_error="RequestLimitExceeded"),
 }
 _BREAKS: Mapping[str, Callable[[], Exception]] = {
     "refused": lambda: EndpointConnectionError(endpoint_url=_URL, error="connection refused"),

@@ -218,7 +218,7 @@ def reservations(world: World, region: str, shapes: Iterable[Shape]) -> list[Sha
     known, found = world.region(region).instances, dict[str, list[Shape]]()
     for shape in shapes:
         request = known[shape["InstanceId"]].request
-        name = shape["InstanceId"] if request.requested else request.name
+        name = shape["InstanceId"] if request.waits else request.name
         found.setdefault(f"r-0{digest(8, 'r', name).hex()}", []).append(shape)
     return [
         {"ReservationId": each, "OwnerId": world.account_id, "Instances": shapes}
