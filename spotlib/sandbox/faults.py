@@ -63,11 +63,15 @@ KINDS: Mapping[str, tuple[bool, str]] = {
         "RequestExpired for the first affected call's access key, until it is renewed",
     ),
     "malformed": (True, "the answer's body is truncated to half"),
+}
+# The same, of CreateFleet alone.
+FLEET_KINDS: Mapping[str, tuple[bool, str]] = {
     "fleet_throttled": (
         False,
         "an instant fleet launches nothing: RequestLimitExceeded in the `Errors` of a 200 answer",
     ),
 }
+_ALL = {**KINDS, **FLEET_KINDS}
 
 
 @dataclass(kw_only=True)
@@ -94,8 +98,8 @@ class Fault:
 
     def __post_init__(self) -> None:
         """Refuse invalid values."""
-        if self.kind not in KINDS:
-            raise ValueError(f"fault must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.kind not in _ALL:
+            raise ValueError(f"fault must be one of {', '.join(_ALL)}, got {self.kind!r}")
         if not 0.0 <= self.rate <= 1.0 or (self.nth is not None and self.nth < 1):
             raise ValueError(f"need 0 <= rate <= 1 and nth >= 1, got {self.rate!r}, {self.nth!r}")
         if not (self.from_s <= self.to_s and 0.0 <= self.seconds < inf):
@@ -103,12 +107,14 @@ class Fault:
 
     def __call__(self, call: ParsedCall, executed: bool) -> Harm | None:
         """The harm to this call at this point, if any."""
-        if KINDS[self.kind][0] is not executed or not self._affects(call):
+        if _ALL[self.kind][0] is not executed or not self._affects(call):
             return None
         return self._harm(call)
 
     def _affects(self, call: ParsedCall) -> bool:
         if self.action not in ("", call.action) or self.region not in ("", call.region):
+            return False
+        if self.kind in FLEET_KINDS and call.action != "CreateFleet":
             return False
         if not self.from_s <= call.at_s < self.to_s:
             return False
