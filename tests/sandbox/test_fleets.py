@@ -89,7 +89,7 @@ def test_nothing_at_all_is_an_answer_too(make_account):
 
 def test_what_one_pool_lacks_the_next_gives(make_account):
     """Errors stand beside full success (karpenter 303)."""
-    account = scripted(make_account, Fate(), Fate(), NONE)
+    account = scripted(make_account, Fate(), Fate(), NONE, NONE)
     answer = fleet(account, account.template(), 4, AZ1, AZ2)
     assert [len(each["InstanceIds"]) for each in answer["Instances"]] == [2, 2]
     [error] = answer["Errors"]
@@ -265,7 +265,7 @@ def waiting(account, count=2, **more):
 
 @pytest.mark.parametrize("spot", [True, False])
 def test_a_fleet_that_waits_is_fulfilled_when_there_is_capacity(make_account, spot):
-    account = scripted(make_account, Fate(held_s=0), Fate(held_s=100))
+    account = scripted(make_account, Fate(evaluate_s=9), Fate(evaluate_s=9, held_s=100))
     fleet_id = waiting(account, spot=spot, ClientToken="t")
     assert shown(account, fleet_id)["FulfilledCapacity"] == 0.0
     assert account.ec2.describe_spot_instance_requests()["SpotInstanceRequests"] == []
