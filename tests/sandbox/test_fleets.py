@@ -1,6 +1,7 @@
 """Fleets of type instant and request: what they launch, wait for, show, and how they end."""
 
 import base64
+import copy
 from datetime import timedelta
 
 import pytest
@@ -362,6 +363,18 @@ def test_a_fleet_that_can_launch_nothing_has_an_error(account):
     answer = account.ec2.describe_fleet_history(FleetId=fleet_id, StartTime=account.world.utc(0))
     [error] = [e for e in answer["HistoryRecords"] if e["EventType"] == "service-error"]
     assert "Invalid value 'x'" in error["EventInformation"]["EventDescription"]
+
+
+def test_a_copied_world_has_the_same_future(make_account):
+    account = scripted(make_account, Fate(), Fate(held_s=100))
+    until = account.world.utc() + timedelta(seconds=300)
+    waiting(account, 3, ValidUntil=until, TerminateInstancesWithExpiration=True)
+    account.world.advance(20.0)
+    other = copy.deepcopy(account.world)
+    for world in (account.world, other):
+        world.advance(400.0)
+    assert account.world.truth() == other.truth()
+    assert other.leftovers()["instances"] == []
 
 
 # Refusals.
