@@ -7,7 +7,7 @@ from botocore.exceptions import ClientError
 
 from spotlib.sandbox.faults import lose_answer
 from spotlib.sandbox.market import Market, Pool
-from spotlib.sandbox.world import Fate, Forms, World
+from spotlib.sandbox.world import Fate, Forms, Reads, World
 
 from .conftest import Account
 
@@ -68,6 +68,19 @@ def test_the_truth_of_a_launch_begins_with_the_answer(make_account, spot):
     assert happened["ready"] - happened["running"] == pytest.approx(60)
     assert truth["shown_s"] == happened
     assert 0 <= seen["ready"] - happened["ready"] < 3
+
+
+@pytest.mark.parametrize("spot", [True, False])
+def test_describe_calls_may_not_know_a_launch_for_seconds(make_account, spot):
+    account = scripted(make_account, Fate(boot_s=5), reads=Reads(unknown_s=60.0))
+    [instance] = account.run(spot=spot)
+    code, _, _ = refusal(account.ec2.describe_instances, InstanceIds=[instance])
+    assert code == "InvalidInstanceID.NotFound"
+    account.until(lambda: bool(account.ec2.describe_instances()["Reservations"]))
+    [truth] = account.world.truth()
+    shown = truth["shown_s"]
+    assert shown["accepted"] == shown["fulfilled"] > truth["happened_s"]["fulfilled"] + 1.0
+    assert 0 <= account.world.now_s - shown["fulfilled"] < 3
 
 
 def test_it_launches_what_came_of_the_most_and_the_truth_has_the_others(make_account):
