@@ -1,4 +1,4 @@
-"""The spot requests and instances of the pretend account, and their indexes.
+"""The requests, instances, launch templates and fleets of the pretend account, and their indexes.
 
 Plain records.  ``course`` decides what happens to them and when; ``shapes`` gives them EC2's form.
 All times are seconds since the world began.
@@ -63,7 +63,12 @@ class SpotRequest:
     max_price_usd: float | None
     tags: dict[str, str]
     owner: str = ""  # "": the caller of the API
+    method: str = "request_spot_instances"  # how it was asked for
+    fleet_id: str = ""
+    unwanted: bool = False  # its fleet was deleted: what it still launches ends at once
     on_demand: bool = False  # the launch of an on-demand instance, not a spot request
+    born_with: dict[str, dict[str, str]] = field(default_factory=dict)  # tags by resource type
+    guest_shutdown: str = ""  # InstanceInitiatedShutdownBehavior; "": not said
     flaw: str = ""  # why its evaluation fails
     fate: Fate | None = None  # None: the market decides
     code: str = ""
@@ -88,8 +93,26 @@ class SpotRequest:
         return int(found[1]) if found else None
 
     @property
+    def requested(self) -> bool:
+        """Whether it is a request of the caller, not part of a launch or of a fleet."""
+        return self.method == "request_spot_instances"
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for capacity, and is not refused if there is none."""
+        return self.requested or self.method == "create_fleet_request"
+
+    @property
+    def stock(self) -> tuple[Pool, bool]:
+        """The capacity that it holds: that of on-demand instances is apart from spot.
+
+        Those of other owners hold spot capacity, or older worlds would change.
+        """
+        return self.pool, self.on_demand and not self.owner
+
+    @property
     def holds_quota(self) -> bool:
-        """Whether it counts against the spot quota, or still may."""
+        """Whether it counts against its quota, or still may."""
         ended = ("terminated", "stopped")
         alive = self.instance is not None and self.instance.state not in ended
         return self.state == "open" or self.in_flight or alive
@@ -138,6 +161,41 @@ def _summary(ok_at_s: float, at_s: float, impaired_at_s: float = inf) -> str:
     return "impaired" if at_s >= impaired_at_s else "initializing"
 
 
+@dataclass(kw_only=True)
+class Template:
+    """One launch template, ``lt-...``, with its only version."""
+
+    template_id: str
+    name: str
+    description: str
+    data: dict[str, Any]  # LaunchTemplateData as the client sent them
+    created_s: float
+    known_s: float  # when calls may first know of it
+    tags: dict[str, str]
+
+
+@dataclass(kw_only=True)
+class Fleet:
+    """One fleet, ``fleet-...``, of type instant or request."""
+
+    fleet_id: str
+    config: dict[str, Any]  # the call that created it
+    kind: str  # its type
+    target: int
+    on_demand: bool
+    created_s: float
+    active_s: float
+    known_s: float  # when describe calls may first know of it
+    until_s: float
+    tags: dict[str, str]
+    terminates: bool  # whether its end ends its instances
+    ended_s: float | None = None  # when it was deleted or expired
+    units: list[SpotRequest] = field(default_factory=list)
+    parts: list[tuple[dict[str, Any], list[SpotRequest]]] = field(default_factory=list)
+    errors: list[dict[str, Any]] = field(default_factory=list)  # in EC2's form
+    events: list[tuple[float, str, str, str]] = field(default_factory=list)
+
+
 Script = Callable[[SpotRequest], Fate | None]
 Tagged = SpotRequest | Instance
 
@@ -149,9 +207,11 @@ class Region:
         self.requests: dict[str, SpotRequest] = {}
         self.instances: dict[str, Instance] = {}
         self.calls: Counter[str] = Counter()  # launch calls so far, by owner: identify their draws
-        self.tokens: dict[str, tuple[str, list[SpotRequest]]] = {}
+        self.tokens: dict[tuple[str, str], tuple[str, Any]] = {}  # see ``tokens``
+        self.templates: dict[str, Template] = {}
+        self.fleets: dict[str, Fleet] = {}
         self.launched = 0  # instances so far
-        self.held: dict[Pool, int] = {}  # capacity of each pool that is in use here
+        self.held: Counter[tuple[Pool, bool]] = Counter()  # capacity in use here, by stock
         self._by_tag: dict[tuple[str, str], dict[str, SpotRequest]] = {}
 
     def add(self, request: SpotRequest) -> None:

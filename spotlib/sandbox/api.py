@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from spotlib.sandbox import borrowed, identity, instance_api, market_api, network_api, spot_api
+from spotlib.sandbox import (
+    borrowed,
+    fleet_api,
+    fleet_reads_api,
+    identity,
+    instance_api,
+    market_api,
+    network_api,
+    quota_api,
+    run_api,
+    spot_api,
+    template_api,
+)
 from spotlib.sandbox.account import Region, SpotRequest
 from spotlib.sandbox.protocol import (
     ApiError,
@@ -26,6 +38,16 @@ ACTIONS: Mapping[tuple[str, str], Handler] = {
     ("ec2", "RequestSpotInstances"): spot_api.request_spot_instances,
     ("ec2", "DescribeSpotInstanceRequests"): spot_api.describe_spot_instance_requests,
     ("ec2", "CancelSpotInstanceRequests"): spot_api.cancel_spot_instance_requests,
+    ("ec2", "RunInstances"): run_api.run_instances,
+    ("ec2", "CreateLaunchTemplate"): template_api.create_launch_template,
+    ("ec2", "DescribeLaunchTemplates"): template_api.describe_launch_templates,
+    ("ec2", "DescribeLaunchTemplateVersions"): template_api.describe_launch_template_versions,
+    ("ec2", "DeleteLaunchTemplate"): template_api.delete_launch_template,
+    ("ec2", "CreateFleet"): fleet_api.create_fleet,
+    ("ec2", "DeleteFleets"): fleet_api.delete_fleets,
+    ("ec2", "DescribeFleets"): fleet_reads_api.describe_fleets,
+    ("ec2", "DescribeFleetInstances"): fleet_reads_api.describe_fleet_instances,
+    ("ec2", "DescribeFleetHistory"): fleet_reads_api.describe_fleet_history,
     ("ec2", "DescribeInstances"): instance_api.describe_instances,
     ("ec2", "DescribeInstanceStatus"): instance_api.describe_instance_status,
     ("ec2", "TerminateInstances"): instance_api.terminate_instances,
@@ -42,10 +64,10 @@ ACTIONS: Mapping[tuple[str, str], Handler] = {
     ("ec2", "DescribeKeyPairs"): network_api.describe_key_pairs,
     ("ec2", "DescribeSpotPriceHistory"): market_api.describe_spot_price_history,
     ("ec2", "GetSpotPlacementScores"): market_api.get_spot_placement_scores,
-    ("service-quotas", "ListServiceQuotas"): market_api.list_service_quotas,
-    ("service-quotas", "GetServiceQuota"): market_api.get_service_quota,
-    ("service-quotas", "GetAWSDefaultServiceQuota"): market_api.get_aws_default_service_quota,
-    ("service-quotas", "ListAWSDefaultServiceQuotas"): market_api.list_aws_default_service_quotas,
+    ("service-quotas", "ListServiceQuotas"): quota_api.list_service_quotas,
+    ("service-quotas", "GetServiceQuota"): quota_api.get_service_quota,
+    ("service-quotas", "GetAWSDefaultServiceQuota"): quota_api.get_aws_default_service_quota,
+    ("service-quotas", "ListAWSDefaultServiceQuotas"): quota_api.list_aws_default_service_quotas,
     ("pricing", "GetProducts"): market_api.get_products,
     ("iam", "GetRole"): market_api.get_role,
     ("sts", "AssumeRole"): identity.assume_role,
@@ -60,6 +82,22 @@ _PARAMETERS: Mapping[str, str] = {
     "LaunchSpecification SpotPrice TagSpecifications Type ValidUntil",
     "DescribeSpotInstanceRequests": "SpotInstanceRequestIds",
     "CancelSpotInstanceRequests": "SpotInstanceRequestIds",
+    "RunInstances": "ClientToken CreditSpecification EbsOptimized IamInstanceProfile ImageId "
+    "InstanceInitiatedShutdownBehavior InstanceMarketOptions InstanceType KeyName LaunchTemplate "
+    "MaxCount MetadataOptions MinCount Monitoring NetworkInterfaces Placement SecurityGroupIds "
+    "SecurityGroups SubnetId TagSpecifications UserData",
+    "CreateLaunchTemplate": "ClientToken LaunchTemplateData LaunchTemplateName TagSpecifications "
+    "VersionDescription",
+    "DescribeLaunchTemplates": "LaunchTemplateIds LaunchTemplateNames",
+    "DescribeLaunchTemplateVersions": "LaunchTemplateId LaunchTemplateName Versions",
+    "DeleteLaunchTemplate": "LaunchTemplateId LaunchTemplateName",
+    "CreateFleet": "ClientToken LaunchTemplateConfigs OnDemandOptions SpotOptions "
+    "TagSpecifications TargetCapacitySpecification TerminateInstancesWithExpiration Type "
+    "ValidUntil",
+    "DeleteFleets": "FleetIds TerminateInstances",
+    "DescribeFleets": "FleetIds",
+    "DescribeFleetInstances": "FleetId",
+    "DescribeFleetHistory": "EventType FleetId StartTime",
     "DescribeInstances": "InstanceIds IncludeManagedResources",
     "DescribeInstanceStatus": "InstanceIds IncludeAllInstances IncludeManagedResources",
     "TerminateInstances": "InstanceIds",
@@ -80,17 +118,22 @@ _PARAMETERS: Mapping[str, str] = {
     "TargetCapacityUnitType",
 }
 
-MUTATING = frozenset(
-    {"RequestSpotInstances", "CancelSpotInstanceRequests", "TerminateInstances", "CreateTags"}
-)
-
+_LAUNCHING = frozenset({"RequestSpotInstances", "RunInstances", "CreateFleet"})
+MUTATING = _LAUNCHING | {
+    "CancelSpotInstanceRequests",
+    "CreateLaunchTemplate",
+    "CreateTags",
+    "DeleteFleets",
+    "DeleteLaunchTemplate",
+    "TerminateInstances",
+}
 
 _MODELLED = {name: _COMMON | set(text.split()) for name, text in _PARAMETERS.items()}
 
 
 def latency_kind(action: str) -> str:
     """The kind of latency that a call has in the market."""
-    if action == "RequestSpotInstances":
+    if action in _LAUNCHING:
         return "request"
     return "mutate" if action in MUTATING else "describe"
 
@@ -141,6 +184,8 @@ def note_seen(world: World, call: ParsedCall, result: dict[str, Any]) -> None:
     account, now_s = world.region(call.region), world.now_s
     for stage, request in _shown(account, result):
         if request is not None:
+            if stage == "fulfilled" and not request.requested:
+                request.seen_s.setdefault("accepted", now_s)  # it has no earlier sign
             request.seen_s.setdefault(stage, now_s)
 
 
@@ -151,12 +196,14 @@ def _shown(account: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotR
         yield "accepted", request
         if "InstanceId" in item:
             yield "fulfilled", request
-    for reservation in result.get("Reservations", ()):
+    reservations = result.get("Reservations", ())
+    for reservation in (result,) if "ReservationId" in result else reservations:
         for item in reservation["Instances"]:
             request = account.instances[item["InstanceId"]].request
             yield "fulfilled", request
             if item["State"]["Name"] == "running":
                 yield "running", request
+    yield from _of_fleets(account, result)
     for item in result.get("InstanceStatuses", ()):
         request = account.instances[item["InstanceId"]].request
         checks = (item.get(f"{name}Status", {}).get("Status") for name in _CHECKS)
@@ -164,6 +211,20 @@ def _shown(account: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotR
             yield "running", request
             if set(checks) <= {"ok", "not-applicable", None}:
                 yield "ready", request
+
+
+def _of_fleets(account: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotRequest]]:
+    """The same of an answer about fleets: a fleet that is known has accepted its units."""
+    ids = [result["FleetId"]] if "FleetId" in result else []
+    ids += [each["FleetId"] for each in result.get("Fleets", ())]
+    for fleet_id in ids:
+        fleet = account.fleets[fleet_id]
+        for unit in fleet.units:
+            yield "accepted", unit
+            if fleet.kind == "instant":
+                yield "fulfilled", unit
+    for item in result.get("ActiveInstances", ()):
+        yield "fulfilled", account.instances[item["InstanceId"]].request
 
 
 _CHECKS = ("Instance", "System", "AttachedEbs")

@@ -6,13 +6,21 @@ Each public function is one EC2 action: ``(world, region, params) -> result``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from spotlib.sandbox import course
 from spotlib.sandbox.account import Instance, Tagged
 from spotlib.sandbox.chance import digest
 from spotlib.sandbox.filters import filters_of, has_wildcard, narrow, page
-from spotlib.sandbox.protocol import ApiError, Params, Shape, end_dry_run, invalid, missing
+from spotlib.sandbox.protocol import (
+    ApiError,
+    Params,
+    Shape,
+    end_dry_run,
+    invalid,
+    missing,
+    unsupported,
+)
 from spotlib.sandbox.reads import instance_as_of
 from spotlib.sandbox.shapes import instance_shape, state, status_shape, tag_list
 from spotlib.sandbox.spot_api import find_requests
@@ -110,7 +118,7 @@ _TAG_PATHS = {
 
 
 def describe_instances(world: World, region: str, params: Params) -> Shape:
-    """Instances by id or filter, each in its own reservation, as spot launches are."""
+    """Instances by id or filter, in the reservations of their launches."""
     ids = params.get("InstanceIds", [])
     at_s = world.read_at_s(by_ids=bool(ids))
     found = find_instances(world, region, ids, at_s) if ids else _candidates(world, region, params)
@@ -121,7 +129,7 @@ def describe_instances(world: World, region: str, params: Params) -> Shape:
         _PATHS,
     )
     shown, more = page(shapes, params, ids=ids, id_name="InstanceIds", reads=world.reads)
-    return {"Reservations": [_reservation(world, shape) for shape in shown], **more}
+    return {"Reservations": reservations(world, region, shown), **more}
 
 
 def describe_instance_status(world: World, region: str, params: Params) -> Shape:
@@ -181,16 +189,11 @@ def create_tags(world: World, region: str, params: Params) -> Shape:
 
 
 def describe_tags(world: World, region: str, params: Params) -> Shape:
-    """The tags of all requests and instances of the region."""
-    account = world.region(region)
+    """The tags of all that the region has."""
     rows = [
         {"ResourceId": i, "ResourceType": kind, **tag}
-        for kind, things in (
-            ("spot-instances-request", account.requests),
-            ("instance", account.instances),
-        )
-        for i, thing in things.items()
-        for tag in tag_list(thing.tags)
+        for kind, i, tags in _tagged(world, region)
+        for tag in tag_list(tags)
     ]
     shown, more = page(narrow(rows, params, "DescribeTags", _TAG_PATHS), params)
     return {"Tags": shown, **more}
@@ -213,6 +216,19 @@ def find_instances(
     return [known[i] for i in dict.fromkeys(ids)]
 
 
+def reservations(world: World, region: str, shapes: Iterable[Shape]) -> list[Shape]:
+    """The instances in the reservations of their launches; each spot request has its own."""
+    known, found = world.region(region).instances, dict[str, list[Shape]]()
+    for shape in shapes:
+        request = known[shape["InstanceId"]].request
+        name = shape["InstanceId"] if request.waits else request.name
+        found.setdefault(f"r-0{digest(8, 'r', name).hex()}", []).append(shape)
+    return [
+        {"ReservationId": each, "OwnerId": world.account_id, "Instances": shapes}
+        for each, shapes in found.items()
+    ]
+
+
 def _candidates(world: World, region: str, params: Params) -> Iterable[Instance]:
     """The instances that may pass the filters, through their requests if a filter names those."""
     account = world.region(region)
@@ -230,15 +246,30 @@ def _as_of(found: Iterable[Instance], at_s: float) -> list[Instance]:
     return [each for each in past if each is not None]
 
 
+def _tagged(world: World, region: str) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """(kind, id, tags) of each thing; those of disks and interfaces are never changed here."""
+    account = world.region(region)
+    for name, request in account.requests.items():
+        yield "spot-instances-request", name, request.tags
+    for name, instance in account.instances.items():
+        yield "instance", name, instance.tags
+        born_with, shape = instance.request.born_with, {}
+        if born_with.keys() & {"volume", "network-interface"}:
+            shape = instance_shape(world, instance)
+        for disk in shape.get("BlockDeviceMappings", ()):
+            yield "volume", disk["Ebs"]["VolumeId"], born_with.get("volume", {})
+        for each in shape.get("NetworkInterfaces", ()):
+            tags = born_with.get("network-interface", {})
+            yield "network-interface", each["NetworkInterfaceId"], tags
+    for name, template in account.templates.items():
+        yield "launch-template", name, template.tags
+    for name, fleet in account.fleets.items():
+        yield "fleet", name, fleet.tags
+
+
 def _thing(world: World, region: str, resource_id: str) -> Tagged:
     if resource_id.startswith("sir-"):
         return find_requests(world, region, [resource_id])[0]
+    if resource_id.startswith(("eni-", "fleet-", "lt-", "vol-")):
+        raise unsupported(f"Tagging {resource_id} after its creation is not modelled here.")
     return find_instances(world, region, [resource_id])[0]
-
-
-def _reservation(world: World, shape: Shape) -> Shape:
-    return {
-        "ReservationId": f"r-0{digest(8, 'r', shape['InstanceId']).hex()}",
-        "OwnerId": world.account_id,
-        "Instances": [shape],
-    }

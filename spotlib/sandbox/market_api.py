@@ -1,4 +1,4 @@
-"""The calls about the market and the account: prices, scores, types, images, quotas, identity.
+"""The calls about the market and the account: prices, scores, types, images, identity.
 
 Each public function is one AWS action: ``(world, region, params) -> result``.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,10 +15,10 @@ import numpy as np
 
 from spotlib.sandbox import catalogue
 from spotlib.sandbox.filters import narrow, page
+from spotlib.sandbox.launch_checks import find_images
 from spotlib.sandbox.market import DAY_S, Pool
 from spotlib.sandbox.protocol import ApiError, Params, Shape, invalid, unsupported
-from spotlib.sandbox.spot_api import find_images
-from spotlib.sandbox.world import World, fresh_vcpus
+from spotlib.sandbox.world import World
 
 _PRICE_DAYS = 90  # length of EC2's price history
 _VPC = " (Amazon VPC)"
@@ -26,18 +26,6 @@ _MOST_SCORES = 10
 _MOST_PRICES = 1000  # of a page
 _MOST_PRICE_DAYS = 20_000  # pools times days: all pools of a region for two days
 
-# Code and name of each family group's quota; AWS changes the names.
-_QUOTAS = {
-    "Standard": ("L-34B43A08", "All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests"),
-    "F": ("L-88CF9481", "All F Spot Instance Requests"),
-    "G and VT": ("L-3819A6DF", "All G and VT Spot Instance Requests"),
-    "P": ("L-7212CCBC", "All P4, P3 and P2 Spot Instance Requests"),
-    "P5": ("L-C4BD4855", "All P5 Spot Instance Requests"),
-    "X": ("L-E3A00192", "All X Spot Instance Requests"),
-    "Inf": ("L-B5D1601B", "All Inf Spot Instance Requests"),
-    "DL": ("L-85EED4F7", "All DL Spot Instance Requests"),
-    "Trn": ("L-6B0D517C", "All Trn Spot Instance Requests"),
-}
 _IMAGE_PATHS = {
     "architecture": "Architecture",
     "block-device-mapping.delete-on-termination": "BlockDeviceMappings.Ebs.DeleteOnTermination",
@@ -243,27 +231,6 @@ def describe_images(world: World, region: str, params: Params) -> Shape:
     return {"Images": shown, **more}
 
 
-def list_service_quotas(world: World, region: str, params: Params) -> Shape:
-    """The spot quotas of EC2 that were applied to the account, one per family group."""
-    applied = [group for group in _QUOTAS if group not in world.unlisted_quotas]
-    return _quotas(world, region, params, {group: world.vcpu_limit(group) for group in applied})
-
-
-def list_aws_default_service_quotas(world: World, region: str, params: Params) -> Shape:
-    """The spot quotas of a new account."""
-    return _quotas(world, region, params, {group: fresh_vcpus(group) for group in _QUOTAS})
-
-
-def get_service_quota(world: World, region: str, params: Params) -> Shape:
-    """One spot quota by its code."""
-    return _one_quota(list_service_quotas(world, region, params), params)
-
-
-def get_aws_default_service_quota(world: World, region: str, params: Params) -> Shape:
-    """One spot quota of a new account by its code."""
-    return _one_quota(list_aws_default_service_quotas(world, region, params), params)
-
-
 def get_products(world: World, _: str, params: Params) -> Shape:
     """On-demand prices of EC2 in the price list's JSON form."""
     wanted = {item["Field"]: item["Value"] for item in params.get("Filters", [])}
@@ -401,35 +368,6 @@ def _score_rows(
     if by_zone:
         return [{"Region": region, "AvailabilityZoneId": z, "Score": s} for z, s in best.items()]
     return [{"Region": region, "Score": max(best.values())}]
-
-
-def _quotas(world: World, region: str, params: Params, vcpus: Mapping[str, float]) -> Shape:
-    if params.get("ServiceCode") != "ec2":
-        raise ApiError("NoSuchResourceException", "Only the quotas of ec2 are modelled.", 400)
-    return {"Quotas": [_quota(world, region, group, vcpus[group]) for group in vcpus]}
-
-
-def _one_quota(quotas: Shape, params: Params) -> Shape:
-    for quota in quotas["Quotas"]:
-        if quota["QuotaCode"] == params.get("QuotaCode"):
-            return {"Quota": quota}
-    message = "The request failed because the specified service quota does not exist."
-    raise ApiError("NoSuchResourceException", message)
-
-
-def _quota(world: World, region: str, group: str, vcpus: float) -> Shape:
-    code, name = _QUOTAS[group]
-    return {
-        "ServiceCode": "ec2",
-        "ServiceName": "Amazon Elastic Compute Cloud (Amazon EC2)",
-        "QuotaArn": f"arn:aws:servicequotas:{region}:{world.account_id}:ec2/{code}",
-        "QuotaCode": code,
-        "QuotaName": name,
-        "Value": float(vcpus),
-        "Unit": "None",
-        "Adjustable": True,
-        "GlobalQuota": False,
-    }
 
 
 def _licence_usd(name: str, product: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from math import inf
 
 from spotlib.sandbox import catalogue, network
 from spotlib.sandbox.account import Instance, SpotRequest, Tagged
@@ -90,30 +91,30 @@ def _request_shape(world: World, request: SpotRequest) -> Shape:
     message = request.flaw if request.state == "failed" and request.flaw else ""
     message = message or _MESSAGES[request.code]
     launch = {key: value for key, value in request.launch.items() if key not in _REQUEST_ONLY}
-    price_usd = request.max_price_usd
+    price_usd, until_s = request.max_price_usd, request.valid_until_s
     if price_usd is None:  # EC2's default maximum
         pool = request.pool
         price_usd = world.market.on_demand_usd(pool.instance_type, pool.region)
     shape: Shape = {
         "SpotInstanceRequestId": request.request_id,
-        "CreateTime": _stamp(world, request.accepted_s),
+        "CreateTime": stamp(world, request.accepted_s),
         "State": request.state,
         "Status": {
             "Code": request.code,
             "Message": message,
-            "UpdateTime": _stamp(world, request.updated_s),
+            "UpdateTime": stamp(world, request.updated_s),
         },
         "SpotPrice": f"{price_usd:.6f}",
         "LaunchSpecification": {"Monitoring": {"Enabled": False}, **launch},
         "Type": "one-time",
         "InstanceInterruptionBehavior": "terminate",
         "ProductDescription": "Linux/UNIX",
-        "ValidUntil": _stamp(world, request.valid_until_s),
+        "ValidUntil": stamp(world, until_s) if until_s < inf else None,
         "Tags": tag_list(request.tags),
     }
     if request.instance is not None:
         shape["InstanceId"] = request.instance.instance_id
-        shape["LaunchedAvailabilityZone"] = _zone_name(request)
+        shape["LaunchedAvailabilityZone"] = zone_name(request)
         shape["LaunchedAvailabilityZoneId"] = request.pool.zone_id
     if request.state == "failed":
         shape["Fault"] = {"Code": request.code, "Message": message}
@@ -122,7 +123,7 @@ def _request_shape(world: World, request: SpotRequest) -> Shape:
 
 def _instance_shape(world: World, instance: Instance) -> Shape:
     """Once it is terminated, EC2 no longer shows its network and its disks."""
-    request, launched = instance.request, _stamp(world, instance.launched_s)
+    request, launched = instance.request, stamp(world, instance.launched_s)
     launch, pool = request.launch, request.pool
     kind = catalogue.raw_types()[pool.instance_type]
     image = catalogue.images(pool.region)[launch["ImageId"]]
@@ -142,11 +143,11 @@ def _instance_shape(world: World, instance: Instance) -> Shape:
         "SourceDestCheck": True,
         "State": state(instance.state),
         "LaunchTime": launched,
-        "AmiLaunchIndex": 0,
-        "ClientToken": "",
+        "AmiLaunchIndex": 0 if request.waits else request.index,
+        "ClientToken": _client_token(request),
         "Monitoring": {"State": _monitoring(launch)},
         "Placement": {
-            "AvailabilityZone": _zone_name(request),
+            "AvailabilityZone": zone_name(request),
             "AvailabilityZoneId": pool.zone_id,
             "GroupName": "",
             "Tenancy": "default",
@@ -164,12 +165,19 @@ def _instance_shape(world: World, instance: Instance) -> Shape:
     return {**shape, **_ending(world, instance)}
 
 
+def _client_token(request: SpotRequest) -> str:
+    """The token that an instance shows: a fleet launches with tokens of its own."""
+    if request.fleet_id:
+        return f"{request.fleet_id}-{request.index}"
+    return "" if request.requested else request.token
+
+
 def _status_shape(instance: Instance, status: str, ebs: str | None) -> Shape:
     """The attached-EBS status is there only if the type has it."""
     shape: Shape = {
         "InstanceId": instance.instance_id,
         "InstanceState": state(instance.state),
-        "AvailabilityZone": _zone_name(instance.request),
+        "AvailabilityZone": zone_name(instance.request),
         "AvailabilityZoneId": instance.request.pool.zone_id,
         "InstanceStatus": _checked(status),
         "SystemStatus": _checked(status),
@@ -272,12 +280,13 @@ def _monitoring(launch: Shape) -> str:
     return "enabled" if launch.get("Monitoring", {}).get("Enabled") else "disabled"
 
 
-def _stamp(world: World, at_s: float) -> datetime:
+def stamp(world: World, at_s: float) -> datetime:
     """A moment as EC2 shows it: in whole seconds, as far as is known."""
     moment = world.utc(at_s)
     return moment.replace(microsecond=0) if world.forms.subdigits == "seconds" else moment
 
 
-def _zone_name(request: SpotRequest) -> str:
+def zone_name(request: SpotRequest) -> str:
+    """The account's name of the zone of a request."""
     zones = catalogue.zones(request.pool.region)
     return next(zone.name for zone in zones if zone.zone_id == request.pool.zone_id)
