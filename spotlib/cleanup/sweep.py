@@ -1,14 +1,13 @@
 """Find what earlier batches left behind, by their logs and by tag, and close it.
 
-It touches only requests that carry our tag, and their instances.  A batch whose log is locked is
-alive and left alone.  One whose log is not here may be alive elsewhere: it is left alone until its
-requests have expired.
+It touches only what carries our tag, and the instances of spot requests that do.  A batch whose
+log is locked is alive and left alone.  One whose log is not here may be alive elsewhere: it is left
+alone until its launches have expired.
 """
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +31,8 @@ from spotlib.ec2.connection import Connection, new_executor
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.places import home_region, is_aws
 from spotlib.ec2.refusals import Refusal
-from spotlib.ec2.survey import Ours, find_ours, survey
+from spotlib.ec2.resource import Ours, Resource
+from spotlib.ec2.survey import RESOURCES, find_ours, survey
 from spotlib.model import Kind
 from spotlib.record.events import BatchEvent, CleanEvent, Event, ReleaseEvent
 from spotlib.record.log import EventLog, LogError, is_alive, locked
@@ -51,8 +51,6 @@ UNREAD = "NOT known: its log cannot be read, and EC2 lists no request of it"
 OTHER_PLACE = "NOT swept: it ran at {}, not here: {}"
 NOT_ITS = "{}: not searched, but its log names no request there: {}"
 ELSEWHERE = "kept: it ran in account {}, these credentials are of {}: choose its profile"
-
-_LISTED_H = 3  # EC2 lists ended requests for four hours
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,9 @@ def sweep(
     account = None if connection.simulated else _account(patient, near)
     if not dry_run:
         _end_known([_Job(connection, name, log, [], account) for name, log in logs.items()])
-    ours, errors = _search(patient, near, regions, batch_id)
+    known = batch_id is not None and batch_id in logs
+    kinds = logs[batch_id].resources if batch_id is not None and known else RESOURCES
+    ours, errors = _search(patient, near, regions, batch_id, kinds)
     notes = list(here.notes)
     if batch_id in logs or batch_id in here.clean:  # its log says where anything of it can be
         own = logs[batch_id].regions if batch_id in logs else ()
@@ -217,7 +217,7 @@ class _Job:
     connection: Connection
     batch_id: str
     log: Unfinished | None
-    listed: Sequence[tuple[str, Ours]]  # (region, request)
+    listed: Sequence[tuple[str, Ours]]  # by region
     account: str | None = None  # whose the credentials are, where that is known
     is_locked: bool = False  # by its writer, where its log cannot be read
 
@@ -228,8 +228,13 @@ class _Job:
         if self.log is not None:
             ids = {region: set(some) for region, some in self.log.request_ids.items()}
         for region, each in self.listed:
-            ids.setdefault(region, set()).add(each.request_id)
+            ids.setdefault(region, set()).add(each.thing_id)
         return ids
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """The kinds of things that are looked for by its tag."""
+        return self.log.resources if self.log is not None else RESOURCES
 
     @property
     def alive(self) -> Mapping[str, frozenset[str]]:
@@ -240,16 +245,18 @@ class _Job:
     def accounted(self) -> dict[str, set[str]]:
         """The ids that EC2 must list before the batch is clean.
 
-        EC2 forgets ended requests after some hours.  So all requests of a young log must be seen,
-        but of an old log only those that EC2 still lists.
+        EC2 forgets what has ended after some time, which its kind knows.  So all of a young log
+        must be seen, but of an old log only what EC2 still lists.
         """
-        expired_at = self.log.valid_until if self.log is not None else None
-        forgotten = timedelta(hours=_LISTED_H)
-        if expired_at is not None and self.connection.server_utc() < expired_at + forgotten:
-            return self.request_ids
         ids: dict[str, set[str]] = {region: set() for region in self.request_ids}
         for region, each in self.listed:
-            ids[region].add(each.request_id)
+            ids[region].add(each.thing_id)
+        expired_at = self.log.valid_until if self.log is not None else None
+        if expired_at is not None:
+            age = self.connection.server_utc() - expired_at
+            young = [each for each in RESOURCES if age < each.listed_for]
+            for region, some in self.request_ids.items():
+                ids[region].update(name for each in young for name in each.of(some))
         return ids
 
 
@@ -294,7 +301,13 @@ def _end_known(jobs: Iterable[_Job]) -> None:
         ids = job.request_ids
         left = {region: unseen(some, job.alive.get(region, ())) for region, some in ids.items()}
         with contextlib.suppress(OSError), locked(job.log.path):  # else the closing says why not
-            release_all(job.connection, left, request_ids=ids, batch_id=job.batch_id)
+            release_all(
+                job.connection,
+                left,
+                request_ids=ids,
+                batch_id=job.batch_id,
+                resources=job.resources,
+            )
 
 
 def _search(
@@ -302,6 +315,7 @@ def _search(
     near: Sequence[str],
     regions: Iterable[str] | None,
     batch_id: str | None,
+    kinds: Sequence[Resource],
 ) -> tuple[list[tuple[str, Ours]], dict[str, str]]:
     """Search all regions at once: one in trouble keeps no other waiting.  The errors are named."""
     found: list[tuple[str, Ours]] = []
@@ -317,7 +331,7 @@ def _search(
     wanted.update(near[1:])
     with new_executor(patient.connection) as executor:
         searches = {
-            region: executor.submit(find_ours, patient, region, batch_id=batch_id)
+            region: executor.submit(_find, patient, region, batch_id, kinds)
             for region in sorted(wanted)
         }
         for region, search in searches.items():
@@ -326,6 +340,12 @@ def _search(
             except Refusal as refusal:
                 errors[region] = str(refusal)
     return found, errors
+
+
+def _find(
+    patient: Patient, region: str, batch_id: str | None, kinds: Sequence[Resource]
+) -> list[Ours]:
+    return list(find_ours(patient, region, resources=kinds, batch_id=batch_id))
 
 
 def _enabled_regions(patient: Patient, near: Sequence[str]) -> set[str]:
@@ -374,7 +394,7 @@ def _kept(job: _Job, *, named: bool) -> str | None:
 
 def _is_quiet(job: _Job) -> bool:
     return all(
-        survey(job.connection, region, request_ids=ids).quiet
+        survey(job.connection, region, resources=(), ids=ids).quiet
         for region, ids in job.accounted.items()
     )
 
@@ -384,6 +404,7 @@ def _close(job: _Job, closing: Callable[..., Cleaned], note: Note) -> Cleaned:
         job.connection,
         batch_id=job.batch_id,
         request_ids=job.accounted,
+        resources=job.resources,
         note=note,
         alive=job.alive,
     )

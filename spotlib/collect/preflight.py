@@ -101,8 +101,8 @@ def preflight(
             answers.problems.append(f"{region} cannot be checked: {refusal}")
             continue
         prepared += [with_quota(answers, each, free[region, each.family]) for each in ready]
-    order = {plan.target: index for index, plan in enumerate(plans)}
-    prepared.sort(key=lambda each: order[each.plan.target])
+    order = {plan.key: index for index, plan in enumerate(plans)}
+    prepared.sort(key=lambda each: order[each.plan.key])
     for region in sorted({each.plan.target.region for each in prepared}):
         ready = [each for each in prepared if each.plan.target.region == region]
         answers.problems += dry_run_problems(answers.connection, region, ready)

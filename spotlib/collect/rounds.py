@@ -304,8 +304,8 @@ def _run_round(batch: Batch, number: int, features: FeatureSource) -> None:
 def _run_wave(
     batch: Batch, number: int, plans: Sequence[PreparedPlan], features: FeatureSource
 ) -> None:
-    indices = {each.plan.target: i for i, each in enumerate(batch.preflight.prepared)}
-    runs = [Run(each, number, indices[each.plan.target]) for each in plans]
+    indices = {each.plan.key: i for i, each in enumerate(batch.preflight.prepared)}
+    runs = [Run(each, number, indices[each.plan.key]) for each in plans]
     known_now = features.ask()
     for region in sorted({run.region for run in runs}):
         warm(batch.connection, region, round_tag=batch.round_tag(number))
@@ -343,6 +343,7 @@ def _release_all(batch: Batch) -> None:
         {region: unseen(ids, alive[region]) for region, ids in request_ids.items()},
         request_ids=request_ids,
         batch_id=batch.batch_id,
+        resources=batch.resources,
         ended=batch.taken,
     )
     for passed in passes:
@@ -369,6 +370,7 @@ def _settle_batch(batch: Batch, words: str = "", *, last: bool = False) -> Clean
         batch.connection,
         batch_id=batch.batch_id,
         request_ids=request_ids,
+        resources=batch.resources,
         note=batch.note,
         alive=_seen_instances(batch),
         ended=batch.taken,
@@ -417,13 +419,14 @@ def _summary(batch: Batch, cleaned: Cleaned, warnings: tuple[str, ...]) -> Batch
         str(track.outcome) for run in batch.runs for track in run.tracks.values() if track.outcome
     )
     for run in batch.runs:
+        ended[str(Outcome.REFUSED)] += run.lacking
         if not run.tracks:
             ended[run.fate] += run.plan.count
     return BatchSummary(
         batch_id=batch.batch_id,
         log=batch.log.path,
         simulated=batch.connection.simulated,
-        outcomes=dict(ended),
+        outcomes=dict(+ended),
         cleaned=cleaned,
         spent_at_most_usd=_batch_usd(batch),
         problems=tuple(_problems(batch, cleaned)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from spotlib.model import Outcome, Stage, Target
+from spotlib.model import Outcome, Stage, Target, is_instance_id
 from spotlib.record.events import (
     BatchEvent,
     CleanEvent,
@@ -62,7 +62,9 @@ class RecordedRun:
 
 @dataclass(slots=True)
 class RecordedRequest:
-    """One spot request: the stages it was shown at, in order, and its outcome if it has one.
+    """One row: the stages it was shown at, in order, and its outcome if it has one.
+
+    It is a spot request, or an instance where the method launches at once; so is ``request_id``.
 
     ``impaired`` is when its instance was first shown with a failed status check, if it was.
     """
@@ -80,6 +82,13 @@ class RecordedRequest:
         if self.outcome is not None:
             return self.outcome.watched_s
         return self.sent_s if self.run.polled_s is None else self.run.polled_s
+
+    @property
+    def instance_id(self) -> str | None:
+        """Its instance, as far as it was shown."""
+        if is_instance_id(self.request_id):
+            return self.request_id
+        return self.stages[-1].instance_id if self.stages else None
 
     @property
     def reached_wanted(self) -> bool:

@@ -31,7 +31,7 @@ from spotlib.record.replay import RecordedBatch, RecordedRequest, RecordedRun, r
 _PLACE = ("simulated", "world", "endpoint", "batch_id")
 _PLAN = (
     *("round", "plan", "instance_type", "region", "availability_zone_id", "placement"),
-    *("method", "wanted", "n", "timeout_s"),
+    *("method", "purchase", "wanted", "n", "timeout_s"),
 )
 _FEATURES = Features.__struct_fields__
 _STAGES = tuple(stage.label for stage in Stage)

@@ -1,8 +1,9 @@
 """``request_spot_instances`` records to the byte what it recorded when it was the only method.
 
-``recorded/request_spot_instances.jsonl`` is the log of one batch of the sandbox, without its first
-line, which names the process; ``.calls`` beside it has every call that was made, in order.  A change
-of the sandbox that moves its draws needs them written anew: ``python test_unchanged.py``.
+``recorded/request_spot_instances.jsonl`` holds the logs of two batches of the sandbox, without
+their first lines, which name the process; ``.calls`` beside it has every call that was made, in
+order.  A change of the sandbox that moves its draws needs them written anew, with
+``python test_unchanged.py``.
 """
 
 from contextlib import suppress
