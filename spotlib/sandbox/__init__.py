@@ -6,7 +6,9 @@ The modules in reading order; each imports only modules before it (a contract of
 - ``states``, ``clock``, ``account``, ``reads``, ``forms``, ``limits``: the parts of an account.
 - ``world``, ``course``, ``company``: one account in that market, its events, its other users.
 - ``protocol``, ``filters``, ``shapes``, ``borrowed``: the form of AWS's requests and answers.
-- ``spot_api``, ``instance_api``, ``network_api``, ``market_api``, ``api``: what each action does.
+- ``tokens``, ``launch_checks``: what all launches have in common.
+- ``spot_api``, ``instance_api``, ``run_api``: what each action that launches or shows does.
+- ``network_api``, ``market_api``, ``identity``, ``api``: what the others do.
 - ``faults``, ``wire``, ``server``: how calls travel, in-process and over HTTP.
 - ``mark``, ``history``: the market's past as a SpotLake archive, marked as simulated.
 """

@@ -63,7 +63,10 @@ class SpotRequest:
     max_price_usd: float | None
     tags: dict[str, str]
     owner: str = ""  # "": the caller of the API
+    method: str = "request_spot_instances"  # how it was asked for
     on_demand: bool = False  # the launch of an on-demand instance, not a spot request
+    born_with: dict[str, dict[str, str]] = field(default_factory=dict)  # tags by resource type
+    guest_shutdown: str = ""  # InstanceInitiatedShutdownBehavior; "": not said
     flaw: str = ""  # why its evaluation fails
     fate: Fate | None = None  # None: the market decides
     code: str = ""
@@ -88,8 +91,21 @@ class SpotRequest:
         return int(found[1]) if found else None
 
     @property
+    def requested(self) -> bool:
+        """Whether it is a request that waits, not part of a launch that succeeds or fails."""
+        return self.method == "request_spot_instances"
+
+    @property
+    def stock(self) -> tuple[Pool, bool]:
+        """The capacity that it holds: that of on-demand instances is apart from spot.
+
+        Those of other owners hold spot capacity, or older worlds would change.
+        """
+        return self.pool, self.on_demand and not self.owner
+
+    @property
     def holds_quota(self) -> bool:
-        """Whether it counts against the spot quota, or still may."""
+        """Whether it counts against its quota, or still may."""
         ended = ("terminated", "stopped")
         alive = self.instance is not None and self.instance.state not in ended
         return self.state == "open" or self.in_flight or alive
@@ -149,9 +165,9 @@ class Region:
         self.requests: dict[str, SpotRequest] = {}
         self.instances: dict[str, Instance] = {}
         self.calls: Counter[str] = Counter()  # launch calls so far, by owner: identify their draws
-        self.tokens: dict[str, tuple[str, list[SpotRequest]]] = {}
+        self.tokens: dict[tuple[str, str], tuple[str, Any]] = {}  # see ``tokens``
         self.launched = 0  # instances so far
-        self.held: dict[Pool, int] = {}  # capacity of each pool that is in use here
+        self.held: Counter[tuple[Pool, bool]] = Counter()  # capacity in use here, by stock
         self._by_tag: dict[tuple[str, str], dict[str, SpotRequest]] = {}
 
     def add(self, request: SpotRequest) -> None:

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from spotlib.sandbox import borrowed, identity, instance_api, market_api, network_api, spot_api
+from spotlib.sandbox import (
+    borrowed,
+    identity,
+    instance_api,
+    market_api,
+    network_api,
+    run_api,
+    spot_api,
+)
 from spotlib.sandbox.account import Region, SpotRequest
 from spotlib.sandbox.protocol import (
     ApiError,
@@ -26,6 +34,7 @@ ACTIONS: Mapping[tuple[str, str], Handler] = {
     ("ec2", "RequestSpotInstances"): spot_api.request_spot_instances,
     ("ec2", "DescribeSpotInstanceRequests"): spot_api.describe_spot_instance_requests,
     ("ec2", "CancelSpotInstanceRequests"): spot_api.cancel_spot_instance_requests,
+    ("ec2", "RunInstances"): run_api.run_instances,
     ("ec2", "DescribeInstances"): instance_api.describe_instances,
     ("ec2", "DescribeInstanceStatus"): instance_api.describe_instance_status,
     ("ec2", "TerminateInstances"): instance_api.terminate_instances,
@@ -60,6 +69,10 @@ _PARAMETERS: Mapping[str, str] = {
     "LaunchSpecification SpotPrice TagSpecifications Type ValidUntil",
     "DescribeSpotInstanceRequests": "SpotInstanceRequestIds",
     "CancelSpotInstanceRequests": "SpotInstanceRequestIds",
+    "RunInstances": "ClientToken CreditSpecification EbsOptimized IamInstanceProfile ImageId "
+    "InstanceInitiatedShutdownBehavior InstanceMarketOptions InstanceType KeyName MaxCount "
+    "MetadataOptions MinCount Monitoring NetworkInterfaces Placement SecurityGroupIds "
+    "SecurityGroups SubnetId TagSpecifications UserData",
     "DescribeInstances": "InstanceIds IncludeManagedResources",
     "DescribeInstanceStatus": "InstanceIds IncludeAllInstances IncludeManagedResources",
     "TerminateInstances": "InstanceIds",
@@ -80,17 +93,15 @@ _PARAMETERS: Mapping[str, str] = {
     "TargetCapacityUnitType",
 }
 
-MUTATING = frozenset(
-    {"RequestSpotInstances", "CancelSpotInstanceRequests", "TerminateInstances", "CreateTags"}
-)
-
+_LAUNCHING = frozenset({"RequestSpotInstances", "RunInstances"})
+MUTATING = _LAUNCHING | {"CancelSpotInstanceRequests", "TerminateInstances", "CreateTags"}
 
 _MODELLED = {name: _COMMON | set(text.split()) for name, text in _PARAMETERS.items()}
 
 
 def latency_kind(action: str) -> str:
     """The kind of latency that a call has in the market."""
-    if action == "RequestSpotInstances":
+    if action in _LAUNCHING:
         return "request"
     return "mutate" if action in MUTATING else "describe"
 
@@ -141,6 +152,8 @@ def note_seen(world: World, call: ParsedCall, result: dict[str, Any]) -> None:
     account, now_s = world.region(call.region), world.now_s
     for stage, request in _shown(account, result):
         if request is not None:
+            if stage == "fulfilled" and not request.requested:
+                request.seen_s.setdefault("accepted", now_s)  # it has no earlier sign
             request.seen_s.setdefault(stage, now_s)
 
 
@@ -151,7 +164,8 @@ def _shown(account: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotR
         yield "accepted", request
         if "InstanceId" in item:
             yield "fulfilled", request
-    for reservation in result.get("Reservations", ()):
+    reservations = result.get("Reservations", ())
+    for reservation in (result,) if "ReservationId" in result else reservations:
         for item in reservation["Instances"]:
             request = account.instances[item["InstanceId"]].request
             yield "fulfilled", request

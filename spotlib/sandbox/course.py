@@ -58,36 +58,76 @@ def request(
 
     ``flaws`` has, for each instance, why its evaluation will fail, or "".
     """
+    requests = draw_up(
+        world,
+        kind,
+        pools,
+        count=count,
+        launch=launch,
+        token=token,
+        tags=dict(tags or {}),
+        valid_until_s=valid_until_s or world.now_s + world.market.numbers.request_valid_s,
+        max_price_usd=max_price_usd,
+        fate=fate,
+        owner=owner,
+        on_demand=on_demand,
+    )
+    for each, flaw in zip(requests, flaws or [""] * count, strict=True):
+        each.flaw = flaw
+        _accept(world, each)
+    return requests
+
+
+def launch(world: World, requests: Sequence[SpotRequest], *, least: int) -> str:
+    """Launch at once those of these requests that their pool grants now.
+
+    If they are fewer than ``least``, none is launched.  Returns what stands in the way of the
+    others, or "".
+    """
+    now_s, obstacles, granted = world.now_s, [], 0
+    for each in requests:
+        _foretell(world, each)
+        obstacles.append(_obstacle(world, each, now_s, ahead=granted)[0])
+        granted += obstacles[-1] is None
+    for each, obstacle in zip(requests, obstacles, strict=True):
+        if obstacle is None and granted >= least:
+            _launch(world, each, now_s)
+        else:
+            each.state, each.code, each.known_s = "refused", obstacle or "", now_s
+            each.happened_s["refused"] = now_s
+            world.remember(each)
+    return next(filter(None, obstacles), "")
+
+
+def draw_up(
+    world: World,
+    kind: catalogue.InstanceType,
+    pools: Sequence[Pool],
+    *,
+    count: int,
+    owner: str = "",
+    **more: Any,
+) -> list[SpotRequest]:
+    """Requests of one call that nobody has accepted yet, for a pool that EC2 chooses."""
     region, now_s = world.region(pools[0].region), world.now_s
     region.calls[owner] += 1
     name = f"{world.seed}/{pools[0].region}/{owner}{region.calls[owner]}"
     pool = world.market.choose_zone(pools, world.posix(now_s), name)
-    until_s = valid_until_s or now_s + world.market.numbers.request_valid_s
-    requests = [
+    return [
         SpotRequest(
             request_id="sir-" + base64.b32encode(digest(5, "sir", name, i)).decode().lower(),
             name=name,
             index=i,
-            token=token,
             pool=pool,
-            launch=launch,
             vcpus=kind.vcpus,
             quota_group=kind.quota_group,
             accepted_s=now_s,
-            valid_until_s=until_s,
-            max_price_usd=max_price_usd,
-            tags=dict(tags or {}),
             owner=owner,
-            on_demand=on_demand,
-            flaw=flaws[i] if flaws else "",
-            fate=fate,
             known_s=now_s + world.reads.unknown_for_s(name, i),
+            **more,
         )
         for i in range(count)
     ]
-    for each in requests:
-        _accept(world, each)
-    return requests
 
 
 def cancel(world: World, request: SpotRequest) -> None:
@@ -120,10 +160,14 @@ def _cancel(world: World, request: SpotRequest, at_s: float) -> None:
         _shut_down(world, request.instance, _USER, at_s)
 
 
-def _accept(world: World, request: SpotRequest) -> None:
-    now_s = world.now_s
+def _foretell(world: World, request: SpotRequest) -> None:
     if request.fate is None and world.script and not request.owner:
         request.fate = world.script(request)
+
+
+def _accept(world: World, request: SpotRequest) -> None:
+    now_s = world.now_s
+    _foretell(world, request)
     request.happened_s["accepted"] = now_s
     _set_code(request, "pending-evaluation", now_s)
     world.add(request)
@@ -155,32 +199,61 @@ def _evaluate(world: World, request: SpotRequest, at_s: float) -> None:
         world.schedule(retry_s, _evaluate, request)
 
 
-def _obstacle(world: World, request: SpotRequest, at_s: float) -> tuple[str | None, float | None]:
-    """Why the request cannot launch now (None if it can), and when to evaluate it again."""
-    market, pool = world.market, request.pool
+def _launch(world: World, request: SpotRequest, at_s: float) -> None:
+    """Let a request pass from accepted to fulfilled at one moment."""
+    request.happened_s["accepted"] = at_s
+    _set_code(request, "pending-evaluation", at_s)
+    world.add(request)
+    _hold(world, request, at_s)
+    _fulfil(world, request, at_s)
+    if request.fate and request.fate.cancelled_s is not None:
+        world.schedule(at_s + request.fate.cancelled_s, _cancel, request)
+
+
+def _obstacle(
+    world: World, request: SpotRequest, at_s: float, *, ahead: int = 0
+) -> tuple[str | None, float | None]:
+    """Why the request cannot launch now (None if it can), and when to evaluate it again.
+
+    ``ahead`` instances are granted before it in the same launch.
+    """
     if request.fate:
-        fate, evaluated_s = request.fate, request.accepted_s + request.fate.evaluate_s
-        if fate.held_s is None:
-            return fate.holds, None
-        free_s = evaluated_s + fate.held_s
-        return (None, None) if at_s >= free_s else (fate.holds, free_s)
+        return _fated_obstacle(request, request.fate, at_s)
+    market, pool, posix = world.market, request.pool, world.posix(at_s)
     retry_s = at_s + market.numbers.reevaluate_s
-    if request.max_price_usd is not None and request.max_price_usd < float(
-        market.price_usd(pool, world.posix(at_s))
-    ):
+    most_usd = request.max_price_usd
+    if most_usd is not None and most_usd < float(market.price_usd(pool, posix)):
         return "price-too-low", retry_s
-    held = world.region(pool.region).held.get(pool, 0)
-    posix = world.posix(at_s)
-    if not market.accepts(pool, posix, held=held, request=request.name, index=request.index):
-        return "capacity-not-available", retry_s
-    return None, None
+    held = world.region(pool.region).held[request.stock] + ahead
+    if request.on_demand:
+        accepted = market.accepts_on_demand(pool, posix, held=held)
+    else:
+        accepted = bool(
+            market.accepts(pool, posix, held=held, request=request.name, index=request.index)
+        )
+    return (None, None) if accepted else ("capacity-not-available", retry_s)
+
+
+def _fated_obstacle(
+    request: SpotRequest, fate: Fate, at_s: float
+) -> tuple[str | None, float | None]:
+    if not request.requested:  # it does not wait: what holds it at all refuses it
+        return fate.fails or (None if fate.held_s == 0.0 else fate.holds), None
+    if fate.held_s is None:
+        return fate.holds, None
+    free_s = request.accepted_s + fate.evaluate_s + fate.held_s
+    return (None, None) if at_s >= free_s else (fate.holds, free_s)
+
+
+def _hold(world: World, request: SpotRequest, at_s: float) -> None:
+    """Reserve capacity: from now on the launch can no longer be stopped."""
+    request.in_flight = True
+    world.region(request.pool.region).held[request.stock] += 1
+    _set_code(request, "pending-fulfillment", at_s)
 
 
 def _begin_launch(world: World, request: SpotRequest, at_s: float) -> None:
-    request.in_flight = True
-    held = world.region(request.pool.region).held
-    held[request.pool] = held.get(request.pool, 0) + 1
-    _set_code(request, "pending-fulfillment", at_s)
+    _hold(world, request, at_s)
     _, in_flight_s = world.market.decision_s(request.name, request.index)
     if request.fate:
         in_flight_s = request.fate.in_flight_s
@@ -208,6 +281,7 @@ def _fulfil(world: World, request: SpotRequest, at_s: float) -> None:
         fate=fate,
         ebs=fate.ebs or _ebs_of_type(world, request),
         known_s=at_s + world.reads.unknown_for_s(request.name, request.index, "instance"),
+        tags=dict(request.born_with.get("instance", {})),
     )
     _set_state(instance, "pending", at_s)
     request.instance = instance
@@ -293,7 +367,8 @@ def _pass_checks(_: World, instance: Instance, at_s: float) -> None:
 def _power_off(world: World, instance: Instance, at_s: float) -> None:
     """The guest shuts down: the instance ends or, in the other form, stops."""
     request = instance.request
-    stops = world.forms.guest_shutdown == "stop" and request.code == "fulfilled"
+    does = request.guest_shutdown or ("stop" if request.on_demand else world.forms.guest_shutdown)
+    stops = does == "stop" and request.code == "fulfilled"
     if not stops:
         _shut_down(world, instance, _GUEST, at_s)
     elif instance.state == "running":
@@ -350,7 +425,7 @@ def _terminated(world: World, instance: Instance, at_s: float) -> None:
     if request.code != _INTERRUPTED:
         _set_code(request, "instance-terminated-by-user", at_s)
     world.schedule(at_s + numbers.instance_retained_s, _forget, request.pool, instance)
-    world.schedule(at_s + numbers.recover_s, _free_capacity, request.pool)
+    world.schedule(at_s + numbers.recover_s, _free_capacity, request)
     _end(world, request, at_s)
 
 
@@ -365,8 +440,8 @@ def _forget(world: World, pool: Pool, thing: SpotRequest | Instance, _: float) -
     world.region(pool.region).forget(thing)
 
 
-def _free_capacity(world: World, pool: Pool, _: float) -> None:
-    world.region(pool.region).held[pool] -= 1
+def _free_capacity(world: World, request: SpotRequest, _: float) -> None:
+    world.region(request.pool.region).held[request.stock] -= 1
 
 
 def _set_code(request: SpotRequest, code: str, at_s: float) -> None:

@@ -28,7 +28,12 @@ from spotlib.sandbox.chance import uniforms
 from spotlib.sandbox.protocol import ApiError, ParsedCall
 
 _URL = "sandbox"
-_STATUS = {"RequestLimitExceeded": 503, "Unavailable": 503, "InternalError": 500}
+_STATUS = {
+    "InsufficientInstanceCapacity": 500,
+    "InternalError": 500,
+    "RequestLimitExceeded": 503,
+    "Unavailable": 503,
+}
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ _TAG_PATHS = {
 
 
 def describe_instances(world: World, region: str, params: Params) -> Shape:
-    """Instances by id or filter, each in its own reservation, as spot launches are."""
+    """Instances by id or filter, in the reservations of their launches."""
     ids = params.get("InstanceIds", [])
     at_s = world.read_at_s(by_ids=bool(ids))
     found = find_instances(world, region, ids, at_s) if ids else _candidates(world, region, params)
@@ -121,7 +121,7 @@ def describe_instances(world: World, region: str, params: Params) -> Shape:
         _PATHS,
     )
     shown, more = page(shapes, params, ids=ids, id_name="InstanceIds", reads=world.reads)
-    return {"Reservations": [_reservation(world, shape) for shape in shown], **more}
+    return {"Reservations": reservations(world, region, shown), **more}
 
 
 def describe_instance_status(world: World, region: str, params: Params) -> Shape:
@@ -213,6 +213,19 @@ def find_instances(
     return [known[i] for i in dict.fromkeys(ids)]
 
 
+def reservations(world: World, region: str, shapes: Iterable[Shape]) -> list[Shape]:
+    """The instances in the reservations of their launches; each spot request has its own."""
+    known, found = world.region(region).instances, dict[str, list[Shape]]()
+    for shape in shapes:
+        request = known[shape["InstanceId"]].request
+        name = shape["InstanceId"] if request.requested else request.name
+        found.setdefault(f"r-0{digest(8, 'r', name).hex()}", []).append(shape)
+    return [
+        {"ReservationId": each, "OwnerId": world.account_id, "Instances": shapes}
+        for each, shapes in found.items()
+    ]
+
+
 def _candidates(world: World, region: str, params: Params) -> Iterable[Instance]:
     """The instances that may pass the filters, through their requests if a filter names those."""
     account = world.region(region)
@@ -234,11 +247,3 @@ def _thing(world: World, region: str, resource_id: str) -> Tagged:
     if resource_id.startswith("sir-"):
         return find_requests(world, region, [resource_id])[0]
     return find_instances(world, region, [resource_id])[0]
-
-
-def _reservation(world: World, shape: Shape) -> Shape:
-    return {
-        "ReservationId": f"r-0{digest(8, 'r', shape['InstanceId']).hex()}",
-        "OwnerId": world.account_id,
-        "Instances": [shape],
-    }

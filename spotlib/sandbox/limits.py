@@ -15,6 +15,7 @@ READ: Bucket = (100.0, 20.0)
 UNNARROWED: Bucket = (50.0, 10.0)  # describes with neither paging nor filter
 BUCKETS: Mapping[str, Bucket] = {
     "RequestSpotInstances": (50.0, 5.0),
+    "RunInstances": (5.0, 2.0),
     "CancelSpotInstanceRequests": (50.0, 5.0),
     "TerminateInstances": (100.0, 5.0),
     "CreateTags": (100.0, 10.0),

@@ -155,6 +155,12 @@ class Market:
         accepted: NDArray[np.bool_] = room & (self._place(request, index) < share)
         return accepted
 
+    def accepts_on_demand(self, pool: Pool, at: float, *, held: int) -> bool:
+        """Whether EC2 would launch an on-demand instance now; it can or cannot for whole hours."""
+        n = self.numbers
+        draw = uniforms(1, self.seed, "on demand", pool, int(at // 3600.0))[0]
+        return held < n.capacity_most and bool(draw < n.on_demand_free)
+
     def placement_score(self, pool: Pool, at: ArrayLike, *, capacity: int = 1) -> Floats:
         """1 (unlikely) to 3: an inexact, delayed view of the tightness, renewed every 10 min."""
         return _single_row(self.placement_scores([pool], at, capacity=capacity), at)

@@ -15,9 +15,9 @@ import numpy as np
 
 from spotlib.sandbox import catalogue
 from spotlib.sandbox.filters import narrow, page
+from spotlib.sandbox.launch_checks import find_images
 from spotlib.sandbox.market import DAY_S, Pool
 from spotlib.sandbox.protocol import ApiError, Params, Shape, invalid, unsupported
-from spotlib.sandbox.spot_api import find_images
 from spotlib.sandbox.world import World, fresh_vcpus
 
 _PRICE_DAYS = 90  # length of EC2's price history

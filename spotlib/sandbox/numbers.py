@@ -26,6 +26,12 @@ def _invented(value: float, unit: str, note: str) -> Any:
     return field(default=value, metadata={"unit": unit, "label": "invented", "note": note})
 
 
+def _later(value: float, unit: str, note: str) -> Any:
+    """An invented number that came after worlds had ids: at its default it changes no id."""
+    metadata = {"unit": unit, "label": "invented", "note": note}
+    return field(default=value, repr=False, metadata=metadata)
+
+
 def _fitted(value: float, unit: str, note: str, *, within: tuple[float, float]) -> Any:
     """A number fitted to public outcomes of 2025-05, which also hold anywhere ``within``."""
     note = f"{note}; between {within[0]:g} and {within[1]:g} by ``benchmarks/market_fit.py``"
@@ -162,6 +168,9 @@ class Numbers:
         270.0, "s", "the longest such lag, before the wait for the next check"
     )
     check_every_s: float = _measured(60.0, "s", "status checks are performed every minute (AWS)")
+    on_demand_free: float = _later(
+        0.998, "share", "pool-hours in which on-demand launches, which are apart from spot, succeed"
+    )
     zone_choice_noise: float = _invented(
         1.0, "log", "EC2 chooses the zone with most capacity, which it knows with this error"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from math import inf
 
 from spotlib.sandbox import catalogue, network
 from spotlib.sandbox.account import Instance, SpotRequest, Tagged
@@ -90,7 +91,7 @@ def _request_shape(world: World, request: SpotRequest) -> Shape:
     message = request.flaw if request.state == "failed" and request.flaw else ""
     message = message or _MESSAGES[request.code]
     launch = {key: value for key, value in request.launch.items() if key not in _REQUEST_ONLY}
-    price_usd = request.max_price_usd
+    price_usd, until_s = request.max_price_usd, request.valid_until_s
     if price_usd is None:  # EC2's default maximum
         pool = request.pool
         price_usd = world.market.on_demand_usd(pool.instance_type, pool.region)
@@ -108,7 +109,7 @@ def _request_shape(world: World, request: SpotRequest) -> Shape:
         "Type": "one-time",
         "InstanceInterruptionBehavior": "terminate",
         "ProductDescription": "Linux/UNIX",
-        "ValidUntil": _stamp(world, request.valid_until_s),
+        "ValidUntil": _stamp(world, until_s) if until_s < inf else None,
         "Tags": tag_list(request.tags),
     }
     if request.instance is not None:
@@ -142,8 +143,8 @@ def _instance_shape(world: World, instance: Instance) -> Shape:
         "SourceDestCheck": True,
         "State": state(instance.state),
         "LaunchTime": launched,
-        "AmiLaunchIndex": 0,
-        "ClientToken": "",
+        "AmiLaunchIndex": 0 if request.requested else request.index,
+        "ClientToken": "" if request.requested else request.token,
         "Monitoring": {"State": _monitoring(launch)},
         "Placement": {
             "AvailabilityZone": _zone_name(request),

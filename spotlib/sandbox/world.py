@@ -14,10 +14,11 @@ The truth is kept apart from what the API shows.  For each request, ``truth()`` 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import heapq
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -66,11 +67,11 @@ class World:
     ``seed`` determines the draws of this world: ids, delays, chosen zones.  ``market`` has its own
     seed; by default it is the market that the default archive describes.  ``script`` returns the
     fate of a request, or None to leave it to the market.  ``quota_vcpus`` is the spot quota of
-    each family group in each region; ``unlisted_quotas`` are groups whose quota was never applied
-    to the account, so that it has a new account's.  ``denied`` are actions that the caller may not
-    use, such as ``ec2:TerminateInstances``.  ``reads`` says how inconsistent describe calls are,
-    ``forms`` what AWS does where that is not known, ``throttled`` whether EC2's token buckets limit
-    the calls.
+    each family group in each region, ``on_demand_vcpus`` the on-demand quota;
+    ``unlisted_quotas`` are groups whose quota was never applied to the account, so that it has a
+    new account's.  ``denied`` are actions that the caller may not use, such as
+    ``ec2:TerminateInstances``.  ``reads`` says how inconsistent describe calls are, ``forms`` what
+    AWS does where that is not known, ``throttled`` whether EC2's token buckets limit the calls.
     The account belongs to ``partition``, and no other's regions know it.  It may use the regions
     that need no opt-in and those ``opted_in``, but not those ``not_opted_in``; the regions
     ``no_default_vpc`` have no default VPC.  ``mfa_codes`` are the next codes of MFA devices, by
@@ -87,6 +88,7 @@ class World:
         account_id: str = "123456789012",
         script: Script | None = None,
         quota_vcpus: float = 1000.0,
+        on_demand_vcpus: float = 1000.0,
         unlisted_quotas: Collection[str] = (),
         denied: Collection[str] = (),
         spot_role: bool = True,
@@ -106,6 +108,7 @@ class World:
         self.account_id = account_id
         self.script = script
         self.quota_vcpus = quota_vcpus
+        self.on_demand_vcpus = on_demand_vcpus
         self.unlisted_quotas = frozenset(unlisted_quotas)
         self.denied = set(denied)
         self.spot_role = spot_role
@@ -147,6 +150,10 @@ class World:
         settings += [sorted(self.not_opted_in), sorted(self.no_default_vpc)]
         settings += [sorted(self.unlisted_quotas)]
         settings += [self.partition, sorted(self.opted_in)]
+        # What came later counts only where it differs, or every world would have a new id.
+        for each in (self.market.numbers, self.reads, self.forms):
+            settings += [item for item in _hidden(each) if item[1] != item[2]]
+        settings += [self.on_demand_vcpus] if self.on_demand_vcpus != 1000.0 else []
         return "w-" + hashlib.sha256(repr(settings).encode()).hexdigest()[:10]
 
     @property
@@ -193,6 +200,10 @@ class World:
         """Add a new request to the account."""
         if not request.on_demand:
             self.region(request.pool.region).add(request)
+        self.remember(request)
+
+    def remember(self, request: SpotRequest) -> None:
+        """Keep what the caller asked for in the truth, also if nothing came of it."""
         if not request.owner:
             self._requests.append(request)
 
@@ -207,16 +218,22 @@ class World:
         """The moment whose state an answer shows: now, unless reads lag."""
         return self.now_s - self.reads.lag_s(self.seed, len(self.calls), by_ids=by_ids)
 
-    def vcpu_limit(self, quota_group: str) -> float:
+    def vcpu_limit(self, quota_group: str, *, on_demand: bool = False) -> float:
         """The vCPUs of a family group that the account may use in a region."""
-        fresh = quota_group in self.unlisted_quotas
-        return fresh_vcpus(quota_group) if fresh else self.quota_vcpus
+        if quota_group in self.unlisted_quotas:
+            return fresh_vcpus(quota_group)
+        return self.on_demand_vcpus if on_demand else self.quota_vcpus
 
-    def vcpus_in_use(self, region: str, quota_group: str) -> int:
-        """vCPUs of open requests and live instances of a family group."""
+    def vcpus_in_use(self, region: str, quota_group: str, *, on_demand: bool = False) -> int:
+        """vCPUs of open spot requests and their live instances, or of on-demand instances."""
+        account = self.region(region)
+        requests: Iterable[SpotRequest] = account.requests.values()
+        if on_demand:
+            launched = (instance.request for instance in account.instances.values())
+            requests = (request for request in launched if request.on_demand)
         return sum(
             request.vcpus
-            for request in self.region(region).requests.values()
+            for request in requests
             if request.holds_quota and request.quota_group == quota_group
         )
 
@@ -239,7 +256,9 @@ class World:
 
     def _truth(self, request: SpotRequest) -> dict[str, Any]:
         return {
-            "request_id": request.request_id,
+            "request_id": None if request.on_demand else request.request_id,
+            "method": request.method,
+            "purchase": "on-demand" if request.on_demand else "spot",
             "token": request.token,
             "region": request.pool.region,
             "instance_type": request.pool.instance_type,
@@ -254,6 +273,13 @@ class World:
         }
 
 
+def _hidden(settings: Any) -> Iterable[tuple[str, object, object]]:
+    """(name, value, default) of the settings that came after worlds had ids."""
+    for item in dataclasses.fields(settings):
+        if not item.repr:
+            yield item.name, getattr(settings, item.name), item.default
+
+
 def fresh_vcpus(quota_group: str) -> float:
     """The spot quota of a new account."""
     return 5.0 if quota_group == "Standard" else 0.0
@@ -263,6 +289,7 @@ def _shown_s(request: SpotRequest) -> dict[str, float]:
     """From when on a read that does not lag shows each event."""
     known_s, instance = request.known_s, request.instance
     later_s = instance.known_s if instance is not None else known_s
+    known_s = known_s if request.requested else later_s  # a launch is found by its instance
     return {
         event: max(at_s, later_s if event in _OF_INSTANCE else known_s)
         for event, at_s in request.happened_s.items()

@@ -321,7 +321,7 @@ def test_a_launch_may_name_what_is_there(account):
 @pytest.mark.parametrize(
     ("action", "given"),
     [
-        ("run_instances", {"MinCount": 1, "MaxCount": 1, "DryRun": True}),
+        ("run_instances", {"MinCount": 1, "MaxCount": 1, "KernelId": "aki-1", "DryRun": True}),
         ("create_volume", {"AvailabilityZone": "us-east-1a", "Size": 1, "DryRun": True}),
         ("terminate_instances", {"InstanceIds": ["i-1"], "SkipOsShutdown": True}),
         ("terminate_instances", {"InstanceIds": ["i-1"], "SkipOsShutdown": True, "DryRun": True}),
