@@ -6,7 +6,7 @@ alone until its launches have expired.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from spotlib.ec2.patience import Patient
 from spotlib.ec2.places import home_region, is_aws
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.resource import Ours, Resource
-from spotlib.ec2.survey import RESOURCES, find_ours, survey
+from spotlib.ec2.survey import RESOURCES, survey
 from spotlib.model import Kind
 from spotlib.record.events import BatchEvent, CleanEvent, Event, ReleaseEvent
 from spotlib.record.log import EventLog, LogError, is_alive, locked
@@ -170,9 +170,10 @@ def sweep(
     account = None if connection.simulated else _account(patient, near)
     if not dry_run:
         _end_known([_Job(connection, name, log, [], account) for name, log in logs.items()])
-    known = batch_id is not None and batch_id in logs
-    kinds = logs[batch_id].resources if batch_id is not None and known else RESOURCES
-    ours, errors = _search(patient, near, regions, batch_id, kinds)
+    recorded = {kind for log in logs.values() for kind in log.resources}
+    kinds = [each for each in RESOURCES if batch_id not in logs or each in recorded]
+    find = partial(_find, patient, batch_id, kinds, recorded)
+    ours, errors = _search(patient, near, regions, find)
     notes = list(here.notes)
     if batch_id in logs or batch_id in here.clean:  # its log says where anything of it can be
         own = logs[batch_id].regions if batch_id in logs else ()
@@ -314,8 +315,7 @@ def _search(
     patient: Patient,
     near: Sequence[str],
     regions: Iterable[str] | None,
-    batch_id: str | None,
-    kinds: Sequence[Resource],
+    find: Callable[[str], list[Ours]],
 ) -> tuple[list[tuple[str, Ours]], dict[str, str]]:
     """Search all regions at once: one in trouble keeps no other waiting.  The errors are named."""
     found: list[tuple[str, Ours]] = []
@@ -330,10 +330,7 @@ def _search(
             errors["regions that no log names"] = str(refusal)
     wanted.update(near[1:])
     with new_executor(patient.connection) as executor:
-        searches = {
-            region: executor.submit(_find, patient, region, batch_id, kinds)
-            for region in sorted(wanted)
-        }
+        searches = {region: executor.submit(find, region) for region in sorted(wanted)}
         for region, search in searches.items():
             try:
                 found += [(region, each) for each in search.result()]
@@ -343,9 +340,23 @@ def _search(
 
 
 def _find(
-    patient: Patient, region: str, batch_id: str | None, kinds: Sequence[Resource]
+    patient: Patient,
+    batch_id: str | None,
+    kinds: Sequence[Resource],
+    recorded: Collection[Resource],
+    region: str,
 ) -> list[Ours]:
-    return list(find_ours(patient, region, resources=kinds, batch_id=batch_id))
+    """Everything in a region that carries our tag, or that of one batch.
+
+    What is harmless need not be listed if no log here says that there may be some: whoever never
+    makes it may lack the permission.
+    """
+    found: list[Ours] = []
+    for kind in kinds:
+        optional = kind.harmless and kind not in recorded
+        with contextlib.suppress(*[Refusal] * optional):
+            found += kind.find_ours(patient, region, batch_id)
+    return found
 
 
 def _enabled_regions(patient: Patient, near: Sequence[str]) -> set[str]:

@@ -114,6 +114,8 @@ class Resource:
         The AWS CLI's commands that do so by hand, from its options that say where and the ids.
     dry_run
         The call that ends one, with an id that is made up.
+    harmless
+        Whether one that is left launches nothing and costs nothing.
     listed_for
         How long after its expiry EC2 lists one at least, also if it has ended long before.
     """
@@ -125,6 +127,7 @@ class Resource:
     commands: Callable[[str, Sequence[str]], list[str]]
     dry_run: tuple[str, dict[str, Any]]
     listed_for: timedelta
+    harmless: bool = False
 
     def of(self, ids: Iterable[str]) -> list[str]:
         """Those of the ids that are of this kind, in order."""

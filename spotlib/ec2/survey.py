@@ -3,14 +3,13 @@
 Ends of all kinds go through here too, so that clean-up needs to know none of them.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from spotlib.ec2.caller import Caller
 from spotlib.ec2.calls import Ended
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES
-from spotlib.ec2.resource import Ours, Resource, Survey
+from spotlib.ec2.resource import Resource, Survey
 from spotlib.ec2.spot_requests import SPOT_REQUESTS
 
 # What can still launch something comes first: it is ended first.
@@ -33,18 +32,6 @@ def survey(
         if (mine := each.of(ids)) or each in wanted
     ]
     return parts[0] if len(parts) == 1 else Survey.joined(parts)
-
-
-def find_ours(
-    connection: Caller,
-    region: str,
-    *,
-    resources: Iterable[Resource] = RESOURCES,
-    batch_id: str | None = None,
-) -> Iterator[Ours]:
-    """Yield everything of these kinds in a region that carries our tag, or that of one batch."""
-    for each in resources:
-        yield from each.find_ours(connection, region, batch_id)
 
 
 def end_things(connection: Connection, region: str, ids: Sequence[str]) -> Ended:

@@ -206,7 +206,8 @@ class Weak:
     def ids_journalled_after_the_reply(_point, world, log):
         """Recover by the ids in the log alone: a request without a logged id stays unknown."""
         ids = logged_ids(log)
-        settle(in_process(world), batch_id="nobody", request_ids=ids, note=lambda *_, **__: 0)
+        given = {"request_ids": ids, "resources": (), "note": lambda *_, **__: 0}
+        settle(in_process(world), batch_id="nobody", **given)
 
     @staticmethod
     def no_settle_time(_point, world, log):
