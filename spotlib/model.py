@@ -27,16 +27,17 @@ Purchase = Literal["spot", "on-demand"]
 SPOT: Purchase = "spot"
 ON_DEMAND: Purchase = "on-demand"
 DEFAULT_METHOD = "request_spot_instances"
-METHODS: Mapping[str, tuple[Purchase, ...]] = MappingProxyType(  # and what each can buy
+PURCHASES: Mapping[str, tuple[Purchase, ...]] = MappingProxyType(  # by method: what it can buy
     {
         DEFAULT_METHOD: (SPOT,),
         "run_instances": (SPOT, ON_DEMAND),
         "create_fleet_instant": (SPOT, ON_DEMAND),
     }
 )
+METHODS = tuple(PURCHASES)
 ARMS = tuple(  # as they are written in parameters: the purchase is named where it is not spot
     method if purchase == SPOT else f"{method}:{purchase}"
-    for method, purchases in METHODS.items()
+    for method, purchases in PURCHASES.items()
     for purchase in purchases
 )
 T3_SOURCES = ("placement scores", "selection")  # where a known t3 is from

@@ -18,7 +18,8 @@ from typing import Any
 from conftest import ARM, CHAOS, NANO, QUICK, plan_for, read_events, scripted
 
 from spotlib.cleanup.sweep import SweepReport, sweep
-from spotlib.collect.rounds import BatchSummary, collect_batch
+from spotlib.collect.rounds import collect_batch
+from spotlib.collect.summary import BatchSummary
 from spotlib.ec2.connection import Connection, connect_in_process
 from spotlib.record.log import EventLog
 from spotlib.record.tables import load_batches, load_launches, load_polls

@@ -68,6 +68,7 @@ class Schedule:
     phase_s: float
     seed: int
     settle_s: float
+    arm_pause_s: float = 0.0
 
 
 @dataclass

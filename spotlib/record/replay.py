@@ -100,7 +100,8 @@ class RecordedRequest:
 class RecordedBatch:
     """All that one log says; ``torn`` if its last line is not whole, or is being written.
 
-    ``writer_pid`` is the process of its last writer: the collector's, or that of a sweep or guard.
+    ``refused`` are the runs of which all instances were refused, or some.  ``writer_pid`` is the
+    process of its last writer: the collector's, or that of a sweep or guard.
     """
 
     path: Path
@@ -237,6 +238,8 @@ def _take_answer(found: RecordedBatch, event: RequestedEvent | RefusedEvent) -> 
         found.refused.append(run)
         return
     run.requested = event
+    if event.lacking:
+        found.refused.append(run)
     if event.answered_s is not None:
         _require_order(asked_s=event.asked_s, answered_s=event.answered_s)
     for each in event.request_ids:

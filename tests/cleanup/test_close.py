@@ -165,7 +165,7 @@ def dead_batch(world, log, *, after_s=12.0):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("spotlib.collect.rounds._finish", lambda *_: None)
+        patch.setattr("spotlib.collect.rounds.finish", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             collect_batch(connection, checked, log=log, seed=1, guard=False, on_poll=die)
     [dead] = unfinished(log.parent)
