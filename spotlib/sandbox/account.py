@@ -64,6 +64,8 @@ class SpotRequest:
     tags: dict[str, str]
     owner: str = ""  # "": the caller of the API
     method: str = "request_spot_instances"  # how it was asked for
+    fleet_id: str = ""
+    unwanted: bool = False  # its fleet was deleted: what it still launches ends at once
     on_demand: bool = False  # the launch of an on-demand instance, not a spot request
     born_with: dict[str, dict[str, str]] = field(default_factory=dict)  # tags by resource type
     guest_shutdown: str = ""  # InstanceInitiatedShutdownBehavior; "": not said
@@ -92,8 +94,13 @@ class SpotRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether it is a request that waits, not part of a launch that succeeds or fails."""
+        """Whether it is a request of the caller, not part of a launch or of a fleet."""
         return self.method == "request_spot_instances"
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for capacity, and is not refused if there is none."""
+        return self.requested or self.method == "create_fleet_request"
 
     @property
     def stock(self) -> tuple[Pool, bool]:
@@ -154,6 +161,41 @@ def _summary(ok_at_s: float, at_s: float, impaired_at_s: float = inf) -> str:
     return "impaired" if at_s >= impaired_at_s else "initializing"
 
 
+@dataclass(kw_only=True)
+class Template:
+    """One launch template, ``lt-...``, with its only version."""
+
+    template_id: str
+    name: str
+    description: str
+    data: dict[str, Any]  # LaunchTemplateData as the client sent them
+    created_s: float
+    known_s: float  # when calls may first know of it
+    tags: dict[str, str]
+
+
+@dataclass(kw_only=True)
+class Fleet:
+    """One fleet, ``fleet-...``, of type instant or request."""
+
+    fleet_id: str
+    config: dict[str, Any]  # the call that created it
+    kind: str  # its type
+    target: int
+    on_demand: bool
+    created_s: float
+    active_s: float
+    known_s: float  # when describe calls may first know of it
+    until_s: float
+    tags: dict[str, str]
+    terminates: bool  # whether its end ends its instances
+    ended_s: float | None = None  # when it was deleted or expired
+    units: list[SpotRequest] = field(default_factory=list)
+    parts: list[tuple[dict[str, Any], list[SpotRequest]]] = field(default_factory=list)
+    errors: list[dict[str, Any]] = field(default_factory=list)  # in EC2's form
+    events: list[tuple[float, str, str, str]] = field(default_factory=list)
+
+
 Script = Callable[[SpotRequest], Fate | None]
 Tagged = SpotRequest | Instance
 
@@ -166,6 +208,8 @@ class Region:
         self.instances: dict[str, Instance] = {}
         self.calls: Counter[str] = Counter()  # launch calls so far, by owner: identify their draws
         self.tokens: dict[tuple[str, str], tuple[str, Any]] = {}  # see ``tokens``
+        self.templates: dict[str, Template] = {}
+        self.fleets: dict[str, Fleet] = {}
         self.launched = 0  # instances so far
         self.held: Counter[tuple[Pool, bool]] = Counter()  # capacity in use here, by stock
         self._by_tag: dict[tuple[str, str], dict[str, SpotRequest]] = {}

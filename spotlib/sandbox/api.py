@@ -11,12 +11,15 @@ from typing import Any
 
 from spotlib.sandbox import (
     borrowed,
+    fleet_api,
+    fleet_reads_api,
     identity,
     instance_api,
     market_api,
     network_api,
     run_api,
     spot_api,
+    template_api,
 )
 from spotlib.sandbox.account import Region, SpotRequest
 from spotlib.sandbox.protocol import (
@@ -35,6 +38,15 @@ ACTIONS: Mapping[tuple[str, str], Handler] = {
     ("ec2", "DescribeSpotInstanceRequests"): spot_api.describe_spot_instance_requests,
     ("ec2", "CancelSpotInstanceRequests"): spot_api.cancel_spot_instance_requests,
     ("ec2", "RunInstances"): run_api.run_instances,
+    ("ec2", "CreateLaunchTemplate"): template_api.create_launch_template,
+    ("ec2", "DescribeLaunchTemplates"): template_api.describe_launch_templates,
+    ("ec2", "DescribeLaunchTemplateVersions"): template_api.describe_launch_template_versions,
+    ("ec2", "DeleteLaunchTemplate"): template_api.delete_launch_template,
+    ("ec2", "CreateFleet"): fleet_api.create_fleet,
+    ("ec2", "DeleteFleets"): fleet_api.delete_fleets,
+    ("ec2", "DescribeFleets"): fleet_reads_api.describe_fleets,
+    ("ec2", "DescribeFleetInstances"): fleet_reads_api.describe_fleet_instances,
+    ("ec2", "DescribeFleetHistory"): fleet_reads_api.describe_fleet_history,
     ("ec2", "DescribeInstances"): instance_api.describe_instances,
     ("ec2", "DescribeInstanceStatus"): instance_api.describe_instance_status,
     ("ec2", "TerminateInstances"): instance_api.terminate_instances,
@@ -70,9 +82,21 @@ _PARAMETERS: Mapping[str, str] = {
     "DescribeSpotInstanceRequests": "SpotInstanceRequestIds",
     "CancelSpotInstanceRequests": "SpotInstanceRequestIds",
     "RunInstances": "ClientToken CreditSpecification EbsOptimized IamInstanceProfile ImageId "
-    "InstanceInitiatedShutdownBehavior InstanceMarketOptions InstanceType KeyName MaxCount "
-    "MetadataOptions MinCount Monitoring NetworkInterfaces Placement SecurityGroupIds "
+    "InstanceInitiatedShutdownBehavior InstanceMarketOptions InstanceType KeyName LaunchTemplate "
+    "MaxCount MetadataOptions MinCount Monitoring NetworkInterfaces Placement SecurityGroupIds "
     "SecurityGroups SubnetId TagSpecifications UserData",
+    "CreateLaunchTemplate": "ClientToken LaunchTemplateData LaunchTemplateName TagSpecifications "
+    "VersionDescription",
+    "DescribeLaunchTemplates": "LaunchTemplateIds LaunchTemplateNames",
+    "DescribeLaunchTemplateVersions": "LaunchTemplateId LaunchTemplateName Versions",
+    "DeleteLaunchTemplate": "LaunchTemplateId LaunchTemplateName",
+    "CreateFleet": "ClientToken LaunchTemplateConfigs OnDemandOptions SpotOptions "
+    "TagSpecifications TargetCapacitySpecification TerminateInstancesWithExpiration Type "
+    "ValidUntil",
+    "DeleteFleets": "FleetIds TerminateInstances",
+    "DescribeFleets": "FleetIds",
+    "DescribeFleetInstances": "FleetId",
+    "DescribeFleetHistory": "EventType FleetId StartTime",
     "DescribeInstances": "InstanceIds IncludeManagedResources",
     "DescribeInstanceStatus": "InstanceIds IncludeAllInstances IncludeManagedResources",
     "TerminateInstances": "InstanceIds",
@@ -93,8 +117,15 @@ _PARAMETERS: Mapping[str, str] = {
     "TargetCapacityUnitType",
 }
 
-_LAUNCHING = frozenset({"RequestSpotInstances", "RunInstances"})
-MUTATING = _LAUNCHING | {"CancelSpotInstanceRequests", "TerminateInstances", "CreateTags"}
+_LAUNCHING = frozenset({"RequestSpotInstances", "RunInstances", "CreateFleet"})
+MUTATING = _LAUNCHING | {
+    "CancelSpotInstanceRequests",
+    "CreateLaunchTemplate",
+    "CreateTags",
+    "DeleteFleets",
+    "DeleteLaunchTemplate",
+    "TerminateInstances",
+}
 
 _MODELLED = {name: _COMMON | set(text.split()) for name, text in _PARAMETERS.items()}
 
@@ -171,6 +202,7 @@ def _shown(account: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotR
             yield "fulfilled", request
             if item["State"]["Name"] == "running":
                 yield "running", request
+    yield from _of_fleets(account, result)
     for item in result.get("InstanceStatuses", ()):
         request = account.instances[item["InstanceId"]].request
         checks = (item.get(f"{name}Status", {}).get("Status") for name in _CHECKS)
@@ -178,6 +210,20 @@ def _shown(account: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotR
             yield "running", request
             if set(checks) <= {"ok", "not-applicable", None}:
                 yield "ready", request
+
+
+def _of_fleets(account: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotRequest]]:
+    """The same of an answer about fleets: a fleet that is known has accepted its units."""
+    ids = [result["FleetId"]] if "FleetId" in result else []
+    ids += [each["FleetId"] for each in result.get("Fleets", ())]
+    for fleet_id in ids:
+        fleet = account.fleets[fleet_id]
+        for unit in fleet.units:
+            yield "accepted", unit
+            if fleet.kind == "instant":
+                yield "fulfilled", unit
+    for item in result.get("ActiveInstances", ()):
+        yield "fulfilled", account.instances[item["InstanceId"]].request
 
 
 _CHECKS = ("Instance", "System", "AttachedEbs")

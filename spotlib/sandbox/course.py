@@ -7,7 +7,7 @@ say which transitions are possible.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Any
 
@@ -78,25 +78,34 @@ def request(
     return requests
 
 
-def launch(world: World, requests: Sequence[SpotRequest], *, least: int) -> str:
-    """Launch at once those of these requests that their pool grants now.
+def wait(world: World, requests: Iterable[SpotRequest]) -> None:
+    """Accept requests that somebody else drew up."""
+    for each in requests:
+        _accept(world, each)
 
-    If they are fewer than ``least``, none is launched.  Returns what stands in the way of the
-    others, or "".
-    """
-    now_s, obstacles, granted = world.now_s, [], 0
+
+def obstacles(world: World, requests: Iterable[SpotRequest]) -> list[str]:
+    """What stands in the way of each of these requests if they shall launch now: "" is nothing."""
+    found: list[str] = []
     for each in requests:
         _foretell(world, each)
-        obstacles.append(_obstacle(world, each, now_s, ahead=granted)[0])
-        granted += obstacles[-1] is None
-    for each, obstacle in zip(requests, obstacles, strict=True):
-        if obstacle is None and granted >= least:
-            _launch(world, each, now_s)
-        else:
-            each.state, each.code, each.known_s = "refused", obstacle or "", now_s
-            each.happened_s["refused"] = now_s
-            world.remember(each)
-    return next(filter(None, obstacles), "")
+        obstacle, _ = _obstacle(world, each, world.now_s, ahead=found.count(""))
+        found.append(obstacle or "")
+    return found
+
+
+def launch(world: World, requests: Iterable[SpotRequest]) -> None:
+    """Launch these requests at once; their pool must have granted them."""
+    for each in requests:
+        _launch(world, each, world.now_s)
+
+
+def refuse(world: World, refused: Iterable[tuple[SpotRequest, str]]) -> None:
+    """Keep in the truth that these requests were refused at once, and why."""
+    for each, code in refused:
+        each.state, each.code, each.known_s = "refused", code, world.now_s
+        each.happened_s["refused"] = world.now_s
+        world.remember(each)
 
 
 def draw_up(
@@ -137,10 +146,10 @@ def cancel(world: World, request: SpotRequest) -> None:
         _cancel(world, request, world.now_s)
 
 
-def terminate(world: World, instance: Instance) -> None:
+def terminate(world: World, instance: Instance, at_s: float | None = None) -> None:
     """Begin to shut an instance down."""
     world.touch(instance, "terminate")
-    _shut_down(world, instance, _USER, world.now_s)
+    _shut_down(world, instance, _USER, world.now_s if at_s is None else at_s)
 
 
 # The course of a request.
@@ -170,13 +179,15 @@ def _accept(world: World, request: SpotRequest) -> None:
     _foretell(world, request)
     request.happened_s["accepted"] = now_s
     _set_code(request, "pending-evaluation", now_s)
-    world.add(request)
+    world.remember(request)
+    if request.requested:
+        world.add(request)
     if request.fate:
         evaluate_s = request.fate.evaluate_s
     else:  # one decision per call: its instances succeed or fail together
         evaluate_s, _ = world.market.decision_s(request.name)
     world.schedule(now_s + evaluate_s, _evaluate, request)
-    world.schedule(request.valid_until_s, _expire, request)
+    world.schedule(request.valid_until_s, _expire, request)  # never, if it has no end
     if request.fate and request.fate.cancelled_s is not None:
         world.schedule(now_s + request.fate.cancelled_s, _cancel, request)
 
@@ -203,7 +214,7 @@ def _launch(world: World, request: SpotRequest, at_s: float) -> None:
     """Let a request pass from accepted to fulfilled at one moment."""
     request.happened_s["accepted"] = at_s
     _set_code(request, "pending-evaluation", at_s)
-    world.add(request)
+    world.remember(request)
     _hold(world, request, at_s)
     _fulfil(world, request, at_s)
     if request.fate and request.fate.cancelled_s is not None:
@@ -217,10 +228,12 @@ def _obstacle(
 
     ``ahead`` instances are granted before it in the same launch.
     """
-    if request.fate:
-        return _fated_obstacle(request, request.fate, at_s)
     market, pool, posix = world.market, request.pool, world.posix(at_s)
     retry_s = at_s + market.numbers.reevaluate_s
+    if request.fleet_id and request.waits and _over_quota(world, request):
+        return request.code, retry_s  # a fleet waits for its quota too
+    if request.fate:
+        return _fated_obstacle(request, request.fate, at_s)
     most_usd = request.max_price_usd
     if most_usd is not None and most_usd < float(market.price_usd(pool, posix)):
         return "price-too-low", retry_s
@@ -234,10 +247,16 @@ def _obstacle(
     return (None, None) if accepted else ("capacity-not-available", retry_s)
 
 
+def _over_quota(world: World, request: SpotRequest) -> bool:
+    group, on_demand = request.quota_group, request.on_demand
+    in_use = world.vcpus_in_use(request.pool.region, group, on_demand=on_demand)
+    return in_use + request.vcpus > world.vcpu_limit(group, on_demand=on_demand)
+
+
 def _fated_obstacle(
     request: SpotRequest, fate: Fate, at_s: float
 ) -> tuple[str | None, float | None]:
-    if not request.requested:  # it does not wait: what holds it at all refuses it
+    if not request.waits:  # it does not wait: what holds it at all refuses it
         return fate.fails or (None if fate.held_s == 0.0 else fate.holds), None
     if fate.held_s is None:
         return fate.holds, None
@@ -248,6 +267,8 @@ def _fated_obstacle(
 def _hold(world: World, request: SpotRequest, at_s: float) -> None:
     """Reserve capacity: from now on the launch can no longer be stopped."""
     request.in_flight = True
+    if not request.requested:  # there is a spot request from when there is capacity
+        world.add(request)
     world.region(request.pool.region).held[request.stock] += 1
     _set_code(request, "pending-fulfillment", at_s)
 
@@ -295,6 +316,8 @@ def _fulfil(world: World, request: SpotRequest, at_s: float) -> None:
         world.schedule(at_s + fate.interrupted_s, _interrupt, instance)
     elif request.fate is None and not request.on_demand:
         _watch_pool(world, instance, at_s)
+    if request.unwanted:
+        _shut_down(world, instance, _USER, at_s)
 
 
 def _ebs_of_type(world: World, request: SpotRequest) -> EbsForm:

@@ -43,6 +43,7 @@ class Harm:
     error: Exception | None = None  # EC2's answer, or how the connection breaks
     spend_s: float = 0.0  # how long it takes
     garbled: bool = False  # the answer's body is truncated to half
+    pool_error: str = ""  # the code of the errors in the answer of an instant fleet
 
 
 # Kind -> (whether the call is executed first, what it means).
@@ -63,6 +64,14 @@ KINDS: Mapping[str, tuple[bool, str]] = {
     ),
     "malformed": (True, "the answer's body is truncated to half"),
 }
+# The same, of CreateFleet alone.
+FLEET_KINDS: Mapping[str, tuple[bool, str]] = {
+    "fleet_throttled": (
+        False,
+        "an instant fleet launches nothing: RequestLimitExceeded in the `Errors` of a 200 answer",
+    ),
+}
+_ALL = {**KINDS, **FLEET_KINDS}
 
 
 @dataclass(kw_only=True)
@@ -89,8 +98,8 @@ class Fault:
 
     def __post_init__(self) -> None:
         """Refuse invalid values."""
-        if self.kind not in KINDS:
-            raise ValueError(f"fault must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.kind not in _ALL:
+            raise ValueError(f"fault must be one of {', '.join(_ALL)}, got {self.kind!r}")
         if not 0.0 <= self.rate <= 1.0 or (self.nth is not None and self.nth < 1):
             raise ValueError(f"need 0 <= rate <= 1 and nth >= 1, got {self.rate!r}, {self.nth!r}")
         if not (self.from_s <= self.to_s and 0.0 <= self.seconds < inf):
@@ -98,12 +107,14 @@ class Fault:
 
     def __call__(self, call: ParsedCall, executed: bool) -> Harm | None:
         """The harm to this call at this point, if any."""
-        if KINDS[self.kind][0] is not executed or not self._affects(call):
+        if _ALL[self.kind][0] is not executed or not self._affects(call):
             return None
         return self._harm(call)
 
     def _affects(self, call: ParsedCall) -> bool:
         if self.action not in ("", call.action) or self.region not in ("", call.region):
+            return False
+        if self.kind in FLEET_KINDS and call.action != "CreateFleet":
             return False
         if not self.from_s <= call.at_s < self.to_s:
             return False
@@ -128,7 +139,7 @@ class Fault:
             return Harm(self.error or ReadTimeoutError(endpoint_url=_URL), spend_s)
         if self.kind == "expired":
             return self._expire(call)
-        return Harm(garbled=True)
+        return _ANSWERS[self.kind]
 
     def _expire(self, call: ParsedCall) -> Harm | None:
         scope = call.headers.get("authorization", "").partition("Credential=")[2]
@@ -143,6 +154,10 @@ _ERRORS = {
     "throttled": "RequestLimitExceeded",
     "internal_error": "InternalError",
     "unavailable": "Unavailable",
+}
+_ANSWERS = {
+    "malformed": Harm(garbled=True),
+    "fleet_throttled": Harm(pool_error="RequestLimitExceeded"),
 }
 _BREAKS: Mapping[str, Callable[[], Exception]] = {
     "refused": lambda: EndpointConnectionError(endpoint_url=_URL, error="connection refused"),

@@ -6,13 +6,21 @@ Each public function is one EC2 action: ``(world, region, params) -> result``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from spotlib.sandbox import course
 from spotlib.sandbox.account import Instance, Tagged
 from spotlib.sandbox.chance import digest
 from spotlib.sandbox.filters import filters_of, has_wildcard, narrow, page
-from spotlib.sandbox.protocol import ApiError, Params, Shape, end_dry_run, invalid, missing
+from spotlib.sandbox.protocol import (
+    ApiError,
+    Params,
+    Shape,
+    end_dry_run,
+    invalid,
+    missing,
+    unsupported,
+)
 from spotlib.sandbox.reads import instance_as_of
 from spotlib.sandbox.shapes import instance_shape, state, status_shape, tag_list
 from spotlib.sandbox.spot_api import find_requests
@@ -181,16 +189,11 @@ def create_tags(world: World, region: str, params: Params) -> Shape:
 
 
 def describe_tags(world: World, region: str, params: Params) -> Shape:
-    """The tags of all requests and instances of the region."""
-    account = world.region(region)
+    """The tags of all that the region has."""
     rows = [
         {"ResourceId": i, "ResourceType": kind, **tag}
-        for kind, things in (
-            ("spot-instances-request", account.requests),
-            ("instance", account.instances),
-        )
-        for i, thing in things.items()
-        for tag in tag_list(thing.tags)
+        for kind, i, tags in _tagged(world, region)
+        for tag in tag_list(tags)
     ]
     shown, more = page(narrow(rows, params, "DescribeTags", _TAG_PATHS), params)
     return {"Tags": shown, **more}
@@ -218,7 +221,7 @@ def reservations(world: World, region: str, shapes: Iterable[Shape]) -> list[Sha
     known, found = world.region(region).instances, dict[str, list[Shape]]()
     for shape in shapes:
         request = known[shape["InstanceId"]].request
-        name = shape["InstanceId"] if request.requested else request.name
+        name = shape["InstanceId"] if request.waits else request.name
         found.setdefault(f"r-0{digest(8, 'r', name).hex()}", []).append(shape)
     return [
         {"ReservationId": each, "OwnerId": world.account_id, "Instances": shapes}
@@ -243,7 +246,30 @@ def _as_of(found: Iterable[Instance], at_s: float) -> list[Instance]:
     return [each for each in past if each is not None]
 
 
+def _tagged(world: World, region: str) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """(kind, id, tags) of each thing; those of disks and interfaces are never changed here."""
+    account = world.region(region)
+    for name, request in account.requests.items():
+        yield "spot-instances-request", name, request.tags
+    for name, instance in account.instances.items():
+        yield "instance", name, instance.tags
+        born_with, shape = instance.request.born_with, {}
+        if born_with.keys() & {"volume", "network-interface"}:
+            shape = instance_shape(world, instance)
+        for disk in shape.get("BlockDeviceMappings", ()):
+            yield "volume", disk["Ebs"]["VolumeId"], born_with.get("volume", {})
+        for each in shape.get("NetworkInterfaces", ()):
+            tags = born_with.get("network-interface", {})
+            yield "network-interface", each["NetworkInterfaceId"], tags
+    for name, template in account.templates.items():
+        yield "launch-template", name, template.tags
+    for name, fleet in account.fleets.items():
+        yield "fleet", name, fleet.tags
+
+
 def _thing(world: World, region: str, resource_id: str) -> Tagged:
     if resource_id.startswith("sir-"):
         return find_requests(world, region, [resource_id])[0]
+    if resource_id.startswith(("eni-", "fleet-", "lt-", "vol-")):
+        raise unsupported(f"Tagging {resource_id} after its creation is not modelled here.")
     return find_instances(world, region, [resource_id])[0]

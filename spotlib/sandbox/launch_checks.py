@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from spotlib.sandbox import catalogue, network
 from spotlib.sandbox.chance import uniforms
@@ -33,6 +33,14 @@ _OVER_VCPUS = (
 )
 _IMAGE_ID = re.compile(r"ami-(?:[0-9a-f]{8}|[0-9a-f]{17})")
 _MOST_USER_DATA = 16384  # bytes, before base64
+
+_OPTIONS = {
+    "InstanceInitiatedShutdownBehavior": ("stop", "terminate"),
+    "CreditSpecification.CpuCredits": ("standard", "unlimited"),
+    "MetadataOptions.HttpTokens": ("optional", "required"),
+    "MetadataOptions.HttpEndpoint": ("enabled", "disabled"),
+}
+TAGGABLE = ("instance", "volume", "network-interface", "spot-instances-request")
 
 # What a launch can name; EC2 has more, which is refused as not modelled.
 LAUNCH = frozenset(
@@ -171,6 +179,34 @@ def groups(launch: Params, region: str) -> list[Shape]:
         )
         raise ApiError("InvalidGroup.NotFound", message)
     return [known]
+
+
+def check_options(params: Params) -> None:
+    """Refuse an invalid option of the guest; but for the shutdown none has an effect here."""
+    for path, allowed in _OPTIONS.items():
+        outer, _, inner = path.partition(".")
+        given = params.get(outer)
+        value = (given or {}).get(inner) if inner else given
+        if value is not None and value not in allowed:
+            raise invalid(f"Invalid value '{value}' for {path}. Allowed: {', '.join(allowed)}.")
+        if inner and given:
+            named = {each.rpartition(".")[2] for each in _OPTIONS if each.startswith(f"{outer}.")}
+            refuse_others(given, named, outer)
+
+
+def tags_at_birth(
+    params: Params, taggable: Collection[str] = TAGGABLE
+) -> dict[str, dict[str, str]]:
+    """The tags of a call by resource type; a type that the call cannot tag is refused."""
+    tags: dict[str, dict[str, str]] = {}
+    for item in params.get("TagSpecifications", []):
+        kind = item.get("ResourceType")
+        if kind not in taggable:
+            message = f"'{kind}' is not a valid taggable resource type for this operation."
+            raise invalid(message)
+        given = {tag["Key"]: tag.get("Value", "") for tag in item.get("Tags", [])}
+        tags.setdefault(kind, {}).update(given)
+    return tags
 
 
 def check_network(world: World, launch: Params, region: str) -> None:

@@ -16,11 +16,16 @@ UNNARROWED: Bucket = (50.0, 10.0)  # describes with neither paging nor filter
 BUCKETS: Mapping[str, Bucket] = {
     "RequestSpotInstances": (50.0, 5.0),
     "RunInstances": (5.0, 2.0),
+    "CreateFleet": (50.0, 5.0),
+    "DeleteFleets": (50.0, 5.0),
+    "CreateLaunchTemplate": (50.0, 5.0),
+    "DeleteLaunchTemplate": (50.0, 5.0),
     "CancelSpotInstanceRequests": (50.0, 5.0),
     "TerminateInstances": (100.0, 5.0),
     "CreateTags": (100.0, 10.0),
 }
 TERMINATED: Bucket = (1000.0, 20.0)  # counts instances, in addition to the calls
+LAUNCHED: Bucket = (1000.0, 2.0)  # the same for RunInstances
 _NARROWABLE = frozenset(
     {
         "DescribeInstances",
@@ -34,8 +39,9 @@ _NARROWABLE = frozenset(
 class Buckets:
     """The level of every bucket."""
 
-    def __init__(self, *, status_ids_narrow: bool = True) -> None:
+    def __init__(self, *, status_ids_narrow: bool = True, count_launched: bool = True) -> None:
         self._status_ids_narrow = status_ids_narrow
+        self._count_launched = count_launched
         self._level: dict[tuple[str, str], tuple[float, float]] = {}
 
     def take(self, region: str, action: str, params: Mapping[str, Any], now_s: float) -> bool:
@@ -45,6 +51,9 @@ class Buckets:
         if action == "TerminateInstances":
             instances = float(len(params.get("InstanceIds", [])))
             needs.append(((region, "instances terminated"), TERMINATED, instances))
+        if action == "RunInstances" and self._count_launched:
+            launched = float(params.get("MaxCount", 0))
+            needs.append(((region, "instances launched"), LAUNCHED, launched))
         levels = [(key, self._level_now(key, bucket, now_s) - need) for key, bucket, need in needs]
         if any(level < 0.0 for _, level in levels):
             return False

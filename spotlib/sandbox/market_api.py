@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +38,17 @@ _QUOTAS = {
     "DL": ("L-85EED4F7", "All DL Spot Instance Requests"),
     "Trn": ("L-6B0D517C", "All Trn Spot Instance Requests"),
 }
+_ON_DEMAND_QUOTAS = {
+    "Standard": ("L-1216C47A", "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances"),
+    "F": ("L-74FC7D96", "Running On-Demand F instances"),
+    "G and VT": ("L-DB2E81BA", "Running On-Demand G and VT instances"),
+    "P": ("L-417A185B", "Running On-Demand P instances"),
+    "X": ("L-7295265B", "Running On-Demand X instances"),
+    "Inf": ("L-1945791B", "Running On-Demand Inf instances"),
+    "DL": ("L-6E869C2A", "Running On-Demand DL instances"),
+    "Trn": ("L-2C3B7624", "Running On-Demand Trn instances"),
+}
+_ALL_QUOTAS = [(False, _QUOTAS), (True, _ON_DEMAND_QUOTAS)]  # whether on demand
 _IMAGE_PATHS = {
     "architecture": "Architecture",
     "block-device-mapping.delete-on-termination": "BlockDeviceMappings.Ebs.DeleteOnTermination",
@@ -244,23 +255,38 @@ def describe_images(world: World, region: str, params: Params) -> Shape:
 
 
 def list_service_quotas(world: World, region: str, params: Params) -> Shape:
-    """The spot quotas of EC2 that were applied to the account, one per family group."""
-    applied = [group for group in _QUOTAS if group not in world.unlisted_quotas]
-    return _quotas(world, region, params, {group: world.vcpu_limit(group) for group in applied})
+    """The spot and on-demand quotas of EC2 that were applied to the account."""
+    unlisted = world.unlisted_quotas
+    return _quotas(
+        [
+            _quota(world, region, code, name, world.vcpu_limit(group, on_demand=on_demand))
+            for on_demand, quotas in _ALL_QUOTAS
+            for group, (code, name) in quotas.items()
+            if group not in unlisted
+        ],
+        params,
+    )
 
 
 def list_aws_default_service_quotas(world: World, region: str, params: Params) -> Shape:
-    """The spot quotas of a new account."""
-    return _quotas(world, region, params, {group: fresh_vcpus(group) for group in _QUOTAS})
+    """The spot and on-demand quotas of a new account."""
+    return _quotas(
+        [
+            _quota(world, region, code, name, fresh_vcpus(group))
+            for _, quotas in _ALL_QUOTAS
+            for group, (code, name) in quotas.items()
+        ],
+        params,
+    )
 
 
 def get_service_quota(world: World, region: str, params: Params) -> Shape:
-    """One spot quota by its code."""
+    """One quota by its code."""
     return _one_quota(list_service_quotas(world, region, params), params)
 
 
 def get_aws_default_service_quota(world: World, region: str, params: Params) -> Shape:
-    """One spot quota of a new account by its code."""
+    """One quota of a new account by its code."""
     return _one_quota(list_aws_default_service_quotas(world, region, params), params)
 
 
@@ -403,10 +429,10 @@ def _score_rows(
     return [{"Region": region, "Score": max(best.values())}]
 
 
-def _quotas(world: World, region: str, params: Params, vcpus: Mapping[str, float]) -> Shape:
+def _quotas(found: list[Shape], params: Params) -> Shape:
     if params.get("ServiceCode") != "ec2":
         raise ApiError("NoSuchResourceException", "Only the quotas of ec2 are modelled.", 400)
-    return {"Quotas": [_quota(world, region, group, vcpus[group]) for group in vcpus]}
+    return {"Quotas": found}
 
 
 def _one_quota(quotas: Shape, params: Params) -> Shape:
@@ -417,8 +443,7 @@ def _one_quota(quotas: Shape, params: Params) -> Shape:
     raise ApiError("NoSuchResourceException", message)
 
 
-def _quota(world: World, region: str, group: str, vcpus: float) -> Shape:
-    code, name = _QUOTAS[group]
+def _quota(world: World, region: str, code: str, name: str, vcpus: float) -> Shape:
     return {
         "ServiceCode": "ec2",
         "ServiceName": "Amazon Elastic Compute Cloud (Amazon EC2)",

@@ -9,7 +9,7 @@ This changes only what is shown, never what happens.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spotlib.sandbox.account import Instance, SpotRequest
 from spotlib.sandbox.chance import uniforms
@@ -20,6 +20,7 @@ class Reads:
     """The most that reads deviate; times are drawn uniformly between 0 and these."""
 
     unknown_s: float = 0.0  # a new request or instance is unknown: NotFound by id, absent by filter
+    template_unknown_s: float = field(default=0.0, repr=False)  # the same for launch templates
     id_lag_s: float = 0.0  # age of an answer to ids
     filter_lag_s: float = 0.0  # age of an answer to filters
     lag_share: float = 0.5  # share of answers that lag at all
@@ -29,6 +30,11 @@ class Reads:
     def unknown_for_s(self, *name: object) -> float:
         """How long a new request or instance stays unknown."""
         return self.unknown_s * _draw("unknown", *name) if self.unknown_s else 0.0
+
+    def template_unknown_for_s(self, *name: object) -> float:
+        """How long a new launch template stays unknown."""
+        most_s = self.template_unknown_s
+        return most_s * _draw("unknown template", *name) if most_s else 0.0
 
     def lag_s(self, *name: object, by_ids: bool) -> float:
         """How old an answer is."""

@@ -1,16 +1,18 @@
 """RunInstances: instances at once, spot or on demand, or a refusal.
 
-``prepare`` checks what is asked for and ``carry_out`` asks the pools; instant fleets use both.
+``prepare`` checks what is asked for, ``draw_up`` chooses the pool, ``settle`` launches or refuses;
+fleets use them too.
 The public function is an EC2 action: ``(world, region, params) -> result``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
+from typing import Any
 
-from spotlib.sandbox import catalogue, course, launch_checks, tokens
+from spotlib.sandbox import catalogue, course, launch_checks, template_api, tokens
 from spotlib.sandbox.account import SpotRequest
 from spotlib.sandbox.instance_api import reservations
 from spotlib.sandbox.market import Pool
@@ -31,13 +33,10 @@ _ACTION = "RunInstances"
 _MOST_INSTANCES = 1000
 _MARKET = frozenset({"MarketType", "SpotOptions"})
 _SPOT = frozenset({"MaxPrice", "SpotInstanceType", "InstanceInterruptionBehavior", "ValidUntil"})
-_TAGGABLE = ("instance", "volume", "network-interface", "spot-instances-request")
-_OPTIONS = {
-    "InstanceInitiatedShutdownBehavior": ("stop", "terminate"),
-    "CreditSpecification.CpuCredits": ("standard", "unlimited"),
-    "MetadataOptions.HttpTokens": ("optional", "required"),
-    "MetadataOptions.HttpEndpoint": ("enabled", "disabled"),
-}
+_NO_SPOT_REQUESTS = (
+    "You cannot specify tags for Spot instances requests if there are no Spot instances requests "
+    "being created by the request."
+)
 _NO_SPOT_CAPACITY = "There is no Spot capacity available that matches your request."
 
 
@@ -55,25 +54,30 @@ class Order:
     token: str = ""
     max_price_usd: float | None = None
     guest_shutdown: str = ""
-    tags: Mapping[str, dict[str, str]] = field(default_factory=dict)  # by resource type
+    tags: Mapping[str, dict[str, str]]  # by resource type
+    fleet_id: str = ""
+    valid_until_s: float = inf
 
 
 def run_instances(world: World, region: str, params: Params) -> Shape:
     """Launch as many instances as the pool grants, at least MinCount, or refuse the whole call."""
-    launch = {name: params[name] for name in launch_checks.LAUNCH if name in params}
+    filled = template_api.fill_in(world, region, params)
+    launch = {name: filled[name] for name in launch_checks.LAUNCH if name in filled}
     zone = launch_checks.named_zone(world, launch, region)  # a token belongs to a zone, if named
     scope = f"{_ACTION} {zone or ''}"
     launched = tokens.recall(world, region, scope, params)
     if not launched:  # a refused call is tried again, but only with its own parameters
-        order = _ordered(world, region, params, launch)
+        order = _ordered(world, region, filled, launch)
         if world.forms.dry_run == "parameters":
             end_dry_run(params)
         fitting = check_account(world, region, order)
         end_dry_run(params)
-        launched, error = carry_out(world, order, fitting)
+        requests = draw_up(world, order, fitting)
+        obstacles = course.obstacles(world, requests)
+        launched = settle(world, requests, obstacles, least=order.least)
         tokens.keep(world, region, scope, params, launched)
-        if error and not launched:
-            raise error
+        if not launched:
+            raise refusal(world, requests[0], next(filter(None, obstacles)))
     instances = [each.instance for each in launched if each.instance]
     [shape] = reservations(world, region, [instance_shape(world, each) for each in instances])
     return shape
@@ -85,17 +89,15 @@ def prepare(
     launch: Params,
     *,
     where: str,
-    method: str,
-    least: int,
-    most: int,
     on_demand: bool,
-    token: str = "",
+    tags: Mapping[str, dict[str, str]],
     max_price: str | None = None,
-    guest_shutdown: str = "",
-    tags: Mapping[str, dict[str, str]] | None = None,
+    **rest: Any,
 ) -> Order:
     """Check what a launch names; raises EC2's refusal."""
     launch_checks.check_modelled(launch, where)
+    if on_demand and "spot-instances-request" in tags:
+        raise invalid(_NO_SPOT_REQUESTS)
     kind = launch_checks.instance_type(launch, region, on_demand=on_demand)
     unfit = launch_checks.image_flaw(launch, region, kind)
     launch_checks.check_user_data(launch)
@@ -107,17 +109,13 @@ def prepare(
         if error is not None:
             raise error
     return Order(
-        method=method,
         kind=kind,
         pools=pools,
         launch={**launch, "SecurityGroups": groups},
-        least=least,
-        most=most,
         on_demand=on_demand,
-        token=token,
+        tags=tags,
         max_price_usd=launch_checks.max_price(max_price, "maxPrice"),
-        guest_shutdown=guest_shutdown,
-        tags=tags or {},
+        **rest,
     )
 
 
@@ -130,67 +128,45 @@ def check_account(world: World, region: str, order: Order) -> int:
     )
 
 
-def carry_out(world: World, order: Order, count: int) -> tuple[list[SpotRequest], ApiError | None]:
-    """What was launched, and why not more."""
+def draw_up(world: World, order: Order, count: int) -> list[SpotRequest]:
+    """The requests of an order, for a pool that EC2 chooses among those that may serve it."""
     pools = order.pools
-    if order.on_demand:  # EC2 places it where there is capacity, if the call names no zone
+    if order.on_demand:  # it is placed where there is capacity
         pools = [pool for pool in pools if _has_on_demand(world, pool)] or pools
-    requests = course.draw_up(
+    return course.draw_up(
         world,
         order.kind,
         pools,
         count=count,
         method=order.method,
+        fleet_id=order.fleet_id,
         launch=order.launch,
         token=order.token,
         tags=dict(order.tags.get("spot-instances-request", {})),
         born_with=order.tags,
-        valid_until_s=inf,
+        valid_until_s=order.valid_until_s,
         max_price_usd=order.max_price_usd,
         on_demand=order.on_demand,
         guest_shutdown=order.guest_shutdown,
     )
-    obstacle = course.launch(world, requests, least=order.least)
-    launched = [each for each in requests if each.instance]
-    return launched, _refusal(world, order, requests[0].pool, obstacle) if obstacle else None
 
 
-def tags_at_birth(params: Params, taggable: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """The tags of a call by resource type; a type that the call cannot tag is refused."""
-    tags: dict[str, dict[str, str]] = {}
-    for item in params.get("TagSpecifications", []):
-        kind = item.get("ResourceType")
-        if kind not in taggable:
-            message = f"'{kind}' is not a valid taggable resource type for this operation."
-            raise invalid(message)
-        given = {tag["Key"]: tag.get("Value", "") for tag in item.get("Tags", [])}
-        tags.setdefault(kind, {}).update(given)
-    return tags
-
-
-def check_options(params: Params) -> None:
-    """Refuse an invalid option of the guest; but for the shutdown none has an effect here."""
-    for path, allowed in _OPTIONS.items():
-        outer, _, inner = path.partition(".")
-        given = params.get(outer)
-        value = (given or {}).get(inner) if inner else given
-        if value is not None and value not in allowed:
-            raise invalid(f"Invalid value '{value}' for {path}. Allowed: {', '.join(allowed)}.")
-        if inner and given:
-            named = {each.rpartition(".")[2] for each in _OPTIONS if each.startswith(f"{outer}.")}
-            refuse_others(given, named, outer)
+def settle(
+    world: World, requests: Sequence[SpotRequest], obstacles: Sequence[str], *, least: int
+) -> list[SpotRequest]:
+    """Launch those without an obstacle, unless they are fewer than ``least``; refuse the others."""
+    enough = obstacles.count("") >= least
+    pairs = list(zip(requests, obstacles, strict=True))
+    launched = [request for request, obstacle in pairs if enough and not obstacle]
+    course.launch(world, launched)
+    course.refuse(world, (pair for pair in pairs if not enough or pair[1]))
+    return launched
 
 
 def _ordered(world: World, region: str, params: Params, launch: Params) -> Order:
     spot = _spot_options(params)
-    tags = tags_at_birth(params, _TAGGABLE)
-    if spot is None and "spot-instances-request" in tags:
-        raise invalid(
-            "You cannot specify tags for Spot instances requests if there are no Spot instances "
-            "requests being created by the request."
-        )
     least, most = _counts(params)
-    check_options(params)
+    launch_checks.check_options(params)
     shutdown = params.get("InstanceInitiatedShutdownBehavior", "")
     if spot is not None and shutdown == "stop":
         shutdown = ""  # a one-time spot instance cannot be stopped: see ``Forms.guest_shutdown``
@@ -206,7 +182,7 @@ def _ordered(world: World, region: str, params: Params, launch: Params) -> Order
         token=params.get("ClientToken", ""),
         max_price=(spot or {}).get("MaxPrice"),
         guest_shutdown=shutdown,
-        tags=tags,
+        tags=launch_checks.tags_at_birth(params),
     )
 
 
@@ -260,20 +236,21 @@ def _has_on_demand(world: World, pool: Pool) -> bool:
     return world.market.accepts_on_demand(pool, world.posix(world.now_s), held=held)
 
 
-def _refusal(world: World, order: Order, pool: Pool, obstacle: str) -> ApiError:
+def refusal(world: World, request: SpotRequest, obstacle: str) -> ApiError:
     """EC2's answer if this stands in the way of a launch."""
+    pool = request.pool
     if obstacle == "price-too-low":
         least_usd = float(world.market.price_usd(pool, world.posix(world.now_s)))
         return ApiError(
             "SpotMaxPriceTooLow",
-            f"Your Spot request price of {order.max_price_usd:g} is lower than the minimum "
+            f"Your Spot request price of {request.max_price_usd:g} is lower than the minimum "
             f"required Spot request fulfillment price of {least_usd:g}.",
         )
     if obstacle == "bad-parameters":
         return invalid("The parameters do not fit together.")
     if obstacle == "system-error":
         return ApiError("InternalError", "An internal error has occurred", 500)
-    message = _no_on_demand(world, pool) if order.on_demand else _NO_SPOT_CAPACITY
+    message = _no_on_demand(world, pool) if request.on_demand else _NO_SPOT_CAPACITY
     return ApiError("InsufficientInstanceCapacity", message, 500)
 
 

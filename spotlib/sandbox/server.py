@@ -92,16 +92,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--idle-s", type=float, default=0.0, help="end if idle this long; 0: never")
     parser.add_argument("--quota-vcpus", type=float, default=1000.0, help="spot quota per family")
     parser.add_argument(
+        "--on-demand-vcpus", type=float, default=1000.0, help="on-demand quota per family"
+    )
+    parser.add_argument(
         "--fault",
         action="append",
         type=faults.parse,
         default=[],
         metavar="KIND[:NAME=VALUE,...]",
         help="inject a fault, such as throttled:action=DescribeInstances,rate=0.1 or "
-        f"black_hole:from_s=60,to_s=120; kinds: {', '.join(faults.KINDS)}",
+        f"black_hole:from_s=60,to_s=120; kinds: {', '.join([*faults.KINDS, *faults.FLEET_KINDS])}",
     )
     parser.add_argument("--company", action="store_true", help="other users share the account")
     parser.add_argument("--unknown-s", type=float, default=0.0, help="longest time ids are unknown")
+    parser.add_argument(
+        "--template-unknown-s", type=float, default=0.0, help="the same of launch templates"
+    )
     parser.add_argument("--lag-s", type=float, default=0.0, help="longest lag of describe calls")
     parser.add_argument("--page-most", type=int, help="longest page of a describe call")
     parser.add_argument("--empty-share", type=float, default=0.0, help="share of empty pages")
@@ -122,9 +128,11 @@ def run(args: argparse.Namespace) -> int:
         clock=VirtualTime() if args.virtual else ScaledTime(args.speed),
         epoch=args.date,
         quota_vcpus=args.quota_vcpus,
+        on_demand_vcpus=args.on_demand_vcpus,
         throttled=args.throttled,
         reads=Reads(
             unknown_s=args.unknown_s,
+            template_unknown_s=args.template_unknown_s,
             id_lag_s=args.lag_s,
             filter_lag_s=args.lag_s,
             page_most=args.page_most,

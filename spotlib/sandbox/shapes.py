@@ -97,24 +97,24 @@ def _request_shape(world: World, request: SpotRequest) -> Shape:
         price_usd = world.market.on_demand_usd(pool.instance_type, pool.region)
     shape: Shape = {
         "SpotInstanceRequestId": request.request_id,
-        "CreateTime": _stamp(world, request.accepted_s),
+        "CreateTime": stamp(world, request.accepted_s),
         "State": request.state,
         "Status": {
             "Code": request.code,
             "Message": message,
-            "UpdateTime": _stamp(world, request.updated_s),
+            "UpdateTime": stamp(world, request.updated_s),
         },
         "SpotPrice": f"{price_usd:.6f}",
         "LaunchSpecification": {"Monitoring": {"Enabled": False}, **launch},
         "Type": "one-time",
         "InstanceInterruptionBehavior": "terminate",
         "ProductDescription": "Linux/UNIX",
-        "ValidUntil": _stamp(world, until_s) if until_s < inf else None,
+        "ValidUntil": stamp(world, until_s) if until_s < inf else None,
         "Tags": tag_list(request.tags),
     }
     if request.instance is not None:
         shape["InstanceId"] = request.instance.instance_id
-        shape["LaunchedAvailabilityZone"] = _zone_name(request)
+        shape["LaunchedAvailabilityZone"] = zone_name(request)
         shape["LaunchedAvailabilityZoneId"] = request.pool.zone_id
     if request.state == "failed":
         shape["Fault"] = {"Code": request.code, "Message": message}
@@ -123,7 +123,7 @@ def _request_shape(world: World, request: SpotRequest) -> Shape:
 
 def _instance_shape(world: World, instance: Instance) -> Shape:
     """Once it is terminated, EC2 no longer shows its network and its disks."""
-    request, launched = instance.request, _stamp(world, instance.launched_s)
+    request, launched = instance.request, stamp(world, instance.launched_s)
     launch, pool = request.launch, request.pool
     kind = catalogue.raw_types()[pool.instance_type]
     image = catalogue.images(pool.region)[launch["ImageId"]]
@@ -143,11 +143,11 @@ def _instance_shape(world: World, instance: Instance) -> Shape:
         "SourceDestCheck": True,
         "State": state(instance.state),
         "LaunchTime": launched,
-        "AmiLaunchIndex": 0 if request.requested else request.index,
-        "ClientToken": "" if request.requested else request.token,
+        "AmiLaunchIndex": 0 if request.waits else request.index,
+        "ClientToken": _client_token(request),
         "Monitoring": {"State": _monitoring(launch)},
         "Placement": {
-            "AvailabilityZone": _zone_name(request),
+            "AvailabilityZone": zone_name(request),
             "AvailabilityZoneId": pool.zone_id,
             "GroupName": "",
             "Tenancy": "default",
@@ -165,12 +165,19 @@ def _instance_shape(world: World, instance: Instance) -> Shape:
     return {**shape, **_ending(world, instance)}
 
 
+def _client_token(request: SpotRequest) -> str:
+    """The token that an instance shows: a fleet launches with tokens of its own."""
+    if request.fleet_id:
+        return f"{request.fleet_id}-{request.index}"
+    return "" if request.requested else request.token
+
+
 def _status_shape(instance: Instance, status: str, ebs: str | None) -> Shape:
     """The attached-EBS status is there only if the type has it."""
     shape: Shape = {
         "InstanceId": instance.instance_id,
         "InstanceState": state(instance.state),
-        "AvailabilityZone": _zone_name(instance.request),
+        "AvailabilityZone": zone_name(instance.request),
         "AvailabilityZoneId": instance.request.pool.zone_id,
         "InstanceStatus": _checked(status),
         "SystemStatus": _checked(status),
@@ -273,12 +280,13 @@ def _monitoring(launch: Shape) -> str:
     return "enabled" if launch.get("Monitoring", {}).get("Enabled") else "disabled"
 
 
-def _stamp(world: World, at_s: float) -> datetime:
+def stamp(world: World, at_s: float) -> datetime:
     """A moment as EC2 shows it: in whole seconds, as far as is known."""
     moment = world.utc(at_s)
     return moment.replace(microsecond=0) if world.forms.subdigits == "seconds" else moment
 
 
-def _zone_name(request: SpotRequest) -> str:
+def zone_name(request: SpotRequest) -> str:
+    """The account's name of the zone of a request."""
     zones = catalogue.zones(request.pool.region)
     return next(zone.name for zone in zones if zone.zone_id == request.pool.zone_id)

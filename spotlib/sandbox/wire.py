@@ -119,6 +119,7 @@ class _Handler:
         self.call = call = replace(
             call, at_s=world.now_s, number=self.number, read_timeout_s=self.read_timeout_s
         )
+        world.pool_error = ""
         self._apply_faults(call, executed=False)
         api.authorize(world, call)
         result: dict[str, Any] = {}
@@ -151,6 +152,7 @@ class _Handler:
             self.world.clock.spend(harm.spend_s)
             self.world.run_due()
             garbled |= harm.garbled
+            self.world.pool_error = harm.pool_error or self.world.pool_error
             if harm.error is not None:
                 raise harm.error
         return garbled

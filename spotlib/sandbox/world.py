@@ -115,7 +115,9 @@ class World:
         self.reads = reads or Reads()
         self.forms = forms or Forms()
         narrow = self.forms.status_bucket == "narrow"
-        self.buckets = Buckets(status_ids_narrow=narrow) if throttled else None
+        counted = self.forms.launch_bucket == "instances"
+        buckets = Buckets(status_ids_narrow=narrow, count_launched=counted)
+        self.buckets = buckets if throttled else None
         self.partition = partition
         self.opted_in = frozenset(opted_in)
         self.not_opted_in = frozenset(not_opted_in)
@@ -124,6 +126,7 @@ class World:
         self.sessions: dict[str, float] = {}  # access key -> when it ends
         self.calls: list[Call] = []
         self.faults: list[Callable[[Any, bool], Any]] = []  # see ``faults``
+        self.pool_error = ""  # the code that the pools of a fleet answer with in this call
         self.fired: list[Fired] = []  # the faults that affected a call
         self.touched: list[tuple[float, str, str]] = []  # what calls did to things of other owners
         self.lock = threading.RLock()
@@ -197,10 +200,9 @@ class World:
         return self.regions.setdefault(name, Region())
 
     def add(self, request: SpotRequest) -> None:
-        """Add a new request to the account."""
+        """Add a spot request to those that the account shows."""
         if not request.on_demand:
             self.region(request.pool.region).add(request)
-        self.remember(request)
 
     def remember(self, request: SpotRequest) -> None:
         """Keep what the caller asked for in the truth, also if nothing came of it."""
@@ -246,19 +248,25 @@ class World:
             return [self._truth(request) for request in self._requests]
 
     def leftovers(self) -> dict[str, list[str]]:
-        """Requests that can still launch and instances that still live: both must become empty."""
+        """Requests that can still launch, instances that still live: both must become empty.
+
+        Launch templates are listed too, while there are any.
+        """
         with self.lock:
             self.run_due()
             requests = [r for r in self._requests if r.state == "open" or r.in_flight]
             instances = [r.instance for r in self._requests if r.instance]
             alive = [i.instance_id for i in instances if i.state in _LIVE]
-            return {"requests": [r.request_id for r in requests], "instances": alive}
+            left = {"requests": [r.request_id for r in requests], "instances": alive}
+            templates = [name for region in self.regions.values() for name in region.templates]
+            return {**left, "templates": templates} if templates else left
 
     def _truth(self, request: SpotRequest) -> dict[str, Any]:
         return {
             "request_id": None if request.on_demand else request.request_id,
             "method": request.method,
             "purchase": "on-demand" if request.on_demand else "spot",
+            "fleet_id": request.fleet_id or None,
             "token": request.token,
             "region": request.pool.region,
             "instance_type": request.pool.instance_type,
@@ -289,8 +297,10 @@ def _shown_s(request: SpotRequest) -> dict[str, float]:
     """From when on a read that does not lag shows each event."""
     known_s, instance = request.known_s, request.instance
     later_s = instance.known_s if instance is not None else known_s
-    known_s = known_s if request.requested else later_s  # a launch is found by its instance
+    of_instance: tuple[str, ...] = _OF_INSTANCE
+    if request.on_demand or not request.waits:
+        of_instance += ("fulfilled",) if request.waits else ("accepted", "fulfilled")
     return {
-        event: max(at_s, later_s if event in _OF_INSTANCE else known_s)
+        event: max(at_s, later_s if event in of_instance else known_s)
         for event, at_s in request.happened_s.items()
     }
