@@ -6,12 +6,13 @@ what it launched is ended at once.
 
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from spotlib.cleanup.close import settle
 from spotlib.cleanup.commands import aws_options
+from spotlib.collect.answers import Answers
 from spotlib.collect.cost import PreparedPlan
 from spotlib.ec2.calls import TAG_BATCH
 from spotlib.ec2.connection import Connection
@@ -21,9 +22,14 @@ from spotlib.ec2.methods.registry import METHODS, left_by
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.survey import RESOURCES
+from spotlib.model import Kind
 from spotlib.record.events import ReleaseEvent
 
 _VALID = timedelta(minutes=5)  # so that even an ignored DryRun ends by itself
+_PERHAPS = (
+    "whether what is launched may be ended is not known: {}; a policy that allows it only for what "
+    "carries our tag refuses the made-up id of this question, too"
+)
 _YES = "DryRunOperation"
 # Ids are made up, and EC2 may look for them first.
 _NO_SUCH_ID = re.compile(
@@ -31,21 +37,23 @@ _NO_SUCH_ID = re.compile(
 )
 
 
-def dry_run_problems(
-    patient: Patient, region: str, prepared: Sequence[PreparedPlan]
-) -> Iterator[str]:
-    """Yield what stands in the way of the calls in a region, those of the clean-up first.
+def ask_dry_runs(answers: Answers, region: str, prepared: Sequence[PreparedPlan]) -> None:
+    """Note what stands in the way of the calls in a region, those of the clean-up first.
 
     Raises
     ------
     ValueError
         If the endpoint executes a call that was only asked about.
     """
+    patient, methods = answers.connection, {METHODS[each.plan.method] for each in prepared}
     left = {INSTANCES, *left_by(each.plan.method for each in prepared)}
+    only_ours = all(method.tags_at_birth for method in methods)
     for action, given in (each.dry_run for each in RESOURCES if each in left):
         refusal = _asked(patient, region, action, given)
-        if not _is_yes(refusal):
-            yield str(refusal)
+        if only_ours and refusal.kind is Kind.PERMISSION:
+            answers.warnings.append(_PERHAPS.format(refusal))
+        elif not _is_yes(refusal):
+            answers.problems.append(str(refusal))
     different = {
         (each.plan.arm, each.subnet_id, each.family, each.image): each
         for each in reversed(prepared)
@@ -55,7 +63,7 @@ def dry_run_problems(
         for action, given in method.calls(method.parameters(_order(patient, each))).items():
             refusal = _asked(patient, region, action, given, method)
             if not _is_yes(refusal) and not refusal.is_outcome:  # the market's state is measured
-                yield str(refusal)
+                answers.problems.append(str(refusal))
 
 
 def _is_yes(refusal: Refusal) -> bool:

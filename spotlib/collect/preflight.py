@@ -20,7 +20,7 @@ from spotlib.collect.account import (
 )
 from spotlib.collect.answers import Answers, describe_types, nearest
 from spotlib.collect.cost import PreflightReport, PreparedPlan
-from spotlib.collect.dry_run import dry_run_problems
+from spotlib.collect.dry_run import ask_dry_runs
 from spotlib.collect.features import PriceHistory, on_demand_usd, spot_prices, target_price
 from spotlib.collect.free_vcpus import free_vcpus_of, with_quota
 from spotlib.collect.images import Image
@@ -105,7 +105,7 @@ def preflight(
     prepared.sort(key=lambda each: order[each.plan.key])
     for region in sorted({each.plan.target.region for each in prepared}):
         ready = [each for each in prepared if each.plan.target.region == region]
-        answers.problems += dry_run_problems(answers.connection, region, ready)
+        ask_dry_runs(answers, region, ready)
     return PreflightReport(
         account=identity.get("Account"),
         arn=identity.get("Arn"),

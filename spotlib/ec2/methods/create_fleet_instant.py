@@ -12,7 +12,7 @@ from spotlib.ec2.calls import tag_list
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.instances import INSTANCES, see_instances
 from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES, MAKE, VERSION, make
-from spotlib.ec2.methods.launch import network_interfaces, tag_specifications, user_data
+from spotlib.ec2.methods import launch
 from spotlib.ec2.methods.method import Given, Method, Order, Parameters
 from spotlib.ec2.poll import sighting_of
 from spotlib.ec2.refusals import Refusal, garbled, refusal_of_code
@@ -34,8 +34,8 @@ def template_parameters(order: Order) -> Parameters:
             "ImageId": order.image,
             "InstanceType": order.plan.target.instance_type,
             "InstanceInitiatedShutdownBehavior": "terminate",  # else the switch only stops it
-            "UserData": user_data(order.shutdown_after_min),  # botocore sends it as it is
-            **network_interfaces(order),
+            "UserData": launch.user_data(order.shutdown_after_min),  # botocore sends it as it is
+            **launch.network_interfaces(order),
         },
         "TagSpecifications": [{"ResourceType": "launch-template", "Tags": tag_list(order.tags)}],
     }
@@ -64,7 +64,7 @@ def _fleet_parameters(order: Order) -> Parameters:
         },
         "TagSpecifications": [
             {"ResourceType": "fleet", "Tags": tag_list(order.tags)},
-            *tag_specifications(order),
+            *launch.tag_specifications(order),
         ],
     }
     if plan.purchase == SPOT:
@@ -113,6 +113,14 @@ CREATE_FLEET_INSTANT = Method(
     see=see_instances,
     row=INSTANCES,
     leaves=(LAUNCH_TEMPLATES, INSTANCES),
+    permissions=(
+        launch.LAUNCH,
+        launch.MAKE_FLEETS,
+        launch.TAG_AT_BIRTH,
+        launch.TAG_FLEETS,
+        launch.TERMINATE_OURS,
+        launch.DELETE_OUR_TEMPLATES,
+    ),
     prepare=_prepare,
     role=("AWSServiceRoleForEC2Fleet", "ec2fleet.amazonaws.com"),
 )

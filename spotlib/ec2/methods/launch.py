@@ -6,6 +6,37 @@ from spotlib.ec2.calls import tag_list
 from spotlib.ec2.methods.method import Order, Parameters
 
 _BORN_TAGGED = ("instance", "volume", "network-interface")
+_OURS = {"StringLike": {"aws:ResourceTag/spotlib:batch": "*"}}
+LAUNCH = {"Sid": "Launch", "Action": "ec2:RunInstances", "Resource": "*"}
+TAG_AT_BIRTH = {
+    "Sid": "TagWhatIsLaunched",
+    "Action": "ec2:CreateTags",
+    "Resource": [f"arn:aws:ec2:*:*:{kind}/*" for kind in _BORN_TAGGED],
+    "Condition": {"StringEquals": {"ec2:CreateAction": ["RunInstances", "CreateFleet"]}},
+}
+TERMINATE_OURS = {
+    "Sid": "TerminateOnlyOurs",
+    "Action": "ec2:TerminateInstances",
+    "Resource": "arn:aws:ec2:*:*:instance/*",
+    "Condition": _OURS,
+}
+MAKE_FLEETS = {
+    "Sid": "MakeFleets",
+    "Action": ["ec2:CreateFleet", "ec2:CreateLaunchTemplate", "ec2:DescribeLaunchTemplates"],
+    "Resource": "*",
+}
+TAG_FLEETS = {
+    "Sid": "TagFleetsAndTemplates",
+    "Action": "ec2:CreateTags",
+    "Resource": ["arn:aws:ec2:*:*:fleet/*", "arn:aws:ec2:*:*:launch-template/*"],
+    "Condition": {"StringEquals": {"ec2:CreateAction": ["CreateFleet", "CreateLaunchTemplate"]}},
+}
+DELETE_OUR_TEMPLATES = {
+    "Sid": "DeleteOnlyOurTemplates",
+    "Action": "ec2:DeleteLaunchTemplate",
+    "Resource": "arn:aws:ec2:*:*:launch-template/*",
+    "Condition": _OURS,
+}
 
 
 def network_interfaces(order: Order) -> Parameters:

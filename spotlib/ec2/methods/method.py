@@ -70,8 +70,11 @@ class Method:
         What a row is: the kind of thing that its id names.
     leaves
         Every kind of thing that clean-up has to look for.
+    permissions
+        The statements that it needs in a policy; those of one ``Sid`` are the same everywhere.
     tags_at_birth
-        Whether its instances carry our tags from the beginning.
+        Whether all that it leaves carries our tags from the beginning, so that a policy may allow
+        to end nothing else.
     prepare
         Makes what the call needs, before its time counts, from the parameters of all calls.
     role
@@ -84,6 +87,7 @@ class Method:
     see: See
     row: Resource
     leaves: tuple[Resource, ...]
+    permissions: tuple[Mapping[str, Any], ...]
     tags_at_birth: bool = True
     prepare: Callable[[Connection, str, Mapping[str, Parameters]], None] = prepare_nothing
     role: tuple[str, str] | None = None

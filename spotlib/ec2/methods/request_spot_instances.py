@@ -48,6 +48,26 @@ def _read(reply: Mapping[str, Any], _: int) -> Given:
     return Given(tuple(item["SpotInstanceRequestId"] for item in reply["SpotInstanceRequests"]))
 
 
+# Its instances start without tags, so the right to terminate cannot be limited to ours.
+_PERMISSIONS = (
+    {
+        "Sid": "LaunchAndCleanUp",
+        "Action": [
+            "ec2:CancelSpotInstanceRequests",
+            "ec2:RequestSpotInstances",
+            "ec2:TerminateInstances",
+        ],
+        "Resource": "*",
+    },
+    {
+        "Sid": "TagRequestsAndTheirInstances",
+        "Action": "ec2:CreateTags",
+        "Resource": [
+            "arn:aws:ec2:*:*:spot-instances-request/*",
+            "arn:aws:ec2:*:*:instance/*",
+        ],
+    },
+)
 REQUEST_SPOT_INSTANCES = Method(
     action="request_spot_instances",
     parameters=_parameters,
@@ -55,5 +75,6 @@ REQUEST_SPOT_INSTANCES = Method(
     see=see_requests,
     row=SPOT_REQUESTS,
     leaves=(SPOT_REQUESTS,),  # its instances are found through them
+    permissions=_PERMISSIONS,
     tags_at_birth=False,
 )

@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from spotlib.ec2.instances import INSTANCES, see_instances
-from spotlib.ec2.methods.launch import network_interfaces, switch_script, tag_specifications
+from spotlib.ec2.methods.launch import (
+    LAUNCH,
+    TAG_AT_BIRTH,
+    TERMINATE_OURS,
+    network_interfaces,
+    switch_script,
+    tag_specifications,
+)
 from spotlib.ec2.methods.method import Given, Method, Order, Parameters
 from spotlib.ec2.poll import sighting_of
 from spotlib.ec2.refusals import fewer_came
@@ -51,4 +58,5 @@ RUN_INSTANCES = Method(
     see=see_instances,
     row=INSTANCES,
     leaves=(INSTANCES,),
+    permissions=(LAUNCH, TAG_AT_BIRTH, TERMINATE_OURS),
 )
