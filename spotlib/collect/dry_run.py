@@ -45,9 +45,9 @@ def ask_dry_runs(answers: Answers, region: str, prepared: Sequence[PreparedPlan]
     ValueError
         If the endpoint executes a call that was only asked about.
     """
-    patient, methods = answers.connection, {METHODS[each.plan.method] for each in prepared}
-    left = {INSTANCES, *left_by(each.plan.method for each in prepared)}
-    only_ours = all(method.tags_at_birth for method in methods)
+    patient, names = answers.connection, {each.plan.method for each in prepared}
+    left = {INSTANCES, *left_by(names)}
+    only_ours = all(METHODS[name].tags_at_birth for name in names)
     for action, given in (each.dry_run for each in RESOURCES if each in left):
         refusal = _asked(patient, region, action, given)
         if only_ours and refusal.kind is Kind.PERMISSION:
