@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from spotlib.cleanup.close import SETTLE_S
+from spotlib.cleanup.close import SETTLE_S, Cleaned
 from spotlib.cleanup.guard import Guard
 from spotlib.collect.batch import Batch, Progress, Run, Schedule, Waiting
 from spotlib.collect.cost import PreflightReport, PreparedPlan, split_turns, split_waves
@@ -129,21 +129,27 @@ def collect_batch(
     """
     _require_batch_id(Path(log).stem)
     report = plans if isinstance(plans, PreflightReport) else preflight(connection, plans)
-    report.require()
-    _require_schedule(report, rounds, every_s, poll_s, arm_pause_s)
+    schedule = _schedule(
+        report.require(),
+        rounds=rounds,
+        every_s=every_s,
+        poll_s=poll_s,
+        seed=seed,
+        settle_s=settle_s,
+        arm_pause_s=arm_pause_s,
+    )
     report.require_budget(
         rounds=rounds,
         budget_usd=budget_usd,
         campaign_budget_usd=campaign_budget_usd,
         earlier_usd=_earlier_usd(Path(log).parent, connection, campaign_budget_usd),
     )
-    pause_s = arm_pause_s if len(split_turns(report.prepared)) > 1 else 0.0
     report.require_lasting_credentials(
-        now_at=connection.server_utc(), rounds=rounds, every_s=every_s, arm_pause_s=pause_s
+        now_at=connection.server_utc(),
+        rounds=rounds,
+        every_s=every_s,
+        arm_pause_s=schedule.arm_pause_s,
     )
-    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
-    phase_s = random.Random(f"{seed} phase").uniform(0.0, poll_s)
-    schedule = Schedule(rounds, every_s, poll_s, phase_s, seed, settle_s, pause_s)
     features = FeatureSource(
         connection,
         list({each.plan.target: each.plan for each in report.prepared}.values()),
@@ -162,20 +168,28 @@ def collect_batch(
             last_launches=dict(last_launches or {}),
         )
         stop.words = batch.stop_words
-        guarding = _guard(batch) if guard else None
-        try:
-            batch.begin(notes or {})
-            with batch.tolerating_log_errors():  # with a full disk nothing more is launched
-                _run_rounds(batch, features)
-        except BaseException:
-            batch.unwritten = True  # a line may be missing: a sweep adds what can be known
-            raise
-        finally:
-            cleaned = finish(batch, guarding)
+        cleaned = _collect(batch, features, notes or {}, guard=guard)
         summary = summary_of(batch, cleaned, tuple(features.warnings.values()))
         if stop.by is not None and on_wait is None:
             write_line(summary.last_line())
         return summary
+
+
+def _collect(
+    batch: Batch, features: FeatureSource, notes: Mapping[str, Any], *, guard: bool
+) -> Cleaned:
+    """Run all rounds, and end everything however they end."""
+    guarding = _guard(batch) if guard else None
+    try:
+        batch.begin(notes)
+        with batch.tolerating_log_errors():  # with a full disk nothing more is launched
+            _run_rounds(batch, features)
+    except BaseException:
+        batch.unwritten = True  # a line may be missing: a sweep adds what can be known
+        raise
+    finally:
+        cleaned = finish(batch, guarding)
+    return cleaned
 
 
 def _earlier_usd(folder: Path, connection: Connection, campaign_budget_usd: float | None) -> float:
@@ -211,9 +225,17 @@ def _require_batch_id(name: str) -> None:
         )
 
 
-def _require_schedule(
-    report: PreflightReport, rounds: int, every_s: float, poll_s: float, arm_pause_s: float
-) -> None:
+def _schedule(
+    report: PreflightReport,
+    *,
+    rounds: int,
+    every_s: float,
+    poll_s: float,
+    seed: int | None,
+    settle_s: float,
+    arm_pause_s: float,
+) -> Schedule:
+    """Check the schedule; draw its seed if there is none, and the phase of its polls."""
     for each in report.prepared:
         require_intervals(timeout_s=each.plan.timeout_s, poll_s=poll_s)
     if not isinstance(rounds, int) or rounds < 1:
@@ -222,6 +244,11 @@ def _require_schedule(
         raise ParameterError(f"every_s must be above 0, got {every_s!r}")
     if not arm_pause_s >= 0:
         raise ParameterError(f"arm_pause_s must be 0 or above, got {arm_pause_s!r}")
+    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+    phase_s = random.Random(f"{seed} phase").uniform(0.0, poll_s)
+    several = len(split_turns(report.prepared)) > 1
+    pause_s = arm_pause_s if several else 0.0
+    return Schedule(rounds, every_s, poll_s, phase_s, seed, settle_s, pause_s)
 
 
 def _run_rounds(batch: Batch, features: FeatureSource) -> None:

@@ -5,8 +5,22 @@ A quick sample of what ``make chaos`` runs in full over every method in ``test_c
 
 import pytest
 from conftest import read_events
-from crashing import EMPTY, OTHERS, points_of, require_recovered, swept
+from crashing import (
+    EMPTY,
+    OTHERS,
+    REGIONS,
+    STRANGERS,
+    in_process,
+    points_of,
+    require_recovered,
+    short_batch,
+    short_world,
+    swept,
+)
+from test_close import ignore_filters
 from test_crashes import BOUND_S
+
+from spotlib.sandbox.company import crowd, move_in
 
 
 @pytest.fixture(scope="module", params=OTHERS)
@@ -48,3 +62,18 @@ def test_a_sweep_long_after_any_crash_finds_what_is_left(points, tmp_path, sampl
 
             assert swept(world, log).clean, point.name
             assert world.leftovers() == EMPTY
+
+
+@pytest.mark.parametrize("arm", OTHERS)
+def test_an_endpoint_that_ignores_filters_makes_us_end_no_stranger(log, monkeypatch, arm):
+    """What it lists beside ours neither carries our tag nor was named to us."""
+    world = short_world()
+    strangers = move_in(world, [*crowd(REGIONS, tags=STRANGERS), *crowd(REGIONS)])
+    before = [(each.path[:], dict(each.tags)) for each in strangers]
+    ignore_filters(monkeypatch)
+
+    summary = short_batch(in_process(world), log, lambda _: None, arm=arm)
+
+    assert summary.cleaned.confirmed
+    require_recovered(world, log, read_events(log)[0])
+    assert [(each.path, each.tags) for each in strangers] == before

@@ -38,14 +38,12 @@ fates = st.builds(
 @given(
     fates=st.lists(fates, min_size=6, max_size=6),
     seed=st.integers(0, 2**31),
-    wanted=st.sampled_from([Stage.RUNNING, Stage.READY]),
-    arm=st.sampled_from(ARMS),
+    asked=st.tuples(st.sampled_from([Stage.RUNNING, Stage.READY]), st.sampled_from(ARMS)),
     lost=st.lists(st.integers(3, 60), max_size=4, unique=True),
 )
-def test_brackets_outcomes_and_counts_agree_with_the_truth(
-    in_process, fates, seed, wanted, arm, lost
-):
+def test_brackets_outcomes_and_counts_agree_with_the_truth(in_process, fates, seed, asked, lost):
     """Random fates, seeds, poll phases, launch methods and failing calls."""
+    wanted, arm = asked
     world = scripted(*fates, seed=seed)
     connection = in_process(world)
     checked = plan_for(connection, NANO, ARM, n=3, timeout_s=60, wanted=wanted, methods=[arm])
