@@ -120,6 +120,7 @@ def _run(
         "region": region,
         "placement": "region",
         "method": "request_spot_instances",
+        "purchase": "spot",
         "wanted": "ready",
         "n": n,
         "timeout_s": TIMEOUT_S,

@@ -1,7 +1,7 @@
 """How many polls per second the sandbox answers, in-process and over HTTP, against stock moto.
 
 ``python benchmarks/sandbox_speed.py [--requests 10 100] [--regions 1] [--seconds 1] [--long]``.
-A poll is the one of ``spotlib.ec2.calls``: requests by tag, instances by request, status of running
+A poll is the one of ``spotlib.ec2.poll``: requests by tag, instances by request, status of running
 instances.  For moto it is the same three calls for the same number of instances, unfiltered because
 moto lacks these filters, answered by its backend in-process under ``mock_aws``; the result is a
 ratio.  ``--long`` also times a launch of 5 and one of 1,000 in 5 regions from request to clean.
@@ -19,8 +19,10 @@ from pathlib import Path
 
 from spotlib.collect.preflight import preflight
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.calls import TAG_ROUND, poll
+from spotlib.ec2.calls import TAG_ROUND
 from spotlib.ec2.connection import Connection, connect, connect_in_process
+from spotlib.ec2.poll import poll
+from spotlib.ec2.spot_requests import see_requests
 from spotlib.model import Target, plan_launches
 from spotlib.sandbox.server import serve
 from spotlib.sandbox.wire import attach
@@ -82,7 +84,7 @@ def sandbox_rate(
 
     def around() -> None:
         for region in regions:
-            seen = poll(connection, region, round_tag="round", request_ids=ids[region])
+            seen = poll(connection, region, round_tag="round", rows={see_requests: ids[region]})
             if seen.error or len(seen.sightings) != len(ids[region]):
                 raise RuntimeError(f"the poll is incomplete: {seen.error}")
 

@@ -3,6 +3,7 @@ Exit codes: 0 all is well, 1 a problem or something is left, 2 an error.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,8 +17,9 @@ from spotlib.collect.cost import PreflightReport, split_waves
 from spotlib.collect.preflight import preflight
 from spotlib.ec2.connection import Connection, connect
 from spotlib.ec2.places import is_aws
+from spotlib.ec2.policy import policy
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import Stage, Target, plan_launches
+from spotlib.model import ARMS, DEFAULT_METHOD, METHODS, Stage, Target, plan_launches
 from spotlib.money import usd
 from spotlib.workspace import logs_folder
 
@@ -48,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_check(commands.add_parser("check", help="run the preflight: it costs nothing"))
     _add_sweep(commands.add_parser("sweep", help="close what dead batches left behind"))
     _add_status(commands.add_parser("status", help="list batches that are not confirmed clean"))
+    _add_policy(commands.add_parser("policy", help="print the smallest IAM policy that works"))
     commands.add_parser("export", help="write the launches as tables for others")
     commands.add_parser("sandbox", help="start a pretend EC2; 'sandbox archive' writes its past")
     if not given:
@@ -109,6 +112,13 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="accept an image without the dead-man's switch, or one not billed as plain Linux",
     )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=[DEFAULT_METHOD],
+        metavar="METHOD",
+        help=f"how to launch: {', '.join(ARMS)}",
+    )
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -120,6 +130,7 @@ def _check(given: argparse.Namespace) -> int:
         timeout_s=given.timeout_s,
         wanted=Stage[given.wait_for.upper()],
         image=given.image,
+        methods=given.methods,
     )
     connection = connect(given.endpoint, profile=given.profile)
     try:
@@ -135,6 +146,22 @@ def _check(given: argparse.Namespace) -> int:
     kind = "SIMULATED (sandbox), not AWS" if connection.simulated else kind
     print("\n".join(_report_lines(checked, kind)))
     return 1 if checked.problems else 0
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_policy)
+    parser.add_argument(
+        "methods",
+        nargs="*",
+        default=[DEFAULT_METHOD],
+        metavar="METHOD",
+        help=f"how you will launch, of {', '.join(METHODS)}; default: {DEFAULT_METHOD}",
+    )
+
+
+def _policy(given: argparse.Namespace) -> int:
+    print(json.dumps(policy(given.methods), indent=2))
+    return 0
 
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
@@ -272,7 +299,8 @@ def _report_lines(checked: PreflightReport, kind: str) -> list[str]:
     for each in checked.prepared:
         largest = "unknown" if each.largest_count is None else str(each.largest_count)
         lines.append(
-            f"{each.plan.target}: n={each.plan.count} (largest n under the quota: {largest}), "
+            f"{each.plan.target} by {each.plan.arm}: n={each.plan.count} "
+            f"(largest n under the quota: {largest}), "
             f"{each.vcpus} vCPU, spot {usd(each.price_usd)}/h, "
             f"on demand {usd(each.on_demand_usd)}/h, image {each.image} ({each.image_name}), "
             f"expected {usd(each.expected_usd)}, at most {usd(each.bound_usd)}"

@@ -14,16 +14,32 @@ duration.  Nothing here reads a clock, a file or the network.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from spotlib.errors import ParameterError
 
-METHODS = ("request_spot_instances",)
+Purchase = Literal["spot", "on-demand"]
+SPOT: Purchase = "spot"
+ON_DEMAND: Purchase = "on-demand"
+DEFAULT_METHOD = "request_spot_instances"
+PURCHASES: Mapping[str, tuple[Purchase, ...]] = MappingProxyType(  # by method: what it can buy
+    {
+        DEFAULT_METHOD: (SPOT,),
+        "run_instances": (SPOT, ON_DEMAND),
+        "create_fleet_instant": (SPOT, ON_DEMAND),
+    }
+)
+METHODS = tuple(PURCHASES)
+ARMS = tuple(  # as they are written in parameters: the purchase is named where it is not spot
+    method if purchase == SPOT else f"{method}:{purchase}"
+    for method, purchases in PURCHASES.items()
+    for purchase in purchases
+)
 T3_SOURCES = ("placement scores", "selection")  # where a known t3 is from
 MOST_INSTANCES_PER_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
 
@@ -112,6 +128,8 @@ INTERRUPTED_CODES = frozenset(
     }
 )
 EXPIRED_CODES = frozenset({"schedule-expired"})
+# The same as the StateReason of an instance, where no spot request of it is looked at.
+INTERRUPTED_REASONS = frozenset({"Server.SpotInstanceShutdown", "Server.SpotInstanceTermination"})
 # Of these only system-error is EC2's; the others are about our own account.
 FAILED_CODES: Mapping[str, Kind | None] = MappingProxyType(
     {
@@ -127,6 +145,11 @@ FAILED_CODES: Mapping[str, Kind | None] = MappingProxyType(
 )
 ENDED_STATES = frozenset({"cancelled", "closed", "failed"})  # of a request that launches nothing
 GONE_STATES = frozenset({"shutting-down", "terminated"})  # of an instance that costs nothing
+
+
+def is_instance_id(name: str) -> bool:
+    """Whether a row is an instance itself: some methods launch at once, without a request."""
+    return name.startswith("i-")
 
 
 def image_family(image: str, name: str, owner: str | None) -> str:
@@ -237,8 +260,8 @@ class Plan:
         An AMI id; None is the newest Amazon Linux 2023 for the type's architecture.
     max_price_usd
         The most to pay per instance and hour, sent as SpotPrice; None leaves it to EC2.
-    method
-        The API call that launches.
+    method, purchase
+        The API call that launches, and whether it buys ``spot`` or ``on-demand``.
 
     Raises
     ------
@@ -259,7 +282,8 @@ class Plan:
     wanted: Stage = Stage.READY
     image: str | None = None
     max_price_usd: float | None = None
-    method: str = "request_spot_instances"
+    method: str = DEFAULT_METHOD
+    purchase: Purchase = SPOT
 
     def __post_init__(self) -> None:
         """Refuse what EC2 would refuse, or what could never be measured."""
@@ -272,12 +296,27 @@ class Plan:
             raise ParameterError(f"timeout_s must be a positive number, got {self.timeout_s!r}")
         if self.wanted not in (Stage.RUNNING, Stage.READY):
             raise ParameterError(f"wanted must be running or ready, got {self.wanted!r}")
-        if self.method not in METHODS:
-            raise ParameterError(f"method must be one of {METHODS}, got {self.method!r}")
+        if self.arm not in ARMS:
+            raise ParameterError(f"a method must be one of {', '.join(ARMS)}, got {self.arm!r}")
         if self.max_price_usd is not None and not self.max_price_usd > 0:
             raise ParameterError(
                 f"max_price_usd must be above 0 or left out, got {self.max_price_usd!r}"
             )
+        if self.max_price_usd is not None and self.purchase == ON_DEMAND:
+            raise ParameterError(
+                f"max_price_usd={self.max_price_usd:g} is for spot, {self.arm} buys on demand: "
+                "leave one of them out"
+            )
+
+    @property
+    def arm(self) -> str:
+        """Method and purchase as parameters name them: the purchase only where it is not spot."""
+        return self.method if self.purchase == SPOT else f"{self.method}:{self.purchase}"
+
+    @property
+    def key(self) -> tuple[Target, str]:
+        """What tells it from the other plans of its round: target and arm."""
+        return self.target, self.arm
 
 
 def plan_launches(
@@ -288,20 +327,23 @@ def plan_launches(
     wanted: Stage = Stage.READY,
     image: str | None = None,
     max_price_usd: float | None = None,
+    methods: Iterable[str] = (DEFAULT_METHOD,),
 ) -> list[Plan]:
-    """Return one plan per target, with the same other values.
+    """Return one plan per target and launch method, with the same other values.
 
     Parameters
     ----------
     targets
         What is measured, each once.
+    methods
+        The arms that each target meets in each round: a method, or ``METHOD:on-demand``.
     count, timeout_s, wanted, image, max_price_usd
         As in ``Plan``.
 
     Raises
     ------
     ValueError
-        If there is no target, a target is named twice, or a value is out of its range.
+        If there is no target or method, one is named twice, or a value is out of its range.
 
     Examples
     --------
@@ -311,7 +353,7 @@ def plan_launches(
     >>> [str(plan.target) for plan in plans]
     ['t3.nano in us-east-1', 't3.nano in sa-east-1']
     """
-    chosen = list(targets)
+    chosen, arms = list(targets), list(methods)
     if not chosen:
         raise ParameterError(
             "there is no target to launch: name a selection, or a type and a region"
@@ -321,10 +363,29 @@ def plan_launches(
         raise ParameterError(
             f"each target may be planned once per round, got twice: {', '.join(twice)}"
         )
+    require_arms(arms)
+    shared: dict[str, Any] = {"image": image, "max_price_usd": max_price_usd}
     return [
-        Plan(target, count, timeout_s, wanted, image=image, max_price_usd=max_price_usd)
+        Plan(target, count, timeout_s, wanted, **shared, **_method_and_purchase(arm))
         for target in chosen
+        for arm in arms
     ]
+
+
+def require_arms(arms: Sequence[str]) -> None:
+    """Refuse launch methods that do not exist, that are named twice, or none at all."""
+    if not arms:
+        raise ParameterError(f"there is no launch method: name some of {', '.join(ARMS)}")
+    for arm in arms:
+        if arm not in ARMS:
+            raise ParameterError(f"a method must be one of {', '.join(ARMS)}, got {arm!r}")
+    if len(set(arms)) < len(arms):
+        raise ParameterError(f"each method may be named once, got {' '.join(arms)!r}")
+
+
+def _method_and_purchase(arm: str) -> dict[str, Any]:
+    method, _, purchase = arm.partition(":")
+    return {"method": method, "purchase": purchase or SPOT}
 
 
 @dataclass(frozen=True)
@@ -379,6 +440,8 @@ class Sighting:
     def ended(self) -> Outcome | None:
         """How EC2 says that the request ended, or None while it may still reach a stage."""
         if self.status_code in INTERRUPTED_CODES:
+            return Outcome.INTERRUPTED
+        if not self.status_code and self.instance_reason in INTERRUPTED_REASONS:
             return Outcome.INTERRUPTED
         if self.status_code in EXPIRED_CODES:
             return Outcome.EXPIRED

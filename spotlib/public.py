@@ -7,6 +7,7 @@ Without the salt nobody can guess what an alias stands for.
 
 import hashlib
 import hmac
+import itertools
 import os
 import re
 import secrets
@@ -25,6 +26,7 @@ from spotlib.model import (
     FAILED_CODES,
     INTERRUPTED_CODES,
     METHODS,
+    PURCHASES,
     T3_SOURCES,
     Kind,
     Outcome,
@@ -60,6 +62,7 @@ _REASONS = frozenset(
 _WORDS: dict[str, frozenset[str]] = {  # column: every text of it that is known
     "placement": frozenset({"region", "zone"}),
     "method": frozenset(METHODS),
+    "purchase": frozenset(itertools.chain.from_iterable(PURCHASES.values())),
     "wanted": _STAGES,
     "stage": _STAGES,
     "outcome": frozenset(Outcome),

@@ -18,8 +18,10 @@ from typing import Any
 from conftest import ARM, CHAOS, NANO, QUICK, plan_for, read_events, scripted
 
 from spotlib.cleanup.sweep import SweepReport, sweep
-from spotlib.collect.rounds import BatchSummary, collect_batch
+from spotlib.collect.rounds import collect_batch
+from spotlib.collect.summary import BatchSummary
 from spotlib.ec2.connection import Connection, connect_in_process
+from spotlib.model import ARMS
 from spotlib.record.log import EventLog
 from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.company import crowd, move_in
@@ -27,6 +29,8 @@ from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import Fate, World
 
+DEFAULT = "request_spot_instances"
+OTHERS = [arm for arm in ARMS if arm != DEFAULT]
 NAME = "20240901T000000Z-abcdef.jsonl"
 REGIONS = (NANO.region, ARM.region)
 EMPTY: dict[str, list[str]] = {"requests": [], "instances": []}
@@ -100,9 +104,11 @@ def short_world() -> World:
     return world
 
 
-def short_batch(connection: Connection, log: Path, visit: Visit, **given: Any) -> BatchSummary:
+def short_batch(
+    connection: Connection, log: Path, visit: Visit, *, arm: str = DEFAULT, **given: Any
+) -> BatchSummary:
     """Collect two plans in two regions, calling ``visit`` at every step."""
-    checked = plan_for(connection, NANO, ARM, n=2, timeout_s=TIMEOUT_S)
+    checked = plan_for(connection, NANO, ARM, n=2, timeout_s=TIMEOUT_S, methods=[arm])
     with visiting(visit):
         return collect_batch(
             connection,
@@ -150,12 +156,12 @@ class Recorder:
             os.fsync = fsync
 
 
-def points_of(folder: Path) -> list[Point]:
-    """Return every point of the short batch."""
+def points_of(folder: Path, arm: str = DEFAULT) -> list[Point]:
+    """Return every point of the short batch, launched in this way."""
     world, log = short_world(), folder / NAME
     recorder = Recorder(world, log)
     with recorder.noting_syncs():
-        short_batch(in_process(world), log, recorder)
+        short_batch(in_process(world), log, recorder, arm=arm)
     return recorder.points
 
 
@@ -186,10 +192,21 @@ def swept(world: World, log: Path, **given: Any) -> SweepReport:
     return sweep(in_process(world), folder=log.parent, regions=REGIONS, **given)
 
 
+def row_of(truth: dict[str, Any]) -> str | None:
+    """What the log calls a launch: its spot request, or its instance if it was asked for without.
+
+    None if it was refused.
+    """
+    return truth["request_id" if truth["method"] == DEFAULT else "instance_id"]
+
+
 def require_recovered(world: World, log: Path, acknowledged: list[dict[str, Any]]) -> None:
-    """Nothing left, nothing of others touched, every row kept, one outcome per request."""
+    """Nothing left, nothing of others touched, every row kept, one outcome per instance asked for.
+
+    What was refused has its outcome in the tables, beside what came of the same call.
+    """
     events, torn = read_events(log)
-    launched = {each["request_id"] for each in world.truth()}
+    launched = {row for each in world.truth() if (row := row_of(each))}
     ended = Counter(event["request_id"] for event in events if event["event"] == "outcome")
     assert world.leftovers() == EMPTY
     assert world.touched == []
@@ -199,7 +216,11 @@ def require_recovered(world: World, log: Path, acknowledged: list[dict[str, Any]
         assert not torn
         assert [event["confirmed"] for event in events if event["event"] == "clean"][-1]
     assert load_batches(log)["clean"].all()
-    assert set(load_launches(log)["request_id"].dropna()) == launched
+    launches = load_launches(log)
+    assert set(launches["request_id"].dropna()) == launched
+    assert launches["outcome"].notna().all()
+    runs = launches.groupby(["round", "plan"])
+    assert (runs.size() == runs["n"].first()).all()
     load_polls(log)
 
 

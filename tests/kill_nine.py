@@ -1,4 +1,4 @@
-"""Real kill -9 at given steps of the short batch: ``python kill_nine.py FOLDER STEP...``.
+"""Real kill -9 at given steps of the short batch: ``python kill_nine.py FOLDER METHOD STEP...``.
 
 This process serves the market, over HTTP and in virtual time.  The collection runs in a forked
 child (importing once saves time) and is killed at its step.  For each step one line of JSON says
@@ -21,19 +21,19 @@ from spotlib.ec2.connection import connect
 from spotlib.sandbox.world import World
 
 
-def main(folder: Path, steps: list[int]) -> None:
+def main(folder: Path, arm: str, steps: list[int]) -> None:
     """Kill at each step in turn."""
     for step in steps:
-        print(json.dumps(killed_at(step, folder / str(step) / NAME)), flush=True)
+        print(json.dumps(killed_at(step, folder / str(step) / NAME, arm)), flush=True)
 
 
-def killed_at(step: int, log: Path) -> dict[str, Any]:
+def killed_at(step: int, log: Path, arm: str) -> dict[str, Any]:
     """Kill one collection; return what was left before and after a sweep."""
     world = short_world()
     url = served(world, idle_s=0.0)
     child = os.fork()
     if child == 0:
-        run_until_killed(url, log, step)
+        run_until_killed(url, log, step, arm)
     _, status = os.waitpid(child, 0)
     left = {"truth": digest(world), "log": bodies(log)}
     child = os.fork()
@@ -52,7 +52,7 @@ def killed_at(step: int, log: Path) -> dict[str, Any]:
     }
 
 
-def run_until_killed(url: str, log: Path, step: int) -> None:
+def run_until_killed(url: str, log: Path, step: int, arm: str) -> None:
     """Never returns."""
     seen = 0
 
@@ -62,7 +62,7 @@ def run_until_killed(url: str, log: Path, step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         seen += 1
 
-    short_batch(connect(url), log, visit)
+    short_batch(connect(url), log, visit, arm=arm)
     os._exit(0)
 
 
@@ -78,4 +78,4 @@ def bodies(log: Path) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(each) for each in sys.argv[2:]])
+    main(Path(sys.argv[1]), sys.argv[2], [int(each) for each in sys.argv[3:]])

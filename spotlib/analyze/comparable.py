@@ -16,12 +16,12 @@ from spotlib.model import OUTCOME_KINDS, Outcome
 RUN = ["batch_id", "round", "plan"]  # the columns that name a run
 # Launches that differ in one of these are different variables: never pooled.  Images differ
 # between architectures, so their families are compared within a target.
-SAME_VARIABLE = ("simulated", "endpoint", "method", "placement", "wanted")
+SAME_VARIABLE = ("simulated", "endpoint", "method", "purchase", "placement", "wanted")
 # After such an outcome a request can never reach a later stage: a competing event, unless the
 # account itself ended it, which says nothing of what EC2 would have done.
 COMPETING = frozenset({Outcome.REFUSED, Outcome.FAILED, Outcome.INTERRUPTED})
 NOT_THE_MARKET = "says nothing about the market"
-_POOL = ["world", "instance_type", "region", "availability_zone_id", "n"]
+_POOL = ["world", "instance_type", "region", "availability_zone_id", "n", "method", "purchase"]
 _SAME_MOMENT = pd.Timedelta(seconds=60)  # of a world's clock, which a repeated seed starts again
 
 

@@ -7,12 +7,14 @@ A launch can even be in flight while its request is cancelled.  So a batch is cl
 settle time in which nothing was open or alive, and only if every request we know of was seen.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import filterfalse
 
-from spotlib.ec2.calls import Ended, cancel, terminate
 from spotlib.ec2.connection import Connection, new_executor
-from spotlib.ec2.survey import NOT_DESCRIBED, Survey, survey
+from spotlib.ec2.resource import NOT_DESCRIBED, Resource, Survey
+from spotlib.ec2.survey import RESOURCES, end_things, survey
+from spotlib.model import is_instance_id
 from spotlib.record.events import CleanEvent, ReleaseEvent
 
 SETTLE_S = 30.0  # how long a launch may be in flight is not documented: a choice
@@ -27,7 +29,6 @@ _FORGOTTEN = (
 Note = Callable[[ReleaseEvent], None]  # writes the event of one pass
 # Rests between two passes: so many seconds, of about so many until all is quiet.  False gives up.
 Rest = Callable[[float, float], bool]
-_End = Callable[[Connection, str, Sequence[str]], Ended]  # ``cancel`` or ``terminate``
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,12 @@ def release(
     live_ids: Collection[str] = (),
     request_ids: Collection[str] = (),
     batch_id: str | None = None,
+    resources: Iterable[Resource] = (),
 ) -> Released:
     """One pass: end what is known, survey by ids and tag, end what that shows.
+
+    ``request_ids`` are rows, of whatever kind; ``resources`` are the kinds of things that are
+    looked for by the batch's tag too.
 
     If the survey shows requests that had still to be cancelled, it is made once more.  Whatever
     fails keeps nothing else from being tried.  Errors are returned; ``settle`` will try again.
@@ -65,15 +70,15 @@ def release(
     """
     cancelled, terminated, errors = dict[str, None](), dict[str, None](), dict[str, None]()
 
-    def end(call: _End, ended: dict[str, None], ids: Collection[str]) -> bool:
+    def end(ended: dict[str, None], ids: Collection[str]) -> bool:
         """End what this pass has not ended yet; return whether anything was."""
-        done = call(connection, region, [each for each in ids if each not in ended])
+        done = end_things(connection, region, [each for each in ids if each not in ended])
         ended.update(dict.fromkeys(done.ids))
         errors.update(dict.fromkeys(done.errors))
         return bool(done.ids)
 
     def look() -> Survey:
-        found = survey(connection, region, batch_id=batch_id, request_ids=request_ids)
+        found = survey(connection, region, resources=resources, batch_id=batch_id, ids=request_ids)
         errors.update(dict.fromkeys([found.error] if found.error else []))
         return found
 
@@ -82,15 +87,15 @@ def release(
 
     if connection.foreign:
         found = look()
-        end(terminate, terminated, [*live_ids, *found.live_instances])
+        end(terminated, [*live_ids, *found.live_instances])
         if found.error:
             return released(found)
-    end(cancel, cancelled, open_ids)
-    end(terminate, terminated, live_ids)
+    end(cancelled, open_ids)
+    end(terminated, live_ids)
     for _ in range(2):
         found = look()
-        late = end(cancel, cancelled, found.open_requests)
-        end(terminate, terminated, found.live_instances)
+        late = end(cancelled, found.open_requests)
+        end(terminated, found.live_instances)
         if not late:
             break
     return released(found)
@@ -102,6 +107,7 @@ def release_all(
     *,
     request_ids: Mapping[str, Collection[str]],
     batch_id: str,
+    resources: Iterable[Resource],
     ended: Collection[str] = (),
 ) -> list[Released]:
     """One pass in every region at once: one that fails or hangs keeps no other waiting.
@@ -118,6 +124,7 @@ def release_all(
             live_ids=[each for each in left[region].live_instances if each not in ended],
             request_ids=request_ids[region],
             batch_id=batch_id,
+            resources=resources,
         )
 
     with new_executor(connection) as executor:
@@ -143,25 +150,15 @@ class Cleaned:
 
         ``options`` say where: profile and endpoint.
         """
-        cancels = [
-            f"aws ec2 cancel-spot-instance-requests --region {region}{options} "
-            f"--spot-instance-request-ids {' '.join(ids)}"
-            for region, ids in self.open_requests.items()
-            if ids
+        things = [(region, ids) for region, ids in self.open_requests.items() if ids]
+        things += [(region, ids) for region, ids in self.live_instances.items() if ids]
+        return [
+            command
+            for region, ids in things
+            for resource in RESOURCES
+            if (mine := resource.of(ids))
+            for command in resource.commands(f"--region {region}{options}", mine)
         ]
-        describes = [
-            f"aws ec2 describe-instances --region {region}{options} --filters "
-            f"Name=spot-instance-request-id,Values={','.join(ids)} "
-            "--query 'Reservations[].Instances[].[InstanceId,State.Name]'"
-            for region, ids in self.open_requests.items()
-            if ids
-        ]
-        ends = [
-            f"aws ec2 terminate-instances --region {region}{options} --instance-ids {' '.join(ids)}"
-            for region, ids in self.live_instances.items()
-            if ids
-        ]
-        return cancels + describes + ends
 
 
 def settle(
@@ -169,6 +166,7 @@ def settle(
     *,
     batch_id: str,
     request_ids: Mapping[str, Collection[str]],
+    resources: Iterable[Resource],
     note: Note,
     alive: Mapping[str, Collection[str]] | None = None,
     ended: Collection[str] = (),
@@ -184,7 +182,9 @@ def settle(
     Parameters
     ----------
     request_ids
-        By region, the ids of the requests we know of; more are found by the batch's tag.
+        By region, the ids of the rows we know of.
+    resources
+        The kinds of things that are looked for by the batch's tag.
     note
         Records each pass that did something.
     alive
@@ -197,7 +197,7 @@ def settle(
         How to wait between two passes; by default the connection's clock sleeps.
     """
     clock = connection.clock
-    give_up_at_s, number = clock.now_s() + give_up_s, 0
+    give_up_at_s, number, resources = clock.now_s() + give_up_s, 0, tuple(resources)
     quiet_since, idle_since = dict[str, float](), dict[str, float]()
     alive = alive or {}
     left = {region: unseen(ids, alive.get(region, ())) for region, ids in request_ids.items()}
@@ -205,7 +205,12 @@ def settle(
     while True:
         asked_s = clock.now_s()
         passes = release_all(
-            connection, left, request_ids=request_ids, batch_id=batch_id, ended=done
+            connection,
+            left,
+            request_ids=request_ids,
+            batch_id=batch_id,
+            resources=resources,
+            ended=done,
         )
         for passed in passes:
             if passed.did_something:
@@ -254,9 +259,11 @@ def until_quiet_s(settle_s: float, passes: int = 0) -> float:
 
 
 def unseen(request_ids: Collection[str], alive: Collection[str]) -> Survey:
-    """What a region may still hold, until a survey has seen it."""
-    requests = dict.fromkeys(sorted(request_ids), NOT_DESCRIBED)
-    return Survey(requests, dict.fromkeys(sorted(alive), NOT_DESCRIBED), frozenset())
+    """What a region may still hold, until a survey has seen it: a row may be an instance itself."""
+    requests = [each for each in sorted(request_ids) if not is_instance_id(each)]
+    instances = sorted({*alive, *request_ids}.difference(requests))
+    states = [dict.fromkeys(some, NOT_DESCRIBED) for some in (requests, instances)]
+    return Survey(states[0], states[1], frozenset())
 
 
 def _left(before: Survey, found: Survey) -> Survey:
@@ -264,7 +271,8 @@ def _left(before: Survey, found: Survey) -> Survey:
     if found.error is None:
         return found
     requests, instances = before.requests | found.requests, before.instances | found.instances
-    return Survey(requests, instances, before.missing - set(requests), found.error)
+    missing = before.missing - requests.keys() - instances.keys()
+    return Survey(requests, instances, missing, found.error)
 
 
 def release_event(
@@ -308,10 +316,13 @@ def _forgotten(left: Mapping[str, Survey], for_s: float) -> dict[str, str]:
 def _cleaned(
     confirmed: bool, left: Mapping[str, Survey], errors: Mapping[str, str], *, forgotten: bool
 ) -> Cleaned:
+    unseen = {region: sorted(found.missing) for region, found in left.items()}
+    requests = {each: [*filterfalse(is_instance_id, ids)] for each, ids in unseen.items()}
+    instances = {each: [*filter(is_instance_id, ids)] for each, ids in unseen.items()}
     return Cleaned(
         confirmed,
-        {region: found.open_requests + sorted(found.missing) for region, found in left.items()},
-        {region: found.live_instances for region, found in left.items()},
+        {region: found.open_requests + requests[region] for region, found in left.items()},
+        {region: found.live_instances + instances[region] for region, found in left.items()},
         errors,
         forgotten,
     )

@@ -1,14 +1,17 @@
 """After a crash: complete the log by appending, so that analysis needs no special case.
 
-Pure: from what the log says and the requests that EC2 lists with our tags follow the events that
-are missing.  Every request that was launched ends with exactly one outcome.
+Pure: from what the log says and what EC2 lists with our tags follow the events that are missing.
+Every row that was launched ends with exactly one outcome.
 """
 
 from collections.abc import Iterable, Iterator
 
-from spotlib.ec2.survey import Ours
-from spotlib.model import Outcome
-from spotlib.record.events import IntentEvent, OutcomeEvent, RequestedEvent
+from msgspec import UNSET, UnsetType
+
+from spotlib.ec2.methods.registry import METHODS
+from spotlib.ec2.resource import Ours
+from spotlib.model import Kind, Outcome
+from spotlib.record.events import IntentEvent, Lacking, OutcomeEvent, RequestedEvent
 from spotlib.record.replay import RecordedBatch, RecordedRequest, RecordedRun
 
 
@@ -17,9 +20,9 @@ def missing_events(
 ) -> Iterator[RequestedEvent | OutcomeEvent]:
     """Yield the ``requested`` and ``outcome`` events that the dead writer did not get to write.
 
-    A request that is not in the log is known by its tags.  It was sent after its intent and never
-    polled, so it is censored there.  An intent without any request, logged or listed, was not
-    executed as far as anybody can tell, and gets nothing.
+    A row that is not in the log is known by its tags.  It was sent after its intent and never
+    polled, so it is censored there.  An intent without any row, logged or listed, was not executed
+    as far as anybody can tell, and gets nothing.
     """
     requests = list(record.requests.values())
     for run, ids in _unanswered(record, listed):
@@ -33,14 +36,17 @@ def missing_events(
 def _unanswered(
     record: RecordedBatch, listed: Iterable[Ours]
 ) -> Iterator[tuple[RecordedRun, list[str]]]:
-    """The runs whose answer is not in the log, with the ids that EC2 lists for them."""
+    """The runs whose answer is not in the log, with the rows that EC2 lists for them."""
     found: dict[tuple[int | None, int | None], list[str]] = {}
     for each in listed:
-        found.setdefault((each.round, each.plan), []).append(each.request_id)
+        found.setdefault((each.round, each.plan), []).append(each.thing_id)
     for key, ids in found.items():
         run = record.runs.get(key)  # type: ignore[arg-type]  # a tag of ours may be damaged
-        if run is not None and run.requested is None and run.refused is None:
-            yield run, ids
+        if run is None or run.requested is not None or run.refused is not None:
+            continue
+        method = METHODS.get(run.intent.method)  # of a newer spotlib: its rows are not known here
+        if method is not None and (rows := method.row.of(ids)):
+            yield run, rows
 
 
 def _requested(intent: IntentEvent, ids: list[str]) -> RequestedEvent:
@@ -51,10 +57,19 @@ def _requested(intent: IntentEvent, ids: list[str]) -> RequestedEvent:
         answered_s=None,
         at=intent.at,
         attempts=(),
-        request_ids=tuple(sorted(ids)),
+        request_ids=tuple(ids),
         server_date=None,
         recovered=True,
+        lacking=_lacking(intent.n - len(ids)),
     )
+
+
+def _lacking(count: int) -> Lacking | UnsetType:
+    """What did not come with an answer that was lost: nobody knows why."""
+    if count <= 0:
+        return UNSET
+    message = "the answer was lost, and with it why these did not come"
+    return Lacking(count=count, code=None, message=message, kind=Kind.UNKNOWN, advice="")
 
 
 def _outcome(request: RecordedRequest) -> OutcomeEvent:
@@ -66,7 +81,7 @@ def _outcome(request: RecordedRequest) -> OutcomeEvent:
         outcome=Outcome.READY if request.reached_wanted else Outcome.ABANDONED,
         status_code=last.status_code if last else None,
         status_message=None,
-        instance_id=last.instance_id if last else None,
+        instance_id=request.instance_id,
         instance_state=None,
         instance_reason=None,
         watched_s=request.watched_s,

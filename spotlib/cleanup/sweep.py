@@ -1,14 +1,13 @@
 """Find what earlier batches left behind, by their logs and by tag, and close it.
 
-It touches only requests that carry our tag, and their instances.  A batch whose log is locked is
-alive and left alone.  One whose log is not here may be alive elsewhere: it is left alone until its
-requests have expired.
+It touches only what carries our tag, and the instances of spot requests that do.  A batch whose
+log is locked is alive and left alone.  One whose log is not here may be alive elsewhere: it is left
+alone until its launches have expired.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +31,8 @@ from spotlib.ec2.connection import Connection, new_executor
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.places import home_region, is_aws
 from spotlib.ec2.refusals import Refusal
-from spotlib.ec2.survey import Ours, find_ours, survey
+from spotlib.ec2.resource import Ours, Resource
+from spotlib.ec2.survey import RESOURCES, survey
 from spotlib.model import Kind
 from spotlib.record.events import BatchEvent, CleanEvent, Event, ReleaseEvent
 from spotlib.record.log import EventLog, LogError, is_alive, locked
@@ -51,8 +51,6 @@ UNREAD = "NOT known: its log cannot be read, and EC2 lists no request of it"
 OTHER_PLACE = "NOT swept: it ran at {}, not here: {}"
 NOT_ITS = "{}: not searched, but its log names no request there: {}"
 ELSEWHERE = "kept: it ran in account {}, these credentials are of {}: choose its profile"
-
-_LISTED_H = 3  # EC2 lists ended requests for four hours
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,10 @@ def sweep(
     account = None if connection.simulated else _account(patient, near)
     if not dry_run:
         _end_known([_Job(connection, name, log, [], account) for name, log in logs.items()])
-    ours, errors = _search(patient, near, regions, batch_id)
+    recorded = {kind for log in logs.values() for kind in log.resources}
+    kinds = [each for each in RESOURCES if batch_id not in logs or each in recorded]
+    find = partial(_find, patient, batch_id, kinds, recorded)
+    ours, errors = _search(patient, near, regions, find)
     notes = list(here.notes)
     if batch_id in logs or batch_id in here.clean:  # its log says where anything of it can be
         own = logs[batch_id].regions if batch_id in logs else ()
@@ -217,7 +218,7 @@ class _Job:
     connection: Connection
     batch_id: str
     log: Unfinished | None
-    listed: Sequence[tuple[str, Ours]]  # (region, request)
+    listed: Sequence[tuple[str, Ours]]  # by region
     account: str | None = None  # whose the credentials are, where that is known
     is_locked: bool = False  # by its writer, where its log cannot be read
 
@@ -228,8 +229,13 @@ class _Job:
         if self.log is not None:
             ids = {region: set(some) for region, some in self.log.request_ids.items()}
         for region, each in self.listed:
-            ids.setdefault(region, set()).add(each.request_id)
+            ids.setdefault(region, set()).add(each.thing_id)
         return ids
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """The kinds of things that are looked for by its tag."""
+        return self.log.resources if self.log is not None else RESOURCES
 
     @property
     def alive(self) -> Mapping[str, frozenset[str]]:
@@ -240,16 +246,18 @@ class _Job:
     def accounted(self) -> dict[str, set[str]]:
         """The ids that EC2 must list before the batch is clean.
 
-        EC2 forgets ended requests after some hours.  So all requests of a young log must be seen,
-        but of an old log only those that EC2 still lists.
+        EC2 forgets what has ended after some time, which its kind knows.  So all of a young log
+        must be seen, but of an old log only what EC2 still lists.
         """
-        expired_at = self.log.valid_until if self.log is not None else None
-        forgotten = timedelta(hours=_LISTED_H)
-        if expired_at is not None and self.connection.server_utc() < expired_at + forgotten:
-            return self.request_ids
         ids: dict[str, set[str]] = {region: set() for region in self.request_ids}
         for region, each in self.listed:
-            ids[region].add(each.request_id)
+            ids[region].add(each.thing_id)
+        expired_at = self.log.valid_until if self.log is not None else None
+        if expired_at is not None:
+            age = self.connection.server_utc() - expired_at
+            young = [each for each in RESOURCES if age < each.listed_for]
+            for region, some in self.request_ids.items():
+                ids[region].update(name for each in young for name in each.of(some))
         return ids
 
 
@@ -294,14 +302,20 @@ def _end_known(jobs: Iterable[_Job]) -> None:
         ids = job.request_ids
         left = {region: unseen(some, job.alive.get(region, ())) for region, some in ids.items()}
         with contextlib.suppress(OSError), locked(job.log.path):  # else the closing says why not
-            release_all(job.connection, left, request_ids=ids, batch_id=job.batch_id)
+            release_all(
+                job.connection,
+                left,
+                request_ids=ids,
+                batch_id=job.batch_id,
+                resources=job.resources,
+            )
 
 
 def _search(
     patient: Patient,
     near: Sequence[str],
     regions: Iterable[str] | None,
-    batch_id: str | None,
+    find: Callable[[str], list[Ours]],
 ) -> tuple[list[tuple[str, Ours]], dict[str, str]]:
     """Search all regions at once: one in trouble keeps no other waiting.  The errors are named."""
     found: list[tuple[str, Ours]] = []
@@ -316,16 +330,33 @@ def _search(
             errors["regions that no log names"] = str(refusal)
     wanted.update(near[1:])
     with new_executor(patient.connection) as executor:
-        searches = {
-            region: executor.submit(find_ours, patient, region, batch_id=batch_id)
-            for region in sorted(wanted)
-        }
+        searches = {region: executor.submit(find, region) for region in sorted(wanted)}
         for region, search in searches.items():
             try:
                 found += [(region, each) for each in search.result()]
             except Refusal as refusal:
                 errors[region] = str(refusal)
     return found, errors
+
+
+def _find(
+    patient: Patient,
+    batch_id: str | None,
+    kinds: Sequence[Resource],
+    recorded: Collection[Resource],
+    region: str,
+) -> list[Ours]:
+    """Everything in a region that carries our tag, or that of one batch.
+
+    What is harmless need not be listed if no log here says that there may be some: whoever never
+    makes it may lack the permission.
+    """
+    found: list[Ours] = []
+    for kind in kinds:
+        optional = kind.harmless and kind not in recorded
+        with contextlib.suppress(*[Refusal] * optional):
+            found += kind.find_ours(patient, region, batch_id)
+    return found
 
 
 def _enabled_regions(patient: Patient, near: Sequence[str]) -> set[str]:
@@ -374,7 +405,7 @@ def _kept(job: _Job, *, named: bool) -> str | None:
 
 def _is_quiet(job: _Job) -> bool:
     return all(
-        survey(job.connection, region, request_ids=ids).quiet
+        survey(job.connection, region, resources=(), ids=ids).quiet
         for region, ids in job.accounted.items()
     )
 
@@ -384,6 +415,7 @@ def _close(job: _Job, closing: Callable[..., Cleaned], note: Note) -> Cleaned:
         job.connection,
         batch_id=job.batch_id,
         request_ids=job.accounted,
+        resources=job.resources,
         note=note,
         alive=job.alive,
     )

@@ -10,6 +10,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from spotlib.cleanup.commands import sweep_command
+from spotlib.ec2.methods.registry import left_by
+from spotlib.ec2.resource import Resource
+from spotlib.model import is_instance_id
 from spotlib.money import usd
 from spotlib.record.events import BatchEvent
 from spotlib.record.folder import Fault, find_logs
@@ -49,8 +52,13 @@ class Unfinished:
         return ids
 
     @property
+    def resources(self) -> tuple[Resource, ...]:
+        """The kinds of things that its launch methods leave."""
+        return left_by(run.intent.method for run in self.record.runs.values())
+
+    @property
     def alive_instances(self) -> Mapping[str, frozenset[str]]:
-        """The instances that were seen and that no clean-up terminated, by region."""
+        """The instances that were given or seen and that no clean-up terminated, by region."""
         ended = (each.terminated for each in self.record.releases)
         gone = {None, *itertools.chain.from_iterable(ended)}
         seen = [
@@ -59,6 +67,8 @@ class Unfinished:
             for stage in request.stages
         ]
         seen += [(each.region, name) for each in self.record.tagged for name in each.instance_ids]
+        for region, rows in self.request_ids.items():
+            seen += [(region, row) for row in rows if is_instance_id(row)]
         alive: dict[str, frozenset[str]] = {}
         for region, name in seen:
             if name and name not in gone:

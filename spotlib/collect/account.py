@@ -6,11 +6,12 @@ from typing import Any
 
 from spotlib.collect.answers import Answers, nearest
 from spotlib.ec2.calls import ask_near
+from spotlib.ec2.methods.registry import METHODS
 from spotlib.ec2.places import currency_of, home_region, partition_of
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import Plan
+from spotlib.model import SPOT, Plan
 
-_SPOT_ROLE = "AWSServiceRoleForEC2Spot"
+_SPOT_ROLE = "AWSServiceRoleForEC2Spot", "spot.amazonaws.com"
 
 
 def identity_of(answers: Answers, regions: Sequence[str]) -> dict[str, Any]:
@@ -57,17 +58,24 @@ def check_currency(answers: Answers, plans: Sequence[Plan]) -> None:
             )
 
 
-def check_role(answers: Answers, home: str) -> None:
-    """Look for the service-linked role that AWS needs to launch spot instances."""
+def check_roles(answers: Answers, home: str, plans: Sequence[Plan]) -> None:
+    """Look for the service-linked roles that AWS needs for these launches."""
+    needed = [_SPOT_ROLE] if any(plan.purchase == SPOT for plan in plans) else []
+    needed += [found for plan in plans if (found := METHODS[plan.method].role)]
+    for role, service in dict.fromkeys(needed):
+        _check_role(answers, home, role, service)
+
+
+def _check_role(answers: Answers, home: str, role: str, service: str) -> None:
     try:
-        answers.connection.call(home, "get_role", service="iam", RoleName=_SPOT_ROLE)
+        answers.connection.call(home, "get_role", service="iam", RoleName=role)
     except Refusal as refusal:
         if refusal.code == "NoSuchEntity":
-            once = "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
+            once = f"aws iam create-service-linked-role --aws-service-name {service}"
             advice = "not needed there" if answers.connection.foreign else f"run once: {once}"
-            answers.lacks(f"the service-linked role {_SPOT_ROLE} is missing; {advice}")
+            answers.lacks(f"the service-linked role {role} is missing; {advice}")
         else:
-            answers.warnings.append(f"whether {_SPOT_ROLE} exists is not known: {refusal}")
+            answers.warnings.append(f"whether {role} exists is not known: {refusal}")
 
 
 def known_regions(answers: Answers, regions: Sequence[str]) -> list[str]:

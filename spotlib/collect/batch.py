@@ -22,7 +22,10 @@ from spotlib.cleanup.close import until_quiet_s
 from spotlib.collect.cost import PreflightReport, PreparedPlan
 from spotlib.collect.stopping import Stopping, rewrite_line
 from spotlib.ec2.connection import Connection
-from spotlib.model import ENDED_STATES, Outcome, Plan, Target, Track
+from spotlib.ec2.methods.method import Method
+from spotlib.ec2.methods.registry import METHODS, left_by
+from spotlib.ec2.resource import Resource
+from spotlib.model import ENDED_STATES, Outcome, Plan, Target, Track, is_instance_id
 from spotlib.record.events import SCHEMA, BatchEvent, CleanEvent, Host, ReleaseEvent
 from spotlib.record.log import EventLog, LogError
 
@@ -65,6 +68,7 @@ class Schedule:
     phase_s: float
     seed: int
     settle_s: float
+    arm_pause_s: float = 0.0
 
 
 @dataclass
@@ -79,6 +83,7 @@ class Run:
     index: int
     asked_s: float | None = None
     refused: bool = False
+    lacking: int = 0  # refused instances of a call that gave others
     sent_s: float | None = None
     ended: bool = False
     gone_s: float = math.inf  # when it was confirmed that nothing of it is left
@@ -94,6 +99,11 @@ class Run:
     def region(self) -> str:
         """Where."""
         return self.plan.target.region
+
+    @property
+    def method(self) -> Method:
+        """How it is launched."""
+        return METHODS[self.plan.method]
 
     @property
     def watched(self) -> bool:
@@ -118,7 +128,8 @@ class Run:
         return [
             each.request_id
             for each in self.tracks.values()
-            if each.sighting is None or each.sighting.request_state not in ENDED_STATES
+            if not is_instance_id(each.request_id)
+            and (each.sighting is None or each.sighting.request_state not in ENDED_STATES)
         ]
 
     @property
@@ -164,6 +175,11 @@ class Batch:
     def batch_id(self) -> str:
         """Its name."""
         return self.log.batch_id
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """The kinds of things that its launch methods leave."""
+        return left_by(each.plan.method for each in self.preflight.prepared)
 
     def round_tag(self, number: int) -> str:
         """The value of the tag that a round's requests are found by."""

@@ -5,13 +5,14 @@ every machine of ours dies for good right after the request.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from spotlib.collect.images import LINUX
 from spotlib.errors import OneSentence, ParameterError
-from spotlib.model import Plan, Stage
+from spotlib.model import ON_DEMAND, Plan, Stage, Target
 from spotlib.money import held_usd, usd
 
 VALID_MARGIN_S = 60  # a request stays valid this much longer than it is watched
@@ -55,7 +56,9 @@ class PreparedPlan:
     def expected_usd(self) -> float:
         """The cost of a round if instances are fulfilled at once and ready in the usual time."""
         hold_s = min(_EXPECTED_HOLD_S[self.plan.wanted], self.plan.timeout_s)
-        return self.plan.count * self._cost(self.price_usd, hold_s, surplus=False)
+        spot = self.plan.purchase != ON_DEMAND
+        price_usd = self.price_usd if spot else self.on_demand_usd
+        return self.plan.count * self._cost(price_usd, hold_s, surplus=False)
 
     @property
     def bound_usd(self) -> float:
@@ -141,7 +144,9 @@ class PreflightReport:
                 "use a smaller n, fewer targets or rounds, or raise the budget"
             )
 
-    def require_lasting_credentials(self, *, now_at: datetime, rounds: int, every_s: float) -> None:
+    def require_lasting_credentials(
+        self, *, now_at: datetime, rounds: int, every_s: float, arm_pause_s: float = 0.0
+    ) -> None:
         """Refuse a batch whose credentials may end before its clean-up.
 
         Raises
@@ -149,7 +154,8 @@ class PreflightReport:
         ValueError
             If they do: without credentials nothing can be cancelled or terminated.
         """
-        over_at = now_at + timedelta(seconds=self.over_by_s(rounds=rounds, every_s=every_s))
+        over_s = self.over_by_s(rounds=rounds, every_s=every_s, arm_pause_s=arm_pause_s)
+        over_at = now_at + timedelta(seconds=over_s)
         if self.credentials_end_at is not None and self.credentials_end_at < over_at:
             raise PreflightError(
                 f"the credentials end at {self.credentials_end_at:%Y-%m-%d %H:%M:%S} UTC, but the "
@@ -157,11 +163,13 @@ class PreflightReport:
                 "role: with a longer duration_seconds), or use fewer rounds or a shorter timeout_s"
             )
 
-    def over_by_s(self, *, rounds: int, every_s: float) -> float:
+    def over_by_s(self, *, rounds: int, every_s: float, arm_pause_s: float = 0.0) -> float:
         """Return the seconds after its start until nothing of a batch runs, even after a crash."""
-        waves = split_waves(self.prepared, self.free_vcpus)
+        turns = split_turns(self.prepared)
+        waves = [wave for turn in turns for wave in split_waves(turn, self.free_vcpus)]
         longest_s = [max(each.life_bound_s for each in wave) for wave in waves]
-        return (rounds - 1) * every_s + math.fsum(longest_s)
+        pauses_s = max(len(turns) - 1, 0) * arm_pause_s
+        return (rounds - 1) * every_s + math.fsum([*longest_s, pauses_s])
 
     @property
     def expected_usd(self) -> float:
@@ -172,6 +180,19 @@ class PreflightReport:
     def bound_usd(self) -> float:
         """The hard bound of the cost of one round."""
         return math.fsum(each.bound_usd for each in self.prepared)
+
+
+def split_turns(prepared: Iterable[PreparedPlan]) -> list[list[PreparedPlan]]:
+    """Cut the plans, in their order, into turns: in each a target meets its next launch method."""
+    turns: list[list[PreparedPlan]] = []
+    met: Counter[Target] = Counter()
+    for each in prepared:
+        turn = met[each.plan.target]
+        met[each.plan.target] += 1
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(each)
+    return turns
 
 
 def split_waves(

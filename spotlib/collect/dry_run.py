@@ -4,61 +4,75 @@ EC2 answers ``DryRunOperation`` for yes.  An endpoint that executes the call ins
 what it launched is ended at once.
 """
 
+import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from spotlib.cleanup.close import settle
 from spotlib.cleanup.commands import aws_options
+from spotlib.collect.answers import Answers
 from spotlib.collect.cost import PreparedPlan
 from spotlib.ec2.calls import TAG_BATCH
 from spotlib.ec2.connection import Connection
-from spotlib.ec2.methods.request_spot_instances import request_parameters
+from spotlib.ec2.instances import INSTANCES
+from spotlib.ec2.methods.method import Method, Order
+from spotlib.ec2.methods.registry import METHODS, left_by
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
+from spotlib.ec2.survey import RESOURCES
+from spotlib.model import Kind
 from spotlib.record.events import ReleaseEvent
 
 _VALID = timedelta(minutes=5)  # so that even an ignored DryRun ends by itself
-_YES = frozenset({"DryRunOperation"})
-_NO_SUCH_ID = frozenset(  # the ids are made up, and EC2 may look for them first
-    {
-        "InvalidInstanceID.Malformed",
-        "InvalidInstanceID.NotFound",
-        "InvalidSpotInstanceRequestID.Malformed",
-        "InvalidSpotInstanceRequestID.NotFound",
-    }
+_PERHAPS = (
+    "whether what is launched may be ended is not known: {}; a policy that allows it only for what "
+    "carries our tag refuses the made-up id of this question, too"
+)
+_YES = "DryRunOperation"
+# Ids are made up, and EC2 may look for them first.
+_NO_SUCH_ID = re.compile(
+    r"Invalid(InstanceID|SpotInstanceRequestID|LaunchTemplate(Id|Name))\.(Malformed|NotFound.*)"
 )
 
 
-def dry_run_problems(
-    patient: Patient, region: str, prepared: Sequence[PreparedPlan]
-) -> Iterator[str]:
-    """Yield what stands in the way of the calls in a region, those of the clean-up first.
+def ask_dry_runs(answers: Answers, region: str, prepared: Sequence[PreparedPlan]) -> None:
+    """Note what stands in the way of the calls in a region, those of the clean-up first.
 
     Raises
     ------
     ValueError
         If the endpoint executes a call that was only asked about.
     """
-    made_up: dict[str, dict[str, Any]] = {
-        "cancel_spot_instance_requests": {"SpotInstanceRequestIds": ["sir-00000000"]},
-        "terminate_instances": {"InstanceIds": ["i-00000000000000000"]},
-    }
-    for action, given in made_up.items():
+    patient, names = answers.connection, {each.plan.method for each in prepared}
+    left = {INSTANCES, *left_by(names)}
+    only_ours = all(METHODS[name].tags_at_birth for name in names)
+    for action, given in (each.dry_run for each in RESOURCES if each in left):
         refusal = _asked(patient, region, action, given)
-        if refusal.code not in _YES | _NO_SUCH_ID:
-            yield str(refusal)
-    different = {(each.subnet_id, each.family, each.image): each for each in reversed(prepared)}
+        if only_ours and refusal.kind is Kind.PERMISSION:
+            answers.warnings.append(_PERHAPS.format(refusal))
+        elif not _is_yes(refusal):
+            answers.problems.append(str(refusal))
+    different = {
+        (each.plan.arm, each.subnet_id, each.family, each.image): each
+        for each in reversed(prepared)
+    }
     for each in different.values():
-        refusal = _asked(patient, region, "request_spot_instances", _request(patient, each))
-        if refusal.code not in _YES and not refusal.is_outcome:  # the market's state is measured
-            yield str(refusal)
+        method = METHODS[each.plan.method]
+        for action, given in method.calls(method.parameters(_order(patient, each))).items():
+            refusal = _asked(patient, region, action, given, method)
+            if not _is_yes(refusal) and not refusal.is_outcome:  # the market's state is measured
+                answers.problems.append(str(refusal))
 
 
-def _request(patient: Patient, each: PreparedPlan) -> dict[str, Any]:
+def _is_yes(refusal: Refusal) -> bool:
+    return refusal.code == _YES or _NO_SUCH_ID.fullmatch(refusal.code) is not None
+
+
+def _order(patient: Patient, each: PreparedPlan) -> Order:
     name = f"dry-run-{secrets.token_hex(4)}"
-    return request_parameters(
+    return Order(
         each.plan,
         image=each.image,
         token=name,
@@ -70,13 +84,22 @@ def _request(patient: Patient, each: PreparedPlan) -> dict[str, Any]:
     )
 
 
-def _asked(patient: Patient, region: str, action: str, given: Mapping[str, Any]) -> Refusal:
+def _asked(
+    patient: Patient,
+    region: str,
+    action: str,
+    given: Mapping[str, Any],
+    method: Method | None = None,
+) -> Refusal:
     """Return the refusal that a DryRun always has."""
     try:
         reply = patient.call(region, action, DryRun=True, **given)
     except Refusal as refusal:
         return refusal
-    undone = _undo(patient.connection, region, given, reply)
+    undone = "nothing was launched"
+    if method is not None:
+        rows = method.read(reply, 0).rows if action == method.action else ()
+        undone = _undo(patient.connection, region, method, given["ClientToken"], rows)
     raise ValueError(
         f"{patient.connection.endpoint} executed {action} in {region}, although it was only asked "
         f"about it (DryRun): {undone}; use another endpoint"
@@ -84,18 +107,19 @@ def _asked(patient: Patient, region: str, action: str, given: Mapping[str, Any])
 
 
 def _undo(
-    connection: Connection, region: str, given: Mapping[str, Any], reply: Mapping[str, Any]
+    connection: Connection, region: str, method: Method, name: str, rows: Sequence[str]
 ) -> str:
-    """End what was launched, if anything was; say what became of it."""
-    ids = [item["SpotInstanceRequestId"] for item in reply.get("SpotInstanceRequests", [])]
-    if not ids:
-        return "nothing was launched"
-    name = given["ClientToken"]
+    """End what was launched or made; say what became of it."""
     passes: list[ReleaseEvent] = []
-    cleaned = settle(connection, batch_id=name, request_ids={region: ids}, note=passes.append)
+    cleaned = settle(
+        connection,
+        batch_id=name,
+        request_ids={region: rows},
+        resources=method.leaves,
+        note=passes.append,
+    )
     if not cleaned.confirmed:
         commands = cleaned.commands(aws_options(connection))
         return f"it is NOT confirmed that it was ended, finish with: {' && '.join(commands)}"
-    terminated = {each for one in passes for each in one.terminated}
-    ended = ", ".join([*ids, *sorted(terminated)])
-    return f"what it launched was ended, and nothing of it is left ({ended})"
+    ended = {*rows, *(name for one in passes for name in (*one.cancelled, *one.terminated))}
+    return f"what it launched was ended, and nothing of it is left ({', '.join(sorted(ended))})"

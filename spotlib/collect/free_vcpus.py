@@ -1,4 +1,4 @@
-"""How many vCPUs each spot quota of the account leaves, and so how many instances of a plan."""
+"""How many vCPUs each quota of the account leaves, and so how many instances of a plan."""
 
 from collections import Counter
 from dataclasses import replace
@@ -8,7 +8,9 @@ from spotlib.collect.answers import Answers, describe_types
 from spotlib.collect.cost import PreparedPlan
 from spotlib.collect.quotas import Quota, quota_of, vcpus_of
 from spotlib.ec2.caller import Caller
+from spotlib.ec2.instances import instances_by
 from spotlib.ec2.refusals import reading
+from spotlib.model import ON_DEMAND, Purchase
 
 
 def free_vcpus_of(
@@ -16,9 +18,11 @@ def free_vcpus_of(
 ) -> dict[tuple[str, str], int | None]:
     """Return the vCPUs left under each quota; open requests count like running instances."""
     limits = _limits(answers, region, quotas)
-    used = _used_vcpus(answers, region) if limits else {}
+    bought = {each.purchase for each in limits}
+    counts = {each: _counts(answers, region, each) for each in sorted(bought, reverse=True)}
+    used = {each: _used_vcpus(answers, region, each, counts[each]) for each in counts}
     return {
-        (region, each.name): limits[each] - used.get(each, 0) if each in limits else None
+        (region, each.name): limits[each] - used[each.purchase][each] if each in limits else None
         for each in quotas
     }
 
@@ -37,11 +41,11 @@ def _limits(answers: Answers, region: str, quotas: set[Quota]) -> dict[Quota, in
         limits |= answers.optional(f"the default quota in {region}", asked, dict[Quota, int]())
     for each in sorted(missing - limits.keys(), key=lambda each: each.name):
         answers.warnings.append(
-            f"the quota 'All {each.name} Spot Instance Requests' in {region} is not listed: a new "
-            f"account has {each.fresh_vcpus} vCPUs"
+            f"the quota '{each.name}' in {region} is not listed: a new account has "
+            f"{each.fresh_vcpus} vCPUs"
             if each.fresh_vcpus is not None
-            else f"which spot quota {each.name} counts against is not known here, so not whether "
-            f"it is large enough in {region}"
+            else f"which {each.purchase} quota {each.families} counts against is not known here, "
+            f"so not whether it is large enough in {region}"
         )
     return limits
 
@@ -54,7 +58,12 @@ def _shown_quotas(
         return vcpus_of(items, quotas)
 
 
-def _used_vcpus(answers: Answers, region: str) -> dict[Quota, int]:
+def _counts(answers: Answers, region: str, purchase: Purchase) -> Counter[str]:
+    """How many instances of each type count against the quotas of a purchase."""
+    if purchase == ON_DEMAND:
+        alive = {"Name": "instance-state-name", "Values": ["pending", "running"]}
+        found = instances_by(answers.connection, region, [alive])
+        return Counter(item["InstanceType"] for item in found if "InstanceLifecycle" not in item)
     requests = answers.connection.pages(
         region,
         "describe_spot_instance_requests",
@@ -62,12 +71,16 @@ def _used_vcpus(answers: Answers, region: str) -> dict[Quota, int]:
         Filters=[{"Name": "state", "Values": ["open", "active"]}],
         MaxResults=1000,
     )
-    counts = Counter(item["LaunchSpecification"]["InstanceType"] for item in requests)
+    return Counter(item["LaunchSpecification"]["InstanceType"] for item in requests)
+
+
+def _used_vcpus(
+    answers: Answers, region: str, purchase: Purchase, counts: Counter[str]
+) -> Counter[Quota]:
     types = describe_types(answers, region, set(counts))
-    used: dict[Quota, int] = {}
+    used: Counter[Quota] = Counter()
     for name, count in counts.items():
-        quota = quota_of(name)
-        used[quota] = used.get(quota, 0) + count * types[name]["VCpuInfo"]["DefaultVCpus"]
+        used[quota_of(name, purchase)] += count * types[name]["VCpuInfo"]["DefaultVCpus"]
     return used
 
 
@@ -79,6 +92,6 @@ def with_quota(answers: Answers, each: PreparedPlan, free: int | None) -> Prepar
     if plan.count > largest:
         answers.problems.append(
             f"n={plan.count} of {plan.target} needs {plan.count * each.vcpus} vCPUs, the quota "
-            f"'All {each.family} Spot Instance Requests' leaves {free}: the largest n is {largest}"
+            f"'{each.family}' leaves {free}: the largest n is {largest}"
         )
     return replace(each, largest_count=largest)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from spotlib.collect.batch import Progress, Waiting
-from spotlib.collect.report import ending
+from spotlib.collect.report import arm_names, ending
 from spotlib.collect.stopping import rewrite_line, write_line
 from spotlib.figures import (
     THEME,
@@ -28,7 +28,6 @@ from spotlib.figures import (
     mark_simulated,
     save,
     target_colours,
-    target_names,
 )
 from spotlib.model import Stage
 from spotlib.record.tables import load_polls
@@ -44,6 +43,7 @@ def ready_counts_figure(polls: pd.DataFrame) -> Figure:
 
     A step goes up at the poll that first showed the instance; the shade reaches back to the poll
     before, because it got there some time between the two.  A dot marks the last poll of a run.
+    Launch methods of a target are drawn apart.
     Targets that were launched more than once have a panel each, with their runs and the mean, and
     above them a strip shows how many were ready at the end of each round.
 
@@ -52,7 +52,7 @@ def ready_counts_figure(polls: pd.DataFrame) -> Figure:
     polls
         As ``load_polls`` returns it.
     """
-    seen = polls.assign(target=target_names(polls))
+    seen = polls.assign(target=arm_names(polls))
     seen = seen[seen["ready"].notna()]  # a missed poll shows nothing
     colours = target_colours(seen["target"])
     runs = [run for _, run in seen.groupby(["target", "batch_id", "round"])]

@@ -21,6 +21,7 @@ from spotlib.model import (
     Stage,
     Target,
     plan_launches,
+    require_arms,
     require_intervals,
 )
 from spotlib.parameters import problems_of, require_no_problems
@@ -46,6 +47,8 @@ class CollectParameters:
     instance_type: str
     region: str
     availability_zone_id: str
+    methods: str
+    arm_pause_s: float
     rounds: int
     every_s: float
     endpoint: str
@@ -83,6 +86,9 @@ class CollectParameters:
             yield f"every_s must be above 0 seconds, got {self.every_s}"
         if self.ready not in ("ready", "running"):
             yield f"ready must be 'ready' (status checks ok) or 'running', got {self.ready!r}"
+        if self.arm_pause_s < 0:
+            yield f"arm_pause_s must be 0 or above, got {self.arm_pause_s}"
+        yield from problems_of(require_arms, self.methods.split())
         yield from problems_of(require_endpoint, self.endpoint)
         yield from problems_of(require_intervals, timeout_s=self.timeout_s, poll_s=self.poll_s)
         yield from problems_of(parse_market, self.market or FITTED)
@@ -126,6 +132,7 @@ class CollectParameters:
         return {
             "rounds": self.rounds,
             "every_s": self.every_s,
+            "arm_pause_s": self.arm_pause_s,
             "poll_s": self.poll_s,
             "seed": self.market_seed,
             **self.scores,
@@ -139,7 +146,7 @@ class CollectParameters:
         return {"placement_scores": self.placement_scores, "t3": self.t3}
 
     def plans(self, targets: Sequence[Target]) -> list[Plan]:
-        """Return one plan per target."""
+        """Return one plan per target and launch method."""
         return plan_launches(
             targets,
             count=self.n,
@@ -147,6 +154,7 @@ class CollectParameters:
             wanted=Stage[self.ready.upper()],
             image=self.image or None,
             max_price_usd=self.max_price_usd or None,
+            methods=self.methods.split(),
         )
 
 

@@ -13,25 +13,25 @@ from typing import Any
 from spotlib.collect.account import (
     check_account,
     check_currency,
-    check_role,
+    check_roles,
     identity_of,
     known_regions,
     regions_of_one_partition,
 )
 from spotlib.collect.answers import Answers, describe_types, nearest
 from spotlib.collect.cost import PreflightReport, PreparedPlan
-from spotlib.collect.dry_run import dry_run_problems
+from spotlib.collect.dry_run import ask_dry_runs
 from spotlib.collect.features import PriceHistory, on_demand_usd, spot_prices, target_price
 from spotlib.collect.free_vcpus import free_vcpus_of, with_quota
 from spotlib.collect.images import Image
 from spotlib.collect.launch_images import choose_images
-from spotlib.collect.quotas import quota_of
+from spotlib.collect.quotas import Quota, quota_of
 from spotlib.ec2.caller import Caller
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.foreign import finds_by_request
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import Plan, Target
+from spotlib.model import SPOT, Plan, Target
 
 
 def preflight(
@@ -87,7 +87,7 @@ def preflight(
     regions = regions_of_one_partition(plans)
     identity = identity_of(answers, regions)
     check_account(answers, identity, account_id)
-    check_role(answers, regions[0])
+    check_roles(answers, regions[0], plans)
     check_currency(answers, plans)
     prepared: list[PreparedPlan] = []
     free: dict[tuple[str, str], int | None] = {}
@@ -95,17 +95,17 @@ def preflight(
         here = [plan for plan in plans if plan.target.region == region]
         try:
             ready = _prepare_region(answers, region, here)
-            quotas = {quota_of(each.plan.target.instance_type) for each in ready}
+            quotas = {_quota_of(each.plan) for each in ready}
             free |= free_vcpus_of(answers, region, quotas)
         except Refusal as refusal:  # the other regions are checked all the same
             answers.problems.append(f"{region} cannot be checked: {refusal}")
             continue
         prepared += [with_quota(answers, each, free[region, each.family]) for each in ready]
-    order = {plan.target: index for index, plan in enumerate(plans)}
-    prepared.sort(key=lambda each: order[each.plan.target])
+    order = {plan.key: index for index, plan in enumerate(plans)}
+    prepared.sort(key=lambda each: order[each.plan.key])
     for region in sorted({each.plan.target.region for each in prepared}):
         ready = [each for each in prepared if each.plan.target.region == region]
-        answers.problems += dry_run_problems(answers.connection, region, ready)
+        ask_dry_runs(answers, region, ready)
     return PreflightReport(
         account=identity.get("Account"),
         arn=identity.get("Arn"),
@@ -129,7 +129,7 @@ def _prepare_region(answers: Answers, region: str, plans: Sequence[Plan]) -> lis
     offered = [plan for plan in plans if _is_offered(answers, plan.target)]
     types = describe_types(answers, region, {plan.target.instance_type for plan in offered})
     _warn_foreign(answers, region)
-    sold = [plan for plan in offered if _sold_as_spot(answers, plan, types)]
+    sold = [plan for plan in offered if _is_sold(answers, plan, types)]
     if not sold or not _has_default_vpc(answers, region):
         return []
     images = choose_images(answers, region, {plan: _architecture(types, plan) for plan in sold})
@@ -195,7 +195,7 @@ def _prepared(
         image_owner=image.owner or None,
         vcpus=info["VCpuInfo"]["DefaultVCpus"],
         burstable=info.get("BurstablePerformanceSupported", False),
-        family=quota_of(plan.target.instance_type).name,
+        family=_quota_of(plan).name,
         price_usd=target_price(prices[image.product], plan.target)[0],
         on_demand_usd=math.nan if on_demand is None else on_demand,
         product=image.product,
@@ -244,14 +244,19 @@ def _all_types(connection: Caller, region: str) -> set[str]:
     return {item["InstanceType"] for item in offers}
 
 
-def _sold_as_spot(answers: Answers, plan: Plan, types: Mapping[str, Any]) -> bool:
+def _is_sold(answers: Answers, plan: Plan, types: Mapping[str, Any]) -> bool:
     target = plan.target
-    if "spot" in types[target.instance_type]["SupportedUsageClasses"]:
+    if plan.purchase in types[target.instance_type]["SupportedUsageClasses"]:
         return True
+    how = "as spot" if plan.purchase == SPOT else "on demand"
     answers.problems.append(
-        f"{target.instance_type} is not sold as spot in {target.region}: choose another"
+        f"{target.instance_type} is not sold {how} in {target.region}: choose another"
     )
     return False
+
+
+def _quota_of(plan: Plan) -> Quota:
+    return quota_of(plan.target.instance_type, plan.purchase)
 
 
 def _architecture(types: Mapping[str, Any], plan: Plan) -> str:

@@ -5,14 +5,18 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from msgspec import UNSET
+
 from spotlib.collect.batch import Batch, Run
-from spotlib.ec2.calls import Poll
-from spotlib.ec2.methods.request_spot_instances import Answer
+from spotlib.ec2.methods.method import Answer
+from spotlib.ec2.poll import Poll
+from spotlib.ec2.refusals import Refusal
 from spotlib.model import Sighting, Stage, Track, count_stages
 from spotlib.record.events import (
     Features,
     ImpairedEvent,
     IntentEvent,
+    Lacking,
     OutcomeEvent,
     PollEvent,
     RefusedEvent,
@@ -36,6 +40,7 @@ def intent_event(
         availability_zone_id=plan.target.availability_zone_id,
         placement=plan.target.placement,
         method=plan.method,
+        purchase=plan.purchase,
         wanted=plan.wanted.label,
         n=plan.count,
         timeout_s=plan.timeout_s,
@@ -60,17 +65,28 @@ def answer_event(batch: Batch, run: Run, answer: Answer) -> RequestedEvent | Ref
         "at": answer.asked_at,
         "attempts": answer.attempts,
     }
-    refusal = answer.refusal
-    if refusal is None:
-        ids = answer.request_ids
-        return RequestedEvent(**call, request_ids=ids, server_date=answer.server_date)
-    return RefusedEvent(
+    if answer.refusal is not None:
+        return RefusedEvent(**call, **_words(answer.refusal))
+    rows, lacking = answer.given.rows, answer.given.lacking
+    return RequestedEvent(
         **call,
-        code=refusal.code,
-        message=refusal.message,
-        kind=refusal.kind,
-        advice=refusal.advice,
+        request_ids=rows,
+        server_date=answer.server_date,
+        lacking=_lacking(run.plan.count - len(rows), lacking) if lacking else UNSET,
     )
+
+
+def _lacking(count: int, refusal: Refusal) -> Lacking:
+    return Lacking(count=count, **_words(refusal) | {"code": refusal.code or None})
+
+
+def _words(refusal: Refusal) -> dict[str, Any]:
+    return {
+        "code": refusal.code,
+        "message": refusal.message,
+        "kind": refusal.kind,
+        "advice": refusal.advice,
+    }
 
 
 def poll_event(

@@ -42,11 +42,12 @@ def market_name(connection: Connection) -> str:
 
 
 def plan_table(checked: PreflightReport, market: str) -> pd.DataFrame:
-    """Return one row per target: what will be requested, and what it costs in USD."""
+    """Return one row per target and launch method: what will be requested, its cost in USD."""
     rows = [
         {
             "market": market,
             "target": str(each.plan.target),
+            "launched by": each.plan.arm,
             "n": each.plan.count,
             "largest n": each.largest_count,
             "vCPUs each": each.vcpus,
@@ -84,7 +85,7 @@ def outcome_table(launches: pd.DataFrame) -> pd.DataFrame:
     That is its status codes, why it says that instances ended, and how many failed a check.
     """
     named = launches.assign(
-        target=target_names(launches),
+        target=arm_names(launches),
         outcome=pd.Categorical(launches["outcome"], [str(each) for each in Outcome]),
     )
     counts = named.groupby(["simulated", "target", "outcome"], observed=True).size()
@@ -98,6 +99,13 @@ def outcome_table(launches: pd.DataFrame) -> pd.DataFrame:
             "impaired": by_target["impaired_by_s"].count(),
         }
     )
+
+
+def arm_names(table: pd.DataFrame) -> "pd.Series[str]":
+    """The target of each row, and how it was launched where that is not the same for all."""
+    arms = table["method"].astype(str) + ", " + table["purchase"].astype(str)
+    names = target_names(table)
+    return names if arms.nunique() < 2 else names + " (" + arms + ")"
 
 
 def ending(log: Path) -> str:

@@ -26,8 +26,9 @@ from spotlib.collect.recording import (
     poll_event,
     stage_event,
 )
-from spotlib.ec2.calls import TAG_BATCH, TAG_EXPIRES, TAG_PLAN, TAG_ROUND, Poll, poll, tag_instances
-from spotlib.ec2.methods.request_spot_instances import Answer, request, request_parameters
+from spotlib.ec2.calls import TAG_BATCH, TAG_EXPIRES, TAG_PLAN, TAG_ROUND, tag_instances
+from spotlib.ec2.methods.method import Answer, Given, Order, launch
+from spotlib.ec2.poll import Poll, See, poll
 from spotlib.model import (
     Bracket,
     Kind,
@@ -39,6 +40,7 @@ from spotlib.model import (
     advance,
     conclude,
     failure_kind,
+    is_instance_id,
 )
 from spotlib.record.events import Features, SkippedEvent, TaggedEvent
 
@@ -82,7 +84,7 @@ def _send(batch: Batch, run: Run, features: Features) -> None:
     valid_until = _whole_second_after(
         connection.server_utc() + timedelta(seconds=run.plan.timeout_s + VALID_MARGIN_S)
     )
-    parameters = request_parameters(
+    order = Order(
         run.plan,
         image=prepared.image,
         token=f"{batch.batch_id}-{run.round}-{run.index}",
@@ -97,6 +99,7 @@ def _send(batch: Batch, run: Run, features: Features) -> None:
         subnet_id=prepared.subnet_id,
         group_id=prepared.group_id,
     )
+    parameters = run.method.parameters(order)
     features = msgspec.structs.replace(
         features,
         on_demand_usd=prepared.on_demand_usd,
@@ -108,22 +111,36 @@ def _send(batch: Batch, run: Run, features: Features) -> None:
     batch.log.append(intent, sync=True)
     batch.last_launches[target] = connection.clock.utc()
     run.asked_s = batch.now_s()
-    batch.submit(partial(_sent, batch, run), request, connection, run.region, parameters)
+    call = (connection, run.region, run.method, parameters, run.plan.count)
+    batch.submit(partial(_sent, batch, run), launch, *call)
 
 
 def _sent(batch: Batch, run: Run, future: Future[Answer]) -> None:
     answer = future.result()
-    event = answer_event(batch, run, answer)
+    event, given = answer_event(batch, run, answer), answer.given
+    if given.lacking is not None and not given.lacking.is_outcome:
+        batch.problems.append(f"{run.plan.target}: {given.lacking}")
     if answer.refusal is not None:
         run.ended = run.refused = True
-        if not answer.refusal.is_outcome:
-            batch.problems.append(f"{run.plan.target}: {answer.refusal}")
     else:
         assert event.answered_s is not None
-        accepted = {Stage.ACCEPTED: Bracket(event.asked_s, event.answered_s)}
+        accepted = Bracket(event.asked_s, event.answered_s)
         run.sent_s = event.asked_s
-        run.tracks = {each: Track(each, event.asked_s, accepted) for each in answer.request_ids}
+        run.tracks = {each: _accepted(each, given, accepted) for each in given.rows}
+        run.instances = {row: row for row in given.rows if is_instance_id(row)}
+        run.lacking = run.plan.count - len(given.rows) if given.lacking is not None else 0
     batch.log.append(event, sync=True)
+    for track in run.tracks.values():
+        _note_progress(batch, run, Track(track.request_id, event.asked_s), track)
+
+
+def _accepted(row: str, given: Given, answered: Bracket) -> Track:
+    """A new row.  What the answer shows of it was reached between the call and its answer."""
+    track = Track(row, answered.after_s, {Stage.ACCEPTED: answered})
+    if row not in given.shown:
+        return track
+    moments = {"asked_s": answered.after_s, "answered_s": answered.by_s}
+    return advance(track, given.shown[row], **moments)
 
 
 def _note_missed(batch: Batch, runs: Sequence[Run]) -> None:
@@ -149,13 +166,16 @@ def _poll_regions(batch: Batch, runs: Sequence[Run]) -> None:
             batch.log.append(skipped)
             continue
         batch.polling.add(region)
+        rows: dict[See, list[str]] = {}
+        for run in here:
+            rows.setdefault(run.method.see, []).extend(run.pending)
         batch.submit(
             partial(_polled, batch, here, number),
             poll,
             batch.connection,
             region,
             round_tag=batch.round_tag(round_number),
-            request_ids=list(itertools.chain.from_iterable(run.pending for run in here)),
+            rows=rows,
         )
 
 
@@ -189,7 +209,8 @@ def _after(track: Track, shown: Poll, run: Run, asked_s: float, answered_s: floa
 
 
 def _note_progress(batch: Batch, run: Run, before: Track, after: Track) -> None:
-    for stage in sorted(after.brackets.keys() - before.brackets.keys()):
+    """Record what is new of a row; that it was accepted, its answer says."""
+    for stage in sorted(after.brackets.keys() - before.brackets.keys() - {Stage.ACCEPTED}):
         assert after.sighting is not None
         batch.log.append(stage_event(run, after, stage, after.sighting))
     if before.impaired is None and after.impaired is not None:
@@ -206,9 +227,11 @@ def _own_failure(target: Target, sighting: Sighting) -> list[str]:
     kind = failure_kind(sighting.status_code, sighting.instance_reason)
     if kind is None:
         return []
-    words = f"{sighting.status_code} ({sighting.status_message})"
-    if sighting.instance_reason:
-        words += f", {sighting.instance_reason} ({sighting.instance_message})"
+    said = {
+        sighting.status_code: sighting.status_message,
+        sighting.instance_reason: sighting.instance_message,
+    }
+    words = ", ".join(f"{code} ({message})" for code, message in said.items() if code)
     return [f"{target}: failed, which says nothing about the market: {words}: {_ADVICE[kind]}"]
 
 

@@ -23,6 +23,10 @@ _QUOTA = (
     "some minutes until ended requests no longer count, or ask for more under Service Quotas > "
     "EC2 > 'All ... Spot Instance Requests' ('python -m spotlib check' shows the largest n)"
 )
+_ON_DEMAND_QUOTA = (
+    "this is the account's on-demand vCPU quota in that region: use a smaller n, or ask for more "
+    "under Service Quotas > EC2 > 'Running On-Demand ... instances'"
+)
 _LOGIN = "renew the credentials (aws sso login, aws configure) and run again"
 _CLOCK = "set this machine's clock and renew the credentials"
 _KEYS = "check the access key and its secret, and run again"
@@ -43,7 +47,11 @@ _CODES: dict[str, tuple[Kind, str]] = {
     "UnfulfillableCapacity": (Kind.CAPACITY, _NO_CAPACITY),
     "SpotMaxPriceTooLow": (Kind.PRICE, "raise max_price_usd, or leave it out"),
     "MaxSpotInstanceCountExceeded": (Kind.QUOTA, _QUOTA),
-    "VcpuLimitExceeded": (Kind.QUOTA, _QUOTA),
+    "MaxFleetCountExceeded": (
+        Kind.QUOTA,
+        "delete fleets that are no longer needed, or ask for more",
+    ),
+    "VcpuLimitExceeded": (Kind.QUOTA, _ON_DEMAND_QUOTA),
     "InstanceLimitExceeded": (Kind.QUOTA, _QUOTA),
     "RequestResourceCountExceeded": (Kind.QUOTA, "ask for fewer instances, or poll less often"),
     "VolumeLimitExceeded": (Kind.QUOTA, "ask for more EBS volumes under Service Quotas > EBS"),
@@ -101,6 +109,8 @@ _CODES: dict[str, tuple[Kind, str]] = {
     "TagPolicyViolation": (Kind.ACCOUNT, "the organisation's tag policy refuses spotlib's tags"),
     "InvalidSpotInstanceRequestID.NotFound": (Kind.NOT_FOUND, _NOT_YET),
     "InvalidInstanceID.NotFound": (Kind.NOT_FOUND, _NOT_YET),
+    "InvalidLaunchTemplateId.NotFound": (Kind.NOT_FOUND, _NOT_YET),
+    "InvalidLaunchTemplateName.NotFoundException": (Kind.NOT_FOUND, _NOT_YET),
     "RequestLimitExceeded": (Kind.THROTTLED, _LATER),
     "Throttling": (Kind.THROTTLED, _LATER),
     "ThrottlingException": (Kind.THROTTLED, _LATER),
@@ -311,6 +321,18 @@ def login_refusal(error: Exception, *, profile: str) -> Refusal:
         refusal.kind = Kind.CREDENTIALS
         refusal.advice = _LOGIN_CALLS.get(error.operation_name, _SEE)
     return refusal
+
+
+def refusal_of_code(code: str, message: str, *, action: str) -> Refusal:
+    """Translate an error that stands within an answer; its region is added by who asked."""
+    response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {}}
+    return _refused(response, action=action, region="")
+
+
+def fewer_came(message: str, *, action: str) -> Refusal:
+    """Return the refusal of instances that did not come, for which EC2 gives no code."""
+    kind, advice = Kind.CAPACITY, _NO_CAPACITY
+    return Refusal("", message, kind=kind, advice=advice, action=action)
 
 
 def _refused(response: dict[str, Any], *, action: str, region: str) -> Refusal:

@@ -44,6 +44,7 @@ _RUN_COLUMNS = (
     Column("availability_zone_id", "name", "the zone asked for", "empty where EC2 chose it"),
     Column("placement", "name", "region (EC2 chose the zone) or zone; different variables"),
     Column("method", "name", "the API call that launched; different variables"),
+    Column("purchase", "name", "spot or on-demand; different variables"),
     Column(
         *("image_family", "name", "Amazon Linux, its kernel line and architecture; else image id"),
         "empty where no image is known",
@@ -79,7 +80,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
     "requests": (
         *_RUN_COLUMNS,
-        Column("request_id", "name", "id of EC2's spot request", "empty if refused"),
+        Column(
+            "request_id",
+            "name",
+            "id of EC2's spot request, or of the instance where a method launches without one",
+            "empty if refused",
+        ),
         Column("instance_id", "name", "id of its instance", "empty without one"),
         Column("zone_id", "name", "the zone of its instance", "empty without one"),
         Column("lower_s", "s", "not shown at the stage until then, since the call was sent"),

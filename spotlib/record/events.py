@@ -18,13 +18,14 @@ History of the schema:
 1. 2026-11: first.
 2. 2026-11: typed.  ``look`` became ``poll`` and its ``tick`` ``number``; the facts of the batch
    event lie flat; the features of an intent are called so.  Readers refuse schema 1.  Later lines
-   are numbered, and features have ``t3``; a log without either is read too.
+   are numbered, and features have ``t3``; a log without either is read too.  Launch methods:
+   ``purchase`` where it is not spot, ``lacking`` where fewer came than were asked for.
 """
 
 from datetime import datetime
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import force_setattr
 
 from spotlib.addresses import is_foreign, without_secrets
@@ -35,6 +36,7 @@ from spotlib.model import (
     ZONE_ID_PATTERN,
     Kind,
     Outcome,
+    Purchase,
     StageName,
 )
 
@@ -118,7 +120,7 @@ class _RequestEvent(_RunEvent, frozen=True, kw_only=True):
     status_code: str | None
 
 
-class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch"):
+class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch", omit_defaults=True):
     """The first line: what runs where, and with which parameters."""
 
     schema: int
@@ -144,6 +146,7 @@ class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch"):
     bound_usd: float | None
     warnings: tuple[str, ...]
     host: Host
+    arm_pause_s: Seconds = 0.0  # from the end of one arm of a target to the next; see ``methods``
 
     def __post_init__(self) -> None:
         """Keep no password: an endpoint is refused with one, but older logs may hold one."""
@@ -156,7 +159,7 @@ class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch"):
         return not self.simulated and is_foreign(self.endpoint)
 
 
-class IntentEvent(_RunEvent, frozen=True, kw_only=True, tag="intent"):
+class IntentEvent(_RunEvent, frozen=True, kw_only=True, tag="intent", omit_defaults=True):
     """Before a request call: the plan, the exact parameters of the call, and the features."""
 
     at_s: Seconds
@@ -178,14 +181,32 @@ class IntentEvent(_RunEvent, frozen=True, kw_only=True, tag="intent"):
     features: Features
     request: dict[str, Any]
     image_owner: str | None = None  # "amazon" or an account; older logs lack it
+    purchase: Purchase = "spot"
+
+
+class Lacking(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """The instances that a call did not give although it gave others: how many, and why.
+
+    ``code`` is null where EC2 gives none.
+    """
+
+    count: Count
+    code: str | None
+    message: str
+    kind: Kind
+    advice: str
 
 
 class RequestedEvent(_AnswerEvent, frozen=True, kw_only=True, tag="requested"):
-    """The call was answered with request ids."""
+    """The call was answered: the ids of the rows that came, and why others did not.
+
+    A row is a spot request, or an instance where the method launches at once.
+    """
 
     request_ids: tuple[str, ...]
     server_date: str | None
     recovered: bool = False
+    lacking: Lacking | UnsetType = UNSET  # left out if all came
 
 
 class RefusedEvent(_AnswerEvent, frozen=True, kw_only=True, tag="refused"):

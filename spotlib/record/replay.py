@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from spotlib.model import Outcome, Stage, Target
+from spotlib.model import Outcome, Stage, Target, is_instance_id
 from spotlib.record.events import (
     BatchEvent,
     CleanEvent,
@@ -62,7 +62,9 @@ class RecordedRun:
 
 @dataclass(slots=True)
 class RecordedRequest:
-    """One spot request: the stages it was shown at, in order, and its outcome if it has one.
+    """One row: the stages it was shown at, in order, and its outcome if it has one.
+
+    It is a spot request, or an instance where the method launches at once; so is ``request_id``.
 
     ``impaired`` is when its instance was first shown with a failed status check, if it was.
     """
@@ -82,6 +84,13 @@ class RecordedRequest:
         return self.sent_s if self.run.polled_s is None else self.run.polled_s
 
     @property
+    def instance_id(self) -> str | None:
+        """Its instance, as far as it was shown."""
+        if is_instance_id(self.request_id):
+            return self.request_id
+        return self.stages[-1].instance_id if self.stages else None
+
+    @property
     def reached_wanted(self) -> bool:
         """Whether it was shown at the stage that its plan waits for."""
         return any(each.stage == self.run.intent.wanted for each in self.stages)
@@ -91,7 +100,8 @@ class RecordedRequest:
 class RecordedBatch:
     """All that one log says; ``torn`` if its last line is not whole, or is being written.
 
-    ``writer_pid`` is the process of its last writer: the collector's, or that of a sweep or guard.
+    ``refused`` are the runs of which all instances were refused, or some.  ``writer_pid`` is the
+    process of its last writer: the collector's, or that of a sweep or guard.
     """
 
     path: Path
@@ -228,6 +238,8 @@ def _take_answer(found: RecordedBatch, event: RequestedEvent | RefusedEvent) -> 
         found.refused.append(run)
         return
     run.requested = event
+    if event.lacking:
+        found.refused.append(run)
     if event.answered_s is not None:
         _require_order(asked_s=event.asked_s, answered_s=event.answered_s)
     for each in event.request_ids:

@@ -31,7 +31,7 @@ from spotlib.record.replay import RecordedBatch, RecordedRequest, RecordedRun, r
 _PLACE = ("simulated", "world", "endpoint", "batch_id")
 _PLAN = (
     *("round", "plan", "instance_type", "region", "availability_zone_id", "placement"),
-    *("method", "wanted", "n", "timeout_s"),
+    *("method", "purchase", "wanted", "n", "timeout_s"),
 )
 _FEATURES = Features.__struct_fields__
 _STAGES = tuple(stage.label for stage in Stage)
@@ -48,7 +48,7 @@ LAUNCH_COLUMNS = (
     *("request_id", "instance_id", "zone_id", "image", "image_family", "max_price_usd", "sent_at"),
     *("outcome", "status_code", "instance_reason", "instance_message", "kind", "watched_s"),
     *_BRACKETS,
-    *("impaired_after_s", "impaired_by_s"),
+    *("impaired_after_s", "impaired_by_s", "refused_after_s", "refused_by_s"),
     *("created_at", "fulfilled_at", "launched_at"),
     *_FEATURES,
 )
@@ -130,6 +130,7 @@ def load_launches(paths: Paths, *, executor: Executor | None = None) -> pd.DataF
         ``instance_reason`` and ``instance_message`` are EC2's StateReason of an instance that
         ended while it was watched.  ``kind`` says what a refusal is about, or a failure that is
         the account's own.  ``impaired_*`` is the bracket of the first failed status check.
+        ``refused_*`` is the bracket of a refusal: from the request call to its answer.
         ``image_family`` is what all releases of an Amazon Linux share, or the image's own id.
 
     Raises
@@ -409,8 +410,9 @@ class _Launches(_Rows):
                 places[run.key] = len(self._runs)
                 self._runs.append(_known_before(place, run) | {"sent_at": answer.at})
         for run in record.refused:
-            self._of_run += [places[run.key]] * run.intent.n
-            self._requests += [_refused_row(run)] * run.intent.n
+            rows = _refused_rows(run)
+            self._of_run += [places[run.key]] * len(rows)
+            self._requests += rows
         self._of_run += [places[each.run.key] for each in record.requests.values()]
         self._requests += map(_request_row, record.requests.values())
 
@@ -463,14 +465,21 @@ def _known_before(place: dict[str, Any], run: RecordedRun) -> dict[str, Any]:
     return {**place, **_plan(run), **asdict(intent.features), **more}
 
 
-def _refused_row(run: RecordedRun) -> dict[str, Any]:
-    assert run.refused is not None
-    return {
+def _refused_rows(run: RecordedRun) -> list[dict[str, Any]]:
+    """One row per instance that was refused: all of the run, or those that others came without."""
+    answer, lacking = run.refused or run.requested, run.requested and run.requested.lacking
+    why, count = (lacking, lacking.count) if lacking else (run.refused, run.intent.n)
+    assert answer is not None
+    assert why is not None
+    row = {
         "outcome": Outcome.REFUSED,
-        "status_code": run.refused.code,
-        "kind": run.refused.kind,
+        "status_code": why.code,
+        "kind": why.kind,
         "watched_s": 0.0,
+        "refused_by_s": _minus(answer.answered_s, answer.asked_s),
     }
+    row["refused_after_s"] = None if row["refused_by_s"] is None else 0.0
+    return [row] * count
 
 
 def _request_row(request: RecordedRequest) -> dict[str, Any]:
@@ -496,7 +505,7 @@ def _ending(event: OutcomeEvent) -> dict[str, Any]:
     failed = event.outcome is Outcome.FAILED
     return {
         "outcome": event.outcome,
-        "status_code": event.status_code,
+        "status_code": event.status_code or None,
         "instance_reason": event.instance_reason,
         "instance_message": event.instance_message,
         "kind": failure_kind(event.status_code, event.instance_reason) if failed else None,

@@ -251,11 +251,14 @@ def get_products(world: World, _: str, params: Params) -> Shape:
 
 
 def get_role(world: World, _: str, params: Params) -> Shape:
-    """The service-linked role of spot requests, if the account has it."""
+    """A service-linked role: that of fleets, or that of spot requests if the account has it."""
     name = params.get("RoleName", "")
-    if name != "AWSServiceRoleForEC2Spot" or not world.spot_role:
+    services = {"AWSServiceRoleForEC2Fleet": "ec2fleet.amazonaws.com"}
+    if world.spot_role:
+        services["AWSServiceRoleForEC2Spot"] = "spot.amazonaws.com"
+    if name not in services:
         raise ApiError("NoSuchEntity", f"The role with name {name} cannot be found.", 404)
-    path = "/aws-service-role/spot.amazonaws.com/"
+    path = f"/aws-service-role/{services[name]}/"
     role = {
         "Path": path,
         "RoleName": name,

@@ -26,7 +26,9 @@ from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import unfinished
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.connection import Connection
-from spotlib.ec2.survey import find_ours, survey
+from spotlib.ec2.instances import INSTANCES
+from spotlib.ec2.spot_requests import SPOT_REQUESTS
+from spotlib.ec2.survey import survey
 from spotlib.model import Target
 from spotlib.sandbox import filters, instance_api, spot_api
 from spotlib.sandbox.company import crowd, move_in
@@ -143,10 +145,10 @@ def test_a_request_whose_instance_has_ended_and_is_forgotten_is_quiet(tmp_path):
     connection = in_process(world)
     checked = plan_for(connection, NANO, n=1)
     collect_batch(connection, checked, log=log, seed=1, placement_scores=False)
-    shown = survey(connection, NANO.region, batch_id=log.stem)
+    shown = survey(connection, NANO.region, resources=SOME, batch_id=log.stem)
 
     world.advance(2 * 3600.0)
-    found = survey(connection, NANO.region, batch_id=log.stem)
+    found = survey(connection, NANO.region, resources=SOME, batch_id=log.stem)
 
     assert len(shown.instances) == 1
     assert (len(found.requests), found.instances) == (1, {})
@@ -163,7 +165,7 @@ def dead_batch(world, log, *, after_s=12.0):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("spotlib.collect.rounds._finish", lambda *_: None)
+        patch.setattr("spotlib.collect.rounds.finish", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             collect_batch(connection, checked, log=log, seed=1, guard=False, on_poll=die)
     [dead] = unfinished(log.parent)
@@ -197,6 +199,9 @@ def test_instances_that_only_failed_polls_have_shown_are_known_to_a_sweep(tmp_pa
     assert {name for some in dead.alive_instances.values() for name in some} == set(
         world.leftovers()["instances"]
     )
+
+
+SOME = (SPOT_REQUESTS, INSTANCES)
 
 
 @pytest.fixture
@@ -249,6 +254,7 @@ def test_a_region_that_fails_keeps_no_other_from_being_closed(launched):
         connection,
         batch_id="nobody",
         request_ids=requests,
+        resources=SOME,
         note=lambda _: None,
         alive=instances,
         give_up_s=60.0,
@@ -267,7 +273,12 @@ def test_what_was_ended_before_is_not_asked_for_again(launched):
     calls = len(world.calls)
 
     cleaned = settle(
-        connection, batch_id="b", request_ids=requests, note=lambda _: None, alive=instances
+        connection,
+        batch_id="b",
+        request_ids=requests,
+        resources=SOME,
+        note=lambda _: None,
+        alive=instances,
     )
     first = Counter(each.action for each in world.calls[calls:] if each.mutating)
     ended = {each for some in (*requests.values(), *instances.values()) for each in some}
@@ -276,6 +287,7 @@ def test_what_was_ended_before_is_not_asked_for_again(launched):
         connection,
         batch_id="b",
         request_ids=requests,
+        resources=SOME,
         note=lambda _: None,
         alive=instances,
         ended=ended,
@@ -312,6 +324,12 @@ def test_an_endpoint_that_ignores_filters_makes_us_count_and_end_no_stranger(tmp
     assert [(each.path, each.tags) for each in strangers] == before
 
 
+def tagged(connection, region, batch_id=None):
+    """The batches of which something is found by tag, whatever it is."""
+    found = [each for kind in SOME for each in kind.find_ours(connection, region, batch_id)]
+    return {each.batch_id for each in found}
+
+
 def test_a_sweep_of_an_endpoint_that_ignores_filters_ends_no_stranger(tmp_path, monkeypatch):
     world, log = scripted(*[Fate(boot_s=2.0, ok_s=None)] * 4), tmp_path / NAME
     connection, _ = dead_batch(world, log)
@@ -324,12 +342,10 @@ def test_a_sweep_of_an_endpoint_that_ignores_filters_ends_no_stranger(tmp_path, 
     assert [(each.batch_id, each.verdict) for each in report.batches] == [(log.stem, "closed")]
     require_recovered(world, log, acknowledged)
     for region in REGIONS:
-        assert {each.batch_id for each in find_ours(connection, region)} == {
+        assert tagged(connection, region) == {
             log.stem,
             STRANGERS["spotlib:batch"],
         }
-        assert {each.batch_id for each in find_ours(connection, region, batch_id=log.stem)} == {
-            log.stem
-        }
-        found = survey(connection, region, batch_id="nobody")
+        assert tagged(connection, region, log.stem) == {log.stem}
+        found = survey(connection, region, resources=SOME, batch_id="nobody")
         assert (found.requests, found.instances) == ({}, {})

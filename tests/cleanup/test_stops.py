@@ -18,6 +18,7 @@ import papermill.iorw
 import papermill.parameterize
 import pytest
 from conftest import JUPYTER_FOLDERS, NANO, plan_for, read_events
+from crashing import DEFAULT, OTHERS
 from jupyter_client import BlockingKernelClient, KernelManager
 from programs import (
     BIN,
@@ -357,19 +358,19 @@ COLLECT = """
         if progress.elapsed_s > 10:  # both instances are alive
             {happens}
 
-    plans = plan_launches([Target("t3.nano", "sa-east-1")], count=2)
+    plans = plan_launches([Target("t3.nano", "sa-east-1")], count=2, methods=sys.argv[3:])
     collect_batch(connect(url), plans, log=log, on_poll=middle)
 """
 DIE = "os.kill(os.getpid(), signal.SIGKILL)"
 FORK = "multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,)).start()"
 
 
-def collect_until(happens, market, log):
+def collect_until(happens, market, log, arm=DEFAULT):
     """A collection in a plain process, to which something happens in the middle."""
     script = textwrap.dedent(COLLECT.format(happens=happens))
     with (log.parents[1] / "said.txt").open("w") as said:
         done = subprocess.run(
-            [sys.executable, "-c", script, market, str(log)],
+            [sys.executable, "-c", script, market, str(log), arm],
             check=False,
             stdout=said,  # a file: a child that outlives it would keep a pipe open
             stderr=said,
@@ -386,6 +387,15 @@ def test_another_log_that_cannot_be_read_is_not_in_the_guards_way(market, log):
     collect_until(DIE, market, log)
 
     until_closed(market, log)
+
+
+@chaos
+@pytest.mark.parametrize("arm", OTHERS)
+def test_the_guard_closes_what_any_launch_method_left(market, log, arm):
+    collect_until(DIE, market, log, arm)
+
+    until_closed(market, log)
+    assert leftovers(market) == NOTHING
 
 
 def test_a_log_thrown_away_in_the_middle_leaves_nothing_in_the_market(market, log):

@@ -225,7 +225,7 @@ def test_a_batch_whose_credentials_expired_for_good_is_closed_by_a_sweep(
     tmp_path, monkeypatch, after_s
 ):
     """The batch reports that it is not confirmed; a sweep with new keys closes it and its log."""
-    monkeypatch.setattr("spotlib.collect.rounds.settle", partial(settle, give_up_s=60.0))
+    monkeypatch.setattr("spotlib.collect.ending.settle", partial(settle, give_up_s=60.0))
     world = scripted(SLOW, Fate(held_s=None))
     expiring(world, after_s)
     log = tmp_path / NAME

@@ -5,15 +5,23 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from spotlib.collect.cost import PreflightError
 from spotlib.collect.parameters import BUILTIN_TARGETS, CollectParameters, targets_to_collect
-from spotlib.collect.rounds import BatchError
+from spotlib.collect.summary import BatchError
 from spotlib.ec2.connection import connect
 from spotlib.errors import ParameterError
 from spotlib.model import Stage, Target
 from spotlib.parameters import check_parameters
 
 GOOD = {
+    **{"methods": "request_spot_instances", "arm_pause_s": 60.0},
     **{"n": 5, "selection": "", "top": 3, "instance_type": "", "region": ""},
-    **{"availability_zone_id": "", "rounds": 1, "every_s": 900.0, "endpoint": "sandbox"},
+    **{
+        "availability_zone_id": "",
+        "methods": "request_spot_instances",
+        "arm_pause_s": 60.0,
+        "rounds": 1,
+        "every_s": 900.0,
+        "endpoint": "sandbox",
+    },
     **{
         "market": "",
         "profile": "",

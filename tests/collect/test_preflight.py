@@ -257,7 +257,7 @@ def test_an_unknown_price_makes_an_unknown_cost_and_never_none():
     ],
 )
 def test_a_type_counts_against_the_quota_of_its_family(name, family):
-    assert quota_of(name).name == family
+    assert quota_of(name).families == family
 
 
 def test_waves_fit_under_every_quota_and_keep_the_order():

@@ -288,7 +288,7 @@ def test_clean_up_that_cannot_be_confirmed_says_so_with_the_commands(in_process,
     world = scripted()
     connection = in_process(world)
     checked = plan_for(connection, n=1)
-    monkeypatch.setattr("spotlib.collect.rounds.settle", _impatient)
+    monkeypatch.setattr("spotlib.collect.ending.settle", _impatient)
     world.denied.add("ec2:TerminateInstances")
 
     summary = collect_batch(connection, checked, log=log, seed=1)

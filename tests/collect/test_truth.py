@@ -4,11 +4,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from conftest import ARM, NANO, plan_for, read_events, scripted
+from crashing import row_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from spotlib.collect.rounds import collect_batch
-from spotlib.model import Stage
+from spotlib.model import ARMS, Stage
 from spotlib.record.tables import load_launches, load_polls
 from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import Fate
@@ -37,14 +38,15 @@ fates = st.builds(
 @given(
     fates=st.lists(fates, min_size=6, max_size=6),
     seed=st.integers(0, 2**31),
-    wanted=st.sampled_from([Stage.RUNNING, Stage.READY]),
+    asked=st.tuples(st.sampled_from([Stage.RUNNING, Stage.READY]), st.sampled_from(ARMS)),
     lost=st.lists(st.integers(3, 60), max_size=4, unique=True),
 )
-def test_brackets_outcomes_and_counts_agree_with_the_truth(in_process, fates, seed, wanted, lost):
-    """Random fates, seeds, poll phases and failing calls."""
+def test_brackets_outcomes_and_counts_agree_with_the_truth(in_process, fates, seed, asked, lost):
+    """Random fates, seeds, poll phases, launch methods and failing calls."""
+    wanted, arm = asked
     world = scripted(*fates, seed=seed)
     connection = in_process(world)
-    checked = plan_for(connection, NANO, ARM, n=3, timeout_s=60, wanted=wanted)
+    checked = plan_for(connection, NANO, ARM, n=3, timeout_s=60, wanted=wanted, methods=[arm])
     world.faults.append(_failing("DescribeInstances", lost))
     began_s = world.now_s
 
@@ -54,7 +56,7 @@ def test_brackets_outcomes_and_counts_agree_with_the_truth(in_process, fates, se
         launches, polls = load_launches(log), load_polls(log)
         events, torn = read_events(log)
 
-    truth = {each["request_id"]: each["shown_s"] for each in world.truth()}
+    truth = {row_of(each): each["shown_s"] for each in world.truth() if row_of(each)}
     assert not torn
     assert summary.cleaned.confirmed
     assert world.leftovers() == {"requests": [], "instances": []}

@@ -4,8 +4,10 @@ import pytest
 from conftest import scripted
 
 from spotlib.ec2.caller import Memory
-from spotlib.ec2.calls import Ended, cancel, chunks, terminate
+from spotlib.ec2.calls import Ended, chunks
+from spotlib.ec2.instances import terminate
 from spotlib.ec2.refusals import Refusal
+from spotlib.ec2.spot_requests import cancel
 from spotlib.model import Kind
 
 

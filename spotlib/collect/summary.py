@@ -1,0 +1,120 @@
+"""How a batch ended: outcomes, what is left, what it cost at most, and what went wrong."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spotlib.cleanup.close import Cleaned
+from spotlib.cleanup.commands import aws_options, sweep_command
+from spotlib.collect.batch import Batch
+from spotlib.errors import OneSentence
+from spotlib.model import Outcome
+from spotlib.money import usd
+
+
+class BatchError(OneSentence, RuntimeError):
+    """Something went wrong with a batch, or it was stopped."""
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """How a batch ended; ``spent_at_most_usd`` is NaN where the on-demand price is unknown.
+
+    ``outcomes`` counts instances: by the outcome of their request, or as ``not sent`` if the batch
+    was stopped before, or as ``not answered`` if the call's answer never came.
+    ``warnings`` says which features could not be recorded, and whether the live view failed.
+    """
+
+    batch_id: str
+    log: Path
+    simulated: bool
+    outcomes: Mapping[str, int]
+    cleaned: Cleaned
+    spent_at_most_usd: float
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def last_line(self) -> str:
+        """Return the sentence to read before closing the lid: what is left, what it cost."""
+        left = f"open requests {_total(self.cleaned.open_requests)}, "
+        left += f"live instances {_total(self.cleaned.live_instances)}"
+        sure = "confirmed" if self.cleaned.confirmed else "NOT CONFIRMED"
+        money = "simulated " if self.simulated else ""
+        return f"{left} ({sure}); spent at most {money}{usd(self.spent_at_most_usd)}"
+
+    def require(self) -> None:
+        """Raise BatchError with all that went wrong, if anything did."""
+        if self.problems:
+            raise BatchError("; ".join(self.problems))
+
+
+def summary_of(batch: Batch, cleaned: Cleaned, warnings: tuple[str, ...]) -> BatchSummary:
+    """Sum up a batch that has ended."""
+    ended = Counter(
+        str(track.outcome) for run in batch.runs for track in run.tracks.values() if track.outcome
+    )
+    for run in batch.runs:
+        ended[str(Outcome.REFUSED)] += run.lacking
+        if not run.tracks:
+            ended[run.fate] += run.plan.count
+    return BatchSummary(
+        batch_id=batch.batch_id,
+        log=batch.log.path,
+        simulated=batch.connection.simulated,
+        outcomes=dict(+ended),
+        cleaned=cleaned,
+        spent_at_most_usd=batch_usd(batch),
+        problems=tuple(_problems(batch, cleaned)),
+        warnings=(*batch.warnings, *warnings),
+    )
+
+
+def _problems(batch: Batch, cleaned: Cleaned) -> list[str]:
+    problems = list(dict.fromkeys(batch.problems))
+    connection = batch.connection
+    closing = sweep_command(
+        batch.batch_id,
+        log=batch.log.path,
+        endpoint=connection.endpoint,
+        profile=connection.profile,
+    )
+    if batch.stopping.by is not None:
+        problems.append(f"stopped by {batch.stopping.by}: what was seen until then is recorded")
+    if batch.unwritten and batch.log.path.exists():
+        problems.append(f"complete the log, once it can be written, with: {closing}")
+    if not cleaned.confirmed:
+        errors = "; ".join(f"{region}: {error}" for region, error in cleaned.errors.items())
+        problems.append(
+            f"it is NOT confirmed that nothing is left{f' ({errors})' if errors else ''}; finish "
+            f"with: {closing}; or by hand: "
+            f"{' && '.join(cleaned.commands(aws_options(connection))) or 'in the EC2 console'}"
+        )
+    return problems
+
+
+def batch_usd(batch: Batch) -> float:
+    """Every instance that was launched, on demand, from the request until all were gone.
+
+    One that only clean-up saw may be of any run of its region: it counts as one of the dearest.
+    """
+    seen: set[str] = set()
+    costs_usd: list[float] = []
+    dearest_usd: dict[str, float] = {}
+    for run in batch.runs:
+        if run.asked_s is None:
+            continue
+        each_usd = run.prepared.most_usd(min(run.gone_s, batch.now_s()) - run.asked_s)
+        # Not ``max``: an unknown cost makes it unknown.
+        dearest_usd[run.region] = float(np.maximum(dearest_usd.get(run.region, 0.0), each_usd))
+        seen.update(run.instances.values())
+        costs_usd += [each_usd] * len(run.instances)
+    late = [region for each, region in batch.terminated.items() if each not in seen]
+    return math.fsum([*costs_usd, *(dearest_usd[region] for region in late)])
+
+
+def _total(ids: Mapping[str, Sequence[str]]) -> int:
+    return sum(len(some) for some in ids.values())

@@ -1,0 +1,31 @@
+"""The launch methods by the name that a plan, and its intent in the log, gives them."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from spotlib.ec2.methods.create_fleet_instant import CREATE_FLEET_INSTANT
+from spotlib.ec2.methods.method import Method
+from spotlib.ec2.methods.request_spot_instances import REQUEST_SPOT_INSTANCES
+from spotlib.ec2.methods.run_instances import RUN_INSTANCES
+from spotlib.ec2.resource import Resource
+from spotlib.ec2.survey import RESOURCES
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "request_spot_instances": REQUEST_SPOT_INSTANCES,
+        "run_instances": RUN_INSTANCES,
+        "create_fleet_instant": CREATE_FLEET_INSTANT,
+    }
+)
+
+
+def left_by(names: Iterable[str]) -> tuple[Resource, ...]:
+    """Return the kinds of things that these methods leave.
+
+    A name may be that of a method which only a newer spotlib knows: then it is every kind.
+    """
+    known = set(names)
+    if known - METHODS.keys():
+        return RESOURCES
+    kinds = {kind for name in known for kind in METHODS[name].leaves}
+    return tuple(each for each in RESOURCES if each in kinds)

@@ -1,0 +1,50 @@
+"""The smallest IAM policy for some launch methods: what each needs, and what all of them ask.
+
+``spotlib policy`` prints it.  ``policy.json`` is that of the default method.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from spotlib.ec2.methods.registry import METHODS
+
+_LOOK = (
+    *("ec2:DescribeImages", "ec2:DescribeInstanceStatus", "ec2:DescribeInstanceTypeOfferings"),
+    *("ec2:DescribeInstanceTypes", "ec2:DescribeInstances", "ec2:DescribeRegions"),
+    *("ec2:DescribeSecurityGroups", "ec2:DescribeSpotInstanceRequests"),
+    *("ec2:DescribeSpotPriceHistory", "ec2:DescribeSubnets", "ec2:DescribeVpcs"),
+    "ssm:GetParameters",
+)
+_OPTIONAL = (
+    *("ec2:GetSpotPlacementScores", "iam:GetRole", "pricing:GetProducts"),
+    *("servicequotas:ListAWSDefaultServiceQuotas", "servicequotas:ListServiceQuotas"),
+)
+
+
+def policy(methods: Iterable[str]) -> dict[str, Any]:
+    """Return the policy for these methods, as JSON has it; a statement of several stands once.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method.
+    """
+    names = list(methods)
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"a method must be one of {', '.join(METHODS)}, got {name!r}")
+    needed = [each for name in names for each in METHODS[name].permissions]
+    statements: dict[str, dict[str, Any]] = {
+        each["Sid"]: {"Effect": "Allow", **each} for each in needed
+    }
+    shared = {"Look": _LOOK, "OptionalFacts": _OPTIONAL}
+    for name, actions in shared.items():
+        statements[name] = {
+            "Effect": "Allow",
+            "Sid": name,
+            "Action": list(actions),
+            "Resource": "*",
+        }
+    order = ("Sid", "Effect", "Action", "Resource", "Condition")
+    ordered = [{key: each[key] for key in order if key in each} for each in statements.values()]
+    return {"Version": "2012-10-17", "Statement": ordered}

@@ -1,0 +1,146 @@
+"""Spot requests: how they and their instances are polled, what is left of them, how they end."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from spotlib.ec2.caller import Caller
+from spotlib.ec2.calls import (
+    MOST_FILTER_VALUES,
+    PAGE,
+    TAG_ROUND,
+    Ended,
+    batch_of,
+    chunks,
+    end_each,
+)
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.foreign import forgotten, instance_filter, remember, request_of
+from spotlib.ec2.instances import instances_by, instances_of, state_of
+from spotlib.ec2.poll import Seen
+from spotlib.ec2.refusals import Refusal
+from spotlib.ec2.resource import NOT_DESCRIBED, Resource, Survey, filters_by, tag_filter
+
+_ID = "SpotInstanceRequestId"
+_DESCRIBE = "describe_spot_instance_requests"
+
+
+def see_requests(seen: Seen, round_tag: str, request_ids: Sequence[str]) -> None:
+    """Look for spot requests by their round's tag, and for their instances by request id.
+
+    No state filter is used: such filters have been seen to miss what ids show.
+    """
+    filters = [{"Name": f"tag:{TAG_ROUND}", "Values": [round_tag]}]
+    for reply in seen.replies(_DESCRIBE, Filters=filters, MaxResults=PAGE):
+        for item in reply["SpotInstanceRequests"]:
+            seen.requests[item[_ID]] = item
+        remember(seen.connection, reply["SpotInstanceRequests"])
+    ours = set(request_ids)
+    name, values = instance_filter(seen.connection, seen.region, request_ids)
+    for each in filters_by(name, values):
+        for reply in seen.replies("describe_instances", Filters=[each], MaxResults=PAGE):
+            for instance in instances_of(reply):
+                owner = request_of(seen.connection, instance)
+                if owner in ours:  # an endpoint may ignore the filter
+                    seen.instances[owner] = instance
+
+
+def _survey(
+    connection: Connection, region: str, *, batch_id: str | None, ids: Collection[str]
+) -> Survey:
+    """Find requests, by id and by a batch's tag, and their instances.
+
+    It uses filters only: EC2 answers "none yet" to a filter, but NotFound to an id.  An endpoint
+    may ignore a filter, so everything found must itself name what it was found by.  An instance
+    that a request of ours names is ours even if it is not shown, until the request says it ended.
+    """
+    wanted, error = set(ids), None
+    requests: dict[str, dict[str, Any]] = {}
+    try:
+        for item in _listed(connection, region, sorted(wanted), batch_id):
+            if item[_ID] in wanted or (batch_id is not None and batch_of(item) == batch_id):
+                requests[item[_ID]] = item
+    except Refusal as refusal:
+        error = str(refusal)
+    remember(connection, requests.values())
+    instances: dict[str, str] = {}
+    ours = wanted | set(requests)
+    named = {item["InstanceId"]: item for item in requests.values() if item.get("InstanceId")}
+    unseen: list[str] = [*named]
+    try:
+        name, values = instance_filter(connection, region, sorted(ours))
+        for instance in instances_by(connection, region, filters_by(name, values)):
+            if request_of(connection, instance) in ours:
+                instances[instance["InstanceId"]] = state_of(instance)
+        late = filters_by("instance-id", sorted(named.keys() - instances.keys()))
+        for instance in instances_by(connection, region, late):
+            if instance["InstanceId"] in named:
+                instances[instance["InstanceId"]] = state_of(instance)
+        unseen = [each for each, item in named.items() if _may_run(item)]
+    except Refusal as refusal:
+        error = error or str(refusal)
+    instances = dict.fromkeys(unseen, NOT_DESCRIBED) | instances
+    states = {each: item.get("State", NOT_DESCRIBED) for each, item in requests.items()}
+    missing = frozenset(wanted - set(states) - forgotten(connection, instances))
+    return Survey(states, instances, missing, error)
+
+
+def _listed(
+    connection: Caller, region: str, ids: Sequence[str], batch_id: str | None
+) -> Iterator[dict[str, Any]]:
+    filters = filters_by("spot-instance-request-id", ids)
+    filters += [tag_filter(batch_id)] if batch_id is not None else []
+    for each in filters:
+        yield from _pages(connection, region, each)
+
+
+def _pages(connection: Caller, region: str, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    filters = [wanted]
+    key = "SpotInstanceRequests"
+    yield from connection.pages(region, _DESCRIBE, key, Filters=filters, MaxResults=PAGE)
+
+
+def _tagged(
+    connection: Caller, region: str, wanted: dict[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return ((item[_ID], item) for item in _pages(connection, region, wanted))
+
+
+def _may_run(request: Mapping[str, Any]) -> bool:
+    """Whether the instance that a request names may run, as far as the request says."""
+    ended = "instance-terminated" in request.get("Status", {}).get("Code", "")
+    return not ended and request.get("State") not in ("closed", "failed")
+
+
+def cancel(connection: Connection, region: str, request_ids: Sequence[str]) -> Ended:
+    """Cancel requests.  It does not end their instances, and a launch may be in flight."""
+    sets = chunks(request_ids, MOST_FILTER_VALUES)
+    ended = end_each(connection, region, "cancel_spot_instance_requests", _named, sets)
+    connection.memory.cancelled.update(ended.ids)
+    return ended
+
+
+def _named(ids: list[str]) -> dict[str, Any]:
+    return {"SpotInstanceRequestIds": ids}
+
+
+def _commands(where: str, ids: Sequence[str]) -> list[str]:
+    """Cancel, then look for what was launched a moment before."""
+    return [
+        f"aws ec2 cancel-spot-instance-requests {where} "
+        f"--spot-instance-request-ids {' '.join(ids)}",
+        f"aws ec2 describe-instances {where} --filters "
+        f"Name=spot-instance-request-id,Values={','.join(ids)} "
+        "--query 'Reservations[].Instances[].[InstanceId,State.Name]'",
+    ]
+
+
+SPOT_REQUESTS = Resource(
+    prefix="sir-",
+    survey=_survey,
+    tagged=_tagged,
+    end=cancel,
+    commands=_commands,
+    dry_run=("cancel_spot_instance_requests", _named(["sir-00000000"])),
+    listed_for=timedelta(hours=3),  # four, says EC2
+)

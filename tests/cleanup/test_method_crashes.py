@@ -1,0 +1,79 @@
+"""Each launch method beside the default one: a crash at any step leaves nothing behind.
+
+A quick sample of what ``make chaos`` runs in full over every method in ``test_crashes``.
+"""
+
+import pytest
+from conftest import read_events
+from crashing import (
+    EMPTY,
+    OTHERS,
+    REGIONS,
+    STRANGERS,
+    in_process,
+    points_of,
+    require_recovered,
+    short_batch,
+    short_world,
+    swept,
+)
+from test_close import ignore_filters
+from test_crashes import BOUND_S
+
+from spotlib.sandbox.company import crowd, move_in
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def points(tmp_path_factory, request):
+    """Every point at which a short batch can die that launches in this way."""
+    return points_of(tmp_path_factory.mktemp("points"), request.param)
+
+
+def test_a_crash_at_any_step_leaves_nothing_and_one_outcome_per_instance(points, tmp_path, sampled):
+    """Also between a call and its answer: what it launched is found by its tags."""
+    near = [each for each in points if "run_instances" in each.name or "fleet" in each.name]
+    for number, point in enumerate([*near, *sampled(points, 12)]):
+        world, log = point.revived(tmp_path / str(number), power_lost=number % 2 == 1)
+        acknowledged, _ = read_events(log)
+
+        report = swept(world, log)
+
+        assert report.clean, (point.name, report.lines())
+        require_recovered(world, log, acknowledged)
+
+
+def test_everything_dead_for_good_leaves_nothing_after_the_bound(points, tmp_path, sampled):
+    """Nobody sweeps: the switch in each instance terminates it."""
+    for number, point in enumerate(sampled(points, 10)):
+        world, _ = point.revived(tmp_path / str(number))
+        world.advance(BOUND_S)
+        left = world.leftovers()
+        left.pop("templates", None)  # one costs nothing, and nobody is left to delete it
+        assert left == EMPTY, point.name
+        assert world.touched == []
+
+
+def test_a_sweep_long_after_any_crash_finds_what_is_left(points, tmp_path, sampled):
+    """EC2 lists an ended instance for an hour, and that must not keep a sweep waiting."""
+    for later_s in (20 * 60.0, 5 * 3600.0):
+        for number, point in enumerate(sampled(points, 30)):
+            world, log = point.revived(tmp_path / f"{later_s:g}-{number}")
+            world.advance(later_s)
+
+            assert swept(world, log).clean, point.name
+            assert world.leftovers() == EMPTY
+
+
+@pytest.mark.parametrize("arm", OTHERS)
+def test_an_endpoint_that_ignores_filters_makes_us_end_no_stranger(log, monkeypatch, arm):
+    """What it lists beside ours neither carries our tag nor was named to us."""
+    world = short_world()
+    strangers = move_in(world, [*crowd(REGIONS, tags=STRANGERS), *crowd(REGIONS)])
+    before = [(each.path[:], dict(each.tags)) for each in strangers]
+    ignore_filters(monkeypatch)
+
+    summary = short_batch(in_process(world), log, lambda _: None, arm=arm)
+
+    assert summary.cleaned.confirmed
+    require_recovered(world, log, read_events(log)[0])
+    assert [(each.path, each.tags) for each in strangers] == before
