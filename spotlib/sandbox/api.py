@@ -199,7 +199,8 @@ def _shown(account: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotR
     reservations = result.get("Reservations", ())
     for reservation in (result,) if "ReservationId" in result else reservations:
         for item in reservation["Instances"]:
-            request = account.instances[item["InstanceId"]].request
+            instance = account.instances.get(item["InstanceId"])  # None: long ended
+            request = instance.request if instance else None
             yield "fulfilled", request
             if item["State"]["Name"] == "running":
                 yield "running", request

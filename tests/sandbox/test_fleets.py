@@ -193,6 +193,13 @@ def test_what_a_pool_refuses_stands_in_the_answer(make_account, override, settin
     assert account.ec2.describe_instances()["Reservations"] == []
 
 
+def test_a_fleet_on_demand_launches_what_its_quota_has_and_says_so(make_account):
+    account = make_account(on_demand_vcpus=4.0)
+    answer = fleet(account, account.template(), 3, AZ1, spot=False)
+    assert len(launched(answer)) == 2
+    assert [code for code, _ in errors(answer)] == ["VcpuLimitExceeded"]
+
+
 def test_a_template_that_tags_spot_requests_is_refused_on_demand(account):
     """karpenter 5850, seen with CreateFleet."""
     tags = [{"ResourceType": "spot-instances-request", "Tags": [{"Key": "a", "Value": "b"}]}]

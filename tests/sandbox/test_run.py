@@ -211,6 +211,18 @@ def test_a_token_belongs_to_the_zone_that_the_call_names(account):
     assert ids[0] != ids[1]
 
 
+def test_a_token_outlives_its_template_and_its_instances(account):
+    named = {"LaunchTemplateId": account.template(), "Version": "1"}
+    params = {"LaunchTemplate": named, "MinCount": 1, "MaxCount": 1, "ClientToken": "a"}
+    [first] = account.ec2.run_instances(**params)["Instances"]
+    account.ec2.delete_launch_template(LaunchTemplateId=named["LaunchTemplateId"])
+    account.ec2.terminate_instances(InstanceIds=[first["InstanceId"]])
+    account.world.advance(5000.0)
+    assert account.ec2.describe_instances()["Reservations"] == []
+    [again] = account.ec2.run_instances(**params)["Instances"]
+    assert (again["InstanceId"], again["State"]["Name"]) == (first["InstanceId"], "terminated")
+
+
 # Refusals.
 
 
