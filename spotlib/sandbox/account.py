@@ -1,4 +1,4 @@
-"""The spot requests and instances of the pretend account, and their indexes.
+"""The requests, instances, launch templates and fleets of the pretend account, and their indexes.
 
 Plain records.  ``course`` decides what happens to them and when; ``shapes`` gives them EC2's form.
 All times are seconds since the world began.

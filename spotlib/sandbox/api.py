@@ -17,6 +17,7 @@ from spotlib.sandbox import (
     instance_api,
     market_api,
     network_api,
+    quota_api,
     run_api,
     spot_api,
     template_api,
@@ -63,10 +64,10 @@ ACTIONS: Mapping[tuple[str, str], Handler] = {
     ("ec2", "DescribeKeyPairs"): network_api.describe_key_pairs,
     ("ec2", "DescribeSpotPriceHistory"): market_api.describe_spot_price_history,
     ("ec2", "GetSpotPlacementScores"): market_api.get_spot_placement_scores,
-    ("service-quotas", "ListServiceQuotas"): market_api.list_service_quotas,
-    ("service-quotas", "GetServiceQuota"): market_api.get_service_quota,
-    ("service-quotas", "GetAWSDefaultServiceQuota"): market_api.get_aws_default_service_quota,
-    ("service-quotas", "ListAWSDefaultServiceQuotas"): market_api.list_aws_default_service_quotas,
+    ("service-quotas", "ListServiceQuotas"): quota_api.list_service_quotas,
+    ("service-quotas", "GetServiceQuota"): quota_api.get_service_quota,
+    ("service-quotas", "GetAWSDefaultServiceQuota"): quota_api.get_aws_default_service_quota,
+    ("service-quotas", "ListAWSDefaultServiceQuotas"): quota_api.list_aws_default_service_quotas,
     ("pricing", "GetProducts"): market_api.get_products,
     ("iam", "GetRole"): market_api.get_role,
     ("sts", "AssumeRole"): identity.assume_role,
@@ -198,7 +199,8 @@ def _shown(account: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotR
     reservations = result.get("Reservations", ())
     for reservation in (result,) if "ReservationId" in result else reservations:
         for item in reservation["Instances"]:
-            request = account.instances[item["InstanceId"]].request
+            instance = account.instances.get(item["InstanceId"])  # None: long ended
+            request = instance.request if instance else None
             yield "fulfilled", request
             if item["State"]["Name"] == "running":
                 yield "running", request

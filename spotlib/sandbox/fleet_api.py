@@ -72,7 +72,7 @@ def create_fleet(world: World, region: str, params: Params) -> Shape:
     if kind == "instant":
         _launch(world, region, fleet, orders, options)
     elif orders:
-        _wait(world, fleet, *orders[0])
+        _wait(world, fleet, orders[0][1])
     return _answer(fleet)
 
 
@@ -125,12 +125,11 @@ def _note(fleet: Fleet, at_s: float, shown: Shape, error: ApiError) -> None:
     fleet.events.append((at_s, "service-error", subtype, f"{error.code}: {error.message}"))
 
 
-def _wait(world: World, fleet: Fleet, shown: Shape, order: Order) -> None:
+def _wait(world: World, fleet: Fleet, order: Order) -> None:
     """Let a fleet of type request wait; it tries no other pool than its first choice (AWS)."""
     fleet.units = run_api.draw_up(world, order, fleet.target)
     for each in fleet.units:
         each.known_s = fleet.known_s
-    fleet.parts = [(shown, fleet.units)]
     fleets.begin(world, fleet)
 
 
@@ -167,8 +166,11 @@ def _draw_up(
             count = run_api.check_account(world, region, order)
         except ApiError as error:
             _note(fleet, world.now_s, shown, error)
-        else:
-            drawn.append((shown, run_api.draw_up(world, order, count)))
+            continue
+        if count < order.most:
+            refused = launch_checks.over_quota(world, order.kind, on_demand=order.on_demand)
+            _note(fleet, world.now_s, shown, refused)
+        drawn.append((shown, run_api.draw_up(world, order, count)))
     return drawn
 
 

@@ -82,7 +82,7 @@ def target(params: Params) -> tuple[str, int, bool]:
     on_demand = purchase != "spot"  # the default is on demand
     other = given.get("SpotTargetCapacity" if on_demand else "OnDemandTargetCapacity", 0)
     if other or given.get("TargetCapacityUnitType", "units") != "units":
-        raise unsupported("A target but instances of one purchase is not modelled by the sandbox.")
+        raise unsupported("Only a target in instances of one purchase is modelled by the sandbox.")
     return kind, target, on_demand
 
 
@@ -172,6 +172,8 @@ def orders(
             "aws:ec2launchtemplate:version": named["Version"],
         }
         try:
+            if not fleet.on_demand:
+                launch_checks.check_role(world)
             born_with = launch_checks.tags_at_birth(data)
             for kind, some in (*tags.items(), ("instance", own)):
                 born_with.setdefault(kind, {}).update(some)

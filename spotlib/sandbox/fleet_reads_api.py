@@ -30,8 +30,15 @@ def describe_fleets(world: World, region: str, params: Params) -> Shape:
     """Fleets by id or by filter; one of type instant only by its id."""
     ids = params.get("FleetIds", [])
     found = find_fleets(world, region, ids) if ids else _waiting(world, region)
-    shapes = (fleet_shape(world, each) for each in found)
-    shown, more = page(narrow(shapes, params, "DescribeFleets", _PATHS), params, least=1)
+    shapes = [fleet_shape(world, each) for each in found]
+    filters = [  # EC2 documents their values with hyphens, and shows them with underscores
+        {**each, "Values": [value.replace("-", "_") for value in each.get("Values", [])]}
+        if each.get("Name") in ("activity-status", "fleet-state")
+        else each
+        for each in params.get("Filters", [])
+    ]
+    rows = narrow(shapes, {**params, "Filters": filters}, "DescribeFleets", _PATHS)
+    shown, more = page(rows, params, least=1)
     return {"Fleets": shown, **more}
 
 

@@ -222,11 +222,17 @@ def reservations(world: World, region: str, shapes: Iterable[Shape]) -> list[Sha
     for shape in shapes:
         request = known[shape["InstanceId"]].request
         name = shape["InstanceId"] if request.waits else request.name
-        found.setdefault(f"r-0{digest(8, 'r', name).hex()}", []).append(shape)
-    return [
-        {"ReservationId": each, "OwnerId": world.account_id, "Instances": shapes}
-        for each, shapes in found.items()
-    ]
+        found.setdefault(name, []).append(shape)
+    return [reservation(world, name, shapes) for name, shapes in found.items()]
+
+
+def reservation(world: World, name: str, shapes: list[Shape]) -> Shape:
+    """The reservation with this name."""
+    return {
+        "ReservationId": f"r-0{digest(8, 'r', name).hex()}",
+        "OwnerId": world.account_id,
+        "Instances": shapes,
+    }
 
 
 def _candidates(world: World, region: str, params: Params) -> Iterable[Instance]:

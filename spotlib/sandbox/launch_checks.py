@@ -315,10 +315,17 @@ def count_within_quota(
 ) -> int:
     """How many of ``count`` fit within the quota; fewer than ``least`` are refused."""
     limit = world.vcpu_limit(kind.quota_group, on_demand=on_demand)
+    whole = not on_demand and world.forms.quota == "refused"  # all or nothing
     free = limit - world.vcpus_in_use(region, kind.quota_group, on_demand=on_demand)
     fitting = min(count, max(0, int(free // kind.vcpus)))
-    if on_demand and fitting < least:
-        raise ApiError("VcpuLimitExceeded", _OVER_VCPUS.format(f"{limit:g}"))
-    if not on_demand and (fitting < least or (fitting < count and world.forms.quota == "refused")):
-        raise ApiError("MaxSpotInstanceCountExceeded", OVER_QUOTA)
+    if fitting < (count if whole else least):
+        raise over_quota(world, kind, on_demand=on_demand)
     return fitting
+
+
+def over_quota(world: World, kind: catalogue.InstanceType, *, on_demand: bool) -> ApiError:
+    """The refusal of a launch that needs more vCPUs than the quota has."""
+    if not on_demand:
+        return ApiError("MaxSpotInstanceCountExceeded", OVER_QUOTA)
+    limit = world.vcpu_limit(kind.quota_group, on_demand=True)
+    return ApiError("VcpuLimitExceeded", _OVER_VCPUS.format(f"{limit:g}"))

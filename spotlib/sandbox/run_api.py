@@ -14,7 +14,7 @@ from typing import Any
 
 from spotlib.sandbox import catalogue, course, launch_checks, template_api, tokens
 from spotlib.sandbox.account import SpotRequest
-from spotlib.sandbox.instance_api import reservations
+from spotlib.sandbox.instance_api import reservation
 from spotlib.sandbox.market import Pool
 from spotlib.sandbox.protocol import (
     ApiError,
@@ -61,13 +61,11 @@ class Order:
 
 def run_instances(world: World, region: str, params: Params) -> Shape:
     """Launch as many instances as the pool grants, at least MinCount, or refuse the whole call."""
-    filled = template_api.fill_in(world, region, params)
-    launch = {name: filled[name] for name in launch_checks.LAUNCH if name in filled}
-    zone = launch_checks.named_zone(world, launch, region)  # a token belongs to a zone, if named
+    zone = launch_checks.named_zone(world, params, region)  # a token belongs to a zone, if named
     scope = f"{_ACTION} {zone or ''}"
     launched = tokens.recall(world, region, scope, params)
     if not launched:  # a refused call is tried again, but only with its own parameters
-        order = _ordered(world, region, filled, launch)
+        order = _ordered(world, region, template_api.fill_in(world, region, params))
         if world.forms.dry_run == "parameters":
             end_dry_run(params)
         fitting = check_account(world, region, order)
@@ -78,9 +76,8 @@ def run_instances(world: World, region: str, params: Params) -> Shape:
         tokens.keep(world, region, scope, params, launched)
         if not launched:
             raise refusal(world, requests[0], next(filter(None, obstacles)))
-    instances = [each.instance for each in launched if each.instance]
-    [shape] = reservations(world, region, [instance_shape(world, each) for each in instances])
-    return shape
+    shapes = [instance_shape(world, each.instance) for each in launched if each.instance]
+    return reservation(world, launched[0].name, shapes)
 
 
 def prepare(
@@ -163,7 +160,8 @@ def settle(
     return launched
 
 
-def _ordered(world: World, region: str, params: Params, launch: Params) -> Order:
+def _ordered(world: World, region: str, params: Params) -> Order:
+    launch = {name: params[name] for name in launch_checks.LAUNCH if name in params}
     spot = _spot_options(params)
     least, most = _counts(params)
     launch_checks.check_options(params)

@@ -64,6 +64,44 @@ class Account:
         answer = self.ec2.request_spot_instances(**self.asked(count, launch, **more))
         return [item["SpotInstanceRequestId"] for item in answer["SpotInstanceRequests"]]
 
+    def to_run(self, most: int = 1, *, least: int = 1, spot: bool = True, **more: Any) -> Any:
+        """The parameters of the usual RunInstances, with changes."""
+        options = {"InstanceMarketOptions": {"MarketType": "spot"}} if spot else {}
+        usual = {"ImageId": self.image(), "InstanceType": "t4g.nano"}
+        return {**usual, "MinCount": least, "MaxCount": most, **options, **more}
+
+    def run(self, most: int = 1, **more: Any) -> list[str]:
+        answer = self.ec2.run_instances(**self.to_run(most, **more))
+        return [item["InstanceId"] for item in answer["Instances"]]
+
+    def template(self, name: str = "usual", **data: Any) -> str:
+        usual = {"ImageId": self.image(), "InstanceType": "t4g.nano", **data}
+        answer = self.ec2.create_launch_template(LaunchTemplateName=name, LaunchTemplateData=usual)
+        return str(answer["LaunchTemplate"]["LaunchTemplateId"])
+
+    def to_fleet(
+        self,
+        template: str,
+        target: int = 1,
+        *overrides: dict[str, Any],
+        kind: str = "instant",
+        spot: bool = True,
+        **more: Any,
+    ) -> Any:
+        """The parameters of a fleet from this template, with changes."""
+        named = {"LaunchTemplateId": template, "Version": "1"}
+        config = {"LaunchTemplateSpecification": named, "Overrides": list(overrides)}
+        purchase = "spot" if spot else "on-demand"
+        return {
+            "Type": kind,
+            "LaunchTemplateConfigs": [config],
+            "TargetCapacitySpecification": {
+                "TotalTargetCapacity": target,
+                "DefaultTargetCapacityType": purchase,
+            },
+            **more,
+        }
+
     def requests(self, ids: list[str]) -> list[dict[str, Any]]:
         answer = self.ec2.describe_spot_instance_requests(SpotInstanceRequestIds=ids)
         return list(answer["SpotInstanceRequests"])

@@ -1,12 +1,18 @@
 """For any fates and at any time of a poll, the API shows exactly the stages in the truth."""
 
+from contextlib import suppress
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spotlib.sandbox import catalogue, course
+from spotlib.sandbox.fleet_api import create_fleet, delete_fleets
 from spotlib.sandbox.instance_api import describe_instance_status, describe_instances
 from spotlib.sandbox.market import Pool
+from spotlib.sandbox.protocol import ApiError
+from spotlib.sandbox.run_api import run_instances
 from spotlib.sandbox.spot_api import describe_spot_instance_requests
+from spotlib.sandbox.template_api import create_launch_template, delete_launch_template
 from spotlib.sandbox.world import Fate, World
 
 REGION = "us-east-1"
@@ -14,6 +20,8 @@ POOL = Pool("t4g.nano", "use1-az1", REGION)
 IMAGE = next(
     name for name, image in catalogue.images(REGION).items() if image["Architecture"] == "arm64"
 )
+
+SPOT = {"MarketType": "spot"}
 
 delays = st.floats(0.0, 90.0)
 fates = st.builds(
@@ -30,6 +38,25 @@ fates = st.builds(
     fails=st.sampled_from([None, None, None, "bad-parameters"]),
 )
 deeds = st.sampled_from(["poll", "poll", "poll", "cancel", "terminate"])
+
+
+def launched(some, method):
+    """A world in which this method launched instances with these fates, or did not."""
+    world = World(script=lambda request: some[request.index % len(some)])
+    launch = {"ImageId": IMAGE, "InstanceType": POOL.instance_type}
+    if method == "run":
+        counts = {"MinCount": 1, "MaxCount": len(some)}
+        with suppress(ApiError):  # it was refused
+            run_instances(world, REGION, {**launch, **counts, "InstanceMarketOptions": SPOT})
+        return world
+    named = {"LaunchTemplateName": "usual", "LaunchTemplateData": launch}
+    create_launch_template(world, REGION, named)
+    specification = {"LaunchTemplateName": "usual", "Version": "1"}
+    target = {"TotalTargetCapacity": len(some), "DefaultTargetCapacityType": "spot"}
+    config = [{"LaunchTemplateSpecification": specification}]
+    given = {"LaunchTemplateConfigs": config, "TargetCapacitySpecification": target}
+    create_fleet(world, REGION, {"Type": method, **given})
+    return world
 
 
 def requested(some, valid_until_s=None):
@@ -105,6 +132,49 @@ def test_a_poll_shows_what_the_truth_has(some, steps, valid_s):
         world.advance(seconds)
         do(world, deed)
         assert shown(world) == true(world)
+
+
+def true_of_listed(world):
+    """The same of what was accepted; a fleet's unit that waits has no spot request to show."""
+    listed = world.region(REGION).requests
+    stages = true(world)
+    for request in world.truth():
+        if request["request_id"] not in listed:
+            assert stages.pop(request["request_id"]) == (False, False, False)
+    return stages
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(fates, min_size=1, max_size=4),
+    st.lists(st.tuples(st.floats(0.0, 60.0), deeds), min_size=1, max_size=15),
+    st.sampled_from(["run", "instant", "request"]),
+)
+def test_a_poll_shows_what_the_truth_has_of_every_method(some, steps, method):
+    world = launched(some, method)
+    assert len(world.truth()) == len(some)
+    for seconds, deed in steps:
+        world.advance(seconds)
+        do(world, deed)
+        assert shown(world) == true_of_listed(world)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(fates, min_size=1, max_size=4),
+    st.lists(st.floats(0.0, 60.0), max_size=8),
+    st.sampled_from(["instant", "request"]),
+)
+def test_deleting_a_fleet_at_any_time_leaves_nothing(some, pauses, method):
+    world = launched(some, method)
+    for pause_s in pauses:
+        world.advance(pause_s)
+    [fleet_id] = world.region(REGION).fleets
+    delete_fleets(world, REGION, {"FleetIds": [fleet_id], "TerminateInstances": True})
+    delete_launch_template(world, REGION, {"LaunchTemplateName": "usual"})
+    world.advance(300.0)
+    assert world.leftovers() == {"requests": [], "instances": []}
+    assert sum(world.region(REGION).held.values()) == 0
 
 
 @settings(deadline=None, max_examples=50)

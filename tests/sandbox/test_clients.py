@@ -19,6 +19,9 @@ LISTS = {
     "describe_regions": "Regions",
     "describe_instance_types": "InstanceTypes",
     "describe_instance_type_offerings": "InstanceTypeOfferings",
+    "describe_fleets": "Fleets",
+    "describe_launch_templates": "LaunchTemplates",
+    "describe_launch_template_versions": "LaunchTemplateVersions",
     "describe_tags": "Tags",
     "describe_availability_zones": "AvailabilityZones",
     "describe_vpcs": "Vpcs",
@@ -26,7 +29,10 @@ LISTS = {
     "describe_security_groups": "SecurityGroups",
     "describe_key_pairs": "KeyPairs",
 }
-NARROWED = {"describe_spot_price_history": {"InstanceTypes": ["t4g.nano"], "MaxResults": 10}}
+NARROWED = {
+    "describe_launch_template_versions": {"Versions": ["$Latest"]},
+    "describe_spot_price_history": {"InstanceTypes": ["t4g.nano"], "MaxResults": 10},
+}
 # What clients filter by most: these must work.
 WORK = {
     "describe_images": {"name", "architecture", "owner-id", "owner-alias", "creation-date"},

@@ -417,6 +417,20 @@ def test_botocores_waiters_end(patient):
     assert patient.world.leftovers() == {"requests": [], "instances": []}
 
 
+@pytest.mark.parametrize("market", [{"MarketType": "spot"}, {}])
+def test_botocores_waiters_end_for_a_launch(patient, market):
+    launch = patient.asked()["LaunchSpecification"]
+    counts = {"MinCount": 2, "MaxCount": 2}
+    more = {"InstanceMarketOptions": market} if market else {}
+    answer = patient.ec2.run_instances(**launch, **counts, **more)
+    instances = [each["InstanceId"] for each in answer["Instances"]]
+    for name in ("instance_exists", "instance_running", "instance_status_ok"):
+        patient.ec2.get_waiter(name).wait(InstanceIds=instances)
+    patient.ec2.terminate_instances(InstanceIds=instances)
+    patient.ec2.get_waiter("instance_terminated").wait(InstanceIds=instances)
+    assert patient.world.leftovers() == {"requests": [], "instances": []}
+
+
 def test_the_waiter_for_a_request_that_fails_says_so(patient):
     patient.world.script = lambda _: Fate(fails="bad-parameters")
     ids = patient.request()
@@ -540,3 +554,33 @@ def test_the_aws_cli_requests_polls_waits_cancels_and_terminates(aws):
     aws("ec2", "terminate-instances", "--instance-ids", *instances)
     aws.advance(120)
     aws("ec2", "wait", "instance-terminated", "--instance-ids", *instances)
+
+
+def test_the_aws_cli_runs_instances_and_creates_fleets(aws):
+    image = aws("ssm", "get-parameter", "--name", IMAGE, "--query", "Parameter.Value", text=True)
+    market = "MarketType=spot,SpotOptions={SpotInstanceType=one-time}"
+    tags = "ResourceType=instance,Tags=[{Key=batch,Value=a}]"
+    shown = aws(
+        *("ec2", "run-instances", "--image-id", image, "--instance-type", "t4g.nano"),
+        *("--count", "1:3", "--instance-market-options", market, "--tag-specifications", tags),
+        *("--instance-initiated-shutdown-behavior", "terminate", "--user-data", "#!/bin/sh"),
+    )
+    ids = [each["InstanceId"] for each in shown["Instances"]]
+    assert len({each["SpotInstanceRequestId"] for each in shown["Instances"]}) == len(ids) == 3
+    aws.advance(400)
+    aws("ec2", "wait", "instance-running", "--instance-ids", *ids)
+    aws("ec2", "wait", "instance-status-ok", "--instance-ids", *ids)
+
+    data = json.dumps({"ImageId": image, "InstanceType": "t4g.nano"})
+    made = ("create-launch-template", "--launch-template-name", "cli", "--launch-template-data")
+    template = aws("ec2", *made, data)["LaunchTemplate"]["LaunchTemplateId"]
+    config = f"LaunchTemplateSpecification={{LaunchTemplateId={template},Version=1}}"
+    target = "TotalTargetCapacity=2,DefaultTargetCapacityType=spot"
+    asked = ("create-fleet", "--type", "instant", "--launch-template-configs", config)
+    fleet = aws("ec2", *asked, "--target-capacity-specification", target)
+    [shown] = aws("ec2", "describe-fleets", "--fleet-ids", fleet["FleetId"])["Fleets"]
+    [launched], [again] = fleet["Instances"], shown["Instances"]
+    assert again["InstanceIds"] == launched["InstanceIds"]
+    assert shown["FulfilledCapacity"] == len(launched["InstanceIds"]) == 2
+    ends = ("--fleet-ids", fleet["FleetId"], "--terminate-instances")
+    assert aws("ec2", "delete-fleets", *ends)["SuccessfulFleetDeletions"]

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import boto3
 import pytest
+from botocore import xform_name
 from botocore.config import Config
 from botocore.exceptions import (
     ClientError,
@@ -47,6 +48,36 @@ def test_each_kind_does_what_its_table_says(account, kind):
     assert (fired.fault, fired.action, fired.executed) == (kind, "RequestSpotInstances", executed)
     account.ec2.describe_instances()  # another action is not affected
     assert len(account.world.fired) == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "makes"),
+    [
+        ("RunInstances", lambda account, _: account.to_run(2)),
+        ("CreateFleet", lambda account, template: account.to_fleet(template, 2)),
+        (
+            "CreateLaunchTemplate",
+            lambda account, _: {
+                "LaunchTemplateName": "another",
+                "LaunchTemplateData": {"ImageId": account.image()},
+            },
+        ),
+        ("DeleteLaunchTemplate", lambda _, template: {"LaunchTemplateId": template}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["throttled", "internal_error", "cut_off", "lose_answer"])
+def test_a_fault_of_any_launch_strikes_before_or_after_it_took_effect(account, action, makes, kind):
+    params = makes(account, account.template())
+    call = getattr(account.ec2, xform_name(action))
+    before = held(account.world)
+    account.world.faults.append(Fault(kind=kind, action=action, nth=1))
+    with pytest.raises(RAISES[kind]):
+        call(**params)
+    assert (held(account.world) != before) is KINDS[kind][0]
+
+
+def held(world):
+    return len(world.truth()), world.leftovers()
 
 
 def affected(fault, calls):

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from spotlib.sandbox import catalogue, course
+from spotlib.sandbox import catalogue, course, instance_course
 from spotlib.sandbox.account import SpotRequest
 from spotlib.sandbox.chance import uniforms
 from spotlib.sandbox.forms import Forms
@@ -111,7 +111,7 @@ def test_a_move_that_is_not_in_the_tables_is_refused():
     world = World(script=lambda _: Fate())
     request = asked(world)
     with pytest.raises(ValueError, match="no request goes from pending-evaluation to fulfilled"):
-        course._set_code(request, "fulfilled", 0.0)
+        instance_course.set_code(request, "fulfilled", 0.0)
 
 
 def test_every_code_of_the_tables_has_a_state_and_no_more():

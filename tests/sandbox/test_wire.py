@@ -215,7 +215,11 @@ def test_the_market_calls_answer_in_their_own_protocols(account):
     quotas = account.client("service-quotas").list_service_quotas(ServiceCode="ec2")["Quotas"]
     standard = next(q for q in quotas if "Standard" in q["QuotaName"])
     assert standard["Value"] == 1000.0
-    assert all(q["QuotaName"].endswith("Spot Instance Requests") for q in quotas)
+    spot = [q for q in quotas if q["QuotaName"].endswith("Spot Instance Requests")]
+    on_demand = [q for q in quotas if q["QuotaName"].startswith("Running On-Demand")]
+    assert spot + on_demand == quotas
+    assert spot
+    assert on_demand
     one = account.client("service-quotas").get_service_quota(
         ServiceCode="ec2", QuotaCode=standard["QuotaCode"]
     )
