@@ -1,6 +1,7 @@
 """For any fates and at any time of a poll, the API shows exactly the stages in the truth."""
 
 from contextlib import suppress
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,12 +9,13 @@ from hypothesis import strategies as st
 from spotlib.sandbox import catalogue, course
 from spotlib.sandbox.fleet_api import create_fleet, delete_fleets
 from spotlib.sandbox.instance_api import describe_instance_status, describe_instances
-from spotlib.sandbox.market import Pool
+from spotlib.sandbox.market import Market, Pool
+from spotlib.sandbox.numbers import Numbers
 from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.run_api import run_instances
 from spotlib.sandbox.spot_api import describe_spot_instance_requests
 from spotlib.sandbox.template_api import create_launch_template, delete_launch_template
-from spotlib.sandbox.world import Fate, World
+from spotlib.sandbox.world import Fate, Forms, Reads, World
 
 REGION = "us-east-1"
 POOL = Pool("t4g.nano", "use1-az1", REGION)
@@ -188,3 +190,40 @@ def test_cancelling_and_terminating_until_nothing_is_left_always_ends(some, paus
     assert world.leftovers() == {"requests": [], "instances": []}
     world.advance(100.0)
     assert all("ended" in request["happened_s"] for request in world.truth())
+
+
+def test_a_request_has_the_same_events_as_in_earlier_versions():
+    """Or a log from before this version could not be compared with one from after it."""
+    world = World(1)
+    for name, zone_id in (("t4g.nano", "use1-az1"), ("g4dn.xlarge", "use1-az2")):
+        pool, kind = Pool(name, zone_id, REGION), catalogue.instance_type(name)
+        launch = {"ImageId": IMAGE, "InstanceType": name}
+        course.request(world, kind, [pool], count=2, launch=launch)
+        world.advance(400.0)
+    assert world.world_id == "w-958818d2b6"
+    events = [
+        (
+            each["request_id"],
+            each["code"],
+            *(round(at_s, 3) for at_s in each["happened_s"].values()),
+        )
+        for each in world.truth()
+    ]
+    assert events == [
+        ("sir-3tamrxcm", "fulfilled", 0.0, 1.503, 11.011, 232.35),
+        ("sir-fm2uwl26", "fulfilled", 0.0, 1.61, 10.229, 306.475),
+        ("sir-vqjjp7nl", "capacity-not-available", 400.0),
+        ("sir-gktrcoup", "capacity-not-available", 400.0),
+    ]
+
+
+def test_a_setting_that_came_later_makes_another_world_only_where_it_is_used():
+    same = World(1, forms=Forms(launch_bucket="instances"), on_demand_vcpus=1000.0)
+    assert same.world_id == World(1).world_id
+    others = [
+        World(1, forms=Forms(launch_bucket="calls")),
+        World(1, reads=Reads(template_unknown_s=9.0)),
+        World(1, on_demand_vcpus=4.0),
+        World(1, market=Market(numbers=replace(Numbers(), on_demand_free=0.5))),
+    ]
+    assert len({world.world_id for world in (same, *others)}) == 5
