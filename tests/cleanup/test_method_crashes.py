@@ -29,7 +29,7 @@ HELD = Fate(held_s=None)
 MAKING = ("run_instances", "create_fleet", "create_launch_template")
 
 
-# Purchases differ before the launch, not after it: outside of make chaos one of each method will do.
+# What a purchase changes is over once it is launched: make chaos runs both of each method.
 SAMPLE = [pytest.param(arm, marks=[pytest.mark.chaos] * (":" in arm)) for arm in OTHERS]
 
 
