@@ -13,7 +13,7 @@ from types import ModuleType
 import spotlib
 from spotlib.cleanup.sweep import CLEAN, ENDED, UNWRITTEN, complete_ended, sweep
 from spotlib.cleanup.unfinished import Unfinished, read_folder
-from spotlib.collect.cost import PreflightReport, split_waves
+from spotlib.collect.cost import PreflightReport
 from spotlib.collect.preflight import preflight
 from spotlib.ec2.connection import Connection, connect
 from spotlib.ec2.places import is_aws
@@ -306,7 +306,7 @@ def _report_lines(checked: PreflightReport, kind: str) -> list[str]:
             f"expected {usd(each.expected_usd)}, at most {usd(each.bound_usd)}"
         )
     if checked.prepared:
-        waves = len(split_waves(checked.prepared, checked.free_vcpus))
+        waves = len(checked.waves)
         lines.append(
             f"one round: expected {usd(checked.expected_usd)}, hard bound {usd(checked.bound_usd)}"
             f", in {waves} wave{'s' if waves > 1 else ''}; nothing was launched"

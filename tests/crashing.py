@@ -156,9 +156,9 @@ class Recorder:
             os.fsync = fsync
 
 
-def points_of(folder: Path, arm: str = DEFAULT) -> list[Point]:
+def points_of(folder: Path, arm: str = DEFAULT, world: World | None = None) -> list[Point]:
     """Return every point of the short batch, launched in this way."""
-    world, log = short_world(), folder / NAME
+    world, log = world or short_world(), folder / NAME
     recorder = Recorder(world, log)
     with recorder.noting_syncs():
         short_batch(in_process(world), log, recorder, arm=arm)

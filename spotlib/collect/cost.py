@@ -165,11 +165,15 @@ class PreflightReport:
 
     def over_by_s(self, *, rounds: int, every_s: float, arm_pause_s: float = 0.0) -> float:
         """Return the seconds after its start until nothing of a batch runs, even after a crash."""
-        turns = split_turns(self.prepared)
-        waves = [wave for turn in turns for wave in split_waves(turn, self.free_vcpus)]
-        longest_s = [max(each.life_bound_s for each in wave) for wave in waves]
-        pauses_s = max(len(turns) - 1, 0) * arm_pause_s
+        longest_s = [max(each.life_bound_s for each in wave) for wave in self.waves]
+        pauses_s = max(len(split_turns(self.prepared)) - 1, 0) * arm_pause_s
         return (rounds - 1) * every_s + math.fsum([*longest_s, pauses_s])
+
+    @property
+    def waves(self) -> list[list[PreparedPlan]]:
+        """The plans that are launched together, one set after the other, in some order."""
+        turns = split_turns(self.prepared)
+        return [wave for turn in turns for wave in split_waves(turn, self.free_vcpus)]
 
     @property
     def expected_usd(self) -> float:

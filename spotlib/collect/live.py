@@ -34,6 +34,7 @@ from spotlib.record.tables import load_polls
 from spotlib.workspace import LAUNCHES
 
 _SECONDS = "seconds since the request was sent"
+_LONG_NAME = 36  # characters: three of them do not fit beside each other
 _MOST_WRITTEN = 24  # columns of the strip whose numbers can be read
 
 
@@ -78,7 +79,8 @@ def _together(runs: list[pd.DataFrame], colours: Colours) -> Figure:
     axes[-1].set_xlabel(_SECONDS)
     handles, labels = axes[0].get_legend_handles_labels()
     if labels:
-        figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
+        columns = 3 if max(map(len, labels)) < _LONG_NAME else 2
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False)
     return figure
 
 

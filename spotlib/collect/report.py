@@ -14,7 +14,7 @@ from spotlib.collect.features import LADDER, score_questions
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.places import is_aws
 from spotlib.figures import NOT_AWS, SIMULATED, banner_html, target_names
-from spotlib.model import Outcome
+from spotlib.model import SPOT, Outcome
 from spotlib.record.events import ReleaseEvent
 from spotlib.record.log import ends_clean, is_alive
 from spotlib.record.replay import replay
@@ -103,9 +103,10 @@ def outcome_table(launches: pd.DataFrame) -> pd.DataFrame:
 
 def arm_names(table: pd.DataFrame) -> "pd.Series[str]":
     """The target of each row, and how it was launched where that is not the same for all."""
-    arms = table["method"].astype(str) + ", " + table["purchase"].astype(str)
+    bought = ":" + table["purchase"].astype(str)
+    arms = table["method"].astype(str) + bought.where(bought != f":{SPOT}", "")
     names = target_names(table)
-    return names if arms.nunique() < 2 else names + " (" + arms + ")"
+    return names if arms.nunique() < 2 else names + ", " + arms
 
 
 def ending(log: Path) -> str:

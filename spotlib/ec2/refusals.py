@@ -95,6 +95,7 @@ _CODES: dict[str, tuple[Kind, str]] = {
         "the default subnet is missing: aws ec2 create-default-subnet --availability-zone ZONE",
     ),
     "Unsupported": (Kind.PARAMETERS, "the type is not offered there: choose another type or zone"),
+    "InvalidFleetConfiguration": (Kind.PARAMETERS, "the type is not offered there"),
     "InvalidParameterValue": (Kind.PARAMETERS, _SEE),
     "InvalidParameterCombination": (Kind.PARAMETERS, _SEE),
     "InvalidInstanceType": (Kind.PARAMETERS, "check the name of the type"),

@@ -1,7 +1,4 @@
-"""What is left at EC2, of every kind: of a batch, or of all ours.  It reads and changes nothing.
-
-Ends of all kinds go through here too, so that clean-up needs to know none of them.
-"""
+"""What is left at EC2, and its end, of every kind: so clean-up needs to know none of them."""
 
 from collections.abc import Collection, Iterable, Sequence
 

@@ -13,7 +13,18 @@ from functools import partial
 import boto3
 import pytest
 from conftest import NANO, QUICK, plan_for, read_events, scripted
-from crashing import EMPTY, NAME, in_process, require_recovered, short_batch, short_world, swept
+from crashing import (
+    DEFAULT,
+    EMPTY,
+    NAME,
+    OTHERS,
+    in_process,
+    require_recovered,
+    row_of,
+    short_batch,
+    short_world,
+    swept,
+)
 
 from spotlib.cleanup.close import settle
 from spotlib.collect.rounds import collect_batch
@@ -29,15 +40,24 @@ SLOW = Fate(boot_s=10.0, ok_s=200.0)
 BURST = 12
 
 
+@pytest.fixture(
+    scope="module",
+    params=[DEFAULT, *(pytest.param(arm, marks=pytest.mark.chaos) for arm in OTHERS)],
+)
+def arm(request):
+    """How the batch launches."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def calls(tmp_path_factory):
+def calls(tmp_path_factory, arm):
     """The number of calls of a batch without faults."""
-    steps = []
-    short_batch(in_process(short_world()), tmp_path_factory.mktemp("calls") / NAME, steps.append)
+    steps, log = [], tmp_path_factory.mktemp("calls") / NAME
+    short_batch(in_process(short_world()), log, steps.append, arm=arm)
     return sum(name.startswith("before") and "line" not in name for name in steps)
 
 
-def struck(log, *faults):
+def struck(log, *faults, arm=DEFAULT):
     """Collect the short batch, with faults in place from its first call on."""
     world = short_world()
     connection = in_process(world)
@@ -46,7 +66,7 @@ def struck(log, *faults):
         if not world.faults:
             world.faults += faults
 
-    summary = short_batch(connection, log, strike)
+    summary = short_batch(connection, log, strike, arm=arm)
     if not summary.cleaned.confirmed:  # the faults lasted longer than the batch waits
         world.faults.clear()
         swept(world, log)
@@ -55,9 +75,9 @@ def struck(log, *faults):
 
 def require_no_harm(world, log, where):
     events, _ = read_events(log)
-    launched = Counter(each["token"] for each in world.truth())
+    launched = Counter(each["token"] for each in world.truth() if row_of(each))
     requested = [each for each in events if each["event"] in ("requested", "refused")]
-    assert set(launched.values()) <= {2}, where  # each plan's two, never twice
+    assert set(launched.values()) <= {1, 2}, where  # at most each plan's two, never twice
     assert {each["plan"] for each in requested} == {0, 1}, where  # the other plan went on
     assert world.leftovers() == EMPTY, where
     assert world.touched == [], where
@@ -69,23 +89,23 @@ def require_no_harm(world, log, where):
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_a_fault_at_any_call_does_no_harm(calls, tmp_path, sampled, kind):
+def test_a_fault_at_any_call_does_no_harm(calls, arm, tmp_path, sampled, kind):
     numbers = range(1 + sorted(KINDS).index(kind), calls + 1)
     for number in sampled(numbers if numbers else [], 30):
         log = tmp_path / str(number) / NAME
-        world, summary = struck(log, Fault(kind=kind, nth=number, seconds=6.0))
+        world, summary = struck(log, Fault(kind=kind, nth=number, seconds=6.0), arm=arm)
         assert summary.cleaned.confirmed, (kind, number)
         assert world.fired, (kind, number)
         require_no_harm(world, log, (kind, number))
 
 
 @pytest.mark.parametrize("kind", ["throttled", "refused", "lose_answer", "black_hole", "expired"])
-def test_a_burst_of_faults_from_any_call_on_does_no_harm(calls, tmp_path, sampled, kind):
+def test_a_burst_of_faults_from_any_call_on_does_no_harm(calls, arm, tmp_path, sampled, kind):
     """A dozen calls in a row fail: more than the attempts of a request call."""
     for number in sampled(range(1, calls + 1), 33, whole=3):
         log = tmp_path / str(number) / NAME
         burst = [Fault(kind=kind, nth=number + k, seconds=6.0) for k in range(BURST)]
-        world, _ = struck(log, *burst)
+        world, _ = struck(log, *burst, arm=arm)
         assert world.fired, (kind, number)
         require_no_harm(world, log, (kind, number))
 

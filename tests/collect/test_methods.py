@@ -16,6 +16,7 @@ from spotlib.collect.quotas import quota_of
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.methods import registry
 from spotlib.ec2.policy import policy
+from spotlib.ec2.refusals import Refusal
 from spotlib.errors import ParameterError
 from spotlib.model import METHODS, Plan, Target, plan_launches
 from spotlib.record.tables import load_launches
@@ -108,6 +109,32 @@ def test_a_fleet_that_was_throttled_says_nothing_about_the_market_and_is_not_sen
     assert summary.outcomes == {"refused": 3}
     assert launches["kind"].tolist() == ["throttled"] * 3
     assert "RequestLimitExceeded" in summary.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind"),
+    [
+        (["InsufficientInstanceCapacity", "SpotMaxPriceTooLow"], "capacity"),
+        (["InvalidFleetConfiguration", "UnfulfillableCapacity"], "capacity"),
+        (["InsufficientInstanceCapacity", "RequestLimitExceeded"], "throttled"),
+        (["InsufficientInstanceCapacity", "MaxSpotInstanceCountExceeded"], "quota"),
+        (["InvalidFleetConfiguration"], "parameters"),
+    ],
+)
+def test_a_fleets_pools_say_capacity_only_if_all_of_them_were_tried(codes, kind):
+    errors = [{"ErrorCode": code, "ErrorMessage": "m"} for code in codes]
+    came = [{"InstanceIds": ["i-1"]}]
+    read = registry.METHODS["create_fleet_instant"].read
+
+    assert read({"Instances": came, "Errors": errors}, 2).lacking.kind == kind
+    assert read({"Instances": came, "Errors": errors}, 1).lacking is None  # beside full success
+
+
+def test_a_fleets_answer_without_instances_and_errors_is_a_lost_one():
+    with pytest.raises(Refusal) as caught:
+        registry.METHODS["create_fleet_instant"].read({"FleetId": "fleet-1"}, 1)
+
+    assert caught.value.maybe_done
 
 
 @pytest.mark.parametrize("arm", OTHERS)

@@ -1,1 +1,1 @@
-"""How to launch: one file per launch method, each with what it sends and what the answer means."""
+"""How to launch, one file per method: read ``method`` first, then any of them and ``registry``."""

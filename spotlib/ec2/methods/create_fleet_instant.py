@@ -5,7 +5,7 @@ then its token is spent: it is not sent again.  Each fleet has a launch template
 the clean-up deletes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spotlib.ec2.calls import tag_list
@@ -16,7 +16,7 @@ from spotlib.ec2.methods import launch
 from spotlib.ec2.methods.method import Given, Method, Order, Parameters
 from spotlib.ec2.poll import sighting_of
 from spotlib.ec2.refusals import Refusal, garbled, refusal_of_code
-from spotlib.model import SPOT
+from spotlib.model import SPOT, Kind
 
 _ACTION = "create_fleet"
 
@@ -92,18 +92,27 @@ def _read(reply: Mapping[str, Any], count: int) -> Given:
     return Given(tuple(shown), shown, lacking)
 
 
-def _why(errors: list[Mapping[str, Any]]) -> Refusal:
+def _why(errors: Sequence[Mapping[str, Any]]) -> Refusal:
     """Why instances did not come.  There is an error for each pool, not for each instance.
 
     A pool that was not tried, because a quota was full or the fleet was throttled, might have had
-    capacity.  So only if every pool refused for capacity or price is it the market's answer.
+    capacity: then it is not the market's answer.  A pool that does not offer the type at all says
+    nothing beside others.
+
+    Raises
+    ------
+    Refusal
+        If there is no error: the answer cannot be read, and is asked for again.
     """
     found = [
         refusal_of_code(each["ErrorCode"], each.get("ErrorMessage", ""), action=_ACTION)
         for each in errors
     ]
-    ours = [each for each in found if not each.is_outcome]
-    return (ours or found or [garbled("instance and no error", action=_ACTION, region="")])[0]
+    if not found:
+        raise garbled("instance and no error", action=_ACTION, region="")
+    market = [each for each in found if each.is_outcome]
+    untried = [e for e in found if not e.is_outcome and e.kind is not Kind.PARAMETERS]
+    return (untried or market or found)[0]
 
 
 CREATE_FLEET_INSTANT = Method(
