@@ -23,6 +23,7 @@ _MEANING = {
     Stage.READY: "the instance has passed EC2's status checks",
 }
 _MOMENT_S = 180  # beside the end, the moment of the table that the answer names
+_WHOLE_FROM_S = 100  # from here on times are said in whole seconds
 _MOST_NAMES = 8  # of a list in a sentence
 
 
@@ -123,7 +124,8 @@ class _Answer:
     def _how_fast(self, row: "pd.Series[Any]") -> str:
         half = _estimate(row, "half_s")
         if np.isfinite(half.value):
-            words = _with_interval(f"{half.value:.0f} s", half, digits=0)
+            digits = _second_digits(half.value)
+            words = _with_interval(f"{half.value:.{digits}f} s", half, digits=digits)
             return f"{row['target']}: half of its instances were {self.stage.label} after {words}"
         end, digits = _estimate(row, self._end), _digits(row["n"])
         amount = _with_interval(f"{end.value:.{digits}f} of {row['n']}", end, digits=digits)
@@ -132,6 +134,8 @@ class _Answer:
     def _also(self, target: str) -> str:
         """Which targets cannot be told apart from this one."""
         alike = not_told_apart(self.pairs, target)
+        if len(alike) == len(self.of_n) - 1:
+            return "; no other target can be told apart from it"
         return f"; {self._named(alike)} cannot be told apart from it" if alike else ""
 
     def _counts(self, moment: str) -> str:
@@ -190,6 +194,11 @@ def _digits(n: int) -> int:
     return 1 if n > 1 else 2
 
 
+def _second_digits(time_s: float) -> int:
+    """Short times differ by less than a second."""
+    return 1 if time_s < _WHOLE_FROM_S else 0
+
+
 def _estimate(row: "pd.Series[Any]", name: str) -> Estimate:
     return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
 
@@ -223,10 +232,11 @@ def runs_sentence(launches: pd.DataFrame, stage: Stage, *, horizon_s: float) -> 
 def ready_caption(table: pd.DataFrame, stage: Stage, ranked: Sequence[str]) -> str:
     """What the numbers of ``formatted_ready`` are, and which targets are not among its rows."""
     n, runs = common_n(table), sorted(set(table["runs"]))
-    words = f"How many of {n or 'n'} requested instances are {stage.label} after so many seconds, "
-    words += f"on average over {counted(runs[0], 'run') if len(runs) == 1 else 'runs'}"
+    of_n = counted(n, "requested instance") if n else "n requested instances"
+    words = f"Average number {stage.label} of {of_n}, after so many seconds, over "
+    words += counted(runs[0], "run") if len(runs) == 1 else "the runs"
     if runs[-1] >= FEWEST_RUNS:
-        words += "; in brackets the 95 % interval of this average"
+        words += "; in brackets its 95 % interval"
     if runs[0] < FEWEST_RUNS:
         words += f" (none below {FEWEST_RUNS} runs)"
     words += f". {stage.label.capitalize()}: {_MEANING[stage]}. End: until then all were watched."
@@ -247,7 +257,10 @@ def formatted_ready(table: pd.DataFrame) -> pd.DataFrame:
         cells = _cells(table, name, missing="not watched", digits=digits)
         shown = shown.assign(**{_time(name) + " (end)" * (name == moments[-1]): cells})
     never = f"not by {_time(moments[-1])}"
-    return shown.assign(**{"seconds until half": _cells(table, "half_s", missing=never, digits=0)})
+    digits = max(map(_second_digits, table["half_s"]))
+    return shown.assign(
+        **{"seconds until half": _cells(table, "half_s", missing=never, digits=digits)}
+    )
 
 
 def formatted_checks(found: pd.DataFrame) -> pd.DataFrame:

