@@ -84,7 +84,7 @@ class _Answer:
     def ready(self) -> str:
         """How many of n at one moment of the table, and at its end."""
         moment = f"ready_{_MOMENT_S}s"
-        words = f"at the end, after {_time(self._end)}: {self._counts(self._end)}."
+        words = f"at the end ({_time(self._end)}): {self._counts(self._end)}."
         if moment in self.of_n and moment != self._end:
             words = f"after {_time(moment)}: {self._counts(moment)}; {words}"
         return f"{self.stage.label.capitalize()} on average {words}"
