@@ -1,8 +1,8 @@
 """What every figure and page shares: theme, marks, banner, target names and colours.
 
 Figures are made without pyplot, so nothing global is left behind, and they are drawn from tables
-alone.  A figure of simulated data says so across its face.  No figure is drawn here: each room
-has its own.
+alone.  A figure of simulated data says so at its top and behind its curves.  No figure is drawn
+here: each room has its own.
 
 Names and messages of EC2, of a log or of an archive are shown as text: they make no HTML, no link
 and no formula, neither on a page nor in a figure.
@@ -186,7 +186,8 @@ def table_html(table: pd.DataFrame, caption: str | None = None, *, digits: int =
     texts = table.select_dtypes(exclude="number").columns
     shown = shown.set_table_styles([{"selector": "caption", "props": left}])
     for name in texts:
-        shown = shown.set_table_styles({name: [{"selector": "", "props": left}]}, overwrite=False)
+        props = left + ";white-space:nowrap" * (name == "target")
+        shown = shown.set_table_styles({name: [{"selector": "", "props": props}]}, overwrite=False)
     return shown if caption is None else shown.set_caption(html.escape(caption))
 
 

@@ -110,7 +110,8 @@ class _Answer:
         if few := int((self.of_n["runs"] < FEWEST_RUNS).sum()):
             yield f"how sure this is for {few} of {targets} (an interval needs {FEWEST_RUNS} runs)"
         if alike := int((~(self.pairs["p_holm"] < SIGNIFICANT)).sum()):
-            yield f"which is faster in {alike} of {counted(len(self.pairs), 'pair')} of targets"
+            several = f"which is faster in {alike} of {len(self.pairs)} pairs of targets"
+            yield several if len(self.pairs) > 1 else "which of the two targets is faster"
         if late := int(self.of_n["half_s"].isna().sum()):
             yield f"when half are {self.stage.label} at {late} of {targets}"
         sent = launches["sent_at"]
@@ -316,9 +317,9 @@ def comparison_sentences(
         return
     differ = int((pairs["p_holm"] < SIGNIFICANT).sum())
     yield (
-        f"{differ} of {counted(len(pairs), 'pair')} differ by more than chance "
-        f"(p below {SIGNIFICANT}, adjusted for the number of pairs by Holm's method); "
-        f"{drawn} are drawn, all are in tables/comparisons.csv."
+        f"Pairs that differ by more than chance (p below {SIGNIFICANT}, adjusted for the number of "
+        f"pairs by Holm's method): {differ} of {len(pairs)}. Drawn here: {drawn}; all are in "
+        "tables/comparisons.csv."
     )
     for number, target in enumerate(shown):
         alike = set(not_told_apart(pairs, target))
