@@ -99,6 +99,7 @@ def test_each_table_of_the_page_has_the_numbers_of_its_file(study):
     found = dict(tables_of(study[1]))
 
     assert {"ready-of-n", "checks", "decisions", "launch-times", "lognormal"} <= set(found)
+    assert set(found["checks"]["result"]) == {"warning", "fine"}
     for name, table in found.items():
         by = ["target"] if "target" in table else []
         shown, kept = (
