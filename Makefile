@@ -81,7 +81,7 @@ report: setup
 	$(RESULTS)/launches: run notebooks/02_collect.ipynb.  The study's page: make study, then \
 	make report RESULTS=$(STUDY)" >&2; exit 1; }
 	@mkdir -p '$(RESULTS)/notebooks'
-	@echo "03 analyze: how many are ready after t seconds"
+	@echo "03 analyze: how many of the requested instances are ready, and when"
 	@$(call every_5_s,$(call cells,$(RESULTS),03_analyze)) \
 	  $(RUN) notebooks/03_analyze.ipynb '$(RESULTS)/notebooks/03_analyze.ipynb' -p results '$(RESULTS)'
 	@$(BIN)/jupyter nbconvert --to html --no-input --embed-images --log-level ERROR \

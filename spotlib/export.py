@@ -33,6 +33,7 @@ from spotlib.model import Stage
 from spotlib.public import aliased, not_public, read_salt, require_public, shortened
 from spotlib.record.selection_file import read_selection
 from spotlib.record.tables import load_readable
+from spotlib.words import counted
 from spotlib.workspace import logs_folder, results_path
 
 Files = dict[str, bytes]
@@ -179,7 +180,8 @@ def _tables(
         except ValueError as error:
             notes.append(f"{', '.join(map(str, values[2:]))}: {error}")
     for row in left_out(launches).to_dict("records"):
-        notes.append(f"{row['reason']}: {row['runs']} runs, {row['requests']} requests")
+        requests_left_out = counted(row["requests"], "request")
+        notes.append(f"{row['reason']}: {counted(row['runs'], 'run')}, {requests_left_out}")
     mine = batches[batches["batch_id"].isin(launches["batch_id"])]
     empty = {name: pd.DataFrame(columns=names_of(name)) for name in ("training", "requests")}
     return {

@@ -1,8 +1,8 @@
 """What every figure and page shares: theme, marks, banner, target names and colours.
 
 Figures are made without pyplot, so nothing global is left behind, and they are drawn from tables
-alone.  A figure of simulated data says so across its face.  No figure is drawn here: each room
-has its own.
+alone.  A figure of simulated data says so at its top and behind its curves.  No figure is drawn
+here: each room has its own.
 
 Names and messages of EC2, of a log or of an archive are shown as text: they make no HTML, no link
 and no formula, neither on a page nor in a figure.
@@ -32,9 +32,17 @@ THEME: Final = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.3,
+    "axes.facecolor": "none",  # or a panel would hide what is written behind it
 }
+# Told apart with any colour vision: each two differ by 0.1 or more in Oklab, also as a person
+# without one kind of cones sees them.
+_COLOURS: Final = (
+    *("#2c33d7", "#b9832c", "#328173", "#ba0d01"),
+    *("#6a87f0", "#eb37b0", "#423449", "#8c0888"),
+)
 _LEAST_CONTRAST: Final = 3.0
-drawing = mpl.rc_context({"text.parse_math": False})  # decorates what draws a name with a $
+# Decorates what draws: our theme for all of it, and a name with a $ is no formula.
+drawing = mpl.rc_context(THEME | {"text.parse_math": False})
 _NO_FORMULAS: Final = "tex2jax_ignore mathjax_ignore"  # else MathJax makes a link of $\\href{...}$
 _BANNERS: Final = {  # background and text colour
     "simulated": ("#e8f0fe", "#1a4fa0"),
@@ -59,9 +67,13 @@ def target_names(table: pd.DataFrame) -> "pd.Series[str]":
 
 
 def target_colours(names: Iterable[str]) -> Colours:
-    """Return one colour per target, the same in every figure of the same targets."""
+    """Return one colour per target, the same in every figure of the same targets.
+
+    Of up to 8 targets no two have nearly one colour.
+    """
     ordered = sorted(set(names))
-    palette = sns.color_palette("colorblind" if len(ordered) <= 10 else "husl", len(ordered))
+    kind = list(_COLOURS) if len(ordered) <= len(_COLOURS) else "husl"
+    palette = sns.color_palette(kind, len(ordered))
     return dict(zip(ordered, map(_readable, palette), strict=True))
 
 
@@ -107,12 +119,12 @@ def mark_simulated(figure: Figure) -> None:
 
 
 def mark_figure(figure: Figure, words: str) -> None:
-    """Write across a figure what its data are."""
+    """Write across a figure, behind all that is drawn, what its data are."""
     figure.text(
         *(0.5, 0.5, words),
         fontsize=34,
-        color="grey",
-        alpha=0.18,
+        color="0.93",
+        zorder=-1,
         ha="center",
         va="center",
         rotation=20,
@@ -174,7 +186,8 @@ def table_html(table: pd.DataFrame, caption: str | None = None, *, digits: int =
     texts = table.select_dtypes(exclude="number").columns
     shown = shown.set_table_styles([{"selector": "caption", "props": left}])
     for name in texts:
-        shown = shown.set_table_styles({name: [{"selector": "", "props": left}]}, overwrite=False)
+        props = left + ";white-space:nowrap" * (name == "target")
+        shown = shown.set_table_styles({name: [{"selector": "", "props": props}]}, overwrite=False)
     return shown if caption is None else shown.set_caption(html.escape(caption))
 
 

@@ -287,7 +287,7 @@ def test_the_readme_names_what_was_left_out(tmp_path):
     export(launches, batch_of(launches), to=tmp_path)
     readme = (tmp_path / "simulated" / "README.md").read_text()
 
-    assert "refused (quota): says nothing about the market: 1 runs, 1 requests" in readme
+    assert "refused (quota): says nothing about the market: 1 run, 1 request" in readme
     assert "ready was not watched for" in readme
 
 

@@ -149,7 +149,7 @@ def test_each_command_of_the_readme_works_as_typed_in_a_fresh_clone(clone):
 def require_whole_page(page):
     """It shows what was run, no code, and loads nothing."""
     assert ('src="data:image/png;base64' in page) is CHAOS
-    assert "How many instances are ready after t seconds?" in page
+    assert "How many of the requested instances are ready, and when?" in page
     assert not re.search(r"""<(script|link|img|iframe)[^>]*(src|href)=["'](?!data:)""", page)
     assert "import pandas" not in page
 

@@ -21,6 +21,7 @@ from spotlib.analyze.launch_times import LaunchTimes, round_of
 from spotlib.analyze.load import Comparable
 from spotlib.analyze.turnbull import Floats, smoothed, turnbull, widened
 from spotlib.model import Stage
+from spotlib.words import counted, percent, span_words
 
 STALE_S = (2.0, 5.0, 30.0)
 _CLUSTERED = 0.2  # of the ends of brackets, where chance would put 2 %
@@ -76,7 +77,8 @@ def _missed_polls(data: Comparable) -> Check:
     skipped = float((numbers.max() - numbers.min() + 1 - numbers.size()).sum())
     failed = float(polls["error"].notna().sum())
     share = (failed + skipped) / max(len(polls) + skipped, 1.0)
-    words = f"{share:.1%} of the polls were missed ({failed:.0f} failed, {skipped:.0f} skipped)"
+    missed = percent(share, digits=1)
+    words = f"{missed} of the polls were missed ({failed:.0f} failed, {skipped:.0f} skipped)"
     return Check("missed polls", share > _MISSED, words)
 
 
@@ -92,7 +94,7 @@ def _confounded(data: Comparable) -> Check:
     share = float((runs.groupby("round_id")["target"].nunique() == targets).mean())
     warns = targets > 1 and share < _SHARED_ROUNDS
     why = ": a difference between targets may be a difference between times" if warns else ""
-    words = f"{share:.0%} of the rounds launched every target"
+    words = f"{percent(share)} of the rounds launched every target"
     return Check("target and time confounded", warns, words + why)
 
 
@@ -103,26 +105,27 @@ def _order(data: Comparable) -> Check:
     name = "order within a round"
     if len(first) >= _ALWAYS_FIRST and first.nunique() == 1:
         return Check(name, True, f"{first.iloc[0]} was launched first in every round: not random")
-    targets = runs["target"].nunique()
-    return Check(name, False, f"{first.nunique()} of {targets} targets were first in some round")
+    targets = counted(runs["target"].nunique(), "target")
+    return Check(name, False, f"{first.nunique()} of {targets} were first in some round")
 
 
 def _own_demand(data: Comparable) -> Check:
     since_s = data.launches.drop_duplicates("run")["since_last_s"]
     share = float((since_s < _RECENT_S).mean())
     minutes = f"{_RECENT_S / 60:.0f} min"
-    words = f"{share:.0%} of the runs began within {minutes} of our last launch in the same pool"
+    recent = percent(share)
+    words = f"{recent} of the runs began within {minutes} of our last launch in the same pool"
     why = ": our own demand may have slowed them" if share > 0 else ""
     return Check("our own earlier launches", share > 0, words + why)
 
 
 def _time_span(data: Comparable) -> Check:
     sent = data.launches["sent_at"]
-    days = (sent.max() - sent.min()).total_seconds() / _DAY_S
-    hours = sent.dt.hour.nunique()
-    words = f"the runs span {days * 24:.1f} h and {hours} hours of the day"
-    why = ": the intervals hold for that time only" if days < _FEWEST_DAYS else ""
-    return Check("short time span", days < _FEWEST_DAYS, words + why)
+    span_s = (sent.max() - sent.min()).total_seconds()
+    short = span_s < _FEWEST_DAYS * _DAY_S
+    words = f"the runs span {span_words(span_s)}, in {sent.dt.hour.nunique()} of a day's 24 hours"
+    why = ": the intervals hold for that time only" if short else ""
+    return Check("short time span", short, words + why)
 
 
 def _mixed_counts(data: Comparable) -> Check:
@@ -143,7 +146,7 @@ def _clustered(data: Comparable, stage: Stage) -> Check:
     brackets = _brackets(data, stage)
     off = (brackets["by_s"] / brackets["poll_s"] + 0.01) % 1.0
     share = float((off < 0.02).mean()) if len(brackets) else 0.0
-    words = f"{share:.0%} of the times are within 1 % of a multiple of the poll interval"
+    words = f"{percent(share)} of the times are within 1 % of a multiple of the poll interval"
     why = ": they may be counted polls instead of measured times" if share > _CLUSTERED else ""
     return Check("times at multiples of the poll", share > _CLUSTERED, words + why)
 
@@ -152,13 +155,13 @@ def _gaps(data: Comparable, stage: Stage) -> Check:
     brackets = _brackets(data, stage)
     wide = (brackets["by_s"] - brackets["after_s"]) > 2.5 * brackets["poll_s"]
     share = float(wide.mean()) if len(brackets) else 0.0
-    words = f"{share:.0%} of the {stage.label} brackets are wider than 2.5 poll intervals"
+    words = f"{percent(share)} of the {stage.label} brackets are wider than 2.5 poll intervals"
     return Check("gaps between polls", share > _GAPPED, words)
 
 
 def _unfinished(data: Comparable) -> Check:
     unfinished = int(data.launches["outcome"].isna().sum())
-    words = f"{unfinished} of {len(data.launches)} requests have no outcome"
+    words = f"{unfinished} of {counted(len(data.launches), 'request')} without an outcome"
     why = " (under way or cut off): they are censored at their last poll" if unfinished else ""
     return Check("unfinished requests", unfinished > 0, words + why)
 
@@ -167,7 +170,8 @@ def _our_own(data: Comparable) -> Check:
     """Whether the account itself refused, failed or ended requests."""
     gone = data.left_out[data.left_out["why"].str.endswith(NOT_THE_MARKET)]
     reasons = sorted(set(gone["why"].str.removesuffix(f": {NOT_THE_MARKET}")))
-    words = f"{gone['requests'].sum():.0f} requests are left out because the account ended them"
+    requests = counted(int(gone["requests"].sum()), "request")
+    words = f"{requests} left out because the account ended them"
     words += f" or others of their run: {'; '.join(reasons)}" if reasons else ""
     return Check("ended by our own account", bool(reasons), words)
 
@@ -184,7 +188,7 @@ def _releases(data: Comparable, distributions: Mapping[str, LaunchTimes]) -> Che
     if not several:
         return Check(name, False, "undefined: one release only of the image of each target")
     p_values = pd.Series(holm([release_p_value(each) for each in several.values()]), list(several))
-    words = f"{len(several)} of {len(distributions)} targets were launched with several releases"
+    words = f"several releases at {len(several)} of {counted(len(distributions), 'target')}"
     if p_values.isna().all():
         return Check(name, False, words + "; undefined: too few days to tell whether one mattered")
     least = float(p_values.min())
@@ -233,7 +237,8 @@ def _versions(data: Comparable) -> Check:
     for name in ("spotlib", "python", "botocore"):
         found = data.batches[f"{name}_version"]
         unknown = int(found.isna().sum())
-        counts.append(f"{found.nunique()} of {name}" + f" (not in {unknown} logs)" * bool(unknown))
+        missing = f" (not in {counted(unknown, 'log')})" * bool(unknown)
+        counts.append(f"{found.nunique()} of {name}{missing}")
     changed = data.batches["spotlib_version"].nunique() > 1
     why = ": what measures was changed on the way" if changed else ""
     return Check("versions of programs", changed, f"versions in use: {', '.join(counts)}{why}")
@@ -243,7 +248,8 @@ def _prices(data: Comparable) -> Check:
     """How much spot prices moved; launches are not split by them."""
     prices = data.launches.groupby("target")["price_usd"].agg(["min", "max"]).dropna()
     changed = int((prices["max"] > prices["min"]).sum())
-    words = f"the spot price changed for {changed} of {len(prices)} targets whose price is known"
+    targets = counted(len(prices), "target")
+    words = f"the spot price changed at {changed} of {targets} whose price is known"
     most = float((prices["max"] / prices["min"]).max()) if changed else 1.0
     return Check("spot prices", False, words + f", at most {most:.2f} times" * bool(changed))
 
@@ -253,7 +259,8 @@ def _effective_size(distributions: Mapping[str, LaunchTimes]) -> Check:
     requests = sum(len(each.observed.run) for each in distributions.values())
     runs = sum(each.observed.runs for each in distributions.values())
     size = sum(map(effective_sample_size, distributions.values()))
-    words = f"{requests} requests in {runs} runs have an effective sample size of {size:.0f}"
+    words = f"{counted(requests, 'request')} in {counted(runs, 'run')}, which tell as much as "
+    words += f"{size:.0f} that have nothing in common (the effective sample size)"
     if few:
         words += f"; fewer than {FEWEST_RUNS} runs, so no interval: {', '.join(few)}"
     return Check("effective sample size", bool(few) or size < requests / 2, words)
@@ -288,9 +295,9 @@ def _wide_brackets(distributions: Mapping[str, LaunchTimes]) -> Check:
         for name, each in distributions.items()
         if each.observed.events and each.observed.width_s > each.curve.interquartile_s()
     ]
-    targets = f"{len(wide)} of {len(distributions)} targets"
-    words = f"brackets are wider than the interquartile range in {targets}"
-    why = f", where the shape of the curve is unknown: {', '.join(wide)}" if wide else ""
+    targets = f"{len(wide)} of {counted(len(distributions), 'target')}"
+    words = f"at {targets} a bracket is wider than the middle half of the times"
+    why = f", so the shape of the curve is unknown: {', '.join(wide)}" if wide else ""
     return Check("polls too far apart", bool(wide), words + why)
 
 

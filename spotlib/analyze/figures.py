@@ -6,7 +6,7 @@ says how many instances and runs it shows.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -44,12 +44,14 @@ _STAGE_SHADES = {Stage.FULFILLED: "0.75", Stage.RUNNING: "0.5", Stage.READY: "0.
 class Styles:
     """How every figure of a page is drawn; ``line`` and ``point`` are matplotlib keywords.
 
-    ``note`` stands on each figure (how many instances and runs), ``log_time`` makes the time axis
-    of curves logarithmic, ``width_in`` is the width of a figure in inches.
+    ``note`` stands on each figure (how many instances and runs), ``n`` is how many instances every
+    run requested, None if they differ, ``log_time`` makes the time axis of curves logarithmic,
+    ``width_in`` is the width of a figure in inches.
     """
 
     colours: Mapping[str, Any]
     note: str = ""
+    n: int | None = None
     log_time: bool = False
     width_in: float = 10.2
 
@@ -80,6 +82,22 @@ class Styles:
         figure.suptitle(words, x=0.01, ha="left", fontsize="medium", color=_INK if mark else "0.2")
         return figure, axes
 
+    def share_axis(self, ax: Axes, until_s: float) -> None:
+        """The axes of a share over time; it is marked as a count if every run has the same n."""
+        self.time_axis(ax, until_s)
+        ax.set_ylim(-0.03, 1.05)
+        if self.n is None:
+            ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        else:
+            counts = np.arange(0, self.n + 1, ceil(self.n / 5))
+            ax.set_yticks(counts / self.n, counts.astype(str).tolist())
+
+    def share_label(self, stage: Stage) -> str:
+        """What the vertical one of these axes shows."""
+        if self.n is None:
+            return f"share of n that is {stage.label}"
+        return f"instances {stage.label}, of {self.n}"
+
     def time_axis(self, ax: Axes, until_s: float) -> None:
         """End a time axis there, and start it at 0, or above on a logarithmic scale."""
         if self.log_time:
@@ -101,9 +119,9 @@ def answer_figure(
         marks = {"marker": styles.point(target)["marker"], "markevery": (5 + 3 * number, 40)}
         shares = each.curve.share_by(times_s)
         ax.plot(times_s, shares, linewidth=1.8, label=target, **marks, **styles.line(target))
-    _share_axis(ax, until_s, styles)
-    stage = next(iter(distributions.values())).stage.label
-    ax.set(xlabel="seconds since the request was sent", ylabel=f"share of n that is {stage}")
+    styles.share_axis(ax, until_s)
+    stage = next(iter(distributions.values())).stage
+    ax.set(xlabel="seconds since the request was sent", ylabel=styles.share_label(stage))
     figure.legend(loc="outside right upper", frameon=False, fontsize="small", handlelength=3.5)
     return figure
 
@@ -134,10 +152,10 @@ def runs_figure(
         for limit in ("curve_low", "curve_high"):
             ax.plot(band["time_s"], band[limit], color=colour, linewidth=0.8, linestyle="--")
         ax.plot(band["time_s"], band["share"], color=colour, linewidth=2.5)
-        _share_axis(ax, until_s, styles)
-    stage = next(iter(distributions.values())).stage.label
-    figure.supxlabel("seconds since the request was sent", fontsize=12)
-    figure.supylabel(f"share of n that is {stage}", fontsize=12)
+        styles.share_axis(ax, until_s)
+    stage = next(iter(distributions.values())).stage
+    figure.supxlabel("seconds since the request was sent", fontsize="medium")
+    figure.supylabel(styles.share_label(stage), fontsize="medium")
     return figure
 
 
@@ -171,6 +189,7 @@ def distribution_figure(
         kind: {name: each for name, each in estimates.items() if name in only}
         for kind, estimates in kinds.items()
     }
+    shares = replace(styles, n=None)  # of those that began, which need not be n
     figure, grid = styles.figure(2, 2, 0.7 * styles.width_in, simulated=simulated)
     for ax in grid.flat[len(kinds) :]:
         ax.set_visible(False)
@@ -184,7 +203,7 @@ def distribution_figure(
                 ax.fill_between(times_s, band["low"], band["high"], color=colour, alpha=0.15, lw=0)
             ax.plot(times_s, band["share"], linewidth=2, label=target, **styles.line(target))
         ax.set_title(name, loc="left", fontsize="medium")
-        _share_axis(ax, until_s, styles)
+        shares.share_axis(ax, until_s)
         ax.set(xlabel="seconds", ylabel="share")
     _legend(figure, grid.flat[0])
     return figure
@@ -332,12 +351,6 @@ def _draw_interval(
         ax.plot(most, y, ">", color=colour, markersize=8, clip_on=False)
     if low < least:
         ax.plot(least, y, "<", color=colour, markersize=8, clip_on=False)
-
-
-def _share_axis(ax: Axes, until_s: float, styles: Styles) -> None:
-    styles.time_axis(ax, until_s)
-    ax.set_ylim(-0.03, 1.05)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def _long_enough_s(distributions: Iterable[LaunchTimes]) -> float:

@@ -38,8 +38,12 @@ class Estimate:
         here = f"{self.value:.{digits}f}{unit and ' '}{unit}"
         if np.isnan(self.low):
             return f"{here} (no interval: {self.why})"
+        return f"{here} ({self.ends(digits)})"
+
+    def ends(self, digits: int = 1) -> str:
+        """``19.8 to 23.1``, or ``19.8 or more``."""
         high = f"to {self.high:.{digits}f}" if np.isfinite(self.high) else "or more"
-        return f"{here} ({self.low:.{digits}f} {high})"
+        return f"{self.low:.{digits}f} {high}"
 
 
 @lru_cache(maxsize=256)  # thousands of pairs of targets ask for the same

@@ -44,23 +44,6 @@ class Comparable:
     not_read: int = 0
 
     @property
-    def words(self) -> str:
-        """One sentence: how much there is, whether it is of AWS, and how many logs are not read."""
-        here = self.launches
-        counts = [
-            _count(len(here), "request"),
-            "in " + _count(here["run"].nunique(), "run"),
-            "of " + _count(here["target"].nunique(), "target"),
-        ]
-        batches = here["batch_id"].nunique()
-        from_batches = f", from {batches} batch{'es' * (batches != 1)}"
-        foreign = f" ({self.mark}: {here['endpoint'].iloc[0]})" * bool(self.mark)
-        words = " ".join(counts) + from_batches + " (simulated)" * self.simulated + foreign
-        if not self.not_read:
-            return words
-        return f"{words}; {_count(self.not_read, 'file')} could not be read: see what was left out"
-
-    @property
     def lines(self) -> str:
         """One sentence: how many runs have their polls here, of how many."""
         shown, runs = self.polls["run"].nunique(), self.launches["run"].nunique()
@@ -79,10 +62,6 @@ class Comparable:
     def mark(self) -> str:
         """What is written across figures of a foreign endpoint; "" for the sandbox and AWS."""
         return foreign_mark(self.launches)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def load_comparable(

@@ -1,9 +1,10 @@
-"""The sentences and the formatted table that ``03_analyze`` prints.
+"""The banner, the sentences and the formatted tables that ``03_analyze`` shows.
 
 Wording only: every estimate comes from elsewhere, and what is unknown is said to be unknown.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,102 +12,202 @@ import pandas as pd
 
 from spotlib.analyze.compare import SIGNIFICANT
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate
-from spotlib.analyze.launch_times import LaunchTimes
-from spotlib.analyze.summaries import fastest_first, shares_of_runs
+from spotlib.analyze.load import Comparable
+from spotlib.analyze.summaries import common_n, shares_of_runs
 from spotlib.model import Stage
+from spotlib.words import counted, listed, percent, span_words
+
+_MEANING = {
+    Stage.FULFILLED: "the request has an instance",
+    Stage.RUNNING: 'EC2 says that the instance is "running"',
+    Stage.READY: "the instance has passed EC2's status checks",
+}
+_MOMENT_S = 180  # beside the end, the moment of the table that the answer names
+_WHOLE_FROM_S = 100  # from here on times are said in whole seconds
+_MOST_NAMES = 8  # of a list in a sentence
 
 
-def answer_sentences(
-    distributions: Mapping[str, LaunchTimes],
-    pairs: pd.DataFrame,
-    launches: pd.DataFrame,
-    *,
-    horizon_s: float,
-) -> Iterator[str]:
-    """The fastest target, the slowest, the share at the end, and what cannot be said.
-
-    ``pairs`` is as from ``compare_targets``, ``launches`` are those of the distributions.
-    """
-    ranked = fastest_first(distributions, horizon_s=horizon_s)
-    stage = distributions[ranked[0]].stage.label
-    shares = {name: distributions[name].share_ready(horizon_s) for name in ranked}
-
-    def how_fast(name: str) -> str:
-        half = distributions[name].quantile(0.5)
-        if np.isfinite(half.value):
-            return f"{name}: half of the instances requested were {stage} after {_seconds(half)}"
-        return f"{name}: only {_share(shares[name])} were {stage} after {horizon_s:.0f} s"
-
-    if len(ranked) == 1:
-        yield f"The only target is {how_fast(ranked[0])}."
-    else:
-        yield f"Fastest is {how_fast(ranked[0])}."
-        yield f"Slowest is {how_fast(ranked[-1])}."
-    yield _at_the_end(shares, stage, horizon_s=horizon_s)
-    yield f"Not known: {'; '.join(_unknown(distributions, pairs, launches, stage))}."
-
-
-def _at_the_end(shares: Mapping[str, Estimate], stage: str, *, horizon_s: float) -> str:
-    known = {name: each.value for name, each in shares.items() if np.isfinite(each.value)}
-    if not known:
-        return f"At the end, after {horizon_s:.0f} s, no target was watched any more."
-    worst, best = min(reversed(known), key=known.__getitem__), max(known, key=known.__getitem__)
-    words = f"At the end, after {horizon_s:.0f} s, {_percent(known[best])} of those requested were"
-    if _percent(known[worst]) == _percent(known[best]):
-        return f"{words} {stage}" + ", at every target" * (len(known) > 1) + "."
-    few = sum(value < 0.5 for value in known.values())
-    return (
-        f"{words} {stage} at {best} and {_percent(known[worst])} at {worst}; fewer than half at "
-        f"{few} of {len(known)} targets."
-    )
-
-
-def _unknown(
-    distributions: Mapping[str, LaunchTimes],
-    pairs: pd.DataFrame,
-    launches: pd.DataFrame,
-    stage: str,
-) -> Iterator[str]:
-    targets = len(distributions)
-    few = sum(each.observed.runs < FEWEST_RUNS for each in distributions.values())
-    if few:
-        yield f"how sure this is for {few} of {targets} targets (fewer than {FEWEST_RUNS} runs)"
-    alike = len(pairs) - int((pairs["p_holm"] < SIGNIFICANT).sum())
-    if alike:
-        yield f"which target is faster in {alike} of {len(pairs)} pairs"
-    late = sum(np.isnan(each.quantile(0.5).value) for each in distributions.values())
-    if late:
-        yield f"when half are {stage} at {late} of {targets} targets"
-    sent = launches["sent_at"]
-    minutes = (sent.max() - sent.min()).total_seconds() / 60
-    span = f"{minutes / 60:.1f} hours" if minutes >= 60 else f"{minutes:.0f} minutes"
-    yield f"what happens outside the {span} in which these were requested"
-    if launches["simulated"].astype(bool).any():
-        yield "anything about AWS, because the data are simulated"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _share(share: Estimate) -> str:
-    ends = f"95 % interval {_percent(share.low)} to {_percent(share.high)}"
-    return f"{_percent(share.value)} ({(share.why and f'no interval: {share.why}') or ends})"
-
-
-def _seconds(time: Estimate) -> str:
-    return time.words(digits=0).replace("(", "(95 % interval ", 1 - bool(time.why))
+def data_sentence(data: Comparable) -> str:
+    """Whether the data are of AWS, how many there are, and what could not be read."""
+    origin = "Measured on AWS"
+    if data.simulated:
+        origin = "SIMULATED DATA: they say nothing about AWS"
+    elif data.mark:
+        endpoint = data.launches["endpoint"].iloc[0]
+        origin = f"{data.mark} but {endpoint}: these data say nothing about AWS"
+    words = f"{origin}. {counted(data.launches['target'].nunique(), 'target')}"
+    words += f", {size_words(data.launches)}."
+    if not data.not_read:
+        return words
+    return f"{words} {counted(data.not_read, 'file')} could not be read: see what was left out."
 
 
 def size_words(launches: pd.DataFrame) -> str:
-    """How many instances a run requested and how many runs a target has, for a figure."""
+    """How many runs a target has and how many instances a run requested, for every figure."""
     runs = launches.drop_duplicates("run").groupby("target").size()
     n = launches["n"].astype(int)
-    return f"n = {_from_to(n)}, runs per target: {_from_to(runs)}"
+    return f"{_counted_range(runs, 'run')} per target, {_counted_range(n, 'instance')} per run"
 
 
-def _from_to(numbers: "pd.Series[int]") -> str:
-    return " to ".join(map(str, dict.fromkeys((numbers.min(), numbers.max()))))
+def _counted_range(numbers: "pd.Series[int]", noun: str) -> str:
+    least, most = numbers.min(), numbers.max()
+    return f"{least} to {counted(most, noun)}" if least < most else counted(most, noun)
+
+
+def answer_sentences(
+    of_n: pd.DataFrame, pairs: pd.DataFrame, launches: pd.DataFrame, stage: Stage
+) -> Iterator[str]:
+    """The fastest target, how many of n are ready and when, what to avoid, what is not known.
+
+    ``of_n`` is as from ``ready_of_n``: the sentences say the numbers of its table.  ``pairs`` is as
+    from ``compare_targets``, and ``launches`` are those of both.
+    """
+    answer = _Answer(of_n, pairs, stage)
+    yield answer.fastest()
+    yield answer.ready()
+    yield from answer.worst()
+    yield f"Not known: {'; '.join(answer.unknown(launches))}."
+
+
+@dataclass(frozen=True)
+class _Answer:
+    of_n: pd.DataFrame
+    pairs: pd.DataFrame
+    stage: Stage
+
+    def fastest(self) -> str:
+        best = self.of_n.iloc[0]
+        if len(self.of_n) == 1:
+            return f"The only target is {self._how_fast(best)}."
+        return f"Fastest is {self._how_fast(best)}{self._also(best['target'])}."
+
+    def ready(self) -> str:
+        """How many of n at one moment of the table, and at its end."""
+        moment = f"ready_{_MOMENT_S}s"
+        words = f"at the end ({_time(self._end)}): {self._counts(self._end)}."
+        if moment in self.of_n and moment != self._end:
+            words = f"after {_time(moment)}: {self._counts(moment)}; {words}"
+        return f"{self.stage.label.capitalize()} on average {words}"
+
+    def worst(self) -> Iterator[str]:
+        """What to avoid because of its intervals; else what is slowest, if that can be said."""
+        table, end = self.of_n.iloc[::-1], self._end
+        poor = table.loc[table[f"{end}_high"] < table["n"] / 2, "target"].tolist()
+        slowest = table.iloc[0]
+        if poor:
+            whose = "its" if len(poor) == 1 else "each"
+            yield (
+                f"Avoid {self._named(poor)}: even at the upper end of {whose} interval, fewer than "
+                f"half were {self.stage.label} after {_time(end)}."
+            )
+        elif len(table) > 1 and (self.pairs["p_holm"] < SIGNIFICANT).any():
+            yield f"Slowest is {self._how_fast(slowest)}{self._also(slowest['target'])}."
+        elif len(table) > 1:
+            yield "No target is shown to be slower than another."
+
+    def unknown(self, launches: pd.DataFrame) -> Iterator[str]:
+        targets = counted(len(self.of_n), "target")
+        if few := int((self.of_n["runs"] < FEWEST_RUNS).sum()):
+            yield f"how sure this is for {few} of {targets} (an interval needs {FEWEST_RUNS} runs)"
+        if alike := int((~(self.pairs["p_holm"] < SIGNIFICANT)).sum()):
+            several = f"which is faster in {alike} of {len(self.pairs)} pairs of targets"
+            yield several if len(self.pairs) > 1 else "which of the two targets is faster"
+        if late := int(self.of_n["half_s"].isna().sum()):
+            yield f"when half are {self.stage.label} at {late} of {targets}"
+        sent = launches["sent_at"]
+        span = span_words((sent.max() - sent.min()).total_seconds())
+        yield f"what happens at other times (all were requested within {span})"
+
+    @property
+    def _end(self) -> str:
+        return _moments(self.of_n)[-1]
+
+    def _how_fast(self, row: "pd.Series[Any]") -> str:
+        half = _estimate(row, "half_s")
+        if np.isfinite(half.value):
+            digits = _second_digits(half.value)
+            words = _with_interval(f"{half.value:.{digits}f} s", half, digits=digits)
+            return f"{row['target']}: half of its instances were {self.stage.label} after {words}"
+        end, digits = _estimate(row, self._end), _digits(row["n"])
+        amount = _with_interval(f"{end.value:.{digits}f} of {row['n']}", end, digits=digits)
+        return f"{row['target']}: {amount} were {self.stage.label} after {_time(self._end)}"
+
+    def _also(self, target: str) -> str:
+        """Which targets cannot be told apart from this one."""
+        alike = not_told_apart(self.pairs, target)
+        if len(alike) == len(self.of_n) - 1:
+            return "; no other target can be told apart from it"
+        return f"; {self._named(alike)} cannot be told apart from it" if alike else ""
+
+    def _counts(self, moment: str) -> str:
+        """The highest count and where it is, and the highest of the others."""
+        known = self.of_n.dropna(subset=moment)
+        if known.empty:
+            return "not known"
+        share = known[moment] / known["n"]
+        known = known.loc[share.sort_values(ascending=False, kind="stable").index]
+        n = common_n(self.of_n)
+        said = share.loc[known.index].map(percent)  # counts of different n cannot be compared
+        if n is not None:
+            said = known[moment].map(f"{{:.{_digits(n)}f}}".format)
+        most, alike = f"{said.iloc[0]} of {n or 'n'}", said == said.iloc[0]
+        if alike.all():
+            return most + " at every target" * (len(known) > 1)
+        best, others = self._named(known.loc[alike, "target"].tolist()), said[~alike]
+        bound = "at most " * (others.nunique() > 1)
+        where = "all others" if len(others) > 1 else "the other"
+        return f"{most} at {best}, {bound}{others.iloc[0]} at {where}"
+
+    def _named(self, targets: Sequence[str]) -> str:
+        if len(targets) > _MOST_NAMES:
+            return f"{len(targets)} of {counted(len(self.of_n), 'target')}"
+        return _named(targets)
+
+
+def _named(targets: Sequence[str]) -> str:
+    """The names of targets, those in one place together."""
+    by_place: dict[str, list[str]] = {}
+    for name in targets:
+        kind, _, place = name.partition(" in ")
+        by_place.setdefault(place, []).append(kind)
+    groups = [listed(kinds) + f" in {place}" * bool(place) for place, kinds in by_place.items()]
+    return listed(groups) if len(groups) == len(targets) else ", and ".join(groups)
+
+
+def not_told_apart(pairs: pd.DataFrame, target: str) -> list[str]:
+    """The targets that are not shown to differ from this one."""
+    alike = pairs[~(pairs["p_holm"] < SIGNIFICANT)]
+    first, second = alike["first"], alike["second"]
+    return [*second[first == target], *first[second == target]]
+
+
+def _moments(of_n: pd.DataFrame) -> list[str]:
+    """The columns of counts, the last of which is the end."""
+    return [name for name in map(str, of_n) if name.startswith("ready_") and f"{name}_low" in of_n]
+
+
+def _time(moment: str) -> str:
+    return moment.removeprefix("ready_").replace("s", " s")
+
+
+def _digits(n: int) -> int:
+    """The average of a single instance is a share, which one decimal would hide."""
+    return 1 if n > 1 else 2
+
+
+def _second_digits(time_s: float) -> int:
+    """Short times differ by less than a second."""
+    return 1 if time_s < _WHOLE_FROM_S else 0
+
+
+def _estimate(row: "pd.Series[Any]", name: str) -> Estimate:
+    return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
+
+def _with_interval(words: str, estimate: Estimate, *, digits: int) -> str:
+    if np.isnan(estimate.low):
+        return f"{words} (no interval)"
+    return f"{words} (95 % interval {estimate.ends(digits)})"
 
 
 def runs_sentence(launches: pd.DataFrame, stage: Stage, *, horizon_s: float) -> str:
@@ -118,36 +219,55 @@ def runs_sentence(launches: pd.DataFrame, stage: Stage, *, horizon_s: float) -> 
     most = str((highest - least).idxmax())
     if highest[most] == least[most]:
         return f"Within a target all runs ended alike, after {horizon_s:.0f} s."
+    n = launches.loc[launches["target"] == most, "n"]
+    few, many = (
+        f"{share * n.iloc[0]:.0f} of {n.iloc[0]}" if n.nunique() == 1 else f"{percent(share)} of n"
+        for share in (least[most], highest[most])
+    )
     return (
-        f"Runs differ most at {most}: after {horizon_s:.0f} s, from {_percent(least[most])} to "
-        f"{_percent(highest[most])} of the n requested were {stage.label}, over {runs[most]} runs."
+        f"The runs of {most} differ most: after {horizon_s:.0f} s, {few} were {stage.label} in one "
+        f"run and {many} in another."
     )
 
 
 def ready_caption(table: pd.DataFrame, stage: Stage, ranked: Sequence[str]) -> str:
     """What the numbers of ``formatted_ready`` are, and which targets are not among its rows."""
-    words = (
-        f"Of n instances requested at once, so many are {stage.label} on average after t seconds"
-    )
-    if (table["runs"] >= FEWEST_RUNS).any():
-        words += ", with the 95 % interval of this average"
-    if (table["runs"] < FEWEST_RUNS).any():
+    n, runs = common_n(table), sorted(set(table["runs"]))
+    of_n = counted(n, "requested instance") if n else "n requested instances"
+    words = f"Average number {stage.label} of {of_n}, after so many seconds, over "
+    words += counted(runs[0], "run") if len(runs) == 1 else "the runs"
+    if runs[-1] >= FEWEST_RUNS:
+        words += "; in brackets its 95 % interval"
+    if runs[0] < FEWEST_RUNS:
         words += f" (none below {FEWEST_RUNS} runs)"
+    words += f". {stage.label.capitalize()}: {_MEANING[stage]}. End: until then all were watched."
     if len(table) < len(ranked):
-        words += f". Shown are the fastest and the slowest {len(table)} of {len(ranked)} targets"
-    return f"{words}. Last column: the seconds until half of n are. All: tables/ready-of-n.csv"
+        words += f" Shown are the fastest and the slowest {len(table)} of {len(ranked)} targets."
+    return f"{words} With all digits: tables/ready-of-n.csv"
 
 
 def formatted_ready(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``ready_of_n``, each number in one cell with its interval."""
-    shown = table[["target", "runs", "n"]]
-    *counts, half = [str(name) for name in table if f"{name}_low" in table]
-    times = [name.removeprefix("ready_").replace("s", " s") for name in counts]
-    for name, time in zip(counts, times, strict=True):
-        cells = _cells(table, name, missing="not watched", digits=1)
-        shown = shown.assign(**{time + " (the end)" * (time == times[-1]): cells})
-    never = f"not by {times[-1]}"
-    return shown.assign(**{"half after, s": _cells(table, half, missing=never, digits=0)})
+    """The rows of ``ready_of_n``, each number in one cell with its interval.
+
+    ``runs`` and ``n`` are columns if they differ between targets; else the caption says them.
+    """
+    shown = table[["target", *(each for each in ("runs", "n") if table[each].nunique() > 1)]]
+    moments = _moments(table)
+    digits = max(map(_digits, table["n"]))
+    for name in moments:
+        cells = _cells(table, name, missing="not watched", digits=digits)
+        shown = shown.assign(**{_time(name) + " (end)" * (name == moments[-1]): cells})
+    never = f"not by {_time(moments[-1])}"
+    digits = max(map(_second_digits, table["half_s"]))
+    return shown.assign(
+        **{"seconds until half": _cells(table, "half_s", missing=never, digits=digits)}
+    )
+
+
+def formatted_checks(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``self_check``, with a word for whether a check warns."""
+    results = found["warns"].map({True: "warning", False: "fine"})
+    return found.assign(warns=results).rename(columns={"warns": "result"})
 
 
 def formatted_summary(summary: pd.DataFrame) -> pd.DataFrame:
@@ -161,15 +281,15 @@ def formatted_summary(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cells(table: pd.DataFrame, name: str, *, missing: str, digits: int) -> list[str]:
-    """``3.4 (2.9 to 3.9)``; a number alone has no interval, as too few runs have."""
-    ends = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+    """``3.4 (2.9 to 3.9)``; a number alone has no interval, as too few runs have.
+
+    Without a number the interval may still bound it from below.
+    """
+    values, lows, highs = (table[f"{name}{end}"] for end in ("", "_low", "_high"))
     return [
-        missing
-        if np.isnan(value)
-        else f"{value:.{digits}f}"
-        if np.isnan(low)
-        else Estimate(value, low, high).words("", digits=digits)
-        for value, low, high in ends
+        (missing if np.isnan(value) else f"{value:.{digits}f}")
+        + ("" if np.isnan(low) else f" ({Estimate(value, low, high).ends(digits)})")
+        for value, low, high in zip(values, lows, highs, strict=True)
     ]
 
 
@@ -180,21 +300,31 @@ def phase_sentence(phases: pd.DataFrame) -> str:
         return "No phase was completed by half of the requests that began it."
     here = phases[phases["phase"] == middle.idxmax()].dropna(subset="median_s")
     rows = here.sort_values("median_s", kind="stable").to_dict("records")
-    words = [f"{row['median_s']:.1f} s ({row['target']})" for row in rows]
+    words = [f"{row['median_s']:.0f} s ({row['target']})" for row in rows]
     ends = " to ".join(dict.fromkeys((words[0], words[-1])))
-    return f"Longest phase: {middle.idxmax()}, median {ends}."
+    return f"The longest phase is from {middle.idxmax()}: its median is {ends}."
 
 
-def comparison_sentences(pairs: pd.DataFrame, *, drawn: int) -> Iterator[str]:
-    """How many pairs differ, which ratio is the largest, how many runs the ratios still need."""
+def comparison_sentences(
+    pairs: pd.DataFrame, *, drawn: int, shown: Sequence[str] = ()
+) -> Iterator[str]:
+    """How many pairs differ, which do not, the largest ratio, how many runs the ratios still need.
+
+    ``shown`` are the targets whose pairs are named if they do not differ.
+    """
     if pairs.empty:
         yield "There is one target: nothing to compare."
         return
     differ = int((pairs["p_holm"] < SIGNIFICANT).sum())
     yield (
-        f"{differ} of {len(pairs)} pairs differ (p below {SIGNIFICANT} after Holm); {drawn} are "
-        "drawn, all are in tables/comparisons.csv."
+        f"Pairs that differ by more than chance (p below {SIGNIFICANT}, adjusted for the number of "
+        f"pairs by Holm's method): {differ} of {len(pairs)}. Drawn here: {drawn}; all are in "
+        "tables/comparisons.csv."
     )
+    for number, target in enumerate(shown):
+        alike = set(not_told_apart(pairs, target))
+        if names := [name for name in shown[number + 1 :] if name in alike]:
+            yield f"Not told apart from {target}: {_named(names)}."
     known = pairs.dropna(subset="ratio").to_dict("records")
     if known:
         largest = max(known, key=lambda pair: abs(np.log(pair["ratio"])))
@@ -204,7 +334,7 @@ def comparison_sentences(pairs: pd.DataFrame, *, drawn: int) -> Iterator[str]:
         yield "How many runs a ratio needs is not known: too few medians were reached."
         return
     most, enough = int(needed.max()), int((needed == 0).sum())
-    others = f"; the others need up to {most} more run{'s' * (most != 1)}" if most else ""
+    others = f"; the others need up to {most:,} more run{'s' * (most != 1)}" if most else ""
     yield f"{enough} of {len(needed)} ratios are known within 10 %{others}."
 
 

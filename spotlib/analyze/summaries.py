@@ -108,6 +108,11 @@ def ready_of_n(
     return pd.DataFrame(rows)
 
 
+def common_n(of_n: pd.DataFrame) -> int | None:
+    """How many instances each target of ``ready_of_n`` requests, None if it is not the same."""
+    return int(of_n["n"].iloc[0]) if of_n["n"].nunique() == 1 else None
+
+
 def _with_ends(name: str, estimate: Estimate, *, times: float = 1.0) -> dict[str, float]:
     ends = {f"{name}_low": estimate.low * times, f"{name}_high": estimate.high * times}
     return {name: estimate.value * times} | ends

@@ -18,6 +18,7 @@ from spotlib.record.events import BatchEvent
 from spotlib.record.folder import Fault, find_logs
 from spotlib.record.log import ends_clean, is_alive
 from spotlib.record.replay import RecordedBatch, replay
+from spotlib.words import counted
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,14 @@ class Unfinished:
         if self.is_closing:
             state = "its collection is dead, and a guard or a sweep is closing it"
         requests = self.record.requests.values()
+        open_requests = sum(each.outcome is None for each in requests)
+        alive = counted(sum(map(len, self.alive_instances.values())), "instance")
         begun = len({number for number, _ in self.record.runs})
         return (
             f"{self.batch_id} ({kind}): {state}; round {begun} of {self.batch.rounds}"
             f"{self._next_round(begun)}, "
-            f"{sum(each.outcome is None for each in requests)} of {len(requests)} requests "
-            "without an outcome, "
-            f"{sum(map(len, self.alive_instances.values()))} instances not yet terminated, "
+            f"{open_requests} of {counted(len(requests), 'request')} without an outcome, "
+            f"{alive} not yet terminated, "
             f"spent at most {self._most(begun)} of {self._most(self.batch.rounds)}, "
             f"in {', '.join(self.regions) or 'no region yet'}"
         )

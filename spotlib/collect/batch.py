@@ -28,6 +28,7 @@ from spotlib.ec2.resource import Resource
 from spotlib.model import ENDED_STATES, Outcome, Plan, Target, Track, is_instance_id
 from spotlib.record.events import SCHEMA, BatchEvent, CleanEvent, Host, ReleaseEvent
 from spotlib.record.log import EventLog, LogError
+from spotlib.words import counted
 
 _TINY_S = 1e-6  # a step that floating point cannot swallow
 _SLICE_S = 0.1  # how long, in real seconds, a stop or an answer may go unnoticed
@@ -281,9 +282,10 @@ class Batch:
             for each, instance in run.instances.items()
             if each not in self.cleared and instance not in self.taken
         ]
-        words = f"cancelling {len(requests)} requests, terminating {len(instances)} instances"
+        words = f"cancelling {counted(len(requests), 'request')}, "
+        words += f"terminating {counted(len(instances), 'instance')}"
         asked = sum(run.asked_s is not None and not run.answered for run in self.runs)
-        return words + f", waiting for the answers to {asked} calls" * bool(asked)
+        return words + f", waiting for the answers to {counted(asked, 'call')}" * bool(asked)
 
     def note(self, event: ReleaseEvent | CleanEvent) -> None:
         """Record clean-up, which a full disk must not stop."""

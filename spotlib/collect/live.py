@@ -31,6 +31,7 @@ from spotlib.figures import (
 )
 from spotlib.model import Stage
 from spotlib.record.tables import load_polls
+from spotlib.words import counted
 from spotlib.workspace import LAUNCHES
 
 _SECONDS = "seconds since the request was sent"
@@ -139,7 +140,7 @@ def _draw_panels(axes: Any, runs: list[pd.DataFrame], colours: Colours, stage: S
             _draw_run(ax, run, stage, colour, thin=True)
         times, mean = _mean_count(mine, stage)
         ax.step(times, mean, where="post", color="black", linewidth=2, label="mean")
-        ax.set_title(f"{name} ({len(mine)} runs)", fontsize="small", loc="left")
+        ax.set_title(f"{name} ({counted(len(mine), 'run')})", fontsize="small", loc="left")
         ax.tick_params(
             labelbottom=number + axes.shape[1] >= len(colours)
         )  # the lowest of its column

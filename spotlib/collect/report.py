@@ -18,6 +18,7 @@ from spotlib.model import SPOT, Outcome
 from spotlib.record.events import ReleaseEvent
 from spotlib.record.log import ends_clean, is_alive
 from spotlib.record.replay import replay
+from spotlib.words import counted
 
 
 def banner(connection: Connection) -> str:
@@ -72,8 +73,9 @@ def question_words(checked: PreflightReport, *, placement_scores: bool, t3: bool
     else:
         more = score_questions(plans, placement_scores=placement_scores, t3=True) - most
         how = f"t3=True would ask up to {more} more"
+    asked = counted(most, "different question")
     return (
-        f"placement scores: at most {most} different questions, free, asked again every ten "
+        f"placement scores: at most {asked}, free, asked again every ten "
         f"minutes at most; {how}. AWS limits how many new questions an account may ask per day, "
         "and does not say to how many."
     )
@@ -131,7 +133,8 @@ def _ended(releases: Iterable[ReleaseEvent]) -> str:
     passes = list(releases)
     requests = {name for each in passes for name in each.cancelled}
     instances = {name for each in passes for name in each.terminated}
-    return f"cancelled {len(requests)} requests and terminated {len(instances)} instances"
+    ended = counted(len(instances), "instance")
+    return f"cancelled {counted(len(requests), 'request')} and terminated {ended}"
 
 
 def _counted(values: pd.Series) -> str:

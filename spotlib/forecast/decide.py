@@ -16,6 +16,7 @@ from spotlib.forecast.history import history_now
 from spotlib.forecast.models import FEATURES
 from spotlib.forecast.score import Scores
 from spotlib.model import Target
+from spotlib.words import counted, percent
 
 _PROBABILITY = 0.9  # of having the needed instances ready
 _MOST_TIMES = 10  # at most so many requests per needed instance are tried
@@ -70,22 +71,32 @@ def decision_words(table: pd.DataFrame) -> str:
     """Say for how many targets requesting n is enough, and for how many 10 n is not."""
     enough = int((table["to_request"] == table["n"]).sum())
     never = int(table["to_request"].isna().sum())
-    by_s = table["by_s"].iloc[0]
+    more = len(table) - enough - never
     return (
-        f"For {enough} of {len(table)} targets requesting n is enough to have n ready by "
-        f"{by_s:.0f} s with a probability of {_PROBABILITY:.0%}; for {never} not even "
-        f"{_MOST_TIMES} n is enough."
+        f"To have n ready within {table['by_s'].iloc[0]:.0f} s with a chance of "
+        f"{percent(_PROBABILITY)}, request n at {enough} of {counted(len(table), 'target')} and "
+        f"more than n at {more}; at {never} not even {_MOST_TIMES} times n is enough."
+    )
+
+
+def formatted_decisions(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of ``decisions`` as they are shown: the chance as percent, times whole."""
+    most = "over " + (_MOST_TIMES * table["n"]).astype(str)
+    return table.assign(
+        all_ready=table["all_ready"].map(percent),
+        to_request=table["to_request"].map("{:.0f}".format).mask(table["to_request"].isna(), most),
+        **{name: table[name].map("{:.0f}".format) for name in ("by_s", "wait_until_s")},
     )
 
 
 def score_words(scores: Scores) -> str:
     """Say what the chosen model gained, and how often its band held the count."""
-    chosen = scores.table.set_index("model").loc[CHOSEN]
+    chosen = scores.table.set_index("model").loc[CHOSEN].drop("runs").map(percent)
     return (
-        f"The error (crps) of the chosen model is {chosen['gain']:.0%} "
-        f"({chosen['gain_low']:.0%} to {chosen['gain_high']:.0%}) below that of one "
-        f"curve for all targets.  The shade held {chosen['coverage_drawn']:.0%} of the counts, and "
-        f"{chosen['coverage_randomised']:.0%} with its ends counted in part."
+        f"The error (crps) of the chosen model is {chosen['gain']} (95 % interval "
+        f"{chosen['gain_low']} to {chosen['gain_high']}) below that of one curve for all targets.  "
+        f"The shade held {chosen['coverage_drawn']} of the counts, and "
+        f"{chosen['coverage_randomised']} with its ends counted in part."
     )
 
 

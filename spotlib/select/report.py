@@ -4,6 +4,7 @@ Wording only; computes nothing but sums.
 """
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Final
 
 import pandas as pd
@@ -16,6 +17,7 @@ from spotlib.select.cov import PAIR
 from spotlib.select.evidence import Stability
 from spotlib.select.parameters import SelectParameters
 from spotlib.select.source import Archive
+from spotlib.words import percent
 
 ONE_DAY: Final = (
     "NOTE: this is one day. It cannot tell whether a target varies on other days too, how often IF"
@@ -80,9 +82,9 @@ def evidence_table(selection: pd.DataFrame, *, simulated: bool) -> Styler:
             "target": target_names(selection),
             "chosen as": selection["role"],
             "score": selection["score"].map("{:.4f}".format),
-            "score rests on": selection["resting_share"].map("{:.2%}".format),
+            "score rests on": selection["resting_share"].map(partial(percent, digits=2)),
             "flag": _flags(selection),
-            "snapshots with both": selection["coverage"].map("{:.1%}".format),
+            "snapshots with both": selection["coverage"].map(partial(percent, digits=1)),
             "ordinal variation of SPS": selection["sps_ordinal_variation"].map("{:.2f}".format),
             "SPS changes per day and zone": selection["sps_changes_per_day"].map("{:.1f}".format),
             "expected cost, USD": selection["expected_cost_usd"].map("{:.4f}".format),

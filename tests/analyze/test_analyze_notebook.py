@@ -10,11 +10,14 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
+from browser import CHROMIUM, browser
+from nbconvert import HTMLExporter
 from pages import shown_by
-from programs import execute_notebook
+from programs import execute_notebook, until
 from studies import NANO, record
 
 from spotlib.analyze import sentences
+from spotlib.forecast.decide import formatted_decisions
 from spotlib.model import Target
 from spotlib.sandbox.world import Fate
 
@@ -67,19 +70,27 @@ def test_the_page_begins_with_the_answer_the_table_and_one_figure(study):
     text = text_of(words["text/html"])
     [(name, ready)] = tables_of([table])
 
-    assert "32 requests in 16 runs of 2 targets, from 1 batch (simulated)" in text
-    for start in ("Fastest is t3.", "Slowest is t3.", "At the end, after ", "Not known: "):
+    assert "SIMULATED DATA: they say nothing about AWS. 2 targets, 8 runs per target, " in text
+    for start in (
+        "Fastest is t3.",
+        "Ready on average at the end (",
+        "No target is ",
+        "Not known: ",
+    ):
         assert start in text
-    assert text.count("95 % interval") == 2
     assert "image/png" in figure
     assert name == "ready-of-n"
-    assert ready.columns[-1] == "half after, s"
-    assert ready.columns[-2].endswith(" s (the end)")
-    assert ready["target"].str.split().str[1].tolist()[0] in text
+    assert ready.columns[-1] == "seconds until half"
+    assert ready.columns[-2].endswith(" s (end)")
+    assert set(ready) & {"n", "runs"} == set()
+    assert f"Fastest is {ready['target'].iloc[0]}: " in text
+    assert "Average number ready of 2 requested instances" in table["text/html"]
 
 
 FORMATTED = {
     "ready-of-n": sentences.formatted_ready,
+    "checks": sentences.formatted_checks,
+    "decisions": formatted_decisions,
     "launch-times": sentences.formatted_summary,
 }
 
@@ -88,6 +99,7 @@ def test_each_table_of_the_page_has_the_numbers_of_its_file(study):
     found = dict(tables_of(study[1]))
 
     assert {"ready-of-n", "checks", "decisions", "launch-times", "lognormal"} <= set(found)
+    assert set(found["checks"]["result"]) == {"warning", "fine"}
     for name, table in found.items():
         by = ["target"] if "target" in table else []
         shown, kept = (
@@ -120,7 +132,43 @@ def test_every_figure_is_there_for_print_too(study):
     assert drawn == {path.stem for path in (study[0] / "figures").glob("*.png")}
     svg = (study[0] / "figures" / "answer.svg").read_text()
     assert "SIMULATED" in svg
-    assert "n = 2, runs per target: 8" in svg
+    assert "8 runs per target, 2 instances per run" in svg
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_the_answer_of_eight_targets_fits_a_screen_of_1280_by_900(tmp_path):
+    sizes = ["nano", "micro", "small", "medium", "large", "xlarge", "2xlarge"]
+    targets = [Target(f"t3.{size}", "ap-southeast-2") for size in sizes]
+    targets += [Target("t3a.2xlarge", "ap-southeast-2")]
+    record(tmp_path / "launches" / "a.jsonl", targets=targets, n=1, rounds=6)
+    write_page(page_of(tmp_path), tmp_path / "page.html")
+    with browser(tmp_path) as page:
+        screen = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        page.call("Emulation.setDeviceMetricsOverride", **screen)
+        page.call("Page.navigate", url=(tmp_path / "page.html").as_uri())
+        ends = "[...document.querySelectorAll('table, img')].map(e => e.getBoundingClientRect())"
+        until(lambda: page.run(f"document.readyState === 'complete' && {ends}.length >= 2"))
+        bottoms = page.run(f"{ends}.map(each => each.bottom)")
+        wide = page.run("document.documentElement.scrollWidth")
+
+    assert len(bottoms) > 2
+    assert bottoms[0] < bottoms[1] <= 900
+    assert wide <= 1280
+
+
+def write_page(shown, path):
+    """What the notebook shows, as the page that ``make report`` writes."""
+    book = nbformat.read(NOTEBOOK, as_version=4)
+    book.cells = book.cells[:5]  # up to the answer; the others are below it
+    wide = int(re.findall(r"width=(\d+)", book.cells[-1].source)[0])
+    meta = {"image/png": {"width": wide}}
+    book.cells[-1].outputs = [
+        nbformat.v4.new_output("display_data", data=each, metadata=meta) for each in shown
+    ]
+    template = NOTEBOOK.parents[1] / "docs" / "report.html.j2"
+    hidden = dict.fromkeys(("exclude_input", "exclude_input_prompt", "exclude_output_prompt"), True)
+    exporter = HTMLExporter(template_file=str(template), embed_images=True, **hidden)
+    path.write_text(exporter.from_notebook_node(book)[0])
 
 
 @pytest.mark.parametrize("ready", ["ready", "running"])
@@ -130,9 +178,10 @@ def test_one_run_of_one_target_that_is_never_ready_is_answered_too(tmp_path, rea
     page = page_of(tmp_path, ready=ready)
     text = text_of("".join(each.get("text/html", "") for each in page))
 
-    assert "The only target is t3.nano in sa-east-1: only 0 % (no interval: 1 run" in text
-    assert re.search(rf"At the end, after \d+ s, 0 % of those requested were {ready}\.", text)
-    assert "how sure this is for 1 of 1 targets (fewer than 6 runs)" in text
+    only = rf"The only target is t3.nano in sa-east-1: 0.0 of 2 \(no interval\) were {ready}"
+    assert re.search(only, text)
+    assert re.search(rf"{ready} on average at the end \(\d+ s\): 0.0 of 2\.", text, re.IGNORECASE)
+    assert "how sure this is for 1 of 1 target (an interval needs 6 runs)" in text
     assert "95 % interval" not in text
     assert "There is no forecast" in text
     assert "No forecast can be scored" in text

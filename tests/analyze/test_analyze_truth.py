@@ -1,7 +1,5 @@
 """Estimates against known truth: bias, coverage, and the whole path through the endpoint."""
 
-import re
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,10 +7,8 @@ from launch_rows import INF, run_rows, table_of
 from scipy import stats
 from studies import NANO, Truth, coverage, errors, record, simulate
 
-from spotlib.analyze.compare import compare_targets
 from spotlib.analyze.launch_times import launch_times, observe
 from spotlib.analyze.load import load_comparable
-from spotlib.analyze.sentences import answer_sentences
 from spotlib.analyze.summaries import durations, phases, server_times, summarize
 from spotlib.analyze.turnbull import turnbull
 from spotlib.model import Stage
@@ -113,37 +109,6 @@ def test_nobody_ready_is_an_answer():
     assert 0.2 < row["share_high"] < 0.5  # 0 of 8 runs
     assert np.isnan(row["median_s"])
     assert row["restricted_mean_s"] == pytest.approx(590.0)
-    only, at_the_end, _ = answers(distributions, launches, horizon_s=590.0)
-    assert only.startswith(
-        "The only target is t3.nano in sa-east-1: only 0 % (95 % interval 0 % to"
-    )
-    assert at_the_end == "At the end, after 590 s, 0 % of those requested were ready."
-
-
-def test_the_fastest_and_the_slowest_target_are_named_with_numbers():
-    rng = np.random.default_rng(1)
-    studies = [
-        simulate(Truth(median_s=s, never=never), runs=6, count=4, rng=rng, target=name)
-        for name, s, never in (("a", 20.0, 0.0), ("b", 60.0, 0.0), ("c", 20.0, 0.9))
-    ]
-    distributions = launch_times(pd.concat(studies), Stage.READY, resamples=50)
-    launches = pd.concat(studies)
-    fastest, slowest, at_the_end, unknown = answers(distributions, launches, horizon_s=500.0)
-
-    median_s = distributions["a"].quantile().value
-    assert fastest.startswith(
-        f"Fastest is a: half of the instances requested were ready after {median_s:.0f} s"
-    )
-    assert re.match(r"Slowest is c: only \d+ % \(95 % interval", slowest)
-    assert re.search(r"100 % .* at [ab] and \d+ % at c; fewer than half at 1 of 3", at_the_end)
-    assert "when half are ready at 1 of 3 targets" in unknown
-
-
-def answers(distributions, launches, *, horizon_s):
-    """The sentences that answer the question."""
-    pairs = compare_targets(distributions, horizon_s=horizon_s)
-    dated = launches.assign(sent_at=pd.Timestamp("2026-01-01", tz="UTC"), simulated=True)
-    return list(answer_sentences(distributions, pairs, dated, horizon_s=horizon_s))
 
 
 class TestPlainLaunches:

@@ -1,15 +1,20 @@
-"""Which targets 03 shows, in which order, up to when, and in which colours."""
+"""The first screen of 03: which targets, in which order, up to when, and what is said of them."""
+
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
+import pytest
 from studies import Truth, simulate
 
 from spotlib.analyze.compare import most_different
 from spotlib.analyze.launch_times import launch_times
+from spotlib.analyze.sentences import answer_sentences, formatted_ready, ready_caption
 from spotlib.analyze.summaries import both_ends, common_horizon_s, fastest_first, ready_of_n
-from spotlib.figures import table_html, target_colours
+from spotlib.figures import table_html
 from spotlib.model import Stage
+
+NONE = (np.nan, np.nan, np.nan)
 
 
 def times_of(*, runs=8, **never):
@@ -72,13 +77,6 @@ def test_only_pairs_that_differ_are_shown_and_every_one_on_request():
     assert len(most_different(pairs, every=True)) == 4
 
 
-def test_a_line_of_every_colour_stands_out_from_white():
-    for number in (3, 10, 40):
-        colours = target_colours([f"t{each}" for each in range(number)]).values()
-        assert min(1.05 / (sns.utils.relative_luminance(each) + 0.05) for each in colours) >= 3
-        assert len(set(colours)) == number
-
-
 def test_a_whole_number_has_no_decimals_and_an_unknown_one_is_a_dash():
     html = table_html(pd.DataFrame({"n": [5.0, np.nan], "s": [1.234, 5.0]}), digits=1).to_html()
 
@@ -86,3 +84,129 @@ def test_a_whole_number_has_no_decimals_and_an_unknown_one_is_a_dash():
     assert ">-<" in html
     assert ">1.2<" in html
     assert ">5.0<" in html
+
+
+def of_n(*rows, runs=20):
+    """A table as from ``ready_of_n``: n of each target, two counts and the half, with ends."""
+    names = ["ready_180s", "ready_350s", "half_s"]
+    return pd.DataFrame(
+        [
+            {"target": target, "runs": runs, "n": n}
+            | {
+                name + end: value
+                for name, values in zip(names, estimates, strict=True)
+                for end, value in zip(("", "_low", "_high"), values, strict=True)
+            }
+            for target, n, *estimates in rows
+        ]
+    )
+
+
+def answer(table, *differ, hours=19, stage=Stage.READY):
+    """The sentences, if these pairs of targets differ by more than chance."""
+    found = list(combinations(table["target"], 2))
+    p_holm = [0.01 if pair in differ else 0.3 for pair in found]
+    pairs = pd.DataFrame(found, columns=["first", "second"]).assign(p_holm=p_holm)
+    sent_at = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta([0, hours], unit="h")
+    return list(answer_sentences(table, pairs, pd.DataFrame({"sent_at": sent_at}), stage))
+
+
+GOOD = ("a.nano in x", 5, (0.1, 0.0, 0.4), (5.0, 4.1, 5.0), (247.6, 229.1, 264.6))
+FAIR = ("b.nano in x", 5, (0.0, 0.0, 0.4), (2.24, 1.7, 2.8), (np.nan, 287.4, np.inf))
+BAD = ("c.nano in y", 5, (0.0, 0.0, 0.4), (0.05, 0.01, 0.3), (np.nan, np.nan, np.inf))
+WORSE = ("d.nano in x", 5, (0.0, 0.0, 0.4), (0.05, 0.01, 0.3), (np.nan, np.nan, np.inf))
+A, B, C, D = (each[0] for each in (GOOD, FAIR, BAD, WORSE))
+
+
+def test_four_sentences_say_what_is_fastest_how_many_are_ready_what_to_avoid_and_what_is_open():
+    differ = [(A, B), (A, C), (A, D), (B, C), (B, D)]
+
+    assert answer(of_n(GOOD, FAIR, BAD, WORSE), *differ) == [
+        f"Fastest is {A}: half of its instances were ready after 248 s (95 % interval 229 to 265).",
+        f"Ready on average after 180 s: 0.1 of 5 at {A}, 0.0 at all others; at the end (350 s): "
+        f"5.0 of 5 at {A}, at most 2.2 at all others.",
+        "Avoid d.nano in x and c.nano in y: even at the upper end of each interval, fewer than "
+        "half were ready after 350 s.",
+        "Not known: which is faster in 1 of 6 pairs of targets; when half are ready at 3 of 4 "
+        "targets; what happens at other times (all were requested within 19 hours).",
+    ]
+
+
+def test_the_counts_of_the_sentences_are_those_of_the_table():
+    table = of_n(GOOD, FAIR, BAD)
+    shown = formatted_ready(table).set_index("target")
+    fastest, ready, *_ = answer(table)
+
+    assert "248 s (95 % interval 229 to 265)" in fastest
+    assert shown.loc[A, "seconds until half"] == "248 (229 to 265)"
+    assert shown["180 s"].str.split().str[0].tolist() == ["0.1", "0.0", "0.0"]
+    assert shown["350 s (end)"].str.split().str[0].tolist() == ["5.0", "2.2", "0.1"]
+    assert "0.1 of 5" in ready
+    assert "at most 2.2 at" in ready
+
+
+def test_targets_that_cannot_be_told_apart_are_named_beside_the_fastest_and_the_slowest():
+    slow = ("b.nano in x", 5, (4.0, 3.5, 4.5), (4.4, 4.0, 4.8), (90.0, 80.0, 99.0))
+    slower = ("c.nano in x", 5, (4.0, 3.5, 4.5), (4.3, 4.0, 4.8), (95.0, 85.0, 99.0))
+    fast = ("e.nano in x", 5, (4.0, 3.5, 4.5), (4.6, 4.0, 4.8), (60.0, 50.0, 70.0))
+    table = of_n(fast, slow, slower)
+
+    told = answer(table, ("e.nano in x", B), ("e.nano in x", "c.nano in x"))
+    untold = answer(table)
+
+    assert told[0].endswith("were ready after 60.0 s (95 % interval 50.0 to 70.0).")
+    assert told[2] == (
+        "Slowest is c.nano in x: half of its instances were ready after 95.0 s (95 % interval "
+        "85.0 to 99.0); b.nano in x cannot be told apart from it."
+    )
+    assert untold[0].endswith("; no other target can be told apart from it.")
+    assert untold[2] == "No target is shown to be slower than another."
+
+
+def test_a_target_is_to_be_avoided_only_if_its_whole_interval_is_below_half():
+    said = answer(of_n(GOOD, FAIR), (A, B))
+    few_runs = answer(of_n((A, 5, NONE, (0.1, np.nan, np.nan), NONE), runs=5))
+
+    assert said[2].startswith(f"Slowest is {B}: 2.2 of 5 (95 % interval 1.7 to 2.8) were ready")
+    assert not [each for each in (*said, *few_runs) if "void" in each]
+    assert few_runs[0] == f"The only target is {A}: 0.1 of 5 (no interval) were ready after 350 s."
+    assert "how sure this is for 1 of 1 target (an interval needs 6 runs)" in few_runs[-1]
+
+
+def test_of_many_poor_targets_the_number_is_said():
+    poor = [(f"t{number}.nano in x", *BAD[1:]) for number in range(12)]
+
+    assert "Avoid 12 of 13 targets: " in answer(of_n(GOOD, *poor))[2]
+
+
+def test_counts_of_different_n_are_said_as_shares_and_shown_with_their_n():
+    table = of_n(GOOD, ("b.nano in x", 10, (1.0, 0.5, 2.0), (8.0, 7.0, 9.0), (250.0, 240, 260)))
+
+    assert "at the end (350 s): 100 % of n at a.nano in x, 80 % at the other." in answer(table)[1]
+    assert formatted_ready(table)["n"].tolist() == [5, 10]
+    assert "n" not in formatted_ready(of_n(GOOD, FAIR))
+    captions = [ready_caption(each, Stage.READY, [A, B]) for each in (of_n(GOOD, FAIR), table)]
+    assert captions[0].startswith("Average number ready of 5 requested instances, after")
+    assert captions[1].startswith("Average number ready of n requested instances, after")
+
+
+def test_what_all_targets_share_is_said_once():
+    alike = [(name, 1, (1.0, 0.8, 1.0), (1.0, 0.8, 1.0), (20.0, 19.0, 21.0)) for name in "ab"]
+
+    assert "after 180 s: 1.00 of 1 at every target; at the end" in answer(of_n(*alike))[1]
+    assert "after 180 s: 1.00 of 1; at the end" in answer(of_n(alike[0]))[1]
+
+
+def test_a_half_that_was_not_reached_has_the_bound_of_its_interval():
+    shown = formatted_ready(of_n(GOOD, FAIR, BAD)).set_index("target")["seconds until half"]
+
+    assert shown[B] == "not by 350 s (287 or more)"
+    assert shown[C] == "not by 350 s"
+
+
+@pytest.mark.parametrize(
+    ("stage", "meaning"),
+    [(Stage.READY, "passed EC2's status checks"), (Stage.RUNNING, '"running"')],
+)
+def test_the_caption_says_what_ready_means(stage, meaning):
+    assert meaning in ready_caption(of_n(GOOD), stage, [A])

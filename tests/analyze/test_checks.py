@@ -54,7 +54,7 @@ def test_times_counted_in_polls_differ_from_measured_ones(clean):
     checks = checked(clean, ready_by_s=counted, ready_after_s=counted - 3)
 
     assert checks.loc["times at multiples of the poll", "warns"]
-    assert "100% of the times" in checks.loc["times at multiples of the poll", "found"]
+    assert "100 % of the times" in checks.loc["times at multiples of the poll", "found"]
 
 
 def test_wide_brackets_are_gaps(clean):
@@ -99,7 +99,9 @@ def test_mixed_counts_and_unfinished_requests_are_named(clean):
     checks = checked(clean, n=[2] * 12 + [5] * 12, outcome=[None, *clean.launches["outcome"][1:]])
 
     assert checks.loc["different n", "warns"]
-    assert checks.loc["unfinished requests", "found"].startswith("1 of 24 requests have no outcome")
+    assert checks.loc["unfinished requests", "found"].startswith(
+        "1 of 24 requests without an outcome"
+    )
 
 
 def with_releases(data, *, slower_s, days=(5, 5), a_day=1):
@@ -127,7 +129,7 @@ def test_a_release_that_made_launches_slower_is_named(clean):
 
     assert not same["warns"]
     assert slower["warns"]
-    assert "2 of 2 targets were launched with several releases" in slower["found"]
+    assert "several releases at 2 of 2 targets" in slower["found"]
     assert "the least p-value (Holm) is 0.016, of t3.nano in sa-east-1" in slower["found"]
 
 
@@ -169,8 +171,8 @@ def test_versions_and_prices_that_changed_are_counted(clean):
     assert not before.loc["versions of programs", "warns"]
     assert "1 of spotlib, 1 of python, 1 of botocore" in before.loc["versions of programs", "found"]
     assert after.loc["versions of programs", "warns"]
-    assert "2 of spotlib, 1 of python (not in 1 logs)" in after.loc["versions of programs", "found"]
-    assert "changed for 1 of 1 targets" in after.loc["spot prices", "found"]
+    assert "2 of spotlib, 1 of python (not in 1 log)" in after.loc["versions of programs", "found"]
+    assert "changed at 1 of 1 target" in after.loc["spot prices", "found"]
     assert after.loc["spot prices", "found"].endswith("at most 2.00 times")
 
 

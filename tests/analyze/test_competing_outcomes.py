@@ -78,7 +78,7 @@ def test_every_function_of_the_analysis_takes_competing_outcomes_without_a_warni
             *(each.band(np.linspace(0, 40, 9)) for each in ready.values()),
         ]
         words = [
-            *sentences.answer_sentences(ready, pairs, data.launches, horizon_s=HORIZON_S),
+            *sentences.answer_sentences(of_n, pairs, data.launches, Stage.READY),
             *sentences.comparison_sentences(pairs, drawn=len(pairs)),
             sentences.runs_sentence(data.launches, Stage.READY, horizon_s=HORIZON_S),
             *(sentences.phase_sentence(parts), sentences.selector_sentence(ranks)),

@@ -1,13 +1,21 @@
 """The figures of 03 show what the tables hold: every target and every end."""
 
+from dataclasses import replace
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
+import seaborn as sns
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from spotlib.analyze.figures import Styles, comparison_figure, phases_figure
+from spotlib.figures import SIMULATED, new_figure, target_colours
 from spotlib.forecast.figures import forecast_figure
 from spotlib.forecast.forecast import Forecast
-from spotlib.model import Target
+from spotlib.model import Stage, Target
 
 A, B = "t3.nano in sa-east-1", "t3.small in sa-east-1"
 STYLES = Styles.of([A, B])
@@ -105,3 +113,84 @@ def test_a_ratio_axis_has_ticks_within_a_decade_and_beyond(ratios, ticks):
 
     assert 4 <= len(shown) <= 12
     assert all(np.isclose(shown, tick).any() for tick in ticks)
+
+
+def test_a_share_of_equal_n_is_marked_as_a_count_and_else_as_percent():
+    [ax] = Figure().subplots(1, 1, squeeze=False).flat
+    for n, ticks in ((5, ["0", "1", "2", "3", "4", "5"]), (12, ["0", "3", "6", "9", "12"])):
+        replace(STYLES, n=n).share_axis(ax, 300.0)
+        assert [each.get_text() for each in ax.get_yticklabels()] == ticks
+        assert ax.get_yticks() == pytest.approx(np.array(ticks, dtype=float) / n)
+    STYLES.share_axis(ax, 300.0)
+
+    assert ax.yaxis.get_major_formatter()(0.5) == "50 %"
+    assert replace(STYLES, n=5).share_label(Stage.READY) == "instances ready, of 5"
+    assert STYLES.share_label(Stage.READY) == "share of n that is ready"
+
+
+def test_what_data_are_is_written_behind_all_that_is_drawn_and_can_be_seen_there():
+    figure, [[ax]] = new_figure(1, 1, (4, 3), simulated=True)
+    [mark] = [each for each in figure.texts if each.get_rotation()]
+    marked = panel(figure, ax)
+
+    assert mark.get_text() == SIMULATED
+    assert mark.get_zorder() < ax.get_zorder()
+    mark.set_visible(False)
+    assert (panel(figure, ax) != marked).any(), "no panel hides it"
+
+
+def test_real_data_have_no_mark():
+    figure, _ = new_figure(1, 1, (4, 3), simulated=False)
+
+    assert not figure.texts
+
+
+def panel(figure, ax):
+    """The pixels of a panel."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    left, bottom, right, top = np.array(ax.get_window_extent().extents, dtype=int)
+    return np.array(canvas.buffer_rgba())[::-1][bottom:top, left:right]
+
+
+# What a person without one kind of cones sees (Machado, Oliveira, Fernandes, IEEE Transactions on
+# Visualization and Computer Graphics 2009): matrices of linear red, green and blue.
+VISION = {
+    "all cones": np.eye(3),
+    "no L cones": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+    "no M cones": [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+    "no S cones": [[1.2555, -0.0767, -0.1788], [-0.0784, 0.9308, 0.1476], [0.0047, 0.6914, 0.3039]],
+}
+CONES = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]
+OKLAB = [[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]
+
+
+def oklab(colour, vision):
+    """A colour on axes on which equal distances look equally different (Ottosson 2020)."""
+    given = np.array(to_rgb(colour))
+    linear = np.where(given <= 0.04045, given / 12.92, ((given + 0.055) / 1.055) ** 2.4)
+    return OKLAB @ np.cbrt(CONES @ (vision @ linear).clip(0.0, 1.0))
+
+
+@pytest.mark.parametrize("vision", VISION)
+@pytest.mark.parametrize("number", [2, 5, 8])
+def test_of_up_to_eight_targets_no_two_have_nearly_one_colour(number, vision):
+    colours = target_colours([f"t{each}" for each in range(number)]).values()
+    seen = [oklab(each, np.array(VISION[vision])) for each in colours]
+    nearest = min(np.linalg.norm(one - other) for one, other in combinations(seen, 2))
+
+    assert nearest > 0.09
+
+
+def test_in_grey_two_targets_of_a_figure_differ_in_line_and_marker():
+    styles = Styles.of([f"t{each}" for each in range(8)])
+    kinds = {(styles.line(f"t{k}")["linestyle"], styles.point(f"t{k}")["marker"]) for k in range(8)}
+
+    assert len(kinds) == 8
+
+
+def test_a_line_of_every_colour_stands_out_from_white():
+    for number in (3, 8, 10, 40):
+        colours = target_colours([f"t{each}" for each in range(number)]).values()
+        assert min(1.05 / (sns.utils.relative_luminance(each) + 0.05) for each in colours) >= 3
+        assert len(set(colours)) == number

@@ -1,6 +1,7 @@
 """Which launches are read together, and what is said of the others."""
 
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ from studies import NANO, edited, record
 
 from spotlib.analyze.load import load_comparable
 from spotlib.analyze.parameters import AnalyzeParameters
+from spotlib.analyze.sentences import data_sentence
 from spotlib.model import Stage
 
 FIRST, SECOND = "20240901T000000Z-aaaaaa.jsonl", "20240902T000000Z-bbbbbb.jsonl"
@@ -29,6 +31,23 @@ def folder(source, tmp_path):
     return tmp_path
 
 
+def test_the_banner_says_first_whether_the_data_are_of_aws(folder):
+    data = load_comparable(folder)
+    size = "2 targets, 1 run per target, 2 instances per run."
+    aws = data.launches.assign(simulated=False, endpoint="aws")
+    other = aws.assign(endpoint="http://127.0.0.1:5000")
+
+    assert data_sentence(data) == f"SIMULATED DATA: they say nothing about AWS. {size}"
+    real = replace(data, simulated=False, launches=aws)
+    assert data_sentence(real) == f"Measured on AWS. {size}"
+    assert real.kind == "real"
+    foreign = replace(data, simulated=False, launches=other, not_read=1)
+    assert data_sentence(foreign) == (
+        "NOT AWS but http://127.0.0.1:5000: these data say nothing about AWS. "
+        f"{size} 1 file could not be read: see what was left out."
+    )
+
+
 def test_an_empty_folder_says_what_to_do(tmp_path):
     with pytest.raises(
         ValueError, match=r"there is no launch in .*: run 02_collect first, or .*results/study"
@@ -39,7 +58,6 @@ def test_an_empty_folder_says_what_to_do(tmp_path):
 def test_a_single_batch_is_read_whole(folder):
     data = load_comparable(folder)
 
-    assert data.words == "4 requests in 2 runs of 2 targets, from 1 batch (simulated)"
     assert data.wanted is Stage.READY
     assert data.left_out.empty
     assert set(data.polls["run"]) == set(data.launches["run"])
@@ -224,7 +242,7 @@ GIVEN = {
     "horizon_s": 0.0,
     "ready": "",
     "targets": "",
-    "most_targets": 9,
+    "most_targets": 8,
     "details": False,
     "log_time": False,
     "width_in": 10.2,

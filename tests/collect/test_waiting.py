@@ -14,7 +14,7 @@ from spotlib.collect.rounds import collect_batch
 from spotlib.sandbox.world import Fate
 
 NEVER = Fate(held_s=None)
-STOPPING = "stopping: cancelling 2 requests, terminating 1 instances, about"
+STOPPING = "stopping: cancelling 2 requests, terminating 1 instance, about"
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_the_log_alone_says_how_a_batch_ended(collect, log):
     collect()
     whole = log.read_bytes().splitlines(keepends=True)
 
-    did = "It cancelled 2 requests and terminated 1 instances.  Confirmed: nothing is left."
+    did = "It cancelled 2 requests and terminated 1 instance.  Confirmed: nothing is left."
     assert ending(log) == f"Batch {log.stem} ended in order.\n{did}"
 
     release = next(i for i, line in enumerate(whole) if b'"event":"release"' in line)
@@ -138,4 +138,4 @@ def test_a_log_that_a_sweep_completed_says_what_the_guard_did(in_process, log):
 
     said = ending(log)
     assert "was closed by the guard, or by a sweep: its own process had ended" in said
-    assert "It cancelled 2 requests and terminated 1 instances.  Confirmed at" in said
+    assert "It cancelled 2 requests and terminated 1 instance.  Confirmed at" in said

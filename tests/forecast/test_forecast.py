@@ -13,6 +13,7 @@ from spotlib.forecast.decide import (
     decision_words,
     decisions,
     forecast_targets,
+    formatted_decisions,
     requests_needed,
     waiting_pays_until_s,
 )
@@ -142,7 +143,11 @@ def test_decisions_say_what_to_request_of_each_target():
     assert table.loc[str(NANO), "to_request"] == requests_needed(forecaster, NANO, k=2, by_s=570.0)
     assert np.isnan(table.loc[str(ELSEWHERE), "to_request"])
     assert table["all_ready"].tolist() == [each.at_least(2)[-1] for each in forecasts.values()]
-    assert "for 1 not even 10 n" in decision_words(table)
+    assert "at 1 not even 10 times n" in decision_words(table)
+    shown = formatted_decisions(table)
+    assert shown.loc[str(ELSEWHERE), "to_request"] == "over 20"
+    assert shown["all_ready"].str.fullmatch(r"\d+ %").all()
+    assert shown["wait_until_s"].tolist() == [f"{each:.0f}" for each in table["wait_until_s"]]
 
 
 def test_an_integer_score_is_the_score():

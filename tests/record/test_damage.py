@@ -21,6 +21,7 @@ from crashing import NAME, in_process
 
 from spotlib.__main__ import main
 from spotlib.analyze.load import load_comparable
+from spotlib.analyze.sentences import data_sentence
 from spotlib.cleanup.unfinished import unfinished, unreadable
 from spotlib.collect.rounds import collect_batch
 from spotlib.record.events import CleanEvent, SkippedEvent
@@ -156,7 +157,7 @@ def test_a_damaged_log_is_named_and_hides_no_other_batch(batch, capsys, damage):
     assert "Traceback" not in damage_says
     kept = load_comparable(batch.parent)
     assert set(kept.launches["batch_id"]) == {open_log.stem}
-    assert kept.words.endswith("; 1 file could not be read: see what was left out")
+    assert data_sentence(kept).endswith("1 file could not be read: see what was left out.")
     assert damage_says in kept.left_out["why"].tolist()
 
 
