@@ -117,9 +117,9 @@ def launch_times(
     >>> times = launch_times(launches, Stage.READY)
     >>> nano = times["t3.nano in sa-east-1"]
     >>> print("median:", nano.quantile(0.5).words())
-    median: 25.5 s (21.0 to 37.5)
+    median: 25.5 s (20.4 or more)
     >>> print("share ready by 30 s:", nano.share_ready(30.0).words("", digits=2))
-    share ready by 30 s: 0.62 (0.23 to 0.90)
+    share ready by 30 s: 0.62 (0.22 to 0.92)
     """
     rows = launches if "run" in launches else _observations(launches)
     rows = rows if since is None else rows[rows[f"{since.label}_by_s"].notna()]
@@ -165,13 +165,17 @@ class LaunchTimes:
         return f"<LaunchTimes of {what}: {runs}, median {self.quantile(0.5).words()}>"
 
     def share_ready(self, time_s: float, *, level: float = 0.95) -> Estimate:
-        """The share of the requested that is at the stage by a time."""
+        """The share of the requested at the stage by a time, in Jeffreys' limits over runs.
+
+        See ``ShareLimits``.
+        """
         return self._limits.interval(float(self.curve.share_by(time_s)), level=level)
 
     def quantile(self, share: float = 0.5) -> Estimate:
         """The time by which a share of the requested is at the stage; 0.5 is the median.
 
-        Its interval ends where the pointwise band crosses that share.
+        Its interval ends where the pointwise band crosses that share (Brookmeyer and Crowley,
+        Biometrics 1982).
         """
         value = float(self.curve.quantile(share))
         point = value if np.isfinite(value) else np.nan
