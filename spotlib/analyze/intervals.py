@@ -174,6 +174,7 @@ def _effective_sizes(shares: Floats, resampled: Floats, *, runs: int, requests: 
     independent, and before them nothing varies.  So where less than about half a run is ready, or
     not yet, the size is drawn towards that of the whole curve.  That in turn is drawn towards the
     number of runs if the whole curve tells as little, as if all requests of a run were alike.
+    What was never seen is thus assumed to be as alike within a run as the rest of the curve.
     """
     binomial = shares * (1 - shares)
     variance = resampled.var(axis=0) * runs / (runs - 1)

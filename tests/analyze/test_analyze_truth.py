@@ -124,6 +124,25 @@ class TestBand:
             assert [ends["high"][0], ends["low"][1]] == pytest.approx([share, share], abs=1e-4)
 
 
+def test_where_runs_are_the_same_every_limit_is_jeffreys_for_all_requests():
+    """Ten runs of four, one ready within each 3 s: nothing varies between runs."""
+    by_s = np.tile([3.0, 6.0, 9.0, 12.0], 10)
+    launches = pd.DataFrame({"ready_after_s": by_s - 3, "ready_by_s": by_s}).assign(
+        target="t", outcome="ready", kind=None, watched_s=by_s - 3
+    )
+    launches["run"] = [f"batch/{number}/0" for number in np.repeat(range(10), 4)]
+    [times] = launch_times(launches, Stage.READY, resamples=49).values()
+    time_s = np.linspace(0.1, 11.9, 60)
+    size = 40 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 9)) ** 2
+    ready = size * time_s / 12
+
+    band = times.band(time_s)
+
+    for limit, tail in (("low", 0.025), ("high", 0.975)):
+        expected = stats.beta.ppf(tail, ready + 0.5, size - ready + 0.5)
+        assert band[limit].to_numpy() == pytest.approx(expected, abs=1e-3)
+
+
 def test_nobody_ready_is_an_answer():
     launches = simulate(Truth(never=0.999), runs=8, count=2, rng=np.random.default_rng(1))
     distributions = launch_times(launches, Stage.READY, resamples=50)
