@@ -99,80 +99,93 @@ def studentized(
     return Estimate(value, max(value - float(low) * error, 0.0), value - float(high) * error)
 
 
-def share_interval(
-    value: float, resampled: Floats, *, runs: int, requests: int, level: float = 0.95
-) -> Estimate:
-    """The interval of one share (see ``share_limits``)."""
-    why = _too_few(runs)
-    if not why and (np.isnan(value) or np.isnan(resampled).any()):
-        why = "not every resample has a value"
-    shares, again = np.array([value]), resampled[:, None]
-    [low], [high] = share_limits(shares, again, runs=runs, requests=requests, level=level)
-    return Estimate(value, float(low), float(high), why)
+@dataclass(frozen=True)
+class ShareLimits:
+    """Limits of the shares of a curve: at each place, and for the whole curve at once.
 
+    Jeffreys' limits (Brown, Cai, DasGupta, Statistical Science 2001) at the effective sample size
+    of each share (see ``_effective_sizes``), with Student's t.  They follow from the share alone
+    and never fall as it rises.  Should they, they are put in order, which does not worsen a band
+    (Chernozhukov, Fernandez-Val, Galichon, Biometrika 2009).
 
-def share_limits(
-    shares: Floats, resampled: Floats, *, runs: int, requests: int, level: float = 0.95
-) -> tuple[Floats, Floats]:
-    """The Wilson limits of shares at their effective sample size; NaN below 6 runs.
-
-    ``resampled`` has shape (resamples, shares).
+    ``shares`` of the curve from the lowest to the highest, ``sizes`` of these, and ``beyond`` how
+    many standard errors a resampled curve is away at most, with 95 % probability.
     """
-    size = _effective_size(shares, resampled, runs=runs, requests=requests, level=level)
-    z = stats.norm.ppf(0.5 + level / 2)
-    middle = (shares + z**2 / (2 * size)) / (1 + z**2 / size)
-    half = z * np.sqrt(shares * (1 - shares) / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
-    return (middle - half).clip(min=0.0), (middle + half).clip(max=1.0)
+
+    runs: int
+    shares: Floats
+    sizes: Floats
+    beyond: float
+
+    @classmethod
+    def of(cls, shares: Floats, resampled: Floats, *, runs: int, requests: int) -> "ShareLimits":
+        """The limits of a curve with so many resamples, (resamples, places); NaN below 6 runs.
+
+        The standardised deviation of a curve is the largest on the scale of arcsin(sqrt(share)),
+        where the standard error is 1 / (2 sqrt(size)) at any share.
+        """
+        if _too_few(runs):
+            return cls(runs, shares, np.full_like(shares, np.nan), np.nan)
+        sizes = _effective_sizes(shares, resampled, runs=runs, requests=requests)
+        off = np.arcsin(np.sqrt(resampled)) - np.arcsin(np.sqrt(shares))
+        beyond = np.quantile((2 * np.sqrt(sizes) * np.abs(off)).max(axis=1), 0.95)
+        return cls(runs, shares, sizes, max(float(beyond), float(stats.norm.ppf(0.975))))
+
+    @property
+    def why(self) -> str:
+        """Why there is no limit; "" if there is."""
+        return _too_few(self.runs)
+
+    def interval(self, share: float, *, level: float = 0.95) -> Estimate:
+        """The share with its interval."""
+        low, high = self.pointwise(np.array(share), level=level)
+        why = "not watched so long" if np.isnan(share) else ""
+        return Estimate(share, float(low), float(high), self.why or why)
+
+    def pointwise(self, shares: Floats, *, level: float = 0.95) -> tuple[Floats, Floats]:
+        """The limits of each of these shares of the curve."""
+        return self._limits(shares, tail=(1 - level) / 2, level=level)
+
+    def whole_curve(self, shares: Floats) -> tuple[Floats, Floats]:
+        """Limits between which the curve lies at all places at once, with 95 % probability."""
+        return self._limits(shares, tail=float(stats.norm.sf(self.beyond)), level=0.95)
+
+    def reaching(self, share: float) -> tuple[float, float]:
+        """The shares of the curve at which the upper and the lower limit reach a share.
+
+        Between their times lies the time of that share (Brookmeyer and Crowley, Biometrics 1982).
+        The second is infinity if the lower limit does not reach it.
+        """
+        low, high = self.pointwise(self.shares)
+        lowest = np.interp(share, high, self.shares, right=np.inf)
+        highest = np.interp(share, low, self.shares, right=np.inf)
+        return float(lowest), float(highest)
+
+    def _limits(self, shares: Floats, *, tail: float, level: float) -> tuple[Floats, Floats]:
+        ends = 0.5 + level / 2
+        size = self.sizes * (stats.norm.ppf(ends) / stats.t.ppf(ends, self.runs - 1)) ** 2
+        counts = self.shares * size + 0.5, (1 - self.shares) * size + 0.5
+        low = np.sort(np.minimum(stats.beta.ppf(tail, *counts), self.shares))
+        high = np.sort(np.maximum(stats.beta.isf(tail, *counts), self.shares))
+        return np.interp(shares, self.shares, low), np.interp(shares, self.shares, high)
 
 
-def _effective_size(
-    shares: Floats, resampled: Floats, *, runs: int, requests: int, level: float
-) -> Floats:
-    """How many independent requests are as sure of each share; NaN below 6 runs.
+def _effective_sizes(shares: Floats, resampled: Floats, *, runs: int, requests: int) -> Floats:
+    """How many independent requests are as sure of each share of a curve.
 
-    It follows from the design effect, the between-run variance over the binomial one (Korn and
-    Graubard, Survey Methodology 1998), with Student's t, and is at most ``requests``.  If all
-    resamples agree (20 of 20 ready) it is the number of runs, because such a sample is not
-    certainty.
+    It is the binomial variance over that between runs (Korn and Graubard, Survey Methodology
+    1998), at most ``requests``.  The first to be ready are in one run, as if requests of a run were
+    independent, and before them nothing varies.  So where less than about half a run is ready, or
+    not yet, the size is drawn towards that of the whole curve.  That in turn is drawn towards the
+    number of runs if the whole curve tells as little, as if all requests of a run were alike.
+    What was never seen is thus assumed to be as alike within a run as the rest of the curve.
     """
-    if _too_few(runs):
-        return np.full_like(shares, np.nan)
+    binomial = shares * (1 - shares)
     variance = resampled.var(axis=0) * runs / (runs - 1)
-    agree = variance <= 1e-12
-    size = np.where(agree, runs, shares * (1 - shares) / np.where(agree, 1.0, variance))
-    ends = 0.5 + level / 2
-    factor = stats.norm.ppf(ends) / stats.t.ppf(ends, runs - 1)
-    effective: Floats = size.clip(1.0, requests) * factor**2
-    return effective
-
-
-def whole_curve_limits(
-    shares: Floats, resampled: Floats, *, runs: int, requests: int, level: float = 0.95
-) -> tuple[Floats, Floats]:
-    """Limits between which the whole curve lies, at all places at once, with this probability.
-
-    They are exact binomial limits (Clopper and Pearson, Biometrika 1934) at the effective sample
-    size and a higher level: that at which a normal number is as rare as the largest standardised
-    deviation of a resampled curve, on the scale of arcsin(sqrt(share)), where shares vary alike.
-    A share never falls, so a lower limit holds at all later places and an upper one at all
-    earlier ones.  NaN below 6 runs.
-    """
-    scaled = [np.arcsin(np.sqrt(each.clip(0.0, 1.0))) for each in (shares, resampled)]
-    error = scaled[1].std(axis=0)
-    # With less than a run on one side the resamples show too little of the spread between runs:
-    # there the effective size is at most that of the nearest place where they do.
-    varies = (error > 1e-6) & (np.minimum(shares, 1 - shares) * runs >= 1)
-    largest = (np.abs(scaled[1] - scaled[0])[:, varies] / error[varies]).max(axis=1, initial=0.0)
-    beyond = max(float(np.quantile(largest, level)), float(stats.norm.ppf(0.5 + level / 2)))
-    tail = float(stats.norm.sf(beyond))
-    size = _effective_size(shares, resampled, runs=runs, requests=requests, level=level)
-    if varies.any():
-        first, last = np.flatnonzero(varies)[[0, -1]]
-        size = np.minimum(size, size[np.arange(len(size)).clip(first, last)])
-    count = shares * size
-    low = np.where(count > 0, stats.beta.ppf(tail, count, size - count + 1), 0.0)
-    high = np.where(count < size, stats.beta.isf(tail, count + 1, size - count), 1.0)
-    return np.maximum.accumulate(low), np.minimum.accumulate(high[::-1])[::-1]
+    rises = np.diff(shares, prepend=0.0)
+    whole = (binomial @ rises + 0.1 / runs) / (variance @ rises + 0.1 / runs**2)
+    sizes: Floats = (binomial + 0.5 / runs) / (variance + 0.5 / (runs * whole))
+    return sizes.clip(1.0, requests)
 
 
 def _too_few(runs: int) -> str:

@@ -20,7 +20,7 @@ resamples.  It reads no file, and the same rounds are always resampled in the sa
 
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 
 import numpy as np
@@ -28,14 +28,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spotlib.analyze.comparable import ended_by_ec2, name_runs, require_same_variable, why_not
-from spotlib.analyze.intervals import (
-    Estimate,
-    run_level_interval,
-    share_interval,
-    share_limits,
-    studentized,
-    whole_curve_limits,
-)
+from spotlib.analyze.intervals import Estimate, ShareLimits, studentized
 from spotlib.analyze.turnbull import (
     Curve,
     Floats,
@@ -50,7 +43,7 @@ from spotlib.processes import each_of
 
 Draws = NDArray[np.int16]  # how often each run is drawn: shape (resamples, runs)
 _REFITTED = 40  # runs, up to which resamples are estimated anew
-_MOST_KNOTS = 200  # of a band for the whole curve
+_KNOTS = 201  # shares of a curve at which its limits are made
 
 
 def launch_times(
@@ -124,9 +117,9 @@ def launch_times(
     >>> times = launch_times(launches, Stage.READY)
     >>> nano = times["t3.nano in sa-east-1"]
     >>> print("median:", nano.quantile(0.5).words())
-    median: 25.5 s (21.0 to 37.5)
+    median: 25.5 s (20.4 or more)
     >>> print("share ready by 30 s:", nano.share_ready(30.0).words("", digits=2))
-    share ready by 30 s: 0.62 (0.23 to 0.90)
+    share ready by 30 s: 0.62 (0.22 to 0.92)
     """
     rows = launches if "run" in launches else _observations(launches)
     rows = rows if since is None else rows[rows[f"{since.label}_by_s"].notna()]
@@ -172,20 +165,24 @@ class LaunchTimes:
         return f"<LaunchTimes of {what}: {runs}, median {self.quantile(0.5).words()}>"
 
     def share_ready(self, time_s: float, *, level: float = 0.95) -> Estimate:
-        """The share of the requested that is at the stage by a time."""
-        seen = self.observed
-        return share_interval(
-            float(self.curve.share_by(time_s)),
-            self.resampled.share_by(time_s),
-            runs=seen.runs,
-            requests=len(seen.run),
-            level=level,
-        )
+        """The share of the requested at the stage by a time, in Jeffreys' limits over runs.
+
+        See ``ShareLimits``.
+        """
+        return self._limits.interval(float(self.curve.share_by(time_s)), level=level)
 
     def quantile(self, share: float = 0.5) -> Estimate:
-        """The time by which a share of the requested is at the stage; 0.5 is the median."""
-        value, resampled = float(self.curve.quantile(share)), self.resampled.quantile(share)
-        return run_level_interval(value, resampled, runs=self.observed.runs)
+        """The time by which a share of the requested is at the stage; 0.5 is the median.
+
+        Its interval ends where the pointwise band crosses that share (Brookmeyer and Crowley,
+        Biometrics 1982).
+        """
+        value = float(self.curve.quantile(share))
+        point = value if np.isfinite(value) else np.nan
+        if self._limits.why:
+            return Estimate(point, np.nan, np.nan, self._limits.why)
+        low, high = (float(self.curve.quantile(each)) for each in self._limits.reaching(share))
+        return Estimate(point, low if np.isfinite(low) else np.nan, high)
 
     def restricted_mean(self, horizon_s: float) -> Estimate:
         """The mean of min(time, horizon), with a bootstrap-t interval (see ``studentized``)."""
@@ -213,34 +210,25 @@ class LaunchTimes:
         """The curve at some times, with two 95 % bands.
 
         ``low`` and ``high`` are pointwise: at each time the interval of ``share_ready``.
-        ``curve_low`` and ``curve_high`` hold for the whole curve at once (see
-        ``whole_curve_limits``).  No limit depends on which other times are asked for.
+        ``curve_low`` and ``curve_high`` hold for the whole curve at once.  No limit depends on
+        which other times are asked for, and none falls (see ``ShareLimits``).
         """
-        shares, resampled = self.curve.share_by(time_s), self.resampled.share_by(time_s)
-        sizes = {"runs": self.observed.runs, "requests": len(self.observed.run)}
-        low, high = share_limits(shares, resampled, **sizes)
-        knots_s = self._knots_s()
-        whole = whole_curve_limits(
-            self.curve.share_by(knots_s), self.resampled.share_by(knots_s), **sizes
-        )
-        # A share never falls: a lower limit holds at all later times, an upper one at all earlier.
-        places = (
-            np.searchsorted(knots_s, time_s, side="right"),
-            np.searchsorted(knots_s, time_s, side="left") + 1,
-        )
-        ends = (0.0, *whole[0]), (0.0, *whole[1], whole[1][-1])
-        limits = [np.array(end)[place] for end, place in zip(ends, places, strict=True)]
-        curve_low, curve_high = (np.where(np.isnan(shares), np.nan, each) for each in limits)
+        shares = self.curve.share_by(time_s)
+        (low, high), whole = self._limits.pointwise(shares), self._limits.whole_curve(shares)
         columns = {"time_s": time_s, "share": shares, "low": low, "high": high}
-        return pd.DataFrame(columns | {"curve_low": curve_low, "curve_high": curve_high})
+        return pd.DataFrame(columns | {"curve_low": whole[0], "curve_high": whole[1]})
 
-    def _knots_s(self) -> Floats:
-        """The times at which the curve bends, thinned: a band for the whole curve is made there."""
+    @cached_property
+    def _limits(self) -> ShareLimits:
+        """The limits of its shares, made at many of them, most near the lowest and the highest."""
         has_mass = (self.curve.mass > 0) & np.isfinite(self.curve.by_s)
         ends_s = np.concatenate([self.curve.after_s[has_mass], self.curve.by_s[has_mass]])
-        known_s = np.unique(np.append(ends_s, 0.0).clip(max=self.curve.known_until_s))
-        number = min(len(known_s), _MOST_KNOTS)
-        return known_s[np.linspace(0, len(known_s) - 1, number).astype(np.int64)]
+        bends_s = np.unique(np.append(ends_s, 0.0).clip(max=self.curve.known_until_s))
+        reached = self.curve.share_by(bends_s)
+        shares = reached[-1] * np.sin(np.linspace(0.0, np.pi / 2, _KNOTS)) ** 2
+        again = self.resampled.share_by(np.interp(shares, reached, bends_s))
+        seen = self.observed
+        return ShareLimits.of(shares, again, runs=seen.runs, requests=len(seen.run))
 
 
 def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None) -> Observed:

@@ -209,7 +209,7 @@ def turnbull(observed: Observed) -> Curve:
 
 
 def refitted(observed: Observed, draws: ArrayLike, *, near: Curve) -> Curve:
-    """The curves of resamples, each estimated anew.
+    """The curves of resamples, each estimated anew by EM (Turnbull, JRSS B 1976).
 
     Parameters
     ----------

@@ -59,7 +59,8 @@ def test_all_ready_in_every_run_is_not_certainty():
     share = times.share_ready(590.0)
 
     assert share.value == pytest.approx(1.0)
-    assert 0.78 < share.low < 0.84  # Wilson's 0.84 for 20 of 20, a little wider by Student's t
+    # Jeffreys' lower limit for 20 of 20 is 0.883; exactly, 0.861 or more is likely by 5 %.
+    assert 0.86 < share.low < 0.87  # by Student's t for 17.5 of 17.5
 
 
 class TestBand:
@@ -88,15 +89,54 @@ class TestBand:
             many.iloc[[0, -1]].reset_index(drop=True), two, rtol=0, atol=1e-12
         )
 
-    def test_the_whole_curves_holds_the_pointwise_and_never_falls(self, times):
+    def test_no_limit_falls_and_the_whole_curves_holds_the_pointwise(self, times):
         band = times.band(np.linspace(0, 590, 591))
 
-        assert band["curve_low"].is_monotonic_increasing
-        assert band["curve_high"].is_monotonic_increasing
-        assert (band["curve_low"] <= band["share"] + 1e-9).all()
-        assert (band["curve_high"] >= band["share"] - 1e-9).all()
+        for limit in ("low", "high", "curve_low", "curve_high"):
+            assert band[limit].is_monotonic_increasing
+        assert (band["curve_low"] <= band["low"]).all()
+        assert (band["low"] <= band["share"]).all()
+        assert (band["share"] <= band["high"]).all()
+        assert (band["high"] <= band["curve_high"]).all()
         wider = (band["curve_high"] - band["curve_low"]) / (band["high"] - band["low"])
         assert wider[band["share"].between(0.2, 0.7)].min() > 1.1
+
+    def test_before_the_first_instance_requests_are_neither_independent_nor_alike(self, times):
+        [first] = times.band(np.array([1.0])).to_dict("records")
+        runs, z = times.observed.runs, stats.norm.ppf(0.975)
+        smaller = (z / stats.t.ppf(0.975, runs - 1)) ** 2
+
+        assert first["share"] == first["low"] == 0
+        independent, alike = (
+            stats.beta.isf(0.025, 0.5, count * smaller + 0.5) for count in (5 * runs, runs)
+        )
+        assert 1.2 * independent < first["high"] < 0.8 * alike
+
+    def test_the_interval_of_a_quantile_ends_where_the_band_crosses_its_share(self, times):
+        for share in (0.3, 0.5):
+            time = times.quantile(share)
+            ends = times.band(np.array([time.low, time.high]))
+
+            assert [ends["high"][0], ends["low"][1]] == pytest.approx([share, share], abs=1e-4)
+
+
+def test_where_runs_are_the_same_every_limit_is_jeffreys_for_all_requests():
+    """Ten runs of four, one ready within each 3 s: nothing varies between runs."""
+    by_s = np.tile([3.0, 6.0, 9.0, 12.0], 10)
+    launches = pd.DataFrame({"ready_after_s": by_s - 3, "ready_by_s": by_s}).assign(
+        target="t", outcome="ready", kind=None, watched_s=by_s - 3
+    )
+    launches["run"] = [f"batch/{number}/0" for number in np.repeat(range(10), 4)]
+    [times] = launch_times(launches, Stage.READY, resamples=49).values()
+    time_s = np.linspace(0.1, 11.9, 60)
+    size = 40 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 9)) ** 2
+    ready = size * time_s / 12
+
+    band = times.band(time_s)
+
+    for limit, tail in (("low", 0.025), ("high", 0.975)):
+        expected = stats.beta.ppf(tail, ready + 0.5, size - ready + 0.5)
+        assert band[limit].to_numpy() == pytest.approx(expected, abs=1e-3)
 
 
 def test_nobody_ready_is_an_answer():

@@ -7,11 +7,21 @@ import pandas as pd
 import pytest
 from studies import Truth, simulate
 
-from spotlib.analyze.compare import most_different
+from spotlib.analyze import launch_times as launch_times_module
+from spotlib.analyze.compare import compare_targets, most_different
+from spotlib.analyze.figures import Styles, phases_figure
 from spotlib.analyze.launch_times import launch_times
 from spotlib.analyze.sentences import answer_sentences, formatted_ready, ready_caption
-from spotlib.analyze.summaries import both_ends, common_horizon_s, fastest_first, ready_of_n
-from spotlib.figures import table_html
+from spotlib.analyze.summaries import (
+    all_times,
+    both_ends,
+    common_horizon_s,
+    durations,
+    fastest_first,
+    phases,
+    ready_of_n,
+)
+from spotlib.figures import table_html, target_colours
 from spotlib.model import Stage
 
 NONE = (np.nan, np.nan, np.nan)
@@ -60,6 +70,50 @@ def test_below_six_runs_a_count_has_no_interval():
 
     assert np.isnan([row["ready_60s_low"], row["ready_60s_high"]]).all()
     assert np.isfinite(row["ready_60s"])
+
+
+def test_a_median_has_one_interval_wherever_it_stands():
+    """In both tables, their cells, the answer, a figure, the comparison, and estimated alone."""
+    launches, _ = times_of(runs=12, a=0.0, b=0.2)
+    for part, stage in ((0.3, "fulfilled"), (0.6, "running")):
+        ends = {f"{stage}_{end}_s": part * launches[f"ready_{end}_s"] for end in ("after", "by")}
+        launches = launches.assign(**ends)
+    launches = launches.assign(simulated=True)
+    estimates = durations(launches, Stage.READY, resamples=99)
+    times = estimates["request to ready"]
+    pairs = compare_targets(times, horizon_s=300.0)
+    medians = {name: each.quantile() for name, each in times.items()}
+    words = {name: each.words("", digits=0) for name, each in medians.items()}
+    everything = all_times(estimates, horizon_s=300.0)
+    of_n = ready_of_n(times, launches, horizon_s=300.0)
+
+    half = of_n.set_index("target")[["half_s", "half_s_low", "half_s_high"]]
+    table = everything[everything["time"] == "request to ready"].set_index("target")
+    table = table[["median_s", "median_s_low", "median_s_high"]]
+    launch_times_module._draw_runs.cache_clear()  # as another notebook, on another day
+    for name, median in medians.items():
+        here = [median.value, median.low, median.high]
+        own = launches[launches["target"] == name]
+        [alone] = launch_times(own, Stage.READY, resamples=99).values()
+        assert half.loc[name].tolist() == table.loc[name].tolist() == here
+        assert alone.quantile() == median
+        assert np.isfinite(here).all()
+    assert dict(formatted_ready(of_n)[["target", "seconds until half"]].to_numpy()) == words
+    answer = " ".join(answer_sentences(of_n, pairs, launches, Stage.READY))
+    fastest = min(medians, key=lambda name: medians[name].value)
+    half, digits = medians[fastest], int(medians[fastest].value < 100)
+    assert (
+        f"half of its instances were ready after {half.value:.{digits}f} s "
+        f"(95 % interval {half.ends(digits)})"
+    ) in answer
+    [ratio] = pairs["ratio"]
+    assert ratio == medians["a"].value / medians["b"].value
+
+    fulfilled = everything[everything["time"] == "request to fulfilled"]
+    ax, *_ = phases_figure(phases(estimates), Styles.of(times), simulated=True).axes
+    bars = [line.get_xdata() for line in ax.lines if line.get_linewidth() == 3]
+    drawn = [list(bar) for bar in bars]
+    assert drawn == fulfilled[["median_s_low", "median_s_high"]].to_numpy().tolist()
 
 
 def test_the_end_is_before_the_last_polls_of_what_timed_out():

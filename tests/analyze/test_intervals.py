@@ -1,24 +1,17 @@
 """Each interval equals an independent calculation on small data: by hand, or by scipy."""
 
+from math import asin, sqrt
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from spotlib.analyze.intervals import (
-    FEWEST_RUNS,
-    run_level_interval,
-    share_interval,
-    studentized,
-)
+from spotlib.analyze.intervals import FEWEST_RUNS, ShareLimits, run_level_interval, studentized
 
 INF = np.inf
 EIGHT_MEANS_S = np.array([20.0, 21.5, 19.0, 48.0, 22.0, 20.5, 25.0, 30.0])
-
-
-def shares_around(share, variance, *, runs):
-    """Return resampled shares whose variance, corrected for the number of runs, is this one."""
-    off = np.sqrt(variance * (runs - 1) / runs)
-    return np.array([share - off, share + off])
 
 
 def test_the_percentiles_are_moved_outwards_as_by_hand():
@@ -55,9 +48,11 @@ def test_one_resample_without_a_value_leaves_no_interval():
 def test_an_interval_begins_at_six_runs(runs):
     few = runs < 6
     resampled = np.linspace(0.4, 0.6, 50)
+    limits = ShareLimits.of(np.array([0.5]), resampled[:, None], runs=runs, requests=30)
 
     assert np.isnan(run_level_interval(0.5, resampled, runs=runs).low) == few
-    assert np.isnan(share_interval(0.5, resampled, runs=runs, requests=30).low) == few
+    assert np.isnan(limits.interval(0.5).low) == few
+    assert bool(limits.interval(0.5).why) == few
 
 
 def test_the_mean_has_the_bootstrap_t_interval_of_the_textbook():
@@ -94,36 +89,156 @@ def test_where_a_resample_repeats_one_run_the_percentiles_serve():
     assert estimate == run_level_interval(EIGHT_MEANS_S.mean(), resampled, runs=8)
 
 
-@pytest.mark.parametrize(("ready", "size"), [(12, 40), (1, 25), (30, 60)])
-def test_a_share_has_the_wilson_interval_of_scipy_at_its_effective_size(ready, size):
-    """Student's t makes the size smaller, so the resamples are made for one larger by as much."""
-    runs, share = 10, ready / size
-    larger = size * (stats.t.ppf(0.975, runs - 1) / stats.norm.ppf(0.975)) ** 2
-    resampled = shares_around(share, share * (1 - share) / larger, runs=runs)
-    expected = stats.binomtest(ready, size).proportion_ci(0.95, method="wilson")
+def jeffreys_area(low, high, *, ready, size):
+    """The share of Jeffreys' posterior of a share below ``low`` and above ``high``.
 
-    estimate = share_interval(share, resampled, runs=runs, requests=1000)
-
-    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
-
-
-def test_resamples_that_all_agree_count_as_many_as_there_are_runs():
-    """At a share of 1 the lower end of Wilson's interval is size / (size + z^2).
-
-    Ten runs: size = 10 (1.96 / 2.2622)^2 = 7.507, so the lower end is 7.507 / (7.507 + 3.8415).
+    With share = sin(angle)^2 his prior is even over the angles, so this needs no beta function.
     """
-    estimate = share_interval(1.0, np.ones(50), runs=10, requests=50)
+    angles = np.linspace(0.0, np.pi / 2, 400_001)
+    weight = np.sin(angles) ** (2 * ready) * np.cos(angles) ** (2 * (size - ready))
+    below, above = np.sin(angles) ** 2 < low, np.sin(angles) ** 2 > high
+    return [weight[part].sum() / weight.sum() for part in (below, above)]
 
-    assert estimate.low == pytest.approx(0.6615, abs=1e-4)
-    assert estimate.high == 1.0
+
+@pytest.mark.parametrize("place", range(1, 5))
+def test_the_limits_of_a_share_leave_a_fortieth_of_jeffreys_posterior_on_each_side(place):
+    """At the size less Student's t: for 10 runs (1.95996 / 2.26216)^2 = 0.750665 of it."""
+    shares = np.array([0.0, 0.02, 0.3, 0.5, 0.95, 1.0])
+    sizes = np.array([60.0, 55.0, 44.0, 30.0, 60.0, 80.0])
+    limits = ShareLimits(10, shares, sizes, beyond=2.5)
+    size, share = 0.750665 * sizes[place], shares[place]
+
+    [low], [high] = limits.pointwise(shares[[place]])
+    curve_low, curve_high = (float(each) for each in limits.whole_curve(share))
+
+    assert jeffreys_area(low, high, ready=share * size, size=size) == pytest.approx(
+        [0.025, 0.025], abs=2e-4
+    )
+    assert jeffreys_area(curve_low, curve_high, ready=share * size, size=size) == pytest.approx(
+        [0.0062097, 0.0062097],
+        abs=5e-5,  # the area beyond 2.5 standard errors of a normal number
+    )
 
 
-def test_a_share_never_counts_more_than_its_requests():
-    nearly_sure = shares_around(0.5, 1e-7, runs=10)
+def test_what_was_never_or_always_seen_is_limited_on_one_side():
+    limits = ShareLimits(20, np.array([0.0, 1.0]), np.array([40.0, 40.0]), beyond=2.5)
+    (low, above), (below, high) = limits.pointwise(np.array([0.0, 1.0]))
 
-    few = share_interval(0.5, nearly_sure, runs=10, requests=20)
-    size = 20 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 9)) ** 2
-    z = stats.norm.ppf(0.975)
-    half = np.sqrt(z**2 / (4 * (size + z**2)))  # Wilson's half-width at a share of one half
+    assert (low, high) == (0.0, 1.0)
+    assert below == pytest.approx(1 - above)
+    # (1.95996 / 2.09302)^2 of 40 is 35.076.
+    assert jeffreys_area(-1.0, below, ready=0.0, size=35.076)[1] == pytest.approx(0.025, abs=2e-4)
 
-    assert (few.low, few.high) == pytest.approx((0.5 - half, 0.5 + half))
+
+def test_an_adjusted_level_leaves_less_on_each_side():
+    """0.99 with 8 runs: (2.57583 / 3.49948)^2 = 0.541784 of the size."""
+    limits = ShareLimits(8, np.array([0.0, 0.4, 1.0]), np.array([9.0, 50.0, 9.0]), beyond=2.5)
+    estimate = limits.interval(0.4, level=0.99)
+    size = 50 * 0.541784
+
+    assert jeffreys_area(estimate.low, estimate.high, ready=0.4 * size, size=size) == pytest.approx(
+        [0.005, 0.005], abs=1e-4
+    )
+
+
+def test_the_effective_size_is_the_design_effect_drawn_towards_the_curves():
+    """Ten runs of 5 at the shares 0, 0.5 and 0.8, with the variances 0, 0.0125 and 0.01.
+
+    Weighted by the rises of the curve, the binomial variances add up to 0.5 * 0.25 + 0.3 * 0.16 =
+    0.173, those between runs to 0.5 * 0.0125 + 0.3 * 0.01 = 0.00925.  With a tenth of a run alike
+    the curve counts (0.173 + 0.01) / (0.00925 + 0.01 / 10) = 17.854 requests.  With half a run of
+    it, 0.5 / 10 = 0.05, the places count 17.854, (0.25 + 0.05) / (0.0125 + 0.05 / 17.854) = 19.608
+    and (0.16 + 0.05) / (0.01 + 0.05 / 17.854) = 16.406.
+    """
+    shares = np.array([0.0, 0.5, 0.8])
+    off = np.sqrt(np.array([0.0, 0.0125, 0.01]) * 9 / 10)  # resamples vary by 9 / 10 of it
+
+    limits = ShareLimits.of(shares, np.array([shares - off, shares + off]), runs=10, requests=50)
+
+    assert limits.sizes == pytest.approx([17.854, 19.608, 16.406], abs=1e-3)
+
+
+@pytest.mark.parametrize(("most", "size"), [(0.0, 10), (1.0, 50)])
+def test_if_nothing_varies_the_size_is_runs_without_an_event_and_at_most_the_requests(most, size):
+    shares = np.linspace(0.0, most, 5)
+
+    limits = ShareLimits.of(shares, np.tile(shares, (9, 1)), runs=10, requests=50)
+
+    assert limits.sizes == pytest.approx(size)
+
+
+def test_the_band_reaches_as_far_as_95_of_100_resampled_curves():
+    """Each on the scale of arcsin(sqrt(share)), in standard errors, one curve after another."""
+    rng = np.random.default_rng(4)
+    shares = np.array([0.0, 0.1, 0.4, 0.7])
+    resampled = np.sort((shares + 0.09 * rng.standard_normal((101, 4))).clip(0.0, 1.0), axis=1)
+    limits = ShareLimits.of(shares, resampled, runs=12, requests=48)
+
+    furthest = []
+    for curve in resampled:
+        pairs = zip(curve, shares, limits.sizes, strict=True)
+        off = [(asin(sqrt(a)) - asin(sqrt(b))) / (0.5 / sqrt(size)) for a, b, size in pairs]
+        furthest.append(max(map(abs, off)))
+
+    assert limits.beyond == pytest.approx(sorted(furthest)[95])
+    assert limits.beyond > 2.0
+
+
+def test_the_band_is_never_narrower_than_the_pointwise_one():
+    shares = np.linspace(0.0, 0.9, 10)
+    still = ShareLimits.of(shares, np.tile(shares, (50, 1)), runs=12, requests=60)
+
+    assert still.beyond == pytest.approx(1.95996, abs=1e-5)
+    assert np.allclose(still.whole_curve(shares), still.pointwise(shares))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(6, 40), st.integers(1, 20), st.floats(0.0, 1.0))
+def test_limits_never_fall_and_lie_within_those_of_the_whole_curve(seed, runs, count, alike):
+    """Whatever the runs are: instances from all alike to independent, one run out of line."""
+    rng = np.random.default_rng(seed)
+    own, shared = rng.random((runs, count)), rng.random((runs, 1))
+    times = np.where(rng.random((runs, count)) < alike, shared, own)
+    times[0] = rng.random() * rng.random()
+    places = np.sort(np.append(rng.random(15), 0.0))
+    by_run = (times[:, :, None] <= places).mean(axis=1)
+    draws = rng.multinomial(runs, np.full(runs, 1 / runs), size=60)
+    shares = by_run.mean(axis=0)
+    limits = ShareLimits.of(shares, draws @ by_run / runs, runs=runs, requests=runs * count)
+    between = np.linspace(0.0, 1.0, 40)
+    low, high = limits.pointwise(between)
+    curve_low, curve_high = limits.whole_curve(between)
+
+    for each in (low, high, curve_low, curve_high):
+        assert (np.diff(each) >= 0).all()
+    here = limits.pointwise(shares)
+    assert (here[0] <= shares).all()
+    assert (shares <= here[1]).all()
+    assert (curve_low <= low + 1e-9).all()
+    assert (high <= curve_high + 1e-9).all()
+
+
+def test_limits_that_would_fall_are_put_in_order():
+    """Nothing is ready, and that is known worse than what is ready a little later."""
+    worse = ShareLimits(20, np.array([0.0, 0.01]), np.array([20.0, 90.0]), beyond=2.5)
+    alone = [worse.sizes[[place]] for place in (0, 1)]
+    apart = [
+        ShareLimits(20, worse.shares[[place]], alone[place], beyond=2.5).pointwise(worse.shares)
+        for place in (0, 1)
+    ]
+
+    first, second = apart[0][1][0], apart[1][1][0]
+    assert first > second
+    assert worse.pointwise(worse.shares)[1].tolist() == [second, first]
+
+
+def test_a_share_is_reached_between_the_places_where_the_limits_reach_it():
+    shares = np.linspace(0.0, 0.9, 91)
+    limits = ShareLimits(10, shares, np.full(91, 40.0), beyond=2.5)
+    lowest, highest = limits.reaching(0.5)
+
+    assert limits.pointwise(np.array(lowest))[1] == pytest.approx(0.5)
+    assert limits.pointwise(np.array(highest))[0] == pytest.approx(0.5)
+    assert lowest < 0.5 < highest
+    assert limits.reaching(0.85)[1] == INF
+    assert limits.reaching(0.999) == (INF, INF)

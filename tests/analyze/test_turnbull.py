@@ -45,12 +45,20 @@ def lives(draw):
 def test_the_curve_agrees_with_lifelines(case):
     """What lifelines 0.30.3's ``fit_interval_censoring`` returned for the same brackets.
 
-    Its EM stops within 1e-4: it says 0.65008 where the shares are exactly 0.65.
+    Two of the five are 6e-5 and 8e-5 away, because its EM stops early: it says 0.65008 where the
+    shares are exactly 0.65.  EM creeps there (see ``extrapolated_em``).
     """
     by_s = [INF if each is None else each for each in case["by_s"]]
-    curve = turnbull(observed(case["after_s"], by_s))
+    seen = observed(case["after_s"], by_s)
+    curve = turnbull(seen)
+    times_s, shares, moves = extrapolated_em(seen)
+    known = times_s <= curve.known_until_s
+    stops_early = moves > 1e-6
 
-    assert 1 - curve.share_by(case["time_s"]) == pytest.approx(case["waiting"], abs=1e-4)
+    assert 1 - curve.share_by(case["time_s"]) == pytest.approx(
+        case["waiting"], abs=1e-4 if stops_early else 1e-8
+    )
+    assert curve.share_by(times_s[known]) == pytest.approx(shares[known], abs=1e-6)
 
 
 def test_where_lifelines_is_installed_it_agrees_on_fresh_brackets():
@@ -83,11 +91,11 @@ def test_no_other_curve_is_more_likely(seen):
     gain = (holds / chance[:, None]).mean(axis=0)
 
     assert curve.mass.sum() == pytest.approx(1.0)
-    assert gain.max() <= 1 + 1e-3
-    assert gain[curve.mass > 1e-3] == pytest.approx(1.0, abs=1e-3)
+    assert gain.max() <= 1 + 1e-6
+    assert gain[curve.mass > 1e-6] == pytest.approx(1.0, abs=1e-6)
 
 
-def plain_em(seen, *, steps=40_000):
+def plain_em(seen, *, steps):
     """Self-consistency as Turnbull wrote it, over every cell between two ends of brackets."""
     ends_s = np.unique(np.concatenate([[0.0], seen.after_s, seen.by_s]))
     ends_s = np.append(ends_s[np.isfinite(ends_s)], INF)
@@ -101,6 +109,17 @@ def plain_em(seen, *, steps=40_000):
     return ends_s[1:-1], np.cumsum(mass)[:-2]
 
 
+def extrapolated_em(seen):
+    """Where EM ends: the times, the shares, and by how much its last 5,000 steps moved them.
+
+    Its error falls no faster than 1 / steps where a cell that ends empty is as likely as others,
+    so twice as many steps have half the error.
+    """
+    times_s, shares = plain_em(seen, steps=5_000)
+    more = plain_em(seen, steps=10_000)[1]
+    return times_s, 2 * more - shares, np.abs(more - shares).max()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_it_is_the_curve_of_an_independent_em(seed):
     rng = np.random.default_rng(seed)
@@ -111,11 +130,11 @@ def test_it_is_the_curve_of_an_independent_em(seed):
     by_s[np.isinf(after_s)] = INF
     seen = observed(after_s, by_s, run=np.unique(run, return_inverse=True)[1])
 
-    times_s, shares = plain_em(seen)
+    times_s, shares, _ = extrapolated_em(seen)
     known = times_s <= turnbull(seen).known_until_s
 
     # At the ends of brackets, where the data decide; EM leaves traces of mass between them.
-    assert turnbull(seen).share_by(times_s[known]) == pytest.approx(shares[known], abs=1e-4)
+    assert turnbull(seen).share_by(times_s[known]) == pytest.approx(shares[known], abs=1e-6)
 
 
 @QUICKLY
@@ -202,34 +221,44 @@ def test_every_run_weighs_the_same_whatever_its_n():
     assert turnbull(seen).share_by(10.0) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("count", [1, 5])
-def test_influence_values_and_estimating_anew_agree_on_how_sure_a_number_is(count):
-    """On 40 runs, with a tail, a share never ready and some of it ended by EC2."""
-    rng = np.random.default_rng(3)
-    time_s = 20.0 * np.exp(
-        0.5 * rng.standard_normal((40, 1)) + 0.3 * rng.standard_normal((40, count))
-    )
+def resampled_both_ways(rng, *, count):
+    """Curves of 199 resamples of 40 runs, estimated anew and by influence values.
+
+    With a tail, a share never ready and some of it ended by EC2.
+    """
+    level, own = rng.standard_normal((40, 1)), rng.standard_normal((40, count))
+    time_s = 20.0 * np.exp(0.5 * level + 0.3 * own)
     after_s = np.floor(time_s + rng.uniform(0, 3, (40, 1))).ravel()
     lost = rng.random(len(after_s))
     by_s = np.where(lost < 0.2, INF, after_s + 3.3)
     after_s = np.where(lost < 0.1, INF, after_s)
     seen = observed(after_s, by_s, run=np.repeat(np.arange(40), count))
-    draws = rng.multinomial(40, np.full(40, 1 / 40), size=499)
+    draws = rng.multinomial(40, np.full(40, 1 / 40), size=199)
     found = turnbull(seen)
     moved = influence(seen, found)
-
-    anew = smoothed(refitted(seen, draws, near=found), 1.6)
     linear = replace(moved, mass=found.mass[found.mass > 0] + (draws - 1) @ moved.mass)
-    linear = smoothed(linear, 1.6)
+    return smoothed(refitted(seen, draws, near=found), 1.6), smoothed(linear, 1.6)
 
-    for number in (
-        lambda curve: curve.share_by(20.0),
-        lambda curve: curve.quantile(0.4),
-        lambda curve: curve.restricted_mean_s(25.0),
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_influence_values_and_estimating_anew_agree_on_how_sure_a_number_is(count):
+    """On average over 20 studies.
+
+    The mean is a smooth function of the runs.  At a single time the curve is not: of one study
+    alone the errors differ by up to a fifth, in either direction.
+    """
+    rng = np.random.default_rng(3)
+    studies = [resampled_both_ways(rng, count=count) for _ in range(20)]
+
+    for number, off, alike in (
+        (lambda curve: curve.share_by(20.0), 0.05, 0.92),
+        (lambda curve: curve.quantile(0.4), 0.05, 0.9),
+        (lambda curve: curve.restricted_mean_s(25.0), 0.02, 0.99),
     ):
-        pair = number(anew), number(linear)
-        assert np.std(pair[1]) == pytest.approx(np.std(pair[0]), rel=0.15)
-        assert np.corrcoef(*pair)[0, 1] > 0.9
+        pairs = [(number(anew), number(linear)) for anew, linear in studies]
+        ratios = [np.std(linear) / np.std(anew) for anew, linear in pairs]
+        assert np.mean(ratios) == pytest.approx(1.0, abs=off)
+        assert np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs]) > alike
 
 
 def test_equal_brackets_counted_once_are_the_same_curve():
