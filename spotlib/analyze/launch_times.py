@@ -50,6 +50,7 @@ from spotlib.processes import each_of
 
 Draws = NDArray[np.int16]  # how often each run is drawn: shape (resamples, runs)
 _REFITTED = 40  # runs, up to which resamples are estimated anew
+_WORTH_PROCESSES = 20_000  # requests: estimating them takes longer than starting processes
 _MOST_KNOTS = 200  # of a band for the whole curve
 
 
@@ -83,7 +84,8 @@ def launch_times(
     resamples : int, default 999
         How many times the runs are resampled.
     executor : Executor, optional
-        Estimates the targets at once.  By default they are estimated here, one after another.
+        Estimates the targets at once.  By default they are estimated here, one after another, or
+        in a process per core where there are 20,000 requests or more.
 
     Returns
     -------
@@ -140,7 +142,12 @@ def launch_times(
         )
         for name, here in rows.groupby("target")
     ]
-    estimates = each_of(partial(_estimated, resamples=resamples), jobs, executor=executor)
+    estimates = each_of(
+        partial(_estimated, resamples=resamples),
+        jobs,
+        executor=executor,
+        worth_processes=len(rows) >= _WORTH_PROCESSES,
+    )
     return {
         name: LaunchTimes(
             name, stage, observed, curve, resampled, _draw_runs(rounds, resamples), rounds

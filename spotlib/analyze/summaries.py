@@ -4,6 +4,8 @@ Owns what the tables of ``03_analyze`` on launch times hold, not how a number is
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -29,14 +31,19 @@ Durations = Mapping[str, Mapping[str, LaunchTimes]]
 
 
 def durations(
-    launches: pd.DataFrame, last: Stage, *, resamples: int = 999
+    launches: pd.DataFrame,
+    last: Stage,
+    *,
+    resamples: int = 999,
+    executor: Executor | None = None,
 ) -> dict[str, dict[str, LaunchTimes]]:
     """Every duration of ``DURATIONS`` up to a stage, estimated once per target.
 
-    A duration that no request began is left out.
+    A duration that no request began is left out.  The executor is as for ``launch_times``.
     """
+    estimate = partial(launch_times, launches, resamples=resamples, executor=executor)
     found = {
-        name: launch_times(launches, stage, since=since, resamples=resamples)
+        name: estimate(stage, since=since)
         for name, (since, stage) in DURATIONS.items()
         if stage <= last
     }

@@ -5,11 +5,12 @@ nothing of EC2, reads no table and no file, and draws no random number.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import linalg, sparse, stats
+from scipy import linalg, optimize, sparse, stats
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -83,8 +84,17 @@ class Curve:
     def quantile(self, share: float) -> Floats:
         """The first time by which ``share`` of the requested are at the stage.
 
-        Infinity means later than watched, or never.  Shape ``mass.shape[:-1]``.
+        Infinity means later than watched, or never.  Shape ``mass.shape[:-1]``.  It is kept.
         """
+        if share not in self._quantiles:
+            self._quantiles[share] = self._quantile(share)
+        return self._quantiles[share]
+
+    @cached_property
+    def _quantiles(self) -> dict[float, Floats]:
+        return {}
+
+    def _quantile(self, share: float) -> Floats:
         finite = np.isfinite(self.by_s)
         after_s, by_s, mass = self.after_s[finite], self.by_s[finite], self.mass[..., finite]
         reached = mass.sum(axis=-1) >= share - 1e-6  # a sum of many may miss it by rounding
@@ -322,16 +332,10 @@ def _regular(information: Floats) -> Floats:
 
 
 def _nonnegative(matrix: Floats, right: Floats) -> Floats:
-    """Solve matrix @ x = right, leaving out what becomes negative until nothing does."""
-    kept = np.arange(len(right))
-    while True:
-        factor = linalg.cho_factor(matrix[np.ix_(kept, kept)], check_finite=False)
-        found = linalg.cho_solve(factor, right[kept], check_finite=False)
-        if (found >= 0).all():
-            solution = np.zeros_like(right)
-            solution[kept] = found
-            return solution
-        kept = kept[found > 0]
+    """The x >= 0 with the least x @ matrix @ x / 2 - right @ x."""
+    upper = linalg.cholesky(matrix, check_finite=False)
+    x, _ = optimize.nnls(upper, linalg.solve_triangular(upper, right, trans="T"))
+    return np.asarray(x)
 
 
 def _uphill(
