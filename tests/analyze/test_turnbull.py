@@ -87,6 +87,23 @@ def test_no_other_curve_is_more_likely(seen):
     assert gain[curve.mass > 1e-3] == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.parametrize(("middle", "seed"), [(4, 0), (4, 40), (5, 0), (5, 1), (5, 39)])
+def test_a_study_polled_in_many_schedules_ends_at_the_maximum(middle, seed):
+    """A step that leaves out a piece for good went on for hundreds of steps and did not end."""
+    rng = np.random.default_rng(seed)
+    phase_s = rng.uniform(0, 5, 11)[rng.integers(0, 11, 200)].repeat(5)
+    pace = rng.lognormal(0, 0.4, 200).repeat(5)
+    poll = np.ceil((rng.lognormal(middle, 0.3, 1000) * pace - phase_s) / 5)
+    by_s = phase_s + (poll + (rng.random(1000) < 0.02)) * 5 + 0.3
+    seen = observed(np.maximum(phase_s + (poll - 1) * 5, 0), by_s, np.arange(200).repeat(5))
+
+    curve = turnbull(seen)
+    holds = (seen.after_s[:, None] <= curve.after_s) & (curve.by_s <= seen.by_s[:, None])
+    gain = (holds / (holds @ curve.mass)[:, None]).mean(axis=0)
+
+    assert gain.max() <= 1 + 1e-6
+
+
 def plain_em(seen, *, steps=40_000):
     """Self-consistency as Turnbull wrote it, over every cell between two ends of brackets."""
     ends_s = np.unique(np.concatenate([[0.0], seen.after_s, seen.by_s]))
@@ -158,6 +175,12 @@ def test_a_quantile_is_where_the_curve_gets_there(seen, share):
         finite = curve.share_by(np.minimum([time_s, max(time_s - 0.01, 0)], curve.known_until_s))
         assert finite[0] >= share - 1e-4
         assert finite[1] <= share + 1e-4
+
+
+def test_a_quantile_is_found_once():
+    curve = turnbull(observed([0, 3], [3, 6]))
+
+    assert curve.quantile(0.5) is curve.quantile(0.5)
 
 
 @QUICKLY
