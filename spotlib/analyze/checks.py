@@ -72,7 +72,7 @@ def self_check(
 def _missed_polls(data: Comparable) -> Check:
     place = ["batch_id", "round", "region"]
     polls = data.polled
-    numbers = polls.groupby(place)["poll"]
+    numbers = polls.groupby(place, observed=True)["poll"]
     skipped = float((numbers.max() - numbers.min() + 1 - numbers.size()).sum())
     failed = float(polls["error"].notna().sum())
     share = (failed + skipped) / max(len(polls) + skipped, 1.0)

@@ -50,7 +50,8 @@ from spotlib.processes import each_of
 
 Draws = NDArray[np.int16]  # how often each run is drawn: shape (resamples, runs)
 _REFITTED = 40  # runs, up to which resamples are estimated anew
-_WORTH_PROCESSES = 20_000  # requests: estimating them takes longer than starting processes
+# Estimating so many takes longer than starting processes.
+_MANY_TARGETS, _MANY_REQUESTS = 20, 20_000
 _MOST_KNOTS = 200  # of a band for the whole curve
 
 
@@ -85,7 +86,7 @@ def launch_times(
         How many times the runs are resampled.
     executor : Executor, optional
         Estimates the targets at once.  By default they are estimated here, one after another, or
-        in a process per core where there are 20,000 requests or more.
+        in a process per core where there are 20 targets or 20,000 requests.
 
     Returns
     -------
@@ -146,12 +147,10 @@ def launch_times(
         partial(_estimated, resamples=resamples),
         jobs,
         executor=executor,
-        worth_processes=len(rows) >= _WORTH_PROCESSES,
+        worth_processes=len(jobs) >= _MANY_TARGETS or len(rows) >= _MANY_REQUESTS,
     )
     return {
-        name: LaunchTimes(
-            name, stage, observed, curve, resampled, _draw_runs(rounds, resamples), rounds
-        )
+        name: LaunchTimes(name, stage, observed, curve, resampled, rounds)
         for (name, observed, rounds), (curve, resampled) in zip(jobs, estimates, strict=True)
     }
 
@@ -160,8 +159,8 @@ def launch_times(
 class LaunchTimes:
     """The distribution of one target's times to a stage, its resamples over runs, its rounds.
 
-    ``curve`` is the estimate, ``resampled`` has one curve per row of ``draws`` (resamples, runs).
-    ``rounds`` names the round of each run.
+    ``curve`` is the estimate, ``resampled`` has one curve per row of ``draws``, and ``rounds``
+    names the round of each run.
     """
 
     target: str
@@ -169,8 +168,12 @@ class LaunchTimes:
     observed: Observed
     curve: Curve
     resampled: Curve
-    draws: Draws
     rounds: tuple[str, ...]
+
+    @property
+    def draws(self) -> Draws:
+        """How often each run is drawn, (resamples, runs): drawn anew, as they are seldom wanted."""
+        return _draw_runs(self.rounds, len(self.resampled.mass))
 
     def __repr__(self) -> str:
         """The target and the median; all the resamples would fill pages."""
@@ -296,13 +299,13 @@ def _estimated(
         again = refitted(observed, draws, near=found)
     else:
         moved = influence(observed, found)
-        more = draws.astype(np.float64) - 1.0
-        again = replace(moved, mass=found.mass[found.mass > 0] + more @ moved.mass)
+        once = found.mass[found.mass > 0] - moved.mass.sum(axis=0)
+        again = replace(moved, mass=once + draws @ moved.mass)
     width_s = min(observed.width_s / 2, found.interquartile_s())
     return smoothed(found, width_s), smoothed(again, width_s)
 
 
-@lru_cache(maxsize=16)  # targets of the same rounds, and each of their stages, share a drawing
+@lru_cache(maxsize=4)  # targets of the same rounds, and each of their stages, share a drawing
 def _draw_runs(rounds: tuple[str, ...], resamples: int) -> Draws:
     """How often each run is drawn; a function of the names of the rounds and nothing else."""
     runs = len(rounds)

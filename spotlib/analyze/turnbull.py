@@ -332,10 +332,23 @@ def _regular(information: Floats) -> Floats:
 
 
 def _nonnegative(matrix: Floats, right: Floats) -> Floats:
-    """The x >= 0 with the least x @ matrix @ x / 2 - right @ x."""
+    """The x >= 0 with the least x @ matrix @ x / 2 - right @ x.
+
+    What is below 0 is left out, and what would gain is taken back, until neither is left: a few
+    times for hundreds of numbers (block pivoting; Portugal, Judice, Vicente, Math. Comp. 1994).
+    That may go round in circles, and scipy's way, several times slower, never does.
+    """
+    kept = np.ones(len(right), dtype=bool)
+    for _ in range(10):
+        x = np.zeros_like(right)
+        factor = linalg.cho_factor(matrix[np.ix_(kept, kept)], check_finite=False)
+        x[kept] = linalg.cho_solve(factor, right[kept], check_finite=False)
+        wrong = np.where(kept, x < 0, matrix @ x < right - 1e-9)
+        if not wrong.any():
+            return x
+        kept ^= wrong
     upper = linalg.cholesky(matrix, check_finite=False)
-    x, _ = optimize.nnls(upper, linalg.solve_triangular(upper, right, trans="T"))
-    return np.asarray(x)
+    return np.asarray(optimize.nnls(upper, linalg.solve_triangular(upper, right, trans="T"))[0])
 
 
 def _uphill(
