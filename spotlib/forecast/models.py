@@ -61,7 +61,7 @@ class Runs:
     @classmethod
     def of(cls, training: "pd.DataFrame | Runs") -> "Runs":
         """Return the runs of a training table, in the order in which they were sent."""
-        if isinstance(training, cls):
+        if isinstance(training, Runs):
             return training
         number = training.groupby(RUN, sort=False).ngroup().to_numpy()
         times_s, column = np.unique(training["elapsed_s"], return_inverse=True)
@@ -76,11 +76,11 @@ class Runs:
     ) -> "Runs":
         """Return the runs of a request table: as ``of`` their training table, without making it."""
         counts = count_runs(requests, step_s=step_s, horizon_s=horizon_s)
-        kept = counts.observed.any(axis=1)
+        kept = np.flatnonzero(counts.observed.any(axis=1))
         ready, weight = (
             (each * counts.observed)[kept].astype(float) for each in (counts.ready, counts.weight)
         )
-        runs = cls._in_order(counts.known[kept], counts.times_s, ready, weight)
+        runs = cls._in_order(counts.known.iloc[kept], counts.times_s, ready, weight)
         return runs.at(np.flatnonzero(counts.observed.any(axis=0)))
 
     @classmethod
