@@ -18,6 +18,7 @@ resamples.  It reads no file, and the same rounds are always resampled in the sa
   as no run weighs much, and takes one estimate instead of a thousand.
 """
 
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -131,28 +132,29 @@ def launch_times(
     >>> print("share ready by 30 s:", nano.share_ready(30.0).words("", digits=2))
     share ready by 30 s: 0.62 (0.23 to 0.90)
     """
+    spans = {str(stage.label): (since, stage)}
+    return launch_times_of(launches, spans, resamples=resamples, executor=executor)[stage.label]
+
+
+def launch_times_of(
+    launches: pd.DataFrame,
+    spans: Mapping[str, tuple[Stage | None, Stage]],
+    *,
+    resamples: int = 999,
+    executor: Executor | None = None,
+) -> dict[str, dict[str, "LaunchTimes"]]:
+    """``launch_times`` of several spans at once, each since a stage (None: the request)."""
     rows = launches if "run" in launches else _observations(launches)
-    rows = rows if since is None else rows[rows[f"{since.label}_by_s"].notna()]
-    if rows.empty:
-        return {}
     jobs = [
-        (
-            str(name),
-            observe(here, stage, since=since),
-            tuple(map(round_of, sorted(set(here["run"])))),
-        )
-        for name, here in rows.groupby("target")
+        (span, *job) for span, (since, stage) in spans.items() for job in _jobs(rows, stage, since)
     ]
-    estimates = each_of(
-        partial(_estimated, resamples=resamples),
-        jobs,
-        executor=executor,
-        worth_processes=len(jobs) >= _MANY_TARGETS or len(rows) >= _MANY_REQUESTS,
-    )
-    return {
-        name: LaunchTimes(name, stage, observed, curve, resampled, rounds)
-        for (name, observed, rounds), (curve, resampled) in zip(jobs, estimates, strict=True)
-    }
+    many = rows["target"].nunique() >= _MANY_TARGETS or len(rows) >= _MANY_REQUESTS
+    work = partial(_estimated, resamples=resamples)
+    found: dict[str, dict[str, LaunchTimes]] = {span: {} for span in spans}
+    estimates = each_of(work, jobs, executor=executor, worth_processes=many)
+    for (span, name, observed, rounds), curves in zip(jobs, estimates, strict=True):
+        found[span][name] = LaunchTimes(name, spans[span][1], observed, *curves, rounds)
+    return found
 
 
 @dataclass(frozen=True)
@@ -288,11 +290,23 @@ def _observations(launches: pd.DataFrame) -> pd.DataFrame:
     return name_runs(kept)
 
 
+def _jobs(
+    rows: pd.DataFrame, stage: Stage, since: Stage | None
+) -> Iterator[tuple[str, Observed, tuple[str, ...]]]:
+    """Each target's name, brackets and rounds."""
+    ends = [f"{each.label}_{end}_s" for each in (since, stage) if each for end in ("after", "by")]
+    rows = rows[["target", "run", "outcome", "kind", "watched_s", *ends]]  # groups are copies
+    rows = rows if since is None else rows[rows[f"{since.label}_by_s"].notna()]
+    for name, here in rows.groupby("target"):
+        rounds = tuple(map(round_of, sorted(set(here["run"]))))
+        yield str(name), observe(here, stage, since=since), rounds
+
+
 def _estimated(
-    target: tuple[str, Observed, tuple[str, ...]], *, resamples: int
+    job: tuple[str, str, Observed, tuple[str, ...]], *, resamples: int
 ) -> tuple[Curve, Curve]:
     """The smoothed curve and its smoothed resamples."""
-    _, observed, rounds = target
+    _, _, observed, rounds = job
     draws = _draw_runs(rounds, resamples)
     found = turnbull(observed)
     if observed.runs <= _REFITTED:

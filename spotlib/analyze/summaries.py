@@ -5,13 +5,12 @@ Owns what the tables of ``03_analyze`` on launch times hold, not how a number is
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from spotlib.analyze.intervals import Estimate
-from spotlib.analyze.launch_times import LaunchTimes, launch_times
+from spotlib.analyze.launch_times import LaunchTimes, launch_times_of
 from spotlib.analyze.turnbull import fit_lognormal
 from spotlib.model import Outcome, Stage
 
@@ -41,12 +40,8 @@ def durations(
 
     A duration that no request began is left out.  The executor is as for ``launch_times``.
     """
-    estimate = partial(launch_times, launches, resamples=resamples, executor=executor)
-    found = {
-        name: estimate(stage, since=since)
-        for name, (since, stage) in DURATIONS.items()
-        if stage <= last
-    }
+    spans = {name: span for name, span in DURATIONS.items() if span[1] <= last}
+    found = launch_times_of(launches, spans, resamples=resamples, executor=executor)
     return {name: each for name, each in found.items() if each}
 
 
@@ -209,8 +204,9 @@ def server_times(launches: pd.DataFrame) -> pd.DataFrame:
     they miss the time before EC2 created the request.  ``request_to_fulfilled_s`` is the mean of
     the middles of our brackets over the same requests.
     """
+    names = ["fulfilled_at", "created_at", "launched_at", "fulfilled_after_s", "fulfilled_by_s"]
     rows = []
-    for target, here in launches.groupby("target"):
+    for target, here in launches[["target", *names]].groupby("target"):
         stamped = here[here["fulfilled_at"].notna() & here["created_at"].notna()]
         fulfilled = stamped["fulfilled_at"] - stamped["created_at"]
         launched = stamped["launched_at"] - stamped["created_at"]
