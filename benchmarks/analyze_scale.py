@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pandas as pd
+import psutil
 from joblib.externals.loky import get_reusable_executor
 
 from spotlib.model import Outcome, Stage
@@ -306,13 +307,31 @@ def measure(requests: int, targets: int) -> dict[str, object]:
         logs.mkdir()
         size = write_logs(logs, requests=requests, targets=targets)
         command = [sys.executable, __file__, "--notebook", folder]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        return {"logs_mb": size / 1e6, **found}
+        tree_mb = 0.0
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            while process.poll() is None:
+                tree_mb = max(tree_mb, _tree_mb(psutil.Process(process.pid)))
+                time.sleep(0.2)
+            found = json.loads(process.stdout.read().splitlines()[-1])
+        load = os.getloadavg()[0]  # 1 is one core: of the notebook and of all other work
+        return {"logs_mb": size / 1e6, **found, "tree_mb": tree_mb, "load": load}
+
+
+def _tree_mb(process: psutil.Process) -> float:
+    """The memory of a process and its children now, what they share counted once."""
+    total = 0
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            total += each.memory_full_info().pss
+    return total / 2**20
 
 
 def main() -> None:
-    """Print one row per section, two columns per size."""
+    """Print one row per section, two columns per size: seconds by the clock and of processors.
+
+    ``peak_mb`` is of the notebook's process, ``largest_child_mb`` of its largest child, and
+    ``tree_mb`` of all of them at one moment.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=160_000)
     parser.add_argument("--targets", type=int, default=8)
@@ -328,7 +347,7 @@ def main() -> None:
         found = measure(requests, given.targets)
         seconds = pd.DataFrame(found["seconds"], index=["s", "CPU s"]).T
         seconds.loc["all"] = seconds.sum()
-        for name in ("logs_mb", "peak_mb", "largest_child_mb"):
+        for name in ("logs_mb", "peak_mb", "largest_child_mb", "tree_mb", "load"):
             seconds.loc[name] = found[name]
         table = pd.concat([table, seconds.add_prefix(f"{requests:,} ")], axis=1)
         print(table.round(1).to_string(), flush=True)

@@ -19,7 +19,7 @@ from spotlib.analyze.compare import holm
 from spotlib.analyze.intervals import FEWEST_RUNS
 from spotlib.analyze.launch_times import LaunchTimes, round_of
 from spotlib.analyze.load import Comparable
-from spotlib.analyze.turnbull import Floats, smoothed, turnbull, widened
+from spotlib.analyze.turnbull import Curve, Floats, smoothed, turnbull, widened
 from spotlib.model import Stage
 from spotlib.words import counted, percent, span_words
 
@@ -73,7 +73,7 @@ def self_check(
 def _missed_polls(data: Comparable) -> Check:
     place = ["batch_id", "round", "region"]
     polls = data.polled
-    numbers = polls.groupby(place)["poll"]
+    numbers = polls.groupby(place, observed=True)["poll"]
     skipped = float((numbers.max() - numbers.min() + 1 - numbers.size()).sum())
     failed = float(polls["error"].notna().sum())
     share = (failed + skipped) / max(len(polls) + skipped, 1.0)
@@ -182,7 +182,7 @@ def _releases(data: Comparable, distributions: Mapping[str, LaunchTimes]) -> Che
     horizon_s = float(data.launches["timeout_s"].min())
     several = {
         str(target): _daily_scores(here, distributions[str(target)], horizon_s)
-        for target, here in data.launches.groupby("target")
+        for target, here in data.launches[["target", "run", "image", "sent_at"]].groupby("target")
         if target in distributions and here["image"].nunique() > 1
     }
     if not several:
@@ -326,14 +326,20 @@ def stale_medians(distributions: Mapping[str, LaunchTimes]) -> pd.DataFrame:
         {
             "target": name,
             "stale_s": seconds,
-            "median_s": _reached(smoothed(turnbull(wide), each.observed.width_s / 2).quantile(0.5)),
+            "median_s": _reached(_if_stale(each, seconds).quantile(0.5)),
             "least_s": max(_reached(each.curve.quantile(0.5)) - seconds, 0.0),
         }
         for name, each in distributions.items()
         for seconds in (0.0, *STALE_S)
-        for wide in [widened(each.observed, seconds)]
     ]
     return pd.DataFrame(rows)
+
+
+def _if_stale(times: LaunchTimes, seconds: float) -> Curve:
+    if seconds == 0:
+        return times.curve
+    wide = widened(times.observed, seconds)
+    return smoothed(turnbull(wide), times.observed.width_s / 2)
 
 
 def stale_orders(distributions: Mapping[str, LaunchTimes]) -> pd.DataFrame:

@@ -18,6 +18,7 @@ resamples.  It reads no file, and the same rounds are always resampled in the sa
   as no run weighs much, and takes one estimate instead of a thousand.
 """
 
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -43,6 +44,8 @@ from spotlib.processes import each_of
 
 Draws = NDArray[np.int16]  # how often each run is drawn: shape (resamples, runs)
 _REFITTED = 40  # runs, up to which resamples are estimated anew
+# Estimating so many takes longer than starting processes.
+_MANY_TARGETS, _MANY_REQUESTS = 20, 20_000
 _KNOTS = 201  # shares of a curve at which its limits are made
 
 
@@ -76,7 +79,8 @@ def launch_times(
     resamples : int, default 999
         How many times the runs are resampled.
     executor : Executor, optional
-        Estimates the targets at once.  By default they are estimated here, one after another.
+        Estimates the targets at once.  By default they are estimated here, one after another, or
+        in a process per core where there are 20 targets or 20,000 requests.
 
     Returns
     -------
@@ -121,33 +125,37 @@ def launch_times(
     >>> print("share ready by 30 s:", nano.share_ready(30.0).words("", digits=2))
     share ready by 30 s: 0.62 (0.22 to 0.92)
     """
+    spans = {str(stage.label): (since, stage)}
+    return launch_times_of(launches, spans, resamples=resamples, executor=executor)[stage.label]
+
+
+def launch_times_of(
+    launches: pd.DataFrame,
+    spans: Mapping[str, tuple[Stage | None, Stage]],
+    *,
+    resamples: int = 999,
+    executor: Executor | None = None,
+) -> dict[str, dict[str, "LaunchTimes"]]:
+    """``launch_times`` of several spans at once, each since a stage (None: the request)."""
     rows = launches if "run" in launches else _observations(launches)
-    rows = rows if since is None else rows[rows[f"{since.label}_by_s"].notna()]
-    if rows.empty:
-        return {}
     jobs = [
-        (
-            str(name),
-            observe(here, stage, since=since),
-            tuple(map(round_of, sorted(set(here["run"])))),
-        )
-        for name, here in rows.groupby("target")
+        (span, *job) for span, (since, stage) in spans.items() for job in _jobs(rows, stage, since)
     ]
-    estimates = each_of(partial(_estimated, resamples=resamples), jobs, executor=executor)
-    return {
-        name: LaunchTimes(
-            name, stage, observed, curve, resampled, _draw_runs(rounds, resamples), rounds
-        )
-        for (name, observed, rounds), (curve, resampled) in zip(jobs, estimates, strict=True)
-    }
+    many = rows["target"].nunique() >= _MANY_TARGETS or len(rows) >= _MANY_REQUESTS
+    work = partial(_estimated, resamples=resamples)
+    found: dict[str, dict[str, LaunchTimes]] = {span: {} for span in spans}
+    estimates = each_of(work, jobs, executor=executor, worth_processes=many)
+    for (span, name, observed, rounds), curves in zip(jobs, estimates, strict=True):
+        found[span][name] = LaunchTimes(name, spans[span][1], observed, *curves, rounds)
+    return found
 
 
 @dataclass(frozen=True)
 class LaunchTimes:
     """The distribution of one target's times to a stage, its resamples over runs, its rounds.
 
-    ``curve`` is the estimate, ``resampled`` has one curve per row of ``draws`` (resamples, runs).
-    ``rounds`` names the round of each run.
+    ``curve`` is the estimate, ``resampled`` has one curve per row of ``draws``, and ``rounds``
+    names the round of each run.
     """
 
     target: str
@@ -155,8 +163,12 @@ class LaunchTimes:
     observed: Observed
     curve: Curve
     resampled: Curve
-    draws: Draws
     rounds: tuple[str, ...]
+
+    @property
+    def draws(self) -> Draws:
+        """How often each run is drawn, (resamples, runs): drawn anew, as they are seldom wanted."""
+        return _draw_runs(self.rounds, len(self.resampled.mass))
 
     def __repr__(self) -> str:
         """The target and the median; all the resamples would fill pages."""
@@ -266,24 +278,36 @@ def _observations(launches: pd.DataFrame) -> pd.DataFrame:
     return name_runs(kept)
 
 
+def _jobs(
+    rows: pd.DataFrame, stage: Stage, since: Stage | None
+) -> Iterator[tuple[str, Observed, tuple[str, ...]]]:
+    """Each target's name, brackets and rounds."""
+    ends = [f"{each.label}_{end}_s" for each in (since, stage) if each for end in ("after", "by")]
+    rows = rows[["target", "run", "outcome", "kind", "watched_s", *ends]]  # groups are copies
+    rows = rows if since is None else rows[rows[f"{since.label}_by_s"].notna()]
+    for name, here in rows.groupby("target"):
+        rounds = tuple(map(round_of, sorted(set(here["run"]))))
+        yield str(name), observe(here, stage, since=since), rounds
+
+
 def _estimated(
-    target: tuple[str, Observed, tuple[str, ...]], *, resamples: int
+    job: tuple[str, str, Observed, tuple[str, ...]], *, resamples: int
 ) -> tuple[Curve, Curve]:
     """The smoothed curve and its smoothed resamples."""
-    _, observed, rounds = target
+    _, _, observed, rounds = job
     draws = _draw_runs(rounds, resamples)
     found = turnbull(observed)
     if observed.runs <= _REFITTED:
         again = refitted(observed, draws, near=found)
     else:
         moved = influence(observed, found)
-        more = draws.astype(np.float64) - 1.0
-        again = replace(moved, mass=found.mass[found.mass > 0] + more @ moved.mass)
+        once = found.mass[found.mass > 0] - moved.mass.sum(axis=0)
+        again = replace(moved, mass=once + draws @ moved.mass)
     width_s = min(observed.width_s / 2, found.interquartile_s())
     return smoothed(found, width_s), smoothed(again, width_s)
 
 
-@lru_cache(maxsize=16)  # targets of the same rounds, and each of their stages, share a drawing
+@lru_cache(maxsize=4)  # targets of the same rounds, and each of their stages, share a drawing
 def _draw_runs(rounds: tuple[str, ...], resamples: int) -> Draws:
     """How often each run is drawn; a function of the names of the rounds and nothing else."""
     runs = len(rounds)

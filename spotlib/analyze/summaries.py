@@ -4,12 +4,13 @@ Owns what the tables of ``03_analyze`` on launch times hold, not how a number is
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 import pandas as pd
 
 from spotlib.analyze.intervals import Estimate
-from spotlib.analyze.launch_times import LaunchTimes, launch_times
+from spotlib.analyze.launch_times import LaunchTimes, launch_times_of
 from spotlib.analyze.turnbull import fit_lognormal
 from spotlib.model import Outcome, Stage
 
@@ -29,17 +30,18 @@ Durations = Mapping[str, Mapping[str, LaunchTimes]]
 
 
 def durations(
-    launches: pd.DataFrame, last: Stage, *, resamples: int = 999
+    launches: pd.DataFrame,
+    last: Stage,
+    *,
+    resamples: int = 999,
+    executor: Executor | None = None,
 ) -> dict[str, dict[str, LaunchTimes]]:
     """Every duration of ``DURATIONS`` up to a stage, estimated once per target.
 
-    A duration that no request began is left out.
+    A duration that no request began is left out.  The executor is as for ``launch_times``.
     """
-    found = {
-        name: launch_times(launches, stage, since=since, resamples=resamples)
-        for name, (since, stage) in DURATIONS.items()
-        if stage <= last
-    }
+    spans = {name: span for name, span in DURATIONS.items() if span[1] <= last}
+    found = launch_times_of(launches, spans, resamples=resamples, executor=executor)
     return {name: each for name, each in found.items() if each}
 
 
@@ -207,8 +209,9 @@ def server_times(launches: pd.DataFrame) -> pd.DataFrame:
     they miss the time before EC2 created the request.  ``request_to_fulfilled_s`` is the mean of
     the middles of our brackets over the same requests.
     """
+    names = ["fulfilled_at", "created_at", "launched_at", "fulfilled_after_s", "fulfilled_by_s"]
     rows = []
-    for target, here in launches.groupby("target"):
+    for target, here in launches[["target", *names]].groupby("target"):
         stamped = here[here["fulfilled_at"].notna() & here["created_at"].notna()]
         fulfilled = stamped["fulfilled_at"] - stamped["created_at"]
         launched = stamped["launched_at"] - stamped["created_at"]

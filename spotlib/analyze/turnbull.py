@@ -5,11 +5,12 @@ nothing of EC2, reads no table and no file, and draws no random number.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import linalg, sparse, stats
+from scipy import linalg, optimize, sparse, stats
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -83,8 +84,17 @@ class Curve:
     def quantile(self, share: float) -> Floats:
         """The first time by which ``share`` of the requested are at the stage.
 
-        Infinity means later than watched, or never.  Shape ``mass.shape[:-1]``.
+        Infinity means later than watched, or never.  Shape ``mass.shape[:-1]``.  It is kept.
         """
+        if share not in self._quantiles:
+            self._quantiles[share] = self._quantile(share)
+        return self._quantiles[share]
+
+    @cached_property
+    def _quantiles(self) -> dict[float, Floats]:
+        return {}
+
+    def _quantile(self, share: float) -> Floats:
         finite = np.isfinite(self.by_s)
         after_s, by_s, mass = self.after_s[finite], self.by_s[finite], self.mass[..., finite]
         reached = mass.sum(axis=-1) >= share - 1e-6  # a sum of many may miss it by rounding
@@ -322,16 +332,23 @@ def _regular(information: Floats) -> Floats:
 
 
 def _nonnegative(matrix: Floats, right: Floats) -> Floats:
-    """Solve matrix @ x = right, leaving out what becomes negative until nothing does."""
-    kept = np.arange(len(right))
-    while True:
+    """The x >= 0 with the least x @ matrix @ x / 2 - right @ x.
+
+    What is below 0 is left out, and what would gain is taken back, until neither is left: a few
+    times for hundreds of numbers (block pivoting; Portugal, Judice, Vicente, Math. Comp. 1994).
+    That may go round in circles, and scipy's way, several times slower, never does.
+    """
+    kept = np.ones(len(right), dtype=bool)
+    for _ in range(10):
+        x = np.zeros_like(right)
         factor = linalg.cho_factor(matrix[np.ix_(kept, kept)], check_finite=False)
-        found = linalg.cho_solve(factor, right[kept], check_finite=False)
-        if (found >= 0).all():
-            solution = np.zeros_like(right)
-            solution[kept] = found
-            return solution
-        kept = kept[found > 0]
+        x[kept] = linalg.cho_solve(factor, right[kept], check_finite=False)
+        wrong = np.where(kept, x < 0, matrix @ x < right - 1e-9)
+        if not wrong.any():
+            return x
+        kept ^= wrong
+    upper = linalg.cholesky(matrix, check_finite=False)
+    return np.asarray(optimize.nnls(upper, linalg.solve_triangular(upper, right, trans="T"))[0])
 
 
 def _uphill(
@@ -366,19 +383,31 @@ def _spread(first: Ints, last: Ints, pieces: int) -> Any:
 
 
 def _self_consistent(spread: Any, weight: Floats, start: Floats) -> Floats:
-    """EM for all rows of ``weight`` (resamples, brackets) at once; mass (resamples, pieces)."""
-    mass = np.tile(start, (len(weight), 1))
-    below = np.zeros((len(weight), len(start) + 1))
-    total = weight.sum(axis=1, keepdims=True)
-    back = spread.T.copy()
-    for _ in range(5000):
-        np.cumsum(mass, axis=1, out=below[:, 1:])
+    """EM for all rows of ``weight`` (resamples, brackets) at once; mass (resamples, pieces).
+
+    After two steps of EM a row jumps as far as these suggest (SQUAREM; Varadhan and Roland, Scand.
+    J. Stat. 2008), and one more step makes it sure: a third of the time of EM alone.
+    """
+    back, total = spread.T.copy(), weight.sum(axis=1, keepdims=True)
+
+    def renewed(mass: Floats) -> Floats:
+        below = np.pad(np.cumsum(mass, axis=1), ((0, 0), (1, 0)))
         chance = np.maximum(-(below @ back), 1e-300)
-        share = np.cumsum((weight / chance) @ spread, axis=1)[:, :-1]
-        renewed = mass * np.maximum(share, 0.0) / total
-        moved = np.abs(renewed - mass).max()
-        mass = renewed
-        if moved < 1e-4:
+        share = np.cumsum((weight[rows] / chance) @ spread, axis=1)[:, :-1]
+        return np.asarray(mass * np.maximum(share, 0.0) / total[rows])
+
+    mass, rows = np.tile(start / start.sum(), (len(weight), 1)), np.arange(len(weight))
+    for _ in range(2000):
+        here = mass[rows]
+        first = renewed(here)
+        second = renewed(first)
+        change, bend = first - here, second - 2 * first + here
+        far = linalg.norm(change, axis=1) / np.maximum(linalg.norm(bend, axis=1), 1e-300)
+        far = far.clip(1.0, 100.0)[:, None]
+        jump = np.maximum(here + 2 * far * change + far**2 * bend, second / 10)
+        mass[rows] = renewed(jump / jump.sum(axis=1, keepdims=True))
+        rows = rows[np.abs(mass[rows] - second).max(axis=1) >= 1e-4]
+        if not rows.size:
             break
     normal: Floats = mass / mass.sum(axis=1, keepdims=True)
     return normal

@@ -133,7 +133,7 @@ class Forecaster:
 
 
 def fit_forecaster(
-    training: pd.DataFrame, *, model: str = CHOSEN, models: Mapping[str, Fitting] = MODELS
+    training: pd.DataFrame | Runs, *, model: str = CHOSEN, models: Mapping[str, Fitting] = MODELS
 ) -> Forecaster:
     """Fit one of ``models`` to a training table: by default the one that forecasts best.
 
@@ -151,13 +151,10 @@ def fit_forecaster(
     if model not in (CHOSEN, *models):
         raise ValueError(f"model must be one of {(CHOSEN, *models)}, got {model!r}")
     used = {model: models[model]} if model in models else models
-    simulated = bool(training["simulated"].iloc[0])
-    return fit_forecasters(Runs.of(training), models=used, simulated=simulated)[model]
+    return fit_forecasters(Runs.of(training), models=used)[model]
 
 
-def fit_forecasters(
-    runs: Runs, *, models: Mapping[str, Fitting], simulated: bool
-) -> dict[str, Forecaster]:
+def fit_forecasters(runs: Runs, *, models: Mapping[str, Fitting]) -> dict[str, Forecaster]:
     """Return a forecaster by each of ``models``, and ``chosen``, which fits none of them again."""
     if len(runs) < FEWEST_RUNS:
         raise ValueError(f"a forecast needs at least {FEWEST_RUNS} runs, got {len(runs)}")
@@ -178,7 +175,7 @@ def fit_forecasters(
             times_s=runs.times_s,
             targets=frozenset(runs.features["target"]),
             runs=len(runs),
-            simulated=simulated,
+            simulated=runs.simulated,
         )
         for name in (*models, CHOSEN)
     }

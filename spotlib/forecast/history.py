@@ -29,7 +29,8 @@ def add_history(requests: pd.DataFrame) -> pd.DataFrame:
         }
     )
     found = _look_up(asked, _ended_runs(requests))
-    return requests.merge(runs[RUN].join(found), on=RUN, how="left", validate="m:1")
+    known = requests[RUN].merge(runs[RUN].join(found), on=RUN, how="left", validate="m:1")
+    return requests.assign(**{name: known[name].to_numpy() for name in HISTORY})
 
 
 def history_now(requests: pd.DataFrame) -> pd.DataFrame:

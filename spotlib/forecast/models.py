@@ -22,7 +22,7 @@ from scipy import optimize, sparse, special
 from spotlib.analyze.comparable import RUN
 from spotlib.figures import target_names
 from spotlib.forecast.history import HISTORY
-from spotlib.forecast.training import Floats
+from spotlib.forecast.training import Floats, count_runs
 
 FEATURES = ("sps", "t3", "if_score", "price_share", "hour_utc", "since_last_s", *HISTORY)
 Levels = tuple[tuple[str, ...], ...]  # the columns that name the groups, from the outermost on
@@ -45,7 +45,7 @@ Parts = Sequence[Part]
 
 @dataclass(frozen=True)
 class Runs:
-    """A training table with one row per run: features, and counts (runs, times).
+    """The runs to learn from, one row each: features, and counts (runs, times).
 
     Where a count was not observed, ``ready`` and ``weight`` are 0.
     """
@@ -59,19 +59,41 @@ class Runs:
         return len(self.features)
 
     @classmethod
-    def of(cls, training: pd.DataFrame) -> "Runs":
+    def of(cls, training: "pd.DataFrame | Runs") -> "Runs":
         """Return the runs of a training table, in the order in which they were sent."""
-        number = training.groupby(RUN, sort=False).ngroup().to_numpy()  # a table of millions of
-        runs = training.drop_duplicates(RUN).reset_index(drop=True)  # rows is never copied whole
-        runs = runs.assign(target=target_names(runs)).sort_values(["sent_at", *RUN], kind="stable")
-        row = np.argsort(runs.index)[number]
-        features = runs.reindex(columns=[*RUN, "sent_at", "target", "n", *FEATURES])
-        features = features.astype(dict.fromkeys(("batch_id", "target"), "category"))
+        if isinstance(training, Runs):
+            return training
+        number = training.groupby(RUN, sort=False).ngroup().to_numpy()
         times_s, column = np.unique(training["elapsed_s"], return_inverse=True)
-        ready, weight = np.zeros((2, len(features), times_s.size))
-        ready[row, column] = training["ready"]
-        weight[row, column] = training["weight"]
-        return cls(features.reset_index(drop=True), times_s, ready, weight)
+        ready, weight = np.zeros((2, number.max() + 1, times_s.size))
+        ready[number, column] = training["ready"]
+        weight[number, column] = training["weight"]
+        return cls._in_order(training.drop_duplicates(RUN), times_s, ready, weight)
+
+    @classmethod
+    def of_requests(
+        cls, requests: pd.DataFrame, *, step_s: float = 15.0, horizon_s: float | None = None
+    ) -> "Runs":
+        """Return the runs of a request table: as ``of`` their training table, without making it."""
+        counts = count_runs(requests, step_s=step_s, horizon_s=horizon_s)
+        kept = np.flatnonzero(counts.observed.any(axis=1))
+        ready, weight = (
+            (each * counts.observed)[kept].astype(float) for each in (counts.ready, counts.weight)
+        )
+        runs = cls._in_order(counts.known.iloc[kept], counts.times_s, ready, weight)
+        return runs.at(np.flatnonzero(counts.observed.any(axis=0)))
+
+    @classmethod
+    def _in_order(
+        cls, known: pd.DataFrame, times_s: Floats, ready: Floats, weight: Floats
+    ) -> "Runs":
+        features = known.assign(target=target_names(known)).reset_index(drop=True)
+        features = features.sort_values(["sent_at", *RUN], kind="stable")
+        features = features.reindex(
+            columns=[*RUN, "simulated", "sent_at", "target", "n", *FEATURES]
+        ).astype(dict.fromkeys(("batch_id", "target"), "category"))
+        order = features.index
+        return cls(features.reset_index(drop=True), times_s, ready[order], weight[order])
 
     def take(self, chosen: NDArray[np.bool_]) -> "Runs":
         """Return the chosen runs."""
@@ -89,6 +111,11 @@ class Runs:
         """Return the runs at some of the times."""
         ready, weight = (each.take(kept, axis=1) for each in (self.ready, self.weight))
         return Runs(self.features, self.times_s[kept], ready, weight)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether they happened in the sandbox."""
+        return bool(self.features["simulated"].iloc[0])
 
     @property
     def n(self) -> NDArray[np.intp]:

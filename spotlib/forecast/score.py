@@ -48,7 +48,7 @@ class Scores:
 
 
 def score_forecasts(
-    training: pd.DataFrame,
+    training: pd.DataFrame | Runs,
     *,
     rng: Generator,
     split: str = "time",
@@ -77,9 +77,9 @@ def score_forecasts(
     ValueError
         If the split is unknown, or leaves too few runs to learn from or to score.
     """
-    known, simulated = Runs.of(training), bool(training["simulated"].iloc[0])
+    known = Runs.of(training)
     scored = [
-        _score_part(known.take(learn), known.take(test), models, simulated=simulated, rng=rng)
+        _score_part(known.take(learn), known.take(test), models, rng=rng)
         for learn, test in list(_parts(known.features, split, rng=rng))
     ]
     runs = pd.concat([each for each, _ in scored], ignore_index=True)
@@ -170,12 +170,12 @@ def _names(models: Mapping[str, Fitting]) -> list[str]:
 
 
 def _score_part(
-    learn: Runs, test: Runs, models: Mapping[str, Fitting], *, simulated: bool, rng: Generator
+    learn: Runs, test: Runs, models: Mapping[str, Fitting], *, rng: Generator
 ) -> tuple[pd.DataFrame, dict[str, Floats]]:
     tables: list[pd.DataFrame] = []
     pits: dict[str, Floats] = {}
     learnt = np.flatnonzero(learn.weight.any(axis=0))  # no forecast goes beyond these times
-    forecasters = fit_forecasters(learn.at(learnt), models=models, simulated=simulated)
+    forecasters = fit_forecasters(learn.at(learnt), models=models)
     for name in _names(models):
         found = list(_score_runs(forecasters[name], test.at(learnt), rng=rng))
         tables += [scores.assign(model=name) for scores, _ in found]
@@ -234,8 +234,9 @@ def _gains(runs: pd.DataFrame, *, unit: str, rng: Generator) -> pd.DataFrame:
     wide = runs.pivot_table(index=[*RUN, "target"], columns="model", values="crps")
     sums = wide.groupby(level=key).sum()
     base = "global" if "global" in sums else str(sums.columns[0])
-    drawn = rng.integers(len(sums), size=(_RESAMPLES, len(sums)))
-    total = sums.to_numpy()[drawn].sum(axis=1)
+    errors = sums.to_numpy()
+    draws = (rng.integers(len(sums), size=len(sums)) for _ in range(_RESAMPLES))  # never all kept
+    total = np.array([errors[drawn].sum(axis=0) for drawn in draws])
     at = list(sums.columns).index(base)
     gains = (total[:, [at]] - total) / total[:, [at]]
     low, high = np.quantile(gains, [0.025, 0.975], axis=0)

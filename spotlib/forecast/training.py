@@ -187,26 +187,58 @@ def training_table(
     ValueError
         As ``request_table``; or if ``horizon_s`` is shorter than ``step_s``.
     """
-    requests = request_table(launches, stage=stage).sort_values(RUN, kind="stable")
+    counts = count_runs(request_table(launches, stage=stage), step_s=step_s, horizon_s=horizon_s)
+    kept, times_s = counts.observed.ravel(), counts.times_s
+    # A text is kept once, whatever the number of rows that hold it: there may be millions.
+    known = counts.known.astype(
+        dict.fromkeys(counts.known.select_dtypes(["str", "object"]), "category")
+    )
+    runs = known.iloc[np.repeat(np.arange(len(known)), times_s.size)[kept]].assign(
+        elapsed_s=np.tile(times_s, len(known))[kept],
+        ready=counts.ready.ravel()[kept],
+        ready_most=counts.ready_most.ravel()[kept],
+        weight=counts.weight.ravel()[kept],
+    )
+    return runs[names_of("training")].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class RunCounts:
+    """The training table with one row per run: what was ``known``, and counts (runs, times).
+
+    Where ``observed`` is false the table has no row.
+    """
+
+    known: pd.DataFrame
+    times_s: Floats
+    ready: NDArray[np.int64]
+    ready_most: NDArray[np.int64]
+    observed: NDArray[np.bool_]
+    weight: Floats
+
+
+def count_runs(
+    requests: pd.DataFrame, *, step_s: float = 15.0, horizon_s: float | None = None
+) -> RunCounts:
+    """Count each run of a request table as in ``training_table``, in the order of ``RUN``.
+
+    Raises
+    ------
+    ValueError
+        If ``horizon_s`` is shorter than ``step_s``.
+    """
+    requests = requests.sort_values(RUN, kind="stable")
     last_s = horizon_s or 0.95 * float(requests["timeout_s"].min())
     times_s = np.arange(step_s, last_s + 1e-9, step_s)
     if times_s.size == 0:
         raise ValueError(f"need 0 < step_s <= horizon_s, got {step_s=}, horizon_s={last_s:g}")
     first = np.flatnonzero(~requests.duplicated(RUN).to_numpy())
-    ready, most, observed = _count(requests, first, times_s=times_s)
-    weight = _weights(requests, first, times_s=times_s)
-    kept = observed.ravel()
-    # The columns and rows are chosen before they are repeated: there are millions.  A text is kept
-    # once, whatever the number of rows that hold it.
-    known = requests[[name for name in names_of("training") if name in requests]].iloc[first]
-    known = known.astype(dict.fromkeys(known.select_dtypes(["str", "object"]), "category"))
-    runs = known.iloc[np.repeat(np.arange(first.size), times_s.size)[kept]].assign(
-        elapsed_s=np.tile(times_s, first.size)[kept],
-        ready=ready.ravel()[kept],
-        ready_most=most.ravel()[kept],
-        weight=weight.ravel()[kept],
+    return RunCounts(
+        requests[[name for name in names_of("training") if name in requests]].iloc[first],
+        times_s,
+        *_count(requests, first, times_s=times_s),
+        _weights(requests, first, times_s=times_s),
     )
-    return runs[names_of("training")].reset_index(drop=True)
 
 
 def left_out(launches: pd.DataFrame) -> pd.DataFrame:

@@ -71,6 +71,7 @@ _WHOLE = {
 }
 _WORTH_PARTS = 4  # reading so many takes longer than starting processes
 _YES_OR_NO = {"simulated", "torn", "clean"}
+_RunsAndRequests = tuple[pd.DataFrame, NDArray[np.intp], pd.DataFrame]  # and the run of each
 
 
 def load_batches(paths: Paths, *, executor: Executor | None = None) -> pd.DataFrame:
@@ -152,7 +153,7 @@ def load_launches(paths: Paths, *, executor: Executor | None = None) -> pd.DataF
     True
     """
     (launches,) = _load(_Launches, paths=paths, polls=False, executor=executor)
-    return _concatenated(launches)
+    return _launches(launches)
 
 
 def load_polls(paths: Paths, *, executor: Executor | None = None) -> pd.DataFrame:
@@ -227,7 +228,10 @@ class Polled:
     def made(self) -> pd.DataFrame:
         """One row per poll: ``batch_id``, ``round``, ``region``, ``poll``, ``error``."""
         first = self.counts.drop_duplicates("of_poll")
-        run = self.runs[["batch_id", "round", "region"]].take(first["of_run"].to_numpy())
+        run = self.runs[["batch_id", "round", "region"]].astype(
+            {"batch_id": "category", "region": "category"}
+        )
+        run = run.take(first["of_run"].to_numpy())
         poll = self.polls[["poll", "error"]].take(first["of_poll"].to_numpy())
         return pd.concat([run.reset_index(drop=True), poll.reset_index(drop=True)], axis=1)
 
@@ -267,7 +271,7 @@ def load_readable(paths: Paths, *, executor: Executor | None = None) -> Readable
     found = find_logs(paths)
     batches, launches, polls = _read(found, (_Batches, _Launches, _Polls), executor=executor)
     return Readable(
-        launches=_concatenated(launches),
+        launches=_launches(launches),
         batches=_concatenated(batches),
         polled=Polled.joined(polls),
         faults=found.faults,
@@ -346,6 +350,15 @@ def _concatenated(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return table
 
 
+def _launches(parts: Sequence[_RunsAndRequests]) -> pd.DataFrame:
+    """One row per request, with what is the same for all requests of its run."""
+    runs, places, requests = zip(*parts, strict=True)
+    before = np.cumsum([0, *map(len, runs)])
+    of_run = np.concatenate([each + more for each, more in zip(places, before, strict=False)])
+    known = _concatenated(runs).take(of_run).reset_index(drop=True)
+    return pd.concat([known, _concatenated(requests)], axis=1)[list(LAUNCH_COLUMNS)]
+
+
 def _whole(numbers: NDArray[np.integer[Any]]) -> pd.arrays.IntegerArray:
     """Whole numbers with -1 for what is missing, as the tables show them."""
     return pd.arrays.IntegerArray(numbers.astype(np.int64), numbers < 0)
@@ -416,10 +429,9 @@ class _Launches(_Rows):
         self._of_run += [places[each.run.key] for each in record.requests.values()]
         self._requests += map(_request_row, record.requests.values())
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> _RunsAndRequests:
         runs, requests = _table(self._runs, _RUN), _table(self._requests, _REQUEST)
-        known = runs.take(np.array(self._of_run, dtype=np.intp)).reset_index(drop=True)
-        return pd.concat([known, requests], axis=1)[list(LAUNCH_COLUMNS)]
+        return runs, np.array(self._of_run, dtype=np.intp), requests
 
 
 class _Polls(_Rows):

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 from studies import observed
 
 from spotlib.analyze.turnbull import (
     Curve,
+    _nonnegative,
     fit_lognormal,
     influence,
     refitted,
@@ -93,6 +94,37 @@ def test_no_other_curve_is_more_likely(seen):
     assert curve.mass.sum() == pytest.approx(1.0)
     assert gain.max() <= 1 + 1e-6
     assert gain[curve.mass > 1e-6] == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("middle", "seed"), [(4, 0), (4, 40), (5, 0), (5, 1), (5, 39)])
+def test_a_study_polled_in_many_schedules_ends_at_the_maximum(middle, seed):
+    """A step that leaves out a piece for good went on for hundreds of steps and did not end."""
+    rng = np.random.default_rng(seed)
+    phase_s = rng.uniform(0, 5, 11)[rng.integers(0, 11, 200)].repeat(5)
+    pace = rng.lognormal(0, 0.4, 200).repeat(5)
+    poll = np.ceil((rng.lognormal(middle, 0.3, 1000) * pace - phase_s) / 5)
+    by_s = phase_s + (poll + (rng.random(1000) < 0.02)) * 5 + 0.3
+    seen = observed(np.maximum(phase_s + (poll - 1) * 5, 0), by_s, np.arange(200).repeat(5))
+
+    curve = turnbull(seen)
+    holds = (seen.after_s[:, None] <= curve.after_s) & (curve.by_s <= seen.by_s[:, None])
+    gain = (holds / (holds @ curve.mass)[:, None]).mean(axis=0)
+
+    assert gain.max() <= 1 + 1e-6
+
+
+@QUICKLY
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**32 - 1))
+def test_a_step_is_the_least_squares_solution_that_scipy_finds(size, rows, seed):
+    rng = np.random.default_rng(seed)
+    design = np.vstack([rng.standard_normal((rows, size)), 1e-3 * np.eye(size)])
+    aim = rng.standard_normal(len(design))
+
+    found = _nonnegative(design.T @ design, design.T @ aim)
+
+    least = optimize.nnls(design, aim)[1]
+    assert found.min() >= 0
+    assert np.linalg.norm(design @ found - aim) == pytest.approx(least, rel=1e-6)
 
 
 def plain_em(seen, *, steps):
@@ -179,6 +211,12 @@ def test_a_quantile_is_where_the_curve_gets_there(seen, share):
         assert finite[1] <= share + 1e-4
 
 
+def test_a_quantile_is_found_once():
+    curve = turnbull(observed([0, 3], [3, 6]))
+
+    assert curve.quantile(0.5) is curve.quantile(0.5)
+
+
 @QUICKLY
 @given(lives(), st.floats(0.5, 25.0))
 def test_the_restricted_mean_is_the_area_above_the_curve(seen, horizon_s):
@@ -259,6 +297,26 @@ def test_influence_values_and_estimating_anew_agree_on_how_sure_a_number_is(coun
         ratios = [np.std(linear) / np.std(anew) for anew, linear in pairs]
         assert np.mean(ratios) == pytest.approx(1.0, abs=off)
         assert np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs]) > alike
+
+
+def test_a_resample_estimated_anew_is_the_curve_of_the_runs_drawn():
+    rng = np.random.default_rng(2)
+    after_s = rng.integers(0, 60, (20, 4)) + rng.integers(0, 30, (20, 1))
+    by_s = np.where(rng.random((20, 4)) < 0.2, INF, after_s + rng.integers(3, 9, (20, 4)))
+    after_s[:2], by_s[:2] = 95, INF  # watched to the end, in every resample below
+    run = np.arange(20).repeat(4)
+    seen = observed(after_s.ravel(), by_s.ravel(), run)
+    draws = 1 + rng.multinomial(20, np.full(20, 1 / 20), size=50)
+    times_s = np.arange(0.0, 96.0, 5.0)
+
+    again = refitted(seen, draws, near=turnbull(seen)).share_by(times_s)
+
+    for drawn, shares in zip(draws, again, strict=True):
+        rows = [
+            row for each in np.repeat(np.arange(20), drawn) for row in np.flatnonzero(run == each)
+        ]
+        alone = observed(seen.after_s[rows], seen.by_s[rows], np.arange(drawn.sum()).repeat(4))
+        assert shares == pytest.approx(turnbull(alone).share_by(times_s), abs=0.02)
 
 
 def test_equal_brackets_counted_once_are_the_same_curve():

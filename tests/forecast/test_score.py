@@ -1,8 +1,10 @@
 """Scores agree with their definitions; splits never leak; skill and calibration on the market."""
 
+import tracemalloc
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -198,3 +200,23 @@ def test_what_cannot_be_scored_is_one_clear_sentence():
         score_forecasts(training, rng=rng)
     with pytest.raises(ValueError, match="no round began more than"):
         split_by_time(Runs.of(training).features, gap_s=1e6)
+
+
+def test_the_gain_on_thousands_of_runs_is_resampled_in_bounded_memory():
+    rng = np.random.default_rng(3)
+    runs = 20_000
+    hours = pd.date_range("2026-01-01", periods=runs, freq="h", tz="UTC")
+    features = pd.DataFrame({"batch_id": "a", "round": np.arange(runs), "plan": 0, "n": 5})
+    features = features.assign(sent_at=hours, target="t3.nano in sa-east-1", simulated=True)
+    counts = rng.integers(0, 6, (runs, 1)).astype(float)
+    known = Runs(features, np.array([60.0]), counts, np.ones((runs, 1)))
+
+    tracemalloc.start()
+    try:
+        scores = score_forecasts(known, rng=rng, models={"global": MODELS["global"]})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(scores.runs) > 5000
+    assert peak < 60e6  # all resamples at once: 190 MB

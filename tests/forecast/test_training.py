@@ -6,6 +6,7 @@ import pytest
 from launch_rows import INF, drawn, run_rows, table_of
 
 from spotlib.analyze.comparable import RUN
+from spotlib.forecast.models import Runs
 from spotlib.forecast.training import (
     COLUMNS,
     data_dictionary,
@@ -211,3 +212,17 @@ def test_a_text_is_kept_once_however_many_rows_hold_it():
 
     assert not training.select_dtypes(["str", "object"]).columns.tolist()
     assert training["instance_type"].dtype == "category"
+
+
+@pytest.mark.parametrize("settings", [{}, {"step_s": 50.0, "horizon_s": 400.0}])
+def test_runs_are_the_same_from_requests_and_from_the_table_of_all_times(settings):
+    """Also where runs were cut short, one of them before the first time."""
+    cut = [run_rows([30.0, INF], number=i, until_s=100.0 + 40 * i) for i in range(8)]
+    lost = run_rows([INF], number=8, until_s=5.0)
+    for launches in (drawn(targets=6, rounds=8), table_of(*cut, lost)):
+        known = Runs.of(training_table(launches, **settings))
+        found = Runs.of_requests(request_table(launches), **settings)
+
+        pd.testing.assert_frame_equal(found.features, known.features, check_categorical=False)
+        for name in ("times_s", "ready", "weight"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(known, name))
