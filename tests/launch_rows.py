@@ -30,6 +30,7 @@ def run_rows(ready_s, *, number=0, plan=0, until_s=599.0, **fields):
         "region": "sa-east-1",
         "placement": "region",
         "method": "request_spot_instances",
+        "purchase": "spot",
         "wanted": "ready",
         "n": len(ready_s),
         "timeout_s": 600.0,
