@@ -99,7 +99,7 @@ def compare_arms_overall(
 
 def _difference(later_s: "pd.Series[float]", *, level: float) -> dict[str, float]:
     """The mean difference.  Rounds are the sample, because targets of a round share its hour."""
-    by_round = later_s.groupby("round").mean().to_numpy(dtype=np.float64)
+    by_round = np.asarray(later_s.groupby("round").mean(), dtype=np.float64)
     low_s = high_s = np.nan
     if len(by_round) >= FEWEST_RUNS:
         low_s, high_s = _student(by_round, level=level)
