@@ -2,21 +2,25 @@
 
 Owns these rules, each only here: what competes with becoming ready and what is censored
 (``ended_by_ec2``), what is no observation (``no_observation``), what repeats one (``repeated``)
-and what is another variable (``other_variable``).  It reads no file and estimates nothing.
+what is another variable (``other_variable``), what an arm is, and which
+arms met side by side (``arm_names``, ``side_by_side``).  It reads no file and estimates nothing.
 
 A **run** is one plan in one round of a batch: one request call.  Its instances share one moment
 of one pool, so the run, not the instance, is the sample of every statistic.
 """
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from spotlib.figures import target_names
-from spotlib.model import OUTCOME_KINDS, Outcome
+from spotlib.model import METHODS, OUTCOME_KINDS, Outcome
 
 RUN = ["batch_id", "round", "plan"]  # the columns that name a run
 # Launches that differ in one of these are different variables: never pooled.  Images differ
 # between architectures, so their families are compared within a target.
 SAME_VARIABLE = ("simulated", "endpoint", "method", "purchase", "placement", "wanted")
+ARM = ("method", "purchase")  # how a run was asked for: what arms of one study may differ in
 # After such an outcome a request can never reach a later stage: a competing event, unless the
 # account itself ended it, which says nothing of what EC2 would have done.
 COMPETING = frozenset({Outcome.REFUSED, Outcome.FAILED, Outcome.INTERRUPTED})
@@ -87,16 +91,20 @@ def repeated(launches: pd.DataFrame) -> "pd.Series[str]":
     return words.where(repeats, "").astype("str")
 
 
-def other_variable(launches: pd.DataFrame) -> "pd.Series[str]":
+def other_variable(
+    launches: pd.DataFrame, *, columns: Sequence[str] = SAME_VARIABLE
+) -> "pd.Series[str]":
     """Why each request is not the same variable as the newest batch; "" where it is.
 
-    The newest batch fixes every column of ``SAME_VARIABLE``, by its most frequent values.  Within
-    a target only the family of its newest image counts, in all its releases.
+    The newest batch fixes every one of the columns, by its most frequent values.  Within a target
+    only the family of its newest image counts, in all its releases.
     """
     newest = launches[launches["batch_id"] == launches["batch_id"].max()]
-    kept = newest.groupby(list(SAME_VARIABLE)).size().idxmax()
+    sizes = newest.groupby(list(columns)).size()
+    most = sizes[sizes == sizes.max()].index
+    kept = next((each for each in most if METHODS[0] in each), most[0])
     why = pd.Series("", index=launches.index)
-    for name, value in zip(SAME_VARIABLE, kept, strict=True):
+    for name, value in zip(columns, kept, strict=True):
         words = name + " " + launches[name].astype(str) + f", not {value}"
         why = why.mask((launches[name] != value) & (why == ""), words)
     family = _families(launches)
@@ -105,9 +113,34 @@ def other_variable(launches: pd.DataFrame) -> "pd.Series[str]":
     return why.mask((family != last) & (why == ""), "image " + family + ", newest is " + last)
 
 
+def arm_names(launches: pd.DataFrame) -> "pd.Series[str]":
+    """The arm of each request: its method, and ``:on-demand`` if that was bought."""
+    bought = ":" + launches["purchase"].astype(str)
+    return launches["method"].astype(str) + bought.where(bought != ":spot", "")
+
+
+def other_arm(launches: pd.DataFrame, *, arm: str) -> "pd.Series[str]":
+    """Why each request is not of an arm; "" where it is, and everywhere for the arm ""."""
+    names = arm_names(launches)
+    if arm and arm not in set(names):
+        found = ", ".join(sorted(set(names)))
+        raise ValueError(f"arm is {arm!r}, but nothing was asked for like that; there is: {found}")
+    return ("asked for by " + names + f", not {arm}").where(bool(arm) & (names != arm), "")
+
+
+def side_by_side(launches: pd.DataFrame) -> pd.DataFrame:
+    """The launches of which a target met several arms in one round, one variable otherwise."""
+    if len(launches[list(ARM)].drop_duplicates()) == 1:
+        return launches.iloc[:0]
+    same = tuple(name for name in SAME_VARIABLE if name not in ARM)
+    here = launches[other_variable(launches, columns=same) == ""]
+    arms = arm_names(here).groupby([here[name] for name in ("batch_id", "round", "target")])
+    return here[arms.transform("nunique") > 1]
+
+
 def _families(launches: pd.DataFrame) -> "pd.Series[str]":
     """The family of each image.  One log that knows it says it for all of the same image."""
-    image = launches["image"].fillna("").astype(str)
+    image = launches["image"].astype(object).fillna("").astype(str)
     family = launches["image_family"].astype(object).fillna(image).astype(str)
     known = family != image
     told = dict(zip(image[known], family[known], strict=True))

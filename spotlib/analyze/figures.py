@@ -24,6 +24,7 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
+from spotlib.analyze.arms import arm_of, target_of
 from spotlib.analyze.comparable import ended_by_ec2
 from spotlib.analyze.compare import SIGNIFICANT
 from spotlib.analyze.launch_times import LaunchTimes
@@ -313,6 +314,36 @@ def comparison_figure(pairs: pd.DataFrame, styles: Styles, *, simulated: bool) -
     labels = (pairs["first"] + "\nover " + pairs["second"]).tolist()
     ratios.set_yticks(range(len(pairs)), labels, fontsize="small")
     ratios.set_ylim(len(pairs) - 0.5, -0.5)
+    return figure
+
+
+@drawing
+def arms_figure(
+    distributions: Mapping[str, LaunchTimes],
+    targets: Sequence[str],
+    styles: Styles,
+    *,
+    until_s: float,
+    simulated: bool,
+) -> Figure:
+    """One panel per target: the share at the stage over time, one line per arm.
+
+    ``distributions`` are as from ``arm_times``.
+    """
+    arms = Styles.of(sorted({arm_of(name) for name in distributions}))
+    figure, axes = panel_grid(targets, styles, simulated=simulated)
+    times_s = np.linspace(0.0, until_s, 241)
+    for target, ax in zip(targets, axes, strict=True):
+        for name, each in distributions.items():
+            if target_of(name) == target:
+                arm, shares = arm_of(name), each.curve.share_by(times_s)
+                ax.plot(times_s, shares, linewidth=2, label=arm, **arms.line(arm))
+        _share_axis(ax, until_s, styles)
+    stage = next(iter(distributions.values())).stage.label
+    figure.supxlabel("seconds since the request was sent", fontsize=12)
+    figure.supylabel(f"share of n that is {stage}", fontsize=12)
+    handles = [Line2D([], [], linewidth=2, label=arm, **arms.line(arm)) for arm in arms.colours]
+    figure.legend(handles=handles, loc="outside upper right", frameon=False, handlelength=3.5)
     return figure
 
 

@@ -3,14 +3,22 @@
 Owns the order in which the rules of ``comparable`` are applied.  It estimates nothing.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from spotlib.analyze.comparable import name_runs, other_variable, why_not
+from spotlib.analyze.comparable import (
+    name_runs,
+    other_arm,
+    other_variable,
+    side_by_side,
+    why_not,
+)
 from spotlib.figures import foreign_mark
 from spotlib.model import Stage
 from spotlib.record.folder import Paths
@@ -31,7 +39,8 @@ class Comparable:
     ``polls`` has those of a random sample of each target's runs; ``polled`` has one row per poll of
     a region: ``batch_id``, ``round``, ``region``, ``poll``, ``error``.  ``left_out`` has the
     columns ``batch_id``, ``target``, ``requests`` and ``why``; ``not_read`` counts its logs that
-    cannot be read.
+    cannot be read.  ``arms`` has these launches beside those that differ from them only in how
+    they were asked for (see ``arms.arm_names``); it is empty if there are none.
     """
 
     launches: pd.DataFrame
@@ -41,6 +50,7 @@ class Comparable:
     left_out: pd.DataFrame
     wanted: Stage
     simulated: bool
+    arms: pd.DataFrame
     not_read: int = 0
 
     @property
@@ -65,7 +75,7 @@ class Comparable:
 
 
 def load_comparable(
-    paths: Paths, *, targets: str = "", executor: Executor | None = None
+    paths: Paths, *, targets: str = "", arm: str = "", executor: Executor | None = None
 ) -> Comparable:
     """Load the newest launches that are one variable, and list what was left out.
 
@@ -75,6 +85,9 @@ def load_comparable(
         Logs, or folders of logs.
     targets : str, optional
         Keep only targets whose name contains one of these comma-separated words.
+    arm : str, optional
+        Keep only what was asked for like this, such as ``run_instances:on-demand``.  By default
+        the arm of most requests in the newest batch, the study's own of equally many.
     executor : Executor, optional
         Reads many logs at once, as for ``load_launches``.
 
@@ -88,7 +101,8 @@ def load_comparable(
     Raises
     ------
     ValueError
-        If there is no launch, if none remains, or if a word of ``targets`` matches no target.
+        If there is no launch, if none remains, if a word of ``targets`` matches no target, or if
+        nothing was asked for like ``arm``.
     """
     found = load_readable(paths, executor=executor)
     not_read = [(each.batch_id, "", np.nan, each.words) for each in found.faults]
@@ -96,15 +110,12 @@ def load_comparable(
     left_out = [pd.DataFrame(not_read, columns=_LEFT_OUT).astype({"requests": "float64"})]
     if found.launches.empty:
         raise ValueError(_nothing(paths, left_out[0]))
-    launches = name_runs(found.launches)
-    for rule in (why_not, other_variable):
-        why = rule(launches)
-        left_out.append(_left_out(launches, why))
-        if (why != "").any():  # else a copy of all would be made for nothing
-            launches = launches[why == ""]
-        if launches.empty:
-            raise ValueError(f"no request is left to analyze: each {why.iloc[0]}")
+    launches = _kept(name_runs(found.launches), why_not, left_out)
+    arms = side_by_side(launches)
+    launches = _kept(launches, partial(other_arm, arm=arm), left_out)
+    launches = _kept(launches, other_variable, left_out)
     launches = _chosen(launches, targets)
+    arms = arms[arms["target"].isin(set(launches["target"]))]
     kept = set(launches["batch_id"])
     run = name_runs(found.polled.runs)["run"]
     polled = found.polled.of(run.isin(set(launches["run"])))
@@ -116,6 +127,7 @@ def load_comparable(
         left_out=pd.concat(left_out, ignore_index=True),
         wanted=Stage[launches["wanted"].iloc[0].upper()],
         simulated=bool(launches["simulated"].iloc[0]),
+        arms=arms.reset_index(drop=True),
         not_read=len(found.faults),
     )
 
@@ -124,6 +136,21 @@ def _nothing(paths: object, unreadable: pd.DataFrame) -> str:
     reasons = unreadable["why"].tolist()
     hint = f"; not readable: {reasons[0]}" if reasons else f": run 02_collect first, or {_STUDY}"
     return f"there is no launch in {str(paths)!r}{hint}"
+
+
+def _kept(
+    launches: pd.DataFrame,
+    rule: Callable[[pd.DataFrame], "pd.Series[str]"],
+    left_out: list[pd.DataFrame],
+) -> pd.DataFrame:
+    """The launches for which a rule says nothing; the others are added to what was left out."""
+    why = rule(launches)
+    left_out.append(_left_out(launches, why))
+    if (why == "").all():
+        return launches  # not a copy
+    if (why != "").all():
+        raise ValueError(f"no request is left to analyze: each {why.iloc[0]}")
+    return launches[why == ""]
 
 
 def _left_out(launches: pd.DataFrame, why: "pd.Series[str]") -> pd.DataFrame:

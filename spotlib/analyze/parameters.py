@@ -23,6 +23,7 @@ class AnalyzeParameters:
     horizon_s: float
     ready: str
     targets: str
+    arm: str
     most_targets: int
     details: bool
     log_time: bool

@@ -350,6 +350,22 @@ def _slower_over_faster(pair: Mapping[Any, Any]) -> str:
     return f"{first} over {second}, {Estimate(ratio, low, high, why).words('', digits=2)}"
 
 
+def arm_sentences(overall: pd.DataFrame, stage: Stage) -> Iterator[str]:
+    """For each pair of arms, over all targets, which is later and how sure that is."""
+    for pair in overall.to_dict("records"):
+        first, second, later_s = pair["first"], pair["second"], pair["later_s"]
+        ends_s = pair["later_low_s"], pair["later_high_s"]
+        if later_s < 0:
+            first, second, later_s, ends_s = second, first, -later_s, (-ends_s[1], -ends_s[0])
+        sure = np.isnan(ends_s[0])
+        ends = f"fewer than {FEWEST_RUNS} rounds" if sure else f"{ends_s[0]:.0f} to {ends_s[1]:.0f}"
+        verdict = "" if pair["p_holm"] < SIGNIFICANT else ": no difference is shown"
+        yield (
+            f"{first} was {stage.label} {later_s:.0f} s ({ends}) later than {second}, on average "
+            f"over {pair['targets']} target{'s' * (pair['targets'] != 1)}{verdict}."
+        )
+
+
 def selector_sentence(associations: pd.DataFrame, outcome: str = "spread_s") -> str:
     """Which feature correlates most with an outcome, and whether that is more than chance.
 

@@ -1,0 +1,120 @@
+"""Whether it matters how one asks: the arms of a study, compared within targets.
+
+Owns the comparison of arms (a launch method and what is bought: spot or on demand).  Arms are
+never pooled.  They are compared within a target and a round, in which all of them met the same
+pool within minutes, in random order.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from spotlib.analyze.comparable import arm_names
+from spotlib.analyze.compare import compare_targets, exchange_p_values, holm
+from spotlib.analyze.intervals import FEWEST_RUNS
+from spotlib.analyze.launch_times import LaunchTimes, launch_times
+from spotlib.analyze.turnbull import Floats
+from spotlib.model import Stage
+
+_BY = " by "
+_COLUMNS = ("first", "second", "targets", "rounds", "later_s", "later_low_s", "later_high_s")
+
+
+def arm_times(
+    launches: pd.DataFrame, stage: Stage, *, executor: Executor | None = None
+) -> dict[str, LaunchTimes]:
+    """The launch times of each target by each arm, named ``target by arm``.
+
+    Parameters
+    ----------
+    launches : DataFrame
+        ``Comparable.arms``: launches that differ in nothing but their arm.
+    stage : Stage
+        The stage whose time is estimated.
+    executor : Executor, optional
+        As for ``launch_times``.
+    """
+    named = launches.assign(target=launches["target"] + _BY + arm_names(launches))
+    return launch_times(named, stage, executor=executor)
+
+
+def target_of(name: str) -> str:
+    """The target in a name of ``arm_times``."""
+    return name.rpartition(_BY)[0]
+
+
+def arm_of(name: str) -> str:
+    """The arm in a name of ``arm_times``."""
+    return name.rpartition(_BY)[2]
+
+
+def compare_arms(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> pd.DataFrame:
+    """Compare the arms within each target: the table of ``compare_targets`` for these pairs."""
+    names = sorted(distributions)
+    within = [pair for pair in combinations(names, 2) if target_of(pair[0]) == target_of(pair[1])]
+    return compare_targets(distributions, horizon_s=horizon_s, pairs=within)
+
+
+def compare_arms_overall(
+    distributions: Mapping[str, LaunchTimes], *, horizon_s: float
+) -> pd.DataFrame:
+    """Compare the arms over all targets, one row per pair of arms.
+
+    The mean of min(time, horizon) of a run is compared with that of the other arm's run in the
+    same target and round.
+
+    Returns
+    -------
+    DataFrame
+        ``first``, ``second``: the arms; ``targets`` and ``rounds`` in which both were launched.
+        ``later_s``: how much later the first is, in seconds, the mean over targets and rounds,
+        with a 95 % interval over rounds (Student's t; NaN below 6), adjusted for the number of
+        pairs (Bonferroni).
+        ``p_value`` if labels are exchanged within rounds (Fisher 1935), and ``p_holm``, adjusted
+        over all pairs (Holm, Scandinavian Journal of Statistics 1979).
+    """
+    means_s = pd.concat(
+        [
+            pd.DataFrame({"mean_s": each.run_means_s(horizon_s), "round": each.rounds}).assign(
+                target=target_of(name), arm=arm_of(name)
+            )
+            for name, each in distributions.items()
+        ]
+    )
+    paired = means_s.pivot_table(index=["target", "round"], columns="arm", values="mean_s")
+    pairs = list(combinations(paired.columns, 2))
+    level = 1 - 0.05 / max(len(pairs), 1)
+    rows = [
+        {"first": first, "second": second}
+        | _difference((paired[first] - paired[second]).dropna(), level=level)
+        for first, second in pairs
+    ]
+    table = pd.DataFrame(rows, columns=[*_COLUMNS, "p_value"])
+    return table.assign(p_holm=holm(table["p_value"].to_numpy(dtype=np.float64)))
+
+
+def _difference(later_s: "pd.Series[float]", *, level: float) -> dict[str, float]:
+    """The mean difference.  Rounds are the sample, because targets of a round share its hour."""
+    by_round = np.asarray(later_s.groupby("round").mean(), dtype=np.float64)
+    low_s = high_s = np.nan
+    if len(by_round) >= FEWEST_RUNS:
+        low_s, high_s = _student(by_round, level=level)
+    return {
+        "targets": later_s.index.get_level_values("target").nunique(),
+        "rounds": len(by_round),
+        "later_s": float(by_round.mean()) if len(by_round) else np.nan,
+        "later_low_s": low_s,
+        "later_high_s": high_s,
+        "p_value": float(exchange_p_values(by_round[:, None])[0]),
+    }
+
+
+def _student(values: Floats, *, level: float) -> tuple[float, float]:
+    """Student's interval of the mean of independent values."""
+    error = float(values.std(ddof=1)) / np.sqrt(len(values))
+    beyond = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
+    return float(values.mean()) - beyond, float(values.mean()) + beyond

@@ -1,0 +1,131 @@
+"""Arms (ways to ask for instances) are compared within a target and round, and never pooled."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from launch_rows import run_rows, table_of
+from scipy import stats
+
+from spotlib.analyze.arms import arm_times, compare_arms, compare_arms_overall
+from spotlib.analyze.comparable import (
+    arm_names,
+    name_runs,
+    other_arm,
+    other_variable,
+    side_by_side,
+)
+from spotlib.analyze.sentences import arm_sentences
+from spotlib.model import Stage
+
+REQUEST = {"method": "request_spot_instances", "purchase": "spot"}
+RUN = {"method": "run_instances", "purchase": "spot"}
+CONTROL = {"method": "run_instances", "purchase": "on-demand"}
+
+
+def study(later_s, *, arms=(REQUEST, RUN), rounds=12, targets=("t3.nano", "t3.micro"), seed=1):
+    """A study in which the second arm's runs are so much later, over targets and rounds alike."""
+    rng = np.random.default_rng(seed)
+    runs = []
+    for number in range(rounds):
+        moment_s = rng.uniform(0.0, 60.0)
+        for place, (target, arm) in enumerate((t, a) for t in targets for a in range(len(arms))):
+            ready_s = 100.0 + moment_s + later_s * arm + rng.exponential(10.0, 3)
+            more = {"instance_type": target, "sent_at": moment(number)} | arms[arm]
+            runs.append(run_rows(ready_s, number=number, plan=place, **more))
+    return name_runs(table_of(*runs))
+
+
+def moment(number):
+    return pd.Timestamp("2024-09-01", tz="UTC") + pd.Timedelta(minutes=15 * number)
+
+
+def test_an_arm_is_its_method_and_what_was_bought():
+    assert set(arm_names(study(0.0, arms=(REQUEST, CONTROL)))) == {
+        "request_spot_instances",
+        "run_instances:on-demand",
+    }
+
+
+def test_arms_are_never_pooled_and_the_page_is_about_one_of_them():
+    launches = study(0.0, arms=(RUN, REQUEST, CONTROL))
+    why = other_variable(launches)
+    assert set(launches[why == ""]["method"]) == {"request_spot_instances"}
+    control = launches["purchase"] == "on-demand"
+    assert why[control].str.contains("not request_spot_instances").all()
+
+
+def test_the_arm_of_the_page_can_be_chosen_and_one_that_was_not_launched_is_refused():
+    launches = study(0.0, arms=(REQUEST, CONTROL))
+    kept = launches[other_arm(launches, arm="run_instances:on-demand") == ""]
+    assert set(kept["purchase"]) == {"on-demand"}
+    with pytest.raises(ValueError, match="there is: request_spot_instances, run_instances:on-dem"):
+        other_arm(launches, arm="run_instances")
+
+
+def test_only_arms_that_a_target_met_in_one_round_stand_side_by_side():
+    alone = study(0.0, arms=(REQUEST,))
+    assert side_by_side(alone).empty
+    both = study(0.0)
+    gone = (both["method"] == "run_instances") & (both["round"] == 3)
+    assert set(side_by_side(both[~gone])["round"]) == set(range(12)) - {3}
+    apart = pd.concat([alone, study(0.0, arms=(RUN,)).assign(batch_id="20240902T000000Z-bbbbbb")])
+    assert side_by_side(apart).empty
+
+
+def test_the_later_arm_is_found_with_the_interval_of_a_paired_t_test():
+    launches = study(20.0)
+    times = arm_times(launches, Stage.READY)
+    [row] = compare_arms_overall(times, horizon_s=599.0).to_dict("records")
+    assert (row["first"], row["second"]) == ("request_spot_instances", "run_instances")
+    assert (row["targets"], row["rounds"]) == (2, 12)
+    middle_s = launches["ready_by_s"] - 1.5
+    means_s = middle_s.groupby([launches["round"], launches["method"]]).mean().unstack()
+    paired = stats.ttest_rel(means_s["request_spot_instances"], means_s["run_instances"])
+    low_s, high_s = paired.confidence_interval(0.95)
+    assert row["later_s"] == pytest.approx((means_s.iloc[:, 0] - means_s.iloc[:, 1]).mean())
+    assert (row["later_low_s"], row["later_high_s"]) == pytest.approx((low_s, high_s))
+    assert row["p_value"] == pytest.approx(2 / 2**12)  # all rounds have the same sign
+
+
+def test_each_target_is_compared_with_itself_only():
+    pairs = compare_arms(arm_times(study(20.0), Stage.READY), horizon_s=599.0)
+    names = pairs[["first", "second"]].to_numpy().tolist()
+    assert names == [
+        [f"{target} in sa-east-1 by request_spot_instances", f"{target} in sa-east-1 by {second}"]
+        for target, second in (("t3.micro", "run_instances"), ("t3.nano", "run_instances"))
+    ]
+    assert (pairs["ratio_high_adjusted"] < 1).all()
+
+
+def test_without_a_difference_one_study_in_twenty_is_a_false_alarm():
+    rng = np.random.default_rng(1)
+    alarms, studies, rounds = 0, 300, 8
+    for _ in range(studies):
+        moment_s = rng.uniform(0.0, 60.0, rounds)  # shared by the arms of a round
+        times_s = moment_s + np.minimum(rng.exponential(30.0, (2, rounds)), 90.0)
+        names = tuple(map(str, range(rounds)))
+        arms = {
+            f"t3.nano by {arm}": SimpleNamespace(run_means_s=lambda _, t=each: t, rounds=names)
+            for arm, each in enumerate(times_s)
+        }
+        [row] = compare_arms_overall(arms, horizon_s=300.0).to_dict("records")
+        alarms += row["p_value"] < 0.05
+    low, high = stats.binom.ppf((0.001, 0.999), studies, 0.05)
+    assert low <= alarms <= high
+
+
+def test_below_six_rounds_there_is_no_interval_and_the_sentence_says_so():
+    overall = compare_arms_overall(arm_times(study(20.0, rounds=3), Stage.READY), horizon_s=599.0)
+    assert overall[["later_low_s", "later_high_s"]].isna().all(axis=None)
+    [words] = arm_sentences(overall, Stage.READY)
+    assert "fewer than 6 rounds" in words
+    assert words.endswith("no difference is shown.")
+
+
+def test_the_sentence_names_the_later_arm_first():
+    overall = compare_arms_overall(arm_times(study(20.0), Stage.READY), horizon_s=599.0)
+    [words] = arm_sentences(overall, Stage.READY)
+    assert words.startswith("run_instances was ready ")
+    assert words.endswith("later than request_spot_instances, on average over 2 targets.")
