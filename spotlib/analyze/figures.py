@@ -338,10 +338,10 @@ def arms_figure(
             if target_of(name) == target:
                 arm, shares = arm_of(name), each.curve.share_by(times_s)
                 ax.plot(times_s, shares, linewidth=2, label=arm, **arms.line(arm))
-        _share_axis(ax, until_s, styles)
-    stage = next(iter(distributions.values())).stage.label
-    figure.supxlabel("seconds since the request was sent", fontsize=12)
-    figure.supylabel(f"share of n that is {stage}", fontsize=12)
+        styles.share_axis(ax, until_s)
+    stage = next(iter(distributions.values())).stage
+    figure.supxlabel("seconds since the request was sent", fontsize="medium")
+    figure.supylabel(styles.share_label(stage), fontsize="medium")
     handles = [Line2D([], [], linewidth=2, label=arm, **arms.line(arm)) for arm in arms.colours]
     figure.legend(handles=handles, loc="outside upper right", frameon=False, handlelength=3.5)
     return figure

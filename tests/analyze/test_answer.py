@@ -21,7 +21,7 @@ from spotlib.analyze.summaries import (
     phases,
     ready_of_n,
 )
-from spotlib.figures import table_html, target_colours
+from spotlib.figures import table_html
 from spotlib.model import Stage
 
 NONE = (np.nan, np.nan, np.nan)
