@@ -11,6 +11,7 @@ reason, the changes that nobody could notice; they are not drawn.
 """
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -169,6 +170,7 @@ def _lines_to(node: Any, line: int) -> range | None:
     return None
 
 
+@functools.cache
 def possible(path: str) -> dict[Place, list[tuple[Operator, int]]]:
     """Return, for each place in a file, the changes that can be made there."""
     operators = [get_operator(name)() for name in operator_names() if _SLIPS.fullmatch(name)]
@@ -189,7 +191,8 @@ def possible(path: str) -> dict[Place, list[tuple[Operator, int]]]:
 
 def draw(count: int, seed: int, rooms: Iterable[str]) -> Iterator[Mutant]:
     """Yield random mutants, at most one for each place in the code."""
-    places, room_of = {}, {}
+    places: dict[Place, list[tuple[Operator, int]]] = {}
+    room_of = {}
     for room in rooms:
         for file in [ROOT / room] if room.endswith(".py") else (ROOT / room).rglob("*.py"):
             path = str(file.relative_to(ROOT))
@@ -391,43 +394,45 @@ def _try(job: tuple[Mutant, list[str]], copy: Path) -> int:
     return _pytest(copy, sorted(set(map(_file, tests))), _Chosen(tests), "-x")
 
 
-def run(mutants: list[Mutant], folder: Path, *, workers: int, end_s: float) -> Iterator[bool]:
-    """Yield for each mutant that there was time for whether it was noticed; print the others."""
-    copies = [folder / str(number) for number in range(workers)]
-    for copy in copies:
-        shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
-    rooms = {part for mutant in mutants for part in ROOMS[mutant.room]}
+def map_of(rooms: Iterable[str], copies: list[Path]) -> Map:
+    """Run every quick test of these rooms once."""
     files = {
         str(file.relative_to(ROOT))
-        for part in rooms
+        for part in {part for room in rooms for part in ROOMS[room]}
         for file in ((ROOT / part).glob("test_*.py") if (ROOT / part).is_dir() else [ROOT / part])
     }
-    reached = Map()
+    found = Map()
     for file, copy, code in forked(_reach, sorted(files), copies, lambda _: FILE_LIMIT_S):
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-            print(f"without any change, tests of {file} fail: they are not used", flush=True)
-        if code is not None:
-            reached.add(json.loads(Path(f"{copy}.json").read_text()))
-    print(f"{len(reached.seconds)} tests take {sum(reached.seconds.values()):.0f} s", flush=True)
+            print(f"{file} fails without any change: what fails there is not used", flush=True)
+        if code in tuple(pytest.ExitCode):
+            found.add(json.loads(Path(f"{copy}.json").read_text()))
+    print(f"{len(found.seconds)} tests take {sum(found.seconds.values()):.0f} s", flush=True)
+    return found
 
-    jobs = []
-    for mutant in mutants:
-        tests = reached.tests(mutant)
-        if tests:
-            jobs.append((mutant, tests))
-        else:
-            _print(mutant, "no quick test reaches it")
-            yield False
+
+def noticed(mutants: Iterable[Mutant], known: Map, copies: list[Path]) -> Iterator[bool]:
+    """Yield whether each mutant was noticed; print those that were not."""
+
+    def reached() -> Iterator[tuple[Mutant, list[str]]]:
+        for mutant in mutants:
+            if tests := known.tests(mutant):
+                yield mutant, tests
+            else:
+                unreached.append(mutant)
 
     def limit_s(job: tuple[Mutant, list[str]]) -> float:
-        return LEAST_LIMIT_S + 4 * sum(map(reached.seconds.get, job[1]))
+        return LEAST_LIMIT_S + 4 * sum(known.seconds[test] for test in job[1])
 
-    in_time = (job for job in jobs if time.monotonic() < end_s)
-    for (mutant, tests), copy, code in forked(_try, in_time, copies, limit_s):
+    unreached: list[Mutant] = []
+    for (mutant, tests), copy, code in forked(_try, reached(), copies, limit_s):
         shutil.copy2(ROOT / mutant.path, copy / mutant.path)
         if code == pytest.ExitCode.OK:
             _print(mutant, f"{len(tests)} tests pass")
         yield code != pytest.ExitCode.OK
+    for mutant in unreached:
+        _print(mutant, "no quick test reaches it")
+        yield False
 
 
 def _print(mutant: Mutant, why: str) -> None:
@@ -439,23 +444,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=100, help="how many mutants to draw")
     parser.add_argument("--minutes", type=float, default=30.0, help="start no mutant after this")
-    parser.add_argument("--seed", type=int, help="of the draw; one is drawn if none is given")
+    parser.add_argument("--seed", type=int, nargs="+", help="one draw for each; else one at random")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--rooms", nargs="*", default=list(ROOMS), choices=list(ROOMS))
+    parser.add_argument("--rooms", nargs="+", default=list(ROOMS), choices=list(ROOMS))
     given = parser.parse_args()
     end_s = time.monotonic() + 60 * given.minutes
-    seed = random.SystemRandom().randrange(10_000) if given.seed is None else given.seed
-    mutants = list(draw(given.count, seed, given.rooms))
-    print(f"seed {seed}: {len(mutants)} mutants, none begun after {given.minutes:g} minutes")
+    seeds = given.seed or [random.SystemRandom().randrange(10_000)]
+    draws = {seed: list(draw(given.count, seed, given.rooms)) for seed in seeds}
+    print(f"seed {seeds}: {given.count} mutants each, none begun after {given.minutes:g} minutes")
     os.environ["OMP_NUM_THREADS"] = "1"  # threads do not survive a fork
     for name in LIBRARIES:
         import_module(name)
     with tempfile.TemporaryDirectory() as folder:
-        noticed = list(run(mutants, Path(folder), workers=given.workers, end_s=end_s))
-    share = sum(noticed) / max(len(noticed), 1)
-    print(f"seed {seed}: {sum(noticed)} of {len(noticed)} noticed ({share:.1%})")
-    if len(noticed) < len(mutants):
-        print(f"{len(mutants) - len(noticed)} were not tried: the time was over")
+        copies = [Path(folder) / str(number) for number in range(given.workers)]
+        for copy in copies:
+            shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
+        known = map_of({mutant.room for each in draws.values() for mutant in each}, copies)
+        for seed, mutants in draws.items():
+            in_time = (each for each in mutants if time.monotonic() < end_s)
+            found = list(noticed(in_time, known, copies))
+            share = sum(found) / max(len(found), 1)
+            print(f"seed {seed}: {sum(found)} of {len(found)} noticed ({share:.1%})", flush=True)
+            if len(found) < len(mutants):
+                print(f"{len(mutants) - len(found)} were not tried: the time was over", flush=True)
 
 
 if __name__ == "__main__":
