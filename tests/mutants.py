@@ -53,7 +53,12 @@ BROKEN = 99  # the exit code of a child that could not run pytest
 
 # The tests of each room.
 ROOMS: dict[str, tuple[str, ...]] = {
-    "spotlib/model.py": ("tests/test_model.py", "tests/collect", "tests/record"),
+    "spotlib/model.py": (
+        "tests/test_model.py",
+        "tests/collect/test_rounds.py",
+        "tests/collect/test_truth.py",
+        "tests/record/test_tables.py",
+    ),
     "spotlib/ec2": ("tests/ec2", "tests/collect", "tests/cleanup", "tests/test_spending.py"),
     "spotlib/record": ("tests/record", "tests/collect", "tests/analyze/test_load.py"),
     "spotlib/cleanup": ("tests/cleanup", "tests/collect"),
