@@ -150,6 +150,16 @@ def test_the_policy_in_the_package_is_valid_json(repository):
     assert policy["Version"] == "2012-10-17"
 
 
+def test_each_change_that_is_called_unnoticeable_is_still_possible_and_says_why(repository):
+    listed = tomllib.loads((repository / "tests" / "equivalent_mutants.toml").read_text())
+
+    for each in listed["mutant"]:
+        code = " ".join((repository / each["file"]).read_text().split())
+        assert " ".join(each["before"].split()) in code, each
+        assert each["after"] != each["before"]
+        assert each["reason"]
+
+
 def test_an_installed_package_works_where_its_notebooks_are(repository, tmp_path, monkeypatch):
     """After plain pip install the package is elsewhere; a kernel starts in notebooks/."""
     assert workspace() == repository
