@@ -266,7 +266,6 @@ def _fork(work: Callable[[Any, Path], int], job: Any, copy: Path) -> int:
     os.chdir(copy)
     os.environ["PYTHONPATH"] = str(copy)
     sys.path[0] = str(copy)  # instead of the folder of this file
-    sys.dont_write_bytecode = True  # it would be taken for that of the next change
     code = BROKEN
     try:
         code = work(job, copy)
@@ -394,8 +393,8 @@ class _Chosen:
 
 def _try(job: tuple[Mutant, list[str]], copy: Path) -> int:
     mutant, tests = job
-    changed = copy / mutant.path
-    changed.write_text(mutant.code)
+    sys.dont_write_bytecode = True  # what was written without a change serves all
+    (copy / mutant.path).write_text(mutant.code)
     return _pytest(copy, sorted(set(map(_file, tests))), _Chosen(tests), "-x")
 
 
