@@ -154,6 +154,8 @@ def _is_no_rule(node: Any) -> bool:
             return True
         if kind == "classdef" and parent.children[-1] is not child:
             return True
+        if kind == "argument" and parent.children[0].get_code().strip() == "strict":
+            return True  # of zip: it only guards what holds anyway
         if kind in {"parameters", "lambdef"} and node.type == "operator":
             return True
         if kind == "tfpdef" or (kind == "funcdef" and parent.annotation is child):
