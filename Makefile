@@ -31,7 +31,7 @@ round = $$(($$(find $(STUDY)/launches -name '*.jsonl' -newer $(STUDY)/notebooks/
 cells = cell $$(cat $(1)/notebooks/$(2).ipynb 2> /dev/null | grep -c '"execution_count": [0-9]') of \
 	$$(($$(grep -c '"execution_count":' notebooks/$(2).ipynb) + 1))
 
-.PHONY: study report test chaos lab setup test-setup constraints clean
+.PHONY: study report test chaos mutants lab setup test-setup constraints clean
 
 setup: $(VENV)/ready
 
@@ -101,10 +101,18 @@ chaos: test-setup
 	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/record tests/cleanup tests/collect tests/select \
 	  tests/test_export.py tests/test_public.py tests/test_readme.py
 
+# Small changes of the core, drawn by chance, that a test must notice: make mutants COUNT=300
+COUNT := 100
+MINUTES := 30
+mutants: test-setup
+	@$(call install,.[mutants])
+	$(BIN)/python tests/mutants.py --count $(COUNT) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/02_collect.ipynb
 
 constraints: test-setup
+	@$(call install,.[mutants])
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt
 
 clean:

@@ -29,6 +29,8 @@ def choose_targets(
     each = -(-count // (len(LADDER) + 1))
     offers = [(t, r) for r in catalogue.DEFAULT_REGIONS for t in sorted(catalogue.offered(r))]
     for index in rng.permutation(len(offers)):
+        if sum(map(len, classes.values())) == each * (len(LADDER) + 1):
+            break  # there are 16,000 offers
         found = classes.setdefault(t3(market, pools_of(*offers[index]), START.timestamp()), [])
         if len(found) < each:
             found.append(offers[index])

@@ -131,7 +131,12 @@ def sampled() -> Callable[..., list[Any]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked ``chaos`` unless ``make chaos`` runs them."""
+    """Skip tests marked ``chaos`` unless ``make chaos`` runs them.
+
+    Those that wait for programs come first, in a random order as the others: at the end only short
+    tests are left, and no process waits long for another.
+    """
+    items.sort(key=lambda item: "_programs_end_with_the_test" not in item.fixturenames)
     for item in items:
         if item.get_closest_marker("chaos") and not CHAOS:
             item.add_marker(pytest.mark.skip(reason="only make chaos runs it"))

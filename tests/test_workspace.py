@@ -82,6 +82,7 @@ def test_everything_imported_is_a_named_dependency(repository, project):
     # Libraries that moto, boto3, pytest and JupyterLab bring along.
     parts = {"botocore": "boto3", "xmltodict": "moto", "werkzeug": "moto", "packaging": "pytest"}
     parts |= {"urllib3": "boto3", "jupyter_client": "jupyterlab", "websocket": "jupyterlab"}
+    parts |= {"cosmic_ray": "cosmic-ray", "parso": "cosmic-ray"}  # only make mutants installs it
     sources = [(path, path.read_text(), testing) for path in (repository / "tests").rglob("*.py")]
     sources += [(p, p.read_text(), testing) for p in (repository / "benchmarks").glob("*.py")]
     sources += [(p, p.read_text(), runtime) for p in (repository / "spotlib").rglob("*.py")]
@@ -147,6 +148,16 @@ def test_the_policy_in_the_package_is_valid_json(repository):
     policy = json.loads((repository / "spotlib" / "policy.json").read_text())
 
     assert policy["Version"] == "2012-10-17"
+
+
+def test_each_change_that_is_called_unnoticeable_is_still_possible_and_says_why(repository):
+    listed = tomllib.loads((repository / "tests" / "equivalent_mutants.toml").read_text())
+
+    for each in listed["mutant"]:
+        code = " ".join((repository / each["file"]).read_text().split())
+        assert " ".join(each["before"].split()) in code, each
+        assert each["after"] != each["before"]
+        assert each["reason"]
 
 
 def test_an_installed_package_works_where_its_notebooks_are(repository, tmp_path, monkeypatch):

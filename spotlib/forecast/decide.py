@@ -130,11 +130,10 @@ def waiting_pays_until_s(
     request elsewhere.  0.0 if waiting never pays; NaN if the forecast is shorter than
     ``within_s``.
     """
-    times_s = np.concatenate([[0.0], forecast.times_s])
-    pending = np.concatenate([[1.0], 1.0 - forecast.expected / forecast.n])
-    now = times_s[times_s + within_s <= times_s[-1]]
-    if now.size == 0:
+    times_s, pending = forecast.times_s, 1.0 - forecast.expected / forecast.n
+    if times_s[-1] < within_s:
         return float("nan")
+    now = times_s[times_s + within_s <= times_s[-1]]
     still = np.interp(now, times_s, pending)
     later = np.interp(now + within_s, times_s, pending)
     pays = (still - later) >= least_probability * np.maximum(still, 1e-12)

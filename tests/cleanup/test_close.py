@@ -299,6 +299,22 @@ def test_what_was_ended_before_is_not_asked_for_again(launched):
     assert not [each for each in world.calls[calls:] if each.mutating]
 
 
+def test_what_was_ended_is_not_asked_for_again_while_nothing_can_be_described(launched):
+    world, connection, requests, instances = launched
+    describing_nothing(world)
+    calls = len(world.calls)
+
+    cleaned = settle(
+        connection, batch_id="b", request_ids=requests, note=lambda _: None, alive=instances
+    )
+
+    assert cleaned.confirmed
+    assert Counter(each.action for each in world.calls[calls:] if each.mutating) == {
+        "CancelSpotInstanceRequests": 2,
+        "TerminateInstances": 2,
+    }
+
+
 def ignore_filters(monkeypatch):
     """The endpoint answers a describe call with all there is, whatever its filters."""
     for module in (filters, instance_api, spot_api):

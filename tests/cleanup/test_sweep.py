@@ -454,6 +454,48 @@ def test_a_sweep_searches_also_where_regions_may_not_be_listed(in_process, tmp_p
     assert "cn-north-1" not in report.errors, "another partition is another account"
 
 
+def test_a_sweep_searches_the_regions_that_the_account_may_use_and_no_other(in_process, tmp_path):
+    world = scripted(opted_in=["af-south-1"], not_opted_in=["eu-west-3"])
+    connection = in_process(world)
+    orphans(connection, 1)
+    orphans(connection, 1, region="af-south-1")
+    world.advance(20)
+    calls = len(world.calls)
+
+    report = sweep(connection, folder=tmp_path, settle_s=5.0)
+
+    asked = {each.region for each in world.calls[calls:]}
+    assert report.clean
+    assert world.leftovers() == EMPTY
+    assert asked >= {NANO.region, "af-south-1", "us-east-1"}
+    assert not asked & {"eu-west-3", "ap-east-1"}
+
+
+@pytest.mark.parametrize(("hours", "clean"), [(2.9, False), (3.1, True)])
+def test_requests_that_ec2_does_not_list_must_be_seen_until_three_hours_after_they_expired(
+    died, tmp_path, monkeypatch, hours, clean
+):
+    """A young request may not be listed yet, an old one not any more."""
+    nothing = {
+        "describe_spot_instance_requests": {"SpotInstanceRequests": []},
+        "describe_instances": {"Reservations": []},
+    }
+    call = Connection.call
+    monkeypatch.setattr(
+        Connection,
+        "call",
+        lambda self, region, action, /, **given: (
+            call(self, region, action, **given) | nothing.get(action, {})
+        ),
+    )
+    world, log = died.revived(tmp_path / "logs")
+    [left] = unfinished(log)
+    since_s = (left.valid_until - world.epoch).total_seconds() + 3600 * hours
+    world.advance(since_s - world.now_s)
+
+    assert swept(world, log, batch_id=log.stem, give_up_s=60.0).clean is clean
+
+
 @pytest.mark.parametrize(("denied", "confirmed"), [("eu-west-3", True), (NANO.region, False)])
 def test_a_named_batch_is_confirmed_where_its_log_says_it_was_whatever_other_regions_say(
     died, tmp_path, in_process, denied, confirmed

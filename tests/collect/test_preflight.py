@@ -260,6 +260,13 @@ def test_a_type_counts_against_the_quota_of_its_family(name, family):
     assert quota_of(name).families == family
 
 
+def test_a_new_account_has_vcpus_of_the_standard_types_only():
+    found = {name: quota_of(name).fresh_vcpus for name in ("t3.nano", "g5.large", "p5.48xlarge")}
+
+    assert found == {"t3.nano": 5, "g5.large": 0, "p5.48xlarge": 0}
+    assert quota_of("new9.large").fresh_vcpus is None, "not known"
+
+
 def test_waves_fit_under_every_quota_and_keep_the_order():
     here = prepared("t3.nano", n=2)
     there = prepared("t3.nano", "us-east-1", n=2)

@@ -170,7 +170,9 @@ def test_a_capacity_refusal_is_a_measurement(run, log):
 
     assert summary.outcomes == {"refused": 2}
     assert summary.problems == ()
-    assert set(load_launches(log)["kind"]) == {"capacity"}
+    launches = load_launches(log)
+    assert set(launches["kind"]) == {"capacity"}
+    assert (launches["watched_s"] == 0.0).all(), "it was known at once"
 
 
 def test_a_plan_may_wait_for_running_only_and_then_says_nothing_of_ready(run, log):

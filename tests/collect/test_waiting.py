@@ -5,7 +5,7 @@ import signal
 from copy import deepcopy
 
 import pytest
-from conftest import NANO, QUICK, plan_for, read_events, scripted
+from conftest import ARM, NANO, QUICK, plan_for, read_events, scripted
 
 from spotlib.cleanup.close import until_quiet_s
 from spotlib.cleanup.sweep import sweep
@@ -64,6 +64,20 @@ def test_a_stop_without_a_view_is_answered_in_the_terminal_until_it_is_confirmed
     assert lines[1] == f"{STOPPING} 35 s (SIGINT)\n"
     assert f"{STOPPING} 32 s" in lines
     assert lines[-1].startswith("open requests 0, live instances 0 (confirmed)")
+
+
+def test_a_stop_counts_nothing_that_an_ended_plan_has_released(in_process, log):
+    connection = in_process(scripted(QUICK, NEVER))
+    checked = plan_for(connection, NANO, ARM, n=1, timeout_s=60)
+    said = []
+
+    def stop_later(progress):
+        if progress.elapsed_s > 30:
+            signal.raise_signal(signal.SIGINT)
+
+    collect_batch(connection, checked, log=log, seed=1, on_poll=stop_later, on_wait=said.append)
+
+    assert said[0].words == "stopping: cancelling 1 requests, terminating 0 instances"
 
 
 def test_the_end_of_a_round_and_the_wait_for_the_next_are_counted_down(collect):

@@ -32,13 +32,15 @@ ENDS = pytest.mark.parametrize(("end", "word"), [(terminate, "i"), (cancel, "sir
 
 
 @ENDS
-def test_one_unknown_id_keeps_no_other_from_being_ended(end, word):
+@pytest.mark.parametrize("known", [[1], [1, 3]])
+def test_one_unknown_id_keeps_no_other_from_being_ended(end, word, known):
     account = Account(f"{word}-2")
+    ids = [f"{word}-{number}" for number in known]
 
-    ended = end(account, "us-east-1", [f"{word}-1", f"{word}-2", f"{word}-3"])
+    ended = end(account, "us-east-1", [*ids, f"{word}-2"])
 
-    assert account.ended == [f"{word}-1", f"{word}-3"]
-    assert ended == Ended((f"{word}-1", f"{word}-3"))
+    assert account.ended == ids
+    assert ended == Ended(tuple(ids))
 
 
 @ENDS

@@ -193,6 +193,8 @@ def test_a_chance_of_exactly_the_least_still_pays():
 
     assert waiting_pays_until_s(forecast, within_s=10.0, least_probability=0.04999) == 10.0
     assert waiting_pays_until_s(forecast, within_s=10.0, least_probability=0.05001) == 0.0
+    halved = forecast_of([0.5, 0.75, 0.75])
+    assert waiting_pays_until_s(halved, within_s=10.0, least_probability=0.5) == 10.0
 
 
 def test_a_forecast_as_long_as_the_wait_is_long_enough():

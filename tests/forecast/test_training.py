@@ -71,6 +71,17 @@ def test_weights_by_hand():
     assert weights(2) == pytest.approx([1.0, 1.0, 2.0, 2.0, 2.0])
 
 
+def test_a_run_lost_between_the_last_two_times_counts_for_those_still_watched_then():
+    """At 450 s only the latest was still waited for: it stands for the lost one, too."""
+    lost = run_rows([INF], number=0, until_s=450.0, outcome="abandoned")
+    ready = [run_rows([by_s], number=i) for i, by_s in enumerate([150.0, 430.0, 480.0], start=1)]
+    training = training_table(table_of(lost, *ready), step_s=100.0, horizon_s=500.0)
+
+    weights = training.groupby("round")["weight"].agg(list).to_dict()
+    assert weights.pop(3) == pytest.approx([1.0, 1.0, 1.0, 1.0, 2.0])
+    assert weights == {0: [1.0] * 4, 1: [1.0] * 5, 2: [1.0] * 5}
+
+
 def test_censoring_does_not_bias_the_weighted_share():
     rng = np.random.default_rng(1)
     rows = []

@@ -44,6 +44,7 @@ def test_the_tables_have_a_row_per_poll_and_plan_per_request_and_per_batch(batch
     assert polls.groupby("plan")["n"].unique().map(list).tolist() == [[2], [2]]
     assert polls["ready"].max() == 2
     assert batches["clean"].all()
+    assert batches[["rounds", "plans", "requests", "ended"]].to_numpy().tolist() == [[1, 2, 4, 4]]
     assert not batches["torn"].any()
     for table in (polls, launches, batches):
         assert table["simulated"].all()
