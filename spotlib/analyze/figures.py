@@ -343,7 +343,9 @@ def arms_figure(
     figure.supxlabel("seconds since the request was sent", fontsize="medium")
     figure.supylabel(styles.share_label(stage), fontsize="medium")
     handles = [Line2D([], [], linewidth=2, label=arm, **arms.line(arm)) for arm in arms.colours]
-    figure.legend(handles=handles, loc="outside upper right", frameon=False, handlelength=3.5)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=2, frameon=False, handlelength=3.5
+    )
     return figure
 
 
