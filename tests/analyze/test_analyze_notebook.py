@@ -15,6 +15,7 @@ from programs import execute_notebook
 from studies import NANO, record
 
 from spotlib.analyze import sentences
+from spotlib.forecast.decide import formatted_decisions
 from spotlib.model import Target
 from spotlib.sandbox.world import Fate
 
@@ -79,6 +80,7 @@ def test_the_page_begins_with_the_answer_the_table_and_one_figure(study):
 
 
 FORMATTED = {
+    "decisions": formatted_decisions,
     "ready-of-n": sentences.formatted_ready,
     "launch-times": sentences.formatted_summary,
 }

@@ -1,0 +1,29 @@
+"""How numbers, names and times are said: the same in every sentence, table and figure."""
+
+from collections.abc import Sequence
+
+
+def percent(share: float, *, digits: int = 0) -> str:
+    """``45 %``."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 run``, ``20 runs``, ``2 batches``."""
+    plural = noun + ("es" if noun.endswith("ch") else "s")
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def span_words(seconds: float) -> str:
+    """``12 minutes``, ``19 hours``, ``2.5 days``: to the unit in which it is at least 1."""
+    for unit, unit_s in (("day", 86_400.0), ("hour", 3_600.0)):
+        number = round(seconds / unit_s, 1)
+        if number >= 1:
+            return f"{number:g} {unit if number == 1 else unit + 's'}"
+    return counted(round(seconds / 60), "minute")

@@ -1,0 +1,33 @@
+"""How numbers, names and times are said."""
+
+import pytest
+
+from spotlib.words import counted, listed, percent, span_words
+
+
+def test_a_share_is_said_in_one_form():
+    assert percent(0.456) == "46 %"
+    assert percent(0.0004, digits=2) == "0.04 %"
+
+
+def test_one_is_singular():
+    assert [counted(number, "run") for number in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+    assert counted(2, "batch") == "2 batches"
+
+
+def test_names_are_listed_as_in_speech():
+    assert [listed("abc"[:number]) for number in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 minutes"),
+        (70, "1 minute"),
+        (3600, "1 hour"),
+        (68_400, "19 hours"),
+        (216_000, "2.5 days"),
+    ],
+)
+def test_a_span_has_the_largest_unit_of_which_there_is_one(seconds, words):
+    assert span_words(seconds) == words
