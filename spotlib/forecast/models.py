@@ -238,17 +238,24 @@ def _fit_regression(runs: Runs) -> Shares:
 
     Each run counts once.  Regressors are standardised and penalised; each target has an effect of
     its own, shrunk toward 0.  A fractional response (Papke and Wooldridge, J. Appl. Econom. 1996).
-    A value beyond those in training counts as the nearest of them.
+    A value beyond those in training counts as the nearest of them.  Whether a feature is unknown
+    may tell something, if it was so in training.
     """
     targets = pd.Index(np.asarray(runs.features["target"].unique()))
-    learnt = pd.DataFrame(_with_unknown(runs.features))
+    typical = runs.features[[*HISTORY]].mean()  # of which one may be known without another
+
+    def numbers(features: pd.DataFrame) -> Floats:
+        filled = features.assign(**features[[*HISTORY]].fillna(typical))
+        return np.hstack([regressors(filled), features[[*_MAY_BE_UNKNOWN]].isna()])
+
+    learnt = pd.DataFrame(numbers(runs.features))
     low, high, mean = (learnt.agg(each).to_numpy() for each in ("min", "max", "mean"))  # if known
     varied = learnt.std(ddof=0).to_numpy()
     spread = np.where(varied > 0, varied, np.inf)  # what never varied in training explains nothing
 
     def design(features: pd.DataFrame) -> sparse.csr_array:
         one_hot = targets.get_indexer(features["target"])[:, None] == np.arange(len(targets))
-        within = np.clip(_with_unknown(features), low, high)  # no effect is known to go on
+        within = np.clip(numbers(features), low, high)  # no effect is known to go on
         scaled = np.nan_to_num((within - mean) / spread)  # what is unknown counts as the mean
         one = np.ones((len(features), 1))
         return sparse.hstack([one, scaled, sparse.csr_array(one_hot)], format="csr")
@@ -295,11 +302,6 @@ def regressors(features: pd.DataFrame) -> Floats:
     )
     sps = known[["sps"]].to_numpy()  # a step from each score to the next
     return np.hstack([np.where(np.isnan(sps), np.nan, sps >= np.arange(2, 11)), numbers])
-
-
-def _with_unknown(features: pd.DataFrame) -> Floats:
-    """Return the regressors and whether each feature is unknown: that may tell something."""
-    return np.hstack([regressors(features), features[[*_MAY_BE_UNKNOWN]].isna()])
 
 
 MODELS: dict[str, Fitting] = {

@@ -10,7 +10,7 @@ import pandas as pd
 from spotlib.forecast.models import FEATURES, regressors
 from spotlib.forecast.training import Floats
 
-_MOST_RUNS = 200  # to average over
+_MOST_RUNS = 200  # to average over: of more, so many are drawn
 
 
 def complete(asked: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, Floats]:
@@ -27,9 +27,13 @@ def complete(asked: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, Flo
         return asked, np.ones(1)
     known = found.dropna(subset=seen)
     found = known if len(known) else found
-    found = found.iloc[np.unique(np.linspace(0, len(found) - 1, _MOST_RUNS).astype(np.intp))]
-    weight = found[seen].assign(weight=_likeness(asked, found)).groupby(seen, dropna=False)
-    values = weight["weight"].sum().reset_index()
+    weight = _likeness(asked, found)
+    if len(found) > _MOST_RUNS:
+        rng = np.random.default_rng(0)  # the same question has the same answer
+        found = found.iloc[rng.choice(len(found), _MOST_RUNS, p=weight / weight.sum())]
+        weight = np.ones(_MOST_RUNS)
+    alike = found[seen].assign(weight=weight).groupby(seen, dropna=False)
+    values = alike["weight"].sum().reset_index()
     rest = {name: asked[name].item() for name in asked.columns.difference(seen)}
     return values[seen].assign(**rest), (values["weight"] / values["weight"].sum()).to_numpy()
 
