@@ -27,14 +27,14 @@ BLOCKS = re.findall(r"^ *```(sh|python|cron)\n(.*?)^ *```", README, re.MULTILINE
 CLONE = "git clone ADDRESS-OF-THIS-REPOSITORY spot-launch-times\n"
 INSTALLS = ("conda env create", "pip install .")  # from the network
 AWS = "endpoint aws"
-# The real programs, but: one round of one target, or of six in the study, the fewest to forecast
-# from, and a word more often than every 5 s.  Outside of make chaos only the study's batch and the
-# loop's first are executed; other notebooks, which their own tests execute, are written with their
-# parameters.
+# The real programs, but: one round of one target, or in the study two of three, the fewest to
+# forecast from, and a word more often than every 5 s.  Outside of make chaos only the study's batch
+# and the loop's first are executed; other notebooks, which their own tests execute, are written
+# with their parameters.
 PREPARE = "" if CHAOS else "--prepare-only"
 STAND_INS = {
     "bin/papermill": f"""case "$*" in
-          *02_collect*study*) set -- "$@" -p rounds 1 -p top 6;;
+          *02_collect*study*) set -- "$@" -p rounds 2 -p top 3;;
           *collect-n1.ipynb*|*first.ipynb*) set -- "$@" -p rounds 1 -p top 1;;
           *02_collect*) set -- "$@" -p rounds 1 -p top 1 {PREPARE};;
           *) set -- "$@" {PREPARE};;
