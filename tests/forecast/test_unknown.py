@@ -141,12 +141,24 @@ def test_what_was_never_known_in_training_says_nothing(model):
     assert given_ == pytest.approx(without)
 
 
+def test_values_are_those_of_runs_in_which_they_were_known():
+    """Also if another feature was never known."""
+    runs = Runs.of(learnt()).features.assign(hour_utc=np.nan)
+    runs.loc[runs.index % 2 == 0, "if_score"] = np.nan
+    values, weight = complete(asked(), runs)
+
+    assert values["hour_utc"].isna().all()
+    assert values["if_score"] @ weight == pytest.approx(runs["if_score"].mean())
+
+
 def test_of_many_runs_some_are_drawn_and_they_stand_for_all():
     runs = Runs.of(learnt()).features
     many = pd.concat([runs] * 40, ignore_index=True)
     many["since_last_s"] = np.arange(len(many), dtype=float)
     values, weight = complete(asked(), many)
 
+    few, exactly = complete(asked(), runs)
+    assert few["sps"] @ exactly == pytest.approx(runs["sps"].mean())
     assert len(values) <= 200
     assert weight.sum() == pytest.approx(1.0)
     assert values["sps"] @ weight == pytest.approx(runs["sps"].mean(), abs=0.2)
