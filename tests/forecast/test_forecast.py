@@ -238,7 +238,8 @@ def test_when_to_stop_is_not_known_where_waiting_still_pays_at_the_end():
     rising = forecast_of([0.2, 0.4, 0.8, 0.999])
 
     assert np.isnan(waiting_pays_until_s(rising, within_s=10.0))
-    assert np.isnan(waiting_pays_until_s(rising, within_s=15.0))  # between two elapsed times
+    late = forecast_of([0.2, 0.4, 0.4, 0.9])  # it pays at 28 s, between two elapsed times
+    assert np.isnan(waiting_pays_until_s(late, within_s=12.0, least_probability=0.2))
     assert waiting_pays_until_s(forecast_of([0.2, 0.4, 0.4, 0.4]), within_s=15.0) == 10.0
 
 
