@@ -72,8 +72,8 @@ def compare_arms_overall(
     DataFrame
         ``first``, ``second``: the arms; ``targets`` and ``rounds`` in which both were launched.
         ``later_s``: how much later the first is, in seconds, the mean over targets and rounds,
-        with a 95 % interval over rounds (Student's t; NaN below 6), adjusted for the number of
-        pairs (Bonferroni).
+        with a 95 % interval over rounds (Student's t; NaN below 6 rounds, and where all are the
+        same), adjusted for the number of pairs (Bonferroni).
         ``p_value`` if labels are exchanged within rounds (Fisher 1935), and ``p_holm``, adjusted
         over all pairs (Holm, Scandinavian Journal of Statistics 1979).
     """
@@ -101,7 +101,7 @@ def _difference(later_s: "pd.Series[float]", *, level: float) -> dict[str, float
     """The mean difference.  Rounds are the sample, because targets of a round share its hour."""
     by_round = np.asarray(later_s.groupby("round").mean(), dtype=np.float64)
     low_s = high_s = np.nan
-    if len(by_round) >= FEWEST_RUNS:
+    if len(by_round) >= FEWEST_RUNS and np.ptp(by_round) > 0:  # alike in all tells no error
         low_s, high_s = _student(by_round, level=level)
     return {
         "targets": later_s.index.get_level_values("target").nunique(),

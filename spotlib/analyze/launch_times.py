@@ -198,12 +198,13 @@ class LaunchTimes:
 
     def restricted_mean(self, horizon_s: float) -> Estimate:
         """The mean of min(time, horizon), with a bootstrap-t interval (see ``studentized``)."""
-        return studentized(
+        mean = studentized(
             float(self.curve.restricted_mean_s(horizon_s)),
             self.resampled.restricted_mean_s(horizon_s),
             scores=self.run_means_s(horizon_s),
             draws=self.draws,
         )
+        return replace(mean, high=min(mean.high, horizon_s))
 
     def run_means_s(self, horizon_s: float) -> Floats:
         """The mean of min(time, horizon) of each run, with the middle of a bracket as the time.

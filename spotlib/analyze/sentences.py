@@ -87,7 +87,7 @@ class _Answer:
         words = f"at the end ({_time(self._end)}): {self._counts(self._end)}."
         if moment in self.of_n and moment != self._end:
             words = f"after {_time(moment)}: {self._counts(moment)}; {words}"
-        return f"{self.stage.label.capitalize()} on average {words}"
+        return f"Average number {self.stage.label} {words}"
 
     def worst(self) -> Iterator[str]:
         """What to avoid because of its intervals; else what is slowest, if that can be said."""
@@ -357,8 +357,11 @@ def arm_sentences(overall: pd.DataFrame, stage: Stage) -> Iterator[str]:
         ends_s = pair["later_low_s"], pair["later_high_s"]
         if later_s < 0:
             first, second, later_s, ends_s = second, first, -later_s, (-ends_s[1], -ends_s[0])
-        sure = np.isnan(ends_s[0])
-        ends = f"fewer than {FEWEST_RUNS} rounds" if sure else f"{ends_s[0]:.0f} to {ends_s[1]:.0f}"
+        few = f", because there are fewer than {FEWEST_RUNS} rounds" * (
+            pair["rounds"] < FEWEST_RUNS
+        )
+        ends = f"{ends_s[0]:.0f} to {ends_s[1]:.0f}"
+        ends = f"no interval{few}" if np.isnan(ends_s[0]) else f"95 % interval {ends}"
         verdict = "" if pair["p_holm"] < SIGNIFICANT else ": no difference is shown"
         yield (
             f"{first} was {stage.label} {later_s:.0f} s ({ends}) later than {second}, on average "

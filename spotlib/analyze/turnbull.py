@@ -15,6 +15,9 @@ from scipy import linalg, optimize, sparse, stats
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_MOST_STEPS = 500  # a dozen or two are enough
+_LEAST_OF_WEIGHT = 1e-6  # of a bracket's weight, the mass that a step must leave in it
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -291,7 +294,7 @@ def _most_likely(brackets: _Brackets, weight: Floats, *, tolerance: float = 1e-7
     """
     mass = _one_in_each(brackets)
     chance = brackets.chance(mass)
-    for _ in range(500):
+    for _ in range(_MOST_STEPS):
         score = brackets.score(weight, chance)
         if score.max() < 1 + tolerance:
             break
@@ -301,6 +304,8 @@ def _most_likely(brackets: _Brackets, weight: Floats, *, tolerance: float = 1e-7
         aim[pieces] = _nonnegative(information, information @ mass[pieces] + score[pieces] - 1)
         mass = _uphill(brackets, weight, mass, aim, score)
         chance = brackets.chance(mass)
+    else:
+        raise ArithmeticError(f"no curve was found through these brackets in {_MOST_STEPS} steps")
     return mass
 
 
@@ -357,7 +362,12 @@ def _uphill(
     """The first of the steps 1, 1/2, 1/4, ... towards the aim that gains enough; else one of EM."""
 
     def gain(here: Floats) -> float:
-        return float(weight @ np.log(brackets.chance(here)) - here.sum())
+        chance = brackets.chance(here)
+        # At the maximum no bracket has less mass than its weight.  A rare one must not be emptied
+        # on the way: the rest may gain more at once, and there is no step back from zero.
+        if (chance < _LEAST_OF_WEIGHT * weight).any():
+            return -np.inf
+        return float(weight @ np.log(chance) - here.sum())
 
     now, slope = gain(mass), float((aim - mass) @ (score - 1))
     for part in 0.5 ** np.arange(20):

@@ -73,7 +73,7 @@ def test_the_page_begins_with_the_answer_the_table_and_one_figure(study):
     assert "SIMULATED DATA: they say nothing about AWS. 2 targets, 8 runs per target, " in text
     for start in (
         "Fastest is t3.",
-        "Ready on average at the end (",
+        "Average number ready at the end (",
         "No target is ",
         "Not known: ",
     ):

@@ -7,6 +7,7 @@ from launch_rows import INF, run_rows, table_of
 from scipy import stats
 from studies import NANO, Truth, coverage, errors, record, simulate
 
+from spotlib.analyze.comparable import name_runs
 from spotlib.analyze.launch_times import launch_times, observe
 from spotlib.analyze.load import load_comparable
 from spotlib.analyze.summaries import durations, phases, server_times, summarize
@@ -301,3 +302,16 @@ def test_reading_the_state_at_the_start_or_end_of_a_call_shifts_times_by_half_a_
     half_call_s = 0.25 * np.exp(0.3**2 / 2) / 2
 
     assert means_s == pytest.approx([half_call_s, 0.0, -half_call_s], abs=0.07)
+
+
+def test_the_interval_of_a_restricted_mean_ends_at_its_horizon():
+    """One request of a hundred was never ready: resamples without it know no error."""
+    rng = np.random.default_rng(0)
+    ready_s = 4.0 + rng.uniform(0, 1, (20, 5))
+    ready_s[0, 0] = INF
+    launches = name_runs(
+        table_of(*(run_rows(run, number=number) for number, run in enumerate(ready_s)))
+    )
+    [times] = launch_times(launches, Stage.READY).values()
+
+    assert times.restricted_mean(500.0).high == 500.0

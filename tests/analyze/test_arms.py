@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from launch_rows import run_rows, table_of
+from launch_rows import INF, run_rows, table_of
 from scipy import stats
 
 from spotlib.analyze.arms import arm_times, compare_arms, compare_arms_overall
@@ -122,6 +122,19 @@ def test_below_six_rounds_there_is_no_interval_and_the_sentence_says_so():
     [words] = arm_sentences(overall, Stage.READY)
     assert "fewer than 6 rounds" in words
     assert words.endswith("no difference is shown.")
+
+
+def test_arms_that_are_alike_in_every_round_have_no_interval():
+    rows = [
+        run_rows([INF] * 3, number=number, plan=arm, **(REQUEST, RUN)[arm])
+        for number in range(8)
+        for arm in range(2)
+    ]
+    times = arm_times(name_runs(table_of(*rows)), Stage.READY)
+    overall = compare_arms_overall(times, horizon_s=300.0)
+    assert overall["later_s"].tolist() == [0.0]
+    assert overall[["later_low_s", "later_high_s"]].isna().all(axis=None)
+    assert "(no interval)" in next(arm_sentences(overall, Stage.READY))
 
 
 def test_the_sentence_names_the_later_arm_first():

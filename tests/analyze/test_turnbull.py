@@ -413,3 +413,18 @@ class TestLognormal:
             ValueError, match="at least 5 requests shown at the stage and 3 different"
         ):
             fit_lognormal(observed(after_s, by_s))
+
+
+@pytest.mark.parametrize(("runs", "n"), [(20, 5), (40, 50), (400, 5), (1000, 5)])
+def test_one_request_that_waited_for_ever_is_not_lost_among_thousands(runs, n):
+    """The rest gains more at once than the rare bracket loses if it is emptied."""
+    rng = np.random.default_rng(0)
+    by_s = 2 + rng.uniform(0, 1, runs).repeat(n)
+    after_s = np.zeros(runs * n)
+    by_s[0], after_s[0] = np.inf, 600.0
+    seen = observed(after_s, by_s, np.arange(runs).repeat(n))
+
+    curve = turnbull(seen)
+
+    assert curve.share_by(599.0) == pytest.approx(1 - 1 / (runs * n), abs=1e-9)
+    assert np.isfinite(influence(seen, curve).mass).all()
