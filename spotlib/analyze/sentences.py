@@ -240,7 +240,7 @@ def ready_caption(table: pd.DataFrame, stage: Stage, ranked: Sequence[str]) -> s
         words += "; in brackets its 95 % interval"
     if runs[0] < FEWEST_RUNS:
         words += f" (none below {FEWEST_RUNS} runs)"
-    words += f". {stage.label.capitalize()}: {_MEANING[stage]}. End: until then all were watched."
+    words += f". {stage.label.capitalize()}: {_MEANING[stage]}. End: every run was watched until then."
     if len(table) < len(ranked):
         words += f" Shown are the fastest and the slowest {len(table)} of {len(ranked)} targets."
     return f"{words} With all digits: tables/ready-of-n.csv"

@@ -177,8 +177,8 @@ def test_four_sentences_say_what_is_fastest_how_many_are_ready_what_to_avoid_and
 
     assert answer(of_n(GOOD, FAIR, BAD, WORSE), *differ) == [
         f"Fastest is {A}: half of its instances were ready after 248 s (95 % interval 229 to 265).",
-        f"Average number ready after 180 s: 0.1 of 5 at {A}, 0.0 at all others; at the end (350 s): "
-        f"5.0 of 5 at {A}, at most 2.2 at all others.",
+        f"Average number ready after 180 s: 0.1 of 5 at {A}, 0.0 at all others; at the end "
+        f"(350 s): 5.0 of 5 at {A}, at most 2.2 at all others.",
         "Avoid d.nano in x and c.nano in y: even at the upper end of each interval, fewer than "
         "half were ready after 350 s.",
         "Not known: which is faster in 1 of 6 pairs of targets; when half are ready at 3 of 4 "
