@@ -1,5 +1,5 @@
 """What runs without a notebook; the same as python -m spotlib.
-Exit codes: 0 all is well, 1 a problem or something is left, 2 an error.
+Exit codes: 0 all is well, 1 a problem or something is left, 2 an error or no logs to read.
 """
 
 import argparse
@@ -272,14 +272,7 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(given: argparse.Namespace) -> int:
-    try:
-        folder = logs_folder(given.results)
-    except FileNotFoundError as error:
-        if given.results:
-            raise
-        print(f"nothing was launched from here: {error}")
-        return 0
-    here = read_folder(folder)
+    here = read_folder(logs_folder(given.results))
     problems = here.dead_lines() + here.fault_lines()
     lines = [each.line() for each in here.unfinished if each.alive] + problems
     print("\n".join([*(lines or ["every batch is confirmed clean"]), *here.notes]))
@@ -290,7 +283,10 @@ def _target(text: str, region: str) -> Target:
     """Parse ``t3.nano``, ``t3.nano@sa-east-1`` or ``t3.nano@sa-east-1/sae1-az2``."""
     name, _, place = text.partition("@")
     region, _, zone = (place or region).partition("/")
-    return Target(name, region, zone or None)
+    try:
+        return Target(name, region, zone or None)
+    except ValueError as error:
+        raise ValueError(f"{error}; write a target as t3.nano@us-east-1") from error
 
 
 def _report_lines(checked: PreflightReport, kind: str) -> list[str]:
