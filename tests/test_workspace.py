@@ -82,6 +82,7 @@ def test_everything_imported_is_a_named_dependency(repository, project):
     # Libraries that moto, boto3, pytest and JupyterLab bring along.
     parts = {"botocore": "boto3", "xmltodict": "moto", "werkzeug": "moto", "packaging": "pytest"}
     parts |= {"urllib3": "boto3", "jupyter_client": "jupyterlab", "websocket": "jupyterlab"}
+    parts |= {"psutil": "jupyterlab"}
     parts |= {"cosmic_ray": "cosmic-ray", "parso": "cosmic-ray"}  # only make mutants installs it
     sources = [(path, path.read_text(), testing) for path in (repository / "tests").rglob("*.py")]
     sources += [(p, p.read_text(), testing) for p in (repository / "benchmarks").glob("*.py")]

@@ -20,6 +20,7 @@ from spotlib.analyze.launch_times import LaunchTimes
 from spotlib.analyze.turnbull import Floats
 
 SIGNIFICANT = 0.05  # the adjusted p-value below which two targets are said to differ
+_TWO_SIDED = float(stats.norm.ppf(0.975))
 _ALL_EXCHANGES = 12  # rounds, up to which every exchange of labels is made
 _EXCHANGES = 100_000  # random ones beyond
 _AT_ONCE = 2_000_000  # labels, or sums of them
@@ -188,11 +189,11 @@ def _p_values(
         shared = scores[first].index.intersection(scores[second].index)
         alike.setdefault(tuple(shared), []).append(place)
     found = dict.fromkeys(range(len(pairs)), (0, np.nan))
+    table = pd.DataFrame(scores)
     for rounds, places in alike.items():
-        here = {
-            name: scores[name].loc[list(rounds)].to_numpy() for k in places for name in pairs[k]
-        }
-        paired = np.column_stack([here[pairs[k][0]] - here[pairs[k][1]] for k in places])
+        here = table.loc[list(rounds)]
+        firsts, seconds = (here[[pairs[k][end] for k in places]].to_numpy() for end in (0, 1))
+        paired = firsts - seconds
         each = exchange_p_values(paired)
         found |= {place: (len(rounds), float(p)) for place, p in zip(places, each, strict=True)}
     return [found[place] for place in range(len(pairs))]
@@ -263,4 +264,4 @@ def runs_needed(resampled: Floats, *, runs: int, precision: float) -> float:
     if runs < FEWEST_RUNS or unknown:
         return np.nan
     error = np.log(resampled).std(ddof=1)
-    return float(ceil(runs * (stats.norm.ppf(0.975) * error / log(1 + precision)) ** 2))
+    return float(ceil(runs * (_TWO_SIDED * error / log(1 + precision)) ** 2))

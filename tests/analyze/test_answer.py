@@ -83,7 +83,7 @@ def test_a_median_has_one_interval_wherever_it_stands():
     times = estimates["request to ready"]
     pairs = compare_targets(times, horizon_s=300.0)
     medians = {name: each.quantile() for name, each in times.items()}
-    words = {name: each.words("", digits=0) for name, each in medians.items()}
+    words = {name: each.words("", digits=1) for name, each in medians.items()}
     everything = all_times(estimates, horizon_s=300.0)
     of_n = ready_of_n(times, launches, horizon_s=300.0)
 

@@ -248,6 +248,7 @@ GIVEN = {
     "horizon_s": 0.0,
     "ready": "",
     "targets": "",
+    "arm": "",
     "most_targets": 8,
     "details": False,
     "log_time": False,
