@@ -1,5 +1,5 @@
 """What runs without a notebook; the same as python -m spotlib.
-Exit codes: 0 all is well, 1 a problem or something is left, 2 an error or no logs to read.
+Exit codes: 0 all is well, 1 a problem or something is left, 2 an error.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from spotlib.workspace import logs_folder
 _EXAMPLES = """examples:
   spotlib check t3.nano@sa-east-1 -n 5     in the sandbox
   spotlib check --endpoint aws --profile research t4g.nano@us-east-1
-  spotlib status                           is anything left, and what closes it
   spotlib sweep --endpoint aws             close what is left on AWS
   spotlib export --public                  tables that you can publish
   spotlib sandbox --speed 60               serves a minute per second
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     _add_check(commands.add_parser("check", help="run the preflight: it costs nothing"))
     _add_sweep(commands.add_parser("sweep", help="close what dead batches left behind"))
-    _add_status(commands.add_parser("status", help="list batches that are not confirmed clean"))
+    _add_status(commands.add_parser("status", help="is anything left, and what closes it"))
     _add_policy(commands.add_parser("policy", help="print the smallest IAM policy that works"))
     commands.add_parser("export", help="write the launches as tables for others")
     commands.add_parser("sandbox", help="start a pretend EC2; 'sandbox archive' writes its past")

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from spotlib.analyze.comparable import NOT_THE_MARKET
+from spotlib.analyze.comparable import NOT_THE_MARKET, stopped
 from spotlib.analyze.compare import holm
 from spotlib.analyze.intervals import FEWEST_RUNS
 from spotlib.analyze.launch_times import LaunchTimes, round_of
 from spotlib.analyze.load import Comparable
 from spotlib.analyze.turnbull import Curve, Floats, smoothed, turnbull, widened
-from spotlib.model import Outcome, Stage
+from spotlib.model import Stage
 from spotlib.words import counted, percent, within_words
 
 STALE_S = (2.0, 5.0, 30.0)
@@ -172,7 +172,7 @@ def _unfinished(data: Comparable) -> Check:
 
 def _abandoned(data: Comparable) -> Check:
     """Whether watching was stopped: a batch was interrupted, or its program died."""
-    abandoned = data.launches[data.launches["outcome"] == Outcome.ABANDONED]
+    abandoned = stopped(data.launches)
     words = f"{len(abandoned)} of {counted(len(data.launches), 'request')}"
     words += (
         f", in {abandoned['run'].nunique()} of {counted(data.launches['run'].nunique(), 'run')}"
@@ -287,18 +287,21 @@ def effective_sample_size(times: LaunchTimes) -> float:
 
     n / (1 + (m - 1) ICC) with m requests per run (Kish, Survey Sampling 1965).  The intraclass
     correlation of the times is from a one-way analysis of variance; a request never shown at the
-    stage counts as the longest time seen.  A single run is worth one request.
+    stage counts as the longest time seen, and a run that was not watched so long is worth nothing.
+    A single run is worth one request.
     """
     seen = times.observed
     longest = float(seen.by_s[np.isfinite(seen.by_s)].max(initial=1.0))
     middle = np.where(np.isfinite(seen.by_s), (seen.after_s + seen.by_s) / 2, longest)
-    sizes = np.bincount(seen.run)
+    watched = ~np.isnan(times.run_shares(longest))[seen.run]
+    middle, run = middle[watched], np.unique(seen.run[watched], return_inverse=True)[1]
+    sizes = np.bincount(run)
     runs, requests = len(sizes), len(middle)
     if runs in (1, requests):
         return float(runs)
-    means = np.bincount(seen.run, middle) / sizes
+    means = np.bincount(run, middle) / sizes
     between = float((sizes * (means - middle.mean()) ** 2).sum()) / (runs - 1)
-    within = float(((middle - means[seen.run]) ** 2).sum()) / (requests - runs)
+    within = float(((middle - means[run]) ** 2).sum()) / (requests - runs)
     size = (requests - (sizes**2).sum() / requests) / (runs - 1)
     total = between + (size - 1) * within
     alike = min(max((between - within) / total, 0.0), 1.0) if total > 0 else 1.0

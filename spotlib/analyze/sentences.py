@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from spotlib.analyze.comparable import stopped
 from spotlib.analyze.compare import SIGNIFICANT, slower_first
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate
 from spotlib.analyze.launch_times import LaunchTimes
@@ -38,6 +39,8 @@ def data_sentence(data: Comparable) -> str:
         origin = f"{data.mark} but {endpoint}: these data say nothing about AWS"
     words = f"{origin}. {counted(data.launches['target'].nunique(), 'target')}"
     words += f", {size_words(data.launches)}."
+    if early := stopped(data.launches)["run"].nunique():
+        words += f" Watching stopped early in {counted(early, 'run')}."
     if not data.not_read:
         return words
     return f"{words} {counted(data.not_read, 'file')} could not be read: see what was left out."

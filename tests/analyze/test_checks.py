@@ -18,7 +18,7 @@ from spotlib.analyze.compare import compare_targets
 from spotlib.analyze.launch_times import launch_times
 from spotlib.analyze.load import load_comparable
 from spotlib.analyze.selectors import target_outcomes
-from spotlib.analyze.sentences import runs_sentence, stale_sentences
+from spotlib.analyze.sentences import data_sentence, runs_sentence, stale_sentences
 from spotlib.analyze.summaries import ready_of_n
 from spotlib.model import Stage
 from spotlib.sandbox.world import Fate
@@ -127,6 +127,9 @@ def test_runs_of_a_stopped_batch_are_named_and_are_no_finding(clean):
     words = runs_sentence(times, of_n, horizon_s=39.0)
 
     assert (fine["warns"], found["warns"]) == (False, True)
+    assert "Watching stopped" not in data_sentence(clean)
+    said = data_sentence(replace(clean, launches=stopped))
+    assert said.endswith("2 instances per run. Watching stopped early in 4 runs.")
     assert found["found"].startswith("8 of 24 requests, in 4 of 12 runs, stopped being watched")
     assert words == (
         "Within a target all runs ended alike, after 39 s. Not counted here: 4 runs not watched so "
@@ -134,6 +137,8 @@ def test_runs_of_a_stopped_batch_are_named_and_are_no_finding(clean):
     )
     pairs = [compare_targets(each, horizon_s=39.0) for each in (whole, times)]
     pd.testing.assert_frame_equal(*(each[["rounds", "p_value"]] for each in pairs))
+    sizes = [[effective_sample_size(each[name]) for name in each] for each in (whole, times)]
+    assert sizes[0] == sizes[1]
     spreads = [target_outcomes(each, horizon_s=39.0)["spread_s"] for each in (whole, times)]
     pd.testing.assert_series_equal(*spreads)
 
