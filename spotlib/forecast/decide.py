@@ -16,10 +16,11 @@ from spotlib.forecast.history import history_now
 from spotlib.forecast.models import FEATURES
 from spotlib.forecast.score import Scores
 from spotlib.model import Target
-from spotlib.words import counted, percent
+from spotlib.words import counted, listed, percent
 
 _PROBABILITY = 0.9  # of having the needed instances ready
 _MOST_TIMES = 10  # at most so many requests per needed instance are tried
+_WITHIN_S = 60.0  # a pending instance is waited for if it may be ready so soon
 
 
 def forecast_targets(forecaster: Forecaster, requests: pd.DataFrame) -> list[Forecast]:
@@ -37,9 +38,10 @@ def decisions(forecaster: Forecaster, requests: pd.DataFrame) -> pd.DataFrame:
     """Return what to do, one row per target, if its last run of ``n`` were requested again.
 
     ``by_s`` is the last elapsed time of the forecaster, and ``all_ready`` the probability
-    that all n are ready by then.  ``to_request`` is the number to request to have n ready by then
-    with probability 0.9; NaN if 10 n is not enough.  ``wait_until_s`` is the time after which to
-    stop waiting (``waiting_pays_until_s``).
+    that all n are ready by then.  With probability 0.9, ``ready_at_least`` or more of the n are.
+    ``to_request`` is the number to request to have n ready by then with probability 0.9; NaN if
+    10 n is not enough.  ``wait_until_s`` is the time after which to stop waiting, in whole
+    seconds; NaN if it still pays 60 s before ``by_s`` (``waiting_pays_until_s``).
     """
     rows = []
     for target, n, features in _last_runs(requests):
@@ -52,8 +54,9 @@ def decisions(forecaster: Forecaster, requests: pd.DataFrame) -> pd.DataFrame:
                 "n": n,
                 "by_s": by_s,
                 "all_ready": float(forecast.at_least(n)[-1]),
+                "ready_at_least": int(forecast.quantile(1.0 - _PROBABILITY)[-1]),
                 "to_request": np.nan if needed is None else float(needed),
-                "wait_until_s": waiting_pays_until_s(forecast),
+                "wait_until_s": round(waiting_pays_until_s(forecast), 0),
             }
         )
     return pd.DataFrame(rows)
@@ -62,31 +65,63 @@ def decisions(forecaster: Forecaster, requests: pd.DataFrame) -> pd.DataFrame:
 def forecast_words(forecasts: Sequence[Forecast]) -> str:
     """Say for which target the most and the least are expected at the end."""
     ranked = sorted(forecasts, key=lambda each: each.expected[-1] / each.n)
-    words = [f"{each.expected[-1]:.1f} of {each.n} ({each.target})" for each in ranked]
-    ends = " to ".join(dict.fromkeys((words[0], words[-1])))
-    return f"After {ranked[0].times_s[-1]:.0f} s, {ends} are to be expected."
+    least, most = ranked[0], ranked[-1]
+    start = f"After {least.times_s[-1]:.0f} s"
+    if len(ranked) > 1 and _count_words(least) == _count_words(most):
+        return f"{start}, expect {_count_words(least)}, at every target."
+    words = (f"{_count_words(each)} ({each.target})" for each in (least, most))
+    return f"{start}, expect {' to '.join(dict.fromkeys(words))}."
+
+
+def _count_words(forecast: Forecast) -> str:
+    count = f"{forecast.expected[-1]:.1f}"
+    ends = {"0.0": f"none of {forecast.n}", f"{forecast.n}.0": f"all {forecast.n}"}
+    return ends.get(count, f"{count} of {forecast.n}")
 
 
 def decision_words(table: pd.DataFrame) -> str:
-    """Say for how many targets requesting n is enough, and for how many 10 n is not."""
+    """Say at how many targets n is enough, more than n and not even 10 n, and where to wait."""
     enough = int((table["to_request"] == table["n"]).sum())
     never = int(table["to_request"].isna().sum())
-    more = len(table) - enough - never
+    ways = {
+        "request n": enough,
+        "request more than n": len(table) - enough - never,
+        f"not even {_MOST_TIMES} times n is enough": never,
+    }
+    by_s = float(table["by_s"].iloc[0])
+    waits = {
+        f"waiting still pays at {by_s - _WITHIN_S:.0f} s, later is not known": (
+            by_s >= _WITHIN_S and int(table["wait_until_s"].isna().sum())
+        ),
+        "waiting never pays": int((table["wait_until_s"] == 0).sum()),
+    }
+    to_do, to_wait = (
+        [f"at {number} {words}" for words, number in each.items() if number]
+        for each in (ways, waits)
+    )
     return (
-        f"To have n ready within {table['by_s'].iloc[0]:.0f} s with a chance of "
-        f"{percent(_PROBABILITY)}, request n at {enough} of {counted(len(table), 'target')} and "
-        f"more than n at {more}; at {never} not even {_MOST_TIMES} times n is enough."
+        f"To have n ready within {by_s:.0f} s with a chance of {percent(_PROBABILITY)}: "
+        f"of {counted(len(table), 'target')}, {listed(to_do)}."
+        + (f"  Of the same, {listed(to_wait)}." if to_wait else "")
     )
 
 
 def formatted_decisions(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of ``decisions`` as they are shown: the chance as percent, times whole."""
-    most = "over " + (_MOST_TIMES * table["n"]).astype(str)
-    return table.assign(
-        all_ready=table["all_ready"].map(percent),
-        to_request=table["to_request"].map("{:.0f}".format).mask(table["to_request"].isna(), most),
-        **{name: table[name].map("{:.0f}".format) for name in ("by_s", "wait_until_s")},
-    )
+    """Return the rows of ``decisions`` as they are shown: the chance as percent, times whole.
+
+    A number that is not known is shown as over the last that was tried.
+    """
+    tried = {"to_request": _MOST_TIMES * table["n"], "wait_until_s": table["by_s"] - _WITHIN_S}
+    shown = {
+        name: table[name].map("{:.0f}".format).mask(table[name].isna(), last.map(_over))
+        for name, last in tried.items()
+    }
+    by_s = table["by_s"].map("{:.0f}".format)
+    return table.assign(all_ready=table["all_ready"].map(percent), by_s=by_s, **shown)
+
+
+def _over(last: float) -> str:
+    return f"over {last:.0f}" if last >= 0 else "-"
 
 
 def score_words(scores: Scores) -> str:
@@ -121,23 +156,26 @@ def requests_needed(
 
 
 def waiting_pays_until_s(
-    forecast: Forecast, *, within_s: float = 60.0, least_probability: float = 0.05
+    forecast: Forecast, *, within_s: float = _WITHIN_S, least_probability: float = 0.05
 ) -> float:
     """Return the last time at which a pending instance was likely enough to be ready soon.
 
     Likely enough: ``least_probability`` of becoming ready within the next ``within_s``, that is
     (S(t) - S(t + within_s)) / S(t) with S the share still pending.  After this time, cancel and
-    request elsewhere.  0.0 if waiting never pays; NaN if the forecast is shorter than
-    ``within_s``.
+    request elsewhere.  0.0 if waiting never pays: request elsewhere at once.  NaN if the time is
+    not known: the forecast is shorter than ``within_s``, or waiting still pays at the last time
+    that can be tested, ``within_s`` before its end.
     """
-    times_s, pending = forecast.times_s, 1.0 - forecast.expected / forecast.n
-    if times_s[-1] < within_s:
+    times_s = np.concatenate([[0.0], forecast.times_s])
+    pending = np.concatenate([[1.0], 1.0 - forecast.expected / forecast.n])
+    last_s = float(times_s[-1]) - within_s
+    if last_s < 0:
         return float("nan")
-    now = times_s[times_s + within_s <= times_s[-1]]
+    now = np.union1d(times_s[times_s <= last_s], last_s)
     still = np.interp(now, times_s, pending)
     later = np.interp(now + within_s, times_s, pending)
     pays = (still - later) >= least_probability * np.maximum(still, 1e-12)
-    return float(now[pays].max(initial=0.0))
+    return float("nan") if pays[-1] else float(now[pays].max(initial=0.0))
 
 
 def _last_runs(requests: pd.DataFrame) -> Iterator[tuple[Target, int, dict[str, float]]]:

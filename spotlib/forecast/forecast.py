@@ -11,7 +11,7 @@ forecast goes beyond the last elapsed time of the training table.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -30,11 +30,19 @@ from spotlib.forecast.models import (
     target_parts,
 )
 from spotlib.forecast.training import Floats
+from spotlib.forecast.unknown import complete
 from spotlib.model import Target
 
 CHOSEN = "chosen"  # for a model: the best on held-out runs
 FEWEST_RUNS = 6
 BAND = (0.05, 0.95)
+_POSSIBLE = {
+    "sps": (1, 10),
+    "if_score": (1, 3),
+    "hour_utc": (0, 24),
+    **dict.fromkeys(("last_share", "last3_share"), (0, 1)),
+    **dict.fromkeys(("t3", "price_share", "since_last_s", "last_run_s"), (0, np.inf)),
+}
 _RUNS_AT_ONCE = 4096  # bounds the memory of a table of distributions
 _MOST_CORRELATION = 0.999  # at 1 a beta-binomial is two points, and has no density
 
@@ -99,13 +107,23 @@ class Forecaster:
 
     ``fits[True]()`` is for targets seen in training and ``fits[False]()`` for new ones, whose
     share is less certain and whose count is wider.  Each is fitted when it is first wanted.
+    ``features`` are those of the runs in training.
     """
 
     fits: Mapping[bool, Callable[[], Fitted]]
     times_s: Floats
-    targets: frozenset[str]
-    runs: int
+    features: pd.DataFrame
     simulated: bool
+
+    @property
+    def runs(self) -> int:
+        """The number of runs in training."""
+        return len(self.features)
+
+    @cached_property
+    def targets(self) -> frozenset[str]:
+        """The targets seen in training."""
+        return frozenset(self.features["target"].unique())
 
     def distributions(self, features: pd.DataFrame) -> Iterator[tuple[NDArray[np.intp], Floats]]:
         """Yield rows of ``features`` with equal n and their distributions, (rows, times, n + 1)."""
@@ -173,8 +191,7 @@ def fit_forecasters(runs: Runs, *, models: Mapping[str, Fitting]) -> dict[str, F
         name: Forecaster(
             fits={seen: partial(fitted, name, seen) for seen, parts in kinds.items() if parts},
             times_s=runs.times_s,
-            targets=frozenset(runs.features["target"]),
-            runs=len(runs),
+            features=runs.features,
             simulated=runs.simulated,
         )
         for name in (*models, CHOSEN)
@@ -220,8 +237,9 @@ def forecast_ready(
     features : mapping of str to float, optional
         What is known before the request: any of ``sps``, ``t3``, ``if_score``,
         ``price_share``, ``hour_utc``, ``since_last_s``, ``last_share``, ``last3_share`` and
-        ``last_run_s``, in the units of the data dictionary.  A feature left
-        out is unknown.
+        ``last_run_s``, in the units of the data dictionary.  A feature left out (or NaN) is
+        unknown: the forecast is the average over the values it had in training, in the target's
+        own runs or, for a new target, in those most like what is known.
     times_s : array_like, 1D, optional
         Seconds since the request, rising.  Default: the elapsed times of the training table.
         Between these the share is interpolated linearly.
@@ -234,8 +252,9 @@ def forecast_ready(
     Raises
     ------
     ValueError
-        If ``n`` is below 1, a feature is not one of those above, a time is later than the last
-        elapsed time of the training table, or that table has one target only and this is another.
+        If ``n`` is below 1, a feature is not one of those above or has an impossible value, a
+        time is later than the last elapsed time of the training table, or that table has one
+        target only and this is another.
 
     Examples
     --------
@@ -263,20 +282,20 @@ def forecast_ready(
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    strange = sorted(set(features or {}) - set(FEATURES))
-    if strange:
-        raise ValueError(f"features may hold {FEATURES}, got {strange}")
-    values = {**dict.fromkeys(FEATURES, np.nan), **(features or {}), "n": n}
-    row = pd.DataFrame([values], dtype=float).assign(target=str(target))
+    values = {**dict.fromkeys(FEATURES, np.nan), **_require_possible(features or {}), "n": n}
+    asked = pd.DataFrame([values], dtype=float).assign(target=str(target))
     asked_s = forecaster.times_s if times_s is None else np.atleast_1d(np.asarray(times_s, float))
     seen = str(target) in forecaster.targets
     at_s = np.union1d(forecaster.times_s, _require_within(asked_s, forecaster.times_s[-1]))
     fitted = forecaster.fitted_for(seen=seen)
-    over_time = (fitted.shares(row)[0], fitted.correlation)
-    share, correlation = (
-        np.interp(at_s, [0.0, *forecaster.times_s], [0.0, *each]) for each in over_time
+    rows, weight = complete(asked, forecaster.features)
+    *shares, correlation = (
+        np.interp(at_s, [0.0, *forecaster.times_s], [0.0, *each])
+        for each in (*fitted.shares(rows), fitted.correlation)
     )
-    probabilities = count_distribution(share, correlation, n=n)
+    probabilities = np.tensordot(
+        weight, count_distribution(np.array(shares), correlation, n=n), axes=1
+    )
     return Forecast(
         target=target,
         n=n,
@@ -363,6 +382,18 @@ def estimate_correlation(ready: Floats, n: ArrayLike, *, share: Floats, weight: 
     most = (weight * n * (n - 1.0) * variance).sum(axis=0)
     ratio = np.divide(excess, most, out=np.zeros_like(excess), where=most > 0)
     return np.asarray(np.clip(ratio, 0.0, _MOST_CORRELATION))
+
+
+def _require_possible(features: Mapping[str, float]) -> Mapping[str, float]:
+    strange = sorted(set(features) - set(FEATURES))
+    if strange:
+        raise ValueError(f"features may hold {FEATURES}, got {strange}")
+    for name, value in features.items():
+        low, high = _POSSIBLE[name]
+        if not pd.isna(value) and not (low <= value <= high and np.isfinite(value)):
+            allowed = f"from {low} to {high}" if np.isfinite(high) else f"{low} or more, and finite"
+            raise ValueError(f"{name} must be {allowed} (or left out if unknown), got {value:g}")
+    return features
 
 
 def _require_within(asked_s: Floats, last_s: float) -> Floats:

@@ -25,6 +25,8 @@ from spotlib.forecast.history import HISTORY
 from spotlib.forecast.training import Floats, count_runs
 
 FEATURES = ("sps", "t3", "if_score", "price_share", "hour_utc", "since_last_s", *HISTORY)
+# One of the three of history: they are unknown together.
+_MAY_BE_UNKNOWN = ("sps", "t3", "if_score", "price_share", "since_last_s", "last_share")
 Levels = tuple[tuple[str, ...], ...]  # the columns that name the groups, from the outermost on
 Sums = tuple[Floats, Floats]
 _BLOCKS = 5
@@ -236,15 +238,25 @@ def _fit_regression(runs: Runs) -> Shares:
 
     Each run counts once.  Regressors are standardised and penalised; each target has an effect of
     its own, shrunk toward 0.  A fractional response (Papke and Wooldridge, J. Appl. Econom. 1996).
+    A value beyond those in training counts as the nearest of them.  Whether a feature is unknown
+    may tell something, if it was so in training.
     """
     targets = pd.Index(np.asarray(runs.features["target"].unique()))
-    numbers = regressors(runs.features)
-    mean, spread = numbers.mean(axis=0), numbers.std(axis=0)
-    spread[spread == 0] = np.inf  # what never varied in training explains nothing
+    typical = runs.features[[*HISTORY]].mean()  # of which one may be known without another
+
+    def numbers(features: pd.DataFrame) -> Floats:
+        filled = features.assign(**features[[*HISTORY]].fillna(typical))
+        return np.hstack([regressors(filled), features[[*_MAY_BE_UNKNOWN]].isna()])
+
+    learnt = pd.DataFrame(numbers(runs.features))
+    low, high, mean = (learnt.agg(each).to_numpy() for each in ("min", "max", "mean"))  # if known
+    varied = learnt.std(ddof=0).to_numpy()
+    spread = np.where(varied > 0, varied, np.inf)  # what never varied in training explains nothing
 
     def design(features: pd.DataFrame) -> sparse.csr_array:
         one_hot = targets.get_indexer(features["target"])[:, None] == np.arange(len(targets))
-        scaled = (regressors(features) - mean) / spread
+        within = np.clip(numbers(features), low, high)  # no effect is known to go on
+        scaled = np.nan_to_num((within - mean) / spread)  # what is unknown counts as the mean
         one = np.ones((len(features), 1))
         return sparse.hstack([one, scaled, sparse.csr_array(one_hot)], format="csr")
 
@@ -270,13 +282,10 @@ def _shape_of_time(runs: Runs) -> Floats:
 
 
 def regressors(features: pd.DataFrame) -> Floats:
-    """Return what the regression uses of the features, (runs, regressors).
-
-    What is unknown has its own indicator, beside a value that is the same for all unknown ones.
-    """
+    """Return what the regression uses of the features, (runs, regressors); NaN is unknown."""
     known = features[[*FEATURES, "n"]].astype(float)
     angle = 2.0 * np.pi * known["hour_utc"] / 24.0
-    age = np.log(known["last_run_s"])
+    since_s, age_s = (known[name].clip(lower=1.0) for name in ("since_last_s", "last_run_s"))
     numbers = pd.DataFrame(
         {
             "log_t3": np.log1p(known["t3"]),
@@ -285,15 +294,14 @@ def regressors(features: pd.DataFrame) -> Floats:
             "log_n": np.log(known["n"]),
             "hour_sine": np.sin(angle),
             "hour_cosine": np.cos(angle),
-            "log_since_last": np.log(known["since_last_s"]),
+            "log_since_last": np.log(since_s),
             "last": known["last_share"] - 0.5,
             "last3": known["last3_share"] - 0.5,
-            "last_by_age": (known["last_share"] - 0.5) * age,
+            "last_by_age": (known["last_share"] - 0.5) * np.log(age_s),
         }
     )
-    unknown = known[["sps", "t3", "if_score", "last_share"]].isna()
-    scores = known[["sps"]].to_numpy() >= np.arange(2, 11)  # a step from each score to the next
-    return np.hstack([scores, numbers.fillna(0.0).to_numpy(), unknown.to_numpy(float)])
+    sps = known[["sps"]].to_numpy()  # a step from each score to the next
+    return np.hstack([np.where(np.isnan(sps), np.nan, sps >= np.arange(2, 11)), numbers])
 
 
 MODELS: dict[str, Fitting] = {

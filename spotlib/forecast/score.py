@@ -18,6 +18,7 @@ from spotlib.analyze.comparable import RUN
 from spotlib.forecast.forecast import BAND, CHOSEN, Forecaster, band, crps, fit_forecasters
 from spotlib.forecast.models import MODELS, Fitting, Part, Runs
 from spotlib.forecast.training import Floats
+from spotlib.words import percent
 
 _LEVELS = (0.1, 0.5, 0.9)  # of the quantiles of the time to k
 _RESAMPLES = 2000
@@ -133,8 +134,12 @@ def split_by_time(
     wait_s = min(0.1 * span_s, 86400.0) if gap_s is None else gap_s
     learn = began <= runs.iloc[max(int(share * len(runs)) - 1, 0)]
     test = began > features.loc[learn, "sent_at"].max() + pd.Timedelta(seconds=wait_s)
+    if span_s == 0:
+        raise ValueError("there is one round only, and a forecast is scored on later ones")
     if not test.any():
-        raise ValueError(f"no round began more than {wait_s:g} s after the first {share:.0%}")
+        raise ValueError(
+            f"no round began more than {wait_s:.0f} s after the first {percent(share)} of the runs"
+        )
     return learn.to_numpy(), test.to_numpy()
 
 

@@ -88,9 +88,9 @@ def test_the_page_begins_with_the_answer_the_table_and_one_figure(study):
 
 
 FORMATTED = {
+    "decisions": formatted_decisions,
     "ready-of-n": sentences.formatted_ready,
     "checks": sentences.formatted_checks,
-    "decisions": formatted_decisions,
     "launch-times": sentences.formatted_summary,
 }
 

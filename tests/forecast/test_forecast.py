@@ -13,6 +13,7 @@ from spotlib.forecast.decide import (
     decision_words,
     decisions,
     forecast_targets,
+    forecast_words,
     formatted_decisions,
     requests_needed,
     waiting_pays_until_s,
@@ -143,11 +144,48 @@ def test_decisions_say_what_to_request_of_each_target():
     assert table.loc[str(NANO), "to_request"] == requests_needed(forecaster, NANO, k=2, by_s=570.0)
     assert np.isnan(table.loc[str(ELSEWHERE), "to_request"])
     assert table["all_ready"].tolist() == [each.at_least(2)[-1] for each in forecasts.values()]
-    assert "at 1 not even 10 times n" in decision_words(table)
+    assert table["ready_at_least"].tolist() == [0, 2]
+    for target, k in table["ready_at_least"].items():
+        at_least = [forecasts[target].at_least(each)[-1] for each in range(3)]
+        assert at_least[k] >= 0.9 > max([0.0, *at_least[k + 1 :]])
+
+
+def test_decisions_are_shown_and_said_in_plain_words():
+    table = pd.DataFrame(
+        {
+            **{"target": ["a", "b", "c"], "n": 2, "by_s": 330.0, "all_ready": [0.904, 0.5, 0.0]},
+            **{"to_request": [2.0, 7.0, np.nan], "wait_until_s": [np.nan, 255.0, 0.0]},
+        }
+    )
     shown = formatted_decisions(table)
-    assert shown.loc[str(ELSEWHERE), "to_request"] == "over 20"
-    assert shown["all_ready"].str.fullmatch(r"\d+ %").all()
-    assert shown["wait_until_s"].tolist() == [f"{each:.0f}" for each in table["wait_until_s"]]
+
+    assert shown["all_ready"].tolist() == ["90 %", "50 %", "0 %"]
+    assert shown["to_request"].tolist() == ["2", "7", "over 20"]
+    assert shown["wait_until_s"].tolist() == ["over 270", "255", "0"]
+    assert formatted_decisions(table.assign(by_s=50.0))["wait_until_s"].tolist()[0] == "-"
+    assert decision_words(table) == (
+        "To have n ready within 330 s with a chance of 90 %: of 3 targets, at 1 request n, at 1 "
+        "request more than n and at 1 not even 10 times n is enough.  Of the same, at 1 waiting "
+        "still pays at 270 s, later is not known and at 1 waiting never pays."
+    )
+
+
+def test_what_holds_at_no_target_is_not_said():
+    table = pd.DataFrame({"n": [2], "by_s": 330.0, "to_request": 2.0, "wait_until_s": 90.0})
+
+    assert decision_words(table) == (
+        "To have n ready within 330 s with a chance of 90 %: of 1 target, at 1 request n."
+    )
+
+
+def test_targets_that_are_alike_are_said_once():
+    low, high = forecast_of([0.0, 0.0], n=5), forecast_of([0.5, 0.999], n=5)
+
+    assert forecast_words([high, high]) == "After 20 s, expect all 5, at every target."
+    assert forecast_words([high, low]) == (
+        f"After 20 s, expect none of 5 ({NANO}) to all 5 ({NANO})."
+    )
+    assert forecast_words([forecast_of([0.5], n=5)]) == f"After 10 s, expect 2.5 of 5 ({NANO})."
 
 
 def test_an_integer_score_is_the_score():
@@ -197,9 +235,19 @@ def test_a_chance_of_exactly_the_least_still_pays():
     assert waiting_pays_until_s(halved, within_s=10.0, least_probability=0.5) == 10.0
 
 
+def test_when_to_stop_is_not_known_where_waiting_still_pays_at_the_end():
+    """All that were pending 10 s before the end became ready: no advice to stop then."""
+    rising = forecast_of([0.2, 0.4, 0.8, 0.999])
+
+    assert np.isnan(waiting_pays_until_s(rising, within_s=10.0))
+    late = forecast_of([0.2, 0.4, 0.4, 0.9])  # it pays at 28 s, between two elapsed times
+    assert np.isnan(waiting_pays_until_s(late, within_s=12.0, least_probability=0.2))
+    assert waiting_pays_until_s(forecast_of([0.2, 0.4, 0.4, 0.4]), within_s=15.0) == 10.0
+
+
 def test_a_forecast_as_long_as_the_wait_is_long_enough():
-    assert waiting_pays_until_s(forecast_of([0.0, 0.9]), within_s=20.0) == 0.0
-    assert np.isnan(waiting_pays_until_s(forecast_of([0.0, 0.9]), within_s=20.1))
+    assert waiting_pays_until_s(forecast_of([0.0, 0.01]), within_s=20.0) == 0.0
+    assert np.isnan(waiting_pays_until_s(forecast_of([0.0, 0.01]), within_s=20.1))
 
 
 def test_the_time_to_k_is_the_first_with_that_chance():
@@ -232,6 +280,12 @@ def test_too_few_runs_and_one_target_are_one_clear_sentence():
     [
         ({"n": 0}, "n must be at least 1"),
         ({"n": 1, "features": {"weather": 1.0}}, "features may hold"),
+        ({"n": 1, "features": {"sps": -4}}, "sps must be from 1 to 10 .* got -4"),
+        ({"n": 1, "features": {"hour_utc": 77}}, "hour_utc must be from 0 to 24 .* got 77"),
+        ({"n": 1, "features": {"if_score": 0.5}}, "if_score must be from 1 to 3"),
+        ({"n": 1, "features": {"last_share": 1.5}}, "last_share must be from 0 to 1"),
+        ({"n": 1, "features": {"price_share": -0.1}}, "price_share must be 0 or more"),
+        ({"n": 1, "features": {"since_last_s": INF}}, "since_last_s must be 0 or more, and finite"),
         ({"n": 1, "times_s": [10.0, 9000.0]}, "from 0 to 570"),
         ({"n": 1, "times_s": [20.0, 10.0]}, "must rise"),
     ],

@@ -198,8 +198,11 @@ def test_what_cannot_be_scored_is_one_clear_sentence():
         score_forecasts(training, rng=rng, split="target")
     with pytest.raises(ValueError, match="at least 6 runs, got 5"):
         score_forecasts(training, rng=rng)
-    with pytest.raises(ValueError, match="no round began more than"):
+    with pytest.raises(ValueError, match="more than 1000000 s after the first 70 % of"):
         split_by_time(Runs.of(training).features, gap_s=1e6)
+    one_round = Runs.of(training.assign(plan=training["round"], round=0))
+    with pytest.raises(ValueError, match="there is one round only"):
+        split_by_time(one_round.features)
 
 
 def test_the_gain_on_thousands_of_runs_is_resampled_in_bounded_memory():
