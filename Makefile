@@ -22,8 +22,8 @@ install = if command -v uv > /dev/null; then \
 # A notebook that is just being written holds no cell.
 every_5_s = (while sleep 5 && kill -0 $$$$ 2> /dev/null; do \
 	  words="$(1)"; case "$$words" in "cell 0 "*) ;; *) echo "   $$words";; esac; done) &
-packages = $$(cat $(LOG) 2> /dev/null | grep -c ' Collecting ') packages found, \
-	$$(ls $(VENV)/lib/python3*/site-packages | grep -c dist-info) installed
+packages = $$(ls $(VENV)/lib/python3*/site-packages | grep -c dist-info) packages installed$$( \
+	  sed -n 's/.* Collecting \([A-Za-z0-9_.-]*\).*/, last found: \1/p' $(LOG) 2> /dev/null | tail -n 1)
 days = $$(find spot_dataset/sandbox/fitted -type d -name '[0-3][0-9]' 2> /dev/null | wc -l) of 31 days \
 	simulated, $$(find $(STUDY)/counts -type f 2> /dev/null | wc -l) counted
 round = $$(($$(find $(STUDY)/launches -name '*.jsonl' -newer $(STUDY)/notebooks/01_select.ipynb -exec \

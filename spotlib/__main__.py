@@ -26,7 +26,6 @@ from spotlib.workspace import logs_folder
 _EXAMPLES = """examples:
   spotlib check t3.nano@sa-east-1 -n 5     in the sandbox
   spotlib check --endpoint aws --profile research t4g.nano@us-east-1
-  spotlib status                           is anything left, and what closes it
   spotlib sweep --endpoint aws             close what is left on AWS
   spotlib export --public                  tables that you can publish
   spotlib sandbox --speed 60               serves a minute per second
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     _add_check(commands.add_parser("check", help="run the preflight: it costs nothing"))
     _add_sweep(commands.add_parser("sweep", help="close what dead batches left behind"))
-    _add_status(commands.add_parser("status", help="list batches that are not confirmed clean"))
+    _add_status(commands.add_parser("status", help="is anything left, and what closes it"))
     _add_policy(commands.add_parser("policy", help="print the smallest IAM policy that works"))
     commands.add_parser("export", help="write the launches as tables for others")
     commands.add_parser("sandbox", help="start a pretend EC2; 'sandbox archive' writes its past")
@@ -272,14 +271,7 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(given: argparse.Namespace) -> int:
-    try:
-        folder = logs_folder(given.results)
-    except FileNotFoundError as error:
-        if given.results:
-            raise
-        print(f"nothing was launched from here: {error}")
-        return 0
-    here = read_folder(folder)
+    here = read_folder(logs_folder(given.results))
     problems = here.dead_lines() + here.fault_lines()
     lines = [each.line() for each in here.unfinished if each.alive] + problems
     print("\n".join([*(lines or ["every batch is confirmed clean"]), *here.notes]))
@@ -290,7 +282,10 @@ def _target(text: str, region: str) -> Target:
     """Parse ``t3.nano``, ``t3.nano@sa-east-1`` or ``t3.nano@sa-east-1/sae1-az2``."""
     name, _, place = text.partition("@")
     region, _, zone = (place or region).partition("/")
-    return Target(name, region, zone or None)
+    try:
+        return Target(name, region, zone or None)
+    except ValueError as error:
+        raise ValueError(f"{error}; write a target as t3.nano@us-east-1") from error
 
 
 def _report_lines(checked: PreflightReport, kind: str) -> list[str]:

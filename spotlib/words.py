@@ -27,3 +27,8 @@ def span_words(seconds: float) -> str:
         if number >= 1:
             return f"{number:g} {unit if number == 1 else unit + 's'}"
     return counted(round(seconds / 60), "minute")
+
+
+def within_words(seconds: float) -> str:
+    """``within 19 hours``, or ``at one moment`` for less than half a minute."""
+    return f"within {span_words(seconds)}" if seconds >= 30 else "at one moment"

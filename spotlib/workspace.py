@@ -47,7 +47,10 @@ def logs_folder(results: str | Path = "") -> Path:
         return folder / LAUNCHES
     if folder.is_dir() and any(folder.glob("*.jsonl")):
         return folder
-    raise FileNotFoundError(f"there are no logs here: {str(folder / LAUNCHES)!r} does not exist")
+    raise FileNotFoundError(
+        f"there are no logs here: {str(folder / LAUNCHES)!r} does not exist; "
+        "run 02_collect first, or name another results folder"
+    )
 
 
 def results_folder(results: str | Path = "") -> Path:

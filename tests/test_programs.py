@@ -130,6 +130,7 @@ def test_check_exits_with_one_and_names_each_problem():
         (["--endpoint", "aws", "--profile", "nobody"], "profile 'nobody' is not configured"),
         (["-n", "0"], "n must be a whole number from 1 to 3000"),
         (["t3nano"], "instance_type 't3nano' is not a name EC2 could know"),
+        (["t3.nano", "us-east-1"], "write a target as t3.nano@us-east-1"),
     ],
 )
 def test_a_misused_command_is_one_sentence_and_exit_code_two(given, words):

@@ -27,14 +27,15 @@ BLOCKS = re.findall(r"^ *```(sh|python|cron)\n(.*?)^ *```", README, re.MULTILINE
 CLONE = "git clone ADDRESS-OF-THIS-REPOSITORY spot-launch-times\n"
 INSTALLS = ("conda env create", "pip install .")  # from the network
 AWS = "endpoint aws"
-# The real programs, but: one round of one target, or in the study two of three, the fewest to
-# forecast from, and a word more often than every 5 s.  Outside of make chaos only the study's batch
-# and the loop's first are executed; other notebooks, which their own tests execute, are written
-# with their parameters.
+# The real programs, but: one round of one target (or the four named), or in the study two of three,
+# the fewest to forecast from, and a word more often than every 5 s.  Outside of make chaos only the
+# batches of the study and of the four targets and the loop's first are executed; other notebooks,
+# which their own tests execute, are written with their parameters.
 PREPARE = "" if CHAOS else "--prepare-only"
 STAND_INS = {
     "bin/papermill": f"""case "$*" in
           *02_collect*study*) set -- "$@" -p rounds 2 -p top 3;;
+          *02_collect*four*) set -- "$@" -p rounds 1;;
           *collect-n1.ipynb*|*first.ipynb*) set -- "$@" -p rounds 1 -p top 1;;
           *02_collect*) set -- "$@" -p rounds 1 -p top 1 {PREPARE};;
           *) set -- "$@" {PREPARE};;
@@ -136,6 +137,8 @@ def test_each_command_of_the_readme_works_as_typed_in_a_fresh_clone(clone):
     assert len(load_launches(clone / "results/study/launches")) == 30
     counts = sorted(load_launches(clone / "results/launches").groupby("batch_id").size())
     assert counts == ([1, 5, 5, 10] if CHAOS else [1])
+    four = load_launches(clone / "results/four/launches")
+    assert four.groupby(["batch_id", "round", "instance_type"]).size().tolist() == [5, 5, 5, 5]
     for n in (1, 5, 10):
         book = clone / f"results/notebooks/collect-n{n}.ipynb"
         assert f'"n = {n}\\n"' in book.read_text()
@@ -144,7 +147,7 @@ def test_each_command_of_the_readme_works_as_typed_in_a_fresh_clone(clone):
         ["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True, check=True
     )
     assert state.stdout == ""
-    for page in ("results/report.html", "results/study/report.html"):
+    for page in ("results/report.html", "results/study/report.html", "results/four/report.html"):
         require_whole_page((clone / page).read_text())
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spotlib.words import counted, listed, percent, span_words
+from spotlib.words import counted, listed, percent, span_words, within_words
 
 
 def test_a_share_is_said_in_one_form():
@@ -31,3 +31,9 @@ def test_names_are_listed_as_in_speech():
 )
 def test_a_span_has_the_largest_unit_of_which_there_is_one(seconds, words):
     assert span_words(seconds) == words
+
+
+def test_a_span_of_less_than_half_a_minute_is_one_moment():
+    assert [within_words(each) for each in (0, 29, 70)] == [
+        *("at one moment", "at one moment", "within 1 minute")
+    ]

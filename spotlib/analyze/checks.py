@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from spotlib.analyze.comparable import NOT_THE_MARKET
+from spotlib.analyze.comparable import NOT_THE_MARKET, stopped
 from spotlib.analyze.compare import holm
 from spotlib.analyze.intervals import FEWEST_RUNS
 from spotlib.analyze.launch_times import LaunchTimes, round_of
 from spotlib.analyze.load import Comparable
 from spotlib.analyze.turnbull import Curve, Floats, smoothed, turnbull, widened
 from spotlib.model import Stage
-from spotlib.words import counted, percent, span_words
+from spotlib.words import counted, percent, within_words
 
 STALE_S = (2.0, 5.0, 30.0)
 _CLUSTERED = 0.2  # of the ends of brackets, where chance would put 2 %
@@ -55,6 +55,7 @@ def self_check(
         *(_time_span(data), _mixed_counts(data), _clustered(data, stage), _gaps(data, stage)),
         *(
             _unfinished(data),
+            _abandoned(data),
             _our_own(data),
             _releases(data, distributions),
             _versions(data),
@@ -103,6 +104,8 @@ def _order(data: Comparable) -> Check:
     several = runs[runs.groupby("round_id")["target"].transform("size") > 1]
     first = several.drop_duplicates("round_id")["target"]
     name = "order within a round"
+    if first.empty:
+        return Check(name, False, "undefined: one target per round")
     if len(first) >= _ALWAYS_FIRST and first.nunique() == 1:
         return Check(name, True, f"{first.iloc[0]} was launched first in every round: not random")
     targets = counted(runs["target"].nunique(), "target")
@@ -123,7 +126,8 @@ def _time_span(data: Comparable) -> Check:
     sent = data.launches["sent_at"]
     span_s = (sent.max() - sent.min()).total_seconds()
     short = span_s < _FEWEST_DAYS * _DAY_S
-    words = f"the runs span {span_words(span_s)}, in {sent.dt.hour.nunique()} of a day's 24 hours"
+    words = f"all runs were sent {within_words(span_s)}"
+    words += f", in {sent.dt.hour.nunique()} of a day's 24 hours"
     why = ": the intervals hold for that time only" if short else ""
     return Check("short time span", short, words + why)
 
@@ -166,6 +170,18 @@ def _unfinished(data: Comparable) -> Check:
     return Check("unfinished requests", unfinished > 0, words + why)
 
 
+def _abandoned(data: Comparable) -> Check:
+    """Whether watching was stopped: a batch was interrupted, or its program died."""
+    abandoned = stopped(data.launches)
+    words = f"{len(abandoned)} of {counted(len(data.launches), 'request')}"
+    words += (
+        f", in {abandoned['run'].nunique()} of {counted(data.launches['run'].nunique(), 'run')}"
+    )
+    words += ", stopped being watched before the end"
+    why = " (abandoned: the batch was stopped): they are censored at their last poll"
+    return Check("abandoned requests", len(abandoned) > 0, words + why * bool(len(abandoned)))
+
+
 def _our_own(data: Comparable) -> Check:
     """Whether the account itself refused, failed or ended requests."""
     gone = data.left_out[data.left_out["why"].str.endswith(NOT_THE_MARKET)]
@@ -201,7 +217,7 @@ def _daily_scores(launches: pd.DataFrame, times: LaunchTimes, horizon_s: float) 
     """The mean score (``run_means_s``) of each day, one array per release of the image."""
     runs = launches.drop_duplicates("run")
     scores = pd.Series(times.run_means_s(horizon_s), runs.index)
-    daily = scores.groupby([runs["image"], runs["sent_at"].dt.floor("D")]).mean()
+    daily = scores.groupby([runs["image"], runs["sent_at"].dt.floor("D")]).mean().dropna()
     return [np.asarray(each, dtype=np.float64) for _, each in daily.groupby(level=0)]
 
 
@@ -271,18 +287,21 @@ def effective_sample_size(times: LaunchTimes) -> float:
 
     n / (1 + (m - 1) ICC) with m requests per run (Kish, Survey Sampling 1965).  The intraclass
     correlation of the times is from a one-way analysis of variance; a request never shown at the
-    stage counts as the longest time seen.  A single run is worth one request.
+    stage counts as the longest time seen, and a run that was not watched so long is worth nothing.
+    A single run is worth one request.
     """
     seen = times.observed
     longest = float(seen.by_s[np.isfinite(seen.by_s)].max(initial=1.0))
     middle = np.where(np.isfinite(seen.by_s), (seen.after_s + seen.by_s) / 2, longest)
-    sizes = np.bincount(seen.run)
+    watched = ~np.isnan(times.run_shares(longest))[seen.run]
+    middle, run = middle[watched], np.unique(seen.run[watched], return_inverse=True)[1]
+    sizes = np.bincount(run)
     runs, requests = len(sizes), len(middle)
     if runs in (1, requests):
         return float(runs)
-    means = np.bincount(seen.run, middle) / sizes
+    means = np.bincount(run, middle) / sizes
     between = float((sizes * (means - middle.mean()) ** 2).sum()) / (runs - 1)
-    within = float(((middle - means[seen.run]) ** 2).sum()) / (requests - runs)
+    within = float(((middle - means[run]) ** 2).sum()) / (requests - runs)
     size = (requests - (sizes**2).sum() / requests) / (runs - 1)
     total = between + (size - 1) * within
     alike = min(max((between - within) / total, 0.0), 1.0) if total > 0 else 1.0

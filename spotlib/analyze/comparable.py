@@ -38,6 +38,11 @@ def ended_by_ec2(launches: pd.DataFrame) -> "pd.Series[bool]":
     return launches["outcome"].isin(COMPETING) & ~_is_our_own(launches)
 
 
+def stopped(launches: pd.DataFrame) -> pd.DataFrame:
+    """The requests that were no longer watched, because their batch was stopped or died."""
+    return launches[launches["outcome"] == Outcome.ABANDONED]
+
+
 def why_not(launches: pd.DataFrame) -> "pd.Series[str]":
     """Why each request does not count; "" where it does.
 

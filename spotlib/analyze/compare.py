@@ -92,10 +92,30 @@ def compare_targets(
 
 
 def most_different(pairs: pd.DataFrame, *, most: int = 20, every: bool = False) -> pd.DataFrame:
-    """The pairs that differ (or every pair), the surest differences first, at most so many."""
+    """The pairs that differ (or every pair), the surest differences first, at most so many.
+
+    In each the slower target is the first (see ``slower_first``).
+    """
     shown = pairs if every else pairs[pairs["p_holm"] < SIGNIFICANT]
     shown = shown.assign(size=-shown["difference"].abs()).sort_values(["p_holm", "size"])
-    return shown.drop(columns="size").head(most).reset_index(drop=True)
+    return slower_first(shown.drop(columns="size").head(most).reset_index(drop=True))
+
+
+def slower_first(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The pairs, turned so that the first has the longer median, else the smaller share."""
+    ratio, difference = pairs["ratio"], pairs["difference"]
+    low, high = pairs["ratio_low_adjusted"], pairs["ratio_high_adjusted"]
+    turned = pairs.assign(
+        first=pairs["second"],
+        second=pairs["first"],
+        ratio=1 / ratio,
+        ratio_low_adjusted=1 / high,
+        ratio_high_adjusted=(1 / low).fillna(np.inf).where(high.notna()),
+        difference=-difference,
+        difference_low_adjusted=-pairs["difference_high_adjusted"],
+        difference_high_adjusted=-pairs["difference_low_adjusted"],
+    )
+    return pairs.where(~((ratio < 1) | (ratio.isna() & (difference > 0))), turned)
 
 
 @dataclass(frozen=True)
@@ -161,7 +181,7 @@ def _p_values(
 ) -> list[tuple[int, float]]:
     """The number of shared rounds and the p-value of each pair, by ``run_means_s``."""
     scores = {
-        name: pd.Series(each.run_means_s(horizon_s)).groupby(list(each.rounds)).mean()
+        name: pd.Series(each.run_means_s(horizon_s)).groupby(list(each.rounds)).mean().dropna()
         for name, each in distributions.items()
     }
     alike: dict[tuple[str, ...], list[int]] = {}

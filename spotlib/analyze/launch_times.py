@@ -23,6 +23,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,7 @@ Draws = NDArray[np.int16]  # how often each run is drawn: shape (resamples, runs
 _REFITTED = 40  # runs, up to which resamples are estimated anew
 # Estimating so many takes longer than starting processes.
 _MANY_TARGETS, _MANY_REQUESTS = 20, 20_000
+_WATCHED = 0.9  # of a horizon; the last poll of what times out is sent a little before its timeout
 _KNOTS = 201  # shares of a curve at which its limits are made
 
 
@@ -198,10 +200,11 @@ class LaunchTimes:
 
     def restricted_mean(self, horizon_s: float) -> Estimate:
         """The mean of min(time, horizon), with a bootstrap-t interval (see ``studentized``)."""
+        value, scores = float(self.curve.restricted_mean_s(horizon_s)), self.run_means_s(horizon_s)
         mean = studentized(
-            float(self.curve.restricted_mean_s(horizon_s)),
+            value,
             self.resampled.restricted_mean_s(horizon_s),
-            scores=self.run_means_s(horizon_s),
+            scores=np.where(np.isnan(scores), value, scores),
             draws=self.draws,
         )
         return replace(mean, high=min(mean.high, horizon_s))
@@ -209,14 +212,27 @@ class LaunchTimes:
     def run_means_s(self, horizon_s: float) -> Floats:
         """The mean of min(time, horizon) of each run, with the middle of a bracket as the time.
 
-        A request not shown at the stage counts as the horizon.  This is a score for tests and for
-        scatter, not an estimate.
+        A request not shown at the stage counts as the horizon.  NaN as in ``run_shares``.  This is
+        a score for tests and for scatter, not an estimate.
         """
         seen = self.observed
         shown = np.isfinite(seen.by_s)
         middle_s = np.where(shown, (np.where(shown, seen.after_s, 0.0) + seen.by_s) / 2, horizon_s)
-        totals = np.bincount(seen.run, np.minimum(middle_s, horizon_s))
-        means: Floats = totals / np.bincount(seen.run)
+        return self._run_means(np.minimum(middle_s, horizon_s), horizon_s=horizon_s)
+
+    def run_shares(self, horizon_s: float) -> Floats:
+        """The share of each run's requests that were shown at the stage by the horizon.
+
+        NaN if the run was not watched so long: one of its requests was not shown, was not ended by
+        EC2, and was last polled before nine tenths of the horizon.
+        """
+        return self._run_means(self.observed.by_s <= horizon_s, horizon_s=horizon_s)
+
+    def _run_means(self, numbers: NDArray[Any], *, horizon_s: float) -> Floats:
+        seen = self.observed
+        unwatched = np.isinf(seen.by_s) & (seen.after_s < _WATCHED * horizon_s)
+        lost, totals = (np.bincount(seen.run, each) for each in (unwatched, numbers))
+        means: Floats = np.where(lost > 0, np.nan, totals / np.bincount(seen.run))
         return means
 
     def band(self, time_s: Floats) -> pd.DataFrame:

@@ -57,6 +57,8 @@ class Comparable:
     def lines(self) -> str:
         """One sentence: how many runs have their polls here, of how many."""
         shown, runs = self.polls["run"].nunique(), self.launches["run"].nunique()
+        if runs == 1:
+            return "Thin line: the only run."
         if shown == runs:
             return f"Thin lines: all {runs} runs."
         return f"Thin lines: a random sample of {shown} of the {runs} runs."

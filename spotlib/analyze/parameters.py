@@ -19,7 +19,7 @@ class AnalyzeParameters:
     """The parameters of ``03_analyze``; the notebook explains each."""
 
     launches: str
-    figures: str
+    output: str
     horizon_s: float
     ready: str
     targets: str

@@ -17,7 +17,7 @@ from spotlib.figures import target_names
 
 FEWEST_TARGETS = 6  # with fewer even a perfect rank correlation may well be chance
 _SELECTED_BY = ("score", "sps_cov", "if_cov", "sps_ordinal_variation")  # of a selection file
-_KNOWN = ("sps", "if_score", "price_usd", "hour")  # of the launches
+_KNOWN = ("sps", "t3", "if_score", "price_usd", "hour")  # of the launches
 
 
 def target_features(
@@ -25,8 +25,8 @@ def target_features(
 ) -> pd.DataFrame:
     """What was known of each target before it was launched, indexed by target; NaN if unknown.
 
-    The mean SPS, IF, price and hour (UTC) over its requests, and what each selection file chose by.
-    The name of such a column includes the form of the file: ``sps_cov (pooled)``.
+    The mean SPS, T3, IF, price and hour (UTC) over its requests, and what each selection file chose
+    by.  The name of such a column includes the form of the file: ``sps_cov (pooled)``.
     """
     hour = launches["sent_at"].dt.hour + launches["sent_at"].dt.minute / 60
     known = launches.assign(hour=hour).groupby("target")[list(_KNOWN)].mean()
@@ -61,8 +61,10 @@ def target_outcomes(distributions: Mapping[str, LaunchTimes], *, horizon_s: floa
 def _spread_s(scores: Floats, *, horizon_s: float) -> float:
     """The standard deviation between runs (divisor n - 1).
 
-    NaN for a single run, and if nothing was ready by the horizon: no time was seen that could vary.
+    Only runs that were watched until then count (see ``run_shares``).  NaN for a single run, and if
+    nothing was ready by the horizon: no time was seen that could vary.
     """
+    scores = scores[~np.isnan(scores)]
     seen = len(scores) > 1 and scores.min() < horizon_s
     return float(np.std(scores, ddof=1)) if seen else np.nan
 

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spotlib.analyze.compare import SIGNIFICANT
+from spotlib.analyze.comparable import stopped
+from spotlib.analyze.compare import SIGNIFICANT, slower_first
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate
+from spotlib.analyze.launch_times import LaunchTimes
 from spotlib.analyze.load import Comparable
-from spotlib.analyze.summaries import common_n, shares_of_runs
+from spotlib.analyze.summaries import common_n
 from spotlib.model import Stage
-from spotlib.words import counted, listed, percent, span_words
+from spotlib.words import counted, listed, percent, within_words
 
 _MEANING = {
     Stage.FULFILLED: "the request has an instance",
@@ -37,6 +39,8 @@ def data_sentence(data: Comparable) -> str:
         origin = f"{data.mark} but {endpoint}: these data say nothing about AWS"
     words = f"{origin}. {counted(data.launches['target'].nunique(), 'target')}"
     words += f", {size_words(data.launches)}."
+    if early := stopped(data.launches)["run"].nunique():
+        words += f" Watching stopped early in {counted(early, 'run')}."
     if not data.not_read:
         return words
     return f"{words} {counted(data.not_read, 'file')} could not be read: see what was left out."
@@ -115,8 +119,8 @@ class _Answer:
         if late := int(self.of_n["half_s"].isna().sum()):
             yield f"when half are {self.stage.label} at {late} of {targets}"
         sent = launches["sent_at"]
-        span = span_words((sent.max() - sent.min()).total_seconds())
-        yield f"what happens at other times (all were requested within {span})"
+        span_s = (sent.max() - sent.min()).total_seconds()
+        yield f"what happens at other times (all were requested {within_words(span_s)})"
 
     @property
     def _end(self) -> str:
@@ -210,23 +214,28 @@ def _with_interval(words: str, estimate: Estimate, *, digits: int) -> str:
     return f"{words} (95 % interval {estimate.ends(digits)})"
 
 
-def runs_sentence(launches: pd.DataFrame, stage: Stage, *, horizon_s: float) -> str:
-    """Which target's runs differ most at the end."""
-    by_target = shares_of_runs(launches, stage, horizon_s=horizon_s).groupby("target")
-    least, highest, runs = by_target.min(), by_target.max(), by_target.size()
-    if runs.max() == 1:
-        return "No target has two runs that could differ."
-    most = str((highest - least).idxmax())
-    if highest[most] == least[most]:
-        return f"Within a target all runs ended alike, after {horizon_s:.0f} s."
-    n = launches.loc[launches["target"] == most, "n"]
+def runs_sentence(
+    distributions: Mapping[str, LaunchTimes], of_n: pd.DataFrame, *, horizon_s: float
+) -> str:
+    """Which target's runs differ most at the end, of those that were watched so long."""
+    shares = {name: each.run_shares(horizon_s) for name, each in distributions.items()}
+    watched = {name: each[~np.isnan(each)] for name, each in shares.items()}
+    several = {name: each for name, each in watched.items() if len(each) > 1}
+    left = sum(map(len, shares.values())) - sum(map(len, watched.values()))
+    words = f" Not counted here: {counted(left, 'run')} not watched so long." if left else ""
+    if not several:
+        return "No target has two runs that could differ." + words
+    most = max(several, key=lambda name: np.ptp(several[name]))
+    least, highest = several[most].min(), several[most].max()
+    if highest == least:
+        return f"Within a target all runs ended alike, after {horizon_s:.0f} s.{words}"
+    n = common_n(of_n[of_n["target"] == most])
     few, many = (
-        f"{share * n.iloc[0]:.0f} of {n.iloc[0]}" if n.nunique() == 1 else f"{percent(share)} of n"
-        for share in (least[most], highest[most])
+        f"{share * n:.0f} of {n}" if n else f"{percent(share)} of n" for share in (least, highest)
     )
     return (
-        f"The runs of {most} differ most: after {horizon_s:.0f} s, {few} were {stage.label} in one "
-        f"run and {many} in another."
+        f"The runs of {most} differ most: after {horizon_s:.0f} s, {few} were "
+        f"{distributions[most].stage.label} in one run and {many} in another.{words}"
     )
 
 
@@ -240,7 +249,10 @@ def ready_caption(table: pd.DataFrame, stage: Stage, ranked: Sequence[str]) -> s
         words += "; in brackets its 95 % interval"
     if runs[0] < FEWEST_RUNS:
         words += f" (none below {FEWEST_RUNS} runs)"
-    words += f". {stage.label.capitalize()}: {_MEANING[stage]}. End: every run was watched until then."
+    words += f". {stage.label.capitalize()}: {_MEANING[stage]}."
+    words += " End: every run was watched until then."
+    if (table["least_n"] < table["most_n"]).any():
+        words += " n is that of a target's last run; its runs of another n count by their share."
     if len(table) < len(ranked):
         words += f" Shown are the fastest and the slowest {len(table)} of {len(ranked)} targets."
     return f"{words} With all digits: tables/ready-of-n.csv"
@@ -249,9 +261,11 @@ def ready_caption(table: pd.DataFrame, stage: Stage, ranked: Sequence[str]) -> s
 def formatted_ready(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of ``ready_of_n``, each number in one cell with its interval.
 
-    ``runs`` and ``n`` are columns if they differ between targets; else the caption says them.
+    ``runs`` and ``n`` are columns if they differ; else the caption says them.
     """
-    shown = table[["target", *(each for each in ("runs", "n") if table[each].nunique() > 1)]]
+    shown = table[["target", *(["runs"] if table["runs"].nunique() > 1 else [])]]
+    if common_n(table) is None:
+        shown = shown.assign(n=[_n_words(row) for row in table.to_dict("records")])
     moments = _moments(table)
     digits = max(map(_digits, table["n"]))
     for name in moments:
@@ -262,6 +276,13 @@ def formatted_ready(table: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(
         **{"seconds until half": _cells(table, "half_s", missing=never, digits=digits)}
     )
+
+
+def _n_words(row: Mapping[Any, Any]) -> str:
+    """``5``, or ``3 (runs of 3 to 5)``."""
+    if row["least_n"] == row["most_n"]:
+        return str(row["n"])
+    return f"{row['n']} (runs of {row['least_n']} to {row['most_n']})"
 
 
 def formatted_checks(found: pd.DataFrame) -> pd.DataFrame:
@@ -325,10 +346,10 @@ def comparison_sentences(
         alike = set(not_told_apart(pairs, target))
         if names := [name for name in shown[number + 1 :] if name in alike]:
             yield f"Not told apart from {target}: {_named(names)}."
-    known = pairs.dropna(subset="ratio").to_dict("records")
-    if known:
-        largest = max(known, key=lambda pair: abs(np.log(pair["ratio"])))
-        yield f"Largest ratio of medians: {_slower_over_faster(largest)}."
+    known = slower_first(pairs.dropna(subset="ratio"))
+    if len(known):
+        largest = known.sort_values("ratio").iloc[-1]
+        yield f"Largest ratio of medians: {_ratio_words(largest)}."
     needed = pairs["more_runs"].dropna()
     if needed.empty:
         yield "How many runs a ratio needs is not known: too few medians were reached."
@@ -338,16 +359,11 @@ def comparison_sentences(
     yield f"{enough} of {len(needed)} ratios are known within 10 %{others}."
 
 
-def _slower_over_faster(pair: Mapping[Any, Any]) -> str:
-    first, second = pair["first"], pair["second"]
-    ratio, low, high = (
-        float(pair[f"ratio{end}"]) for end in ("", "_low_adjusted", "_high_adjusted")
-    )
-    if ratio < 1:
-        first, second, ratio = second, first, 1 / ratio
-        low, high = 1 / high, 1 / low if low > 0 else np.inf
-    why = pair["why"].removeprefix("no interval: ")
-    return f"{first} over {second}, {Estimate(ratio, low, high, why).words('', digits=2)}"
+def _ratio_words(pair: "pd.Series[Any]") -> str:
+    low, high = pair["ratio_low_adjusted"], pair["ratio_high_adjusted"]
+    ratio = Estimate(pair["ratio"], low, high, why=pair["why"].removeprefix("no interval: "))
+    words: str = ratio.words("", digits=2)
+    return f"{pair['first']} over {pair['second']}, {words}"
 
 
 def arm_sentences(overall: pd.DataFrame, stage: Stage) -> Iterator[str]:

@@ -93,16 +93,19 @@ def ready_of_n(
 ) -> pd.DataFrame:
     """How many of n instances are ready on average at ``READY_AT_S`` and at the horizon.
 
-    One row per target, fastest first: ``target``, ``runs``, ``n`` of its last request, and the
-    columns ``ready_60s``, ``ready_60s_low``, ``ready_60s_high`` and so on: n times the share ready
-    and the ends of its interval.  ``half_s`` is the time by which half are ready, with its ends.
+    One row per target, fastest first: ``target``, ``runs``, ``n`` of its last request, ``least_n``
+    and ``most_n`` of all its requests, and the columns ``ready_60s``, ``ready_60s_low``,
+    ``ready_60s_high`` and so on: n times the share ready and the ends of its interval.  ``half_s``
+    is the time by which half are ready, with its ends.
     """
-    n = launches.sort_values("sent_at", kind="stable").groupby("target")["n"].last()
+    by_target = launches.sort_values("sent_at", kind="stable").groupby("target")["n"]
+    n, least, most = by_target.last(), by_target.min(), by_target.max()
     times_s = [*(time_s for time_s in READY_AT_S if time_s < horizon_s), horizon_s]
     rows = []
     for target in fastest_first(distributions, horizon_s=horizon_s):
         each, requested = distributions[target], int(n[target])
         row = {"target": target, "runs": each.observed.runs, "n": requested}
+        row |= {"least_n": int(least[target]), "most_n": int(most[target])}
         for time_s in times_s:
             share = each.share_ready(time_s)
             row |= _with_ends(f"ready_{time_s:.0f}s", share, times=requested)
@@ -111,8 +114,9 @@ def ready_of_n(
 
 
 def common_n(of_n: pd.DataFrame) -> int | None:
-    """How many instances each target of ``ready_of_n`` requests, None if it is not the same."""
-    return int(of_n["n"].iloc[0]) if of_n["n"].nunique() == 1 else None
+    """How many instances each run of ``ready_of_n`` requested, None if it is not the same."""
+    least, most = int(of_n["least_n"].min()), int(of_n["most_n"].max())
+    return least if least == most else None
 
 
 def _with_ends(name: str, estimate: Estimate, *, times: float = 1.0) -> dict[str, float]:
@@ -156,12 +160,6 @@ def last_round(launches: pd.DataFrame) -> pd.DataFrame:
     place = launches[["batch_id", "round"]]
     last = place.sort_values(["batch_id", "round"]).iloc[-1]
     return launches[(place == last).all(axis="columns")]
-
-
-def shares_of_runs(launches: pd.DataFrame, stage: Stage, *, horizon_s: float) -> "pd.Series[float]":
-    """The share of each run's requests that were shown at a stage by then, by target and run."""
-    shown = launches[f"{stage.label}_by_s"] <= horizon_s
-    return shown.astype("float64").groupby([launches["target"], launches["run"]]).mean()
 
 
 def phases(estimates: Durations) -> pd.DataFrame:

@@ -113,7 +113,7 @@ class Unfinished:
             f"{self._next_round(begun)}, "
             f"{open_requests} of {counted(len(requests), 'request')} without an outcome, "
             f"{alive} not yet terminated, "
-            f"spent at most {self._most(begun)} of {self._most(self.batch.rounds)}, "
+            f"can have cost at most {self._most(begun)}{self._later_rounds(begun)}, "
             f"in {', '.join(self.regions) or 'no region yet'}"
         )
 
@@ -128,6 +128,10 @@ class Unfinished:
             return ""
         due_at = self.batch.started_at + timedelta(seconds=begun * self.batch.every_s)
         return f" (next at {due_at:%H:%M:%S} UTC)"
+
+    def _later_rounds(self, begun: int) -> str:
+        rounds = self.batch.rounds
+        return f" ({self._most(rounds)} after all its rounds)" if begun < rounds else ""
 
     def _most(self, rounds: int) -> str:
         """The hard bound of so many rounds."""

@@ -7,6 +7,7 @@ Every message says what is wrong, the value seen and what is allowed; types are 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from spotlib.model import (
 from spotlib.parameters import problems_of, require_no_problems
 from spotlib.record.selection_file import newest_selection, read_selection, selection_targets
 from spotlib.sandbox.numbers import FITTED, parse_market
+from spotlib.words import listed
 
 # What the sandbox measures without a selection: the first targets of the published ranking for
 # August 2024, which raised the question of this project.
@@ -94,18 +96,19 @@ class CollectParameters:
         yield from problems_of(parse_market, self.market or FITTED)
 
     def _conflicts(self) -> Iterator[str]:
-        pair = bool(self.instance_type) + bool(self.region)
-        if pair == 1:
+        named = len(self.instance_type.split()) * len(self.region.split())
+        any_name = bool(self.instance_type or self.region)
+        if any_name and not named:
             yield (
                 "instance_type and region belong together, got "
                 f"{self.instance_type!r} and {self.region!r}"
             )
-        if self.availability_zone_id and pair != 2:
+        if self.availability_zone_id and named != 1:
             yield (
-                "availability_zone_id needs an instance_type and a region, "
-                f"got {self.availability_zone_id!r} alone"
+                "availability_zone_id needs one instance_type and one region, got "
+                f"{self.availability_zone_id!r} with {self.instance_type!r} and {self.region!r}"
             )
-        if self.selection and pair:
+        if self.selection and any_name:
             yield "set either a selection or an instance_type and a region, not both"
         if self.profile and self.endpoint == "sandbox":
             yield "profile is for AWS, the sandbox has none: set endpoint='aws'"
@@ -196,8 +199,9 @@ def targets_to_collect(parameters: CollectParameters, results: Path) -> Choice:
     """
     given = parameters
     if given.instance_type:
-        one = Target(given.instance_type, given.region, given.availability_zone_id or None)
-        return Choice((one,), f"{one}, as given", market=given.market)
+        pairs = dict.fromkeys(product(given.instance_type.split(), given.region.split()))
+        named = tuple(Target(*each, given.availability_zone_id or None) for each in pairs)
+        return Choice(named, f"{listed([*map(str, named)])}, as given", market=given.market)
     path = Path(given.selection) if given.selection else newest_selection(results)
     if path is None:
         return _builtin(given)

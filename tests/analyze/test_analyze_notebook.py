@@ -189,6 +189,17 @@ def test_one_run_of_one_target_that_is_never_ready_is_answered_too(tmp_path, rea
     assert not (tmp_path / "figures" / "phases.svg").exists()
 
 
+def test_figures_and_tables_go_to_one_folder_and_leave_those_of_the_report(study):
+    folder = study[0]
+    before = {path: path.read_bytes() for path in (folder / "tables").iterdir()}
+
+    page_of(folder, targets="nano", output=str(folder / "one"))
+
+    assert {path: path.read_bytes() for path in (folder / "tables").iterdir()} == before
+    assert len(pd.read_csv(folder / "one" / "tables" / "ready-of-n.csv")) == 1
+    assert (folder / "one" / "figures" / "answer.svg").exists()
+
+
 def test_of_many_targets_the_fastest_and_the_slowest_are_shown(tmp_path):
     targets = [Target(f"t3.{size}", "sa-east-1") for size in ("nano", "micro", "small")]
     record(tmp_path / "launches" / "a.jsonl", targets=targets, n=1, rounds=6)

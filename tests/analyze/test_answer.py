@@ -124,10 +124,45 @@ def test_the_end_is_before_the_last_polls_of_what_timed_out():
     assert 250 <= common_horizon_s(times, launches) <= 252
 
 
-def test_only_pairs_that_differ_are_shown_and_every_one_on_request():
-    pairs = pd.DataFrame({"p_holm": [0.5, 0.01, np.nan, 0.01], "difference": [0.9, 0.1, 0.2, -0.4]})
+def pairs_of(**columns):
+    """Pairs of a and b as from ``compare_targets``, what is not given being unknown."""
+    names = ("ratio", "difference")
+    ends = [f"{name}_{end}_adjusted" for name in names for end in ("low", "high")]
+    return pd.DataFrame(
+        {"first": "a", "second": "b"} | dict.fromkeys([*names, *ends], np.nan) | columns
+    )
 
-    assert most_different(pairs)["difference"].tolist() == [-0.4, 0.1]
+
+def test_each_pair_that_is_shown_is_turned_so_that_the_slower_is_first():
+    pairs = pairs_of(
+        p_holm=0.01,
+        ratio=[0.5, 2.0, np.nan, np.nan],
+        ratio_low_adjusted=[0.4, 1.5, np.nan, 1.25],
+        ratio_high_adjusted=[0.8, 3.0, 0.5, np.inf],
+        difference=[0.1, 0.0, 0.75, -0.5],
+        difference_low_adjusted=[-0.1, -0.1, 0.5, -0.7],
+        difference_high_adjusted=[0.3, 0.1, 0.9, -0.2],
+    )
+
+    turned = most_different(pairs).sort_values("ratio").set_index("first")
+
+    b, a = turned.loc["b"], turned.loc["a"]
+    assert b["second"].tolist() == ["a", "a"]
+    assert [each["ratio"].iloc[0] for each in (b, a)] == [2.0, 2.0]
+    assert b[["ratio_low_adjusted", "ratio_high_adjusted"]].to_numpy().tolist() == [
+        [1.25, 2.5],
+        [2.0, np.inf],
+    ]
+    assert b["difference"].tolist() == [-0.1, -0.75]
+    assert b["difference_low_adjusted"].tolist() == [-0.3, -0.9]
+    assert a["ratio_low_adjusted"].tolist() == [1.5, 1.25]
+    assert a["difference"].tolist() == [0.0, -0.5]
+
+
+def test_only_pairs_that_differ_are_shown_and_every_one_on_request():
+    pairs = pairs_of(p_holm=[0.5, 0.01, np.nan, 0.01], difference=[0.9, -0.1, 0.2, -0.4])
+
+    assert most_different(pairs)["difference"].tolist() == [-0.4, -0.1]
     assert len(most_different(pairs, every=True)) == 4
 
 
@@ -145,7 +180,7 @@ def of_n(*rows, runs=20):
     names = ["ready_180s", "ready_350s", "half_s"]
     return pd.DataFrame(
         [
-            {"target": target, "runs": runs, "n": n}
+            {"target": target, "runs": runs, "n": n, "least_n": n, "most_n": n}
             | {
                 name + end: value
                 for name, values in zip(names, estimates, strict=True)
@@ -237,11 +272,26 @@ def test_counts_of_different_n_are_said_as_shares_and_shown_with_their_n():
     table = of_n(GOOD, ("b.nano in x", 10, (1.0, 0.5, 2.0), (8.0, 7.0, 9.0), (250.0, 240, 260)))
 
     assert "at the end (350 s): 100 % of n at a.nano in x, 80 % at the other." in answer(table)[1]
-    assert formatted_ready(table)["n"].tolist() == [5, 10]
+    assert formatted_ready(table)["n"].tolist() == ["5", "10"]
     assert "n" not in formatted_ready(of_n(GOOD, FAIR))
     captions = [ready_caption(each, Stage.READY, [A, B]) for each in (of_n(GOOD, FAIR), table)]
     assert captions[0].startswith("Average number ready of 5 requested instances, after")
     assert captions[1].startswith("Average number ready of n requested instances, after")
+
+
+def test_runs_of_different_n_of_one_target_are_said_so():
+    launches, _ = times_of(a=0.0, b=0.0)
+    mixed = (launches["target"] == "a") & (launches["run"] == launches["run"].min())
+    launches = launches.assign(n=launches["n"].mask(mixed, 3))
+    times = launch_times(launches, Stage.READY, resamples=20)
+    table = ready_of_n(times, launches, horizon_s=200.0)
+
+    shown = formatted_ready(table).set_index("target")
+    caption = ready_caption(table, Stage.READY, ["a", "b"])
+
+    assert shown["n"].to_dict() == {"a": "4 (runs of 3 to 4)", "b": "4"}
+    assert caption.startswith("Average number ready of n requested instances")
+    assert "n is that of a target's last run; its runs of another n count by their share" in caption
 
 
 def test_what_all_targets_share_is_said_once():

@@ -14,9 +14,12 @@ from spotlib.analyze.checks import (
     stale_medians,
     stale_orders,
 )
+from spotlib.analyze.compare import compare_targets
 from spotlib.analyze.launch_times import launch_times
 from spotlib.analyze.load import load_comparable
-from spotlib.analyze.sentences import stale_sentences
+from spotlib.analyze.selectors import target_outcomes
+from spotlib.analyze.sentences import data_sentence, runs_sentence, stale_sentences
+from spotlib.analyze.summaries import ready_of_n
 from spotlib.model import Stage
 from spotlib.sandbox.world import Fate
 
@@ -101,6 +104,50 @@ def test_mixed_counts_and_unfinished_requests_are_named(clean):
     assert checks.loc["different n", "warns"]
     assert checks.loc["unfinished requests", "found"].startswith(
         "1 of 24 requests without an outcome"
+    )
+
+
+def test_runs_of_a_stopped_batch_are_named_and_are_no_finding(clean):
+    """Of each target one run was watched for 2 s, and another for 0.1 s."""
+    names = clean.launches["run"]
+    early = names.str.contains("/[01]/")
+    ends = {
+        f"ready_{end}_s": clean.launches[f"ready_{end}_s"].mask(early) for end in ("after", "by")
+    }
+    ends |= {"watched_s": clean.launches["watched_s"].mask(early, names.str[-1].astype(float) * 2)}
+    stopped = clean.launches.assign(
+        **ends, outcome=clean.launches["outcome"].mask(early, "abandoned")
+    )
+    whole = launch_times(clean.launches[~early], Stage.READY, resamples=20)
+    times = launch_times(stopped, Stage.READY, resamples=20)
+    of_n = ready_of_n(times, stopped, horizon_s=39.0)
+
+    found = checked(clean, **ends, outcome=stopped["outcome"]).loc["abandoned requests"]
+    fine = checked(clean).loc["abandoned requests"]
+    words = runs_sentence(times, of_n, horizon_s=39.0)
+
+    assert (fine["warns"], found["warns"]) == (False, True)
+    assert "Watching stopped" not in data_sentence(clean)
+    said = data_sentence(replace(clean, launches=stopped))
+    assert said.endswith("2 instances per run. Watching stopped early in 4 runs.")
+    assert found["found"].startswith("8 of 24 requests, in 4 of 12 runs, stopped being watched")
+    assert words == (
+        "Within a target all runs ended alike, after 39 s. Not counted here: 4 runs not watched so "
+        "long."
+    )
+    pairs = [compare_targets(each, horizon_s=39.0) for each in (whole, times)]
+    pd.testing.assert_frame_equal(*(each[["rounds", "p_value"]] for each in pairs))
+    sizes = [[effective_sample_size(each[name]) for name in each] for each in (whole, times)]
+    assert sizes[0] == sizes[1]
+    spreads = [target_outcomes(each, horizon_s=39.0)["spread_s"] for each in (whole, times)]
+    pd.testing.assert_series_equal(*spreads)
+
+
+def test_of_one_target_per_round_no_order_can_be_said(clean):
+    alone = clean.launches["run"].map(lambda run: run[-1] + run)
+
+    assert checked(clean, run=alone).loc["order within a round", "found"] == (
+        "undefined: one target per round"
     )
 
 

@@ -244,6 +244,7 @@ class TestSelectors:
                 "target": [A, A],
                 "sent_at": pd.to_datetime(["2024-09-01T06:00Z", "2024-09-01T09:00Z"]),
                 "sps": [3, 2],
+                "t3": pd.array([20, None], dtype="Int64"),
                 "if_score": [np.nan, np.nan],
                 "price_usd": [0.002, 0.004],
             }
@@ -255,14 +256,14 @@ class TestSelectors:
         row = target_features(launches, [chosen, chosen.assign(form="within", sps_cov=0.1)]).loc[A]
 
         assert row["hour"] == 7.5
-        assert row["sps"] == 2.5
+        assert (row["sps"], row["t3"]) == (2.5, 20)
         assert np.isnan(row["if_score"])
         assert (row["sps_cov (pooled)"], row["sps_cov (within)"]) == (0.4, 0.1)
 
     def test_one_selection_file_has_the_covs_of_both_forms(self):
         launches = pd.DataFrame(
             {"target": [A], "sent_at": pd.to_datetime(["2024-09-01T06:00Z"])}
-        ).assign(sps=3, if_score=np.nan, price_usd=0.002)
+        ).assign(sps=3, t3=np.nan, if_score=np.nan, price_usd=0.002)
         chosen = pd.DataFrame(
             {"instance_type": ["t3.nano"], "region": ["sa-east-1"], "form": ["pooled"]}
         ).assign(score=0.2, sps_cov=0.4, sps_cov_within=0.1)

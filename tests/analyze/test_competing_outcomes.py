@@ -80,7 +80,7 @@ def test_every_function_of_the_analysis_takes_competing_outcomes_without_a_warni
         words = [
             *sentences.answer_sentences(of_n, pairs, data.launches, Stage.READY),
             *sentences.comparison_sentences(pairs, drawn=len(pairs)),
-            sentences.runs_sentence(data.launches, Stage.READY, horizon_s=HORIZON_S),
+            sentences.runs_sentence(ready, of_n, horizon_s=HORIZON_S),
             *(sentences.phase_sentence(parts), sentences.selector_sentence(ranks)),
             *(sentences.formatted_summary(tables[0]), sentences.formatted_ready(of_n)),
         ]

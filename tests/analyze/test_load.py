@@ -55,6 +55,12 @@ def test_an_empty_folder_says_what_to_do(tmp_path):
         load_comparable(tmp_path)
 
 
+def test_the_only_run_is_called_so(folder):
+    data = load_comparable(folder, targets="nano")
+
+    assert data.lines == "Thin line: the only run."
+
+
 def test_a_single_batch_is_read_whole(folder):
     data = load_comparable(folder)
 
@@ -238,7 +244,7 @@ def test_targets_are_chosen_by_a_part_of_their_name(folder):
 
 GIVEN = {
     "launches": "",
-    "figures": "",
+    "output": "",
     "horizon_s": 0.0,
     "ready": "",
     "targets": "",

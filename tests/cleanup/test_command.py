@@ -54,15 +54,20 @@ def run(*words):
 @pytest.mark.parametrize("command", ["status", "sweep", "export"])
 def test_a_folder_that_is_not_there_is_an_error_and_is_not_made(tmp_path, capsys, command):
     assert run(command, "--results", tmp_path / "typo") == 2
-    assert "there are no logs here" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "there are no logs here" in said
+    assert said.endswith("run 02_collect first, or name another results folder\n")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_nothing_was_ever_launched_status_says_so(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("command", ["status", "sweep", "export"])
+def test_where_nothing_was_ever_launched_no_command_says_that_all_is_well(
+    tmp_path, capsys, monkeypatch, command
+):
     monkeypatch.setattr("spotlib.workspace.workspace", lambda: tmp_path)
 
-    assert run("status") == 0
-    assert "nothing was launched from here" in capsys.readouterr().out
+    assert run(command) == 2
+    assert "run 02_collect first" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -373,7 +373,7 @@ def test_status_shows_what_is_open_alive_spent_and_next(died, tmp_path):
     assert "-m spotlib sweep --batch 20240901T000000Z-abcdef" in dead
     assert "running; round 1 of 4 (next at 00:1" in running
     assert "2 of 2 requests without an outcome, 1 instance not yet terminated" in running
-    assert f"spent at most ${most:.4f} of ${4 * most:.4f}" in running
+    assert f"can have cost at most ${most:.4f} (${4 * most:.4f} after all its rounds)" in running
     assert running.endswith(f"in {ARM.region}, {NANO.region}")
 
 

@@ -63,7 +63,7 @@ def checked(injected="", **changes):
         ({"endpoint": "asw"}, "endpoint 'asw' is unknown: use 'sandbox' .*, 'aws' .*, or the URL"),
         ({"ready": "ok"}, "ready must be 'ready' .* or 'running', got 'ok'"),
         ({"region": "us-east-1"}, "instance_type and region belong together, got '' and 'us-east"),
-        ({"availability_zone_id": "use1-az1"}, "availability_zone_id needs an instance_type"),
+        ({"availability_zone_id": "use1-az1"}, "availability_zone_id needs one instance_type"),
         ({"profile": "work"}, "profile is for AWS, the sandbox has none: set endpoint='aws'"),
         (
             {"market": "wild"},
@@ -216,6 +216,23 @@ def test_one_type_and_region_need_no_selection(tmp_path):
     choice = targets_to_collect(checked(endpoint="aws", **zone), tmp_path)
 
     assert choice.targets == (Target("t3.nano", "us-east-1", "use1-az4"),)
+
+
+def test_several_types_and_regions_are_every_combination_once(tmp_path):
+    several = {"instance_type": "t3.nano  t3.micro t3.nano", "region": "us-east-1 sa-east-1"}
+
+    choice = targets_to_collect(checked(**several), tmp_path)
+
+    assert choice.targets == tuple(
+        Target(kind, region)
+        for kind in ("t3.nano", "t3.micro")
+        for region in ("us-east-1", "sa-east-1")
+    )
+    assert choice.origin.startswith("t3.nano in us-east-1, t3.nano in sa-east-1, t3.micro in us-ea")
+    assert choice.origin.endswith(" and t3.micro in sa-east-1, as given")
+    words = "availability_zone_id needs one instance_type and one region, got 'use1-az4' with 't3"
+    with pytest.raises(ParameterError, match=words):
+        checked(availability_zone_id="use1-az4", **several)
 
 
 @pytest.mark.parametrize(
