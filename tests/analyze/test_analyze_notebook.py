@@ -180,7 +180,9 @@ def test_one_run_of_one_target_that_is_never_ready_is_answered_too(tmp_path, rea
 
     only = rf"The only target is t3.nano in sa-east-1: 0.0 of 2 \(no interval\) were {ready}"
     assert re.search(only, text)
-    assert re.search(rf"{ready} on average at the end \(\d+ s\): 0.0 of 2\.", text, re.IGNORECASE)
+    assert re.search(
+        rf"average number {ready} at the end \(\d+ s\): 0.0 of 2\.", text, re.IGNORECASE
+    )
     assert "how sure this is for 1 of 1 target (an interval needs 6 runs)" in text
     assert "95 % interval" not in text
     assert "There is no forecast" in text

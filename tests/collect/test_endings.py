@@ -90,7 +90,7 @@ def test_what_the_account_ended_is_left_out_with_its_whole_run_and_a_sentence(co
     ]
     assert checks.loc["ended by our own account", "warns"]
     assert checks.loc["ended by our own account", "found"] == (
-        "2 requests are left out because the account ended them or others of their run: "
+        "2 requests left out because the account ended them or others of their run: "
         "failed (account, Client.InternalError)"
     )
 
