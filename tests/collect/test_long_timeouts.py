@@ -45,7 +45,7 @@ def by_type(nano, arm):
     return World(script=lambda request: next(fates[request.pool.instance_type]))
 
 
-def dead_after(elapsed_s, world, log, arm):
+def dead_after(elapsed_s, world, log, arm, **given):
     """The world and the log of a batch whose machine was lost at this time."""
     began_s, found = world.now_s, []
 
@@ -53,7 +53,7 @@ def dead_after(elapsed_s, world, log, arm):
         if not found and log.exists() and world.now_s >= began_s + elapsed_s:
             found.append((copy.deepcopy(world), log.read_bytes()))
 
-    collect(world, log, arm, visit)
+    collect(world, log, arm, visit, **given)
     [(dead, lines)] = found
     log.write_bytes(lines)
     return dead
@@ -141,7 +141,7 @@ def test_an_instance_that_still_runs_is_not_confirmed_away_however_long_nobody_f
 
 
 def test_a_sweep_does_not_confirm_it_either(log, monkeypatch):
-    world = dead_after(1000.0, by_type([QUICK, NEVER], [QUICK, QUICK]), log, "run_instances")
+    world = dead_after(1000.0, scripted(QUICK, NEVER), log, "run_instances", targets=(NANO,))
     hide(monkeypatch, world, world.now_s)
     world.advance(4000.0)
 
