@@ -2,9 +2,8 @@
 
 It touches only what carries our tag, and the instances of spot requests that do.  A batch whose
 log is locked is alive and left alone.  One whose log is not here may be alive elsewhere: it is left
-alone until its launches have expired.  A
-tag says when.  Where somebody took it away or spoilt it, the batch is closed at once: nobody might
-ever close it otherwise.
+alone until its launches have expired, as a tag says.  Without that tag, or if it names no time, the
+batch is closed at once: otherwise it might never be closed.
 """
 
 import contextlib
