@@ -5,6 +5,8 @@ describe it.  Then the order is always cancel, *then* survey, then terminate: a 
 can no longer launch, but one fulfilled a moment before has an instance that only the survey shows.
 A launch can even be in flight while its request is cancelled.  So a batch is clean only after a
 settle time in which nothing was open or alive, and only if every request we know of was seen.
+EC2 forgets what has ended after some time.  So what was once seen ended is over and not asked for
+again; what was not, and is not found, is never taken for ended.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -43,8 +45,8 @@ class Released:
 
     @property
     def did_something(self) -> bool:
-        """Whether there is something to record."""
-        return bool(self.cancelled or self.terminated or self.error)
+        """Whether there is something to record: something was ended, or seen to be over."""
+        return bool(self.cancelled or self.terminated or self.error or self.found.over)
 
 
 def release(
@@ -201,13 +203,14 @@ def settle(
     quiet_since, idle_since = dict[str, float](), dict[str, float]()
     alive = alive or {}
     left = {region: unseen(ids, alive.get(region, ())) for region, ids in request_ids.items()}
+    wanted = {region: set(ids) for region, ids in request_ids.items()}
     done = set(ended)
     while True:
         asked_s = clock.now_s()
         passes = release_all(
             connection,
             left,
-            request_ids=request_ids,
+            request_ids=wanted,
             batch_id=batch_id,
             resources=resources,
             ended=done,
@@ -216,6 +219,7 @@ def settle(
             if passed.did_something:
                 note(release_event(passed))
             done.update(passed.cancelled, passed.terminated)
+            wanted[passed.region] -= passed.found.over
             left[passed.region] = _left(left[passed.region], passed.found)
             for since, holds in (
                 (quiet_since, passed.found.quiet),
@@ -286,6 +290,7 @@ def release_event(
         cancelled=released.cancelled,
         terminated=released.terminated,
         error=released.error,
+        over=tuple(sorted(released.found.over)),
     )
 
 

@@ -2,7 +2,8 @@
 
 It touches only what carries our tag, and the instances of spot requests that do.  A batch whose
 log is locked is alive and left alone.  One whose log is not here may be alive elsewhere: it is left
-alone until its launches have expired.
+alone until its launches have expired, as a tag says.  Without that tag, or if it names no time, the
+batch is closed at once: otherwise it might never be closed.
 """
 
 import contextlib

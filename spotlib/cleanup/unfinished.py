@@ -46,10 +46,10 @@ class Unfinished:
 
     @property
     def request_ids(self) -> Mapping[str, tuple[str, ...]]:
-        """The ids of its requests, by region; also the regions without any."""
+        """The ids of its requests that are not over, by region; also the regions without any."""
         ids: dict[str, tuple[str, ...]] = dict.fromkeys(self.regions, ())
-        for request in self.record.requests.values():
-            ids[request.run.intent.region] += (request.request_id,)
+        for name in self.record.requests.keys() - self.record.over:
+            ids[self.record.requests[name].run.intent.region] += (name,)
         return ids
 
     @property
@@ -59,9 +59,10 @@ class Unfinished:
 
     @property
     def alive_instances(self) -> Mapping[str, frozenset[str]]:
-        """The instances that were given or seen and that no clean-up terminated, by region."""
+        """The instances that were given or seen and are not known to have ended, by region."""
         ended = (each.terminated for each in self.record.releases)
-        gone = {None, *itertools.chain.from_iterable(ended)}
+        over = (self.record.requests[each].instance_id for each in self.record.over)
+        gone = {None, *over, *itertools.chain.from_iterable(ended)}
         seen = [
             (request.run.intent.region, stage.instance_id)
             for request in self.record.requests.values()

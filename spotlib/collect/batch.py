@@ -167,7 +167,8 @@ class Batch:
     polling: set[str] = field(default_factory=set)  # regions whose poll is in flight
     taken: set[str] = field(default_factory=set)  # ids that EC2 took a cancel or terminate of
     terminated: dict[str, str] = field(default_factory=dict)  # instances of these: their regions
-    cleared: set[str] = field(default_factory=set)  # requests confirmed to be over
+    cleared: set[str] = field(default_factory=set)  # requests that are known to be over
+    look_at_s: float = 0.0  # when it is next looked what is over
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     unwritten: bool = False  # whether the log lacks something
@@ -181,6 +182,14 @@ class Batch:
     def resources(self) -> tuple[Resource, ...]:
         """The kinds of things that its launch methods leave."""
         return left_by(each.plan.method for each in self.preflight.prepared)
+
+    @property
+    def uncleared(self) -> dict[str, set[str]]:
+        """The requests not yet cleared, by region; also regions where an answer may be lost."""
+        ids: dict[str, set[str]] = {}
+        for run in self.runs:
+            ids.setdefault(run.region, set()).update(run.tracks.keys() - self.cleared)
+        return ids
 
     def round_tag(self, number: int) -> str:
         """The value of the tag that a round's requests are found by."""
@@ -292,6 +301,7 @@ class Batch:
         if isinstance(event, ReleaseEvent):
             self.taken.update(event.cancelled, event.terminated)
             self.terminated |= dict.fromkeys(event.terminated, event.region)
+            self.cleared.update(event.over)
         with self.tolerating_log_errors():
             self.log.append(replace(event, at_s=self.since_s(self.connection.clock.now_s())))
 

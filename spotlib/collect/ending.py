@@ -46,7 +46,7 @@ def finish(batch: Batch, guarding: Guard | None) -> Cleaned:
 def _release_all(batch: Batch) -> None:
     if all(run.ended for run in batch.runs):
         return
-    request_ids, alive = _request_ids(batch), _seen_instances(batch)
+    request_ids, alive = batch.uncleared, _seen_instances(batch)
     passes = release_all(
         batch.connection,
         {region: unseen(ids, alive[region]) for region, ids in request_ids.items()},
@@ -75,7 +75,7 @@ def _record_the_end(batch: Batch) -> None:
 
 def settle_batch(batch: Batch, words: str = "", *, last: bool = False) -> Cleaned:
     """End all that was launched so far, and wait until nothing of it is left."""
-    request_ids = _request_ids(batch)
+    request_ids = batch.uncleared
     cleaned = settle(
         batch.connection,
         batch_id=batch.batch_id,
@@ -105,14 +105,6 @@ def _rest(batch: Batch, words: str, pause_s: float, left_s: float, *, last: bool
         batch.show_waiting(words, left_s - (pause_s - rest_s))
         batch.nap(ends_s)
     return True
-
-
-def _request_ids(batch: Batch) -> dict[str, set[str]]:
-    """The ids not yet cleared, by region; also the regions where an answer may have been lost."""
-    ids: dict[str, set[str]] = {}
-    for run in batch.runs:
-        ids.setdefault(run.region, set()).update(run.tracks.keys() - batch.cleared)
-    return ids
 
 
 def _seen_instances(batch: Batch) -> dict[str, set[str]]:

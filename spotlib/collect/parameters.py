@@ -28,7 +28,7 @@ from spotlib.model import (
 from spotlib.parameters import problems_of, require_no_problems
 from spotlib.record.selection_file import newest_selection, read_selection, selection_targets
 from spotlib.sandbox.numbers import FITTED, parse_market
-from spotlib.words import listed
+from spotlib.words import counted, listed
 
 # What the sandbox measures without a selection: the first targets of the published ranking for
 # August 2024, which raised the question of this project.
@@ -174,6 +174,21 @@ class Choice:
     selection: pd.DataFrame | None = None
     market: str = ""
 
+    def words(self, plans: Sequence[Plan]) -> str:
+        """Say how many targets there are, in how many plans if some are launched in several ways.
+
+        Examples
+        --------
+        >>> from spotlib import Target, plan_launches
+        >>> from spotlib.collect.parameters import Choice
+        >>> nano = Target("t3.nano", "us-east-1")
+        >>> arms = ["request_spot_instances", "run_instances"]
+        >>> Choice((nano,), "as given").words(plan_launches([nano], count=1, methods=arms))
+        '1 target, 2 plans: as given'
+        """
+        several = f", {counted(len(plans), 'plan')}" * (len(plans) > len(self.targets))
+        return f"{counted(len(self.targets), 'target')}{several}: {self.origin}"
+
     def require_market(self, market: str | None) -> None:
         """Refuse an endpoint that plays another market; ``market`` is None if it names none.
 
@@ -238,5 +253,5 @@ def _builtin(given: CollectParameters) -> Choice:
             "instance_type and region"
         )
     chosen = BUILTIN_TARGETS[: given.top]
-    origin = f"no selection is written yet, so a built-in list: {len(chosen)} targets"
+    origin = "no selection is written yet, so a built-in list"
     return Choice(chosen, origin, market=given.market)

@@ -12,13 +12,14 @@ from spotlib.cleanup.unfinished import Unfinished
 from spotlib.collect.cost import PreflightReport
 from spotlib.collect.features import LADDER, score_questions
 from spotlib.ec2.connection import Connection
+from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES
 from spotlib.ec2.places import is_aws
 from spotlib.figures import NOT_AWS, SIMULATED, banner_html, target_names
 from spotlib.model import SPOT, Outcome
 from spotlib.record.events import ReleaseEvent
 from spotlib.record.log import ends_clean, is_alive
 from spotlib.record.replay import replay
-from spotlib.words import counted
+from spotlib.words import counted, listed
 
 
 def banner(connection: Connection) -> str:
@@ -131,10 +132,12 @@ def ending(log: Path) -> str:
 
 def _ended(releases: Iterable[ReleaseEvent]) -> str:
     passes = list(releases)
-    requests = {name for each in passes for name in each.cancelled}
+    ended = {name for each in passes for name in each.cancelled}
+    templates = LAUNCH_TEMPLATES.of(ended)
     instances = {name for each in passes for name in each.terminated}
-    ended = counted(len(instances), "instance")
-    return f"cancelled {counted(len(requests), 'request')} and terminated {ended}"
+    words = [f"cancelled {counted(len(ended) - len(templates), 'request')}"]
+    words += [f"deleted {counted(len(templates), 'launch template')}"] * bool(templates)
+    return listed([*words, f"terminated {counted(len(instances), 'instance')}"])
 
 
 def _counted(values: pd.Series) -> str:

@@ -29,6 +29,8 @@ from spotlib.collect.recording import (
 from spotlib.ec2.calls import TAG_BATCH, TAG_EXPIRES, TAG_PLAN, TAG_ROUND, tag_instances
 from spotlib.ec2.methods.method import Answer, Given, Order, launch
 from spotlib.ec2.poll import Poll, See, poll
+from spotlib.ec2.resource import Survey
+from spotlib.ec2.survey import survey
 from spotlib.model import (
     Bracket,
     Kind,
@@ -44,6 +46,7 @@ from spotlib.model import (
 )
 from spotlib.record.events import Features, SkippedEvent, TaggedEvent
 
+_LOOK_EVERY_S = 900.0  # several times before EC2 forgets anything, because a call may fail
 _ADVICE = {
     Kind.PARAMETERS: "check image, type and zone",
     Kind.QUOTA: "see Service Quotas > EBS",
@@ -57,6 +60,7 @@ def watch(batch: Batch, runs: Sequence[Run], features: Mapping[Target, Features]
     Requests are sent between polls, never instead of one that is due.
     """
     unsent = deque(runs)
+    batch.look_at_s = batch.now_s() + _LOOK_EVERY_S
     batch.next_poll = max(batch.next_poll, math.ceil(batch.polls_due()))
     while batch.stopping.by is None:
         batch.land()
@@ -66,11 +70,14 @@ def watch(batch: Batch, runs: Sequence[Run], features: Mapping[Target, Features]
             return
         if batch.now_s() >= batch.due_s(batch.next_poll):
             _poll_regions(batch, runs)
+        elif batch.now_s() >= batch.look_at_s:
+            _look_what_is_over(batch)
         elif unsent:
             run = unsent.popleft()
             _send(batch, run, features[run.plan.target])
         else:
-            batch.rest(min(batch.due_s(batch.next_poll), _next_deadline_s(batch, runs)))
+            due_s = min(batch.due_s(batch.next_poll), batch.look_at_s)
+            batch.rest(min(due_s, _next_deadline_s(batch, runs)))
 
 
 def _next_deadline_s(batch: Batch, runs: Sequence[Run]) -> float:
@@ -217,7 +224,9 @@ def _note_progress(batch: Batch, run: Run, before: Track, after: Track) -> None:
         assert after.sighting is not None
         batch.log.append(impaired_event(run, after, after.sighting))
     if before.outcome is None and after.outcome is not None:
-        batch.log.append(outcome_event(run, after))
+        ended = outcome_event(run, after)
+        batch.log.append(ended)
+        batch.cleared.update([ended.request_id] if ended.is_over else [])
         if after.outcome is Outcome.FAILED and after.sighting is not None:
             batch.problems += _own_failure(run.plan.target, after.sighting)
 
@@ -272,6 +281,23 @@ def _end_due(batch: Batch, runs: Sequence[Run]) -> None:
                 live_ids=tuple(run.instances.values()),
                 request_ids=tuple(run.tracks),
             )
+
+
+def _look_what_is_over(batch: Batch) -> None:
+    """See what has ended before EC2 forgets it: an instance after an hour, a request after four.
+
+    A request that has its outcome is not polled any more, but its run may go on for hours.
+    """
+    batch.look_at_s += _LOOK_EVERY_S
+    for region, ids in batch.uncleared.items():
+        looked = partial(_looked, batch, region)
+        batch.submit(looked, survey, batch.connection, region, resources=(), ids=ids)
+
+
+def _looked(batch: Batch, region: str, future: Future[Survey]) -> None:
+    found = future.result()
+    if found.over:
+        batch.note(release_event(Released(region, (), (), found)))
 
 
 def end(batch: Batch, run: Run, outcome: Outcome) -> None:

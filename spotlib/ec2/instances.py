@@ -13,6 +13,7 @@ from spotlib.ec2.connection import Connection
 from spotlib.ec2.poll import Seen
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.resource import NOT_DESCRIBED, Resource, Survey, filters_by, tag_filter
+from spotlib.model import GONE_STATES
 
 _MOST_TERMINATED = 500  # per call; EC2 allows 1000
 _ID = "instance-id"
@@ -41,7 +42,8 @@ def _survey(
                 found[name] = state_of(instance)
     except Refusal as refusal:
         error = str(refusal)
-    return Survey({}, found, frozenset(wanted - found.keys()), error)
+    over = frozenset(each for each in wanted if found.get(each) in GONE_STATES)
+    return Survey({}, found, frozenset(wanted - found.keys()), error, over)
 
 
 def instances_by(
@@ -93,6 +95,7 @@ INSTANCES = Resource(
     end=terminate,
     commands=_commands,
     dry_run=("terminate_instances", _named(["i-00000000000000000"])),
-    # About an hour after its end one is listed no more; a new one is listed within minutes.
+    # A new one is listed within minutes.  About an hour after its end it is listed no more: that
+    # may be before it expires, so one that was seen ended is not asked for again.
     listed_for=timedelta(minutes=15),
 )

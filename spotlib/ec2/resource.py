@@ -35,6 +35,8 @@ class Survey:
     ``missing`` are things we know of that EC2 does not list (yet); they never count as gone.
     Only a foreign endpoint may forget a request: one that it has cancelled, or whose instance has
     ended.
+    ``over`` are those of the things we know of that were seen to have ended for good: EC2 forgets
+    them some time later.
     With an ``error`` it is not complete: it proves nothing gone, but what it has is there.
     A state that is not known to be an end counts as open or alive.
     """
@@ -43,6 +45,7 @@ class Survey:
     instances: dict[str, str]  # id -> state
     missing: frozenset[str]
     error: str | None = None
+    over: frozenset[str] = frozenset()
 
     @property
     def open_requests(self) -> list[str]:
@@ -75,7 +78,8 @@ class Survey:
             instances = part.instances | instances | described
         missing = frozenset[str]().union(*(part.missing for part in parts))
         error = next((part.error for part in parts if part.error), None)
-        return cls(requests, instances, missing, error)
+        over = frozenset[str]().union(*(part.over for part in parts))
+        return cls(requests, instances, missing, error, over)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Spot requests: how they and their instances are polled, what is left of them, how they end."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from spotlib.ec2.caller import Caller
@@ -20,9 +20,11 @@ from spotlib.ec2.instances import instances_by, instances_of, state_of
 from spotlib.ec2.poll import Seen
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.resource import NOT_DESCRIBED, Resource, Survey, filters_by, tag_filter
+from spotlib.model import ENDED_STATES, GONE_STATES
 
 _ID = "SpotInstanceRequestId"
 _DESCRIBE = "describe_spot_instance_requests"
+_IN_FLIGHT = timedelta(minutes=10)  # after so long an ended request launches nothing: a choice
 
 
 def see_requests(seen: Seen, round_tag: str, request_ids: Sequence[str]) -> None:
@@ -53,6 +55,9 @@ def _survey(
     It uses filters only: EC2 answers "none yet" to a filter, but NotFound to an id.  An endpoint
     may ignore a filter, so everything found must itself name what it was found by.  An instance
     that a request of ours names is ours even if it is not shown, until the request says it ended.
+
+    A request is over if it and its instance have ended.  One without an instance may have ended
+    with a launch in flight.
     """
     wanted, error = set(ids), None
     requests: dict[str, dict[str, Any]] = {}
@@ -64,14 +69,17 @@ def _survey(
         error = str(refusal)
     remember(connection, requests.values())
     instances: dict[str, str] = {}
+    launched: dict[str, str | None] = {}  # by instance: its request
     ours = wanted | set(requests)
     named = {item["InstanceId"]: item for item in requests.values() if item.get("InstanceId")}
     unseen: list[str] = [*named]
     try:
         name, values = instance_filter(connection, region, sorted(ours))
         for instance in instances_by(connection, region, filters_by(name, values)):
-            if request_of(connection, instance) in ours:
+            owner = request_of(connection, instance)
+            if owner in ours:
                 instances[instance["InstanceId"]] = state_of(instance)
+                launched[instance["InstanceId"]] = owner
         late = filters_by("instance-id", sorted(named.keys() - instances.keys()))
         for instance in instances_by(connection, region, late):
             if instance["InstanceId"] in named:
@@ -82,7 +90,14 @@ def _survey(
     instances = dict.fromkeys(unseen, NOT_DESCRIBED) | instances
     states = {each: item.get("State", NOT_DESCRIBED) for each, item in requests.items()}
     missing = frozenset(wanted - set(states) - forgotten(connection, instances))
-    return Survey(states, instances, missing, error)
+    launched |= {each: item[_ID] for each, item in named.items()}
+    alive = {launched[each] for each, state in instances.items() if state not in GONE_STATES}
+    ended = {each for each in wanted & states.keys() if states[each] in ENDED_STATES} - alive
+    long_ago = connection.server_utc() - _IN_FLIGHT
+    over = frozenset(
+        each for each in ended if each in launched.values() or _since(requests[each], long_ago)
+    )
+    return Survey(states, instances, missing, error, over if error is None else frozenset())
 
 
 def _listed(
@@ -110,6 +125,12 @@ def _may_run(request: Mapping[str, Any]) -> bool:
     """Whether the instance that a request names may run, as far as the request says."""
     ended = "instance-terminated" in request.get("Status", {}).get("Code", "")
     return not ended and request.get("State") not in ("closed", "failed")
+
+
+def _since(request: Mapping[str, Any], moment: datetime) -> bool:
+    """Whether a request has been as it is since then, as far as it says."""
+    changed_at = request.get("Status", {}).get("UpdateTime")
+    return changed_at is not None and changed_at <= moment
 
 
 def cancel(connection: Connection, region: str, request_ids: Sequence[str]) -> Ended:

@@ -55,8 +55,10 @@ _RUN_COLUMNS = (
     Column("timeout_s", "s", "the longest time for which the run was to be watched"),
     Column("sent_at", "UTC time", "when the request call was sent"),
     Column("hour_utc", "h", "hour of the day of sent_at, with its fraction, 0 to 24"),
-    Column("price_usd", "USD/h", "spot price of an instance when requested", _UNKNOWN),
-    Column("on_demand_usd", "USD/h", "on-demand price of an instance", _UNKNOWN),
+    Column(
+        "price_usd", "USD/h", "spot price when requested, also of one bought on demand", _UNKNOWN
+    ),
+    Column("on_demand_usd", "USD/h", "on-demand price: what one bought on demand costs", _UNKNOWN),
     Column("price_share", "ratio", "price_usd / on_demand_usd", _UNKNOWN),
     Column("sps", "score", "spot placement score for n instances, higher is better", _UNKNOWN),
     Column("sps_at", "UTC time", "when the placement score was asked for", "empty with sps"),

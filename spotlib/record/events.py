@@ -30,6 +30,7 @@ from msgspec.structs import force_setattr
 
 from spotlib.addresses import is_foreign, without_secrets
 from spotlib.model import (
+    GONE_STATES,
     INSTANCE_TYPE_PATTERN,
     MOST_INSTANCES_PER_CALL,
     REGION_PATTERN,
@@ -282,6 +283,11 @@ class OutcomeEvent(_RequestEvent, frozen=True, kw_only=True, tag="outcome"):
     watched_s: Seconds
     recovered: bool = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its instance had ended too: a request launches no other."""
+        return self.instance_state in GONE_STATES
+
 
 class TaggedEvent(_Event, frozen=True, kw_only=True, tag="tagged"):
     """Instances got the batch's tag, so the bill can be checked; or why they did not."""
@@ -294,6 +300,8 @@ class TaggedEvent(_Event, frozen=True, kw_only=True, tag="tagged"):
 class ReleaseEvent(_Event, frozen=True, kw_only=True, tag="release"):
     """One pass of clean-up: what was cancelled and terminated.
 
+    ``over`` are requests that were seen to have ended for good, also where nothing was to be done:
+    EC2 forgets them some time later, so they are not asked for again.
     ``round`` and ``plan`` are null where the pass was for a whole batch.  A sweep writes ``at``
     instead of ``at_s``: its clock is not the batch's.
     """
@@ -302,6 +310,7 @@ class ReleaseEvent(_Event, frozen=True, kw_only=True, tag="release"):
     cancelled: tuple[str, ...]
     terminated: tuple[str, ...]
     error: str | None
+    over: tuple[str, ...] = ()  # older logs lack it
     round: Count | None = None
     plan: Count | None = None
     at_s: Seconds | None = None

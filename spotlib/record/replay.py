@@ -122,6 +122,14 @@ class RecordedBatch:
         return sorted({run.intent.region for run in self.runs.values()})
 
     @property
+    def over(self) -> set[str]:
+        """The requests that were seen to have ended for good, with their instances."""
+        seen = {name for each in self.releases for name in each.over}
+        requests = self.requests.values()
+        ended = {each.request_id for each in requests if each.outcome and each.outcome.is_over}
+        return ended | (seen & self.requests.keys())
+
+    @property
     def spent_at_most_usd(self) -> float | None:
         """What the batch cost at most: as its confirmed end says, else its hard bound; or None.
 

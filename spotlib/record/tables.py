@@ -133,6 +133,8 @@ def load_launches(paths: Paths, *, executor: Executor | None = None) -> pd.DataF
         the account's own.  ``impaired_*`` is the bracket of the first failed status check.
         ``refused_*`` is the bracket of a refusal: from the request call to its answer.
         ``image_family`` is what all releases of an Amazon Linux share, or the image's own id.
+        ``price_usd`` is the spot price and ``on_demand_usd`` the on-demand price, whatever was
+        bought: ``purchase`` says which of them was to be paid.
 
     Raises
     ------

@@ -138,6 +138,20 @@ def latency_kind(action: str) -> str:
     return "mutate" if action in MUTATING else "describe"
 
 
+def require_known(action: str) -> None:
+    """Refuse the name of an action that no call can have; "" is any.
+
+    Raises
+    ------
+    ValueError
+        If the sandbox does not answer it.
+    """
+    if action and action not in {name for _, name in ACTIONS} | borrowed.ACTIONS:
+        raise ValueError(
+            f"action must be one that the sandbox answers, such as RunInstances, got {action!r}"
+        )
+
+
 def authorize(world: World, call: ParsedCall) -> None:
     """Refuse calls that are throttled, not modelled or not permitted, dry runs too."""
     if not market_api.opted_in(world, call.region):

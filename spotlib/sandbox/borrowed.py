@@ -14,6 +14,7 @@ from spotlib.sandbox.catalogue import import_moto
 from spotlib.sandbox.protocol import Answer, ParsedCall
 
 _READS = {"ssm": {"GetParameter", "GetParameters", "GetParametersByPath"}}
+ACTIONS = frozenset[str]().union(*_READS.values())
 _ACCOUNT = "123456789012"
 
 

@@ -27,6 +27,17 @@ class Reads:
     page_most: int | None = None  # longest page, even if MaxResults is higher
     empty_share: float = 0.0  # share of pages that are empty although a token promises more
 
+    def __post_init__(self) -> None:
+        """Refuse values that no read could have."""
+        for name in ("unknown_s", "template_unknown_s", "id_lag_s", "filter_lag_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"need {name} >= 0, got {getattr(self, name)!r}")
+        if self.page_most is not None and self.page_most < 1:
+            raise ValueError(f"need page_most >= 1, got {self.page_most!r}")
+        for name in ("lag_share", "empty_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"need 0 <= {name} <= 1, got {getattr(self, name)!r}")
+
     def unknown_for_s(self, *name: object) -> float:
         """How long a new request or instance stays unknown."""
         return self.unknown_s * _draw("unknown", *name) if self.unknown_s else 0.0

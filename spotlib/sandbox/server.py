@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError
 
-from spotlib.sandbox import catalogue, company, faults
+from spotlib.sandbox import api, catalogue, company, faults
 from spotlib.sandbox.market import Market
 from spotlib.sandbox.market_api import advisor
 from spotlib.sandbox.numbers import FITTED, MARKET_HELP
@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fault",
         action="append",
-        type=faults.parse,
+        type=_fault,
         default=[],
         metavar="KIND[:NAME=VALUE,...]",
         help="inject a fault, such as throttled:action=DescribeInstances,rate=0.1 or "
@@ -151,6 +151,18 @@ def run(args: argparse.Namespace) -> int:
         lifeline = sys.stdin.fileno() if args.end_with_stdin else None
         serve(world, port=args.port, idle_s=args.idle_s, lifeline=lifeline, ready=ready)
     return 0
+
+
+def _fault(text: str) -> faults.Fault:
+    try:
+        return _of_known_action(faults.parse(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _of_known_action(fault: faults.Fault) -> faults.Fault:
+    api.require_known(fault.action)
+    return fault
 
 
 def _port(text: str) -> int:
@@ -318,7 +330,7 @@ def _advance(world: World, body: dict[str, Any]) -> dict[str, float]:
 
 def _add_fault(world: World, body: dict[str, Any]) -> dict[str, int]:
     with world.lock:
-        world.faults.append(faults.order(body))
+        world.faults.append(_of_known_action(faults.order(body)))
     return {"faults": len(world.faults)}
 
 

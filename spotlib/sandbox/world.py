@@ -101,6 +101,9 @@ class World:
         no_default_vpc: Collection[str] = (),
         mfa_codes: Mapping[str, str] | None = None,
     ) -> None:
+        if not (quota_vcpus >= 0 and on_demand_vcpus >= 0):
+            got = f"{quota_vcpus!r}, {on_demand_vcpus!r}"
+            raise ValueError(f"need quota_vcpus >= 0 and on_demand_vcpus >= 0, got {got}")
         self.seed = seed
         self.market = market or Market()
         self.clock = clock or VirtualTime()

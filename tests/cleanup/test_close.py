@@ -305,7 +305,12 @@ def test_what_was_ended_is_not_asked_for_again_while_nothing_can_be_described(la
     calls = len(world.calls)
 
     cleaned = settle(
-        connection, batch_id="b", request_ids=requests, note=lambda _: None, alive=instances
+        connection,
+        batch_id="b",
+        request_ids=requests,
+        resources=SOME,
+        note=lambda _: None,
+        alive=instances,
     )
 
     assert cleaned.confirmed

@@ -90,7 +90,11 @@ def orphans(connection, count, *, region=NANO.region, expires="2024-09-01T00:00:
             TagSpecifications=[
                 {
                     "ResourceType": "spot-instances-request",
-                    "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+                    "Tags": [
+                        {"Key": key, "Value": value}
+                        for key, value in tags.items()
+                        if value is not None
+                    ],
                 }
             ],
         )
@@ -109,7 +113,7 @@ def test_orphans_that_have_expired_are_closed_without_any_log(in_process, tmp_pa
     assert world.leftovers() == EMPTY
 
 
-@pytest.mark.parametrize("expires", ["2030-11-30 (Bob)", "2030-01-01", "never", ""])
+@pytest.mark.parametrize("expires", ["2030-11-30 (Bob)", "2030-01-01", "never", "", None])
 def test_an_edited_expiry_tag_stops_no_sweep(in_process, tmp_path, expires):
     world = scripted()
     connection = in_process(world)

@@ -169,6 +169,9 @@ def test_without_a_selection_the_sandbox_uses_its_built_in_list_and_says_so(tmp_
 
     assert choice.targets == BUILTIN_TARGETS
     assert "no selection is written yet, so a built-in list" in choice.origin
+    assert choice.words(checked().plans(choice.targets)).startswith("3 targets: no selection")
+    several = checked(methods="request_spot_instances run_instances").plans(choice.targets)
+    assert choice.words(several).startswith("3 targets, 6 plans: no selection")
 
 
 @pytest.mark.parametrize("endpoint", ["aws", "https://ec2.us-east-1.amazonaws.com", "http://x"])

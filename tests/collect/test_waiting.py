@@ -77,7 +77,7 @@ def test_a_stop_counts_nothing_that_an_ended_plan_has_released(in_process, log):
 
     collect_batch(connection, checked, log=log, seed=1, on_poll=stop_later, on_wait=said.append)
 
-    assert said[0].words == "stopping: cancelling 1 requests, terminating 0 instances"
+    assert said[0].words == "stopping: cancelling 1 request, terminating 0 instances"
 
 
 def test_the_end_of_a_round_and_the_wait_for_the_next_are_counted_down(collect):
@@ -119,6 +119,15 @@ def test_a_view_of_the_wait_that_fails_is_reported_once_and_ends_nothing(collect
 )
 def test_the_time_until_all_is_confirmed_follows_the_passes_of_clean_up(settle_s, passes, left_s):
     assert until_quiet_s(settle_s, passes) == left_s
+
+
+def test_launch_templates_are_counted_as_such(in_process, log):
+    connection = in_process(scripted(QUICK, NEVER))
+    arms = ["create_fleet_instant", "request_spot_instances"]
+    checked = plan_for(connection, n=1, timeout_s=60, methods=arms)
+    collect_batch(connection, checked, log=log, seed=1)
+
+    assert "It cancelled 1 request, deleted 1 launch template and terminated" in ending(log)
 
 
 def test_the_log_alone_says_how_a_batch_ended(collect, log):

@@ -414,6 +414,38 @@ def test_a_date_that_is_none_is_refused(date):
     assert "argument --date" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--fault", "lose_answer:action=CreateFleetx", "action must be one that the sandbox ans"),
+        ("--fault", "nix", "fault must be one of fail, throttled"),
+        ("--template-unknown-s", "-1", "need template_unknown_s >= 0, got -1.0"),
+        ("--unknown-s", "nan", "need unknown_s >= 0, got nan"),
+        ("--lag-s", "-1", "need id_lag_s >= 0, got -1.0"),
+        ("--page-most", "0", "need page_most >= 1, got 0"),
+        ("--empty-share", "2", "need 0 <= empty_share <= 1, got 2.0"),
+        ("--on-demand-vcpus", "-3", "on_demand_vcpus >= 0, got 1000.0, -3.0"),
+        ("--quota-vcpus", "-3", "need quota_vcpus >= 0 and"),
+    ],
+)
+def test_an_option_that_no_world_could_have_is_refused_in_one_sentence(
+    option, value, words, capsys
+):
+    try:
+        code = main(["sandbox", f"{option}={value}", "--idle-s", "0.1"])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_fault_of_an_unknown_action_is_refused_over_http_too():
+    world, body = World(), b'{"fault": "throttled", "action": "CreateFleetx"}'
+    head = {"Content-Type": "application/json", "Content-Length": len(body)}
+    assert status_of(sent(served(world), head, body, method="POST /sandbox/faults")) == 400
+    assert world.faults == []
+
+
 def test_a_port_that_is_none_or_in_use_is_one_sentence(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
