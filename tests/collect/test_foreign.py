@@ -137,25 +137,29 @@ def test_rounds_regions_and_zones_end_clean_and_nobody_elses_is_touched(moto, cl
 
 DYING = """
 import os, sys
-from spotlib.cleanup import close
 from spotlib import collect_batch, connect, plan_launches, Target
+from spotlib.ec2.connection import Connection
 
-def dying(call):
-    def instead(*given):
-        {before} and os._exit(9)
-        call(*given)
-        os._exit(9)
-    return instead
+call = Connection.call
 
-close.{call} = dying(close.{call})
+def dying(self, region, action, /, **given):
+    last = action == {action!r} and not given.get("DryRun")
+    last and {before} and os._exit(9)
+    reply = call(self, region, action, **given)
+    last and os._exit(9)
+    return reply
+
+Connection.call = dying
 plans = plan_launches([Target("t3.nano", "eu-west-2")], count=2)
 collect_batch(connect(sys.argv[1]), plans, log=sys.argv[2], poll_s=0.5, guard=False)
 """
 
 
-@pytest.mark.parametrize(("call", "before"), [("terminate", True), ("cancel", False)])
-def test_what_a_dead_collector_left_is_closed_and_confirmed(moto, client, log, call, before):
-    script = DYING.format(call=call, before=before)
+@pytest.mark.parametrize(
+    ("action", "before"), [("terminate_instances", True), ("cancel_spot_instance_requests", False)]
+)
+def test_what_a_dead_collector_left_is_closed_and_confirmed(moto, client, log, action, before):
+    script = DYING.format(action=action, before=before)
     dead = run(sys.executable, "-c", script, moto, log, check=False)
     assert dead.returncode == 9, dead.stderr
     assert bool(alive(client, "eu-west-2")) is before
