@@ -90,7 +90,7 @@ def decision_words(table: pd.DataFrame) -> str:
     }
     by_s = float(table["by_s"].iloc[0])
     waits = {
-        f"waiting still pays at {by_s - _WITHIN_S:.0f} s, later is not known": (
+        f"waiting still pays at {by_s - _WITHIN_S:.0f} s (later is not known)": (
             by_s >= _WITHIN_S and int(table["wait_until_s"].isna().sum())
         ),
         "waiting never pays": int((table["wait_until_s"] == 0).sum()),

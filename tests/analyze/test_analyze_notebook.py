@@ -74,10 +74,10 @@ def test_the_page_begins_with_the_answer_the_table_and_one_figure(study):
     for start in (
         "Fastest is t3.",
         "Average number ready at the end (",
-        "No target is ",
         "Not known: ",
     ):
         assert start in text
+    assert "No target is " in text or "Slowest is t3." in text  # the batch's name draws
     assert "image/png" in figure
     assert name == "ready-of-n"
     assert ready.columns[-1] == "seconds until half"

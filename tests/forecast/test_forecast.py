@@ -166,7 +166,7 @@ def test_decisions_are_shown_and_said_in_plain_words():
     assert decision_words(table) == (
         "To have n ready within 330 s with a chance of 90 %: of 3 targets, at 1 request n, at 1 "
         "request more than n and at 1 not even 10 times n is enough.  Of the same, at 1 waiting "
-        "still pays at 270 s, later is not known and at 1 waiting never pays."
+        "still pays at 270 s (later is not known) and at 1 waiting never pays."
     )
 
 
