@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from spotlib.analyze.curve import Floats
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate, run_level_interval
 from spotlib.analyze.launch_times import LaunchTimes
-from spotlib.analyze.turnbull import Floats
 
 SIGNIFICANT = 0.05  # the adjusted p-value below which two targets are said to differ
 _TWO_SIDED = float(stats.norm.ppf(0.975))

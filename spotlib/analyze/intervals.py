@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from spotlib.analyze.turnbull import Floats
+from spotlib.analyze.curve import Floats
 
 FEWEST_RUNS = 6  # the range of 6 draws covers their median in 97 % of cases, of 5 in 94 %
 NOT_REACHED = "not reached while watched"

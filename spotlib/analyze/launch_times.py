@@ -30,16 +30,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spotlib.analyze.comparable import ended_by_ec2, name_runs, require_same_variable, why_not
+from spotlib.analyze.curve import Curve, Floats, Observed, smoothed
 from spotlib.analyze.intervals import Estimate, ShareLimits, studentized
-from spotlib.analyze.turnbull import (
-    Curve,
-    Floats,
-    Observed,
-    influence,
-    refitted,
-    smoothed,
-    turnbull,
-)
+from spotlib.analyze.turnbull import influence, refitted, turnbull
 from spotlib.model import Stage
 from spotlib.processes import each_of
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from spotlib.analyze.intervals import Estimate
 from spotlib.analyze.launch_times import LaunchTimes, launch_times_of
-from spotlib.analyze.turnbull import fit_lognormal
+from spotlib.analyze.lognormal import fit_lognormal
 from spotlib.model import Outcome, Stage
 
 # From which stage to which; none is the request.
