@@ -75,7 +75,11 @@ class Curve:
         time_s = np.asarray(time_s, dtype=np.float64)
         width = np.where(np.isfinite(self.by_s), self.by_s - self.after_s, np.inf)
         part = np.clip((time_s[..., None] - self.after_s) / width, 0.0, 1.0)
-        share = np.clip(np.tensordot(self.mass, part, axes=(-1, -1)), 0.0, 1.0) + 0.0
+        if self.mass.ndim == 1:  # summed in one order at every time, so rounding makes none fall
+            share = (self.mass * part).sum(axis=-1)
+        else:
+            share = np.tensordot(self.mass, part, axes=(-1, -1))
+        share = np.clip(share, 0.0, 1.0) + 0.0
         return np.where(time_s > self.known_until_s, np.nan, share)
 
     def quantile(self, share: float) -> Floats:

@@ -167,7 +167,13 @@ class ShareLimits:
         counts = self.shares * size + 0.5, (1 - self.shares) * size + 0.5
         low = np.sort(np.minimum(stats.beta.ppf(tail, *counts), self.shares))
         high = np.sort(np.maximum(stats.beta.isf(tail, *counts), self.shares))
-        return np.interp(shares, self.shares, low), np.interp(shares, self.shares, high)
+        return _between(shares, self.shares, low), _between(shares, self.shares, high)
+
+
+def _between(shares: Floats, knots: Floats, limits: Floats) -> Floats:
+    """Limits between knots.  None exceeds that of the next knot, not even by rounding."""
+    following = np.searchsorted(knots, shares, side="right").clip(max=len(knots) - 1)
+    return np.minimum(np.interp(shares, knots, limits), limits[following])
 
 
 def _effective_sizes(shares: Floats, resampled: Floats, *, runs: int, requests: int) -> Floats:
