@@ -15,10 +15,10 @@ import pytest
 from conftest import read_events
 from crashing import (
     DEFAULT,
+    EACH_ARM,
     EMPTY,
     FAILING_S,
     NAME,
-    OTHERS,
     PASS_S,
     REGIONS,
     TIMEOUT_S,
@@ -29,6 +29,7 @@ from crashing import (
     in_process,
     last_ours_ended_s,
     points_of,
+    require_nothing_after,
     require_recovered,
     short_batch,
     short_world,
@@ -47,12 +48,9 @@ ACTIONS = [method.action for method in METHODS.values()]
 BOUND_S = TIMEOUT_S + SWITCH_MARGIN_S + 60 + BOOT_MARGIN_S  # the switch counts whole minutes
 
 
-@pytest.fixture(
-    scope="module",
-    params=[DEFAULT, *(pytest.param(arm, marks=pytest.mark.chaos) for arm in OTHERS)],
-)
+@pytest.fixture(scope="module", params=EACH_ARM)
 def arm(request):
-    """How the batch launches: ``test_method_crashes`` has a sample of the others."""
+    """How the batch launches."""
     return request.param
 
 
@@ -133,12 +131,7 @@ def test_the_loss_of_power_at_any_step_loses_no_request(points, tmp_path, sample
 def test_everything_dead_for_good_leaves_nothing_after_the_bound(points, tmp_path):
     """Nobody sweeps: ValidUntil ends the open requests, the switch ends each instance."""
     for number, point in enumerate(points):
-        world, _ = point.revived(tmp_path / str(number))
-        world.advance(BOUND_S)
-        left = world.leftovers()
-        left.pop("templates", None)  # one costs nothing, and nobody is left to delete it
-        assert left == EMPTY, point.name
-        assert world.touched == []
+        require_nothing_after(BOUND_S, point, tmp_path / str(number))
 
 
 def test_a_recovery_that_dies_at_any_step_is_recovered_again(points, tmp_path, sampled):
