@@ -173,7 +173,7 @@ class ShareLimits:
 def _between(shares: Floats, knots: Floats, limits: Floats) -> Floats:
     """Limits between knots.  None exceeds that of the next knot, not even by rounding."""
     following = np.searchsorted(knots, shares, side="right").clip(max=len(knots) - 1)
-    return np.minimum(np.interp(shares, knots, limits), limits[following])
+    return np.asarray(np.minimum(np.interp(shares, knots, limits), limits[following]))
 
 
 def _effective_sizes(shares: Floats, resampled: Floats, *, runs: int, requests: int) -> Floats:
