@@ -102,7 +102,7 @@ def test_minutes_without_any_described_instance_after_a_crash_at_any_step_leave_
         acknowledged, _ = read_events(log)
         died_s, alive = world.now_s, set(world.leftovers()["instances"])
         describing_nothing(world, "DescribeInstances")
-        known = {name for name in alive if name in log.read_text() or arm == DEFAULT}
+        known = {name for name in alive if name in str(acknowledged) or arm == DEFAULT}
         verdict, unsearched = verdict_and_unsearched(arm, acknowledged)
 
         report = swept(world, log, batch_id=log.stem)
