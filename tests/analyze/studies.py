@@ -13,7 +13,7 @@ from analyze_coverage import coverage
 from analyze_study import HeavyTail, Truth, simulate
 from analyze_truth import errors
 
-from spotlib.analyze.turnbull import Observed
+from spotlib.analyze.curve import Observed
 from spotlib.collect.preflight import preflight
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.connection import connect_in_process

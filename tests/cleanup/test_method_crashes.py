@@ -12,6 +12,7 @@ from crashing import (
     STRANGERS,
     in_process,
     points_of,
+    require_nothing_after,
     require_recovered,
     short_batch,
     short_world,
@@ -55,12 +56,7 @@ def test_a_crash_at_any_step_leaves_nothing_and_one_outcome_per_instance(points,
 def test_everything_dead_for_good_leaves_nothing_after_the_bound(points, tmp_path, sampled):
     """Nobody sweeps: the switch in each instance terminates it."""
     for number, point in enumerate(sampled(points, 10)):
-        world, _ = point.revived(tmp_path / str(number))
-        world.advance(BOUND_S)
-        left = world.leftovers()
-        left.pop("templates", None)  # one costs nothing, and nobody is left to delete it
-        assert left == EMPTY, point.name
-        assert world.touched == []
+        require_nothing_after(BOUND_S, point, tmp_path / str(number))
 
 
 def test_a_sweep_long_after_any_crash_finds_what_is_left(points, tmp_path, sampled):
