@@ -184,7 +184,6 @@ collect_batch(connect(sys.argv[1]), plans, log=sys.argv[2], poll_s=0.5, guard=Fa
         (DEFAULT, "terminate_instances", True, True),
         (DEFAULT, "cancel_spot_instance_requests", False, False),
         ("run_instances", "run_instances", False, True),
-        ("create_fleet_instant", "create_launch_template", False, True),
         ("create_fleet_instant", "create_fleet", False, True),
     ],
 )
@@ -210,8 +209,8 @@ def test_what_a_dead_collector_left_is_closed_and_confirmed(
 
 @pytest.mark.parametrize("arm", OTHERS)
 def test_every_launch_method_is_checked_and_runs_from_request_to_clean(moto, client, log, arm):
-    others, places = alive(client, *REGIONS), PLACES[1:]  # a region and a zone
-    plans = plan_launches(places, count=2, timeout_s=60.0, methods=[arm])
+    others = alive(client, *REGIONS)
+    plans = plan_launches(PLACES[-1:], count=2, timeout_s=60.0, methods=[arm])
     checked = preflight(connect(moto), plans)
     assert checked.problems == ()
     assert alive(client, *REGIONS) == others  # a dry run makes nothing
@@ -223,7 +222,7 @@ def test_every_launch_method_is_checked_and_runs_from_request_to_clean(moto, cli
     least = 1 if arm.startswith("run_instances") and arm not in WHOLE else 2
     assert summary.problems == ()
     assert summary.cleaned.confirmed
-    assert (len(ready), len(refused)) == (2 * least, 2 * (2 - least))
+    assert (len(ready), len(refused)) == (least, 2 - least)
     assert ready["instance_id"].is_unique
     assert alive(client, *REGIONS) == others
 
