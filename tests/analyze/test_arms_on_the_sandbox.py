@@ -6,15 +6,20 @@ without the wire and the loop: at the moment of each run, in the same market, wi
 
 from contextlib import suppress
 from functools import cache
+from html import unescape
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import CHAOS, plan_for
+from crashing import in_process
+from pages import shown_by
 from programs import chaos
 from scipy import stats
 
-from spotlib.analyze.arms import arm_times, compare_arms, compare_arms_overall, target_of
+from spotlib.analyze.arms import arm_of, arm_times, compare_arms, compare_arms_overall, target_of
 from spotlib.analyze.comparable import arm_names
 from spotlib.analyze.load import load_comparable
 from spotlib.collect.rounds import collect_batch
@@ -24,6 +29,7 @@ from spotlib.sandbox.market import Market, Pool
 from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import World
 
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "03_analyze.ipynb"
 REGION = "us-east-1"
 EVERY_S = 5400.0  # so far apart, rounds hardly share the state of a pool
 TIMEOUT_S, HORIZON_S = 40.0, 36.0
@@ -37,33 +43,28 @@ ALIKE = ("run_instances", "run_instances_all_or_nothing")  # if one instance is 
 PLENTY, SCARCE = (0.999, 1.0), (0.3, 0.7)  # shares of all requests that a pool grants
 
 
-@pytest.fixture
-def study(in_process, log):
+def study(folder, market, pools, arms, *, n=N, rounds=ROUNDS):
     """Collect a study; return the launch times of each target by each arm, and its launches."""
-
-    def collect(market, pools, arms, *, n=N, rounds=ROUNDS):
-        world = World(1, market=market, quota_vcpus=1e6, on_demand_vcpus=1e6)
-        connection, path = in_process(world), log.with_stem(f"{log.stem}{market.seed}")
-        asked = {"n": n, "timeout_s": TIMEOUT_S, "wanted": Stage.RUNNING, "methods": arms}
-        summary = collect_batch(
-            connection,
-            plan_for(connection, *map(target_in, pools), **asked),
-            log=path,
-            rounds=rounds,
-            every_s=EVERY_S,
-            settle_s=5.0,
-            seed=1,
-            placement_scores=False,
-            advisor=False,
-        )
-        launches = load_comparable(path).arms
-        assert summary.problems == ()
-        assert len(launches) == len(pools) * len(arms) * n * rounds
-        moment = launches["sent_at"] - pd.Timestamp(world.epoch)
-        named = launches.assign(arm=arm_names(launches), moment_s=moment.dt.total_seconds())
-        return arm_times(named, Stage.RUNNING), named
-
-    return collect
+    world = World(1, market=market, quota_vcpus=1e6, on_demand_vcpus=1e6)
+    connection, log = in_process(world), folder / "launches" / f"{market.seed}.jsonl"
+    asked = {"n": n, "timeout_s": TIMEOUT_S, "wanted": Stage.RUNNING, "methods": arms}
+    summary = collect_batch(
+        connection,
+        plan_for(connection, *map(target_in, pools), **asked),
+        log=log,
+        rounds=rounds,
+        every_s=EVERY_S,
+        settle_s=5.0,
+        seed=1,
+        placement_scores=False,
+        advisor=False,
+    )
+    launches = load_comparable(log).arms
+    assert summary.problems == ()
+    assert len(launches) == len(pools) * len(arms) * n * rounds
+    moment = launches["sent_at"] - pd.Timestamp(world.epoch)
+    named = launches.assign(arm=arm_names(launches), moment_s=moment.dt.total_seconds())
+    return arm_times(named, Stage.RUNNING), named
 
 
 def target_in(pool):
@@ -145,65 +146,97 @@ def holds(overall):
     return overall["true_s"].between(overall["later_low_s"], overall["later_high_s"]).all()
 
 
-def test_a_study_of_three_arms_finds_the_sandboxs_own_differences(study):
-    """How much later, over all targets; how often, in each; and no difference where none is."""
-    market = Market()
-    [plenty] = pools_that_grant(market, PLENTY, most=1)
-    pools = [plenty, *pools_that_grant(market, SCARCE, most=2)]
-
-    times, launches = study(market, pools, ARMS)
-
-    truths = truths_of(market, pools, launches)
-    overall = with_truth(compare_arms_overall(times, horizon_s=HORIZON_S), truths)
-    assert overall[["first", "second"]].to_numpy().tolist() == [
-        [REQUEST, RUN],
-        [REQUEST, CONTROL],
-        [RUN, CONTROL],
+@pytest.fixture(scope="module")
+def three_arms(tmp_path_factory):
+    """A study of a pool that grants all and of two that grant a part, and what is true of it."""
+    folder, market = tmp_path_factory.mktemp("study"), Market()
+    pools = [
+        *pools_that_grant(market, PLENTY, most=1),
+        *pools_that_grant(market, SCARCE, most=2),
     ]
-    assert holds(overall)
+    times, launches = study(folder, market, pools, ARMS)
+    return folder, times, truths_of(market, pools, launches)
+
+
+def test_a_study_of_three_arms_finds_how_much_later_each_is_on_the_sandbox(three_arms):
+    _, times, truths = three_arms
+
+    overall = with_truth(compare_arms_overall(times, horizon_s=HORIZON_S), truths)
+
+    pairs = overall[["first", "second"]].to_numpy().tolist()
     control = overall[overall["second"] == CONTROL]
+    assert pairs == [[REQUEST, RUN], [REQUEST, CONTROL], [RUN, CONTROL]]
+    assert holds(overall)
     assert (control["true_s"] > 5).all()
     assert (control["later_low_s"] > 0).all()
     assert (control["p_holm"] < 0.05).all()
+
+
+def test_it_finds_in_each_target_how_much_more_often_an_arm_launches(three_arms):
+    _, times, truths = three_arms
+
     shares = compare_arms(times, horizon_s=HORIZON_S)
+
     first, second = (
-        shares[each].str.rpartition(" by ").apply(lambda name: truths["share"][name[0], name[2]], 1)
+        np.array([truths["share"][target_of(name), arm_of(name)] for name in shares[each]])
         for each in ("first", "second")
     )
-    limits = shares["difference_low_adjusted"], shares["difference_high_adjusted"]
-    assert (first - second).min() < -0.3
-    assert (first - second).between(*limits).all()
+    true, limits = pd.Series(first - second), ("low_adjusted", "high_adjusted")
+    assert len(shares) == 9
+    assert true.min() < -0.3
+    assert true.between(*(shares[f"difference_{each}"] for each in limits)).all()
 
-    name = str(target_in(plenty))
+
+def test_where_there_is_capacity_for_all_it_finds_no_difference_that_is_not_there(three_arms):
+    _, times, truths = three_arms
+    share = truths["share"].groupby("target").min()
+    name = share[share == 1.0].index[0]
     alone = {each: found for each, found in times.items() if target_of(each) == name}
+
     overall = with_truth(compare_arms_overall(alone, horizon_s=HORIZON_S), truths.loc[[name]])
-    spot = overall[overall["first"] == RUN]
-    assert spot["true_s"].tolist() == pytest.approx([0.0], abs=0.01)
+
+    [bought] = overall[overall["first"] == RUN].to_dict("records")  # spot or on demand
+    assert bought["true_s"] == pytest.approx(0.0, abs=0.01)
     assert holds(overall)
 
 
+def test_the_notebook_is_about_one_arm_and_compares_it_with_the_others(three_arms):
+    folder, _, _ = three_arms
+
+    shown = list(shown_by(NOTEBOOK, results=str(folder)))
+
+    text = unescape("\n".join(each.get("text/html", "") for each in shown))
+    overall = pd.read_csv(folder / "tables" / "arms.csv")
+    by_target = pd.read_csv(folder / "tables" / "arms-by-target.csv")
+    assert f"{ROUNDS} runs per target" in text  # of one arm
+    assert f"run_instances:on-demand, on average over {len(by_target) // 3} targets." in text
+    assert overall[["first", "second"]].to_numpy().tolist() == [*map(list, combinations(ARMS, 2))]
+    assert (overall["rounds"] == ROUNDS).all()
+    assert (by_target["first"].map(target_of) == by_target["second"].map(target_of)).all()
+    assert (folder / "figures" / "arms.png").stat().st_size > 10_000
+
+
 @chaos
-def test_of_many_studies_the_intervals_hold_the_truth_as_often_as_they_say(study):
-    studies = 40
-    held = 0
+def test_of_many_studies_the_intervals_hold_the_truth_as_often_as_they_say(tmp_path):
+    studies, held = 40, 0
     for seed in range(1, studies + 1):
         market = Market(seed)
         pools = [
             pool for each in (PLENTY, SCARCE) for pool in pools_that_grant(market, each, most=1)
         ]
-        times, launches = study(market, pools, ARMS)
+        times, launches = study(tmp_path, market, pools, ARMS)
         overall = compare_arms_overall(times, horizon_s=HORIZON_S)
         held += holds(with_truth(overall, truths_of(market, pools, launches)))
 
     assert held >= stats.binom.ppf(0.001, studies, 0.95)
 
 
-def test_of_twenty_studies_of_arms_that_are_treated_alike_one_is_a_false_alarm(study):
+def test_of_twenty_studies_of_arms_that_are_treated_alike_one_is_a_false_alarm(tmp_path):
     """Each target is a study of its own."""
     market, studies, rounds = Market(), 200 if CHAOS else 24, 7
     pools = pools_that_grant(market, PLENTY, most=studies, rounds=rounds)
 
-    times, _ = study(market, pools, ALIKE, n=1, rounds=rounds)
+    times, _ = study(tmp_path, market, pools, ALIKE, n=1, rounds=rounds)
 
     by_target = {}
     for name, each in times.items():
