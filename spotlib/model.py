@@ -31,6 +31,7 @@ PURCHASES: Mapping[str, tuple[Purchase, ...]] = MappingProxyType(  # by method: 
     {
         DEFAULT_METHOD: (SPOT,),
         "run_instances": (SPOT, ON_DEMAND),
+        "run_instances_all_or_nothing": (SPOT, ON_DEMAND),
         "create_fleet_instant": (SPOT, ON_DEMAND),
     }
 )

@@ -340,11 +340,16 @@ def arms_figure(
                 ax.plot(times_s, shares, linewidth=2, label=arm, **arms.line(arm))
         styles.share_axis(ax, until_s)
     stage = next(iter(distributions.values())).stage
-    figure.supxlabel("seconds since the request was sent", fontsize="medium")
     figure.supylabel(styles.share_label(stage), fontsize="medium")
     handles = [Line2D([], [], linewidth=2, label=arm, **arms.line(arm)) for arm in arms.colours]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=2, frameon=False, handlelength=3.5
+        handles=handles,
+        title="seconds since the request was sent",  # a label of the figure would lie behind it
+        title_fontsize="medium",
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        handlelength=3.5,
     )
     return figure
 

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from launch_rows import INF, run_rows, table_of
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
-from spotlib.analyze.arms import arm_times, compare_arms, compare_arms_overall
+from spotlib.analyze.arms import arm_times, compare_arms, compare_arms_overall, target_of
 from spotlib.analyze.comparable import (
     arm_names,
     name_runs,
@@ -16,6 +17,7 @@ from spotlib.analyze.comparable import (
     other_variable,
     side_by_side,
 )
+from spotlib.analyze.figures import Styles, arms_figure
 from spotlib.analyze.sentences import arm_sentences
 from spotlib.model import Stage
 
@@ -142,3 +144,17 @@ def test_the_sentence_names_the_later_arm_first():
     [words] = arm_sentences(overall, Stage.READY)
     assert words.startswith("run_instances was ready ")
     assert words.endswith("later than request_spot_instances, on average over 2 targets.")
+
+
+def test_the_legend_of_the_figure_lies_on_no_panel_and_no_label():
+    times = arm_times(study(20.0, arms=(REQUEST, RUN, CONTROL), rounds=6), Stage.READY)
+    targets = sorted({target_of(name) for name in times})
+
+    figure = arms_figure(times, targets, Styles.of(targets), until_s=300.0, simulated=True)
+
+    FigureCanvasAgg(figure).draw()
+    [legend], labels = figure.legends, [e for e in figure.texts if e.get_rotation() in (0.0, 90.0)]
+    boxes = [ax.get_tightbbox() for ax in figure.axes] + [e.get_window_extent() for e in labels]
+    assert len(boxes) > len(targets)
+    assert not any(legend.get_window_extent().overlaps(box) for box in boxes)
+    assert "seconds since the request was sent" in legend.get_title().get_text()

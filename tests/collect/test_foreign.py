@@ -1,7 +1,8 @@
 """Another EC2 that nobody here wrote: a plain moto server, from the check to the clean end.
 
 It answers what moto answers and not what our sandbox does: no service-linked role, no quota and no
-price, no filter by request, requests that are ready at once and forgotten once cancelled.
+price, no filter by request, requests that are ready at once and forgotten once cancelled.  Of the
+instances of RunInstances it launches MinCount.
 """
 
 import math
@@ -14,7 +15,8 @@ from functools import partial
 import boto3
 import pytest
 from conftest import read_events
-from programs import run, run_papermill, texts, until
+from crashing import DEFAULT, OTHERS
+from programs import chaos, run, run_papermill, texts, until
 
 from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import unfinished
@@ -32,6 +34,7 @@ from spotlib.sandbox.world import World
 NANO = Target("t3.nano", "us-east-1")
 PLACES = (NANO, Target("t4g.medium", "ap-northeast-3"), Target("t3.micro", "us-east-1", "use1-az4"))
 REGIONS = ("us-east-1", "ap-northeast-3")
+WHOLE = [arm for arm in OTHERS if "all_or_nothing" in arm]
 LACKS = (
     "the service-linked role AWSServiceRoleForEC2Spot is missing",
     "the on-demand price of t3.nano in us-east-1, and so the hard bound, is not known",
@@ -64,31 +67,49 @@ def hasty(monkeypatch):
 
 
 def alive(client, *regions):
-    """The instances that are not gone, and the requests, as moto itself lists them."""
+    """What is not gone of instances, their requests and templates, as moto itself lists them.
+
+    It shows the request of a fleet for good, as it was.
+    """
     found = set()
-    for region in regions:
-        requests = client(region).describe_spot_instance_requests()["SpotInstanceRequests"]
-        found |= {each["SpotInstanceRequestId"] for each in requests}
-        for reservation in client(region).describe_instances()["Reservations"]:
-            here = reservation["Instances"]
-            found |= {e["InstanceId"] for e in here if e["State"]["Name"] not in GONE_STATES}
+    for region in map(client, regions):
+        state = {
+            each["InstanceId"]: each["State"]["Name"]
+            for reservation in region.describe_instances()["Reservations"]
+            for each in reservation["Instances"]
+        }
+        gone = {name for name in state if state[name] in GONE_STATES}
+        requests = region.describe_spot_instance_requests()["SpotInstanceRequests"]
+        found |= {e["SpotInstanceRequestId"] for e in requests if e.get("InstanceId") not in gone}
+        templates = region.describe_launch_templates()["LaunchTemplates"]
+        found |= {each["LaunchTemplateId"] for each in templates} | state.keys() - gone
     return found
 
 
 def test_check_finds_it_ready_and_warns_of_what_it_lacks(moto):
-    done = run(sys.executable, "-m", "spotlib", "check", "--endpoint", moto, NANO.instance_type)
+    given = ("--endpoint", moto, NANO.instance_type, "--methods", DEFAULT, *OTHERS)
+    done = run(sys.executable, "-m", "spotlib", "check", *given)
 
     assert done.stdout.startswith(f"endpoint {moto}, not AWS: account 123456789012")
     assert done.stdout.endswith("\nready to launch\n")
+    assert all(f" by {arm}: n=1" in done.stdout for arm in OTHERS)
     for words in LACKS:
         assert f"warning: {words}" in done.stdout
     assert "<" not in done.stdout
 
 
-def test_the_notebook_runs_from_request_to_clean(repository, moto, client, tmp_path):
+@pytest.mark.parametrize(
+    ("arms", "came"),
+    [
+        (DEFAULT, 2),
+        pytest.param("run_instances run_instances:on-demand create_fleet_instant", 4, marks=chaos),
+    ],
+)
+def test_the_notebook_runs_from_request_to_clean(repository, moto, client, tmp_path, *, arms, came):
     out = tmp_path / "out.ipynb"
     given = ["-p", "endpoint", moto, "-p", "instance_type", NANO.instance_type, "-p", "n", "2"]
     given += ["-p", "region", "eu-west-1", "-p", "results", tmp_path, "-p", "poll_s", "1"]
+    given += ["-p", "methods", arms, "-p", "arm_pause_s", "1"]
 
     run_papermill(repository / "notebooks/02_collect.ipynb", out, *given)
 
@@ -100,7 +121,7 @@ def test_the_notebook_runs_from_request_to_clean(repository, moto, client, tmp_p
         None,
     )
     assert any("the quota in eu-west-1 is not known" in each for each in events[0]["warnings"])
-    assert [each["outcome"] for each in events if each["event"] == "outcome"] == ["ready", "ready"]
+    assert [e["outcome"] for e in events if e["event"] == "outcome"] == ["ready"] * came
     assert (events[-1]["event"], events[-1]["confirmed"]) == ("clean", True)
     seen = texts(out)
     assert f"NOT AWS: another program answers for EC2 at {moto}, so its results say nothing" in seen
@@ -137,6 +158,8 @@ def test_rounds_regions_and_zones_end_clean_and_nobody_elses_is_touched(moto, cl
 
 DYING = """
 import os, sys
+from spotlib.ec2 import patience
+patience._HOPELESS_ATTEMPTS, patience._HOPELESS_MOST_S = 1, 0.0
 from spotlib import collect_batch, connect, plan_launches, Target
 from spotlib.ec2.connection import Connection
 
@@ -150,19 +173,27 @@ def dying(self, region, action, /, **given):
     return reply
 
 Connection.call = dying
-plans = plan_launches([Target("t3.nano", "eu-west-2")], count=2)
+plans = plan_launches([Target("t3.nano", "eu-west-2")], count=2, methods=[{method!r}])
 collect_batch(connect(sys.argv[1]), plans, log=sys.argv[2], poll_s=0.5, guard=False)
 """
 
 
 @pytest.mark.parametrize(
-    ("action", "before"), [("terminate_instances", True), ("cancel_spot_instance_requests", False)]
+    ("method", "action", "before", "is_left"),
+    [
+        (DEFAULT, "terminate_instances", True, True),
+        (DEFAULT, "cancel_spot_instance_requests", False, False),
+        ("run_instances", "run_instances", False, True),
+        ("create_fleet_instant", "create_fleet", False, True),
+    ],
 )
-def test_what_a_dead_collector_left_is_closed_and_confirmed(moto, client, log, action, before):
-    script = DYING.format(action=action, before=before)
+def test_what_a_dead_collector_left_is_closed_and_confirmed(
+    moto, client, log, *, method, action, before, is_left
+):
+    script = DYING.format(method=method, action=action, before=before)
     dead = run(sys.executable, "-c", script, moto, log, check=False)
     assert dead.returncode == 9, dead.stderr
-    assert bool(alive(client, "eu-west-2")) is before
+    assert bool(alive(client, "eu-west-2")) is is_left
     [left] = unfinished(log)
     elsewhere = connect(moto.replace("127.0.0.1", "localhost"))  # another address is another EC2
     report = sweep(elsewhere, folder=log.parent, regions=["eu-north-1"])
@@ -174,6 +205,26 @@ def test_what_a_dead_collector_left_is_closed_and_confirmed(moto, client, log, a
     assert report.lines() == [f"{left.batch_id}: closed"]
     assert alive(client, "eu-west-2") == set()
     assert unfinished(log) == []
+
+
+@pytest.mark.parametrize("arm", OTHERS)
+def test_every_launch_method_is_checked_and_runs_from_request_to_clean(moto, client, log, arm):
+    others = alive(client, *REGIONS)
+    plans = plan_launches(PLACES[-1:], count=2, timeout_s=60.0, methods=[arm])
+    checked = preflight(connect(moto), plans)
+    assert checked.problems == ()
+    assert alive(client, *REGIONS) == others  # a dry run makes nothing
+
+    summary = collect_batch(connect(moto), checked, log=log, poll_s=0.5, settle_s=0.5)
+
+    launches = load_launches(log)
+    ready, refused = (launches[launches["outcome"] == each] for each in ("ready", "refused"))
+    least = 1 if arm.startswith("run_instances") and arm not in WHOLE else 2
+    assert summary.problems == ()
+    assert summary.cleaned.confirmed
+    assert (len(ready), len(refused)) == (least, 2 - least)
+    assert ready["instance_id"].is_unique
+    assert alive(client, *REGIONS) == others
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ from spotlib.sandbox.faults import Fault, lose_answer
 from spotlib.sandbox.world import Fate, Reads, World
 
 HELD = Fate(held_s=None)
+WHOLE = [arm for arm in OTHERS if "all_or_nothing" in arm]
+PART = [arm for arm in OTHERS if arm not in WHOLE]  # they may launch fewer than were asked for
 ZONE = Target("t4g.nano", "us-east-1", "use1-az4")
 
 
@@ -43,6 +45,10 @@ def launch(in_process, log):
     return launched
 
 
+def of(events, name):
+    return [each for each in events if each["event"] == name]
+
+
 def calls_of(world, action):
     """The calls of the batch itself: the preflight's questions launch nothing."""
     asked = ("DryRunOperation", "InvalidLaunchTemplateName.NotFoundException")
@@ -50,7 +56,7 @@ def calls_of(world, action):
     return [call for call in found if call.code not in asked]
 
 
-@pytest.mark.parametrize("arm", OTHERS)
+@pytest.mark.parametrize("arm", PART)
 def test_what_came_is_accepted_and_fulfilled_at_the_answer_and_the_rest_is_refused(launch, arm):
     world = scripted(QUICK, HELD, QUICK)
 
@@ -75,7 +81,40 @@ def test_what_came_is_accepted_and_fulfilled_at_the_answer_and_the_rest_is_refus
     }
 
 
-@pytest.mark.parametrize("arm", ["run_instances", "run_instances:on-demand"])
+@pytest.mark.parametrize("arm", WHOLE)
+def test_all_or_nothing_is_refused_as_a_whole_where_others_launch_a_part(launch, arm):
+    """Beside ``run_instances`` it meets the same pool, and is never pooled with it."""
+    fates = [QUICK, HELD, QUICK]
+    beside = arm.replace("_all_or_nothing", "")
+
+    summary, events, launches = launch(scripted(*fates, *fates), beside, arm)
+
+    sent = {each["method"]: each["request"]["MinCount"] for each in of(events, "intent")}
+    [refused], [requested] = of(events, "refused"), of(events, "requested")
+    assert sent == {"run_instances": 1, "run_instances_all_or_nothing": 3}
+    assert summary.outcomes == {"ready": 2, "refused": 4}
+    assert refused["code"] == "InsufficientInstanceCapacity"
+    assert (requested["plan"], requested["lacking"]["count"]) == (0, 1)
+    whole = launches[launches["method"] == "run_instances_all_or_nothing"]
+    assert whole["kind"].tolist() == ["capacity"] * 3
+    answered_s = refused["answered_s"] - refused["asked_s"]
+    assert whole["refused_after_s"].eq(0.0).all()
+    assert whole["refused_by_s"].tolist() == pytest.approx([answered_s] * 3)
+    with pytest.raises(ValueError, match="different method are never pooled"):
+        require_same_variable(launches)
+
+
+@pytest.mark.parametrize("arm", WHOLE)
+def test_all_or_nothing_launches_all_where_the_pool_has_all(launch, arm):
+    summary, _, launches = launch(scripted(), arm)
+
+    assert summary.outcomes == {"ready": 3}
+    assert launches["fulfilled_after_s"].eq(0.0).all()
+
+
+@pytest.mark.parametrize(
+    "arm", ["run_instances", "run_instances:on-demand", "run_instances_all_or_nothing"]
+)
 def test_no_capacity_is_an_outcome_after_one_attempt_although_ec2_calls_it_a_server_error(
     launch, arm
 ):

@@ -570,6 +570,9 @@ def test_the_aws_cli_runs_instances_and_creates_fleets(aws):
     aws.advance(400)
     aws("ec2", "wait", "instance-running", "--instance-ids", *ids)
     aws("ec2", "wait", "instance-status-ok", "--instance-ids", *ids)
+    aws("ec2", "terminate-instances", "--instance-ids", *ids)
+    aws.advance(120)
+    aws("ec2", "wait", "instance-terminated", "--instance-ids", *ids)
 
     data = json.dumps({"ImageId": image, "InstanceType": "t4g.nano"})
     made = ("create-launch-template", "--launch-template-name", "cli", "--launch-template-data")
@@ -584,3 +587,30 @@ def test_the_aws_cli_runs_instances_and_creates_fleets(aws):
     assert shown["FulfilledCapacity"] == len(launched["InstanceIds"]) == 2
     ends = ("--fleet-ids", fleet["FleetId"], "--terminate-instances")
     assert aws("ec2", "delete-fleets", *ends)["SuccessfulFleetDeletions"]
+
+
+def test_the_aws_cli_creates_a_fleet_that_waits_and_launches_all_or_nothing_on_demand(aws):
+    image = aws("ssm", "get-parameter", "--name", IMAGE, "--query", "Parameter.Value", text=True)
+    launch = ("--image-id", image, "--instance-type", "t4g.nano", "--count", "2")  # MinCount too
+    together = aws("ec2", "run-instances", *launch)["Instances"]
+    assert len(together) == 2
+    assert not any("SpotInstanceRequestId" in each for each in together)
+
+    data = json.dumps({"ImageId": image, "InstanceType": "t4g.nano"})
+    made = ("create-launch-template", "--launch-template-name", "cli", "--launch-template-data")
+    aws("ec2", *made, data)
+    config = "LaunchTemplateSpecification={LaunchTemplateName=cli,Version=1}"
+    target = "TotalTargetCapacity=2,DefaultTargetCapacityType=spot"
+    asked = ("create-fleet", "--type", "request", "--launch-template-configs", config)
+    fleet = aws("ec2", *asked, "--target-capacity-specification", target)["FleetId"]
+    aws.advance(60)
+    [shown] = aws("ec2", "describe-fleets", "--filters", "Name=type,Values=request")["Fleets"]
+    assert (shown["FleetId"], shown["FleetState"]) == (fleet, "active")
+    assert (shown["ActivityStatus"], shown["FulfilledCapacity"]) == ("fulfilled", 2)
+    query = ("describe-fleet-instances", "--query", "ActiveInstances[].InstanceId")
+    ids = aws("ec2", *query, "--fleet-id", fleet)
+    aws("ec2", "wait", "instance-running", "--instance-ids", *ids)
+    ends = aws("ec2", "delete-fleets", "--fleet-ids", fleet, "--terminate-instances")
+    assert ends["SuccessfulFleetDeletions"][0]["CurrentFleetState"] == "deleted_terminating"
+    aws.advance(120)
+    aws("ec2", "wait", "instance-terminated", "--instance-ids", *ids)

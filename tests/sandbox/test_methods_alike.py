@@ -66,9 +66,9 @@ def granted_to_request(world, pool, count):
     return sum(request.in_flight for request in world.region(REGION).requests.values())
 
 
-def granted_to_run(world, pool, count, *, spot=True):
+def granted_to_run(world, pool, count, *, spot=True, least=1, **launch):
     options = {"InstanceMarketOptions": SPOT} if spot else {}
-    params = {**launch_of(pool), "MinCount": 1, "MaxCount": count, **options}
+    params = {**launch_of(pool), **launch, "MinCount": least, "MaxCount": count, **options}
     try:
         return len(run_api.run_instances(world, REGION, params)["Instances"])
     except ApiError as error:
@@ -143,6 +143,25 @@ def test_what_one_method_holds_the_others_lack(first):
         held = first(world, pool, free // 2)
         assert held == free // 2
         assert other(world, pool, free) == free - held
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["what came", "all or nothing"])
+def test_a_call_takes_one_pool_also_where_two_together_have_enough(whole):
+    market = Market(profile="calm")  # a pool grants whatever it has
+    free_of = dict(zip(POOLS, market.free_capacities(POOLS, AT)[:, 0].astype(int), strict=True))
+    zones = {}
+    for pool, free in free_of.items():
+        zones.setdefault(pool.instance_type, {})[pool] = free
+    some = next(each for each in zones.values() if max(each.values()) < min(20, sum(each.values())))
+    asked, world = max(some.values()) + 1, world_at(0.0, 1, market)
+    least = asked if whole else 1
+
+    came = granted_to_run(world, next(iter(some)), asked, least=least, Placement={})
+
+    [zone_id] = {each["az_id"] for each in world.truth()}
+    [chosen] = [pool for pool in some if pool.zone_id == zone_id]
+    assert came == (0 if whole else some[chosen])
+    assert granted_to_run(world, chosen, asked) == some[chosen] - came  # nothing else is held
 
 
 def test_on_demand_capacity_is_apart_from_spot():

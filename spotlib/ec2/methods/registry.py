@@ -6,7 +6,7 @@ from types import MappingProxyType
 from spotlib.ec2.methods.create_fleet_instant import CREATE_FLEET_INSTANT
 from spotlib.ec2.methods.method import Method
 from spotlib.ec2.methods.request_spot_instances import REQUEST_SPOT_INSTANCES
-from spotlib.ec2.methods.run_instances import RUN_INSTANCES
+from spotlib.ec2.methods.run_instances import RUN_INSTANCES, RUN_INSTANCES_ALL_OR_NOTHING
 from spotlib.ec2.resource import Resource
 from spotlib.ec2.survey import RESOURCES
 
@@ -14,6 +14,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "request_spot_instances": REQUEST_SPOT_INSTANCES,
         "run_instances": RUN_INSTANCES,
+        "run_instances_all_or_nothing": RUN_INSTANCES_ALL_OR_NOTHING,
         "create_fleet_instant": CREATE_FLEET_INSTANT,
     }
 )

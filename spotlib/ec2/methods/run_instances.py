@@ -1,10 +1,12 @@
 """RunInstances, spot or on demand: EC2 launches what it can at once, and refuses the rest.
 
 A row is an instance: it is there at the answer, so a row is accepted and fulfilled then.  With
-``MinCount=1`` fewer may come than were asked for, and each that did not is refused.
+``MinCount=1`` fewer may come than were asked for, and each that did not is refused.  All or nothing
+(``MinCount=n``) is a method of its own, because how many are ready is then another variable.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from spotlib.ec2.instances import INSTANCES, see_instances
@@ -45,6 +47,10 @@ def _parameters(order: Order) -> Parameters:
     return parameters
 
 
+def _all_or_nothing(order: Order) -> Parameters:
+    return _parameters(order) | {"MinCount": order.plan.count}
+
+
 def _read(reply: Mapping[str, Any], count: int) -> Given:
     shown = {each["InstanceId"]: sighting_of({}, each) for each in reply["Instances"]}
     fewer = fewer_came(_FEWER.format(len(shown), count), action=RUN_INSTANCES.action)
@@ -60,3 +66,4 @@ RUN_INSTANCES = Method(
     leaves=(INSTANCES,),
     permissions=(LAUNCH, TAG_AT_BIRTH, TERMINATE_OURS),
 )
+RUN_INSTANCES_ALL_OR_NOTHING = replace(RUN_INSTANCES, parameters=_all_or_nothing)
