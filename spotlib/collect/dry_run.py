@@ -33,7 +33,7 @@ _PERHAPS = (
 _YES = "DryRunOperation"
 # Ids are made up, and EC2 may look for them first.
 _NO_SUCH_ID = re.compile(
-    r"Invalid(InstanceID|SpotInstanceRequestID|LaunchTemplate(Id|Name))\.(Malformed|NotFound.*)"
+    r"Invalid(InstanceID|SpotInstanceRequestID|FleetId|LaunchTemplate(Id|Name))\.(Malformed|NotFound.*)"
 )
 
 

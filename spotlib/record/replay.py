@@ -123,11 +123,12 @@ class RecordedBatch:
 
     @property
     def over(self) -> set[str]:
-        """The requests that were seen to have ended for good, with their instances."""
+        """What was seen to have ended for good: rows and their instances."""
         seen = {name for each in self.releases for name in each.over}
         requests = self.requests.values()
-        ended = {each.request_id for each in requests if each.outcome and each.outcome.is_over}
-        return ended | (seen & self.requests.keys())
+        seen |= {each.request_id for each in requests if each.outcome and each.outcome.is_over}
+        launched = {self.requests[each].instance_id for each in seen & self.requests.keys()}
+        return seen.union(filter(None, launched))
 
     @property
     def spent_at_most_usd(self) -> float | None:

@@ -22,7 +22,7 @@ _ACTION = "create_fleet"
 
 
 def _parameters(order: Order) -> Parameters:
-    return {MAKE: template_parameters(order), _ACTION: _fleet_parameters(order)}
+    return {MAKE: template_parameters(order), _ACTION: fleet_parameters(order)}
 
 
 def template_parameters(order: Order) -> Parameters:
@@ -41,7 +41,8 @@ def template_parameters(order: Order) -> Parameters:
     }
 
 
-def _fleet_parameters(order: Order) -> Parameters:
+def fleet_parameters(order: Order) -> Parameters:
+    """What CreateFleet sends; it launches from the run's own template."""
     plan = order.plan
     override: Parameters = {"InstanceType": plan.target.instance_type}
     if plan.max_price_usd is not None:
