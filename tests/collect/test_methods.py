@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import NANO, QUICK, plan_for, read_events, scripted
-from crashing import ARM, DEFAULT, EMPTY, OTHERS
+from crashing import ARM, AT_ONCE, DEFAULT, EMPTY, OTHERS
 
 import spotlib
 from spotlib.analyze.comparable import require_same_variable
@@ -50,7 +50,7 @@ def calls_of(world, action):
     return [call for call in found if call.code not in asked]
 
 
-@pytest.mark.parametrize("arm", OTHERS)
+@pytest.mark.parametrize("arm", AT_ONCE)
 def test_what_came_is_accepted_and_fulfilled_at_the_answer_and_the_rest_is_refused(launch, arm):
     world = scripted(QUICK, HELD, QUICK)
 
@@ -284,6 +284,7 @@ def test_an_on_demand_quota_is_found_by_its_code(name, code):
         ("run_instances:on-demand", "RunInstances"),
         ("create_fleet_instant", "CreateFleet"),
         ("create_fleet_instant", "CreateLaunchTemplate"),
+        ("create_fleet_request", "CreateFleet"),
     ],
 )
 def test_the_methods_own_calls_are_asked_about_before_anything_is_launched(in_process, arm, action):
