@@ -8,31 +8,24 @@ itself deletes the fleet with its instances when it expires.
 from collections.abc import Mapping
 from typing import Any
 
-from spotlib.ec2.calls import tag_list
 from spotlib.ec2.fleets import FLEETS, rows_of, see_fleets
 from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES, MAKE
-from spotlib.ec2.methods import launch
-from spotlib.ec2.methods.create_fleet_instant import (
-    CREATE_FLEET_INSTANT,
-    fleet_parameters,
-    template_parameters,
-)
+from spotlib.ec2.methods import fleet, launch
 from spotlib.ec2.methods.method import Given, Method, Order, Parameters
 
 
 def _parameters(order: Order) -> Parameters:
     """The template tags the instances: such a fleet can tag itself only."""
-    template = template_parameters(order)
+    template = fleet.template_parameters(order)
     template["LaunchTemplateData"]["TagSpecifications"] = launch.tag_specifications(order)
-    fleet = {
-        **fleet_parameters(order),
+    parameters = {
         "Type": "request",
+        **fleet.fleet_parameters(order),
         "ValidUntil": order.valid_until.isoformat(),
         "TerminateInstancesWithExpiration": True,
-        "TagSpecifications": [{"ResourceType": "fleet", "Tags": tag_list(order.tags)}],
     }
-    return {MAKE: template, CREATE_FLEET_INSTANT.action: fleet}
+    return {MAKE: template, fleet.ACTION: parameters}
 
 
 def _read(reply: Mapping[str, Any], count: int) -> Given:
@@ -47,13 +40,13 @@ _DELETE_OUR_FLEETS = {
     "Condition": launch.TERMINATE_OURS["Condition"],
 }
 CREATE_FLEET_REQUEST = Method(
-    action=CREATE_FLEET_INSTANT.action,
+    action=fleet.ACTION,
     parameters=_parameters,
     read=_read,
     see=see_fleets,
     row=FLEETS,
     leaves=(FLEETS, LAUNCH_TEMPLATES, INSTANCES),
-    permissions=(*CREATE_FLEET_INSTANT.permissions, _SEE_FLEETS, _DELETE_OUR_FLEETS),
-    prepare=CREATE_FLEET_INSTANT.prepare,
-    role=CREATE_FLEET_INSTANT.role,
+    permissions=(*fleet.PERMISSIONS, _SEE_FLEETS, _DELETE_OUR_FLEETS),
+    prepare=fleet.prepare,
+    role=fleet.ROLE,
 )
