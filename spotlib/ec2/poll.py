@@ -1,7 +1,8 @@
 """One poll of a region: what EC2 shows of every row that is watched there.
 
-A *row* is what one instance asked for is known by: the id of its spot request, or its own.  Each
-launch method says how its rows are seen (``See``); status checks are asked for all of them at once.
+A *row* is what one instance asked for is known by: the id of its spot request, or its own, or its
+number in a fleet.  Each launch method says how its rows are seen (``See``); status checks are asked
+for all of them at once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

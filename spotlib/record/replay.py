@@ -64,7 +64,8 @@ class RecordedRun:
 class RecordedRequest:
     """One row: the stages it was shown at, in order, and its outcome if it has one.
 
-    It is a spot request, or an instance where the method launches at once; so is ``request_id``.
+    It is a spot request, or an instance where the method launches at once, or one of those that a
+    fleet waits for (``fleet-...#1``); so is ``request_id``.
 
     ``impaired`` is when its instance was first shown with a failed status check, if it was.
     """
