@@ -33,6 +33,7 @@ PURCHASES: Mapping[str, tuple[Purchase, ...]] = MappingProxyType(  # by method: 
         "run_instances": (SPOT, ON_DEMAND),
         "run_instances_all_or_nothing": (SPOT, ON_DEMAND),
         "create_fleet_instant": (SPOT, ON_DEMAND),
+        "create_fleet_request": (SPOT, ON_DEMAND),
     }
 )
 METHODS = tuple(PURCHASES)
@@ -128,9 +129,10 @@ INTERRUPTED_CODES = frozenset(
         "instance-terminated-no-capacity",
     }
 )
-EXPIRED_CODES = frozenset({"schedule-expired"})
+EXPIRED_CODES = frozenset({"schedule-expired", "expired"})  # of a request, of a fleet
 # The same as the StateReason of an instance, where no spot request of it is looked at.
 INTERRUPTED_REASONS = frozenset({"Server.SpotInstanceShutdown", "Server.SpotInstanceTermination"})
+DELETED_STATES = frozenset({"deleted", "deleted_running", "deleted_terminating"})  # of a fleet
 # Of these only system-error is EC2's; the others are about our own account.
 FAILED_CODES: Mapping[str, Kind | None] = MappingProxyType(
     {
@@ -142,9 +144,11 @@ FAILED_CODES: Mapping[str, Kind | None] = MappingProxyType(
         "request-canceled-and-instance-running": Kind.ACCOUNT,
         "spot-instance-terminated-by-user": Kind.ACCOUNT,
         "system-error": None,
+        **dict.fromkeys(sorted(DELETED_STATES), Kind.ACCOUNT),  # by somebody, or above a limit
     }
 )
-ENDED_STATES = frozenset({"cancelled", "closed", "failed"})  # of a request that launches nothing
+# Of a request or of a fleet that launches nothing more.
+ENDED_STATES = frozenset({"cancelled", "closed", "failed", *DELETED_STATES})
 GONE_STATES = frozenset({"shutting-down", "terminated"})  # of an instance that costs nothing
 
 

@@ -43,6 +43,7 @@ _WAITING_CODES = frozenset(
         *("capacity-not-available", "capacity-oversubscribed", "price-too-low"),
         *("pending-evaluation", "pending-fulfillment", "not-scheduled-yet", "fulfilled"),
         *("marked-for-stop", "marked-for-termination"),
+        *("submitted", "pending_fulfillment", "error"),  # of a fleet
     }
 )
 # Of refused calls only these are exported: they are outcomes of the market.

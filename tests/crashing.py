@@ -8,7 +8,7 @@ process that counts the same steps.
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,8 @@ from spotlib.cleanup.sweep import SweepReport, sweep
 from spotlib.collect.rounds import collect_batch
 from spotlib.collect.summary import BatchSummary
 from spotlib.ec2.connection import Connection, connect_in_process
+from spotlib.ec2.instances import INSTANCES
+from spotlib.ec2.methods.registry import METHODS
 from spotlib.model import ARMS
 from spotlib.record.log import EventLog
 from spotlib.record.tables import load_batches, load_launches, load_polls
@@ -34,6 +36,10 @@ DEFAULT = "request_spot_instances"
 OTHERS = [arm for arm in ARMS if arm != DEFAULT]
 # All but the default one with make chaos only: ``test_method_crashes`` has a sample of them.
 EACH_ARM = [DEFAULT, *(pytest.param(arm, marks=pytest.mark.chaos) for arm in OTHERS)]
+WHOLE = [arm for arm in OTHERS if "all_or_nothing" in arm]
+PART = [  # they launch at once, and may launch fewer than were asked for
+    arm for arm in OTHERS if METHODS[arm.partition(":")[0]].row is INSTANCES and arm not in WHOLE
+]
 NAME = "20240901T000000Z-abcdef.jsonl"
 REGIONS = (NANO.region, ARM.region)
 EMPTY: dict[str, list[str]] = {"requests": [], "instances": []}
@@ -195,12 +201,26 @@ def swept(world: World, log: Path, **given: Any) -> SweepReport:
     return sweep(in_process(world), folder=log.parent, regions=REGIONS, **given)
 
 
-def row_of(truth: dict[str, Any]) -> str | None:
-    """What the log calls a launch: its spot request, or its instance if it was asked for without.
+def rows_of(world: World, events: Iterable[dict[str, Any]] = ()) -> dict[str, dict[str, Any]]:
+    """Return what happened to each row, by what the log calls it; what was refused is none.
 
-    None if it was refused.
+    A row is a spot request, or an instance if it was asked for without one.  The rows of a fleet
+    that waits are numbered, and alike: an instance is that of the row that the events gave it.
     """
-    return truth["request_id" if truth["method"] == DEFAULT else "instance_id"]
+    given = {each["instance_id"]: each["request_id"] for each in events if each["event"] == "stage"}
+    rows: dict[str, dict[str, Any]] = {}
+    waiting: dict[str, list[dict[str, Any]]] = {}
+    for each in world.truth():
+        if each["method"] == "create_fleet_request":
+            waiting.setdefault(each["fleet_id"], []).append(each)
+        elif name := each["request_id" if each["method"] == DEFAULT else "instance_id"]:
+            rows[name] = each
+    for fleet, units in waiting.items():
+        seen = {given[one["instance_id"]]: one for one in units if one["instance_id"] in given}
+        others = (one for one in units if one["instance_id"] not in given)
+        names = (f"{fleet}#{number}" for number in range(1, len(units) + 1))
+        rows |= {name: seen[name] if name in seen else next(others) for name in names}
+    return rows
 
 
 def require_recovered(world: World, log: Path, acknowledged: list[dict[str, Any]]) -> None:
@@ -209,7 +229,7 @@ def require_recovered(world: World, log: Path, acknowledged: list[dict[str, Any]
     What was refused has its outcome in the tables, beside what came of the same call.
     """
     events, torn = read_events(log)
-    launched = {row for each in world.truth() if (row := row_of(each))}
+    launched = rows_of(world).keys()
     ended = Counter(event["request_id"] for event in events if event["event"] == "outcome")
     assert world.leftovers() == EMPTY
     assert world.touched == []

@@ -140,6 +140,10 @@ STATUSES = [
     *[("bad-parameters", s, (Outcome.FAILED, Kind.PARAMETERS)) for s in ("failed", "closed")],
     *[("limit-exceeded", s, (Outcome.FAILED, Kind.QUOTA)) for s in ("open", "failed", "closed")],
     ("system-error", "closed", BY_EC2),
+    *[(code, "active", WATCHED) for code in ("pending_fulfillment", "fulfilled", "error")],
+    *[(state, state, BY_ACCOUNT) for state in ("deleted", "deleted_running")],  # of a fleet
+    ("deleted_terminating", "deleted_terminating", BY_ACCOUNT),
+    ("expired", "deleted_terminating", EXPIRED),
     *[("a-code-of-tomorrow", s, WATCHED) for s in ("open", "active", "closed", "cancelled")],
     *[("a-code-of-tomorrow", s, WATCHED) for s in ("disabled", "a-state-of-tomorrow")],
     ("a-code-of-tomorrow", "failed", BY_EC2),

@@ -82,8 +82,11 @@ class Job:
 
     @property
     def resources(self) -> tuple[Resource, ...]:
-        """The kinds of things that are looked for by its tag."""
-        return self.log.resources if self.log is not None else RESOURCES
+        """The kinds of things that are looked for by its tag; see ``sweep``."""
+        if self.log is not None:
+            return self.log.resources
+        ids = [each.thing_id for _, each in self.listed]
+        return tuple(each for each in RESOURCES if each.of(ids) or not each.special)
 
     @property
     def alive(self) -> Mapping[str, frozenset[str]]:

@@ -45,8 +45,9 @@ def _unanswered(
         if run is None or run.requested is not None or run.refused is not None:
             continue
         method = METHODS.get(run.intent.method)  # of a newer spotlib: its rows are not known here
-        if method is not None and (rows := method.row.of(ids)):
-            yield run, rows
+        if method is None or not (things := method.row.of(ids)):
+            continue
+        yield run, [row for each in things for row in method.row.rows(each, run.intent.n)]
 
 
 def _requested(intent: IntentEvent, ids: list[str]) -> RequestedEvent:

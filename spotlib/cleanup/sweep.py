@@ -251,14 +251,17 @@ def _find(
 ) -> list[Ours]:
     """Everything in a region that carries our tag, or that of one batch.
 
-    What is harmless need not be listed if no log here says that there may be some: whoever never
-    makes it may lack the permission.
+    What only some launch methods make need not be listed if no log here says that there may be
+    some: whoever never makes it may lack the permission, and another endpoint the call.
     """
     found: list[Ours] = []
     for kind in kinds:
-        optional = kind.harmless and kind not in recorded
-        with contextlib.suppress(*[Refusal] * optional):
+        try:
             found += kind.find_ours(patient, region, batch_id)
+        except Refusal as refusal:
+            lacks = patient.foreign or refusal.kind is Kind.PERMISSION
+            if kind in recorded or not (kind.special and lacks):
+                raise
     return found
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from spotlib.cleanup.commands import sweep_command
+from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.methods.registry import left_by
 from spotlib.ec2.resource import Resource
 from spotlib.model import is_instance_id
@@ -46,10 +47,17 @@ class Unfinished:
 
     @property
     def request_ids(self) -> Mapping[str, tuple[str, ...]]:
-        """The ids of its requests that are not over, by region; also the regions without any."""
+        """What is not known to be over, by region; also the regions without any.
+
+        It is rows, and their instances where these are looked for by their own ids.
+        """
         ids: dict[str, tuple[str, ...]] = dict.fromkeys(self.regions, ())
-        for name in self.record.requests.keys() - self.record.over:
-            ids[self.record.requests[name].run.intent.region] += (name,)
+        over = self.record.over
+        for name, request in self.record.requests.items():
+            intent = request.run.intent
+            alone = INSTANCES in left_by([intent.method])
+            known = {name, request.instance_id or name} if alone else {name}
+            ids[intent.region] += tuple(sorted(known - over))
         return ids
 
     @property
@@ -61,8 +69,7 @@ class Unfinished:
     def alive_instances(self) -> Mapping[str, frozenset[str]]:
         """The instances that were given or seen and are not known to have ended, by region."""
         ended = (each.terminated for each in self.record.releases)
-        over = (self.record.requests[each].instance_id for each in self.record.over)
-        gone = {None, *over, *itertools.chain.from_iterable(ended)}
+        gone = {None, *self.record.over, *itertools.chain.from_iterable(ended)}
         seen = [
             (request.run.intent.region, stage.instance_id)
             for request in self.record.requests.values()

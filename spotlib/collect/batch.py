@@ -22,6 +22,7 @@ from spotlib.cleanup.close import until_quiet_s
 from spotlib.collect.cost import PreflightReport, PreparedPlan
 from spotlib.collect.stopping import Stopping, rewrite_line
 from spotlib.ec2.connection import Connection
+from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.methods.method import Method
 from spotlib.ec2.methods.registry import METHODS, left_by
 from spotlib.ec2.resource import Resource
@@ -124,6 +125,12 @@ class Run:
         return self.refused or self.sent_s is not None
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """Its rows, and its instances where these are looked for by their own ids."""
+        launched = self.instances.values() if INSTANCES in self.method.leaves else ()
+        return tuple(dict.fromkeys([*self.tracks, *launched]))
+
+    @property
     def open_ids(self) -> list[str]:
         """The requests that may still launch something."""
         return [
@@ -167,7 +174,7 @@ class Batch:
     polling: set[str] = field(default_factory=set)  # regions whose poll is in flight
     taken: set[str] = field(default_factory=set)  # ids that EC2 took a cancel or terminate of
     terminated: dict[str, str] = field(default_factory=dict)  # instances of these: their regions
-    cleared: set[str] = field(default_factory=set)  # requests that are known to be over
+    cleared: set[str] = field(default_factory=set)  # rows and instances that are known to be over
     look_at_s: float = 0.0  # when it is next looked what is over
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -185,10 +192,10 @@ class Batch:
 
     @property
     def uncleared(self) -> dict[str, set[str]]:
-        """The requests not yet cleared, by region; also regions where an answer may be lost."""
+        """The ids not yet cleared, by region; also regions where an answer may be lost."""
         ids: dict[str, set[str]] = {}
         for run in self.runs:
-            ids.setdefault(run.region, set()).update(run.tracks.keys() - self.cleared)
+            ids.setdefault(run.region, set()).update(set(run.ids) - self.cleared)
         return ids
 
     def round_tag(self, number: int) -> str:

@@ -20,7 +20,7 @@ from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.methods.method import Method, Order
 from spotlib.ec2.methods.registry import METHODS, left_by
 from spotlib.ec2.patience import Patient
-from spotlib.ec2.refusals import Refusal
+from spotlib.ec2.refusals import PASSING_KINDS, Refusal
 from spotlib.ec2.survey import RESOURCES
 from spotlib.model import Kind
 from spotlib.record.events import ReleaseEvent
@@ -33,7 +33,7 @@ _PERHAPS = (
 _YES = "DryRunOperation"
 # Ids are made up, and EC2 may look for them first.
 _NO_SUCH_ID = re.compile(
-    r"Invalid(InstanceID|SpotInstanceRequestID|LaunchTemplate(Id|Name))\.(Malformed|NotFound.*)"
+    r"Invalid(InstanceID|SpotInstanceRequestID|FleetId|LaunchTemplate(Id|Name))\.(Malformed|NotFound.*)"
 )
 
 
@@ -52,8 +52,9 @@ def ask_dry_runs(answers: Answers, region: str, prepared: Sequence[PreparedPlan]
         refusal = _asked(patient, region, action, given)
         if only_ours and refusal.kind is Kind.PERMISSION:
             answers.warnings.append(_PERHAPS.format(refusal))
-        elif not _is_yes(refusal):
-            answers.problems.append(str(refusal))
+        elif not _is_yes(refusal):  # another program may fail at an id that is made up
+            failed = refusal.kind in PASSING_KINDS
+            (answers.lacks if failed else answers.problems.append)(str(refusal))
     different = {
         (each.plan.arm, each.subnet_id, each.family, each.image): each
         for each in reversed(prepared)

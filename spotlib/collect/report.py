@@ -12,6 +12,7 @@ from spotlib.cleanup.unfinished import Unfinished
 from spotlib.collect.cost import PreflightReport
 from spotlib.collect.features import LADDER, score_questions
 from spotlib.ec2.connection import Connection
+from spotlib.ec2.fleets import FLEETS, fleets_of
 from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES
 from spotlib.ec2.places import is_aws
 from spotlib.figures import NOT_AWS, SIMULATED, banner_html, target_names
@@ -133,9 +134,10 @@ def ending(log: Path) -> str:
 def _ended(releases: Iterable[ReleaseEvent]) -> str:
     passes = list(releases)
     ended = {name for each in passes for name in each.cancelled}
-    templates = LAUNCH_TEMPLATES.of(ended)
+    rows, templates = FLEETS.of(ended), LAUNCH_TEMPLATES.of(ended)
     instances = {name for each in passes for name in each.terminated}
-    words = [f"cancelled {counted(len(ended) - len(templates), 'request')}"]
+    words = [f"cancelled {counted(len(ended) - len(rows) - len(templates), 'request')}"]
+    words += [f"deleted {counted(len(fleets_of(rows)), 'fleet')}"] * bool(rows)
     words += [f"deleted {counted(len(templates), 'launch template')}"] * bool(templates)
     return listed([*words, f"terminated {counted(len(instances), 'instance')}"])
 

@@ -28,7 +28,7 @@ from spotlib.collect.recording import (
 )
 from spotlib.ec2.calls import TAG_BATCH, TAG_EXPIRES, TAG_PLAN, TAG_ROUND, tag_instances
 from spotlib.ec2.methods.method import Answer, Given, Order, launch
-from spotlib.ec2.poll import Poll, See, poll
+from spotlib.ec2.poll import Known, Poll, See, poll
 from spotlib.ec2.resource import Survey
 from spotlib.ec2.survey import survey
 from spotlib.model import (
@@ -183,6 +183,11 @@ def _poll_regions(batch: Batch, runs: Sequence[Run]) -> None:
             region,
             round_tag=batch.round_tag(round_number),
             rows=rows,
+            known={
+                row: Known(str(run.index), run.instances.get(row))
+                for run in here
+                for row in run.tracks
+            },
         )
 
 
@@ -226,7 +231,8 @@ def _note_progress(batch: Batch, run: Run, before: Track, after: Track) -> None:
     if before.outcome is None and after.outcome is not None:
         ended = outcome_event(run, after)
         batch.log.append(ended)
-        batch.cleared.update([ended.request_id] if ended.is_over else [])
+        over = (ended.request_id, ended.instance_id) if ended.is_over else ()
+        batch.cleared.update(filter(None, over))
         if after.outcome is Outcome.FAILED and after.sighting is not None:
             batch.problems += _own_failure(run.plan.target, after.sighting)
 
@@ -245,13 +251,16 @@ def _own_failure(target: Target, sighting: Sighting) -> list[str]:
 
 
 def _new_instances(run: Run, shown: Poll) -> list[str]:
-    """Remember which instances a poll showed first; one that failed may show some too."""
+    """Remember which instances a poll showed first, and return those without tags.
+
+    A poll that failed may show some too.
+    """
     seen = {
         each: shown.sightings[each].instance_id for each in run.tracks if each in shown.sightings
     }
     new = {each: found for each, found in seen.items() if found and each not in run.instances}
     run.instances |= new
-    return list(new.values())
+    return [] if run.method.tags_at_birth else list(new.values())
 
 
 def _tag(batch: Batch, region: str, ids: tuple[str, ...]) -> None:
@@ -279,7 +288,7 @@ def _end_due(batch: Batch, runs: Sequence[Run]) -> None:
                 run.region,
                 open_ids=run.open_ids,
                 live_ids=tuple(run.instances.values()),
-                request_ids=tuple(run.tracks),
+                request_ids=run.ids,
             )
 
 

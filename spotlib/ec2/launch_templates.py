@@ -91,5 +91,5 @@ LAUNCH_TEMPLATES = Resource(
     commands=_commands,
     dry_run=("delete_launch_template", _named(["lt-00000000000000000"])),
     listed_for=timedelta(0),
-    harmless=True,
+    special=True,
 )

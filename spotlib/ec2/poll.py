@@ -1,12 +1,14 @@
 """One poll of a region: what EC2 shows of every row that is watched there.
 
-A *row* is what one instance asked for is known by: the id of its spot request, or its own.  Each
-launch method says how its rows are seen (``See``); status checks are asked for all of them at once.
+A *row* is what one instance asked for is known by: the id of its spot request, or its own, or its
+number in a fleet.  Each launch method says how its rows are seen (``See``); status checks are asked
+for all of them at once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from spotlib.ec2.calls import chunks
@@ -31,12 +33,23 @@ class Poll:
     error: str | None
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a row before a poll: the plan that its tags name, and its instance."""
+
+    plan: str
+    instance_id: str | None = None
+
+
 class Seen:
     """EC2's answers to one poll, gathered call by call and turned into our type once."""
 
-    def __init__(self, connection: Connection, region: str) -> None:
+    def __init__(
+        self, connection: Connection, region: str, known: Mapping[str, Known] = MappingProxyType({})
+    ) -> None:
         self.connection = connection
         self.region = region
+        self.known = known  # by row, also of rows that are not looked for any more
         self.calls = 0
         self.server_date: str | None = None
         self.requests: dict[str, dict[str, Any]] = {}  # spot requests, by row
@@ -80,12 +93,17 @@ See = Callable[[Seen, str, Sequence[str]], None]  # looks for rows; the text is 
 
 
 def poll(
-    connection: Connection, region: str, *, round_tag: str, rows: Mapping[See, Sequence[str]]
+    connection: Connection,
+    region: str,
+    *,
+    round_tag: str,
+    rows: Mapping[See, Sequence[str]],
+    known: Mapping[str, Known] = MappingProxyType({}),
 ) -> Poll:
     """Poll all of a round's rows in a region, each in the way in which it is seen."""
     clock = connection.clock
     asked_s, asked_at = clock.now_s(), clock.utc()
-    seen = Seen(connection, region)
+    seen = Seen(connection, region, known)
     try:
         for see, some in rows.items():
             see(seen, round_tag, some)

@@ -100,6 +100,10 @@ class _Survey(Protocol):
         """Find things by id and by a batch's tag, and what is left of them."""
 
 
+def _itself(name: str, _: int) -> tuple[str, ...]:
+    return (name,)
+
+
 @dataclass(frozen=True, eq=False)  # each is itself
 class Resource:
     """A kind of thing that a launch leaves at EC2.
@@ -118,8 +122,10 @@ class Resource:
         The AWS CLI's commands that do so by hand, from its options that say where and the ids.
     dry_run
         The call that ends one, with an id that is made up.
-    harmless
-        Whether one that is left launches nothing and costs nothing.
+    special
+        Whether only some launch methods make it, and need the permission to list it.
+    rows
+        The rows that one stands for, if so many instances were asked for.
     listed_for
         How long after its expiry EC2 lists one at least, also if it has ended long before.
     """
@@ -131,7 +137,8 @@ class Resource:
     commands: Callable[[str, Sequence[str]], list[str]]
     dry_run: tuple[str, dict[str, Any]]
     listed_for: timedelta
-    harmless: bool = False
+    special: bool = False
+    rows: Callable[[str, int], tuple[str, ...]] = _itself
 
     def of(self, ids: Iterable[str]) -> list[str]:
         """Those of the ids that are of this kind, in order."""

@@ -4,13 +4,14 @@ from collections.abc import Collection, Iterable, Sequence
 
 from spotlib.ec2.calls import Ended
 from spotlib.ec2.connection import Connection
+from spotlib.ec2.fleets import FLEETS
 from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES
 from spotlib.ec2.resource import Resource, Survey
 from spotlib.ec2.spot_requests import SPOT_REQUESTS
 
 # What can still launch something comes first: it is ended first.
-RESOURCES = (SPOT_REQUESTS, LAUNCH_TEMPLATES, INSTANCES)
+RESOURCES = (FLEETS, SPOT_REQUESTS, LAUNCH_TEMPLATES, INSTANCES)
 
 
 def survey(

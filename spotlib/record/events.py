@@ -201,7 +201,8 @@ class Lacking(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=
 class RequestedEvent(_AnswerEvent, frozen=True, kw_only=True, tag="requested"):
     """The call was answered: the ids of the rows that came, and why others did not.
 
-    A row is a spot request, or an instance where the method launches at once.
+    A row is a spot request, or an instance where the method launches at once, or one of those that
+    a fleet waits for, by its number: ``fleet-...#1``.
     """
 
     request_ids: tuple[str, ...]

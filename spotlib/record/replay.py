@@ -64,7 +64,8 @@ class RecordedRun:
 class RecordedRequest:
     """One row: the stages it was shown at, in order, and its outcome if it has one.
 
-    It is a spot request, or an instance where the method launches at once; so is ``request_id``.
+    It is a spot request, or an instance where the method launches at once, or one of those that a
+    fleet waits for (``fleet-...#1``); so is ``request_id``.
 
     ``impaired`` is when its instance was first shown with a failed status check, if it was.
     """
@@ -123,11 +124,12 @@ class RecordedBatch:
 
     @property
     def over(self) -> set[str]:
-        """The requests that were seen to have ended for good, with their instances."""
+        """What was seen to have ended for good: rows and their instances."""
         seen = {name for each in self.releases for name in each.over}
         requests = self.requests.values()
-        ended = {each.request_id for each in requests if each.outcome and each.outcome.is_over}
-        return ended | (seen & self.requests.keys())
+        seen |= {each.request_id for each in requests if each.outcome and each.outcome.is_over}
+        launched = {self.requests[each].instance_id for each in seen & self.requests.keys()}
+        return seen.union(filter(None, launched))
 
     @property
     def spent_at_most_usd(self) -> float | None:

@@ -211,6 +211,7 @@ class Region:
         self.templates: dict[str, Template] = {}
         self.fleets: dict[str, Fleet] = {}
         self.launched = 0  # instances so far
+        self.fleets_made = 0
         self.held: Counter[tuple[Pool, bool]] = Counter()  # capacity in use here, by stock
         self._by_tag: dict[tuple[str, str], dict[str, SpotRequest]] = {}
 

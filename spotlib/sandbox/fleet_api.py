@@ -49,7 +49,8 @@ def create_fleet(world: World, region: str, params: Params) -> Shape:
     merged = fleet_orders.templates(world, region, params)
     end_dry_run(params)
     account, now_s = world.region(region), world.now_s
-    name = (world.seed, region, "fleet", len(account.fleets))
+    name = (world.seed, region, "fleet", account.fleets_made)
+    account.fleets_made += 1
     fleet = Fleet(
         fleet_id=f"fleet-{uuid.UUID(bytes=digest(16, *name))}",
         config=params,
@@ -71,8 +72,8 @@ def create_fleet(world: World, region: str, params: Params) -> Shape:
         _note(fleet, now_s, shown, flaw)
     if kind == "instant":
         _launch(world, region, fleet, orders, options)
-    elif orders:
-        _wait(world, fleet, orders[0][1])
+    else:
+        _wait(world, fleet, [order for _, order in orders])
     return _answer(fleet)
 
 
@@ -101,6 +102,10 @@ def delete_fleets(world: World, region: str, params: Params) -> Shape:
             failed.append({"FleetId": fleet_id, "Error": error})
             continue
         before = fleets.state(fleet, world.now_s)
+        if before in ("deleted", "deleted_terminating"):
+            error = {"Code": "fleetNotInDeletableState", "Message": f"{fleet_id} is {before}"}
+            failed.append({"FleetId": fleet_id, "Error": error})
+            continue
         fleets.delete(world, fleet, terminate=bool(params["TerminateInstances"]))
         after = fleets.state(fleet, world.now_s)
         states = {"CurrentFleetState": after, "PreviousFleetState": before}
@@ -125,9 +130,9 @@ def _note(fleet: Fleet, at_s: float, shown: Shape, error: ApiError) -> None:
     fleet.events.append((at_s, "service-error", subtype, f"{error.code}: {error.message}"))
 
 
-def _wait(world: World, fleet: Fleet, order: Order) -> None:
+def _wait(world: World, fleet: Fleet, orders: Sequence[Order]) -> None:
     """Let a fleet of type request wait; it tries no other pool than its first choice (AWS)."""
-    fleet.units = run_api.draw_up(world, order, fleet.target)
+    fleet.units = run_api.draw_up(world, orders[0], fleet.target) if orders else []
     for each in fleet.units:
         each.known_s = fleet.known_s
     fleets.begin(world, fleet)

@@ -13,6 +13,7 @@ from spotlib.sandbox.account import Fleet, SpotRequest
 from spotlib.sandbox.world import World
 
 _GONE = ("shutting-down", "terminated")
+_LISTED_S = 2 * 86400.0  # how long EC2 lists a fleet after its last instance has ended
 
 
 def begin(world: World, fleet: Fleet) -> None:
@@ -32,7 +33,7 @@ def state(fleet: Fleet, at_s: float) -> str:
     """Its state as EC2 names it."""
     if fleet.ended_s is None:
         return "active" if at_s >= fleet.active_s else "submitted"
-    if not any(each.instance and each.instance.state != "terminated" for each in fleet.units):
+    if not _has_instances(fleet):
         return "deleted"
     return "deleted_terminating" if fleet.terminates else "deleted_running"
 
@@ -68,6 +69,22 @@ def history(fleet: Fleet) -> list[tuple[float, str, str, str]]:
     return sorted(events, key=itemgetter(0))
 
 
+def _has_instances(fleet: Fleet) -> bool:
+    """Whether an instance of it has not ended, or is still to come."""
+    return any(
+        unit.in_flight or (unit.instance and unit.instance.state != "terminated")
+        for unit in fleet.units
+    )
+
+
+def _forget(world: World, fleet: Fleet, at_s: float) -> None:
+    if _has_instances(fleet):
+        world.schedule(at_s + _LISTED_S, _forget, fleet)
+        return
+    for region in world.regions.values():
+        region.fleets.pop(fleet.fleet_id, None)
+
+
 def _expire(world: World, fleet: Fleet, at_s: float) -> None:
     if fleet.ended_s is None:
         fleet.events.append((at_s, "fleet-change", "expired", ""))
@@ -77,6 +94,7 @@ def _expire(world: World, fleet: Fleet, at_s: float) -> None:
 def _end(world: World, fleet: Fleet, at_s: float) -> None:
     if fleet.ended_s is None:
         fleet.ended_s = at_s
+        world.schedule(at_s + _LISTED_S, _forget, fleet)
     name = "deleted_terminating" if fleet.terminates else "deleted_running"
     fleet.events.append((at_s, "fleet-change", name, ""))
     for unit in fleet.units:

@@ -253,7 +253,7 @@ class World:
     def leftovers(self) -> dict[str, list[str]]:
         """Requests that can still launch, instances that still live: both must become empty.
 
-        Launch templates are listed too, while there are any.
+        Launch templates and fleets that wait are listed too, while there are any.
         """
         with self.lock:
             self.run_due()
@@ -262,7 +262,14 @@ class World:
             alive = [i.instance_id for i in instances if i.state in _LIVE]
             left = {"requests": [r.request_id for r in requests], "instances": alive}
             templates = [name for region in self.regions.values() for name in region.templates]
-            return {**left, "templates": templates} if templates else left
+            fleets = [
+                each.fleet_id
+                for region in self.regions.values()
+                for each in region.fleets.values()
+                if each.kind != "instant" and each.ended_s is None
+            ]
+            others = {"templates": templates, "fleets": fleets}
+            return left | {name: ids for name, ids in others.items() if ids}
 
     def _truth(self, request: SpotRequest) -> dict[str, Any]:
         return {

@@ -20,7 +20,7 @@ from crashing import (
     NAME,
     in_process,
     require_recovered,
-    row_of,
+    rows_of,
     short_batch,
     short_world,
     swept,
@@ -81,7 +81,7 @@ def struck(log, *faults, arm=DEFAULT):
 
 def require_no_harm(world, log, where):
     events, _ = read_events(log)
-    launched = Counter(each["token"] for each in world.truth() if row_of(each))
+    launched = Counter(each["token"] for each in rows_of(world).values())
     requested = [each for each in events if each["event"] in ("requested", "refused")]
     assert set(launched.values()) <= {1, 2}, where  # at most each plan's two, never twice
     assert {each["plan"] for each in requested} == {0, 1}, where  # the other plan went on

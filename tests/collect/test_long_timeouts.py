@@ -12,14 +12,15 @@ from crashing import DEFAULT, EMPTY, in_process, swept, visiting
 
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.connection import Connection
+from spotlib.model import METHODS
 from spotlib.record.replay import replay
 from spotlib.sandbox.world import Fate, World
 
 INTERRUPTED = Fate(evaluate_s=0.3, in_flight_s=1.0, boot_s=5.0, ok_s=12.0, interrupted_s=90.0)
 NEVER = Fate(evaluate_s=0.3, in_flight_s=1.0, boot_s=5.0, ok_s=None)
 CANCELLED = Fate(evaluate_s=0.3, held_s=None, cancelled_s=300.0)  # it had no instance
-LONG_S = {DEFAULT: 5 * 3600.0, "run_instances": 7200.0, "create_fleet_instant": 7200.0}
-BOTH = [DEFAULT, "run_instances"]
+LONG_S = dict.fromkeys(METHODS, 7200.0) | {DEFAULT: 5 * 3600.0}
+BOTH = [DEFAULT, "run_instances", "create_fleet_request"]
 
 
 def collect(world, log, arm, visit=lambda _: None, targets=(NANO, ARM)):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import NANO, QUICK, plan_for, read_events, scripted
-from crashing import ARM, DEFAULT, EMPTY, OTHERS
+from crashing import ARM, DEFAULT, EMPTY, OTHERS, PART, WHOLE
 
 import spotlib
 from spotlib.analyze.comparable import require_same_variable
@@ -24,8 +24,6 @@ from spotlib.sandbox.faults import Fault, lose_answer
 from spotlib.sandbox.world import Fate, Reads, World
 
 HELD = Fate(held_s=None)
-WHOLE = [arm for arm in OTHERS if "all_or_nothing" in arm]
-PART = [arm for arm in OTHERS if arm not in WHOLE]  # they may launch fewer than were asked for
 ZONE = Target("t4g.nano", "us-east-1", "use1-az4")
 
 
@@ -323,6 +321,7 @@ def test_an_on_demand_quota_is_found_by_its_code(name, code):
         ("run_instances:on-demand", "RunInstances"),
         ("create_fleet_instant", "CreateFleet"),
         ("create_fleet_instant", "CreateLaunchTemplate"),
+        ("create_fleet_request", "CreateFleet"),
     ],
 )
 def test_the_methods_own_calls_are_asked_about_before_anything_is_launched(in_process, arm, action):

@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from conftest import ARM, NANO, plan_for, read_events, scripted
-from crashing import row_of
+from crashing import rows_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -56,7 +56,7 @@ def test_brackets_outcomes_and_counts_agree_with_the_truth(in_process, fates, se
         launches, polls = load_launches(log), load_polls(log)
         events, torn = read_events(log)
 
-    truth = {row_of(each): each["shown_s"] for each in world.truth() if row_of(each)}
+    truth = {row: each["shown_s"] for row, each in rows_of(world, events).items()}
     assert not torn
     assert summary.cleaned.confirmed
     assert world.leftovers() == {"requests": [], "instances": []}

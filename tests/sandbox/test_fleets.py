@@ -262,9 +262,10 @@ def test_the_user_data_of_the_template_end_its_instances(make_account):
 # Type request.
 
 
-def waiting(account, count=2, **more):
-    template = account.template(
-        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "a", "Value": "b"}]}]
+def waiting(account, count=2, template=None, **more):
+    template = template or account.template(
+        f"usual-{len(account.world.calls)}",
+        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "a", "Value": "b"}]}],
     )
     answer = fleet(account, template, count, AZ1, kind="request", **more)
     assert not answer.get("Instances")
@@ -333,6 +334,47 @@ def test_a_deleted_fleet_ends_its_instances_or_not_also_those_in_flight(make_acc
     assert (left["requests"], len(left["instances"])) == ([], 0 if terminate else 2)
 
 
+def test_a_fleet_that_was_deleted_is_listed_for_two_days(make_account):
+    account = scripted(make_account, Fate())
+    fleet_id = waiting(account, 1)
+    account.world.advance(20.0)
+    account.ec2.delete_fleets(FleetIds=[fleet_id], TerminateInstances=True)
+    assert shown(account, fleet_id)["FleetState"] == "deleted_terminating"
+    again = account.ec2.delete_fleets(FleetIds=[fleet_id], TerminateInstances=True)
+    [failed] = again["UnsuccessfulFleetDeletions"]
+    assert failed["Error"]["Code"] == "fleetNotInDeletableState"
+    account.world.advance(47 * 3600.0)
+    assert shown(account, fleet_id)["FleetState"] == "deleted"
+    account.world.advance(2 * 3600.0)
+    assert account.ec2.describe_fleets()["Fleets"] == []
+    assert waiting(account, 1) != fleet_id
+
+
+def test_a_deleted_fleet_is_not_gone_while_an_instance_of_it_is_still_to_come(make_account):
+    account = scripted(make_account, Fate(evaluate_s=5, in_flight_s=30))
+    fleet_id = waiting(account, 1)
+    account.world.advance(10.0)
+    account.ec2.delete_fleets(FleetIds=[fleet_id], TerminateInstances=True)
+    assert shown(account, fleet_id)["FleetState"] == "deleted_terminating"
+    account.world.advance(100.0)
+    assert shown(account, fleet_id)["FleetState"] == "deleted"
+
+
+def test_all_the_fleets_and_their_instances_are_shown_page_by_page(account):
+    ids = [waiting(account, 3, template=account.template(str(k) * 3)) for k in range(3)]
+    account.world.advance(30.0)
+    pages = account.ec2.get_paginator("describe_fleets").paginate(MaxResults=1)
+    assert [each["FleetId"] for page in pages for each in page["Fleets"]] == ids
+    asked, found = {"FleetId": ids[0], "MaxResults": 2}, []
+    while True:
+        answer = account.ec2.describe_fleet_instances(**asked)
+        found += [each["InstanceId"] for each in answer["ActiveInstances"]]
+        if not answer.get("NextToken"):
+            break
+        asked["NextToken"] = answer["NextToken"]
+    assert len(set(found)) == len(found) == 3
+
+
 def test_the_history_has_what_happened_half_a_minute_late(make_account):
     account = scripted(make_account, Fate())
     fleet_id, start = waiting(account, 1), account.world.utc(0)
@@ -362,14 +404,19 @@ def test_a_fleet_that_waits_waits_for_its_quota_too(make_account):
 
 
 def test_a_fleet_that_can_launch_nothing_has_an_error(account):
-    fleet_id = fleet(account, account.template(), 1, {"InstanceType": "x"}, kind="request")[
-        "FleetId"
-    ]
+    until = account.world.utc() + timedelta(seconds=300)
+    given = {"kind": "request", "ValidUntil": until}
+    answer = fleet(account, account.template(), 1, {"InstanceType": "x"}, **given)
+    fleet_id = answer["FleetId"]
     account.world.advance(60.0)
     assert shown(account, fleet_id)["ActivityStatus"] == "error"
     answer = account.ec2.describe_fleet_history(FleetId=fleet_id, StartTime=account.world.utc(0))
     [error] = [e for e in answer["HistoryRecords"] if e["EventType"] == "service-error"]
     assert "Invalid value 'x'" in error["EventInformation"]["EventDescription"]
+    assert account.world.leftovers()["fleets"] == [fleet_id]
+    account.world.advance(300.0)
+    assert shown(account, fleet_id)["FleetState"] == "deleted"
+    assert "fleets" not in account.world.leftovers()
 
 
 def test_a_copied_world_has_the_same_future(make_account):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from spotlib.ec2.methods.create_fleet_instant import CREATE_FLEET_INSTANT
+from spotlib.ec2.methods.create_fleet_request import CREATE_FLEET_REQUEST
 from spotlib.ec2.methods.method import Method
 from spotlib.ec2.methods.request_spot_instances import REQUEST_SPOT_INSTANCES
 from spotlib.ec2.methods.run_instances import RUN_INSTANCES, RUN_INSTANCES_ALL_OR_NOTHING
@@ -16,6 +17,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "run_instances": RUN_INSTANCES,
         "run_instances_all_or_nothing": RUN_INSTANCES_ALL_OR_NOTHING,
         "create_fleet_instant": CREATE_FLEET_INSTANT,
+        "create_fleet_request": CREATE_FLEET_REQUEST,
     }
 )
 
