@@ -23,14 +23,14 @@ SAME_VARIABLE = ("simulated", "endpoint", "method", "purchase", "placement", "wa
 ARM = ("method", "purchase")  # how a run was asked for: what arms of one study may differ in
 # After such an outcome a request can never reach a later stage: a competing event, unless the
 # account itself ended it, which says nothing of what EC2 would have done.
-COMPETING = frozenset({Outcome.REFUSED, Outcome.FAILED, Outcome.INTERRUPTED})
+COMPETING = frozenset({Outcome.HELD, Outcome.REFUSED, Outcome.FAILED, Outcome.INTERRUPTED})
 NOT_THE_MARKET = "says nothing about the market"
 _POOL = ["world", "instance_type", "region", "availability_zone_id", "n", "method", "purchase"]
 _SAME_MOMENT = pd.Timedelta(seconds=60)  # of a world's clock, which a repeated seed starts again
 
 
 def ended_by_ec2(launches: pd.DataFrame) -> "pd.Series[bool]":
-    """Whether each request ended in a competing event: refused, failed or interrupted by EC2.
+    """Whether each request ended in a competing event: held, refused, failed or interrupted by EC2.
 
     Such a request stays in the count with the time infinity.  Any other that was not shown at the
     stage is right-censored where it was last polled.

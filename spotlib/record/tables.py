@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from msgspec import UNSET
 from msgspec.structs import asdict
 from numpy.typing import NDArray
 
@@ -49,6 +50,7 @@ LAUNCH_COLUMNS = (
     *("outcome", "status_code", "instance_reason", "instance_message", "kind", "watched_s"),
     *_BRACKETS,
     *("impaired_after_s", "impaired_by_s", "refused_after_s", "refused_by_s"),
+    *("held_after_s", "held_by_s"),
     *("created_at", "fulfilled_at", "launched_at"),
     *_FEATURES,
 )
@@ -132,6 +134,8 @@ def load_launches(paths: Paths, *, executor: Executor | None = None) -> pd.DataF
         ended while it was watched.  ``kind`` says what a refusal is about, or a failure that is
         the account's own.  ``impaired_*`` is the bracket of the first failed status check.
         ``refused_*`` is the bracket of a refusal: from the request call to its answer.
+        ``granted_*`` is known of probes only, and so is ``held_*``: when EC2 was first seen to
+        hold the request.
         ``image_family`` is what all releases of an Amazon Linux share, or the image's own id.
         ``price_usd`` is the spot price and ``on_demand_usd`` the on-demand price, whatever was
         bought: ``purchase`` says which of them was to be paid.
@@ -174,7 +178,7 @@ def load_polls(paths: Paths, *, executor: Executor | None = None) -> pd.DataFram
     DataFrame, one row per poll and plan
         ``asked_s`` and ``answered_s`` are seconds since the plan's request call was sent,
         ``poll`` the number of the poll in the batch's schedule.  A missed poll has no counts, and
-        ``error`` says why.
+        ``error`` says why.  ``granted`` is counted for probes only.
 
     Raises
     ------
@@ -438,6 +442,7 @@ class _Launches(_Rows):
 
 class _Polls(_Rows):
     _seen = attrgetter(*_STAGES)
+    _granted = _STAGES.index(Stage.GRANTED.label)
 
     def __init__(self) -> None:
         self._runs: list[dict[str, Any]] = []
@@ -454,6 +459,8 @@ class _Polls(_Rows):
             for plan, seen in poll.plans.items():
                 self._counts += (len(self._polls), places[poll.round, plan])
                 self._counts += (-1,) * len(_STAGES) if seen is None else _Polls._seen(seen)
+                if seen is not None and seen.granted is UNSET:
+                    self._counts[_Polls._granted - len(_STAGES)] = -1
             self._polls.append((poll.number, poll.asked_s, poll.answered_s, poll.at, poll.error))
 
     def table(self) -> Polled:
@@ -511,7 +518,7 @@ def _request_row(request: RecordedRequest) -> dict[str, Any]:
         row["impaired_after_s"] = request.impaired.after_s - sent_s
         row["impaired_by_s"] = request.impaired.by_s - sent_s
     if request.outcome is not None:
-        row |= _ending(request.outcome)
+        row |= _ending(request.outcome) | _hold(request.outcome, sent_s)
     return row
 
 
@@ -524,6 +531,12 @@ def _ending(event: OutcomeEvent) -> dict[str, Any]:
         "instance_message": event.instance_message,
         "kind": failure_kind(event.status_code, event.instance_reason) if failed else None,
     }
+
+
+def _hold(event: OutcomeEvent, sent_s: float) -> dict[str, float]:
+    """When EC2 was first seen to hold a request, if that ended it."""
+    ends = {"held_after_s": event.held_after_s, "held_by_s": event.held_by_s}
+    return {name: end - sent_s for name, end in ends.items() if end is not UNSET}
 
 
 def _minus(moment_s: float | None, sent_s: float) -> float | None:
