@@ -227,10 +227,10 @@ class Batch:
         """How many polls of the schedule are due by now, with the fraction of the next."""
         return (self.now_s() - self.due_s(0)) / self.schedule.poll_s
 
-    def poll_soon(self, answered_s: float) -> None:
-        """Shift the schedule: its next poll is due within 0.1 s of this answer."""
-        due_s = self.due_s(self.next_poll)
-        self.shift_s += min(max(due_s, answered_s), answered_s + _SOON_S) - due_s
+    def poll_soon(self) -> None:
+        """Shift the schedule, so that its next poll is due within 0.1 s from now, or just now."""
+        due_s, now_s = self.due_s(self.next_poll), self.now_s() - _TINY_S
+        self.shift_s += min(max(due_s, now_s), now_s + _SOON_S) - due_s
 
     def progress(self) -> Progress:
         """How far the latest round is; at least one of its runs was sent."""

@@ -138,7 +138,7 @@ def _sent(batch: Batch, run: Run, future: Future[Answer]) -> None:
         run.instances = {row: row for row in given.rows if is_instance_id(row)}
         run.lacking = run.plan.count - len(given.rows) if given.lacking is not None else 0
         if run.plan.is_probe:
-            batch.poll_soon(event.answered_s)
+            batch.poll_soon()
     batch.log.append(event, sync=True)
     for track in run.tracks.values():
         _note_progress(batch, run, Track(track.request_id, event.asked_s), track)
