@@ -234,6 +234,23 @@ class Choice:
             )
 
 
+def named_target(text: str, region: str) -> Target:
+    """Return the target that a command names; ``region`` is that of a type alone.
+
+    Examples
+    --------
+    >>> from spotlib.collect.parameters import named_target
+    >>> str(named_target("t3.nano@sa-east-1/sae1-az2", "us-east-1"))
+    't3.nano in sae1-az2'
+    """
+    name, _, place = text.partition("@")
+    region, _, zone = (place or region).partition("/")
+    try:
+        return Target(name, region, zone or None)
+    except ValueError as error:
+        raise ValueError(f"{error}; write a target as t3.nano@us-east-1") from error
+
+
 def targets_to_collect(parameters: CollectParameters, results: Path) -> Choice:
     """Return the targets that the parameters name, else those of the newest selection.
 
