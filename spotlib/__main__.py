@@ -25,11 +25,9 @@ from spotlib.money import usd
 from spotlib.workspace import logs_folder
 
 _EXAMPLES = """examples:
-  spotlib check t3.nano@sa-east-1 -n 5     in the sandbox
+  spotlib probe t3.nano@sa-east-1 -n 5     in the sandbox
   spotlib check --endpoint aws --profile research t4g.nano@us-east-1
-  spotlib probe t3.nano@sa-east-1 --rounds 12     is there capacity? asks and ends
   spotlib sweep --endpoint aws             close what is left on AWS
-  spotlib export --public                  tables that you can publish
   spotlib sandbox --speed 60               serves a minute per second
 """
 

@@ -239,7 +239,7 @@ def test_a_bracket_is_never_empty():
         Bracket(2.0, 2.0)
 
 
-moments = st.lists(st.floats(0.01, 100.0), min_size=4, max_size=4).map(sorted)
+moments = st.lists(st.floats(0.01, 100.0), min_size=5, max_size=5).map(sorted)
 gaps = st.lists(st.tuples(st.floats(0.01, 20.0), st.floats(0.001, 2.0)), min_size=1, max_size=40)
 
 
@@ -265,7 +265,8 @@ def test_every_bracket_contains_the_moment_of_its_stage_also_when_polls_fail(mom
 def sighting_at(stage):
     return {
         None: None,
-        Stage.ACCEPTED: Sighting("open", "pending-fulfillment"),
+        Stage.ACCEPTED: Sighting("open", "pending-evaluation"),
+        Stage.GRANTED: Sighting("open", "pending-fulfillment"),
         Stage.FULFILLED: Sighting(
             "active", "fulfilled", instance_id="i-1", instance_state="pending"
         ),

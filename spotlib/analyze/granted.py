@@ -86,26 +86,23 @@ def _share(rows: pd.DataFrame) -> dict[str, object]:
 
 
 def granted_sentences(table: pd.DataFrame) -> Iterator[str]:
-    """Of probes, and of launches: where EC2 granted the most and the least, and what decides it."""
+    """Of probes, and of launches: where EC2 granted the largest and the smallest share."""
     for how, rows in table.groupby("how", sort=False):
-        names, best = _names(rows), rows.iloc[0]
-        words = f"Of what the {'probes' if how == 'probe' else 'launches'} asked for, EC2 granted "
-        words += f"{_share_words(best)} at {names.iloc[0]}"
-        if len(rows) > 1:
-            words = words.replace("granted ", "granted most, ") + (
-                f", and least, {_share_words(rows.iloc[-1])}, at {names.iloc[-1]}"
-            )
-        yield f"{words}."
+        shares = [f"{_share_words(row)} at {name}" for row, name in _named(rows)]
+        words = f"the highest share is {shares[0]}, the lowest {shares[-1]}"
+        if len(shares) == 1:
+            words = f"the share is {shares[0]}"
+        yield f"Granted to {'probes' if how == 'probe' else 'launches'}: {words}."
 
 
 def granted_lines(table: pd.DataFrame) -> Iterator[str]:
     """One line per row, as a terminal shows it."""
-    for name, (_, row) in zip(_names(table), table.iterrows(), strict=True):
+    for row, name in _named(table):
         left = row["asked"] - row["granted"] - row["held"]
-        words = f"{name}: granted {row['granted']} of {row['asked']}, "
-        words += f"{_share_words(row)} over {counted(row['runs'], row['how'])}"
-        words += f"; held {row['held']}" * bool(row["held"])
-        yield words + f"; neither {left}" * bool(left)
+        words = f"{name}: granted {row['granted']} of {row['asked']} in "
+        words += f"{counted(row['runs'], row['how'])}, share {_share_words(row)}"
+        words += f"; EC2 held {row['held']}" * bool(row["held"])
+        yield words + f"; {left} refused, ended or undecided" * bool(left)
 
 
 def formatted_granted(table: pd.DataFrame) -> pd.DataFrame:
@@ -115,13 +112,13 @@ def formatted_granted(table: pd.DataFrame) -> pd.DataFrame:
     return shown.rename(columns={"asked_by": "asked by", "within_s": "within, s"})
 
 
-def _names(table: pd.DataFrame) -> "pd.Series[str]":
-    """Each row's target, with what else tells it from the others."""
+def _named(table: pd.DataFrame) -> "Iterator[tuple[pd.Series[Any], str]]":
+    """Each row and its target, with what else tells it from the others."""
     names = table["target"].astype(str)
     for column, words in (("asked_by", ", by {}"), ("n", ", n={}"), ("within_s", ", {:g} s")):
         if table[column].nunique() > 1:
             names = names + table[column].map(words.format)
-    return names
+    yield from zip((row for _, row in table.iterrows()), names, strict=True)
 
 
 def _share_words(row: "pd.Series[Any]") -> str:
