@@ -15,20 +15,20 @@ from spotlib.cleanup.one_batch import CLEAN, ENDED, UNWRITTEN, complete_ended
 from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import Unfinished, read_folder
 from spotlib.collect.cost import PreflightReport
+from spotlib.collect.parameters import named_target
 from spotlib.collect.preflight import preflight
 from spotlib.ec2.connection import Connection, connect
 from spotlib.ec2.places import is_aws
 from spotlib.ec2.policy import policy
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import ARMS, DEFAULT_METHOD, METHODS, Stage, Target, plan_launches
+from spotlib.model import ARMS, DEFAULT_METHOD, METHODS, Stage, plan_launches
 from spotlib.money import usd
 from spotlib.workspace import logs_folder
 
 _EXAMPLES = """examples:
-  spotlib check t3.nano@sa-east-1 -n 5     in the sandbox
+  spotlib probe t3.nano@sa-east-1 -n 5     in the sandbox
   spotlib check --endpoint aws --profile research t4g.nano@us-east-1
   spotlib sweep --endpoint aws             close what is left on AWS
-  spotlib export --public                  tables that you can publish
   spotlib sandbox --speed 60               serves a minute per second
 """
 
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_sweep(commands.add_parser("sweep", help="close what dead batches left behind"))
     _add_status(commands.add_parser("status", help="is anything left, and what closes it"))
     _add_policy(commands.add_parser("policy", help="print the smallest IAM policy that works"))
+    commands.add_parser("probe", help="does EC2 grant instances? ask, and end them at once")
     commands.add_parser("export", help="write the launches as tables for others")
     commands.add_parser("sandbox", help="start a pretend EC2; 'sandbox archive' writes its past")
     if not given:
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _sandbox(given[1:])
         if given[:1] == ["export"]:
             return _export(given[1:])
+        if given[:1] == ["probe"]:
+            return _probe(given[1:])
         parsed = parser.parse_args(given)
         return int(parsed.run(parsed))
     except (ValueError, Refusal, OSError) as error:
@@ -80,6 +83,12 @@ def _export(given: Sequence[str]) -> int:
     from spotlib import export  # noqa: PLC0415 - slow to import
 
     return _run_module(export, "export", given)
+
+
+def _probe(given: Sequence[str]) -> int:
+    from spotlib import probe  # noqa: PLC0415 - slow to import
+
+    return _run_module(probe, "probe", given)
 
 
 def _run_module(module: ModuleType, command: str, given: Sequence[str]) -> int:
@@ -102,9 +111,12 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", default="us-east-1", help="default: us-east-1")
     parser.add_argument("--account-id", help="refuse any other account")
     parser.add_argument("-n", "--count", type=int, default=1, help="instances per target")
-    parser.add_argument("--timeout-s", type=float, default=600.0, help="default: 600")
+    parser.add_argument("--timeout-s", type=float, help="default: 600, for granted 30")
     parser.add_argument(
-        "--wait-for", choices=["running", "ready"], default="ready", help="default: ready"
+        "--wait-for",
+        choices=["granted", "running", "ready"],
+        default="ready",
+        help="default: ready; granted is a probe",
     )
     parser.add_argument("--image", help="an AMI id; default: the newest Amazon Linux 2023")
     parser.add_argument(
@@ -125,7 +137,7 @@ def _check(given: argparse.Namespace) -> int:
     if given.profile and given.endpoint == "sandbox":
         raise ValueError("--profile is for AWS: add --endpoint aws (check costs nothing)")
     plans = plan_launches(
-        [_target(each, given.region) for each in given.targets],
+        [named_target(each, given.region) for each in given.targets],
         count=given.count,
         timeout_s=given.timeout_s,
         wanted=Stage[given.wait_for.upper()],
@@ -277,16 +289,6 @@ def _status(given: argparse.Namespace) -> int:
     lines = [each.line() for each in here.unfinished if each.alive] + problems
     print("\n".join([*(lines or ["every batch is confirmed clean"]), *here.notes]))
     return 1 if problems else 0
-
-
-def _target(text: str, region: str) -> Target:
-    """Parse ``t3.nano``, ``t3.nano@sa-east-1`` or ``t3.nano@sa-east-1/sae1-az2``."""
-    name, _, place = text.partition("@")
-    region, _, zone = (place or region).partition("/")
-    try:
-        return Target(name, region, zone or None)
-    except ValueError as error:
-        raise ValueError(f"{error}; write a target as t3.nano@us-east-1") from error
 
 
 def _report_lines(checked: PreflightReport, kind: str) -> list[str]:

@@ -20,7 +20,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from pyarrow import parquet
 
 from spotlib.addresses import is_foreign
-from spotlib.analyze.comparable import SAME_VARIABLE
+from spotlib.analyze.comparable import SAME_VARIABLE, is_probe, other_market, why_not
 from spotlib.forecast.training import (
     COLUMNS,
     data_dictionary,
@@ -69,7 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", help="where to write (default: export, or export-public, in the results folder)"
     )
-    parser.add_argument("--stage", choices=["fulfilled", "running", "ready"], default="ready")
+    parser.add_argument(
+        "--stage", choices=["granted", "fulfilled", "running", "ready"], default="ready"
+    )
     parser.add_argument(
         "--public", action="store_true", help="replace identities by aliases, for publishing"
     )
@@ -173,10 +175,13 @@ def _tables(
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Return the tables of one kind of launches, and notes on what they leave out."""
     training, requests, notes = [], [], []
+    probes = launches[is_probe(launches) & (why_not(launches) == "")]
     for values, group in launches.groupby(list(SAME_VARIABLE), dropna=False):
+        here = probes[other_market(probes, group) == ""]
+        here = here.iloc[:0] if is_probe(group).all() else here
         try:
-            training.append(training_table(group, stage=stage))
-            requests.append(request_table(group, stage=stage))
+            training.append(training_table(group, stage=stage, probes=here))
+            requests.append(request_table(group, stage=stage, probes=here))
         except ValueError as error:
             notes.append(f"{', '.join(map(str, values[2:]))}: {error}")
     for row in left_out(launches).to_dict("records"):

@@ -2,9 +2,12 @@
 
 Every request walks one timeline::
 
-    sent ----> ACCEPTED ----> FULFILLED ----> RUNNING ----> READY
-    0 s        EC2 gave it    it has an       state is      status checks
-               an id          instance        "running"     are "ok"
+    sent ----> ACCEPTED ----> GRANTED ----> FULFILLED ----> RUNNING ----> READY
+    0 s        EC2 gave it    EC2 has       it has an       state is      status checks
+               an id          decided       instance        "running"     are "ok"
+                              for it
+
+A *probe* waits for GRANTED only, and only a probe records it.
 
 A poll shows only that a stage was reached since the poll before.  So a stage carries a bracket,
 the two polls around it, and never an invented instant.  Names carry their unit: ``*_s`` is seconds
@@ -42,6 +45,7 @@ ARMS = tuple(  # as they are written in parameters: the purchase is named where 
     for method, purchases in PURCHASES.items()
     for purchase in purchases
 )
+PROBE_PAUSE_S = 300.0  # at least, between probes of a pool: each uses what it measures.  A choice
 T3_SOURCES = ("placement scores", "selection")  # where a known t3 is from
 MOST_INSTANCES_PER_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
 
@@ -57,7 +61,7 @@ AMAZON = "amazon"  # EC2's alias of itself as the owner of an image
 AMAZON_LINUX = re.compile(r"(amzn2?|al20\d\d)-ami-")
 _RELEASE = re.compile(r"(?<=-)(\d+\.){1,3}\d{8}(\.\d+)?-", re.ASCII)  # 2023.6.20250128.0-
 
-StageName = Literal["accepted", "fulfilled", "running", "ready"]
+StageName = Literal["accepted", "granted", "fulfilled", "running", "ready"]
 
 
 class Stage(IntEnum):
@@ -69,13 +73,14 @@ class Stage(IntEnum):
     >>> Stage.RUNNING < Stage.READY
     True
     >>> [stage.label for stage in Stage]
-    ['accepted', 'fulfilled', 'running', 'ready']
+    ['accepted', 'granted', 'fulfilled', 'running', 'ready']
     """
 
     ACCEPTED = 1
-    FULFILLED = 2
-    RUNNING = 3
-    READY = 4
+    GRANTED = 2
+    FULFILLED = 3
+    RUNNING = 4
+    READY = 5
 
     @property
     def label(self) -> StageName:
@@ -87,6 +92,8 @@ class Outcome(StrEnum):
     """How a request ended.  Each has exactly one; EC2's own status code stands beside it."""
 
     READY = "ready"  # the stage that its plan waits for was shown
+    GRANTED = "granted"  # the same of a probe: its instance is ended before it can be ready
+    HELD = "held"  # of a probe: EC2 holds the request, because the market has none for it now
     TIMED_OUT = "timed_out"  # still waiting at the timeout: right-censored
     REFUSED = "refused"  # the request call itself was refused: there is no request id
     FAILED = "failed"  # EC2 or its user ended it for another reason than capacity or price
@@ -147,9 +154,28 @@ FAILED_CODES: Mapping[str, Kind | None] = MappingProxyType(
         **dict.fromkeys(sorted(DELETED_STATES), Kind.ACCOUNT),  # by somebody, or above a limit
     }
 )
+# EC2 has decided for the request; an instance also says so.
+GRANTED_CODES = frozenset({"pending-fulfillment", "fulfilled"})
+# EC2 has decided against it for now, because of the market; it will look again later.
+HELD_CODES = frozenset({"capacity-not-available", "capacity-oversubscribed", "price-too-low"})
 # Of a request or of a fleet that launches nothing more.
 ENDED_STATES = frozenset({"cancelled", "closed", "failed", *DELETED_STATES})
 GONE_STATES = frozenset({"shutting-down", "terminated"})  # of an instance that costs nothing
+
+
+def recorded_stages(wanted: Stage) -> tuple[Stage, ...]:
+    """Return the stages that a plan records which waits for this one: GRANTED only a probe."""
+    return tuple(each for each in Stage if wanted is Stage.GRANTED or each is not Stage.GRANTED)
+
+
+def watched_stages(wanted: Stage) -> tuple[Stage, ...]:
+    """Return the stages that are watched for until the wanted one, so that times to them count."""
+    return tuple(each for each in recorded_stages(wanted) if each <= wanted)
+
+
+def reached(wanted: Stage) -> Outcome:
+    """Return the outcome of a request that was shown at the stage that its plan waits for."""
+    return Outcome.GRANTED if wanted is Stage.GRANTED else Outcome.READY
 
 
 def is_instance_id(name: str) -> bool:
@@ -260,7 +286,8 @@ class Plan:
     timeout_s
         Seconds after which a request that is still waiting is right-censored.
     wanted
-        The stage that ends the watching of a request: ``Stage.RUNNING`` or ``Stage.READY``.
+        The stage that ends the watching of a request: ``Stage.RUNNING``, ``Stage.READY``, or
+        ``Stage.GRANTED`` for a probe, which also ends when EC2 holds the request.
     image
         An AMI id; None is the newest Amazon Linux 2023 for the type's architecture.
     max_price_usd
@@ -299,8 +326,8 @@ class Plan:
             )
         if not _is_finite_number(self.timeout_s) or self.timeout_s <= 0:
             raise ParameterError(f"timeout_s must be a positive number, got {self.timeout_s!r}")
-        if self.wanted not in (Stage.RUNNING, Stage.READY):
-            raise ParameterError(f"wanted must be running or ready, got {self.wanted!r}")
+        if self.wanted not in (Stage.GRANTED, Stage.RUNNING, Stage.READY):
+            raise ParameterError(f"wanted must be granted, running or ready, got {self.wanted!r}")
         if self.arm not in ARMS:
             raise ParameterError(f"a method must be one of {', '.join(ARMS)}, got {self.arm!r}")
         if self.max_price_usd is not None and not self.max_price_usd > 0:
@@ -323,12 +350,22 @@ class Plan:
         """What tells it from the other plans of its round: target and arm."""
         return self.target, self.arm
 
+    @property
+    def is_probe(self) -> bool:
+        """Whether it asks only whether EC2 grants the request."""
+        return self.wanted is Stage.GRANTED
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that it records."""
+        return recorded_stages(self.wanted)
+
 
 def plan_launches(
     targets: Iterable[Target],
     *,
     count: int,
-    timeout_s: float = 600.0,
+    timeout_s: float | None = None,
     wanted: Stage = Stage.READY,
     image: str | None = None,
     max_price_usd: float | None = None,
@@ -342,7 +379,9 @@ def plan_launches(
         What is measured, each once.
     methods
         The arms that each target meets in each round: a method, or ``METHOD:on-demand``.
-    count, timeout_s, wanted, image, max_price_usd
+    timeout_s
+        As in ``Plan``; by default 600 s, or 30 s for probes: EC2 decides within seconds.
+    count, wanted, image, max_price_usd
         As in ``Plan``.
 
     Raises
@@ -370,11 +409,23 @@ def plan_launches(
         )
     require_arms(arms)
     shared: dict[str, Any] = {"image": image, "max_price_usd": max_price_usd}
+    if timeout_s is None:
+        timeout_s = usual_timeout_s(wanted)
     return [
         Plan(target, count, timeout_s, wanted, **shared, **_method_and_purchase(arm))
         for target in chosen
         for arm in arms
     ]
+
+
+def usual_timeout_s(wanted: Stage) -> float:
+    """Return how long a request is watched if nobody says otherwise, in seconds."""
+    return 30.0 if wanted is Stage.GRANTED else 600.0
+
+
+def usual_poll_s(wanted: Stage) -> float:
+    """Return how often EC2 is polled if nobody says otherwise, in seconds."""
+    return 0.5 if wanted is Stage.GRANTED else 3.0
 
 
 def require_arms(arms: Sequence[str]) -> None:
@@ -436,7 +487,7 @@ class Sighting:
     def stage(self) -> Stage:
         """The furthest stage that this sighting shows."""
         if self.instance_id is None:
-            return Stage.ACCEPTED
+            return Stage.GRANTED if self.status_code in GRANTED_CODES else Stage.ACCEPTED
         if self.instance_state != "running":
             return Stage.FULFILLED
         return Stage.READY if checks_passed(self.checks) else Stage.RUNNING
@@ -453,6 +504,11 @@ class Sighting:
         if self.status_code in FAILED_CODES or self.request_state == "failed":
             return Outcome.FAILED
         return Outcome.FAILED if self.instance_state in GONE_STATES else None
+
+    @property
+    def held(self) -> bool:
+        """Whether EC2 holds the request, because the market has nothing for it now."""
+        return self.status_code in HELD_CODES and self.instance_id is None
 
     @property
     def impaired(self) -> bool:
@@ -476,7 +532,8 @@ class Track:
 
     ``polled_s`` is when the last complete poll was sent (at first: when the request was).  It is
     the lower end of the next bracket, and where the record is censored if there is no next one.
-    ``impaired`` is the bracket of the first failed status check, if there was one.
+    ``impaired`` is the bracket of the first failed status check, if there was one, and ``held``
+    that of the first poll that showed that EC2 holds the request.
     """
 
     request_id: str
@@ -484,6 +541,7 @@ class Track:
     brackets: Mapping[Stage, Bracket] = field(default_factory=lambda: MappingProxyType({}))
     sighting: Sighting | None = None
     impaired: Bracket | None = None
+    held: Bracket | None = None
     outcome: Outcome | None = None
 
     @property
@@ -512,18 +570,22 @@ def advance(track: Track, sighting: Sighting | None, *, asked_s: float, answered
         brackets=MappingProxyType({**track.brackets, **fresh}),
         sighting=sighting,
         impaired=track.impaired or (window if sighting.impaired else None),
+        held=track.held or (window if sighting.held else None),
     )
 
 
 def conclude(track: Track, *, wanted: Stage) -> Track:
     """Return ``track`` with its outcome if it has one: the wanted stage, or EC2's end.
 
-    The wanted stage wins over an end shown by the same poll: the API did show it.
+    The wanted stage wins over an end shown by the same poll: the API did show it.  A probe also
+    ends when EC2 holds the request: that is the answer to it, anybody else waits on.
     """
     if track.outcome is not None or track.sighting is None:
         return track
     if wanted in track.brackets:
-        return replace(track, outcome=Outcome.READY)
+        return replace(track, outcome=reached(wanted))
+    if wanted is Stage.GRANTED and track.held is not None:
+        return replace(track, outcome=Outcome.HELD)
     return replace(track, outcome=track.sighting.ended)
 
 
@@ -542,6 +604,18 @@ def require_intervals(*, timeout_s: float, poll_s: float) -> None:
 def _require_match(name: str, value: object, pattern: re.Pattern[str], example: str) -> None:
     if not isinstance(value, str) or not pattern.fullmatch(value):
         raise ParameterError(f"{name} {value!r} is not a name EC2 could know (example: {example})")
+
+
+def require_probe_pauses(*, rounds: int, every_s: float, arms: int, arm_pause_s: float) -> None:
+    """Refuse probes of a target that would follow each other too soon."""
+    pauses = {"every_s": every_s} if rounds > 1 else {}
+    pauses |= {"arm_pause_s": arm_pause_s} if arms > 1 else {}
+    for name, pause_s in pauses.items():
+        if pause_s < PROBE_PAUSE_S:
+            raise ParameterError(
+                f"a probe uses the capacity that the next one measures: with probes {name} must "
+                f"be at least {PROBE_PAUSE_S:g} seconds, got {pause_s:g}"
+            )
 
 
 def _is_whole(value: object) -> bool:

@@ -24,6 +24,8 @@ from botocore.loaders import Loader
 from spotlib.model import (
     EXPIRED_CODES,
     FAILED_CODES,
+    GRANTED_CODES,
+    HELD_CODES,
     INTERRUPTED_CODES,
     METHODS,
     PURCHASES,
@@ -39,11 +41,10 @@ _STAGES = frozenset(stage.label for stage in Stage)
 _WAITING_CODES = frozenset(
     {
         *("az-group-constraint", "launch-group-constraint", "placement-group-constraint"),
-        "constraint-not-fulfillable",
-        *("capacity-not-available", "capacity-oversubscribed", "price-too-low"),
-        *("pending-evaluation", "pending-fulfillment", "not-scheduled-yet", "fulfilled"),
+        *("constraint-not-fulfillable", "pending-evaluation", "not-scheduled-yet"),
         *("marked-for-stop", "marked-for-termination"),
         *("submitted", "pending_fulfillment", "error"),  # of a fleet
+        *(HELD_CODES | GRANTED_CODES),
     }
 )
 # Of refused calls only these are exported: they are outcomes of the market.

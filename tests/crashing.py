@@ -24,7 +24,7 @@ from spotlib.collect.summary import BatchSummary
 from spotlib.ec2.connection import Connection, connect_in_process
 from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.methods.registry import METHODS
-from spotlib.model import ARMS
+from spotlib.model import ARMS, Stage
 from spotlib.record.log import EventLog
 from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.company import crowd, move_in
@@ -114,10 +114,17 @@ def short_world() -> World:
 
 
 def short_batch(
-    connection: Connection, log: Path, visit: Visit, *, arm: str = DEFAULT, **given: Any
+    connection: Connection,
+    log: Path,
+    visit: Visit,
+    *,
+    arm: str = DEFAULT,
+    wanted: Stage = Stage.READY,
+    **given: Any,
 ) -> BatchSummary:
     """Collect two plans in two regions, calling ``visit`` at every step."""
-    checked = plan_for(connection, NANO, ARM, n=2, timeout_s=TIMEOUT_S, methods=[arm])
+    plan: dict[str, Any] = {"n": 2, "timeout_s": TIMEOUT_S, "methods": [arm], "wanted": wanted}
+    checked = plan_for(connection, NANO, ARM, **plan)
     with visiting(visit):
         return collect_batch(
             connection,
@@ -165,12 +172,14 @@ class Recorder:
             os.fsync = fsync
 
 
-def points_of(folder: Path, arm: str = DEFAULT, world: World | None = None) -> list[Point]:
+def points_of(
+    folder: Path, arm: str = DEFAULT, world: World | None = None, **given: Any
+) -> list[Point]:
     """Return every point of the short batch, launched in this way."""
     world, log = world or short_world(), folder / NAME
     recorder = Recorder(world, log)
     with recorder.noting_syncs():
-        short_batch(in_process(world), log, recorder, arm=arm)
+        short_batch(in_process(world), log, recorder, arm=arm, **given)
     return recorder.points
 
 

@@ -1,5 +1,7 @@
 """Real kill -9 at given steps of the short batch: ``python kill_nine.py FOLDER METHOD STEP...``.
 
+``METHOD/granted`` makes it a batch of probes.
+
 This process serves the market, over HTTP and in virtual time.  The collection runs in a forked
 child (importing once saves time) and is killed at its step.  For each step one line of JSON says
 what was left on the disk and in the market, before and after a sweep.
@@ -18,6 +20,7 @@ from programs import served
 
 from spotlib.cleanup.sweep import sweep
 from spotlib.ec2.connection import connect
+from spotlib.model import Stage
 from spotlib.sandbox.world import World
 
 
@@ -62,7 +65,8 @@ def run_until_killed(url: str, log: Path, step: int, arm: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         seen += 1
 
-    short_batch(connect(url), log, visit, arm=arm)
+    arm, _, wanted = arm.partition("/")
+    short_batch(connect(url), log, visit, arm=arm, wanted=Stage[(wanted or "ready").upper()])
     os._exit(0)
 
 

@@ -408,3 +408,24 @@ def test_where_nothing_can_be_written_is_one_sentence(results, tmp_path, capsys)
     [line] = capsys.readouterr().err.splitlines()[-1:]
     assert line.startswith(f"error: '{file}/simulated' cannot be written to (Not a directory): ")
     assert file.read_text() == "mine"
+
+
+def test_probes_are_no_launches_and_have_tables_of_their_own_stage(tmp_path):
+    """Beside launches they are in their own history, and the README says why they are no rows."""
+    granted = {"granted_after_s": 1.0, "granted_by_s": 1.6, "outcome": "granted"}
+    probe = {"wanted": "granted", "timeout_s": 30.0, "watched_s": 1.0, **granted}
+    probes = [row | probe for row in run_rows([INF], number=1)]
+    launches = table_of(run_rows([INF]), probes, run_rows([200.0], number=2))
+
+    export(launches, batch_of(launches), to=tmp_path / "ready")
+    export(launches, batch_of(launches), to=tmp_path / "granted", stage=Stage.GRANTED)
+
+    ready = read(tmp_path / "ready" / "simulated", "requests")
+    assert ready["wanted"].to_list() == ["ready", "ready"]
+    assert ready["last_share"].to_list() == [None, 1.0]
+    readme = (tmp_path / "ready" / "simulated" / "README.md").read_text()
+    assert "granted: ready was not watched for, only granted" in readme
+    found = read(tmp_path / "granted" / "simulated", "requests")
+    assert found["wanted"].to_list() == ["granted"]
+    assert found["cause"].to_list() == ["granted"]
+    assert found["upper_s"].to_list() == [1.6]

@@ -1,9 +1,10 @@
 """Which launches are observations of the market, and which of them may be pooled.
 
 Owns these rules, each only here: what competes with becoming ready and what is censored
-(``ended_by_ec2``), what is no observation (``no_observation``), what repeats one (``repeated``)
-what is another variable (``other_variable``), what an arm is, and which
-arms met side by side (``arm_names``, ``side_by_side``).  It reads no file and estimates nothing.
+(``ended_by_ec2``), what is no observation (``no_observation``), what repeats one (``repeated``),
+what is another variable (``other_variable``), what is a probe (``is_probe``), what an arm is, and
+which arms met side by side (``arm_names``, ``side_by_side``).  It reads no file and estimates
+nothing.
 
 A **run** is one plan in one round of a batch: one request call.  Its instances share one moment
 of one pool, so the run, not the instance, is the sample of every statistic.
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from spotlib.figures import target_names
-from spotlib.model import METHODS, OUTCOME_KINDS, Outcome
+from spotlib.model import METHODS, OUTCOME_KINDS, Outcome, Stage
 
 RUN = ["batch_id", "round", "plan"]  # the columns that name a run
 # Launches that differ in one of these are different variables: never pooled.  Images differ
@@ -23,14 +24,14 @@ SAME_VARIABLE = ("simulated", "endpoint", "method", "purchase", "placement", "wa
 ARM = ("method", "purchase")  # how a run was asked for: what arms of one study may differ in
 # After such an outcome a request can never reach a later stage: a competing event, unless the
 # account itself ended it, which says nothing of what EC2 would have done.
-COMPETING = frozenset({Outcome.REFUSED, Outcome.FAILED, Outcome.INTERRUPTED})
+COMPETING = frozenset({Outcome.HELD, Outcome.REFUSED, Outcome.FAILED, Outcome.INTERRUPTED})
 NOT_THE_MARKET = "says nothing about the market"
 _POOL = ["world", "instance_type", "region", "availability_zone_id", "n", "method", "purchase"]
 _SAME_MOMENT = pd.Timedelta(seconds=60)  # of a world's clock, which a repeated seed starts again
 
 
 def ended_by_ec2(launches: pd.DataFrame) -> "pd.Series[bool]":
-    """Whether each request ended in a competing event: refused, failed or interrupted by EC2.
+    """Whether each request ended in a competing event: held, refused, failed or interrupted by EC2.
 
     Such a request stays in the count with the time infinity.  Any other that was not shown at the
     stage is right-censored where it was last polled.
@@ -116,6 +117,21 @@ def other_variable(
     same = launches.assign(family=family)[why == ""].sort_values("batch_id", kind="stable")
     last = launches["target"].map(same.groupby("target")["family"].last()).fillna("").astype(str)
     return why.mask((family != last) & (why == ""), "image " + family + ", newest is " + last)
+
+
+def is_probe(launches: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether each request is of a probe, which is no launch: it waits for no instance."""
+    return launches["wanted"] == Stage.GRANTED.label
+
+
+def other_market(probes: pd.DataFrame, launches: pd.DataFrame) -> "pd.Series[str]":
+    """Why each probe says nothing of the market of these launches; "" where it does."""
+    why = pd.Series("", index=probes.index)
+    for name in ("simulated", "endpoint"):
+        here = launches[name].iloc[0]
+        words = name + " " + probes[name].astype(str) + f", not {here}"
+        why = why.mask((probes[name] != here) & (why == ""), words)
+    return why
 
 
 def arm_names(launches: pd.DataFrame) -> "pd.Series[str]":

@@ -164,7 +164,7 @@ class LaunchTimes:
     @property
     def draws(self) -> Draws:
         """How often each run is drawn, (resamples, runs): drawn anew, as they are seldom wanted."""
-        return _draw_runs(self.rounds, len(self.resampled.mass))
+        return draw_runs(self.rounds, len(self.resampled.mass))
 
     def __repr__(self) -> str:
         """The target and the median; all the resamples would fill pages."""
@@ -332,7 +332,7 @@ def _estimated(
 ) -> tuple[Curve, Curve]:
     """The smoothed curve and its smoothed resamples."""
     _, _, observed, rounds = job
-    draws = _draw_runs(rounds, resamples)
+    draws = draw_runs(rounds, resamples)
     found = turnbull(observed)
     if observed.runs <= _REFITTED:
         again = refitted(observed, draws, near=found)
@@ -345,7 +345,7 @@ def _estimated(
 
 
 @lru_cache(maxsize=4)  # targets of the same rounds, and each of their stages, share a drawing
-def _draw_runs(rounds: tuple[str, ...], resamples: int) -> Draws:
+def draw_runs(rounds: tuple[str, ...], resamples: int) -> Draws:
     """How often each run is drawn; a function of the names of the rounds and nothing else."""
     runs = len(rounds)
     seed = int.from_bytes(sha256("\n".join(rounds).encode()).digest()[:8])

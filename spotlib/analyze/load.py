@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from spotlib.analyze.comparable import (
+    is_probe,
     name_runs,
     other_arm,
+    other_market,
     other_variable,
     side_by_side,
     why_not,
@@ -41,6 +43,8 @@ class Comparable:
     columns ``batch_id``, ``target``, ``requests`` and ``why``; ``not_read`` counts its logs that
     cannot be read.  ``arms`` has these launches beside those that differ from them only in how
     they were asked for (see ``arms.arm_names``); it is empty if there are none.
+    ``probes`` has the probes of the same market; where nothing but probes was asked, they are the
+    ``launches``.
     """
 
     launches: pd.DataFrame
@@ -51,7 +55,14 @@ class Comparable:
     wanted: Stage
     simulated: bool
     arms: pd.DataFrame
+    probes: pd.DataFrame
     not_read: int = 0
+
+    @property
+    def asked(self) -> pd.DataFrame:
+        """Every request that counts: launches, those of other arms beside them, and probes."""
+        others = self.arms[~self.arms["run"].isin(set(self.launches["run"]))]
+        return pd.concat([self.launches, others, self.probes], ignore_index=True)
 
     @property
     def lines(self) -> str:
@@ -96,9 +107,9 @@ def load_comparable(
     Returns
     -------
     Comparable
-        Requests that count (``why_not``) and are the same variable as the newest batch
-        (``other_variable``).  Logs that cannot be read, and copies, are among ``left_out``, with
-        NaN requests.
+        Requests that count (``why_not``) and are the same variable as the newest batch that is
+        not of probes (``other_variable``).  Logs that cannot be read, and copies, are among
+        ``left_out``, with NaN requests.
 
     Raises
     ------
@@ -113,10 +124,17 @@ def load_comparable(
     if found.launches.empty:
         raise ValueError(_nothing(paths, left_out[0]))
     launches = _kept(name_runs(found.launches), why_not, left_out)
+    probes = launches[is_probe(launches)]
+    if 0 < len(probes) < len(launches):
+        launches = launches[~is_probe(launches)]
+    else:
+        probes = probes.iloc[:0]  # nothing but probes: they are what is analyzed
     arms = side_by_side(launches)
     launches = _kept(launches, partial(other_arm, arm=arm), left_out)
     launches = _kept(launches, other_variable, left_out)
-    launches = _chosen(launches, targets)
+    left_out.append(_left_out(probes, other_market(probes, launches)))
+    probes = probes[other_market(probes, launches) == ""]
+    launches, probes = _chosen(launches, targets), probes[_named(probes, targets)]
     arms = arms[arms["target"].isin(set(launches["target"]))]
     kept = set(launches["batch_id"])
     run = name_runs(found.polled.runs)["run"]
@@ -130,6 +148,7 @@ def load_comparable(
         wanted=Stage[launches["wanted"].iloc[0].upper()],
         simulated=bool(launches["simulated"].iloc[0]),
         arms=arms.reset_index(drop=True),
+        probes=probes.reset_index(drop=True),
         not_read=len(found.faults),
     )
 
@@ -168,8 +187,18 @@ def _shown(launches: pd.DataFrame) -> "set[str]":
     return set(runs.groupby("target").head(most)["run"])
 
 
+def _words(targets: str) -> list[str]:
+    return [word.strip() for word in targets.split(",") if word.strip()]
+
+
+def _named(launches: pd.DataFrame, targets: str) -> "pd.Series[bool]":
+    """Whether the target of each request is one of those named; all are if none is named."""
+    words = _words(targets) or [""]
+    return launches["target"].map(lambda name: any(word in name for word in words)).astype(bool)
+
+
 def _chosen(launches: pd.DataFrame, targets: str) -> pd.DataFrame:
-    words = [word.strip() for word in targets.split(",") if word.strip()]
+    words = _words(targets)
     names = sorted(set(launches["target"]))
     unknown = [word for word in words if not any(word in name for name in names)]
     if unknown:
@@ -177,6 +206,4 @@ def _chosen(launches: pd.DataFrame, targets: str) -> pd.DataFrame:
             f"targets names {', '.join(unknown)}, which was not launched; there are: "
             f"{', '.join(names)}"
         )
-    if not words:
-        return launches
-    return launches[[any(word in name for word in words) for name in launches["target"]]]
+    return launches[_named(launches, targets)] if words else launches

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spotlib.errors import ParameterError
-from spotlib.model import Stage
+from spotlib.model import Stage, watched_stages
 from spotlib.parameters import require_no_problems
 
 _WIDTHS_IN = (6, 30)  # of a figure
-STAGES = (Stage.FULFILLED, Stage.RUNNING, Stage.READY)
+STAGES = (Stage.GRANTED, Stage.FULFILLED, Stage.RUNNING, Stage.READY)
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class AnalyzeParameters:
             yield f"width_in must be from {_WIDTHS_IN[0]} to {_WIDTHS_IN[1]}, got {self.width_in}"
         if self.ready not in ("", *(stage.label for stage in STAGES)):
             yield (
-                f"ready must be 'fulfilled', 'running', 'ready', or '' for the stage that the "
-                f"launches waited for, got {self.ready!r}"
+                f"ready must be 'granted', 'fulfilled', 'running', 'ready', or '' for the stage "
+                f"that the launches waited for, got {self.ready!r}"
             )
 
     def stage(self, wanted: Stage) -> Stage:
@@ -59,7 +59,7 @@ class AnalyzeParameters:
             If launches did not wait for it: requests were not polled until they reached it.
         """
         stage = Stage[self.ready.upper()] if self.ready else wanted
-        if stage > wanted:
+        if stage not in watched_stages(wanted):
             raise ParameterError(
                 f"ready={self.ready!r} was not watched: these launches waited for "
                 f"{wanted.label!r} only"

@@ -20,6 +20,7 @@ from spotlib.model import Stage
 from spotlib.words import counted, listed, percent, within_words
 
 _MEANING = {
+    Stage.GRANTED: "EC2 has decided for the request, or it has an instance",
     Stage.FULFILLED: "the request has an instance",
     Stage.RUNNING: 'EC2 says that the instance is "running"',
     Stage.READY: "the instance has passed EC2's status checks",

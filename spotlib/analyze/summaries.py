@@ -12,10 +12,11 @@ import pandas as pd
 from spotlib.analyze.intervals import Estimate
 from spotlib.analyze.launch_times import LaunchTimes, launch_times_of
 from spotlib.analyze.lognormal import fit_lognormal
-from spotlib.model import Outcome, Stage
+from spotlib.model import Outcome, Stage, watched_stages
 
 # From which stage to which; none is the request.
 DURATIONS = {
+    "request to granted": (None, Stage.GRANTED),
     "request to fulfilled": (None, Stage.FULFILLED),
     "request to running": (None, Stage.RUNNING),
     "request to ready": (None, Stage.READY),
@@ -23,7 +24,7 @@ DURATIONS = {
     "fulfilled to running": (Stage.FULFILLED, Stage.RUNNING),
     "running to ready": (Stage.RUNNING, Stage.READY),
 }
-PHASES = ("request to fulfilled", "fulfilled to running", "running to ready")
+PHASES = ("request to granted", "request to fulfilled", "fulfilled to running", "running to ready")
 SHOWN = (*(name for name in DURATIONS if name.startswith("request")), "fulfilled to ready")
 READY_AT_S = (60.0, 120.0, 180.0, 300.0)
 Durations = Mapping[str, Mapping[str, LaunchTimes]]
@@ -38,9 +39,11 @@ def durations(
 ) -> dict[str, dict[str, LaunchTimes]]:
     """Every duration of ``DURATIONS`` up to a stage, estimated once per target.
 
-    A duration that no request began is left out.  The executor is as for ``launch_times``.
+    A duration that no request began is left out, and so is one that was not watched for.  The
+    executor is as for ``launch_times``.
     """
-    spans = {name: span for name, span in DURATIONS.items() if span[1] <= last}
+    watched = watched_stages(last)
+    spans = {name: span for name, span in DURATIONS.items() if span[1] in watched}
     found = launch_times_of(launches, spans, resamples=resamples, executor=executor)
     return {name: each for name, each in found.items() if each}
 

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from spotlib.ec2.methods.registry import METHODS
 from spotlib.ec2.resource import Ours
-from spotlib.model import Kind, Outcome
+from spotlib.model import Kind, Outcome, reached
 from spotlib.record.events import IntentEvent, Lacking, OutcomeEvent, RequestedEvent
 from spotlib.record.replay import RecordedBatch, RecordedRequest, RecordedRun
 
@@ -79,7 +79,7 @@ def _outcome(request: RecordedRequest) -> OutcomeEvent:
         round=intent.round,
         plan=intent.plan,
         request_id=request.request_id,
-        outcome=Outcome.READY if request.reached_wanted else Outcome.ABANDONED,
+        outcome=reached(request.run.wanted) if request.reached_wanted else Outcome.ABANDONED,
         status_code=last.status_code if last else None,
         status_message=None,
         instance_id=request.instance_id,

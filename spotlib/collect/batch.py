@@ -26,12 +26,21 @@ from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.methods.method import Method
 from spotlib.ec2.methods.registry import METHODS, left_by
 from spotlib.ec2.resource import Resource
-from spotlib.model import ENDED_STATES, Outcome, Plan, Target, Track, is_instance_id
+from spotlib.model import (
+    ENDED_STATES,
+    Outcome,
+    Plan,
+    Target,
+    Track,
+    is_instance_id,
+    reached,
+)
 from spotlib.record.events import SCHEMA, BatchEvent, CleanEvent, Host, ReleaseEvent
 from spotlib.record.log import EventLog, LogError
 from spotlib.words import counted
 
 _TINY_S = 1e-6  # a step that floating point cannot swallow
+_SOON_S = 0.1  # at most, from the answer to a probe to its first poll
 _SLICE_S = 0.1  # how long, in real seconds, a stop or an answer may go unnoticed
 
 Shown = TypeVar("Shown", "Progress", "Waiting")
@@ -39,7 +48,7 @@ Shown = TypeVar("Shown", "Progress", "Waiting")
 
 @dataclass(frozen=True)
 class Progress:
-    """What a live view shows after each poll."""
+    """What a live view shows after each poll; ``goal`` says what the ready ones are."""
 
     round: int
     rounds: int
@@ -47,6 +56,7 @@ class Progress:
     timeout_s: float
     ready: int
     requests: int
+    goal: Outcome = Outcome.READY
 
 
 @dataclass(frozen=True)
@@ -168,6 +178,7 @@ class Batch:
     on_poll: Callable[[Progress], None] | None = None
     on_wait: Callable[[Waiting], None] | None = None
     next_poll: int = 0  # its number in the schedule
+    shift_s: float = 0.0  # of the schedule of polls
     runs: list[Run] = field(default_factory=list)
     last_launches: dict[Target, datetime] = field(default_factory=dict)
     flying: dict[Future[Any], Landed] = field(default_factory=dict)
@@ -217,24 +228,31 @@ class Batch:
 
     def due_s(self, number: int) -> float:
         """When a poll of the schedule is due: it starts at a random phase and never drifts."""
-        return self.schedule.phase_s + number * self.schedule.poll_s
+        return self.schedule.phase_s + self.shift_s + number * self.schedule.poll_s
 
     def polls_due(self) -> float:
         """How many polls of the schedule are due by now, with the fraction of the next."""
-        return (self.now_s() - self.schedule.phase_s) / self.schedule.poll_s
+        return (self.now_s() - self.due_s(0)) / self.schedule.poll_s
+
+    def poll_soon(self) -> None:
+        """Shift the schedule, so that its next poll is due within 0.1 s from now, or just now."""
+        due_s, now_s = self.due_s(self.next_poll), self.now_s() - _TINY_S
+        self.shift_s += min(max(due_s, now_s), now_s + _SOON_S) - due_s
 
     def progress(self) -> Progress:
         """How far the latest round is; at least one of its runs was sent."""
         latest = [run for run in self.runs if run.sent_s is not None][-1].round
         runs = [run for run in self.runs if run.sent_s is not None and run.round == latest]
         tracks = [track for run in runs for track in run.tracks.values()]
+        goal = reached(runs[0].plan.wanted)
         return Progress(
             round=latest,
             rounds=self.schedule.rounds,
             elapsed_s=self.now_s() - min(run.sent_s or 0.0 for run in runs),
             timeout_s=max(run.plan.timeout_s for run in runs),
-            ready=sum(track.outcome is Outcome.READY for track in tracks),
+            ready=sum(track.outcome is goal for track in tracks),
             requests=len(tracks),
+            goal=goal,
         )
 
     def submit(self, landed: Landed, call: Callable[..., Any], /, *args: Any, **given: Any) -> None:

@@ -19,7 +19,8 @@ VALID_MARGIN_S = 60  # a request stays valid this much longer than it is watched
 SWITCH_MARGIN_S = 300  # an instance shuts itself down this much later than its timeout
 BOOT_MARGIN_S = 120  # the switch counts from the end of the boot
 
-_EXPECTED_HOLD_S = {Stage.RUNNING: 60.0, Stage.READY: 300.0}  # typical, until the wanted stage
+# Typical, until the wanted stage.  A probe is ended within seconds, but billed for a minute.
+_EXPECTED_HOLD_S = {Stage.GRANTED: 0.0, Stage.RUNNING: 60.0, Stage.READY: 300.0}
 
 
 @dataclass(frozen=True)

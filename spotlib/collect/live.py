@@ -43,6 +43,8 @@ _MOST_WRITTEN = 24  # columns of the strip whose numbers can be read
 def ready_counts_figure(polls: pd.DataFrame) -> Figure:
     """Draw how many instances were running, and how many ready, since the request.
 
+    Of probes it is how many were granted.
+
     A step goes up at the poll that first showed the instance; the shade reaches back to the poll
     before, because it got there some time between the two.  A dot marks the last poll of a run.
     Launch methods of a target are drawn apart.
@@ -69,10 +71,12 @@ def ready_counts_figure(polls: pd.DataFrame) -> Figure:
 
 
 def _together(runs: list[pd.DataFrame], colours: Colours) -> Figure:
-    """Draw one run per target: running above, ready below."""
-    figure = Figure(figsize=(9.0, 5.2), layout="constrained")
-    axes = figure.subplots(2, 1, sharex=True)
-    for ax, stage in zip(axes, (Stage.RUNNING, Stage.READY), strict=True):
+    """Draw one run per target: running above, ready below; of probes only what was granted."""
+    probes = runs and _wanted(runs) is Stage.GRANTED
+    stages = (Stage.GRANTED,) if probes else (Stage.RUNNING, Stage.READY)
+    figure = Figure(figsize=(9.0, 2.6 * len(stages)), layout="constrained")
+    axes = figure.subplots(len(stages), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, stage in zip(axes, stages, strict=True):
         for run in runs:
             name = run["target"].iloc[0]
             _draw_run(ax, run, stage, colours[name], label=name)
@@ -92,13 +96,17 @@ def _by_round(runs: list[pd.DataFrame], colours: Colours) -> Figure:
     heights = 0.3 * len(colours) + 1.1, 2.4 * rows + 0.5
     figure = Figure(figsize=(max(3.6 * columns, 8.0), sum(heights)), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
-    stage = Stage[str(runs[0]["wanted"].iloc[0]).upper()]
+    stage = _wanted(runs)
     _draw_strip(above.subplots(), runs, list(colours), stage)
     axes = below.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     _draw_panels(axes, runs, colours, stage)
     below.supylabel(f"{stage.label}, instances (thin: each run, black: mean)", fontsize="medium")
     below.supxlabel(_SECONDS, fontsize="medium")
     return figure
+
+
+def _wanted(runs: list[pd.DataFrame]) -> Stage:
+    return Stage[str(runs[0]["wanted"].iloc[0]).upper()]
 
 
 def _draw_strip(ax: Axes, runs: list[pd.DataFrame], names: list[str], stage: Stage) -> None:
@@ -219,7 +227,7 @@ class LiveView:
         share = min(progress.elapsed_s / progress.timeout_s, 1.0)
         self._show_line(
             f"round {progress.round + 1} of {progress.rounds}: {progress.ready} of "
-            f"{progress.requests} ready, {progress.elapsed_s:.0f} s of at most "
+            f"{progress.requests} {progress.goal}, {progress.elapsed_s:.0f} s of at most "
             f"{progress.timeout_s:.0f} s",
             (progress.round + share) / progress.rounds,
         )

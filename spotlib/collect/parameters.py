@@ -24,6 +24,9 @@ from spotlib.model import (
     plan_launches,
     require_arms,
     require_intervals,
+    require_probe_pauses,
+    usual_poll_s,
+    usual_timeout_s,
 )
 from spotlib.parameters import problems_of, require_no_problems
 from spotlib.record.selection_file import newest_selection, read_selection, selection_targets
@@ -37,6 +40,13 @@ BUILTIN_TARGETS = (
     Target("t3.medium", "sa-east-1"),
     Target("t4g.medium", "ap-northeast-3"),
 )
+
+_STAGES = {
+    "ready": Stage.READY,
+    "running": Stage.RUNNING,
+    "granted": Stage.GRANTED,
+    "accepted": Stage.GRANTED,  # the word of the public data sets
+}
 
 
 @dataclass(frozen=True)
@@ -86,13 +96,28 @@ class CollectParameters:
             yield f"rounds must be at least 1, got {self.rounds}"
         if self.every_s <= 0:
             yield f"every_s must be above 0 seconds, got {self.every_s}"
-        if self.ready not in ("ready", "running"):
-            yield f"ready must be 'ready' (status checks ok) or 'running', got {self.ready!r}"
+        if self.ready not in _STAGES:
+            yield (
+                "ready must be 'ready' (status checks ok), 'running', or 'granted' (a probe), got "
+                f"{self.ready!r}"
+            )
         if self.arm_pause_s < 0:
             yield f"arm_pause_s must be 0 or above, got {self.arm_pause_s}"
         yield from problems_of(require_arms, self.methods.split())
         yield from problems_of(require_endpoint, self.endpoint)
-        yield from problems_of(require_intervals, timeout_s=self.timeout_s, poll_s=self.poll_s)
+        yield from problems_of(
+            require_intervals,
+            timeout_s=self.timeout_s or usual_timeout_s(self.wanted),
+            poll_s=self.poll_s or usual_poll_s(self.wanted),
+        )
+        if self.wanted is Stage.GRANTED:
+            yield from problems_of(
+                require_probe_pauses,
+                rounds=self.rounds,
+                every_s=self.every_s,
+                arms=len(self.methods.split()),
+                arm_pause_s=self.arm_pause_s,
+            )
         yield from problems_of(parse_market, self.market or FITTED)
 
     def _conflicts(self) -> Iterator[str]:
@@ -125,6 +150,11 @@ class CollectParameters:
                 yield f"{name} must be 0 or above, got {getattr(self, name)}"
 
     @property
+    def wanted(self) -> Stage:
+        """The stage that is waited for."""
+        return _STAGES.get(self.ready, Stage.READY)
+
+    @property
     def market_seed(self) -> int | None:
         """The seed; None draws one."""
         return self.seed if self.seed >= 0 else None
@@ -136,7 +166,7 @@ class CollectParameters:
             "rounds": self.rounds,
             "every_s": self.every_s,
             "arm_pause_s": self.arm_pause_s,
-            "poll_s": self.poll_s,
+            "poll_s": self.poll_s or None,
             "seed": self.market_seed,
             **self.scores,
             "budget_usd": self.budget_usd or None,
@@ -153,8 +183,8 @@ class CollectParameters:
         return plan_launches(
             targets,
             count=self.n,
-            timeout_s=self.timeout_s,
-            wanted=Stage[self.ready.upper()],
+            timeout_s=self.timeout_s or None,
+            wanted=self.wanted,
             image=self.image or None,
             max_price_usd=self.max_price_usd or None,
             methods=self.methods.split(),
@@ -202,6 +232,23 @@ class Choice:
                 f"these targets are for the sandbox's market {self.market}, but the endpoint plays "
                 f"{market}: start it with --market {self.market}, or select again"
             )
+
+
+def named_target(text: str, region: str) -> Target:
+    """Return the target that a command names; ``region`` is that of a type alone.
+
+    Examples
+    --------
+    >>> from spotlib.collect.parameters import named_target
+    >>> str(named_target("t3.nano@sa-east-1/sae1-az2", "us-east-1"))
+    't3.nano in sae1-az2'
+    """
+    name, _, place = text.partition("@")
+    region, _, zone = (place or region).partition("/")
+    try:
+        return Target(name, region, zone or None)
+    except ValueError as error:
+        raise ValueError(f"{error}; write a target as t3.nano@us-east-1") from error
 
 
 def targets_to_collect(parameters: CollectParameters, results: Path) -> Choice:

@@ -166,6 +166,12 @@ def _is_accepted(answers: Answers, plan: Plan, image: Image) -> bool:
             f"{name}: {objections}; choose another image or type, or accept it with allow_any_image"
         )
         return False
+    if plan.is_probe and image.by_the_hour:
+        answers.problems.append(
+            f"{name}: it is billed as {image.product}, each started hour in full, and a probe "
+            "lasts seconds: choose another image"
+        )
+        return False
     if objections:
         answers.warnings.append(f"{name} is accepted: {objections}")
     if plan.image is not None and image.runs_switch(instance_type) is None:

@@ -1,7 +1,7 @@
 """Builds the events that the loop writes, from what it knows of a run and its requests."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from spotlib.collect.batch import Batch, Run
 from spotlib.ec2.methods.method import Answer
 from spotlib.ec2.poll import Poll
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import Sighting, Stage, Track, count_stages
+from spotlib.model import Outcome, Sighting, Stage, Track, count_stages
 from spotlib.record.events import (
     Features,
     ImpairedEvent,
@@ -103,15 +103,17 @@ def poll_event(
         at=poll.asked_at,
         server_date=poll.server_date,
         calls=poll.calls,
-        plans={run.index: None if poll.error else _counts(run.tracks) for run in runs},
+        plans={run.index: None if poll.error else _counts(run) for run in runs},
         error=poll.error,
         seen=_instance_ids(poll) if poll.error else {},
     )
 
 
-def _counts(tracks: Mapping[str, Track]) -> StageCounts:
-    codes = Counter(each.sighting.status_code for each in tracks.values() if each.sighting)
-    stages = {stage.label: count for stage, count in count_stages(tracks.values()).items()}
+def _counts(run: Run) -> StageCounts:
+    tracks = run.tracks.values()
+    codes = Counter(each.sighting.status_code for each in tracks if each.sighting)
+    counts = count_stages(tracks)
+    stages: dict[str, int] = {stage.label: counts[stage] for stage in run.plan.stages}
     return StageCounts(**stages, codes=dict(sorted(codes.items())))
 
 
@@ -155,7 +157,7 @@ def impaired_event(run: Run, track: Track, sighting: Sighting) -> ImpairedEvent:
 def outcome_event(run: Run, track: Track) -> OutcomeEvent:
     """Build the event that a request ended."""
     assert track.outcome is not None
-    sighting = track.sighting
+    sighting, held = track.sighting, track.held if track.outcome is Outcome.HELD else None
     return OutcomeEvent(
         **_key(run),
         request_id=track.request_id,
@@ -167,6 +169,8 @@ def outcome_event(run: Run, track: Track) -> OutcomeEvent:
         instance_reason=sighting.instance_reason if sighting else None,
         instance_message=sighting.instance_message if sighting else None,
         watched_s=track.polled_s,
+        held_after_s=held.after_s if held else UNSET,
+        held_by_s=held.by_s if held else UNSET,
     )
 
 

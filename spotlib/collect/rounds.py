@@ -27,7 +27,14 @@ from spotlib.collect.watch import watch
 from spotlib.ec2.calls import warm
 from spotlib.ec2.connection import Connection, new_executor
 from spotlib.errors import ParameterError
-from spotlib.model import Plan, Target, require_intervals
+from spotlib.model import (
+    Plan,
+    Stage,
+    Target,
+    require_intervals,
+    require_probe_pauses,
+    usual_poll_s,
+)
 from spotlib.record.events import SkippedEvent
 from spotlib.record.history import earlier_usd
 from spotlib.record.log import EventLog
@@ -42,7 +49,7 @@ def collect_batch(
     log: str | Path,
     rounds: int = 1,
     every_s: float = 900.0,
-    poll_s: float = 3.0,
+    poll_s: float | None = None,
     seed: int | None = None,
     settle_s: float = SETTLE_S,
     arm_pause_s: float = ARM_PAUSE_S,
@@ -70,16 +77,18 @@ def collect_batch(
         Path of the new log; its stem is the batch's id.
     rounds, every_s
         How often all plans are launched, and the seconds between the starts of two rounds.  A
-        round that would start late is skipped and recorded.
+        round that would start late is skipped and recorded.  Those of probes begin at least 300 s
+        apart, because a probe uses the capacity that the next one measures.
     poll_s
-        Seconds between polls.  The phase of their schedule is drawn from ``seed`` and recorded.
+        Seconds between polls; by default 3, or 0.5 for probes.  The phase of their schedule is
+        drawn from ``seed`` and recorded.
     seed
         For that phase and for the random order of the plans in a round; None draws one.
     settle_s
         How long nothing may be open or alive before the batch is called clean, in seconds.
     arm_pause_s
         Seconds from the confirmed end of one launch method of a target to the start of the next, in
-        a round of several; see ``plan_launches``.
+        a round of several; see ``plan_launches``.  At least 300 between probes.
     selection, placement_scores, advisor
         Where the features known before a request come from.
     t3
@@ -230,12 +239,14 @@ def _schedule(
     *,
     rounds: int,
     every_s: float,
-    poll_s: float,
+    poll_s: float | None,
     seed: int | None,
     settle_s: float,
     arm_pause_s: float,
 ) -> Schedule:
     """Check the schedule; draw its seed if there is none, and the phase of its polls."""
+    arms, wanted = len(split_turns(report.prepared)), _wanted(report.prepared)
+    poll_s = usual_poll_s(wanted) if poll_s is None else poll_s
     for each in report.prepared:
         require_intervals(timeout_s=each.plan.timeout_s, poll_s=poll_s)
     if not isinstance(rounds, int) or rounds < 1:
@@ -244,11 +255,20 @@ def _schedule(
         raise ParameterError(f"every_s must be above 0, got {every_s!r}")
     if not arm_pause_s >= 0:
         raise ParameterError(f"arm_pause_s must be 0 or above, got {arm_pause_s!r}")
+    if wanted is Stage.GRANTED:
+        require_probe_pauses(rounds=rounds, every_s=every_s, arms=arms, arm_pause_s=arm_pause_s)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     phase_s = random.Random(f"{seed} phase").uniform(0.0, poll_s)
-    several = len(split_turns(report.prepared)) > 1
-    pause_s = arm_pause_s if several else 0.0
+    pause_s = arm_pause_s if arms > 1 else 0.0
     return Schedule(rounds, every_s, poll_s, phase_s, seed, settle_s, pause_s)
+
+
+def _wanted(prepared: Sequence[PreparedPlan]) -> Stage:
+    """The stage that the plans wait for, as far as it makes a difference to their schedule."""
+    probes = {each.plan.is_probe for each in prepared}
+    if len(probes) > 1:
+        raise ParameterError("a batch is of probes or of launches, got both: make two batches")
+    return Stage.GRANTED if probes == {True} else Stage.READY
 
 
 def _run_rounds(batch: Batch, features: FeatureSource) -> None:

@@ -133,9 +133,12 @@ def _sent(batch: Batch, run: Run, future: Future[Answer]) -> None:
         assert event.answered_s is not None
         accepted = Bracket(event.asked_s, event.answered_s)
         run.sent_s = event.asked_s
-        run.tracks = {each: _accepted(each, given, accepted) for each in given.rows}
+        tracks = (_accepted(each, given, accepted) for each in given.rows)
+        run.tracks = {each.request_id: conclude(each, wanted=run.plan.wanted) for each in tracks}
         run.instances = {row: row for row in given.rows if is_instance_id(row)}
         run.lacking = run.plan.count - len(given.rows) if given.lacking is not None else 0
+        if run.plan.is_probe:
+            batch.poll_soon()
     batch.log.append(event, sync=True)
     for track in run.tracks.values():
         _note_progress(batch, run, Track(track.request_id, event.asked_s), track)
@@ -222,7 +225,8 @@ def _after(track: Track, shown: Poll, run: Run, asked_s: float, answered_s: floa
 
 def _note_progress(batch: Batch, run: Run, before: Track, after: Track) -> None:
     """Record what is new of a row; that it was accepted, its answer says."""
-    for stage in sorted(after.brackets.keys() - before.brackets.keys() - {Stage.ACCEPTED}):
+    new = after.brackets.keys() - before.brackets.keys() - {Stage.ACCEPTED}
+    for stage in sorted(new.intersection(run.plan.stages)):
         assert after.sighting is not None
         batch.log.append(stage_event(run, after, stage, after.sighting))
     if before.impaired is None and after.impaired is not None:

@@ -23,18 +23,23 @@ _MOST_TIMES = 10  # at most so many requests per needed instance are tried
 _WITHIN_S = 60.0  # a pending instance is waited for if it may be ready so soon
 
 
-def forecast_targets(forecaster: Forecaster, requests: pd.DataFrame) -> list[Forecast]:
+def forecast_targets(
+    forecaster: Forecaster, requests: pd.DataFrame, probes: pd.DataFrame | None = None
+) -> list[Forecast]:
     """Forecast each target as if its last run were requested again, in order of name.
 
-    ``requests`` is the request table.  Own history is that of all its runs, as of their end.
+    ``requests`` is the request table, ``probes`` as for it.  Own history is that of all these runs,
+    as of their end.
     """
     return [
         forecast_ready(forecaster, target, n=n, features=features)
-        for target, n, features in _last_runs(requests)
+        for target, n, features in _last_runs(requests, probes)
     ]
 
 
-def decisions(forecaster: Forecaster, requests: pd.DataFrame) -> pd.DataFrame:
+def decisions(
+    forecaster: Forecaster, requests: pd.DataFrame, probes: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Return what to do, one row per target, if its last run of ``n`` were requested again.
 
     ``by_s`` is the last elapsed time of the forecaster, and ``all_ready`` the probability
@@ -44,7 +49,7 @@ def decisions(forecaster: Forecaster, requests: pd.DataFrame) -> pd.DataFrame:
     seconds; NaN if it still pays 60 s before ``by_s`` (``waiting_pays_until_s``).
     """
     rows = []
-    for target, n, features in _last_runs(requests):
+    for target, n, features in _last_runs(requests, probes):
         forecast = forecast_ready(forecaster, target, n=n, features=features)
         by_s = float(forecast.times_s[-1])
         needed = requests_needed(forecaster, target, k=n, by_s=by_s, features=features)
@@ -178,12 +183,14 @@ def waiting_pays_until_s(
     return float("nan") if pays[-1] else float(now[pays].max(initial=0.0))
 
 
-def _last_runs(requests: pd.DataFrame) -> Iterator[tuple[Target, int, dict[str, float]]]:
+def _last_runs(
+    requests: pd.DataFrame, probes: pd.DataFrame | None
+) -> Iterator[tuple[Target, int, dict[str, float]]]:
     """Yield the target, n and features of each target's last run, with the history up to now."""
     order = ["instance_type", "region", "availability_zone_id"]
     last = requests.sort_values("sent_at").drop_duplicates(order, keep="last").sort_values(order)
     last = last.set_index(target_names(last))
-    for row in last.assign(**history_now(requests)).to_dict("records"):
+    for row in last.assign(**history_now(requests, probes)).to_dict("records"):
         zone = row["availability_zone_id"]
         target = Target(row["instance_type"], row["region"], None if pd.isna(zone) else str(zone))
         features = {name: float(row[name]) for name in FEATURES if not pd.isna(row[name])}

@@ -1,7 +1,8 @@
 """Own history: how the earlier runs of the same target ended, as known before a request.
 
 A run counts only if its watching had ended before the round of the request began, so neither the
-future nor a run of the same round is ever used.  Nothing is estimated, and no file is read.
+future nor a run of the same round is ever used.  A probe counts like a run: its share is what EC2
+granted.  Nothing is estimated, and no file is read.
 """
 
 import pandas as pd
@@ -12,13 +13,16 @@ from spotlib.model import Outcome
 
 HISTORY = ("last_share", "last3_share", "last_run_s")
 _ROUND = ["batch_id", "round"]
+_PLACE = ["instance_type", "region", "availability_zone_id"]
+_NEEDED = [*RUN, *_PLACE, "sent_at", "watched_s", "event", "cause"]
 _STILL_OPEN = (Outcome.ABANDONED, "unfinished")  # how such a request would have ended is unknown
 
 
-def add_history(requests: pd.DataFrame) -> pd.DataFrame:
+def add_history(requests: pd.DataFrame, probes: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return the requests with the columns of ``HISTORY``.
 
-    ``requests`` has the columns of the request table but these.
+    ``requests`` has the columns of the request table but these, ``probes`` those of
+    ``load_launches``.
     """
     runs = requests.drop_duplicates(RUN)
     asked = pd.DataFrame(
@@ -28,14 +32,14 @@ def add_history(requests: pd.DataFrame) -> pd.DataFrame:
             "before": requests.groupby(_ROUND)["sent_at"].transform("min")[runs.index],
         }
     )
-    found = _look_up(asked, _ended_runs(requests))
+    found = _look_up(asked, _ended_runs(requests, probes))
     known = requests[RUN].merge(runs[RUN].join(found), on=RUN, how="left", validate="m:1")
     return requests.assign(**{name: known[name].to_numpy() for name in HISTORY})
 
 
-def history_now(requests: pd.DataFrame) -> pd.DataFrame:
+def history_now(requests: pd.DataFrame, probes: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return the columns of ``HISTORY`` per target, as of the end of all runs; index ``target``."""
-    ended = _ended_runs(requests)
+    ended = _ended_runs(requests, probes)
     now = ended["ended_at"].max()
     targets = target_names(requests).unique()
     asked = pd.DataFrame({"target": targets, "sent_at": now}).assign(
@@ -44,8 +48,15 @@ def history_now(requests: pd.DataFrame) -> pd.DataFrame:
     return _look_up(asked, ended).set_axis(pd.Index(targets, name="target"))
 
 
-def _ended_runs(requests: pd.DataFrame) -> pd.DataFrame:
+def _ended_runs(requests: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFrame:
     """Return one row per run whose end is known: target, sent_at, ended_at and the shares."""
+    if probes is not None and not probes.empty:
+        same = probes[probes["purchase"].isin(set(requests["purchase"]))]
+        same = same.assign(
+            event=same["granted_by_s"].notna().astype("int64"),
+            cause=same["outcome"].fillna("unfinished"),
+        )
+        requests = pd.concat([requests[_NEEDED], same[_NEEDED]], ignore_index=True)
     known = requests.assign(
         target=target_names(requests), unknown=requests["cause"].isin(_STILL_OPEN)
     )

@@ -15,7 +15,7 @@ from scipy import stats
 
 from spotlib.analyze.comparable import COMPETING, RUN, SAME_VARIABLE, ended_by_ec2, why_not
 from spotlib.forecast.history import add_history
-from spotlib.model import Stage
+from spotlib.model import Stage, watched_stages
 
 Floats = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ class Column:
 
 
 _UNKNOWN = "NaN where it was not known before the request"
-_NO_RUN = "NaN if none had ended before this round began"
+_NO_RUN = "NaN if no run and no probe had ended before this round began"
 _RUN_COLUMNS = (
     Column("simulated", "boolean", "whether the run happened in the sandbox, not in EC2"),
     Column("world", "name", "the sandbox's world that a simulated run belongs to", "empty if real"),
@@ -68,7 +68,10 @@ _RUN_COLUMNS = (
     Column("if_score", "score", "3.0 few interruptions ... 1.0 many (SpotLake's IF)", _UNKNOWN),
     Column("if_at", "UTC time", "when the interruption score was taken", "empty with if_score"),
     Column("since_last_s", "s", "since our own last launch there", "NaN if none is recorded"),
-    Column("last_share", "ratio", "how the target's last run ended: at the stage / n", _NO_RUN),
+    Column(
+        *("last_share", "ratio", "how its last run ended: at the stage / n; of a probe: granted"),
+        _NO_RUN,
+    ),
     Column("last3_share", "ratio", "the mean of that over its last three runs", _NO_RUN),
     Column("last_run_s", "s", "since its last run was sent", _NO_RUN),
 )
@@ -127,7 +130,9 @@ def data_dictionary() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["table", "column", "unit", "meaning", "missing"])
 
 
-def request_table(launches: pd.DataFrame, *, stage: Stage = Stage.READY) -> pd.DataFrame:
+def request_table(
+    launches: pd.DataFrame, *, stage: Stage = Stage.READY, probes: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Return one row per request: the bracket of ``stage``, or the time of censoring.
 
     A request shown at the stage has ``event`` 1 and the bracket ``(lower_s, upper_s]``.  Any
@@ -135,7 +140,8 @@ def request_table(launches: pd.DataFrame, *, stage: Stage = Stage.READY) -> pd.D
     poll if it was still waiting (timed out, expired, abandoned, or not finished), and at least
     ``timeout_s`` if it can no longer reach the stage (refused for capacity or price, interrupted,
     or failed in EC2).  Whole runs that say nothing about the market are left out; ``left_out``
-    counts them.
+    counts them.  ``probes`` are requests of probes that count: they are in no row, but part of the
+    own history of their targets.
 
     Raises
     ------
@@ -152,13 +158,14 @@ def request_table(launches: pd.DataFrame, *, stage: Stage = Stage.READY) -> pd.D
     table["lower_s"] = table[f"{stage.label}_after_s"].where(shown, waited_s)
     table["upper_s"] = table[f"{stage.label}_by_s"].fillna(np.inf)
     table["cause"] = table["outcome"].fillna("unfinished").mask(shown, stage.label)
-    return add_history(table)[names_of("requests")].reset_index(drop=True)
+    return add_history(table, probes)[names_of("requests")].reset_index(drop=True)
 
 
 def training_table(
     launches: pd.DataFrame,
     *,
     stage: Stage = Stage.READY,
+    probes: pd.DataFrame | None = None,
     step_s: float = 15.0,
     horizon_s: float | None = None,
 ) -> pd.DataFrame:
@@ -177,6 +184,8 @@ def training_table(
         From ``load_launches``.
     stage : Stage
         The stage to count.
+    probes : pd.DataFrame, optional
+        As for ``request_table``.
     step_s : float
         Seconds from one elapsed time to the next.
     horizon_s : float, optional
@@ -189,7 +198,8 @@ def training_table(
     ValueError
         As ``request_table``; or if ``horizon_s`` is shorter than ``step_s``.
     """
-    counts = count_runs(request_table(launches, stage=stage), step_s=step_s, horizon_s=horizon_s)
+    requests = request_table(launches, stage=stage, probes=probes)
+    counts = count_runs(requests, step_s=step_s, horizon_s=horizon_s)
     kept, times_s = counts.observed.ravel(), counts.times_s
     # A text is kept once, whatever the number of rows that hold it: there may be millions.
     known = counts.known.astype(
@@ -263,7 +273,7 @@ def _require_alike(launches: pd.DataFrame, stage: Stage) -> None:
     wanted = next((each for each in Stage if each.label == words), None)
     if wanted is None:
         raise ValueError(f"wanted must be a stage, got {words!r}")
-    if stage > wanted:
+    if stage not in watched_stages(wanted):
         raise ValueError(f"{stage.label} was not watched for, only {wanted.label}")
 
 

@@ -35,6 +35,7 @@ LAUNCH_COLUMNS = (
     *("outcome", "status_code", "instance_reason", "instance_message", "kind", "watched_s"),
     *_BRACKETS,
     *("impaired_after_s", "impaired_by_s", "refused_after_s", "refused_by_s"),
+    *("held_after_s", "held_by_s"),
     *("created_at", "fulfilled_at", "launched_at"),
     *_FEATURES,
 )

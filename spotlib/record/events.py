@@ -19,7 +19,8 @@ History of the schema:
 2. 2026-11: typed.  ``look`` became ``poll`` and its ``tick`` ``number``; the facts of the batch
    event lie flat; the features of an intent are called so.  Readers refuse schema 1.  Later lines
    are numbered, and features have ``t3``; a log without either is read too.  Launch methods:
-   ``purchase`` where it is not spot, ``lacking`` where fewer came than were asked for.
+   ``purchase`` where it is not spot, ``lacking`` where fewer came than were asked for.  Probes:
+   ``granted`` among the counts of a poll, and when EC2 was seen to hold a request.
 """
 
 from datetime import datetime
@@ -69,9 +70,13 @@ class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class StageCounts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """How many requests of a run have been shown at each stage, and EC2's codes for all of them."""
+    """How many requests of a run have been shown at each stage, and EC2's codes for all of them.
+
+    ``granted`` is there for probes only.
+    """
 
     accepted: Count
+    granted: Count | UnsetType = UNSET
     fulfilled: Count
     running: Count
     ready: Count
@@ -283,6 +288,8 @@ class OutcomeEvent(_RequestEvent, frozen=True, kw_only=True, tag="outcome"):
     instance_message: str | None = None
     watched_s: Seconds
     recovered: bool = False
+    held_after_s: Seconds | UnsetType = UNSET  # of a probe that EC2 holds: the bracket of that
+    held_by_s: Seconds | UnsetType = UNSET
 
     @property
     def is_over(self) -> bool:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from msgspec import UNSET
 
+from spotlib.model import Stage
 from spotlib.record.columns import (
     COUNTS,
     EACH_POLL,
@@ -28,7 +30,7 @@ class Polled:
     """Polls as they are kept until somebody wants the rows of some runs: they are many.
 
     ``runs`` has one row per run, ``polls`` one per poll, and ``counts`` one per poll and run, with
-    the places of both; a count is -1 where the poll failed.
+    the places of both; a count is -1 where the poll failed, or where its stage is not recorded.
     """
 
     runs: pd.DataFrame
@@ -80,6 +82,7 @@ class Polls:
     """The polls of some logs, collected log by log."""
 
     _seen = attrgetter(*STAGES)
+    _granted = STAGES.index(Stage.GRANTED.label)
 
     def __init__(self) -> None:
         self._runs: list[dict[str, Any]] = []
@@ -96,6 +99,8 @@ class Polls:
             for plan, seen in poll.plans.items():
                 self._counts += (len(self._polls), places[poll.round, plan])
                 self._counts += (-1,) * len(STAGES) if seen is None else Polls._seen(seen)
+                if seen is not None and seen.granted is UNSET:
+                    self._counts[Polls._granted - len(STAGES)] = -1
             self._polls.append((poll.number, poll.asked_s, poll.answered_s, poll.at, poll.error))
 
     def table(self) -> Polled:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from spotlib.model import Outcome, Stage, Target, is_instance_id
+from msgspec import UNSET
+
+from spotlib.model import Stage, Target, is_instance_id, reached
 from spotlib.record.events import (
     BatchEvent,
     CleanEvent,
@@ -52,6 +54,11 @@ class RecordedRun:
     def request_ids(self) -> tuple[str, ...]:
         """The ids in the answer; none without one."""
         return self.requested.request_ids if self.requested else ()
+
+    @property
+    def wanted(self) -> Stage:
+        """The stage that it waits for."""
+        return Stage[self.intent.wanted.upper()]
 
     @property
     def target(self) -> Target:
@@ -213,8 +220,8 @@ def _take(found: RecordedBatch, event: Event) -> None:
             request = _request_of(found, event)
             _require_new(request.outcome is None, f"the outcome of {event.request_id}")
             _require_order(sent_s=request.sent_s, watched_s=event.watched_s)
-            ready = event.outcome is Outcome.READY
-            if ready is not request.reached_wanted:
+            got_there = event.outcome is reached(request.run.wanted)
+            if got_there is not request.reached_wanted:
                 raise ValueError(f"outcome is {event.outcome}, its stages say otherwise")
             request.outcome = event
         case TaggedEvent():
@@ -270,9 +277,11 @@ def _take_poll(found: RecordedBatch, event: PollEvent) -> None:
             continue
         run.polled_s = event.asked_s
         n = max(run.intent.n, len(run.request_ids))
-        if not seen.ready <= seen.running <= seen.fulfilled <= seen.accepted <= n:
+        granted = seen.fulfilled if seen.granted is UNSET else seen.granted
+        if not seen.ready <= seen.running <= seen.fulfilled <= granted <= seen.accepted <= n:
             counts = {each.label: getattr(seen, each.label) for each in reversed(Stage)}
-            _require_order(**counts, n=n)
+            known = {name: count for name, count in counts.items() if count is not UNSET}
+            _require_order(**known, n=n)
 
 
 def _request_of(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from msgspec import UNSET
 from msgspec.structs import asdict
 from numpy.typing import NDArray
 
@@ -143,7 +144,7 @@ def _request_row(request: RecordedRequest) -> dict[str, Any]:
         row["impaired_after_s"] = request.impaired.after_s - sent_s
         row["impaired_by_s"] = request.impaired.by_s - sent_s
     if request.outcome is not None:
-        row |= _ending(request.outcome)
+        row |= _ending(request.outcome) | _hold(request.outcome, sent_s)
     return row
 
 
@@ -156,6 +157,12 @@ def _ending(event: OutcomeEvent) -> dict[str, Any]:
         "instance_message": event.instance_message,
         "kind": failure_kind(event.status_code, event.instance_reason) if failed else None,
     }
+
+
+def _hold(event: OutcomeEvent, sent_s: float) -> dict[str, float]:
+    """When EC2 was first seen to hold a request, if that ended it."""
+    ends = {"held_after_s": event.held_after_s, "held_by_s": event.held_by_s}
+    return {name: end - sent_s for name, end in ends.items() if end is not UNSET}
 
 
 def _minus(moment_s: float | None, sent_s: float) -> float | None:

@@ -251,6 +251,7 @@ def _fated_obstacle(
 def _hold(world: World, request: SpotRequest, at_s: float) -> None:
     """Reserve capacity: from now on the launch can no longer be stopped."""
     request.in_flight = True
+    request.happened_s["granted"] = at_s
     if not request.requested:  # there is a spot request from when there is capacity
         world.add(request)
     world.region(request.pool.region).held[request.stock] += 1

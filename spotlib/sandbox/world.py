@@ -36,6 +36,7 @@ EPOCH = datetime(2024, 9, 1, tzinfo=UTC)  # where the default archive month ends
 
 _LIVE = ("pending", "running", "stopping", "stopped")  # a stopped instance keeps its volume
 _OF_INSTANCE = ("running", "ready", "shutting-down")  # events shown by the instance
+_AT_THE_ANSWER = ("accepted", "granted", "fulfilled")  # also these where it launches at once
 
 
 @dataclass(frozen=True)
@@ -309,7 +310,7 @@ def _shown_s(request: SpotRequest) -> dict[str, float]:
     later_s = instance.known_s if instance is not None else known_s
     of_instance: tuple[str, ...] = _OF_INSTANCE
     if request.on_demand or not request.waits:
-        of_instance += ("fulfilled",) if request.waits else ("accepted", "fulfilled")
+        of_instance += ("granted", "fulfilled") if request.waits else _AT_THE_ANSWER
     return {
         event: max(at_s, later_s if event in of_instance else known_s)
         for event, at_s in request.happened_s.items()

@@ -33,7 +33,9 @@ def observed(after_s, by_s, run=None):
     return Observed(*ends, np.array(runs, dtype=np.int64))
 
 
-def record(log, *, targets=(NANO, SMALL), n=3, rounds=2, seed=1, fates=(), rest=None, **plan):
+def record(
+    log, *, targets=(NANO, SMALL), n=3, rounds=2, every_s=120.0, seed=1, fates=(), rest=None, **plan
+):
     """A batch on a sandbox in this process: requests have these fates in order, then ``rest``."""
     waiting = iter(fates)
     quick = rest or Fate(evaluate_s=0.5, in_flight_s=1.0, boot_s=6.0, ok_s=9.0)
@@ -42,7 +44,7 @@ def record(log, *, targets=(NANO, SMALL), n=3, rounds=2, seed=1, fates=(), rest=
     plan.setdefault("timeout_s", 40.0)
     checked = preflight(connection, plan_launches(targets, count=n, **plan)).require()
     collect_batch(
-        connection, checked, log=log, rounds=rounds, every_s=120.0, seed=seed, guard=False
+        connection, checked, log=log, rounds=rounds, every_s=every_s, seed=seed, guard=False
     )
     return world
 

@@ -17,6 +17,7 @@ from programs import execute_notebook, until
 from studies import NANO, record
 
 from spotlib.analyze import sentences
+from spotlib.analyze.granted import formatted_granted
 from spotlib.forecast.decide import formatted_decisions
 from spotlib.model import Target
 from spotlib.sandbox.world import Fate
@@ -92,6 +93,7 @@ FORMATTED = {
     "ready-of-n": sentences.formatted_ready,
     "checks": sentences.formatted_checks,
     "launch-times": sentences.formatted_summary,
+    "share-granted": formatted_granted,
 }
 
 

@@ -61,7 +61,7 @@ def checked(injected="", **changes):
         ({"poll_s": float("nan")}, "poll_s must be a number, got nan"),
         ({"timeout_s": 2.0}, "need 0 < poll_s <= timeout_s, got poll_s=3.0, timeout_s=2.0"),
         ({"endpoint": "asw"}, "endpoint 'asw' is unknown: use 'sandbox' .*, 'aws' .*, or the URL"),
-        ({"ready": "ok"}, "ready must be 'ready' .* or 'running', got 'ok'"),
+        ({"ready": "ok"}, "ready must be 'ready' .*, 'running', or 'granted' .* got 'ok'"),
         ({"region": "us-east-1"}, "instance_type and region belong together, got '' and 'us-east"),
         ({"availability_zone_id": "use1-az1"}, "availability_zone_id needs one instance_type"),
         ({"profile": "work"}, "profile is for AWS, the sandbox has none: set endpoint='aws'"),
@@ -72,6 +72,16 @@ def checked(injected="", **changes):
         (
             {"market": "calm", "endpoint": "aws"},
             'market is for the sandbox, AWS has its own: leave it ""',
+        ),
+        ({"poll_s": -1.0}, "need 0 < poll_s <= timeout_s, got poll_s=-1.0, timeout_s=600.0"),
+        (
+            {"ready": "granted", "rounds": 2, "every_s": 299.0},
+            "a probe uses the capacity that the next one measures: with probes every_s must be at "
+            "least 300 seconds, got 299",
+        ),
+        (
+            {"ready": "accepted", "methods": "run_instances create_fleet_instant"},
+            "with probes arm_pause_s must be at least 300 seconds, got 60",
         ),
         ({"top": 0}, "top must be at least 1"),
         ({"rounds": 0}, "rounds must be at least 1"),

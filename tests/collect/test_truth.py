@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from spotlib.collect.rounds import collect_batch
-from spotlib.model import ARMS, Stage
+from spotlib.model import ARMS, HELD_CODES, Stage, recorded_stages
 from spotlib.record.tables import load_launches, load_polls
 from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import Fate
@@ -38,7 +38,9 @@ fates = st.builds(
 @given(
     fates=st.lists(fates, min_size=6, max_size=6),
     seed=st.integers(0, 2**31),
-    asked=st.tuples(st.sampled_from([Stage.RUNNING, Stage.READY]), st.sampled_from(ARMS)),
+    asked=st.tuples(
+        st.sampled_from([Stage.GRANTED, Stage.RUNNING, Stage.READY]), st.sampled_from(ARMS)
+    ),
     lost=st.lists(st.integers(3, 60), max_size=4, unique=True),
 )
 def test_brackets_outcomes_and_counts_agree_with_the_truth(in_process, fates, seed, asked, lost):
@@ -56,14 +58,19 @@ def test_brackets_outcomes_and_counts_agree_with_the_truth(in_process, fates, se
         launches, polls = load_launches(log), load_polls(log)
         events, torn = read_events(log)
 
-    truth = {row: each["shown_s"] for row, each in rows_of(world, events).items()}
+    stages = [each.label for each in recorded_stages(wanted) if each is not Stage.ACCEPTED]
+    truth = {
+        row: each["shown_s"] | {"held": _held_s(each)}
+        for row, each in rows_of(world, events).items()
+    }
     assert not torn
     assert summary.cleaned.confirmed
     assert world.leftovers() == {"requests": [], "instances": []}
     _every_request_has_one_outcome(events, truth)
     _every_bracket_contains_its_moment(events, truth, began_s)
-    _nothing_unseen_was_shown_before_the_last_poll(events, truth, began_s)
-    _every_count_is_the_truth(polls, launches, events, truth, began_s)
+    _what_was_held_was_held_within_its_bracket(events, truth, began_s)
+    _nothing_unseen_was_shown_before_the_last_poll(events, truth, began_s, stages=stages)
+    _every_count_is_the_truth(polls, launches, events, truth, began_s, stages=stages)
 
 
 def _failing(action, nths):
@@ -91,20 +98,34 @@ def _every_bracket_contains_its_moment(events, truth, began_s):
             assert event["after_s"] < moment_s <= event["by_s"], event
 
 
-def _nothing_unseen_was_shown_before_the_last_poll(events, truth, began_s):
+def _held_s(truth):
+    """When the API first showed that EC2 holds the request."""
+    return next((at_s for at_s, code in truth["path"] if code in HELD_CODES), float("inf"))
+
+
+def _what_was_held_was_held_within_its_bracket(events, truth, began_s):
+    for event in events:
+        if event["event"] == "outcome" and event["outcome"] == "held":
+            moment_s = truth[event["request_id"]]["held"] - began_s
+            assert event["held_after_s"] < moment_s <= event["held_by_s"], event
+        else:
+            assert "held_by_s" not in event
+
+
+def _nothing_unseen_was_shown_before_the_last_poll(events, truth, began_s, *, stages):
     """Censoring is true: a stage not shown until ``watched_s`` was reached later, or never."""
     shown = {(e["request_id"], e["stage"]) for e in events if e["event"] == "stage"}
     for event in events:
         if event["event"] != "outcome":
             continue
-        for stage in ("fulfilled", "running", "ready"):
+        for stage in stages:
             moment_s = truth[event["request_id"]].get(stage)
             if (event["request_id"], stage) not in shown and moment_s is not None:
                 gone = event["instance_state"] in ("shutting-down", "terminated")
                 assert gone or moment_s - began_s > event["watched_s"], (stage, event)
 
 
-def _every_count_is_the_truth(polls, launches, events, truth, began_s):
+def _every_count_is_the_truth(polls, launches, events, truth, began_s, *, stages):
     sent_s = {(e["round"], e["plan"]): e["asked_s"] for e in events if e["event"] == "requested"}
     open_until_s = {e["request_id"]: e["watched_s"] for e in events if e["event"] == "outcome"}
     for _, poll in polls[polls["error"].isna()].iterrows():
@@ -113,7 +134,7 @@ def _every_count_is_the_truth(polls, launches, events, truth, began_s):
             (launches["round"] == poll["round"]) & (launches["plan"] == poll["plan"]), "request_id"
         ]
         asked_s, answered_s = poll["asked_s"] + sent_s[key], poll["answered_s"] + sent_s[key]
-        for stage in ("fulfilled", "running", "ready"):
+        for stage in stages:
             moments = [truth[each].get(stage, float("inf")) - began_s for each in ids]
             watched = [open_until_s[each] for each in ids]
             low = sum(m <= asked_s and m <= w for m, w in zip(moments, watched, strict=True))

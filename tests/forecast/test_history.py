@@ -12,7 +12,7 @@ from spotlib.forecast.decide import forecast_targets
 from spotlib.forecast.forecast import fit_forecaster, forecast_ready
 from spotlib.forecast.history import HISTORY, history_now
 from spotlib.forecast.training import request_table, training_table
-from spotlib.model import Target
+from spotlib.model import Stage, Target
 
 START = pd.Timestamp("2024-09-01", tz="UTC")
 _OUTCOME = ["outcome", "status_code", "watched_s", "ready_after_s", "ready_by_s"]
@@ -106,3 +106,64 @@ def test_the_last_run_again_is_forecast_with_the_history_of_all_runs():
     known = requests.iloc[-1][["sps", "price_share", "hour_utc"]].to_dict() | now.to_dict()
     expected = forecast_ready(forecaster, Target("t3.nano", "sa-east-1"), n=2, features=known)
     assert again.expected == pytest.approx(expected.expected)
+
+
+def probe_at(seconds, granted, **fields):
+    """One probe, sent then; it is watched for a second."""
+    seen = {"granted_after_s": 1.0, "granted_by_s": 1.6, "outcome": "granted"}
+    rows = run_rows([INF] * len(granted), batch_id="20240901T000000Z-probes", number=int(seconds))
+    for good, row in zip(granted, rows, strict=True):
+        held = {"outcome": "held"}
+        yield (
+            row
+            | {"wanted": "granted", "watched_s": 1.0, "sent_at": at(seconds)}
+            | fields
+            | (seen if good else held)
+        )
+
+
+def with_probes(launches, *probes):
+    requests = request_table(table_of(*launches), probes=table_of(*probes))
+    return requests.drop_duplicates(RUN).set_index("round")[list(HISTORY)]
+
+
+def test_a_probe_is_history_like_a_run_if_it_ended_strictly_before_the_round():
+    launches = [run_rows([200.0], number=0), run_rows([200.0], number=1)]  # sent at 0 and 900 s
+
+    found = with_probes(launches, probe_at(850.0, [True, False]))
+    assert found.loc[1].tolist() == pytest.approx([0.5, 0.75, 50.0])
+    for late_s in (899.0, 899.5, 900.0, 1000.0):
+        assert with_probes(launches, probe_at(late_s, [False])).loc[1].tolist() == [1.0, 1.0, 900.0]
+    assert with_probes(launches).loc[1].tolist() == [1.0, 1.0, 900.0]
+
+
+@pytest.mark.parametrize(
+    "other", [{"purchase": "on-demand"}, {"region": "us-east-1"}, {"outcome": "abandoned"}]
+)
+def test_a_probe_of_something_else_or_that_was_cut_short_is_no_history(other):
+    rows = [row | other for row in probe_at(850.0, [False])]
+
+    assert with_probes([run_rows([200.0], number=1)], rows)["last_share"].isna().all()
+
+
+def test_no_probe_is_a_run_to_learn_from():
+    launches = [run_rows([200.0, INF], number=i) for i in range(3)]
+    probes = table_of(*(probe_at(100.0 + i, [True] * 5) for i in range(4)))
+    alone, beside = (training_table(table_of(*launches), probes=p) for p in (None, probes))
+
+    kept = [name for name in alone if name not in HISTORY]
+    pd.testing.assert_frame_equal(alone[kept], beside[kept])
+    with pytest.raises(ValueError, match="different wanted are never pooled"):
+        training_table(pd.concat([table_of(*launches), probes]))
+    with pytest.raises(ValueError, match="ready was not watched for, only granted"):
+        training_table(probes)
+    with pytest.raises(ValueError, match="granted was not watched for, only ready"):
+        training_table(table_of(*launches), stage=Stage.GRANTED)
+
+
+def test_the_forecast_of_now_knows_the_newest_probe():
+    launches = [run_rows([200.0], number=i) for i in range(8)]
+    requests = request_table(table_of(*launches))
+    now = history_now(requests, table_of(probe_at(9000.0, [False]))).loc["t3.nano in sa-east-1"]
+
+    assert now.tolist() == pytest.approx([0.0, 2 / 3, 1.0])

@@ -1,0 +1,133 @@
+"""Probe: ask whether EC2 grants instances, end them at once, and say what share it granted.
+
+A probe is a plan that waits for ``Stage.GRANTED``.  Its batch is that of ``collect_batch``, with
+guard, log and clean-up, and its log lies beside those of launches.
+"""
+
+import argparse
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from spotlib.analyze.comparable import name_runs, why_not
+from spotlib.analyze.granted import granted_lines, share_granted
+from spotlib.collect.batch import Progress, Waiting
+from spotlib.collect.cost import PreflightReport
+from spotlib.collect.parameters import named_target
+from spotlib.collect.preflight import preflight
+from spotlib.collect.report import market_name
+from spotlib.collect.rounds import collect_batch
+from spotlib.collect.stopping import rewrite_line
+from spotlib.collect.summary import BatchSummary
+from spotlib.ec2.connection import Connection, connect
+from spotlib.model import ARMS, DEFAULT_METHOD, PROBE_PAUSE_S, Stage, plan_launches
+from spotlib.money import usd
+from spotlib.record.history import last_launches
+from spotlib.record.log import new_batch_id
+from spotlib.record.tables import load_launches
+from spotlib.words import counted
+from spotlib.workspace import LAUNCHES, results_folder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``spotlib probe``."""
+    parser.add_argument(
+        "targets",
+        nargs="+",
+        metavar="TYPE",
+        help="TYPE (in --region), TYPE@REGION or TYPE@REGION/ZONE-ID",
+    )
+    parser.add_argument("-n", "--count", type=int, default=1, help="instances per probe")
+    parser.add_argument("--rounds", type=int, default=1, help="probes of each target; default: 1")
+    parser.add_argument(
+        "--every-s",
+        type=float,
+        default=PROBE_PAUSE_S,
+        help=f"from one round to the next, at least {PROBE_PAUSE_S:g} (default)",
+    )
+    parser.add_argument("--endpoint", default="sandbox", help="sandbox (default), aws, or a URL")
+    parser.add_argument("--profile", help="the AWS profile; default: the default one")
+    parser.add_argument("--region", default="us-east-1", help="default: us-east-1")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=[DEFAULT_METHOD],
+        metavar="METHOD",
+        help=f"how to ask: {', '.join(ARMS)}",
+    )
+    parser.add_argument("--results", default="", help="the results folder; default: results/")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Show the cost, probe, and print the share granted; 1 if there is a problem."""
+    if given.profile and given.endpoint == "sandbox":
+        raise ValueError("--profile is for AWS, which costs money: add --endpoint aws")
+    plans = plan_launches(
+        [named_target(each, given.region) for each in given.targets],
+        count=given.count,
+        wanted=Stage.GRANTED,
+        methods=given.methods,
+    )
+    logs = results_folder(given.results) / LAUNCHES
+    connection = connect(given.endpoint, profile=given.profile)
+    try:
+        checked = preflight(connection, plans)
+        print(*_cost_lines(checked, market_name(connection), rounds=given.rounds), sep="\n")
+        if checked.problems:
+            return 1
+        summary = _probe(connection, checked, logs, given)
+    finally:
+        connection.close()
+    print(*_result_lines(summary), sep="\n")
+    return 1 if summary.problems else 0
+
+
+def _probe(
+    connection: Connection, checked: PreflightReport, logs: Path, given: argparse.Namespace
+) -> BatchSummary:
+    now = datetime.now(UTC)
+    return collect_batch(
+        connection,
+        checked,
+        log=logs / f"{new_batch_id(now)}.jsonl",
+        rounds=given.rounds,
+        every_s=given.every_s,
+        arm_pause_s=PROBE_PAUSE_S,
+        last_launches=last_launches(logs, since=now - timedelta(days=1)),
+        notes={"selection": "spotlib probe"},
+        on_poll=_show,
+        on_wait=_show,
+    )
+
+
+def _show(now: Progress | Waiting) -> None:
+    words = str(now)
+    if isinstance(now, Progress):
+        words = f"round {now.round + 1} of {now.rounds}: {now.ready} of {now.requests} {now.goal}"
+    rewrite_line(words)
+
+
+def _cost_lines(checked: PreflightReport, market: str, *, rounds: int) -> Iterator[str]:
+    for each in checked.prepared:
+        yield (
+            f"{market}: {each.plan.target} by {each.plan.arm}: n={each.plan.count}, a probe is "
+            f"expected to cost {usd(each.expected_usd)}, at most {usd(each.bound_usd)}"
+        )
+    yield (
+        f"{counted(rounds, 'round')}: expected {usd(rounds * checked.expected_usd)}, "
+        f"at most {usd(rounds * checked.bound_usd)}"
+    )
+    yield from (f"warning: {each}" for each in checked.warnings)
+    yield from (f"PROBLEM: {each}" for each in checked.problems)
+
+
+def _result_lines(summary: BatchSummary) -> Iterator[str]:
+    probes = name_runs(load_launches(summary.log)) if summary.log.exists() else None
+    if probes is not None:
+        why = why_not(probes)
+        yield from granted_lines(share_granted(probes[why == ""]))
+        yield from dict.fromkeys(f"not counted: {each}" for each in why[why != ""])
+    yield f"recorded in {summary.log}"
+    yield summary.last_line()
+    yield from (f"warning: {each}" for each in summary.warnings)
+    yield from (f"PROBLEM: {each}" for each in summary.problems)

@@ -1,0 +1,57 @@
+"""A batch of probes that dies at any step leaves nothing behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import read_events
+from crashing import DEFAULT, EMPTY, points_of, require_recovered, swept
+from kill_nine import bodies, digest
+
+from spotlib.model import Stage
+from spotlib.record.tables import load_launches
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    """Every point at which the short batch of probes can die."""
+    folder = tmp_path_factory.mktemp("points")
+    return points_of(folder, wanted=Stage.GRANTED, settle_s=5.0)
+
+
+def test_probes_that_die_at_any_step_leave_nothing_and_one_outcome_each(points, tmp_path, sampled):
+    outcomes = set()
+    for number, point in enumerate(sampled(points, 8)):
+        world, log = point.revived(tmp_path / str(number), power_lost=number % 2 == 1)
+        acknowledged, _ = read_events(log)
+
+        assert swept(world, log).clean, point.name
+
+        require_recovered(world, log, acknowledged)
+        outcomes |= set(load_launches(log)["outcome"])
+    assert outcomes == {"granted", "held", "abandoned"}
+
+
+def test_kill_9_in_the_middle_of_a_probe_leaves_nothing(points, tmp_path):
+    names = [each.name for each in points]
+    steps = [
+        names.index(f"{when} RequestSpotInstances".replace("RequestSpotInstances", action))
+        for when, action in (
+            ("after", "request_spot_instances"),
+            ("before", "cancel_spot_instance_requests"),
+        )
+    ]
+    script = Path(__file__).parents[1] / "kill_nine.py"
+    command = [sys.executable, script, tmp_path / "real", f"{DEFAULT}/granted", *steps]
+    done = subprocess.run(list(map(str, command)), capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    for line, step in zip(done.stdout.splitlines(), steps, strict=True):
+        each = json.loads(line)
+        world, log = points[step].revived(tmp_path / str(step))
+        assert each["killed"], names[step]
+        assert each["before"] == {"truth": digest(world), "log": bodies(log)}, names[step]
+        assert each["swept"]
+        assert (each["leftovers"], each["touched"]) == (EMPTY, [])
