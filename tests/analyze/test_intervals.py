@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from spotlib.analyze.intervals import FEWEST_RUNS, ShareLimits, run_level_interval, studentized
+from spotlib.analyze.intervals import (
+    FEWEST_RUNS,
+    ShareLimits,
+    _between,
+    run_level_interval,
+    studentized,
+)
 
 INF = np.inf
 EIGHT_MEANS_S = np.array([20.0, 21.5, 19.0, 48.0, 22.0, 20.5, 25.0, 30.0])
@@ -216,6 +222,15 @@ def test_limits_never_fall_and_lie_within_those_of_the_whole_curve(seed, runs, c
     assert (shares <= here[1]).all()
     assert (curve_low <= low + 1e-9).all()
     assert (high <= curve_high + 1e-9).all()
+
+
+def test_limits_between_two_shares_do_not_fall_by_rounding_either():
+    """A straight line to the next limit may end a little above it."""
+    knots, limits = np.sort(np.random.default_rng(1).random((2, 1000)))
+    shares = np.sort([np.nextafter(knots, 0.0), knots], axis=None)
+
+    assert (np.diff(_between(shares, knots, limits)) >= 0).all()
+    assert (np.diff(np.interp(shares, knots, limits)) < 0).any()
 
 
 def test_limits_that_would_fall_are_put_in_order():
