@@ -16,11 +16,12 @@ from spotlib.cleanup.commands import aws_options
 from spotlib.cleanup.recovery import missing_events
 from spotlib.cleanup.unfinished import Unfinished
 from spotlib.ec2.connection import Connection
+from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.resource import Ours, Resource
 from spotlib.ec2.survey import RESOURCES, survey
 from spotlib.record.events import CleanEvent, Event, ReleaseEvent
 from spotlib.record.log import EventLog, LogError, is_alive
-from spotlib.record.replay import replay
+from spotlib.record.replay import RecordedBatch, replay
 
 ALIVE = "kept: its collection is running here"
 YOUNG = "kept: it is not recorded here and has not expired, so it may be running elsewhere"
@@ -67,6 +68,7 @@ class Job:
     batch_id: str
     log: Unfinished | None
     listed: Sequence[tuple[str, Ours]]  # by region
+    list_now: Callable[[str], list[Ours]]  # what is in a region, of any batch
     account: str | None = None  # whose the credentials are, where that is known
     is_locked: bool = False  # by its writer, where its log cannot be read
 
@@ -191,15 +193,27 @@ def _close_and_complete(job: Job, closing: Callable[..., Cleaned], log: EventLog
     completer = _LogCompleter(log, job.connection)
     verdict = _verdict(job, cleaned := _close(job, closing, completer.note))
     try:
-        record = replay(log.path)
-    except (ValueError, OSError) as error:  # somebody damaged it since it was read
+        record = replay(log.path)  # somebody may have damaged it since it was read
+        assert record is not None  # it was read before
+        listed = _listed_in_the_end(job, record) if cleaned.confirmed else job.listed
+    except (ValueError, OSError, Refusal) as error:
         return _unwritten(verdict, error)
-    assert record is not None  # it was read before
-    for event in list(missing_events(record, [each for _, each in job.listed])):
+    for event in list(missing_events(record, [each for _, each in listed])):
         completer.append(event)
     completer.note(clean_event(cleaned))
     log.flush()
     return verdict if completer.failed is None else _unwritten(verdict, completer.failed)
+
+
+def _listed_in_the_end(job: Job, record: RecordedBatch) -> Sequence[tuple[str, Ours]]:
+    """What is listed of a batch, now also where an answer is missing in its log.
+
+    EC2 may list what that call launched later than the sweep began, or have failed to list it.
+    """
+    lost = (run.intent.region for run in record.runs.values() if not (run.requested or run.refused))
+    now = [(region, each) for region in sorted(set(lost)) for each in job.list_now(region)]
+    found = [*job.listed, *(each for each in now if each[1].batch_id == job.batch_id)]
+    return list({each.thing_id: (region, each) for region, each in found}.values())
 
 
 @dataclass
@@ -223,7 +237,7 @@ class _LogCompleter:
         self.append(msgspec.structs.replace(event, at=self.connection.clock.utc()))
 
 
-def _unwritten(swept: Swept, error: ValueError | OSError) -> Swept:
+def _unwritten(swept: Swept, error: Exception) -> Swept:
     closed = swept.verdict == CLOSED
     return replace(swept, verdict=UNWRITTEN.format(error)) if closed else swept
 

@@ -119,11 +119,11 @@ def sweep(
     patient = Patient(connection)
     near = _near(connection, [*(regions or ()), *(r for log in logs.values() for r in log.regions)])
     account = None if connection.simulated else _account(patient, near)
-    if not dry_run:
-        _end_known([Job(connection, name, log, [], account) for name, log in logs.items()])
     recorded = {kind for log in logs.values() for kind in log.resources}
     kinds = [each for each in RESOURCES if batch_id not in logs or each in recorded]
     find = partial(_find, patient, batch_id, kinds, recorded)
+    if not dry_run:
+        _end_known([Job(connection, name, log, [], find, account) for name, log in logs.items()])
     ours, errors = _search(patient, near, regions, find)
     notes = list(here.notes)
     if batch_id in logs or batch_id in here.clean:  # its log says where anything of it can be
@@ -137,6 +137,7 @@ def sweep(
             name,
             logs.get(name),
             [each for each in ours if each[1].batch_id == name],
+            find,
             account,
             is_locked=any(_is_locked(each.path) for each in here.faults if each.batch_id == name),
         )

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from spotlib.analyze.intervals import FEWEST_RUNS, ShareLimits, run_level_interval, studentized
+from spotlib.analyze.intervals import (
+    FEWEST_RUNS,
+    ShareLimits,
+    _between,
+    run_level_interval,
+    studentized,
+)
 
 INF = np.inf
 EIGHT_MEANS_S = np.array([20.0, 21.5, 19.0, 48.0, 22.0, 20.5, 25.0, 30.0])
@@ -216,6 +222,14 @@ def test_limits_never_fall_and_lie_within_those_of_the_whole_curve(seed, runs, c
     assert (shares <= here[1]).all()
     assert (curve_low <= low + 1e-9).all()
     assert (high <= curve_high + 1e-9).all()
+
+
+def test_limits_between_two_shares_do_not_fall_by_rounding_either():
+    """A straight line to the next limit may end a little above it, as here."""
+    knots, limits = np.array([0.01, 0.03]), np.array([0.001, 0.014])
+    shares = np.array([np.nextafter(0.03, 0.0), 0.03])
+
+    assert _between(shares, knots, limits).tolist() == [0.014, 0.014]
 
 
 def test_limits_that_would_fall_are_put_in_order():

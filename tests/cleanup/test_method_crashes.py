@@ -6,11 +6,13 @@ A quick sample of what ``make chaos`` runs in full over every method in ``test_c
 import pytest
 from conftest import QUICK, read_events, scripted
 from crashing import (
+    DEFAULT,
     EMPTY,
     OTHERS,
     PART,
     REGIONS,
     STRANGERS,
+    describing_nothing,
     in_process,
     points_of,
     require_nothing_after,
@@ -22,10 +24,11 @@ from crashing import (
 from test_close import ignore_filters
 from test_crashes import BOUND_S
 
+from spotlib.cleanup.one_batch import CLOSED
 from spotlib.ec2.methods.registry import METHODS
 from spotlib.record.tables import load_launches
 from spotlib.sandbox.company import crowd, move_in
-from spotlib.sandbox.world import Fate
+from spotlib.sandbox.world import Fate, Reads
 
 HELD = Fate(held_s=None)
 MAKING = ("run_instances", "create_fleet", "delete_fleets", "create_launch_template")
@@ -85,6 +88,26 @@ def test_a_lost_answer_that_gave_a_part_has_an_outcome_for_the_other_part_too(tm
     assert sorted(launches["outcome"]) == ["abandoned", "refused"]
     assert launches["kind"].dropna().tolist() == ["unknown"]
     assert world.leftovers() == EMPTY
+
+
+@pytest.mark.parametrize("arm", [DEFAULT, "run_instances"])
+@pytest.mark.parametrize("hidden", ["fails to list it", "lists it late"])
+def test_what_a_lost_answer_gave_is_recorded_when_it_is_listed_at_last(tmp_path, arm, hidden):
+    """A sweep begins before EC2 lists anything of it; its clean-up ends it all the same."""
+    reads = Reads(unknown_s=20.0, filter_lag_s=20.0) if hidden == "lists it late" else Reads()
+    action, world = METHODS[arm].action, scripted(*[QUICK] * 4, reads=reads)
+    points = points_of(tmp_path / "points", arm, world)
+    point = next(each for each in points if each.name == f"after {action}")
+    world, log = point.revived(tmp_path / "died")
+    acknowledged, _ = read_events(log)
+    if hidden == "fails to list it":
+        describing_nothing(world)
+
+    report = swept(world, log)
+
+    assert [each.verdict for each in report.batches] == [CLOSED]
+    assert len(world.truth()) == 2
+    require_recovered(world, log, acknowledged)
 
 
 @pytest.mark.parametrize("arm", OTHERS)

@@ -12,6 +12,8 @@ from functools import partial
 
 import boto3
 import pytest
+from botocore.loaders import create_loader
+from botocore.session import get_session
 from conftest import NANO, QUICK, plan_for, read_events, scripted
 from crashing import (
     DEFAULT,
@@ -210,11 +212,14 @@ def test_a_machine_that_sleeps_ten_minutes_measures_nothing_untrue(tmp_path, sto
 
 def keys(world, *, renewed_after_s):
     """Return ``open_session`` of a credentials file: old keys first, later new ones."""
-    renewed_at_s = world.now_s + renewed_after_s
+    renewed_at_s, models = world.now_s + renewed_after_s, create_loader()
 
     def open_session():
         name = "new" if world.now_s >= renewed_at_s else "old"
-        return boto3.Session(aws_access_key_id=name, aws_secret_access_key="none")
+        session = get_session()
+        session.register_component("data_loader", models)  # reading them takes half a second
+        keys = {"aws_access_key_id": name, "aws_secret_access_key": "none"}
+        return boto3.Session(botocore_session=session, **keys)
 
     return open_session
 
