@@ -21,6 +21,8 @@ from spotlib.cleanup.sweep import SweepReport, sweep
 from spotlib.collect.rounds import collect_batch
 from spotlib.collect.summary import BatchSummary
 from spotlib.ec2.connection import Connection, connect_in_process
+from spotlib.ec2.instances import INSTANCES
+from spotlib.ec2.methods.registry import METHODS
 from spotlib.model import ARMS
 from spotlib.record.log import EventLog
 from spotlib.record.tables import load_batches, load_launches, load_polls
@@ -31,6 +33,9 @@ from spotlib.sandbox.world import Fate, World
 
 DEFAULT = "request_spot_instances"
 OTHERS = [arm for arm in ARMS if arm != DEFAULT]
+AT_ONCE = [arm for arm in OTHERS if METHODS[arm.partition(":")[0]].row is INSTANCES]
+WHOLE = [arm for arm in AT_ONCE if "all_or_nothing" in arm]
+PART = [arm for arm in AT_ONCE if arm not in WHOLE]  # they may launch fewer than were asked for
 NAME = "20240901T000000Z-abcdef.jsonl"
 REGIONS = (NANO.region, ARM.region)
 EMPTY: dict[str, list[str]] = {"requests": [], "instances": []}

@@ -8,6 +8,7 @@ from conftest import QUICK, read_events, scripted
 from crashing import (
     EMPTY,
     OTHERS,
+    PART,
     REGIONS,
     STRANGERS,
     in_process,
@@ -74,7 +75,7 @@ def test_a_sweep_long_after_any_crash_finds_what_is_left(points, tmp_path, sampl
             assert world.leftovers() == EMPTY
 
 
-@pytest.mark.parametrize("arm", [arm for arm in OTHERS if "all_or_nothing" not in arm])
+@pytest.mark.parametrize("arm", PART)
 def test_a_lost_answer_that_gave_a_part_has_an_outcome_for_the_other_part_too(tmp_path, arm):
     """What came is found by its tags; why the rest did not come is not known."""
     action = METHODS[arm.partition(":")[0]].action

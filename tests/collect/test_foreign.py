@@ -15,7 +15,7 @@ from functools import partial
 import boto3
 import pytest
 from conftest import read_events
-from crashing import DEFAULT, OTHERS
+from crashing import DEFAULT, OTHERS, WHOLE
 from programs import chaos, run, run_papermill, texts, until
 
 from spotlib.cleanup.sweep import sweep
@@ -34,7 +34,6 @@ from spotlib.sandbox.world import World
 NANO = Target("t3.nano", "us-east-1")
 PLACES = (NANO, Target("t4g.medium", "ap-northeast-3"), Target("t3.micro", "us-east-1", "use1-az4"))
 REGIONS = ("us-east-1", "ap-northeast-3")
-WHOLE = [arm for arm in OTHERS if "all_or_nothing" in arm]
 LACKS = (
     "the service-linked role AWSServiceRoleForEC2Spot is missing",
     "the on-demand price of t3.nano in us-east-1, and so the hard bound, is not known",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import NANO, QUICK, plan_for, read_events, scripted
-from crashing import ARM, DEFAULT, EMPTY, OTHERS
+from crashing import ARM, AT_ONCE, DEFAULT, EMPTY, OTHERS, PART, WHOLE
 
 import spotlib
 from spotlib.analyze.comparable import require_same_variable
@@ -25,8 +25,6 @@ from spotlib.sandbox.faults import Fault, lose_answer
 from spotlib.sandbox.world import Fate, Reads, World
 
 HELD = Fate(held_s=None)
-WHOLE = [arm for arm in OTHERS if "all_or_nothing" in arm]
-PART = [arm for arm in OTHERS if arm not in WHOLE]  # they may launch fewer than were asked for
 ZONE = Target("t4g.nano", "us-east-1", "use1-az4")
 
 
@@ -169,8 +167,8 @@ def test_a_fleet_that_finds_no_capacity_is_an_outcome_although_its_answer_is_200
     assert launches["refused_by_s"].tolist() == pytest.approx([answered_s] * 2)
 
 
-@pytest.mark.parametrize("arm", [arm for arm in OTHERS if ":" not in arm])
-def test_a_price_that_is_too_low_is_an_outcome_of_the_market_for_each_method(launch, arm):
+@pytest.mark.parametrize("arm", [arm for arm in AT_ONCE if ":" not in arm])
+def test_a_price_that_is_too_low_is_an_outcome_of_the_market_at_the_answer(launch, arm):
     summary, events, launches = launch(World(seed=1), arm, n=2, max_price_usd=0.0001)
 
     [intent] = of(events, "intent")
