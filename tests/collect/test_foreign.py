@@ -208,6 +208,7 @@ def test_what_a_dead_collector_left_is_closed_and_confirmed(
 
 @pytest.mark.parametrize("arm", OTHERS)
 def test_every_launch_method_is_checked_and_runs_from_request_to_clean(moto, client, log, arm):
+    log = log.with_stem(arm.replace(":", "-"))  # a batch's name is its own, also for one server
     others = alive(client, *REGIONS)
     plans = plan_launches(PLACES[-1:], count=2, timeout_s=60.0, methods=[arm])
     checked = preflight(connect(moto), plans)
