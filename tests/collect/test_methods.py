@@ -433,6 +433,26 @@ def test_the_policy_of_a_method_allows_just_the_calls_that_are_made(in_process, 
     assert made - {"sts:GetCallerIdentity"} == allowed - by_ec2_itself
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_tagged_at_birth_may_be_ended_by_its_tag_only(method):
+    statements = policy([method])["Statement"]
+
+    limits = [
+        each.get("Condition", {}).get("StringLike")
+        for each in statements
+        if "ec2:TerminateInstances" in each["Action"]
+    ]
+
+    ours = {"aws:ResourceTag/spotlib:batch": "*"}
+    assert limits == [ours if registry.METHODS[method].tags_at_birth else None]
+
+
+def test_the_readme_says_of_each_method_what_it_measures(repository):
+    rows = re.findall(r"^\| `(\w+)`", (repository / "README.md").read_text(), re.MULTILINE)
+
+    assert [name for name in rows if name in METHODS] == list(METHODS)
+
+
 def test_the_policy_file_is_that_of_the_default_method():
     written = (Path(spotlib.__file__).parent / "policy.json").read_text()
 
