@@ -36,10 +36,9 @@ DEFAULT = "request_spot_instances"
 OTHERS = [arm for arm in ARMS if arm != DEFAULT]
 # All but the default one with make chaos only: ``test_method_crashes`` has a sample of them.
 EACH_ARM = [DEFAULT, *(pytest.param(arm, marks=pytest.mark.chaos) for arm in OTHERS)]
-WHOLE = [arm for arm in OTHERS if "all_or_nothing" in arm]
-PART = [  # they launch at once, and may launch fewer than were asked for
-    arm for arm in OTHERS if METHODS[arm.partition(":")[0]].row is INSTANCES and arm not in WHOLE
-]
+AT_ONCE = [arm for arm in OTHERS if METHODS[arm.partition(":")[0]].row is INSTANCES]
+WHOLE = [arm for arm in AT_ONCE if "all_or_nothing" in arm]
+PART = [arm for arm in AT_ONCE if arm not in WHOLE]  # they may launch fewer than were asked for
 NAME = "20240901T000000Z-abcdef.jsonl"
 REGIONS = (NANO.region, ARM.region)
 EMPTY: dict[str, list[str]] = {"requests": [], "instances": []}

@@ -38,6 +38,7 @@ _INK = "#1a4fa0"  # of what says that data are simulated
 _DECADES = 100.0  # last over first time of a logarithmic axis
 _MOST_BANDS = 4  # more would hide each other
 _LOG_FROM = 30  # longest over shortest time, from which an axis is logarithmic
+_LEGEND_ROW_IN = 0.24  # so much higher is a figure for each row of a legend below it
 _STAGE_SHADES = {Stage.FULFILLED: "0.75", Stage.RUNNING: "0.5", Stage.READY: "0.15"}
 
 
@@ -342,6 +343,7 @@ def arms_figure(
     stage = next(iter(distributions.values())).stage
     figure.supylabel(styles.share_label(stage), fontsize="medium")
     handles = [Line2D([], [], linewidth=2, label=arm, **arms.line(arm)) for arm in arms.colours]
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW_IN * ceil(len(handles) / 2))
     figure.legend(
         handles=handles,
         title="seconds since the request was sent",  # a label of the figure would lie behind it

@@ -43,7 +43,7 @@ _RUN_COLUMNS = (
     Column("region", "name", "AWS region"),
     Column("availability_zone_id", "name", "the zone asked for", "empty where EC2 chose it"),
     Column("placement", "name", "region (EC2 chose the zone) or zone; different variables"),
-    Column("method", "name", "the API call that launched; different variables"),
+    Column("method", "name", "EC2's call, and what it asks for; different variables"),
     Column("purchase", "name", "spot or on-demand; different variables"),
     Column(
         *("image_family", "name", "Amazon Linux, its kernel line and architecture; else image id"),

@@ -208,6 +208,7 @@ def test_what_a_dead_collector_left_is_closed_and_confirmed(
 
 @pytest.mark.parametrize("arm", OTHERS)
 def test_every_launch_method_is_checked_and_runs_from_request_to_clean(moto, client, log, arm):
+    log = log.with_stem(arm.replace(":", "-"))  # a batch's name is its own, also for one server
     others = alive(client, *REGIONS)
     plans = plan_launches(PLACES[-1:], count=2, timeout_s=60.0, methods=[arm])
     checked = preflight(connect(moto), plans)
@@ -243,8 +244,42 @@ def changed(monkeypatch):
     return change
 
 
-def refuse(*_, kind=Kind.UNKNOWN):
-    raise Refusal("NobodyKnowsThis", "", kind=kind, advice="")
+YES, NO = "DryRunOperation", "NobodyKnowsThis"
+
+
+def refuse(region="", _=None, *, kind=Kind.UNKNOWN, code=NO, action=""):
+    raise Refusal(code, "", kind=kind, advice="", action=action, region=region)
+
+
+@pytest.mark.parametrize("action", ["create_launch_template", "create_fleet"])
+def test_a_call_that_it_lacks_is_one_problem_before_anything_is_launched(
+    moto, client, changed, action
+):
+    others = alive(client, *REGIONS)
+    changed(**{action: partial(refuse, action=action)})
+
+    checked = preflight(
+        connect(moto), plan_launches([NANO], count=1, methods=["create_fleet_instant"])
+    )
+
+    [problem] = checked.problems
+    assert problem.startswith(f"{action} in us-east-1: NobodyKnowsThis")
+    assert alive(client, *REGIONS) == others
+
+
+def test_a_call_that_fails_only_when_it_is_meant_leaves_no_template(moto, client, changed, log):
+    """It said yes to the dry run."""
+    others = alive(client, *REGIONS)
+    changed(create_fleet=lambda _, given: refuse(code=YES if "DryRun" in given else NO))
+    plans = plan_launches([NANO], count=1, methods=["create_fleet_instant"])
+
+    summary = collect_batch(connect(moto), plans, log=log, poll_s=0.5, settle_s=0.5)
+
+    [problem] = summary.problems
+    assert NO in problem
+    assert summary.outcomes == {"refused": 1}
+    assert summary.cleaned.confirmed
+    assert alive(client, *REGIONS) == others
 
 
 @pytest.mark.parametrize("value", [None, "ami-00000000"])

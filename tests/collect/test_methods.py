@@ -1,11 +1,12 @@
 """Launch methods beside the default one: what they send, what answers mean, what they cost."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from conftest import NANO, QUICK, plan_for, read_events, scripted
-from crashing import ARM, DEFAULT, EMPTY, OTHERS, PART, WHOLE
+from crashing import ARM, AT_ONCE, DEFAULT, EMPTY, OTHERS, PART, WHOLE
 
 import spotlib
 from spotlib.analyze.comparable import require_same_variable
@@ -31,9 +32,10 @@ ZONE = Target("t4g.nano", "us-east-1", "use1-az4")
 def launch(in_process, log):
     """Collect one batch of some arms; return its summary, its events and its launches."""
 
-    def launched(world, *arms, targets=(NANO,), n=3, timeout_s=60.0, **given):
+    def launched(world, *arms, targets=(NANO,), n=3, timeout_s=60.0, max_price_usd=None, **given):
         connection = in_process(world)
-        checked = plan_for(connection, *targets, n=n, timeout_s=timeout_s, methods=arms)
+        plan = {"timeout_s": timeout_s, "max_price_usd": max_price_usd, "methods": arms}
+        checked = plan_for(connection, *targets, n=n, **plan)
         given = {"seed": 1, "placement_scores": False, "guard": False, "advisor": False} | given
         summary = collect_batch(connection, checked, log=log, **given)
         assert world.leftovers() == EMPTY
@@ -146,6 +148,51 @@ def test_a_fleet_that_was_throttled_says_nothing_about_the_market_and_is_not_sen
     assert summary.outcomes == {"refused": 3}
     assert launches["kind"].tolist() == ["throttled"] * 3
     assert "RequestLimitExceeded" in summary.problems[0]
+
+
+@pytest.mark.parametrize("arm", ["create_fleet_instant", "create_fleet_instant:on-demand"])
+def test_a_fleet_that_finds_no_capacity_is_an_outcome_although_its_answer_is_200(launch, arm):
+    """Its token is spent: the same call would only get the same answer."""
+    world = scripted(HELD, HELD)
+
+    summary, events, launches = launch(world, arm, n=2)
+
+    [refused] = of(events, "refused")
+    assert [call.code for call in calls_of(world, "CreateFleet")] == [None]
+    assert (refused["code"], refused["attempts"]) == ("InsufficientInstanceCapacity", [])
+    assert summary.outcomes == {"refused": 2}
+    assert summary.problems == ()
+    assert launches["kind"].tolist() == ["capacity"] * 2
+    answered_s = refused["answered_s"] - refused["asked_s"]
+    assert launches["refused_by_s"].tolist() == pytest.approx([answered_s] * 2)
+
+
+@pytest.mark.parametrize("arm", [arm for arm in AT_ONCE if ":" not in arm])
+def test_a_price_that_is_too_low_is_an_outcome_of_the_market_at_the_answer(launch, arm):
+    summary, events, launches = launch(World(seed=1), arm, n=2, max_price_usd=0.0001)
+
+    [intent] = of(events, "intent")
+    assert '"MaxPrice": "0.000100"' in json.dumps(intent["request"])
+    assert summary.outcomes == {"refused": 2}
+    assert summary.problems == ()
+    assert launches["kind"].tolist() == ["price"] * 2
+
+
+def test_a_launch_template_is_tagged_and_its_version_named_by_number(launch):
+    """What $Latest means could change between two attempts."""
+    world = scripted()
+
+    _, events, _ = launch(world, "create_fleet_instant")
+
+    [intent] = of(events, "intent")
+    template, fleet = intent["request"]["create_launch_template"], intent["request"]["create_fleet"]
+    [tagged] = template["TagSpecifications"]
+    [config] = fleet["LaunchTemplateConfigs"]
+    named = {"LaunchTemplateName": template["LaunchTemplateName"], "Version": "1"}
+    assert config["LaunchTemplateSpecification"] == named
+    assert tagged["ResourceType"] == "launch-template"
+    assert {each["Key"] for each in tagged["Tags"]} >= {"spotlib:batch", "spotlib:expires"}
+    assert len(calls_of(world, "DeleteLaunchTemplate")) >= 1
 
 
 @pytest.mark.parametrize(
@@ -340,6 +387,24 @@ def registry_action(action):
     )
 
 
+@pytest.mark.parametrize(
+    ("arm", "roles"),
+    [
+        ("run_instances", ["Spot"]),
+        ("run_instances:on-demand", []),
+        ("create_fleet_instant", ["Spot", "Fleet"]),
+        ("create_fleet_instant:on-demand", ["Fleet"]),
+    ],
+)
+def test_each_service_linked_role_that_a_launch_needs_is_looked_for(in_process, arm, roles):
+    world = scripted(denied={"iam:GetRole"})
+
+    checked = preflight(in_process(world), plan_launches([NANO], count=1, methods=[arm]))
+
+    asked = re.findall(r"whether AWSServiceRoleForEC2(\w+) exists", "\n".join(checked.warnings))
+    assert asked == roles
+
+
 def test_who_may_end_only_what_is_tagged_is_warned_not_refused(in_process):
     """A policy by tag refuses the made-up id of the question, too."""
     world = scripted(denied={"ec2:TerminateInstances"})
@@ -367,6 +432,26 @@ def test_the_policy_of_a_method_allows_just_the_calls_that_are_made(in_process, 
         *(["ec2:RunInstances"] if "fleet" in method else []),
     }
     assert made - {"sts:GetCallerIdentity"} == allowed - by_ec2_itself
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_tagged_at_birth_may_be_ended_by_its_tag_only(method):
+    statements = policy([method])["Statement"]
+
+    limits = [
+        each.get("Condition", {}).get("StringLike")
+        for each in statements
+        if "ec2:TerminateInstances" in each["Action"]
+    ]
+
+    ours = {"aws:ResourceTag/spotlib:batch": "*"}
+    assert limits == [ours if registry.METHODS[method].tags_at_birth else None]
+
+
+def test_the_readme_says_of_each_method_what_it_measures(repository):
+    rows = re.findall(r"^\| `(\w+)`", (repository / "README.md").read_text(), re.MULTILINE)
+
+    assert [name for name in rows if name in METHODS] == list(METHODS)
 
 
 def test_the_policy_file_is_that_of_the_default_method():
