@@ -171,20 +171,39 @@ def test_an_instance_of_a_fleet_that_is_hidden_later_is_never_taken_for_gone(
     in_process, log, monkeypatch
 ):
     world = scripted(QUICK)
-    connection, call = in_process(world), Connection.call
+    connection = in_process(world)
     checked = plan_for(connection, NANO, n=1, timeout_s=60.0, methods=[REQUEST])
+    hide_instances(monkeypatch, lambda: '"stage"' in log.read_text())
 
-    def hiding(self, region, action, /, **given):
-        reply = call(self, region, action, **given)
-        if "stage" in log.read_text():
-            reply |= {"Reservations": []} if "Reservations" in reply else {}
-        return reply
-
-    monkeypatch.setattr(Connection, "call", hiding)
     summary = collect_batch(connection, checked, log=log, seed=1, guard=False)
 
     assert not summary.cleaned.confirmed
     assert summary.cleaned.live_instances[NANO.region] == [world.truth()[0]["instance_id"]]
+
+
+def test_a_sweep_does_not_take_it_for_gone_either(tmp_path, monkeypatch):
+    world, log = died(tmp_path, REQUEST, "after the line of stage")
+    [hidden] = [each["instance_id"] for each in read_events(log)[0] if each["event"] == "stage"]
+    hide_instances(monkeypatch, lambda: True)
+
+    report = swept(world, log, give_up_s=60.0)
+
+    assert not report.clean
+    [command] = [each for each in report.lines() if "terminate-instances" in each]
+    assert command.endswith(f"--instance-ids {hidden}")
+
+
+def hide_instances(monkeypatch, hidden):
+    """List no instance while this is so."""
+    call = Connection.call
+
+    def hiding(self, region, action, /, **given):
+        reply = call(self, region, action, **given)
+        if action == "describe_instances" and hidden():
+            reply["Reservations"] = []
+        return reply
+
+    monkeypatch.setattr(Connection, "call", hiding)
 
 
 def test_a_sweep_needs_no_permission_for_what_no_log_here_made(tmp_path):
