@@ -8,6 +8,7 @@ from crashing import (
     DEFAULT,
     EMPTY,
     NAME,
+    REGIONS,
     Recorder,
     require_recovered,
     short_batch,
@@ -28,6 +29,7 @@ from spotlib.model import Kind, Sighting, plan_launches
 from spotlib.record.replay import replay
 from spotlib.record.tables import load_launches
 from spotlib.sandbox import fleet_api, run_api
+from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import Fate, Reads, World
 
@@ -76,6 +78,21 @@ def test_each_instance_asked_for_is_a_row_from_the_answer_on(launch, arm):
     assert waiting[["instance_id", "fulfilled_by_s"]].isna().all(axis=None)
     assert waiting["status_code"].tolist() == ["pending_fulfillment"]
     assert {each["event"] for each in events}.isdisjoint({"tagged", "refused"})
+
+
+@pytest.mark.parametrize("arm", BOTH)
+def test_a_fleet_whose_answers_were_all_lost_is_found_by_its_tag_and_deleted(in_process, log, arm):
+    world = scripted(Fate(evaluate_s=20.0), HELD)
+    checked = plan_for(in_process(world), NANO, n=2, timeout_s=60.0, methods=[arm])
+    world.faults.append(Fault(kind="lose_answer", action="CreateFleet"))
+
+    summary = collect_batch(in_process(world), checked, log=log, seed=1, guard=False)
+
+    [fleet_id] = {each["fleet_id"] for each in world.truth()}
+    assert summary.outcomes == {"refused": 2}
+    assert summary.cleaned.confirmed
+    assert world.leftovers() == EMPTY
+    assert fleet_id in {name for each in replay(log).releases for name in each.cancelled}
 
 
 def test_a_fleet_asks_ec2_to_end_its_instances_with_it(launch):
@@ -220,7 +237,9 @@ def test_a_sweep_needs_no_permission_for_what_no_log_here_made(tmp_path):
 
     world, log = died(tmp_path, REQUEST, "after the line of requested")
     deny(world, "DescribeFleets")
-    assert not swept(world, log, give_up_s=60.0).clean
+    report = swept(world, log, give_up_s=60.0)
+    assert set(report.errors) == set(REGIONS)
+    assert not report.confirms(log.stem)
     world.faults.clear()
     assert swept(world, log).confirms(log.stem)
 
