@@ -235,8 +235,7 @@ def _note_progress(batch: Batch, run: Run, before: Track, after: Track) -> None:
     if before.outcome is None and after.outcome is not None:
         ended = outcome_event(run, after)
         batch.log.append(ended)
-        over = (ended.request_id, ended.instance_id) if ended.is_over else ()
-        batch.cleared.update(filter(None, over))
+        batch.cleared.update([ended.request_id] if ended.is_over else [])
         if after.outcome is Outcome.FAILED and after.sighting is not None:
             batch.problems += _own_failure(run.plan.target, after.sighting)
 

@@ -8,6 +8,7 @@ from crashing import (
     DEFAULT,
     EMPTY,
     NAME,
+    REGIONS,
     Recorder,
     require_recovered,
     short_batch,
@@ -28,6 +29,7 @@ from spotlib.model import Kind, Sighting, plan_launches
 from spotlib.record.replay import replay
 from spotlib.record.tables import load_launches
 from spotlib.sandbox import fleet_api, run_api
+from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import Fate, Reads, World
 
@@ -76,6 +78,21 @@ def test_each_instance_asked_for_is_a_row_from_the_answer_on(launch, arm):
     assert waiting[["instance_id", "fulfilled_by_s"]].isna().all(axis=None)
     assert waiting["status_code"].tolist() == ["pending_fulfillment"]
     assert {each["event"] for each in events}.isdisjoint({"tagged", "refused"})
+
+
+@pytest.mark.parametrize("arm", BOTH)
+def test_a_fleet_whose_answers_were_all_lost_is_found_by_its_tag_and_deleted(in_process, log, arm):
+    world = scripted(Fate(evaluate_s=20.0), HELD)
+    checked = plan_for(in_process(world), NANO, n=2, timeout_s=60.0, methods=[arm])
+    world.faults.append(Fault(kind="lose_answer", action="CreateFleet"))
+
+    summary = collect_batch(in_process(world), checked, log=log, seed=1, guard=False)
+
+    [fleet_id] = {each["fleet_id"] for each in world.truth()}
+    assert summary.outcomes == {"refused": 2}
+    assert summary.cleaned.confirmed
+    assert world.leftovers() == EMPTY
+    assert fleet_id in {name for each in replay(log).releases for name in each.cancelled}
 
 
 def test_a_fleet_asks_ec2_to_end_its_instances_with_it(launch):
@@ -171,20 +188,39 @@ def test_an_instance_of_a_fleet_that_is_hidden_later_is_never_taken_for_gone(
     in_process, log, monkeypatch
 ):
     world = scripted(QUICK)
-    connection, call = in_process(world), Connection.call
+    connection = in_process(world)
     checked = plan_for(connection, NANO, n=1, timeout_s=60.0, methods=[REQUEST])
+    hide_instances(monkeypatch, lambda: '"stage"' in log.read_text())
 
-    def hiding(self, region, action, /, **given):
-        reply = call(self, region, action, **given)
-        if "stage" in log.read_text():
-            reply |= {"Reservations": []} if "Reservations" in reply else {}
-        return reply
-
-    monkeypatch.setattr(Connection, "call", hiding)
     summary = collect_batch(connection, checked, log=log, seed=1, guard=False)
 
     assert not summary.cleaned.confirmed
     assert summary.cleaned.live_instances[NANO.region] == [world.truth()[0]["instance_id"]]
+
+
+def test_a_sweep_does_not_take_it_for_gone_either(tmp_path, monkeypatch):
+    world, log = died(tmp_path, REQUEST, "after the line of stage")
+    [hidden] = [each["instance_id"] for each in read_events(log)[0] if each["event"] == "stage"]
+    hide_instances(monkeypatch, lambda: True)
+
+    report = swept(world, log, give_up_s=60.0)
+
+    assert not report.clean
+    [command] = [each for each in report.lines() if "terminate-instances" in each]
+    assert command.endswith(f"--instance-ids {hidden}")
+
+
+def hide_instances(monkeypatch, hidden):
+    """List no instance while this is so."""
+    call = Connection.call
+
+    def hiding(self, region, action, /, **given):
+        reply = call(self, region, action, **given)
+        if action == "describe_instances" and hidden():
+            reply["Reservations"] = []
+        return reply
+
+    monkeypatch.setattr(Connection, "call", hiding)
 
 
 def test_a_sweep_needs_no_permission_for_what_no_log_here_made(tmp_path):
@@ -201,7 +237,9 @@ def test_a_sweep_needs_no_permission_for_what_no_log_here_made(tmp_path):
 
     world, log = died(tmp_path, REQUEST, "after the line of requested")
     deny(world, "DescribeFleets")
-    assert not swept(world, log, give_up_s=60.0).clean
+    report = swept(world, log, give_up_s=60.0)
+    assert set(report.errors) == set(REGIONS)
+    assert not report.confirms(log.stem)
     world.faults.clear()
     assert swept(world, log).confirms(log.stem)
 
@@ -228,7 +266,7 @@ def died(folder, arm, name, *, last=False):
 
 
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(seed=st.integers(0, 10**6), lag_s=st.floats(0.0, 20.0), unknown_s=st.floats(0.0, 20.0))
 def test_stale_reads_give_no_instance_to_two_rows_and_no_row_two_instances(
@@ -241,7 +279,8 @@ def test_stale_reads_give_no_instance_to_two_rows_and_no_row_two_instances(
     checked = plan_for(connection, NANO, n=5, timeout_s=200.0, methods=[REQUEST])
     log = tmp_path_factory.mktemp("stale") / "batch.jsonl"
 
-    summary = collect_batch(connection, checked, log=log, seed=seed, guard=False)
+    quick = {"placement_scores": False, "advisor": False, "guard": False}
+    summary = collect_batch(connection, checked, log=log, seed=seed, **quick)
 
     events, _ = read_events(log)
     pairs = {(e["request_id"], e["instance_id"]) for e in events if e["event"] == "stage"}

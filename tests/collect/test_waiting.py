@@ -121,13 +121,14 @@ def test_the_time_until_all_is_confirmed_follows_the_passes_of_clean_up(settle_s
     assert until_quiet_s(settle_s, passes) == left_s
 
 
-def test_launch_templates_are_counted_as_such(in_process, log):
+def test_launch_templates_and_fleets_are_counted_as_such(in_process, log):
     connection = in_process(scripted(QUICK, NEVER))
-    arms = ["create_fleet_instant", "request_spot_instances"]
+    arms = ["create_fleet_instant", "request_spot_instances", "create_fleet_request"]
     checked = plan_for(connection, n=1, timeout_s=60, methods=arms)
     collect_batch(connection, checked, log=log, seed=1)
 
-    assert "It cancelled 1 request, deleted 1 launch template and terminated" in ending(log)
+    deleted = "deleted 1 fleet, deleted 2 launch templates"
+    assert f"It cancelled 1 request, {deleted} and terminated" in ending(log)
 
 
 def test_the_log_alone_says_how_a_batch_ended(collect, log):
