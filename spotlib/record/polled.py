@@ -30,7 +30,7 @@ class Polled:
     """Polls as they are kept until somebody wants the rows of some runs: they are many.
 
     ``runs`` has one row per run, ``polls`` one per poll, and ``counts`` one per poll and run, with
-    the places of both; a count is -1 where the poll failed, or where its stage is not recorded.
+    the places of both; a count is -1 where the poll failed, or where it is not recorded.
     """
 
     runs: pd.DataFrame
@@ -82,7 +82,7 @@ class Polls:
     """The polls of some logs, collected log by log."""
 
     _seen = attrgetter(*STAGES)
-    _granted = STAGES.index(Stage.GRANTED.label)
+    _granted = STAGES.index(Stage.GRANTED.label) - len(STAGES)
 
     def __init__(self) -> None:
         self._runs: list[dict[str, Any]] = []
@@ -99,8 +99,8 @@ class Polls:
             for plan, seen in poll.plans.items():
                 self._counts += (len(self._polls), places[poll.round, plan])
                 self._counts += (-1,) * len(STAGES) if seen is None else Polls._seen(seen)
-                if seen is not None and seen.granted is UNSET:
-                    self._counts[Polls._granted - len(STAGES)] = -1
+                if seen is not None and seen.granted is UNSET:  # it is no probe
+                    self._counts[Polls._granted] = -1
             self._polls.append((poll.number, poll.asked_s, poll.answered_s, poll.at, poll.error))
 
     def table(self) -> Polled:
