@@ -469,6 +469,23 @@ def test_fleets_are_deleted_once_each_and_at_most_a_hundred_per_call():
     assert ended.errors == ("delete_fleets in us-east-1: fleet-a: unexpectedError (m)",)
 
 
+def test_a_row_is_over_once_its_fleet_is_deleted_and_its_instances_have_ended(tmp_path):
+    world, log = died(tmp_path, REQUEST, "after the line of stage", last=True)
+    stage = read_events(log)[0][-1]
+    run = replay(log).runs[stage["round"], stage["plan"]]
+    connection, region, mine = connected_to(world), run.intent.region, run.request_ids
+
+    def survey(ids=mine):
+        return FLEETS.survey(connection, region, batch_id=None, ids=ids)
+
+    assert (len(survey().open_requests), survey().over) == (1, frozenset())
+    delete(connection, region, mine)
+    assert (survey().open_requests, survey().over) == ([], frozenset())
+    world.advance(120.0)
+    assert survey().over == set(mine)
+    assert survey(["fleet-none#1"]).missing == {"fleet-none#1"}
+
+
 def test_rows_that_are_left_come_with_one_command_for_their_fleet():
     [command] = FLEETS.commands("--region us-east-1", [*rows_of(FLEET, 2), OTHER])
 
