@@ -90,10 +90,12 @@ def truths_of(market, pools, launches, *, draws=10):
     The sandbox's delay of a call, which is the same for all arms, is left out.
     """
     pool_of = {str(target_in(pool)): pool for pool in pools}
-    runs = launches.drop_duplicates("run")[["target", "arm", "moment_s", "n"]]
+    runs = launches.drop_duplicates("run")
+    place = runs.groupby(["target", "round"]).ngroup()  # each has draws of its own, for all arms
+    runs = runs[["target", "arm", "moment_s", "n"]].assign(first=100 + place * draws)
     times_s = [
-        true_times_s(market, pool_of[target], arm, moment_s, n=n, draws=draws)
-        for target, arm, moment_s, n in runs.itertuples(index=False)
+        true_times_s(market, pool_of[target], arm, moment_s, n=n, seeds=range(first, first + draws))
+        for target, arm, moment_s, n, first in runs.itertuples(index=False)
     ]
     found = runs.assign(
         mean_s=[np.minimum(each, HORIZON_S).mean() for each in times_s],
@@ -102,17 +104,17 @@ def truths_of(market, pools, launches, *, draws=10):
     return found.groupby(["target", "arm"])[["mean_s", "share"]].mean()
 
 
-def true_times_s(market, pool, arm, moment_s, *, n, draws):
+def true_times_s(market, pool, arm, moment_s, *, n, seeds):
     """When each instance would run that is asked for in this way then; infinity is never."""
     times_s = []
-    for seed in range(100, 100 + draws):
+    for seed in seeds:
         world = World(seed, market=market, quota_vcpus=1e6, on_demand_vcpus=1e6)
         world.advance(moment_s)
         with suppress(ApiError):  # it is refused as a whole, and the truth has that
             ask(world, pool, arm, n)
         world.advance(HORIZON_S)
         times_s += [each["happened_s"].get("running", np.inf) for each in world.truth()]
-    assert len(times_s) == n * draws
+    assert len(times_s) == n * len(seeds)
     return np.array(times_s) - moment_s
 
 
