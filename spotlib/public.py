@@ -43,7 +43,9 @@ _WAITING_CODES = frozenset(
         *("capacity-not-available", "capacity-oversubscribed", "price-too-low"),
         *("pending-evaluation", "pending-fulfillment", "not-scheduled-yet", "fulfilled"),
         *("marked-for-stop", "marked-for-termination"),
-        *("submitted", "pending_fulfillment", "error"),  # of a fleet
+        # Of a fleet: how far it has come, or else its state.
+        *("pending_fulfillment", "pending_termination", "error"),
+        *("submitted", "active", "modifying", "failed"),
     }
 )
 # Of refused calls only these are exported: they are outcomes of the market.
