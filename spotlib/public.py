@@ -43,7 +43,9 @@ _WAITING_CODES = frozenset(
         *("az-group-constraint", "launch-group-constraint", "placement-group-constraint"),
         *("constraint-not-fulfillable", "pending-evaluation", "not-scheduled-yet"),
         *("marked-for-stop", "marked-for-termination"),
-        *("submitted", "pending_fulfillment", "error"),  # of a fleet
+        # Of a fleet: how far it has come, or else its state.
+        *("pending_fulfillment", "pending_termination", "error"),
+        *("submitted", "active", "modifying", "failed"),
         *(HELD_CODES | GRANTED_CODES),
     }
 )

@@ -10,6 +10,7 @@ from functools import partial
 
 import pandas as pd
 import pytest
+from botocore.session import get_session
 from conftest import CHAOS, NANO, QUICK, plan_for, scripted
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -104,6 +105,8 @@ def test_what_is_nearly_a_known_name_is_not_public():
 
 def test_documented_names_are_published_as_they_are():
     outcomes = [code for code, (kind, _) in _CODES.items() if kind in OUTCOME_KINDS]
+    ec2 = get_session().get_service_model("ec2")
+    fleets = [*ec2.shape_for("FleetActivityStatus").enum, *ec2.shape_for("FleetStateCode").enum]
     for column, texts in {
         "region": ["us-east-1", "us-gov-west-1", "cn-northwest-1", "ap-northeast-3"],
         "instance_type": ["t3.nano", "u-6tb1.metal", "m7i-flex.large", "t1.micro"],
@@ -111,7 +114,7 @@ def test_documented_names_are_published_as_they_are():
         "image_family": ["al2023-ami-kernel-6.1-arm64", "al2023-ami-minimal-kernel-6.12-x86_64"],
         "endpoint": ["aws", "sandbox", *(f"sandbox/{each}" for each in PROFILES), "sandbox/calm/7"],
         "instance_reason": ["Server.SpotInstanceTermination", "Client.UserInitiatedShutdown"],
-        "status_code": [*STATE_OF_CODE, *outcomes],
+        "status_code": [*STATE_OF_CODE, *outcomes, *fleets],
     }.items():
         assert [each for each in texts if not is_public(column, each)] == []
 
