@@ -27,12 +27,11 @@ PROBE = {"wanted": Stage.GRANTED, "timeout_s": 30.0}
 AT_ONCE = [each for each in OTHERS if METHODS[each.partition(":")[0]].row is INSTANCES]
 HELD = Fate(held_s=None)
 LATE = Fate(in_flight_s=12.0, boot_s=3.0, ok_s=5.0)
-# Where the market grants all, a part, and nothing.
-POOLS = {
-    "us-west-2/usw2-az2": "t3.nano t3a.nano t3.large t4g.small t3.micro",
-    "sa-east-1/sae1-az1": "t3.small t3a.large m6g.large r5.large t3.medium",
-    "eu-west-1/euw1-az1": "t3.nano t3a.small t3.large t4g.small t3a.nano",
-    "us-east-1/use1-az4": "t3a.nano m6g.large r5.large t3.nano t3a.large",
+POOLS = {  # in most the market grants a part, in some all
+    "us-west-2/usw2-az2": "t3.nano c5ad.large c7gd.2xlarge c8a.medium t3.micro",
+    "sa-east-1/sae1-az1": "c6gd.xlarge c8i-flex.large c8i-flex.xlarge m5a.large t3.medium",
+    "eu-west-1/euw1-az1": "c6g.xlarge c8g.xlarge c8i-flex.large i4g.xlarge t3.nano",
+    "us-east-1/use1-az4": "c6a.2xlarge c7g.2xlarge c8a.large c8g.2xlarge t3.nano",
 }
 ROUNDS = 50 if CHAOS else 16  # of 20 pools: a thousand probes; else of 10 in two regions
 
