@@ -38,7 +38,12 @@ _INK = "#1a4fa0"  # of what says that data are simulated
 _DECADES = 100.0  # last over first time of a logarithmic axis
 _MOST_BANDS = 4  # more would hide each other
 _LOG_FROM = 30  # longest over shortest time, from which an axis is logarithmic
-_STAGE_SHADES = {Stage.FULFILLED: "0.75", Stage.RUNNING: "0.5", Stage.READY: "0.15"}
+_STAGE_SHADES = {
+    Stage.FULFILLED: "0.75",
+    Stage.RUNNING: "0.5",
+    Stage.USABLE: "0.35",
+    Stage.READY: "0.15",
+}
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,8 @@ def distribution_figure(
         for kind, estimates in kinds.items()
     }
     shares = replace(styles, n=None)  # of those that began, which need not be n
-    figure, grid = styles.figure(2, 2, 0.7 * styles.width_in, simulated=simulated)
+    rows = max(ceil(len(kinds) / 2), 1)
+    figure, grid = styles.figure(rows, 2, 0.35 * rows * styles.width_in, simulated=simulated)
     for ax in grid.flat[len(kinds) :]:
         ax.set_visible(False)
     for (name, distributions), ax in zip(kinds.items(), grid.flat, strict=False):

@@ -13,7 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from spotlib.analyze.comparable import COMPETING, RUN, SAME_VARIABLE, ended_by_ec2, why_not
+from spotlib.analyze.comparable import (
+    COMPETING,
+    RUN,
+    SAME_VARIABLE,
+    censored_s,
+    ended_by_ec2,
+    why_not,
+)
 from spotlib.forecast.history import add_history
 from spotlib.model import Stage, watched_stages
 
@@ -150,10 +157,12 @@ def request_table(
     """
     found = launches[why_not(launches) == ""]
     _require_alike(found, stage)
+    found = found[censored_s(found, stage).notna() | found[f"{stage.label}_by_s"].notna()]
     table = _describe_runs(found).assign(stage=stage.label)
     shown = table[f"{stage.label}_by_s"].notna()
-    ended = ended_by_ec2(table) & ~shown
-    waited_s = table["watched_s"].where(~ended, table[["watched_s", "timeout_s"]].max(axis=1))
+    waited_s = censored_s(table, stage)
+    ended = ended_by_ec2(table) & (waited_s >= table["watched_s"])
+    waited_s = waited_s.where(~ended, table[["watched_s", "timeout_s"]].max(axis=1))
     table["event"] = shown.astype("int64")
     table["lower_s"] = table[f"{stage.label}_after_s"].where(shown, waited_s)
     table["upper_s"] = table[f"{stage.label}_by_s"].fillna(np.inf)
@@ -273,7 +282,8 @@ def _require_alike(launches: pd.DataFrame, stage: Stage) -> None:
     wanted = next((each for each in Stage if each.label == words), None)
     if wanted is None:
         raise ValueError(f"wanted must be a stage, got {words!r}")
-    if stage not in watched_stages(wanted):
+    recorded = censored_s(launches, stage).notna() | launches[f"{stage.label}_by_s"].notna()
+    if stage not in watched_stages(wanted, usable=bool(recorded.any())):
         raise ValueError(f"{stage.label} was not watched for, only {wanted.label}")
 
 

@@ -51,6 +51,7 @@ LAUNCH_COLUMNS = (
     *_BRACKETS,
     *("impaired_after_s", "impaired_by_s", "refused_after_s", "refused_by_s"),
     *("held_after_s", "held_by_s"),
+    *("usable_watched_s", "guest_uptime_s", "guest_at", "guest_synchronised"),
     *("created_at", "fulfilled_at", "launched_at"),
     *_FEATURES,
 )
@@ -72,7 +73,7 @@ _WHOLE = {
     *("rounds", "plans", "requests", "ended", "seed", "sps", "t3"),
 }
 _WORTH_PARTS = 4  # reading so many takes longer than starting processes
-_YES_OR_NO = {"simulated", "torn", "clean"}
+_YES_OR_NO = {"simulated", "torn", "clean", "guest_synchronised"}
 _RunsAndRequests = tuple[pd.DataFrame, NDArray[np.intp], pd.DataFrame]  # and the run of each
 
 
@@ -136,6 +137,9 @@ def load_launches(paths: Paths, *, executor: Executor | None = None) -> pd.DataF
         ``refused_*`` is the bracket of a refusal: from the request call to its answer.
         ``granted_*`` is known of probes only, and so is ``held_*``: when EC2 was first seen to
         hold the request.
+        ``usable_*`` is the bracket of the guest's own stamp, where plans record it, and ``guest_*``
+        what the stamp says.  Without a stamp it is censored at ``usable_watched_s``: a request that
+        ran may have been usable unseen, unless its whole console was read after its end.
         ``image_family`` is what all releases of an Amazon Linux share, or the image's own id.
         ``price_usd`` is the spot price and ``on_demand_usd`` the on-demand price, whatever was
         bought: ``purchase`` says which of them was to be paid.
@@ -178,7 +182,8 @@ def load_polls(paths: Paths, *, executor: Executor | None = None) -> pd.DataFram
     DataFrame, one row per poll and plan
         ``asked_s`` and ``answered_s`` are seconds since the plan's request call was sent,
         ``poll`` the number of the poll in the batch's schedule.  A missed poll has no counts, and
-        ``error`` says why.  ``granted`` is counted for probes only.
+        ``error`` says why.  ``granted`` is counted for probes only, ``usable`` where it is
+        recorded.
 
     Raises
     ------
@@ -442,7 +447,10 @@ class _Launches(_Rows):
 
 class _Polls(_Rows):
     _seen = attrgetter(*_STAGES)
-    _granted = _STAGES.index(Stage.GRANTED.label)
+    _optional = tuple(  # with its place from the end of the row
+        (stage.label, _STAGES.index(stage.label) - len(_STAGES))
+        for stage in (Stage.GRANTED, Stage.USABLE)
+    )
 
     def __init__(self) -> None:
         self._runs: list[dict[str, Any]] = []
@@ -459,8 +467,9 @@ class _Polls(_Rows):
             for plan, seen in poll.plans.items():
                 self._counts += (len(self._polls), places[poll.round, plan])
                 self._counts += (-1,) * len(_STAGES) if seen is None else _Polls._seen(seen)
-                if seen is not None and seen.granted is UNSET:
-                    self._counts[_Polls._granted - len(_STAGES)] = -1
+                for name, from_end in _Polls._optional if seen is not None else ():
+                    if getattr(seen, name) is UNSET:
+                        self._counts[from_end] = -1
             self._polls.append((poll.number, poll.asked_s, poll.answered_s, poll.at, poll.error))
 
     def table(self) -> Polled:
@@ -500,6 +509,7 @@ def _refused_rows(run: RecordedRun) -> list[dict[str, Any]]:
         "refused_by_s": _minus(answer.answered_s, answer.asked_s),
     }
     row["refused_after_s"] = None if row["refused_by_s"] is None else 0.0
+    row["usable_watched_s"] = 0.0 if run.intent.usable else None
     return [row] * count
 
 
@@ -514,12 +524,22 @@ def _request_row(request: RecordedRequest) -> dict[str, Any]:
     }
     for event in request.stages:
         _add_stage(row, event, sent_s)
+    if request.run.intent.usable and "usable_by_s" not in row:
+        row["usable_watched_s"] = _not_usable_until_s(request, row)
     if request.impaired is not None:
         row["impaired_after_s"] = request.impaired.after_s - sent_s
         row["impaired_by_s"] = request.impaired.by_s - sent_s
     if request.outcome is not None:
         row |= _ending(request.outcome) | _hold(request.outcome, sent_s)
     return row
+
+
+def _not_usable_until_s(request: RecordedRequest, row: dict[str, Any]) -> float:
+    """Until when a request without a stamp was certainly not usable."""
+    read = request.console
+    if read is not None and read.last and read.posted and read.error is None:
+        return float(row["watched_s"])
+    return float(min(row.get("running_after_s", row["watched_s"]), row["watched_s"]))
 
 
 def _ending(event: OutcomeEvent) -> dict[str, Any]:
@@ -552,3 +572,7 @@ def _add_stage(row: dict[str, Any], event: StageEvent, sent_s: float) -> None:
     if event.stage == Stage.FULFILLED.label:  # EC2 overwrites this time at the next status change
         row["fulfilled_at"] = event.status_updated_at
     row["launched_at"] = event.launched_at or row.get("launched_at")
+    if event.stamp is not UNSET:
+        row["guest_uptime_s"] = event.stamp.uptime_s
+        row["guest_at"] = event.stamp.clock_at
+        row["guest_synchronised"] = event.stamp.synchronised
