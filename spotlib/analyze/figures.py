@@ -116,7 +116,12 @@ class Styles:
 
 @drawing
 def answer_figure(
-    distributions: Mapping[str, LaunchTimes], styles: Styles, *, until_s: float, simulated: bool
+    distributions: Mapping[str, LaunchTimes],
+    styles: Styles,
+    *,
+    until_s: float,
+    simulated: bool,
+    since: str = "the request was sent",
 ) -> Figure:
     """The share at the stage over the seconds since the request, one line per target."""
     figure, [[ax]] = styles.figure(1, 1, 0.28 * styles.width_in, simulated=simulated)
@@ -127,9 +132,19 @@ def answer_figure(
         ax.plot(times_s, shares, linewidth=1.8, label=target, **marks, **styles.line(target))
     styles.share_axis(ax, until_s)
     stage = next(iter(distributions.values())).stage
-    ax.set(xlabel="seconds since the request was sent", ylabel=styles.share_label(stage))
+    ax.set(xlabel=f"seconds since {since}", ylabel=styles.share_label(stage))
     figure.legend(loc="outside right upper", frameon=False, fontsize="small", handlelength=3.5)
     return figure
+
+
+def lag_figure(
+    lags: Mapping[str, LaunchTimes], targets: Sequence[str], styles: Styles, *, simulated: bool
+) -> Figure:
+    """The share of the usable instances whose status checks were ok, over the seconds since."""
+    drawn = {name: lags[name] for name in targets if name in lags}
+    until_s, of_usable = _long_enough_s(drawn.values()), replace(styles, n=None)
+    since = "the guest was usable"
+    return answer_figure(drawn, of_usable, until_s=until_s, simulated=simulated, since=since)
 
 
 @drawing
