@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from spotlib.model import (
     EXPIRED_CODES,
     FAILED_CODES,
+    HELD_CODES,
     INTERRUPTED_CODES,
     POLLED,
     Bracket,
@@ -27,6 +28,7 @@ from spotlib.model import (
     failure_kind,
     image_family,
     plan_launches,
+    watched_stages,
 )
 
 NANO = Target("t3.nano", "sa-east-1")
@@ -308,6 +310,39 @@ def sighting_at(stage):
         Stage.RUNNING: running(checks={"instance": "initializing", "system": "ok"}),
         Stage.READY: running(checks=OK),
     }[stage]
+
+
+@pytest.mark.parametrize("code", sorted(HELD_CODES))
+def test_what_the_market_holds_ends_a_probe_and_nothing_else(code):
+    new = Track("sir-1", 0.0)
+    held = advance(new, Sighting("open", code), asked_s=1.0, answered_s=1.5)
+    later = advance(held, Sighting("open", code), asked_s=2.0, answered_s=2.5)
+
+    assert held.stage is Stage.ACCEPTED
+    assert later.held == Bracket(0.0, 1.5)
+    assert conclude(held, wanted=Stage.GRANTED).outcome is Outcome.HELD
+    assert conclude(held, wanted=Stage.RUNNING).outcome is None
+
+
+@pytest.mark.parametrize("code", ["pending-fulfillment", "fulfilled"])
+def test_what_ec2_has_decided_for_is_granted_before_it_has_an_instance(code):
+    track = advance(Track("sir-1", 0.0), Sighting("open", code), asked_s=1.0, answered_s=1.5)
+
+    assert track.stage is Stage.GRANTED
+    assert conclude(track, wanted=Stage.GRANTED).outcome is Outcome.GRANTED
+    assert conclude(track, wanted=Stage.READY).outcome is None
+
+
+def test_only_a_probe_records_that_it_was_granted():
+    rest = [stage for stage in Stage if stage is not Stage.GRANTED]
+
+    assert {wanted: list(Plan(NANO, 1, wanted=wanted).stages) for wanted in rest[2:]} == {
+        Stage.RUNNING: rest,
+        Stage.READY: rest,
+    }
+    assert Plan(NANO, 1, wanted=Stage.GRANTED).stages == tuple(Stage)
+    assert watched_stages(Stage.GRANTED) == (Stage.ACCEPTED, Stage.GRANTED)
+    assert watched_stages(Stage.RUNNING) == tuple(rest[:3])
 
 
 @given(st.lists(st.sampled_from([None, *Stage]), max_size=30))

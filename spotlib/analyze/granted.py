@@ -107,9 +107,12 @@ def granted_lines(table: pd.DataFrame) -> Iterator[str]:
 
 def formatted_granted(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of ``share_granted``, the share in one cell with its interval."""
-    cells = [_share_words(row) for _, row in table.iterrows()]
-    shown = table[[*_SAME, "runs", "asked", "granted"]].assign(**{"share granted": cells})
-    return shown.rename(columns={"asked_by": "asked by", "within_s": "within, s"})
+    shown = table[[*_SAME, "runs", "asked", "granted"]].assign(
+        within_s=table["within_s"].map("{:g}".format),
+        share=[_share_words(row) for _, row in table.iterrows()],
+    )
+    names = {"asked_by": "asked by", "within_s": "within, s", "share": "share granted"}
+    return shown.rename(columns=names)
 
 
 def _named(table: pd.DataFrame) -> "Iterator[tuple[pd.Series[Any], str]]":

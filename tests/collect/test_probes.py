@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import ARM, CHAOS, NANO, plan_for, read_events, scripted
 from crashing import DEFAULT, EMPTY, OTHERS
+from programs import served
 from test_images import named
 
 from spotlib.__main__ import main
@@ -23,9 +24,9 @@ from spotlib.sandbox.world import Fate, World
 PROBE = {"wanted": Stage.GRANTED, "timeout_s": 30.0}
 HELD = Fate(held_s=None)
 LATE = Fate(in_flight_s=12.0, boot_s=3.0, ok_s=5.0)
-SIZES = ("t3.nano", "t3.micro", "t3.large", "m5.large", "c5.xlarge")
+TYPES = ("t3.nano", "t3.micro", "t3.large", "m5.large", "c5.xlarge")
 PLACES = ("us-east-1/use1-az4", "sa-east-1/sae1-az1", "eu-west-1/euw1-az1", "us-west-2/usw2-az2")
-ROUNDS = 50 if CHAOS else 10  # of 20 pools: a thousand probes
+ROUNDS = 50 if CHAOS else 16  # of 20 pools: a thousand probes; else of 10 in two regions
 
 
 @pytest.fixture
@@ -98,7 +99,6 @@ def test_what_is_not_decided_by_the_timeout_is_censored_there(probe):
     [
         ("capacity-not-available", "held"),
         ("price-too-low", "held"),
-        ("capacity-oversubscribed", "held"),
         ("constraint-not-fulfillable", "timed_out"),  # that is about us, not the market
     ],
 )
@@ -208,7 +208,8 @@ def test_the_share_granted_is_the_truth_of_each_pool(in_process, log):
     market = Market()
     world = World(market=market, seed=5, quota_vcpus=4000)
     connection = in_process(world)
-    targets = [named_target(f"{size}@{place}", "") for size in SIZES for place in PLACES]
+    places = PLACES if CHAOS else PLACES[:2]
+    targets = [named_target(f"{kind}@{place}", "") for kind in TYPES for place in places]
     checked = plan_for(connection, *targets, n=1, **PROBE)
 
     summary = collect_batch(
@@ -249,15 +250,21 @@ def test_the_share_granted_is_the_truth_of_each_pool(in_process, log):
         if not table.loc[name, "low"] <= share <= table.loc[name, "high"]
     ]
     assert 0.1 < np.mean(list(chance.values())) < 0.95
-    assert len(missed) <= 3  # of 20 intervals of 95 %; more has a chance of 1.6 %
+    assert len(missed) <= 3  # of at most 20 intervals of 95 %; more has a chance of 1.6 %
 
 
 def pool_key(pool):
     return pool.instance_type, pool.zone_id
 
 
-def test_the_command_shows_cost_share_and_that_nothing_is_left(tmp_path, capsys):
-    assert main(["probe", "t3.nano@sa-east-1", "-n", "3", "--results", str(tmp_path)]) == 0
+@pytest.fixture
+def to(tmp_path):
+    """Where the command probes, a sandbox of this process, and where it records."""
+    return ["--endpoint", served(World(), idle_s=0.0), "--results", str(tmp_path)]
+
+
+def test_the_command_shows_cost_share_and_that_nothing_is_left(to, tmp_path, capsys):
+    assert main(["probe", "t3.nano@sa-east-1", "-n", "3", *to]) == 0
 
     said = capsys.readouterr().out
     assert (
@@ -273,12 +280,11 @@ def test_the_command_shows_cost_share_and_that_nothing_is_left(tmp_path, capsys)
     assert load_launches(log)["wanted"].unique().tolist() == ["granted"]
 
 
-def test_the_command_ends_with_1_at_a_problem_and_2_at_an_error(tmp_path, capsys):
-    to = ["--results", str(tmp_path)]
+def test_the_command_ends_with_1_at_a_problem_and_2_at_an_error(to, tmp_path, capsys):
     assert main(["probe", "t3.nonsense", *to]) == 1
     assert "PROBLEM: instance type 't3.nonsense' is not offered" in capsys.readouterr().out
     assert main(["probe", "t3.nano", "--rounds", "2", "--every-s", "60", *to]) == 2
     assert "with probes every_s must be at least 300 seconds" in capsys.readouterr().err
-    assert main(["probe", "t3.nano", "--profile", "any", *to]) == 2
+    assert main(["probe", "t3.nano", "--profile", "any"]) == 2
     assert "--profile is for AWS" in capsys.readouterr().err
     assert list((tmp_path / "launches").iterdir()) == []

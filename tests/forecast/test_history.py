@@ -128,7 +128,7 @@ def with_probes(launches, *probes):
 
 
 def test_a_probe_is_history_like_a_run_if_it_ended_strictly_before_the_round():
-    launches = [run_rows([200.0], number=0), run_rows([200.0], number=1)]  # sent at 0 and 900 s
+    launches = [list(run_rows([200.0], number=i)) for i in range(2)]  # sent at 0 and 900 s
 
     found = with_probes(launches, probe_at(850.0, [True, False]))
     assert found.loc[1].tolist() == pytest.approx([0.5, 0.75, 50.0])
@@ -147,7 +147,7 @@ def test_a_probe_of_something_else_or_that_was_cut_short_is_no_history(other):
 
 
 def test_no_probe_is_a_run_to_learn_from():
-    launches = [run_rows([200.0, INF], number=i) for i in range(3)]
+    launches = [list(run_rows([200.0, INF], number=i)) for i in range(3)]
     probes = table_of(*(probe_at(100.0 + i, [True] * 5) for i in range(4)))
     alone, beside = (training_table(table_of(*launches), probes=p) for p in (None, probes))
 
