@@ -1,9 +1,10 @@
 """The guest's own stamp: what it writes to its console once it is usable, and when that was.
 
 The script in the user data runs when the guest has reached multi-user.  Its one line says how long
-the kernel had run, what the guest's clock showed, whether that clock was synchronised, and when EC2
-says that the instance began (``pendingTime``).  Here the line is read, and turned into a bracket on
-our own clock that is never narrower than the truth; ``docs/usable.md`` derives it.
+the kernel had run then, what the guest's clock showed a little later, whether that clock was
+synchronised, and when EC2 says that the instance began (``pendingTime``).  Here the line is read,
+and turned into a bracket on our own clock that is never narrower than the truth;
+``docs/usable.md`` derives it.
 
 Pure: nothing here reads a clock, a file or the network.
 """
@@ -24,7 +25,8 @@ DRIFT = 500e-6  # how much faster or slower than UTC a clock runs at most
 _WHOLE_S = 1.0  # EC2's times are cut to whole seconds
 _NARROWINGS = 3  # each puts the moment nearer to the dates that it is told by
 _LINE = re.compile(
-    r"spotlib-usable (?P<uptime>\d{1,7}\.\d{1,9}) (?P<clock>\d{1,10}\.\d{1,9}) "
+    r"spotlib-usable (?P<uptime>\d{1,7}\.\d{1,9}) (?P<later>\d{1,7}\.\d{1,9}) "
+    r"(?P<clock>\d{1,10}\.\d{1,9}) "
     r"(?P<boot>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}) "
     r"(?P<pending>-|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ) (?P<synchronised>yes|no|-)\r?\n",
     re.ASCII,
@@ -35,11 +37,13 @@ _LINE = re.compile(
 class Stamp:
     """What the guest's line says; None is what it could not find out.
 
-    ``uptime_s`` is since its kernel started, ``clock_at`` what its clock showed then, and
-    ``pending_at`` when EC2 says that the instance began, cut to a whole second.
+    ``uptime_s`` is since its kernel started.  ``clock_at`` is what its clock showed a little later,
+    at ``clock_uptime_s``.  ``pending_at`` is when EC2 says that the instance began, cut to a whole
+    second.
     """
 
     uptime_s: float
+    clock_uptime_s: float
     clock_at: datetime
     boot_id: str
     pending_at: datetime | None
@@ -58,12 +62,15 @@ class Dated:
 def script_lines() -> str:
     """Return what a guest runs to write its line, behind the dead-man's switch.
 
-    Whether the clock is synchronised is asked before the clock is read: it does not get worse.  All
-    that may take long has a limit, and nothing that fails keeps the line from being written.
+    What counts is the moment of its first line.  Then it waits some seconds for the clock to be
+    right, if need be, and asks whether it is before it reads it: it does not get worse.  All that
+    may take long has a limit, and nothing that fails keeps the line from being written.
     """
     return (
-        "synchronised=$(timeout 2 timedatectl show -p NTPSynchronized --value)\n"
         "uptime=$(cut -d ' ' -f 1 /proc/uptime)\n"
+        "timeout 20 chronyc waitsync 15 0.1 0 1 > /dev/null\n"
+        "synchronised=$(timeout 2 timedatectl show -p NTPSynchronized --value)\n"
+        "later=$(cut -d ' ' -f 1 /proc/uptime)\n"
         "now=$(date -u +%s.%N)\n"
         "boot=$(cat /proc/sys/kernel/random/boot_id)\n"
         "imds=http://169.254.169.254/latest\n"
@@ -72,7 +79,8 @@ def script_lines() -> str:
         'document=$(curl -s -m 1 -H "X-aws-ec2-metadata-token: $token" '
         "$imds/dynamic/instance-identity/document)\n"
         'pending=$(echo "$document" | sed -n \'s/.*"pendingTime" *: *"\\([^"]*\\)".*/\\1/p\')\n'
-        'echo "spotlib-usable $uptime $now $boot ${pending:--} ${synchronised:--}" > /dev/console\n'
+        'echo "spotlib-usable $uptime $later $now $boot ${pending:--} ${synchronised:--}" '
+        "> /dev/console\n"
     )
 
 
@@ -82,7 +90,7 @@ def read_stamp(console: str) -> Stamp | None:
     Examples
     --------
     >>> boot_id = "8f0f5a3e-0b1c-4d2e-9f3a-112233445566"
-    >>> line = f"spotlib-usable 12.50 1725148817.25 {boot_id} 2024-09-01T00:00:01Z no"
+    >>> line = f"spotlib-usable 12.50 14.75 1725148817.25 {boot_id} 2024-09-01T00:00:01Z no"
     >>> read_stamp(f"Welcome to Linux\\r\\n{line}\\r\\n").uptime_s
     12.5
     >>> read_stamp(line) is None  # it may be cut
@@ -95,6 +103,7 @@ def read_stamp(console: str) -> Stamp | None:
     try:
         return Stamp(
             uptime_s=float(found["uptime"]),
+            clock_uptime_s=float(found["later"]),
             clock_at=datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=float(found["clock"])),
             boot_id=found["boot"],
             pending_at=None if pending == "-" else datetime.fromisoformat(pending),
@@ -133,10 +142,11 @@ def usable_bracket(
     begun_at = [each for each in (stamp.pending_at, launched_at) if each is not None]
     ran_s = stamp.uptime_s * (1 - DRIFT)
     began = max((each.timestamp() + ran_s for each in begun_at), default=-math.inf)
-    shown = stamp.clock_at.timestamp()
+    waited_s = stamp.clock_uptime_s - stamp.uptime_s
+    shown, error_s = stamp.clock_at.timestamp() - waited_s, SYNCHRONISED_S + DRIFT * waited_s
     spans = [(began, math.inf)]
     if stamp.synchronised:
-        spans.insert(0, (max(began, shown - SYNCHRONISED_S), shown + SYNCHRONISED_S))
+        spans.insert(0, (max(began, shown - error_s), shown + error_s))
     for earliest, latest in spans:
         found = _on_our_clock(earliest, latest, widest, dates)
         if found is not None:

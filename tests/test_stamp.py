@@ -13,7 +13,7 @@ from spotlib.stamp import DRIFT, SERVERS_S, SYNCHRONISED_S, Dated, Stamp, read_s
 
 EPOCH = datetime(2024, 9, 1, tzinfo=UTC)
 BOOT_ID = "8f0f5a3e-0b1c-4d2e-9f3a-112233445566"
-LINE = f"spotlib-usable 12.50 1725148817.25 {BOOT_ID} 2024-09-01T00:00:01Z no"
+LINE = f"spotlib-usable 12.50 14.75 1725148817.25 {BOOT_ID} 2024-09-01T00:00:01Z no"
 HOUR_S = 3600.0
 
 
@@ -58,9 +58,12 @@ calls = st.tuples(
     asked=st.lists(calls, max_size=8),
     synchronised=st.sampled_from([True, False, None]),
     off=st.floats(-1.0, 1.0),
+    waited=st.tuples(st.floats(0.0, 30.0), st.floats(-DRIFT * 0.99, DRIFT * 0.99)),
     began=st.tuples(st.booleans(), st.booleans(), st.floats(-SERVERS_S / 2, SERVERS_S / 2)),
 )
-def test_every_bracket_contains_the_moment(*, machine, steps, asked, synchronised, off, began):
+def test_every_bracket_contains_the_moment(
+    *, machine, steps, asked, synchronised, off, waited, began
+):
     """Sent, pending, kernel, usable, read: any gaps; a guest's clock is off by up to an hour."""
     in_stamp, in_launch_time, server_off = began
     sent, (to_pending, to_kernel, to_usable, to_read) = 100.0, steps
@@ -70,9 +73,12 @@ def test_every_bracket_contains_the_moment(*, machine, steps, asked, synchronise
     read = usable + to_read + 0.01
     guest_off = off * (0.95 * SYNCHRONISED_S if synchronised else HOUR_S)
     began_at = utc(math.floor(pending + server_off))
+    waited_s, guest_drift = waited
+    uptime_s = math.floor((usable - kernel) * (1 + guest_drift) * 100) / 100
     stamp = Stamp(
-        uptime_s=math.floor((usable - kernel) * 100) / 100,
-        clock_at=utc(usable + guest_off),
+        uptime_s=uptime_s,
+        clock_uptime_s=uptime_s + waited_s * (1 + guest_drift),
+        clock_at=utc(usable + waited_s + guest_off),
         boot_id=BOOT_ID,
         pending_at=began_at if in_stamp else None,
         synchronised=synchronised,
@@ -93,7 +99,7 @@ def test_every_bracket_contains_the_moment(*, machine, steps, asked, synchronise
 
 def stamped(*, uptime_s=12.5, clock_s=120.0, pending_s=107.0, synchronised=False):
     pending_at = None if pending_s is None else utc(pending_s)
-    return Stamp(uptime_s, utc(clock_s), BOOT_ID, pending_at, synchronised)
+    return Stamp(uptime_s, uptime_s + 3.0, utc(clock_s + 3.0), BOOT_ID, pending_at, synchronised)
 
 
 # EC2's dates are read just after a second begins, and just before one ends.
@@ -171,7 +177,7 @@ def test_many_dates_at_random_phases_tell_ec2s_time_better_than_one():
 def test_a_line_is_read_from_a_console_with_other_lines():
     console = f"[ 0.0] Linux version 6.1\r\n[   12.1] cloud-init[1]: x\r\n{LINE}\r\nlogin: "
 
-    assert read_stamp(console) == Stamp(12.5, utc(17.25), BOOT_ID, utc(1.0), False)
+    assert read_stamp(console) == Stamp(12.5, 14.75, utc(17.25), BOOT_ID, utc(1.0), False)
     assert read_stamp(console.replace("Z no", "Z yes")).synchronised is True
     assert read_stamp(console.replace("Z no", "Z -")).synchronised is None
     assert read_stamp(console.replace("2024-09-01T00:00:01Z", "-")).pending_at is None
@@ -191,6 +197,7 @@ def test_of_two_lines_the_first_counts():
         LINE.replace("12.50", "12.5[   13.0] random: crng init done") + "\n",
         LINE.replace("2024-09-01", "2024-13-01") + "\n",
         LINE.replace("1725148817.25", "17251488170000.25") + "\n",
+        LINE.replace(" 14.75", "") + "\n",
         LINE.replace("no", "perhaps") + "\n",
         LINE.replace("12.50", "") + "\n",
         LINE.replace("12.50", "١٢.50") + "\n",  # digits, but not those that a guest writes

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from spotlib.model import Bracket, Stage, Track, add_usable, conclude
+from spotlib.model import Bracket, Stage, Track, add_usable
 from spotlib.stamp import Dated, Stamp, usable_bracket
 
 if TYPE_CHECKING:
@@ -72,10 +72,8 @@ def _runs(track: Track) -> bool:
     return track.sighting is not None and track.sighting.instance_state == "running"
 
 
-def stamped(
-    track: Track, run: "Run", stamp: Stamp, window: Bracket, dates: Sequence[Dated]
-) -> Track:
-    """Return the track with the bracket of its guest's stamp.
+def stamped(track: Track, stamp: Stamp, window: Bracket, dates: Sequence[Dated]) -> Track:
+    """Return the track with the bracket of its guest's stamp; the next poll concludes from it.
 
     ``window`` is from the request to the answer of the read that showed it.
     """
@@ -87,4 +85,4 @@ def stamped(
         launched_at=launched_at,
         dates=dates,
     )
-    return conclude(add_usable(track, bracket), wanted=run.plan.wanted)
+    return add_usable(track, bracket)

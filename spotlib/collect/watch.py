@@ -247,7 +247,7 @@ def _take_read(batch: Batch, run: Run, row: str, read: ConsoleRead, *, last: boo
         return
     assert run.sent_s is not None
     before, window = run.tracks[row], Bracket(run.sent_s, answered_s)
-    run.tracks[row] = stamped(before, run, read.stamp, window, batch.consoles.dates[run.region])
+    run.tracks[row] = stamped(before, read.stamp, window, batch.consoles.dates[run.region])
     _note_progress(batch, run, before, run.tracks[row], read.stamp)
 
 
@@ -357,9 +357,13 @@ def _looked(batch: Batch, region: str, future: Future[Survey]) -> None:
 
 
 def end(batch: Batch, run: Run, outcome: Outcome) -> None:
-    """Give every request of a run that has none yet this outcome: it is censored there."""
+    """Give every request of a run that has none yet this outcome: it is censored there.
+
+    One whose guest was heard to be usable since the last poll has the outcome of that.
+    """
     run.ended = True
-    late = {item: replace(run.tracks[item], outcome=outcome) for item in run.pending}
+    late = {item: conclude(run.tracks[item], wanted=run.plan.wanted) for item in run.pending}
+    late = {item: replace(each, outcome=each.outcome or outcome) for item, each in late.items()}
     run.tracks |= late
     for track in late.values():
         batch.log.append(outcome_event(run, track))

@@ -261,6 +261,7 @@ class GuestStamp(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     """What the guest wrote when it was usable; null is what it could not find out."""
 
     uptime_s: Seconds  # since its kernel started
+    clock_uptime_s: Seconds  # the same when it read its clock, a little later
     clock_at: Instant  # its own clock
     boot_id: str
     pending_at: Instant | None  # when EC2 says that the instance began, cut to a whole second
