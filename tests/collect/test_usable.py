@@ -2,7 +2,8 @@
 
 import base64
 from collections import Counter
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +24,7 @@ from spotlib.ec2.policy import policy
 from spotlib.model import ARMS, Stage, Target, plan_launches
 from spotlib.record.tables import load_launches, load_polls
 from spotlib.sandbox.faults import Fault
+from spotlib.sandbox.market import Market
 from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import Fate, Forms, Guests
 from spotlib.stamp import SERVERS_S, SYNCHRONISED_S
@@ -247,7 +249,10 @@ def test_a_read_that_fails_is_no_missed_poll_and_says_nothing_of_the_guest(in_pr
 
 @pytest.mark.parametrize("ended_console", ["kept", "absent"])
 def test_a_stamp_that_is_posted_too_late_is_read_after_the_end(in_process, log, ended_console):
-    world = scripted(*[Fate(boot_s=5.0, ok_s=17.0)] * 2, forms=Forms(ended_console=ended_console))
+    market = Market()
+    market.numbers = replace(market.numbers, console_end_most_s=1.0)
+    fates = [Fate(boot_s=5.0, ok_s=17.0)] * 2
+    world = scripted(*fates, market=market, forms=Forms(ended_console=ended_console))
     world.faults.append(Fault(kind="internal_error", action=READ, to_s=world.now_s + 40.0))
     collected(in_process, world, log, **BESIDE)
 
@@ -353,8 +358,10 @@ def test_the_median_of_usable_is_that_of_the_truth(in_process, log, off_s):
 
     rows = load_launches(log)
     rows = rows[rows["usable_by_s"].notna()]
-    [sent_s] = [e["asked_s"] for e in read_events(log)[0] if e["event"] == "requested"]
-    moments = usable_s(world)
+    events = read_events(log)[0]
+    [sent_s] = [each["asked_s"] for each in events if each["event"] == "requested"]
+    began = datetime.fromisoformat(events[0]["started_at"]) - world.epoch
+    moments = usable_s(world, began.total_seconds())
     truth_s = [moments[name] - sent_s for name in rows["request_id"]]
     [times] = launch_times(name_runs(rows), Stage.USABLE).values()
     width_s = rows["usable_by_s"] - rows["usable_after_s"]
@@ -362,3 +369,5 @@ def test_the_median_of_usable_is_that_of_the_truth(in_process, log, off_s):
     assert rows["guest_synchronised"].all()
     assert width_s.max() <= 2 * (SYNCHRONISED_S + SERVERS_S) + 0.5
     assert abs(times.quantile(0.5).value - np.median(truth_s)) <= 0.1 + SYNCHRONISED_S + SERVERS_S
+    middles_s = (rows["usable_after_s"] + rows["usable_by_s"]) / 2
+    assert abs(float(np.median(middles_s - truth_s))) <= 0.1
