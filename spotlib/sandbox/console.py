@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
+from math import inf
 
 from spotlib.sandbox import catalogue, network
 from spotlib.sandbox.account import Instance
@@ -18,6 +20,7 @@ from spotlib.sandbox.world import World
 
 MOST_BYTES = 65536  # of a console's output that EC2 keeps: the last ones
 _ENDED = ("stopped", "terminated")
+_DOWN = ("stopping", "shutting-down")
 _FINISH_S = 0.05  # from the last line of the user data to the end of cloud-init
 _CLOUD_INIT = "cloud-init[1561]: "
 _CHATTER = "systemd[1]: Started session-{number}.scope - A session of the user ec2-user."
@@ -78,7 +81,7 @@ def shown(world: World, instance: Instance, *, latest: bool) -> tuple[float, byt
         until_s = -1.0 if gone else now_s - it.lag_s
     else:
         until_s = max((at_s for at_s in _posts(instance, it) if at_s <= now_s), default=-1.0)
-    lines = [line for line in _log(world, instance, it, until_s) if line[0] <= until_s]
+    lines = _log(world, instance, it, until_s)
     if not lines:
         return nothing
     text = "".join(text for _, text in lines).encode()[-MOST_BYTES:]
@@ -87,28 +90,24 @@ def shown(world: World, instance: Instance, *, latest: bool) -> tuple[float, byt
 
 def _posts(instance: Instance, it: Guest) -> Iterator[float]:
     """When EC2 posts what there is: after the boot, if it still runs then, and after each end."""
-    for place, (at_s, state) in enumerate(instance.path):
-        until_s = min((later for later, _ in instance.path[place + 1 :]), default=None)
-        posted_s = at_s + it.post_after_s
-        if state == "running" and (until_s is None or posted_s < until_s):
-            yield posted_s
+    for (at_s, state), (next_s, _) in pairwise([*instance.path, (inf, "")]):
+        if state == "running" and at_s + it.post_after_s < next_s:
+            yield at_s + it.post_after_s
         elif state in _ENDED:
             yield at_s + it.end_post_after_s
 
 
 def _log(world: World, instance: Instance, it: Guest, until_s: float) -> list[tuple[float, str]]:
-    """(when, what) of what the guest writes until then, in order."""
-    ended_s = instance.ended_s
-    if ended_s is not None and ended_s <= until_s:
-        until_s = ended_s
-        end = [(ended_s, _stamped(it, ended_s, "reboot: Power down"))]
-    else:
-        end = []
-    lines = [*_boot_lines(world, instance, it), *instance.wrote, *_chatter(world, it, until_s)]
+    """(when, what) of what the guest writes until then, in order; it writes until it goes down."""
+    down_s = next((at_s for at_s, state in instance.path if state in _DOWN), inf)
+    alive_s = min(until_s, down_s)
+    lines = [*_boot_lines(world, instance, it), *instance.wrote, *_chatter(world, it, alive_s)]
     lines = [(at_s, text + "\r\n") for at_s, text in lines]
     lines.append((it.prompt_s, f"\r\nAmazon Linux 2023\r\n\r\n{_host(instance)} login: "))
-    lines = sorted((line for line in lines if line[0] <= until_s), key=lambda line: line[0])
-    return lines + [(at_s, text + "\r\n") for at_s, text in end]
+    lines = sorted((line for line in lines if line[0] <= alive_s), key=lambda line: line[0])
+    if down_s <= until_s:
+        lines.append((down_s, _stamped(it, down_s, "reboot: Power down") + "\r\n"))
+    return lines
 
 
 def _boot_lines(world: World, instance: Instance, it: Guest) -> Iterator[tuple[float, str]]:
