@@ -9,8 +9,9 @@ import argparse
 import numpy as np
 from analyze_study import Truth, simulate
 
+from spotlib.analyze.curve import Curve, Observed, smoothed
 from spotlib.analyze.launch_times import observe
-from spotlib.analyze.turnbull import Curve, Observed, smoothed, turnbull
+from spotlib.analyze.turnbull import turnbull
 from spotlib.model import Stage
 
 HORIZON_S = 590.0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spotlib.record.tables import LAUNCH_COLUMNS
+from spotlib.record.columns import LAUNCH_COLUMNS
 from spotlib.sandbox import catalogue
 from spotlib.sandbox.chance import Floats
 from spotlib.sandbox.market import Market, Pool

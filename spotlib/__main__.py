@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import spotlib
-from spotlib.cleanup.sweep import CLEAN, ENDED, UNWRITTEN, complete_ended, sweep
+from spotlib.cleanup.one_batch import CLEAN, ENDED, UNWRITTEN, complete_ended
+from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import Unfinished, read_folder
 from spotlib.collect.cost import PreflightReport
 from spotlib.collect.parameters import named_target

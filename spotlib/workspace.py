@@ -60,9 +60,15 @@ def results_folder(results: str | Path = "") -> Path:
     ------
     ValueError
         If nothing can be written there, or a file has the name of one of its folders: a measurement
-        that cannot be kept must not be paid for.
+        that cannot be kept must not be paid for.  Or if the folder that it is to be made in does
+        not exist: a mistyped path must not lead astray.
     """
     folder = results_path(results)
+    if not folder.parent.exists():
+        raise ParameterError(
+            f"results {str(folder)!r} cannot be made: there is no folder {str(folder.parent)!r}; "
+            "correct the name, or make that folder first"
+        )
     for part in (folder / name for name in _PARTS):
         if os.path.lexists(part) and not part.is_dir():
             raise ValueError(f"results needs {str(part)!r} as a folder: move what is there")

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import ARM, CHAOS, NANO, QUICK, plan_for, read_events, scripted
 
 from spotlib.cleanup.sweep import SweepReport, sweep
@@ -31,6 +32,8 @@ from spotlib.sandbox.world import Fate, World
 
 DEFAULT = "request_spot_instances"
 OTHERS = [arm for arm in ARMS if arm != DEFAULT]
+# All but the default one with make chaos only: ``test_method_crashes`` has a sample of them.
+EACH_ARM = [DEFAULT, *(pytest.param(arm, marks=pytest.mark.chaos) for arm in OTHERS)]
 NAME = "20240901T000000Z-abcdef.jsonl"
 REGIONS = (NANO.region, ARM.region)
 EMPTY: dict[str, list[str]] = {"requests": [], "instances": []}
@@ -231,6 +234,16 @@ def require_recovered(world: World, log: Path, acknowledged: list[dict[str, Any]
     runs = launches.groupby(["round", "plan"])
     assert (runs.size() == runs["n"].first()).all()
     load_polls(log)
+
+
+def require_nothing_after(later_s: float, point: Point, folder: Path) -> None:
+    """Nothing of it costs money so much later, though nobody has swept."""
+    world, _ = point.revived(folder)
+    world.advance(later_s)
+    left = world.leftovers()
+    left.pop("templates", None)  # one costs nothing, and nobody is left to delete it
+    assert left == EMPTY, point.name
+    assert world.touched == []
 
 
 def describing_nothing(world, *actions, from_s=0.0, kind="internal_error"):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from spotlib.forecast.training import training_table
-from spotlib.record.tables import LAUNCH_COLUMNS
+from spotlib.record.columns import LAUNCH_COLUMNS
 from spotlib.sandbox.market import Market
 
 INF = float("inf")

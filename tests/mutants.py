@@ -65,6 +65,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "spotlib/collect": ("tests/collect", "tests/cleanup/test_close.py"),
     "spotlib/select/cov.py": ("tests/select/test_cov.py", "tests/select/test_choice.py"),
     "spotlib/analyze/intervals.py": ("tests/analyze",),
+    "spotlib/analyze/curve.py": ("tests/analyze",),
     "spotlib/analyze/turnbull.py": ("tests/analyze",),
     "spotlib/forecast": ("tests/forecast",),
 }

@@ -20,7 +20,8 @@ from spotlib.ec2.connection import connect_in_process
 from spotlib.export import export
 from spotlib.forecast.training import COLUMNS
 from spotlib.model import Stage, Target, plan_launches
-from spotlib.record.tables import BATCH_COLUMNS, load_batches, load_launches, load_polls
+from spotlib.record.columns import BATCH_COLUMNS
+from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import World
 

@@ -24,7 +24,7 @@ from spotlib.export import export
 from spotlib.forecast.training import COLUMNS
 from spotlib.model import OUTCOME_KINDS
 from spotlib.public import aliased, is_public, read_salt
-from spotlib.record.tables import BATCH_COLUMNS
+from spotlib.record.columns import BATCH_COLUMNS
 from spotlib.sandbox.numbers import PROFILES
 from spotlib.sandbox.states import STATE_OF_CODE
 from spotlib.sandbox.wire import attach

@@ -5,7 +5,7 @@ reads tables of launches and polls, never EC2, and writes no file.  Read it in t
 
 1. ``comparable``: what is an observation, what competes, what is censored, what may be pooled
 2. ``load``: the newest comparable launches, and what was left out
-3. ``turnbull``, ``intervals``: the mathematics, which know nothing of EC2
+3. ``curve``, ``turnbull``, ``lognormal``, ``intervals``: the mathematics, which know nothing of EC2
 4. ``launch_times``: the distribution of the times to a stage, per target
 5. ``summaries``, ``compare``, ``selectors``, ``checks``: tables made from these distributions
 6. ``sentences``, ``figures``: how the notebook says and shows them; ``parameters``: its parameters

@@ -15,9 +15,9 @@ from scipy import stats
 
 from spotlib.analyze.comparable import arm_names
 from spotlib.analyze.compare import compare_targets, exchange_p_values, holm
+from spotlib.analyze.curve import Floats
 from spotlib.analyze.intervals import FEWEST_RUNS
 from spotlib.analyze.launch_times import LaunchTimes, launch_times
-from spotlib.analyze.turnbull import Floats
 from spotlib.model import Stage
 
 _BY = " by "

@@ -16,10 +16,11 @@ from scipy import stats
 
 from spotlib.analyze.comparable import NOT_THE_MARKET, stopped
 from spotlib.analyze.compare import holm
+from spotlib.analyze.curve import Curve, Floats, smoothed, widened
 from spotlib.analyze.intervals import FEWEST_RUNS
 from spotlib.analyze.launch_times import LaunchTimes, round_of
 from spotlib.analyze.load import Comparable
-from spotlib.analyze.turnbull import Curve, Floats, smoothed, turnbull, widened
+from spotlib.analyze.turnbull import turnbull
 from spotlib.model import Stage
 from spotlib.words import counted, percent, within_words
 

@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from spotlib.analyze.curve import Floats
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate, run_level_interval
 from spotlib.analyze.launch_times import LaunchTimes
-from spotlib.analyze.turnbull import Floats
 
 SIGNIFICANT = 0.05  # the adjusted p-value below which two targets are said to differ
 _TWO_SIDED = float(stats.norm.ppf(0.975))
@@ -120,7 +120,10 @@ def slower_first(pairs: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Half:
-    """When half of a target's requests were at the stage; infinity is after ``known_s``."""
+    """When half of a target's requests were at the stage; infinity is after ``known_s``.
+
+    ``runs`` were watched until then.
+    """
 
     value_s: float
     resampled_s: Floats
@@ -131,7 +134,9 @@ class _Half:
     def of(cls, times: LaunchTimes) -> "_Half":
         halves = (each.quantile(0.5) for each in (times.curve, times.resampled))
         value_s, resampled_s = halves
-        return cls(float(value_s), resampled_s, times.curve.known_until_s, times.observed.runs)
+        known_s = times.curve.known_until_s
+        runs = int(times.runs_watched(min(float(value_s), known_s)))
+        return cls(float(value_s), resampled_s, known_s, runs)
 
     def over(self, other: "_Half") -> Floats:
         """The resampled ratios; NaN where neither half was reached."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from spotlib.analyze.turnbull import Floats
+from spotlib.analyze.curve import Floats
 
 FEWEST_RUNS = 6  # the range of 6 draws covers their median in 97 % of cases, of 5 in 94 %
 NOT_REACHED = "not reached while watched"
@@ -167,7 +167,13 @@ class ShareLimits:
         counts = self.shares * size + 0.5, (1 - self.shares) * size + 0.5
         low = np.sort(np.minimum(stats.beta.ppf(tail, *counts), self.shares))
         high = np.sort(np.maximum(stats.beta.isf(tail, *counts), self.shares))
-        return np.interp(shares, self.shares, low), np.interp(shares, self.shares, high)
+        return _between(shares, self.shares, low), _between(shares, self.shares, high)
+
+
+def _between(shares: Floats, knots: Floats, limits: Floats) -> Floats:
+    """Limits between knots.  None exceeds that of the next knot, not even by rounding."""
+    following = np.searchsorted(knots, shares, side="right").clip(max=len(knots) - 1)
+    return np.asarray(np.minimum(np.interp(shares, knots, limits), limits[following]))
 
 
 def _effective_sizes(shares: Floats, resampled: Floats, *, runs: int, requests: int) -> Floats:

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from spotlib.analyze.comparable import (
     censored_s,
@@ -36,18 +36,12 @@ from spotlib.analyze.comparable import (
     require_same_variable,
     why_not,
 )
-from spotlib.analyze.intervals import Estimate, ShareLimits, studentized
-from spotlib.analyze.turnbull import (
-    Curve,
-    Floats,
-    Observed,
-    influence,
-    refitted,
-    smoothed,
-    turnbull,
-)
+from spotlib.analyze.curve import Curve, Floats, Observed, smoothed
+from spotlib.analyze.intervals import FEWEST_RUNS, Estimate, ShareLimits, studentized
+from spotlib.analyze.turnbull import influence, refitted, turnbull
 from spotlib.model import Stage
 from spotlib.processes import each_of
+from spotlib.words import counted
 
 Draws = NDArray[np.int16]  # how often each run is drawn: shape (resamples, runs)
 _REFITTED = 40  # runs, up to which resamples are estimated anew
@@ -187,9 +181,10 @@ class LaunchTimes:
     def share_ready(self, time_s: float, *, level: float = 0.95) -> Estimate:
         """The share of the requested at the stage by a time, in Jeffreys' limits over runs.
 
-        See ``ShareLimits``.
+        See ``ShareLimits``.  There is no interval if fewer than 6 runs were watched so long.
         """
-        return self._limits.interval(float(self.curve.share_by(time_s)), level=level)
+        share = self._limits.interval(float(self.curve.share_by(time_s)), level=level)
+        return self._sure(share, time_s)
 
     def quantile(self, share: float = 0.5) -> Estimate:
         """The time by which a share of the requested is at the stage; 0.5 is the median.
@@ -202,7 +197,7 @@ class LaunchTimes:
         if self._limits.why:
             return Estimate(point, np.nan, np.nan, self._limits.why)
         low, high = (float(self.curve.quantile(each)) for each in self._limits.reaching(share))
-        return Estimate(point, low if np.isfinite(low) else np.nan, high)
+        return self._sure(Estimate(point, low if np.isfinite(low) else np.nan, high), point)
 
     def restricted_mean(self, horizon_s: float) -> Estimate:
         """The mean of min(time, horizon), with a bootstrap-t interval (see ``studentized``)."""
@@ -213,7 +208,7 @@ class LaunchTimes:
             scores=np.where(np.isnan(scores), value, scores),
             draws=self.draws,
         )
-        return replace(mean, high=min(mean.high, horizon_s))
+        return self._sure(replace(mean, high=min(mean.high, horizon_s)), horizon_s)
 
     def run_means_s(self, horizon_s: float) -> Floats:
         """The mean of min(time, horizon) of each run, with the middle of a bracket as the time.
@@ -235,23 +230,48 @@ class LaunchTimes:
         return self._run_means(self.observed.by_s <= horizon_s, horizon_s=horizon_s)
 
     def _run_means(self, numbers: NDArray[Any], *, horizon_s: float) -> Floats:
+        run = self.observed.run
+        means: Floats = np.bincount(run, numbers) / np.bincount(run)
+        return np.where(self._watched(horizon_s), means, np.nan)
+
+    def runs_watched(self, time_s: ArrayLike) -> NDArray[np.int64]:
+        """How many runs were watched until each time, as in ``run_shares``."""
+        return np.asarray(self._watched(time_s).sum(axis=-1))
+
+    def _watched(self, time_s: ArrayLike) -> NDArray[np.bool_]:
+        """Whether each run was watched until each time, (times, runs)."""
+        return np.asarray(self._last_s >= _WATCHED * np.asarray(time_s)[..., None])
+
+    @cached_property
+    def _last_s(self) -> Floats:
+        """The last poll of each run; infinity if nothing of it could change any more."""
         seen = self.observed
-        unwatched = np.isinf(seen.by_s) & (seen.after_s < _WATCHED * horizon_s)
-        lost, totals = (np.bincount(seen.run, each) for each in (unwatched, numbers))
-        means: Floats = np.where(lost > 0, np.nan, totals / np.bincount(seen.run))
-        return means
+        last_s = np.full(seen.runs, np.inf)
+        np.minimum.at(last_s, seen.run, np.where(np.isinf(seen.by_s), seen.after_s, np.inf))
+        return last_s
+
+    def _sure(self, estimate: Estimate, time_s: float) -> Estimate:
+        """The estimate without its interval if too few runs were watched until a time."""
+        watched = int(self.runs_watched(time_s))
+        if watched >= FEWEST_RUNS or estimate.why or np.isnan(time_s):
+            return estimate
+        why = f"{counted(watched, 'run')} watched so long, at least {FEWEST_RUNS} are needed"
+        return Estimate(estimate.value, np.nan, np.nan, why)
 
     def band(self, time_s: Floats) -> pd.DataFrame:
         """The curve at some times, with two 95 % bands.
 
         ``low`` and ``high`` are pointwise: at each time the interval of ``share_ready``.
         ``curve_low`` and ``curve_high`` hold for the whole curve at once.  No limit depends on
-        which other times are asked for, and none falls (see ``ShareLimits``).
+        which other times are asked for, and none falls (see ``ShareLimits``).  They end where fewer
+        than 6 runs were watched so long.
         """
         shares = self.curve.share_by(time_s)
         (low, high), whole = self._limits.pointwise(shares), self._limits.whole_curve(shares)
-        columns = {"time_s": time_s, "share": shares, "low": low, "high": high}
-        return pd.DataFrame(columns | {"curve_low": whole[0], "curve_high": whole[1]})
+        limits = {"low": low, "high": high, "curve_low": whole[0], "curve_high": whole[1]}
+        known = self.runs_watched(time_s) >= FEWEST_RUNS
+        limits = {name: np.where(known, limit, np.nan) for name, limit in limits.items()}
+        return pd.DataFrame({"time_s": time_s, "share": shares, **limits})
 
     @cached_property
     def _limits(self) -> ShareLimits:

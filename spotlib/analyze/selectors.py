@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from spotlib.analyze.curve import Floats
 from spotlib.analyze.launch_times import LaunchTimes
-from spotlib.analyze.turnbull import Floats
 from spotlib.figures import target_names
 
 FEWEST_TARGETS = 6  # with fewer even a perfect rank correlation may well be chance

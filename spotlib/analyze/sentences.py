@@ -41,6 +41,8 @@ def data_sentence(data: Comparable) -> str:
         origin = f"{data.mark} but {endpoint}: these data say nothing about AWS"
     words = f"{origin}. {counted(data.launches['target'].nunique(), 'target')}"
     words += f", {size_words(data.launches)}."
+    if data.wanted is Stage.GRANTED:
+        words += " These are probes: EC2 granted an instance or not, and it was ended at once."
     if early := stopped(data.launches)["run"].nunique():
         words += f" Watching stopped early in {counted(early, 'run')}."
     if not data.not_read:

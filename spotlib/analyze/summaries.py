@@ -11,7 +11,7 @@ import pandas as pd
 
 from spotlib.analyze.intervals import Estimate
 from spotlib.analyze.launch_times import LaunchTimes, launch_times_of
-from spotlib.analyze.turnbull import fit_lognormal
+from spotlib.analyze.lognormal import fit_lognormal
 from spotlib.model import Outcome, Stage, watched_stages
 
 # From which stage to which; none is the request.
@@ -108,10 +108,10 @@ def ready_of_n(
 ) -> pd.DataFrame:
     """How many of n instances are ready on average at ``READY_AT_S`` and at the horizon.
 
-    One row per target, fastest first: ``target``, ``runs``, ``n`` of its last request, ``least_n``
-    and ``most_n`` of all its requests, and the columns ``ready_60s``, ``ready_60s_low``,
-    ``ready_60s_high`` and so on: n times the share ready and the ends of its interval.  ``half_s``
-    is the time by which half are ready, with its ends.
+    One row per target, fastest first: ``target``, ``runs`` that were watched until the horizon,
+    ``n`` of its last request, ``least_n`` and ``most_n`` of all its requests, and the columns
+    ``ready_60s``, ``ready_60s_low``, ``ready_60s_high`` and so on: n times the share ready and the
+    ends of its interval.  ``half_s`` is the time by which half are ready, with its ends.
     """
     by_target = launches.sort_values("sent_at", kind="stable").groupby("target")["n"]
     n, least, most = by_target.last(), by_target.min(), by_target.max()
@@ -119,7 +119,7 @@ def ready_of_n(
     rows = []
     for target in fastest_first(distributions, horizon_s=horizon_s):
         each, requested = distributions[target], int(n[target])
-        row = {"target": target, "runs": each.observed.runs, "n": requested}
+        row = {"target": target, "runs": int(each.runs_watched(horizon_s)), "n": requested}
         row |= {"least_n": int(least[target]), "most_n": int(most[target])}
         for time_s in times_s:
             share = each.share_ready(time_s)
@@ -140,7 +140,10 @@ def _with_ends(name: str, estimate: Estimate, *, times: float = 1.0) -> dict[str
 
 
 def summarize(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> pd.DataFrame:
-    """One row per target: share, median, 90th percentile and restricted mean, with intervals."""
+    """One row per target: share, median, 90th percentile and restricted mean, with intervals.
+
+    ``runs`` were watched until the horizon.
+    """
     rows = []
     for target, each in distributions.items():
         estimates = {
@@ -149,8 +152,9 @@ def summarize(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> 
             "p90_s": each.quantile(0.9),
             "restricted_mean_s": each.restricted_mean(horizon_s),
         }
-        row = {"target": target, "stage": each.stage.label, "runs": each.observed.runs}
-        row |= {"requests": len(each.observed.run), "shown": each.observed.events}
+        runs, seen = int(each.runs_watched(horizon_s)), each.observed
+        row = {"target": target, "stage": each.stage.label, "runs": runs}
+        row |= {"requests": len(seen.run), "shown": seen.events}
         for name, estimate in estimates.items():
             row |= _with_ends(name, estimate)
         rows.append(row | {"why_no_interval": estimates["share"].why})

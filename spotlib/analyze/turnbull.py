@@ -1,158 +1,22 @@
 """Curves through brackets: the mathematics of interval-censored times.
 
-Owns the Turnbull estimator (NPMLE), what is read off its curve, and the lognormal fit.  It knows
-nothing of EC2, reads no table and no file, and draws no random number.
+Owns the Turnbull estimator (NPMLE), its resamples and its influence values.  It knows nothing of
+EC2, reads no table and no file, and draws no random number.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import linalg, optimize, sparse, stats
+from scipy import linalg, optimize, sparse
 
-Floats = NDArray[np.float64]
+from spotlib.analyze.curve import Curve, Floats, Observed
+
 Ints = NDArray[np.int64]
 
 _MOST_STEPS = 500  # a dozen or two are enough
 _LEAST_OF_WEIGHT = 1e-6  # of a bracket's weight, the mass that a step must leave in it
-
-
-@dataclass(frozen=True)
-class Observed:
-    """The bracket of each request: its time lies in ``(after_s, by_s]``; arrays (requests,).
-
-    ``by_s`` is infinity if the stage was not shown while watched; both are infinity if a competing
-    event ended the request.  ``run`` is the number of its run, from 0.
-    """
-
-    after_s: Floats
-    by_s: Floats
-    run: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        """Refuse brackets that no poll can have made."""
-        never = np.isposinf(self.after_s) & np.isposinf(self.by_s)
-        if not np.all((self.after_s < self.by_s) | never) or np.any(self.after_s < 0):
-            raise ValueError("brackets need 0 <= after_s < by_s, without NaN")
-        if len(self.after_s) == 0:
-            raise ValueError("there is no request to estimate from")
-
-    @property
-    def runs(self) -> int:
-        """The number of runs: the sample size."""
-        return int(self.run.max()) + 1
-
-    @property
-    def width_s(self) -> float:
-        """The median width of the finite brackets; 0 without one."""
-        shown = np.isfinite(self.by_s)
-        widths = self.by_s[shown] - self.after_s[shown]
-        return float(np.median(widths)) if len(widths) else 0.0
-
-    @property
-    def events(self) -> int:
-        """The number of requests shown at the stage."""
-        return int(np.isfinite(self.by_s).sum())
-
-
-def widened(observed: Observed, seconds: float) -> Observed:
-    """The same brackets if each poll may have shown the state of up to ``seconds`` before it."""
-    return replace(observed, after_s=np.maximum(observed.after_s - seconds, 0.0))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The share at the stage by each time, or many such curves on the same pieces.
-
-    ``mass[..., j]`` lies in ``(after_s[j], by_s[j]]``.  The data do not say where within, so it is
-    spread evenly.  The last piece reaches to infinity: later than watched, or never.  Beyond
-    ``known_until_s`` nothing was watched and the share is NaN.
-    """
-
-    after_s: Floats
-    by_s: Floats
-    mass: Floats
-    known_until_s: float
-
-    def share_by(self, time_s: ArrayLike) -> Floats:
-        """The share at the stage by each time; shape ``mass.shape[:-1] + time_s.shape``."""
-        time_s = np.asarray(time_s, dtype=np.float64)
-        width = np.where(np.isfinite(self.by_s), self.by_s - self.after_s, np.inf)
-        part = np.clip((time_s[..., None] - self.after_s) / width, 0.0, 1.0)
-        share = np.clip(np.tensordot(self.mass, part, axes=(-1, -1)), 0.0, 1.0) + 0.0
-        return np.where(time_s > self.known_until_s, np.nan, share)
-
-    def quantile(self, share: float) -> Floats:
-        """The first time by which ``share`` of the requested are at the stage.
-
-        Infinity means later than watched, or never.  Shape ``mass.shape[:-1]``.  It is kept.
-        """
-        if share not in self._quantiles:
-            self._quantiles[share] = self._quantile(share)
-        return self._quantiles[share]
-
-    @cached_property
-    def _quantiles(self) -> dict[float, Floats]:
-        return {}
-
-    def _quantile(self, share: float) -> Floats:
-        finite = np.isfinite(self.by_s)
-        after_s, by_s, mass = self.after_s[finite], self.by_s[finite], self.mass[..., finite]
-        reached = mass.sum(axis=-1) >= share - 1e-6  # a sum of many may miss it by rounding
-        low = np.zeros(mass.shape[:-1])
-        high = np.full(mass.shape[:-1], by_s.max(initial=0.0))
-        for _ in range(40):  # halves the longest time to well below a microsecond
-            middle = (low + high) / 2.0
-            part = np.clip((middle[..., None] - after_s) / (by_s - after_s), 0.0, 1.0)
-            enough = (mass * part).sum(axis=-1) >= share - 1e-6
-            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-        return np.where(reached, high, np.inf)
-
-    def interquartile_s(self) -> float:
-        """The interquartile range of the finite times of a single curve; 0 without one."""
-        shown = self.shown_share()
-        if shown < 1e-6:
-            return 0.0
-        return float(self.quantile(0.75 * shown) - self.quantile(0.25 * shown))
-
-    def shown_share(self) -> float:
-        """The share of a single curve that ever reached the stage while watched."""
-        return float(self.mass[np.isfinite(self.by_s)].sum())
-
-    def restricted_mean_s(self, horizon_s: float) -> Floats:
-        """The mean of min(time, horizon): the area above the curve up to the horizon.
-
-        Irwin, Journal of Hygiene 1949.  It assumes no distribution and counts the never ready.
-        """
-        by_s = np.where(np.isfinite(self.by_s), self.by_s, self.after_s + 1.0)
-        low, high = np.minimum(self.after_s, horizon_s), np.minimum(by_s, horizon_s)
-        inside = (high**2 - low**2) / 2.0 + horizon_s * (by_s - high - (self.after_s - low))
-        each = np.where(np.isfinite(self.by_s), inside / (by_s - self.after_s), horizon_s)
-        mean: Floats = self.mass @ each
-        return mean if horizon_s <= self.known_until_s else np.full_like(mean, np.nan)
-
-
-def smoothed(curve: Curve, width_s: float) -> Curve:
-    """The curve averaged over a window: each piece is spread over at least ``width_s``.
-
-    Means are kept, and no piece begins before 0 or ends after the last poll.  The Turnbull curve
-    itself converges only with the cube root of the sample size, so its median is rough.  The
-    smoothed maximum-likelihood estimator converges faster (Groeneboom, Jongbloed, Witte, Annals
-    of Statistics 2010).  Half a bracket is wide enough and does not bend the curve; a whole one
-    makes a median of 5 s, polled every 3 s, 0.1 s late.
-    """
-    finite = np.isfinite(curve.by_s)
-    by_s = np.where(finite, curve.by_s, curve.after_s)
-    middle_s = (curve.after_s + by_s) / 2.0
-    room_s = np.minimum(middle_s, curve.known_until_s - middle_s)
-    half_s = np.minimum(np.maximum(by_s - curve.after_s, width_s) / 2.0, room_s)
-    return replace(
-        curve,
-        after_s=np.where(finite, middle_s - half_s, curve.after_s),
-        by_s=np.where(finite, middle_s + half_s, np.inf),
-    )
 
 
 @dataclass(frozen=True)
@@ -421,45 +285,3 @@ def _self_consistent(spread: Any, weight: Floats, start: Floats) -> Floats:
             break
     normal: Floats = mass / mass.sum(axis=1, keepdims=True)
     return normal
-
-
-@dataclass(frozen=True)
-class LognormalFit:
-    """A lognormal distribution of the times of the requests shown at the stage."""
-
-    median_s: float
-    sigma: float
-
-    def quantile_s(self, share: float) -> float:
-        """The time by which this share of them were at the stage."""
-        return float(stats.lognorm.ppf(share, self.sigma, scale=self.median_s))
-
-
-def fit_lognormal(observed: Observed) -> LognormalFit:
-    """Maximum likelihood of a lognormal over the brackets of the requests shown at the stage.
-
-    The likelihood of a bracket is its probability (scipy's ``CensoredData``); the location is 0.
-    Requests that were never shown are left out, because a lognormal that counts them as
-    right-censored would stretch to reach them.  The fit therefore does not estimate the share at
-    the stage, and is too short if many requests were still waiting when the watch ended.
-
-    Raises
-    ------
-    ValueError
-        With fewer than 5 such requests or 3 different brackets.  scipy would still return numbers.
-    """
-    shown = np.isfinite(observed.by_s)
-    brackets = np.column_stack([observed.after_s, observed.by_s])[shown]
-    distinct = len(np.unique(brackets, axis=0))
-    if len(brackets) < 5 or distinct < 3:
-        raise ValueError(
-            f"a fit needs at least 5 requests shown at the stage and 3 different brackets, "
-            f"got {len(brackets)} and {distinct}"
-        )
-    data = stats.CensoredData(interval=brackets)
-    start = np.log(brackets.mean(axis=1))
-    with np.errstate(all="ignore"):  # trial values of the optimizer may overflow
-        sigma, _, scale = stats.lognorm.fit(
-            data, max(start.std(), 0.05), floc=0, scale=np.exp(np.median(start))
-        )
-    return LognormalFit(float(scale), float(sigma))

@@ -1,82 +1,32 @@
 """Find what earlier batches left behind, by their logs and by tag, and close it.
 
-It touches only what carries our tag, and the instances of spot requests that do.  A batch whose
-log is locked is alive and left alone.  One whose log is not here may be alive elsewhere: it is left
-alone until its launches have expired, as a tag says.  Without that tag, or if it names no time, the
-batch is closed at once: otherwise it might never be closed.
+It touches only what carries our tag, and the instances of spot requests that do.  What becomes of
+each batch is decided in ``one_batch``.
 """
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
-from spotlib.cleanup.close import (
-    GIVE_UP_S,
-    SETTLE_S,
-    Cleaned,
-    Note,
-    clean_event,
-    release_all,
-    settle,
-    unseen,
-)
-from spotlib.cleanup.commands import aws_options
-from spotlib.cleanup.recovery import missing_events
-from spotlib.cleanup.unfinished import Folder, Unfinished, read_folder
+from spotlib.cleanup.close import GIVE_UP_S, SETTLE_S, release_all, settle, unseen
+from spotlib.cleanup.one_batch import CLEAN, UNKNOWN, Job, Swept, sweep_batch, why_kept
+from spotlib.cleanup.unfinished import Folder, read_folder
 from spotlib.ec2.calls import ask_near
 from spotlib.ec2.connection import Connection, new_executor
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.places import home_region, is_aws
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.resource import Ours, Resource
-from spotlib.ec2.survey import RESOURCES, survey
+from spotlib.ec2.survey import RESOURCES
 from spotlib.model import Kind
-from spotlib.record.events import BatchEvent, CleanEvent, Event, ReleaseEvent
-from spotlib.record.log import EventLog, LogError, is_alive, locked
-from spotlib.record.replay import replay
+from spotlib.record.events import BatchEvent
+from spotlib.record.log import is_alive, locked
 
-ALIVE = "kept: its collection is running here"
-YOUNG = "kept: it is not recorded here and has not expired, so it may be running elsewhere"
-WOULD = "to be closed"
-CLOSED = "closed"
-CLEAN = "nothing is left of it"
-FAILED = "NOT confirmed closed"
-ENDED = "its sandbox has ended, so nothing is left in it"
-UNWRITTEN = "closed, but its log could not be completed, sweep again once it can: {}"
-UNKNOWN = "NOT known: no log of it is here, and EC2 lists no request of it: is the name right?"
 UNREAD = "NOT known: its log cannot be read, and EC2 lists no request of it"
 OTHER_PLACE = "NOT swept: it ran at {}, not here: {}"
 NOT_ITS = "{}: not searched, but its log names no request there: {}"
-ELSEWHERE = "kept: it ran in account {}, these credentials are of {}: choose its profile"
-
-
-@dataclass(frozen=True)
-class Swept:
-    """What became of one batch."""
-
-    batch_id: str
-    verdict: str
-    cleaned: Cleaned | None = None
-    commands: tuple[str, ...] = ()  # that finish it by hand
-
-    @property
-    def confirmed(self) -> bool:
-        """Whether nothing of it is left and that is recorded."""
-        return self.verdict in (CLOSED, CLEAN)
-
-    @property
-    def forgotten(self) -> bool:
-        """Whether a foreign endpoint has forgotten it: another try would change nothing."""
-        return self.cleaned is not None and self.cleaned.forgotten
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing of it is left here, or it is somebody's who lives."""
-        return self.confirmed or self.verdict in (ALIVE, YOUNG, UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -169,11 +119,11 @@ def sweep(
     patient = Patient(connection)
     near = _near(connection, [*(regions or ()), *(r for log in logs.values() for r in log.regions)])
     account = None if connection.simulated else _account(patient, near)
-    if not dry_run:
-        _end_known([_Job(connection, name, log, [], account) for name, log in logs.items()])
     recorded = {kind for log in logs.values() for kind in log.resources}
     kinds = [each for each in RESOURCES if batch_id not in logs or each in recorded]
     find = partial(_find, patient, batch_id, kinds, recorded)
+    if not dry_run:
+        _end_known([Job(connection, name, log, [], find, account) for name, log in logs.items()])
     ours, errors = _search(patient, near, regions, find)
     notes = list(here.notes)
     if batch_id in logs or batch_id in here.clean:  # its log says where anything of it can be
@@ -182,11 +132,12 @@ def sweep(
         errors = {region: words for region, words in errors.items() if region in own}
     errors |= {each.batch_id: each.words for each in here.faults}
     jobs = [
-        _Job(
+        Job(
             connection,
             name,
             logs.get(name),
             [each for each in ours if each[1].batch_id == name],
+            find,
             account,
             is_locked=any(_is_locked(each.path) for each in here.faults if each.batch_id == name),
         )
@@ -196,7 +147,7 @@ def sweep(
     with new_executor(connection) as executor:
         swept = tuple(
             executor.map(
-                partial(_sweep_batch, named=batch_id is not None, dry_run=dry_run, closing=closing),
+                partial(sweep_batch, named=batch_id is not None, dry_run=dry_run, closing=closing),
                 jobs,
             )
         )
@@ -212,54 +163,6 @@ def _absent(here: Folder, batch_id: str) -> str:
     for each in here.unfinished:
         return OTHER_PLACE.format(each.batch.endpoint, each.command())
     return UNREAD if here.faults else UNKNOWN
-
-
-@dataclass(frozen=True)
-class _Job:
-    connection: Connection
-    batch_id: str
-    log: Unfinished | None
-    listed: Sequence[tuple[str, Ours]]  # by region
-    account: str | None = None  # whose the credentials are, where that is known
-    is_locked: bool = False  # by its writer, where its log cannot be read
-
-    @property
-    def request_ids(self) -> dict[str, set[str]]:
-        """The request ids by region, from the log and from EC2."""
-        ids: dict[str, set[str]] = {}
-        if self.log is not None:
-            ids = {region: set(some) for region, some in self.log.request_ids.items()}
-        for region, each in self.listed:
-            ids.setdefault(region, set()).add(each.thing_id)
-        return ids
-
-    @property
-    def resources(self) -> tuple[Resource, ...]:
-        """The kinds of things that are looked for by its tag."""
-        return self.log.resources if self.log is not None else RESOURCES
-
-    @property
-    def alive(self) -> Mapping[str, frozenset[str]]:
-        """The instances that the log knows of and nobody has terminated, by region."""
-        return self.log.alive_instances if self.log is not None else {}
-
-    @property
-    def accounted(self) -> dict[str, set[str]]:
-        """The ids that EC2 must list before the batch is clean.
-
-        EC2 forgets what has ended after some time, which its kind knows.  So all of a young log
-        must be seen, but of an old log only what EC2 still lists.
-        """
-        ids: dict[str, set[str]] = {region: set() for region in self.request_ids}
-        for region, each in self.listed:
-            ids[region].add(each.thing_id)
-        expired_at = self.log.valid_until if self.log is not None else None
-        if expired_at is not None:
-            age = self.connection.server_utc() - expired_at
-            young = [each for each in RESOURCES if age < each.listed_for]
-            for region, some in self.request_ids.items():
-                ids[region].update(name for each in young for name in each.of(some))
-        return ids
 
 
 def _is_locked(path: Path) -> bool:
@@ -292,13 +195,13 @@ def _same_place(batch: BatchEvent, connection: Connection) -> bool:
     return is_aws(batch.endpoint) == is_aws(connection.endpoint)
 
 
-def _end_known(jobs: Iterable[_Job]) -> None:
+def _end_known(jobs: Iterable[Job]) -> None:
     """End what dead batches' logs name.  A search may take minutes if EC2 is in trouble.
 
     Nothing is recorded yet: each batch is closed later, which ends all of this once more.
     """
     for job in jobs:
-        if job.log is None or _kept(job, named=True) is not None:
+        if job.log is None or why_kept(job, named=True) is not None:
             continue
         ids = job.request_ids
         left = {region: unseen(some, job.alive.get(region, ())) for region, some in ids.items()}
@@ -368,125 +271,3 @@ def _enabled_regions(patient: Patient, near: Sequence[str]) -> set[str]:
             raise
         return set(patient.region_names(near[0]))
     return {each["RegionName"] for each in regions if each.get("OptInStatus") != "not-opted-in"}
-
-
-def _sweep_batch(
-    job: _Job, *, named: bool, dry_run: bool, closing: Callable[..., Cleaned]
-) -> Swept:
-    kept = _kept(job, named=named)
-    if kept is not None or dry_run:
-        return Swept(job.batch_id, kept or WOULD)
-    if job.log is None:
-        return _verdict(job, _close(job, closing, _unrecorded))
-    try:
-        log = EventLog.resume(job.log.path)
-    except BlockingIOError:  # another sweep was quicker
-        return Swept(job.batch_id, ALIVE)
-    except OSError as error:  # what is left costs money whether it can be written down or not
-        return _unwritten(_verdict(job, _close(job, closing, _unrecorded)), error)
-    with contextlib.closing(log):
-        return _close_and_complete(job, closing, log)
-
-
-def _kept(job: _Job, *, named: bool) -> str | None:
-    """Why a batch is left alone, or None."""
-    if job.log is not None:
-        owner = job.log.batch.account
-        if None not in (owner, job.account) and owner != job.account:
-            return ELSEWHERE.format(owner, job.account)
-        return ALIVE if is_alive(job.log.path) else None
-    if job.is_locked:
-        return ALIVE
-    if _is_quiet(job):
-        return CLEAN
-    expires = [each.expires_at for _, each in job.listed if each.expires_at]
-    young = expires and job.connection.server_utc() < max(expires)
-    return YOUNG if young and not named else None
-
-
-def _is_quiet(job: _Job) -> bool:
-    return all(
-        survey(job.connection, region, resources=(), ids=ids).quiet
-        for region, ids in job.accounted.items()
-    )
-
-
-def _close(job: _Job, closing: Callable[..., Cleaned], note: Note) -> Cleaned:
-    return closing(
-        job.connection,
-        batch_id=job.batch_id,
-        request_ids=job.accounted,
-        resources=job.resources,
-        note=note,
-        alive=job.alive,
-    )
-
-
-def _unrecorded(_: ReleaseEvent) -> None:
-    """Record nothing: there is no log here."""
-
-
-def _close_and_complete(job: _Job, closing: Callable[..., Cleaned], log: EventLog) -> Swept:
-    """Money first, then the outcome of every request, then the proof."""
-    completer = _LogCompleter(log, job.connection)
-    verdict = _verdict(job, cleaned := _close(job, closing, completer.note))
-    try:
-        record = replay(log.path)
-    except (ValueError, OSError) as error:  # somebody damaged it since it was read
-        return _unwritten(verdict, error)
-    assert record is not None  # it was read before
-    for event in list(missing_events(record, [each for _, each in job.listed])):
-        completer.append(event)
-    completer.note(clean_event(cleaned))
-    log.flush()
-    return verdict if completer.failed is None else _unwritten(verdict, completer.failed)
-
-
-@dataclass
-class _LogCompleter:
-    """Completes a dead writer's log as far as the disk takes it; clean-up goes on regardless."""
-
-    log: EventLog
-    connection: Connection
-    failed: LogError | None = None
-
-    def append(self, event: Event) -> None:
-        """Write it, unless an earlier one could not be written: the order must hold."""
-        if self.failed is None:
-            try:
-                self.log.append(event)
-            except LogError as error:
-                self.failed = error
-
-    def note(self, event: ReleaseEvent | CleanEvent) -> None:
-        """Record clean-up with the date: the writer's seconds are not ours."""
-        self.append(msgspec.structs.replace(event, at=self.connection.clock.utc()))
-
-
-def complete_ended(log: Unfinished) -> None:
-    """Complete the log of a batch whose sandbox has ended: nothing can be left in it.
-
-    Raises
-    ------
-    OSError
-        If somebody writes to the log, or if it cannot be written.
-    ValueError
-        If it is damaged.
-    """
-    with contextlib.closing(EventLog.resume(log.path)) as events:
-        record = replay(log.path)
-        assert record is not None  # it was read before
-        for event in list(missing_events(record, [])):
-            events.append(event)
-        events.append(clean_event(Cleaned(confirmed=True)))
-        events.flush()
-
-
-def _unwritten(swept: Swept, error: ValueError | OSError) -> Swept:
-    closed = swept.verdict == CLOSED
-    return replace(swept, verdict=UNWRITTEN.format(error)) if closed else swept
-
-
-def _verdict(job: _Job, cleaned: Cleaned) -> Swept:
-    commands = tuple(cleaned.commands(aws_options(job.connection)))
-    return Swept(job.batch_id, CLOSED if cleaned.confirmed else FAILED, cleaned, commands)

@@ -99,8 +99,8 @@ def _by_round(runs: list[pd.DataFrame], colours: Colours) -> Figure:
     _draw_strip(above.subplots(), runs, list(colours), stage)
     axes = below.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     _draw_panels(axes, runs, colours, stage)
-    below.supylabel(f"{stage.label}, instances (thin: each run, black: mean)", fontsize="medium")
-    below.supxlabel(_SECONDS, fontsize="medium")
+    below.supylabel(f"{stage.label}, instances", fontsize="medium")
+    below.supxlabel(f"{_SECONDS} (thin: each run, black: mean)", fontsize="medium")
     return figure
 
 

@@ -15,7 +15,7 @@ from spotlib.forecast.forecast import CHOSEN, Forecast, Forecaster, forecast_rea
 from spotlib.forecast.history import history_now
 from spotlib.forecast.models import FEATURES
 from spotlib.forecast.score import Scores
-from spotlib.model import Target
+from spotlib.model import Stage, Target
 from spotlib.words import counted, listed, percent
 
 _PROBABILITY = 0.9  # of having the needed instances ready
@@ -84,7 +84,7 @@ def _count_words(forecast: Forecast) -> str:
     return ends.get(count, f"{count} of {forecast.n}")
 
 
-def decision_words(table: pd.DataFrame) -> str:
+def decision_words(table: pd.DataFrame, stage: Stage = Stage.READY) -> str:
     """Say at how many targets n is enough, more than n and not even 10 n, and where to wait."""
     enough = int((table["to_request"] == table["n"]).sum())
     never = int(table["to_request"].isna().sum())
@@ -105,7 +105,7 @@ def decision_words(table: pd.DataFrame) -> str:
         for each in (ways, waits)
     )
     return (
-        f"To have n ready within {by_s:.0f} s with a chance of {percent(_PROBABILITY)}: "
+        f"To have n {stage.label} within {by_s:.0f} s with a chance of {percent(_PROBABILITY)}: "
         f"of {counted(len(table), 'target')}, {listed(to_do)}."
         + (f"  Of the same, {listed(to_wait)}." if to_wait else "")
     )

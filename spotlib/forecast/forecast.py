@@ -164,7 +164,7 @@ def fit_forecaster(
     Raises
     ------
     ValueError
-        If the model is unknown, or there are fewer than 6 runs.
+        If the model is unknown, or fewer than 6 runs were watched to the end.
     """
     if model not in (CHOSEN, *models):
         raise ValueError(f"model must be one of {(CHOSEN, *models)}, got {model!r}")
@@ -174,8 +174,9 @@ def fit_forecaster(
 
 def fit_forecasters(runs: Runs, *, models: Mapping[str, Fitting]) -> dict[str, Forecaster]:
     """Return a forecaster by each of ``models``, and ``chosen``, which fits none of them again."""
-    if len(runs) < FEWEST_RUNS:
-        raise ValueError(f"a forecast needs at least {FEWEST_RUNS} runs, got {len(runs)}")
+    if runs.watched < FEWEST_RUNS:
+        words = f"a forecast needs at least {FEWEST_RUNS} runs watched to the end"
+        raise ValueError(f"{words}, got {runs.watched}")
     kinds = {True: later_parts(runs.features), False: target_parts(runs.features)}
     fits = {name: fitting(runs) for name, fitting in models.items()}
 

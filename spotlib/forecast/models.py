@@ -115,6 +115,11 @@ class Runs:
         return Runs(self.features, self.times_s[kept], ready, weight)
 
     @property
+    def watched(self) -> int:
+        """How many of them were watched to the last time: those of a stopped batch were not."""
+        return int((self.weight[:, -1] > 0).sum())
+
+    @property
     def simulated(self) -> bool:
         """Whether they happened in the sandbox."""
         return bool(self.features["simulated"].iloc[0])

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from analyze_coverage import coverage
 from analyze_study import HeavyTail, Truth, simulate
 from analyze_truth import errors
 
-from spotlib.analyze.turnbull import Observed
+from spotlib.analyze.curve import Observed
 from spotlib.collect.preflight import preflight
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.connection import connect_in_process
@@ -34,12 +35,30 @@ def observed(after_s, by_s, run=None):
 
 
 def record(
-    log, *, targets=(NANO, SMALL), n=3, rounds=2, every_s=120.0, seed=1, fates=(), rest=None, **plan
+    log,
+    *,
+    targets=(NANO, SMALL),
+    n=3,
+    rounds=2,
+    every_s=120.0,
+    seed=1,
+    fates=(),
+    rest=None,
+    small_s=0.0,
+    **plan,
 ):
-    """A batch on a sandbox in this process: requests have these fates in order, then ``rest``."""
+    """A batch on a sandbox in this process: requests have these fates in order, then ``rest``.
+
+    Those of t3.small boot ``small_s`` longer.
+    """
     waiting = iter(fates)
     quick = rest or Fate(evaluate_s=0.5, in_flight_s=1.0, boot_s=6.0, ok_s=9.0)
-    world = World(seed=seed, script=lambda _: next(waiting, quick))
+
+    def script(request):
+        fate, is_small = next(waiting, quick), request.pool.instance_type == SMALL.instance_type
+        return replace(fate, boot_s=fate.boot_s + small_s) if small_s and is_small else fate
+
+    world = World(seed=seed, script=script)
     connection = connect_in_process(world, partial(attach, world))
     plan.setdefault("timeout_s", 40.0)
     checked = preflight(connection, plan_launches(targets, count=n, **plan)).require()

@@ -47,6 +47,38 @@ def test_below_six_runs_there_is_no_interval_but_the_reason():
     assert "no interval: 5 runs" in times.quantile().words()
 
 
+def stopped_at(launches, time_s, *, after):
+    """The launches if all runs from the round ``after`` on had been stopped at a time."""
+    cut = (launches["round"] >= after) & ~(launches["ready_by_s"] < time_s)
+    ends = {f"ready_{end}_s": launches[f"ready_{end}_s"].mask(cut) for end in ("after", "by")}
+    outcome = launches["outcome"].mask(cut, "abandoned")
+    return launches.assign(
+        **ends, outcome=outcome, watched_s=launches["watched_s"].mask(cut, time_s)
+    )
+
+
+@pytest.mark.parametrize("whole", [5, 6])
+def test_the_six_runs_of_an_interval_are_those_that_were_watched_so_long(whole):
+    launches = simulate(Truth(never=0.5), runs=whole + 4, count=10, rng=np.random.default_rng(1))
+    launches = stopped_at(launches, 100.0, after=whole)
+    [times] = launch_times(launches, Stage.READY, resamples=50).values()
+    early, late = times.share_ready(90.0), times.share_ready(300.0)
+    band = times.band(np.array([90.0, 300.0]))
+    [row] = summarize({"t3.nano": times}, horizon_s=300.0).to_dict("records")
+
+    assert times.runs_watched([90.0, 300.0]).tolist() == [whole + 4, whole]
+    assert early.low < early.value < early.high
+    assert times.quantile().why == ""
+    assert row["runs"] == whole
+    why = "" if whole == 6 else "5 runs watched so long, at least 6 are needed"
+    for each in (late, times.restricted_mean(300.0)):
+        assert np.isfinite(each.value)
+        assert each.why == why
+        assert bool(np.isfinite(each.low)) is (whole == 6)
+    limits = band[["low", "high", "curve_low", "curve_high"]]
+    assert limits.notna().all(axis="columns").tolist() == [True, whole == 6]
+
+
 def test_one_run_is_estimated_without_an_interval():
     launches = simulate(Truth(), runs=1, count=10, rng=np.random.default_rng(1))
     [times] = launch_times(launches, Stage.READY, resamples=50).values()
@@ -80,21 +112,20 @@ class TestBand:
 
         for row in band.to_dict("records"):
             share = times.share_ready(row["time_s"])
-            here = (row["share"], row["low"], row["high"])
-            assert here == pytest.approx((share.value, share.low, share.high), abs=1e-12)
+            assert (row["share"], row["low"], row["high"]) == (share.value, share.low, share.high)
 
     def test_no_limit_depends_on_how_many_points_are_drawn(self, times):
         many, two = (times.band(np.linspace(0, 300, number)) for number in (301, 2))
 
         pd.testing.assert_frame_equal(
-            many.iloc[[0, -1]].reset_index(drop=True), two, rtol=0, atol=1e-12
+            many.iloc[[0, -1]].reset_index(drop=True), two, check_exact=True
         )
 
     def test_no_limit_falls_and_the_whole_curves_holds_the_pointwise(self, times):
         band = times.band(np.linspace(0, 590, 591))
 
-        for limit in ("low", "high", "curve_low", "curve_high"):
-            assert (band[limit].diff().dropna() > -1e-12).all()  # but for rounding
+        for name in ("share", "low", "high", "curve_low", "curve_high"):
+            assert (band[name].diff().dropna() >= 0).all(), name
         assert (band["curve_low"] <= band["low"]).all()
         assert (band["low"] <= band["share"]).all()
         assert (band["share"] <= band["high"]).all()

@@ -13,16 +13,9 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from studies import observed
 
-from spotlib.analyze.turnbull import (
-    Curve,
-    _nonnegative,
-    fit_lognormal,
-    influence,
-    refitted,
-    smoothed,
-    turnbull,
-    widened,
-)
+from spotlib.analyze.curve import Curve, smoothed, widened
+from spotlib.analyze.lognormal import fit_lognormal
+from spotlib.analyze.turnbull import _nonnegative, influence, refitted, turnbull
 
 INF = np.inf
 REFERENCE = Path(__file__).with_name("lifelines_npmle.json")

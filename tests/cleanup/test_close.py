@@ -226,6 +226,13 @@ def launched():
     return world, connection, requests, instances
 
 
+def settled(launched, **given):
+    """Settle what was launched; nothing is written down."""
+    _, connection, requests, instances = launched
+    given |= {"request_ids": requests, "alive": instances, "resources": SOME}
+    return settle(connection, batch_id="b", note=lambda _: None, **given)
+
+
 @pytest.mark.parametrize("action", ["CancelSpotInstanceRequests", *DESCRIBES[:2]])
 def test_a_step_that_fails_keeps_no_other_from_being_tried(launched, action):
     world, connection, requests, instances = launched
@@ -247,18 +254,10 @@ def test_a_step_that_fails_keeps_no_other_from_being_tried(launched, action):
 
 
 def test_a_region_that_fails_keeps_no_other_from_being_closed(launched):
-    world, connection, requests, instances = launched
+    world, _, _, instances = launched
     world.faults.append(Fault(kind="internal_error", region=min(REGIONS)))
 
-    cleaned = settle(
-        connection,
-        batch_id="nobody",
-        request_ids=requests,
-        resources=SOME,
-        note=lambda _: None,
-        alive=instances,
-        give_up_s=60.0,
-    )
+    cleaned = settled(launched, give_up_s=60.0)
 
     assert not cleaned.confirmed
     assert set(world.leftovers()["instances"]) == set(instances[min(REGIONS)])
@@ -267,57 +266,37 @@ def test_a_region_that_fails_keeps_no_other_from_being_closed(launched):
     assert list(cleaned.errors) == [min(REGIONS)]
 
 
+ONCE = {"CancelSpotInstanceRequests": 2, "TerminateInstances": 2}  # in each of two regions
+
+
+def changes(world, since):
+    """How often each call that changes something was made, from the call with this number on."""
+    return Counter(each.action for each in world.calls[since:] if each.mutating)
+
+
 def test_what_was_ended_before_is_not_asked_for_again(launched):
     """One cancel and one terminate a region; then only surveys, until it is confirmed."""
-    world, connection, requests, instances = launched
-    calls = len(world.calls)
-
-    cleaned = settle(
-        connection,
-        batch_id="b",
-        request_ids=requests,
-        resources=SOME,
-        note=lambda _: None,
-        alive=instances,
-    )
-    first = Counter(each.action for each in world.calls[calls:] if each.mutating)
+    world, _, requests, instances = launched
+    began = len(world.calls)
     ended = {each for some in (*requests.values(), *instances.values()) for each in some}
-    calls = len(world.calls)
-    again = settle(
-        connection,
-        batch_id="b",
-        request_ids=requests,
-        resources=SOME,
-        note=lambda _: None,
-        alive=instances,
-        ended=ended,
-    )
+
+    cleaned = settled(launched)
+    first, middle = changes(world, began), len(world.calls)
+    again = settled(launched, ended=ended)
 
     assert cleaned.confirmed
-    assert first == {"CancelSpotInstanceRequests": 2, "TerminateInstances": 2}
+    assert first == ONCE
     assert again.confirmed
-    assert not [each for each in world.calls[calls:] if each.mutating]
+    assert changes(world, middle) == {}
 
 
 def test_what_was_ended_is_not_asked_for_again_while_nothing_can_be_described(launched):
-    world, connection, requests, instances = launched
+    world = launched[0]
     describing_nothing(world)
-    calls = len(world.calls)
+    began = len(world.calls)
 
-    cleaned = settle(
-        connection,
-        batch_id="b",
-        request_ids=requests,
-        resources=SOME,
-        note=lambda _: None,
-        alive=instances,
-    )
-
-    assert cleaned.confirmed
-    assert Counter(each.action for each in world.calls[calls:] if each.mutating) == {
-        "CancelSpotInstanceRequests": 2,
-        "TerminateInstances": 2,
-    }
+    assert settled(launched).confirmed
+    assert changes(world, began) == ONCE
 
 
 def ignore_filters(monkeypatch):

@@ -15,10 +15,10 @@ import pytest
 from conftest import read_events
 from crashing import (
     DEFAULT,
+    EACH_ARM,
     EMPTY,
     FAILING_S,
     NAME,
-    OTHERS,
     PASS_S,
     REGIONS,
     TIMEOUT_S,
@@ -29,6 +29,7 @@ from crashing import (
     in_process,
     last_ours_ended_s,
     points_of,
+    require_nothing_after,
     require_recovered,
     short_batch,
     short_world,
@@ -38,6 +39,7 @@ from crashing import (
 from kill_nine import bodies, digest
 
 from spotlib.cleanup.close import SETTLE_S, release, settle
+from spotlib.cleanup.one_batch import CLEAN, CLOSED, UNKNOWN
 from spotlib.cleanup.sweep import sweep
 from spotlib.collect.cost import BOOT_MARGIN_S, SWITCH_MARGIN_S
 from spotlib.ec2.methods.registry import METHODS
@@ -47,12 +49,9 @@ ACTIONS = [method.action for method in METHODS.values()]
 BOUND_S = TIMEOUT_S + SWITCH_MARGIN_S + 60 + BOOT_MARGIN_S  # the switch counts whole minutes
 
 
-@pytest.fixture(
-    scope="module",
-    params=[DEFAULT, *(pytest.param(arm, marks=pytest.mark.chaos) for arm in OTHERS)],
-)
+@pytest.fixture(scope="module", params=EACH_ARM)
 def arm(request):
-    """How the batch launches: ``test_method_crashes`` has a sample of the others."""
+    """How the batch launches."""
     return request.param
 
 
@@ -76,6 +75,20 @@ def test_a_crash_at_any_step_is_closed_and_its_log_completed(points, tmp_path, s
         assert last_ours_ended_s(world) < died_s + 2 * SETTLE_S, point.name
 
 
+def verdict_and_unsearched(arm, acknowledged):
+    """What a sweep says that can describe no instance: of the batch, and where it could not look.
+
+    Only a log that was begun says in which regions, and that no instance has to be looked for by
+    its tag: of the default method each is named by its request.
+    """
+    if not acknowledged:
+        return UNKNOWN, set(REGIONS)
+    if acknowledged[-1]["event"] == "clean":
+        return CLEAN, set()
+    asked = {each["region"] for each in acknowledged if each["event"] == "intent"}
+    return CLOSED, asked if arm != DEFAULT else set()
+
+
 def test_minutes_without_any_described_instance_after_a_crash_at_any_step_leave_nothing(
     points, arm, tmp_path, sampled
 ):
@@ -89,16 +102,19 @@ def test_minutes_without_any_described_instance_after_a_crash_at_any_step_leave_
         acknowledged, _ = read_events(log)
         died_s, alive = world.now_s, set(world.leftovers()["instances"])
         describing_nothing(world, "DescribeInstances")
-        known = {name for name in alive if name in log.read_text() or arm == DEFAULT}
+        known = {name for name in alive if name in str(acknowledged) or arm == DEFAULT}
+        verdict, unsearched = verdict_and_unsearched(arm, acknowledged)
 
         report = swept(world, log, batch_id=log.stem)
-        if arm == DEFAULT:
-            # Only a log that was begun says that no instance has to be looked for by its tag.
-            assert report.clean == bool(acknowledged), point.name
-        if not report.clean:
-            world.advance(FAILING_S)
-            assert swept(world, log, batch_id=log.stem).clean, point.name
+        world.advance(FAILING_S)
+        again = swept(world, log, batch_id=log.stem)
 
+        assert [each.verdict for each in report.batches] == [verdict], point.name
+        assert set(report.errors) == unsearched, point.name
+        assert all("InternalError" in words for words in report.errors.values())
+        assert report.clean is not bool(unsearched), point.name
+        assert [each.verdict for each in again.batches] == [CLEAN if acknowledged else UNKNOWN]
+        assert again.clean, point.name
         require_recovered(world, log, acknowledged)
         for name in known:
             assert begun_to_end_s(world)[name] < died_s + PASS_S, (point.name, name)
@@ -133,12 +149,7 @@ def test_the_loss_of_power_at_any_step_loses_no_request(points, tmp_path, sample
 def test_everything_dead_for_good_leaves_nothing_after_the_bound(points, tmp_path):
     """Nobody sweeps: ValidUntil ends the open requests, the switch ends each instance."""
     for number, point in enumerate(points):
-        world, _ = point.revived(tmp_path / str(number))
-        world.advance(BOUND_S)
-        left = world.leftovers()
-        left.pop("templates", None)  # one costs nothing, and nobody is left to delete it
-        assert left == EMPTY, point.name
-        assert world.touched == []
+        require_nothing_after(BOUND_S, point, tmp_path / str(number))
 
 
 def test_a_recovery_that_dies_at_any_step_is_recovered_again(points, tmp_path, sampled):

@@ -6,12 +6,15 @@ A quick sample of what ``make chaos`` runs in full over every method in ``test_c
 import pytest
 from conftest import QUICK, read_events, scripted
 from crashing import (
+    DEFAULT,
     EMPTY,
     OTHERS,
     REGIONS,
     STRANGERS,
+    describing_nothing,
     in_process,
     points_of,
+    require_nothing_after,
     require_recovered,
     short_batch,
     short_world,
@@ -20,10 +23,11 @@ from crashing import (
 from test_close import ignore_filters
 from test_crashes import BOUND_S
 
+from spotlib.cleanup.one_batch import CLOSED
 from spotlib.ec2.methods.registry import METHODS
 from spotlib.record.tables import load_launches
 from spotlib.sandbox.company import crowd, move_in
-from spotlib.sandbox.world import Fate
+from spotlib.sandbox.world import Fate, Reads
 
 HELD = Fate(held_s=None)
 MAKING = ("run_instances", "create_fleet", "create_launch_template")
@@ -55,12 +59,7 @@ def test_a_crash_at_any_step_leaves_nothing_and_one_outcome_per_instance(points,
 def test_everything_dead_for_good_leaves_nothing_after_the_bound(points, tmp_path, sampled):
     """Nobody sweeps: the switch in each instance terminates it."""
     for number, point in enumerate(sampled(points, 10)):
-        world, _ = point.revived(tmp_path / str(number))
-        world.advance(BOUND_S)
-        left = world.leftovers()
-        left.pop("templates", None)  # one costs nothing, and nobody is left to delete it
-        assert left == EMPTY, point.name
-        assert world.touched == []
+        require_nothing_after(BOUND_S, point, tmp_path / str(number))
 
 
 def test_a_sweep_long_after_any_crash_finds_what_is_left(points, tmp_path, sampled):
@@ -88,6 +87,26 @@ def test_a_lost_answer_that_gave_a_part_has_an_outcome_for_the_other_part_too(tm
     assert sorted(launches["outcome"]) == ["abandoned", "refused"]
     assert launches["kind"].dropna().tolist() == ["unknown"]
     assert world.leftovers() == EMPTY
+
+
+@pytest.mark.parametrize("arm", [DEFAULT, "run_instances"])
+@pytest.mark.parametrize("hidden", ["fails to list it", "lists it late"])
+def test_what_a_lost_answer_gave_is_recorded_when_it_is_listed_at_last(tmp_path, arm, hidden):
+    """A sweep begins before EC2 lists anything of it; its clean-up ends it all the same."""
+    reads = Reads(unknown_s=20.0, filter_lag_s=20.0) if hidden == "lists it late" else Reads()
+    action, world = METHODS[arm].action, scripted(*[QUICK] * 4, reads=reads)
+    points = points_of(tmp_path / "points", arm, world)
+    point = next(each for each in points if each.name == f"after {action}")
+    world, log = point.revived(tmp_path / "died")
+    acknowledged, _ = read_events(log)
+    if hidden == "fails to list it":
+        describing_nothing(world)
+
+    report = swept(world, log)
+
+    assert [each.verdict for each in report.batches] == [CLOSED]
+    assert len(world.truth()) == 2
+    require_recovered(world, log, acknowledged)
 
 
 @pytest.mark.parametrize("arm", OTHERS)

@@ -266,9 +266,19 @@ def test_runs_without_a_ready_instance_forecast_none(model):
     assert forecast.expected[-1] < 0.2
 
 
+def test_the_six_runs_of_a_forecast_are_those_that_were_watched_to_the_end():
+    """A run of a batch that was stopped is learnt from, as far as it was watched."""
+    cut = [run_rows([INF], number=i, until_s=200.0, outcome="abandoned") for i in range(10, 13)]
+    whole = [run_rows([9.0], number=i) for i in range(6)]
+
+    with pytest.raises(ValueError, match="at least 6 runs watched to the end, got 5"):
+        fit_forecaster(training_table(table_of(*whole[:5], *cut)))
+    assert fit_forecaster(training_table(table_of(*whole, *cut))).runs == 9
+
+
 def test_too_few_runs_and_one_target_are_one_clear_sentence():
     few = training_table(table_of(*(run_rows([9.0], number=i) for i in range(5))))
-    with pytest.raises(ValueError, match="at least 6 runs, got 5"):
+    with pytest.raises(ValueError, match="at least 6 runs watched to the end, got 5"):
         fit_forecaster(few)
     one = training_table(table_of(*(run_rows([9.0], number=i) for i in range(8))))
     with pytest.raises(ValueError, match="has one target only"):

@@ -196,7 +196,7 @@ def test_what_cannot_be_scored_is_one_clear_sentence():
         score_forecasts(training, rng=rng, split="row")
     with pytest.raises(ValueError, match="at least two targets"):
         score_forecasts(training, rng=rng, split="target")
-    with pytest.raises(ValueError, match="at least 6 runs, got 5"):
+    with pytest.raises(ValueError, match="at least 6 runs watched to the end, got 5"):
         score_forecasts(training, rng=rng)
     with pytest.raises(ValueError, match="more than 1000000 s after the first 70 % of"):
         split_by_time(Runs.of(training).features, gap_s=1e6)

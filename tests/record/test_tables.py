@@ -339,6 +339,15 @@ def test_results_that_cannot_be_written_are_refused_before_anything_starts(tmp_p
         results_folder(tmp_path / "file")
 
 
+def test_a_mistyped_path_to_results_is_an_error_and_is_not_made(tmp_path):
+    """The folder itself is made, but not the one that it is to be in."""
+    with pytest.raises(ValueError, match=r"there is no folder '.*reslts'; correct the name, or"):
+        results_folder(tmp_path / "reslts" / "one")
+
+    assert list(tmp_path.iterdir()) == []
+    assert (results_folder(tmp_path / "one") / "launches").is_dir()
+
+
 def test_a_selection_is_read_best_first_and_cut_at_the_top(tmp_path):
     path = tmp_path / "s.csv"
     path.write_text(

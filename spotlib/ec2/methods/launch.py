@@ -1,43 +1,51 @@
 """What a launch says of its instances, whichever method sends it."""
 
 import base64
+from collections.abc import Sequence
 
 from spotlib.ec2.calls import tag_list
 from spotlib.ec2.methods.method import Order, Parameters
 from spotlib.stamp import script_lines
 
 _BORN_TAGGED = ("instance", "volume", "network-interface")
-_OURS = {"StringLike": {"aws:ResourceTag/spotlib:batch": "*"}}
+
+
+def _tagging(sid: str, kinds: Sequence[str], *, by: Sequence[str]) -> Parameters:
+    """The permission to tag things of these kinds, in the calls that make them only."""
+    return {
+        "Sid": sid,
+        "Action": "ec2:CreateTags",
+        "Resource": [f"arn:aws:ec2:*:*:{kind}/*" for kind in kinds],
+        "Condition": {"StringEquals": {"ec2:CreateAction": [*by]}},
+    }
+
+
+def _ending_ours(sid: str, action: str, kind: str) -> Parameters:
+    """The permission to end things of a kind, of those that carry our tag only."""
+    return {
+        "Sid": sid,
+        "Action": action,
+        "Resource": f"arn:aws:ec2:*:*:{kind}/*",
+        "Condition": {"StringLike": {"aws:ResourceTag/spotlib:batch": "*"}},
+    }
+
+
 LAUNCH = {"Sid": "Launch", "Action": "ec2:RunInstances", "Resource": "*"}
-TAG_AT_BIRTH = {
-    "Sid": "TagWhatIsLaunched",
-    "Action": "ec2:CreateTags",
-    "Resource": [f"arn:aws:ec2:*:*:{kind}/*" for kind in _BORN_TAGGED],
-    "Condition": {"StringEquals": {"ec2:CreateAction": ["RunInstances", "CreateFleet"]}},
-}
-TERMINATE_OURS = {
-    "Sid": "TerminateOnlyOurs",
-    "Action": "ec2:TerminateInstances",
-    "Resource": "arn:aws:ec2:*:*:instance/*",
-    "Condition": _OURS,
-}
+TAG_AT_BIRTH = _tagging("TagWhatIsLaunched", _BORN_TAGGED, by=("RunInstances", "CreateFleet"))
+TERMINATE_OURS = _ending_ours("TerminateOnlyOurs", "ec2:TerminateInstances", "instance")
 MAKE_FLEETS = {
     "Sid": "MakeFleets",
     "Action": ["ec2:CreateFleet", "ec2:CreateLaunchTemplate", "ec2:DescribeLaunchTemplates"],
     "Resource": "*",
 }
-TAG_FLEETS = {
-    "Sid": "TagFleetsAndTemplates",
-    "Action": "ec2:CreateTags",
-    "Resource": ["arn:aws:ec2:*:*:fleet/*", "arn:aws:ec2:*:*:launch-template/*"],
-    "Condition": {"StringEquals": {"ec2:CreateAction": ["CreateFleet", "CreateLaunchTemplate"]}},
-}
-DELETE_OUR_TEMPLATES = {
-    "Sid": "DeleteOnlyOurTemplates",
-    "Action": "ec2:DeleteLaunchTemplate",
-    "Resource": "arn:aws:ec2:*:*:launch-template/*",
-    "Condition": _OURS,
-}
+TAG_FLEETS = _tagging(
+    "TagFleetsAndTemplates",
+    ("fleet", "launch-template"),
+    by=("CreateFleet", "CreateLaunchTemplate"),
+)
+DELETE_OUR_TEMPLATES = _ending_ours(
+    "DeleteOnlyOurTemplates", "ec2:DeleteLaunchTemplate", "launch-template"
+)
 
 
 def network_interfaces(order: Order) -> Parameters:
