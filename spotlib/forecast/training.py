@@ -38,6 +38,7 @@ class Column:
 
 
 _UNKNOWN = "NaN where it was not known before the request"
+_NO_STAMP = "NaN where that was not asked for, or not seen"
 _NO_RUN = "NaN if no run and no probe had ended before this round began"
 _RUN_COLUMNS = (
     Column("simulated", "boolean", "whether the run happened in the sandbox, not in EC2"),
@@ -109,6 +110,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("impaired_after_s", "s", "no status check had failed until then", "NaN if none did"),
         Column("impaired_by_s", "s", "a status check was shown failed by then", "NaN if none did"),
         Column("watched_s", "s", "when the last poll of the request was sent"),
+        Column("usable_after_s", "s", "its guest was not usable until then", _NO_STAMP),
+        Column("usable_by_s", "s", "its guest was usable by then, as it says itself", _NO_STAMP),
+        Column("guest_uptime_s", "s", "from its kernel's start to usable", _NO_STAMP),
     ),
     "batches": (
         *_RUN_COLUMNS[:4],
