@@ -100,7 +100,8 @@ def granted_lines(table: pd.DataFrame) -> Iterator[str]:
     for row, name in _named(table):
         left = row["asked"] - row["granted"] - row["held"]
         words = f"{name}: granted {row['granted']} of {row['asked']} in "
-        words += f"{counted(row['runs'], row['how'])}, share {_share_words(row)}"
+        words += f"{counted(row['runs'], row['how'])}, share "
+        words += _share_words(row, interval="95 % interval ")
         words += f"; EC2 held {row['held']}" * bool(row["held"])
         yield words + f"; {left} refused, ended or undecided" * bool(left)
 
@@ -124,6 +125,8 @@ def _named(table: pd.DataFrame) -> "Iterator[tuple[pd.Series[Any], str]]":
     yield from zip((row for _, row in table.iterrows()), names, strict=True)
 
 
-def _share_words(row: "pd.Series[Any]") -> str:
+def _share_words(row: "pd.Series[Any]", *, interval: str = "") -> str:
     estimate = Estimate(row["share"], row["low"], row["high"], row["why_no_interval"])
-    return estimate.words("", digits=2)
+    if np.isnan(estimate.low):
+        return estimate.words("", digits=2)
+    return f"{estimate.value:.2f} ({interval}{estimate.ends(2)})"

@@ -152,7 +152,6 @@ _ANSWERS: tuple[tuple[str, Callable[[_Shell, str], str]], ...] = (
     ("pendingTime", lambda shell, _: str(shell.document.get("pendingTime", ""))),
     ("instance-identity/document", lambda shell, _: shell.facts.document),
     ("meta-data/instance-id", lambda shell, _: str(shell.document.get("instanceId", ""))),
-    ("latest/api/token", lambda shell, _: "token" if shell.document else ""),
     ("/proc/uptime", _Shell._uptime),
     ("random/boot_id", lambda shell, _: shell.facts.boot_id),
     ("NTPSynchronized", _Shell._synchronised),

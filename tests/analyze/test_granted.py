@@ -12,6 +12,7 @@ from test_analyze_notebook import NOTEBOOK, tables_of, text_of
 
 from spotlib.analyze.comparable import name_runs
 from spotlib.analyze.granted import granted_lines, granted_sentences, share_granted
+from spotlib.analyze.launch_times import launch_times
 from spotlib.analyze.load import load_comparable
 from spotlib.model import Stage
 from spotlib.sandbox.world import Fate
@@ -109,10 +110,22 @@ def test_lines_and_sentences_name_what_tells_rows_apart():
         "t3.nano in us-east-1, n=1: granted 0 of 1 in 1 probe, share 0.00 (no interval: 1 run, at "
         "least 6 are needed); EC2 held 1",
     ]
+    many = shares(*(probe_rows([number > 2], number=number) for number in range(9)))
+    [line] = granted_lines(many)
+    assert re.match(r".*granted 6 of 9 in 9 probes, share 0.67 \(95 % interval 0\.\d\d to 0", line)
     [said] = granted_sentences(table)
     assert said.startswith("Granted to probes: the highest share is 0.50 (")
     assert said.endswith("at t3.nano in us-east-1, n=1.")
     assert list(granted_sentences(table.iloc[:0])) == []
+
+
+def test_what_ec2_held_is_never_granted_in_the_curve_of_probes():
+    """To take it for censored would say that nearly all are granted."""
+    probes = table_of(*(probe_rows([True, False], number=number) for number in range(8)))
+
+    [curve] = launch_times(probes, Stage.GRANTED).values()
+
+    assert curve.share_ready(25.0).value == pytest.approx(0.5)
 
 
 @pytest.fixture(scope="module")
