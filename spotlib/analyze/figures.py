@@ -144,7 +144,9 @@ def lag_figure(
     drawn = {name: lags[name] for name in targets if name in lags}
     until_s, of_usable = _long_enough_s(drawn.values()), replace(styles, n=None)
     since = "the guest was usable"
-    return answer_figure(drawn, of_usable, until_s=until_s, simulated=simulated, since=since)
+    figure = answer_figure(drawn, of_usable, until_s=until_s, simulated=simulated, since=since)
+    figure.axes[0].set_ylabel("share with checks ok")
+    return figure
 
 
 @drawing

@@ -123,3 +123,4 @@ def test_the_page_shows_the_lag_its_figure_and_what_would_be_saved(page):
     phases = (folder / "tables" / "phases.csv").read_text()
     assert "usable to ready" in phases
     assert "running to usable" in phases
+    assert "running to ready" not in phases

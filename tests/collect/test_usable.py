@@ -1,6 +1,7 @@
 """The stage USABLE: what is recorded is true, few calls are made, and nothing waits for them."""
 
 import base64
+import json
 from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from crashing import EMPTY, row_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from spotlib.__main__ import main
 from spotlib.analyze.comparable import name_runs
 from spotlib.analyze.launch_times import launch_times
 from spotlib.collect.preflight import preflight
@@ -326,7 +328,7 @@ def test_a_plan_that_waits_for_what_cannot_be_seen_is_refused(in_process):
     )
 
 
-def test_the_policy_has_the_permission_only_where_it_is_asked_for(in_process):
+def test_the_policy_has_the_permission_only_where_it_is_asked_for(in_process, capsys):
     allowed = {
         usable: {
             action
@@ -336,6 +338,8 @@ def test_the_policy_has_the_permission_only_where_it_is_asked_for(in_process):
         for usable in (False, True)
     }
     assert allowed[True] - allowed[False] == {"ec2:GetConsoleOutput"}
+    assert main(["policy", "--usable"]) == 0
+    assert json.loads(capsys.readouterr().out) == policy(["request_spot_instances"], usable=True)
 
     world = scripted(denied=("ec2:GetConsoleOutput",))
     connection = in_process(world)
