@@ -71,7 +71,7 @@ study: setup
 	@$(call every_5_s,round $(round) of 20) \
 	  $(RUN) notebooks/02_collect.ipynb $(STUDY)/notebooks/02_collect.ipynb \
 	  -p results $(STUDY) -p n 5 -p top 8 -p rounds 20 -p every_s 3600 -p seed 1 \
-	  -p poll_s 12 -p timeout_s 360 -p t3 True
+	  -p poll_s 12 -p timeout_s 360 -p t3 True -p usable True
 	@$(MAKE) --no-print-directory report RESULTS=$(STUDY)
 	@echo "The logs are in $(STUDY)/launches, the tables in $(STUDY)/tables."
 

@@ -21,7 +21,7 @@ from spotlib.ec2.connection import Connection, connect
 from spotlib.ec2.places import is_aws
 from spotlib.ec2.policy import policy
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import ARMS, DEFAULT_METHOD, METHODS, Stage, plan_launches
+from spotlib.model import ARMS, DEFAULT_METHOD, METHODS, WANTED, Stage, plan_launches
 from spotlib.money import usd
 from spotlib.workspace import logs_folder
 
@@ -114,9 +114,12 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout-s", type=float, help="default: 600, for granted 30")
     parser.add_argument(
         "--wait-for",
-        choices=["granted", "running", "ready"],
+        choices=[each.label for each in WANTED],
         default="ready",
         help="default: ready; granted is a probe",
+    )
+    parser.add_argument(
+        "--usable", action="store_true", help="record when a guest says that it is usable"
     )
     parser.add_argument("--image", help="an AMI id; default: the newest Amazon Linux 2023")
     parser.add_argument(
@@ -143,6 +146,7 @@ def _check(given: argparse.Namespace) -> int:
         wanted=Stage[given.wait_for.upper()],
         image=given.image,
         methods=given.methods,
+        usable=given.usable,
     )
     connection = connect(given.endpoint, profile=given.profile)
     try:
@@ -169,10 +173,13 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
         metavar="METHOD",
         help=f"how you will launch, of {', '.join(METHODS)}; default: {DEFAULT_METHOD}",
     )
+    parser.add_argument(
+        "--usable", action="store_true", help="also to see when a guest says that it is usable"
+    )
 
 
 def _policy(given: argparse.Namespace) -> int:
-    print(json.dumps(policy(given.methods), indent=2))
+    print(json.dumps(policy(given.methods, usable=given.usable), indent=2))
     return 0
 
 

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to", help="where to write (default: export, or export-public, in the results folder)"
     )
     parser.add_argument(
-        "--stage", choices=["granted", "fulfilled", "running", "ready"], default="ready"
+        "--stage", choices=["granted", "fulfilled", "running", "usable", "ready"], default="ready"
     )
     parser.add_argument(
         "--public", action="store_true", help="replace identities by aliases, for publishing"

@@ -2,12 +2,13 @@
 
 Every request walks one timeline::
 
-    sent ----> ACCEPTED ----> GRANTED ----> FULFILLED ----> RUNNING ----> READY
-    0 s        EC2 gave it    EC2 has       it has an       state is      status checks
-               an id          decided       instance        "running"     are "ok"
-                              for it
+    sent --> ACCEPTED --> GRANTED --> FULFILLED --> RUNNING --> USABLE --> READY
+    0 s      EC2 gave it  EC2 has     it has an     state is    the guest  status checks
+             an id        decided     instance      "running"   says so    are "ok"
+                          for it
 
-A *probe* waits for GRANTED only, and only a probe records it.
+A *probe* waits for GRANTED only, and only a probe records it.  USABLE is recorded where it is asked
+for: no poll shows it, the guest writes it to its console (see ``stamp``).
 
 A poll shows only that a stage was reached since the poll before.  So a stage carries a bracket,
 the two polls around it, and never an invented instant.  Names carry their unit: ``*_s`` is seconds
@@ -61,11 +62,13 @@ AMAZON = "amazon"  # EC2's alias of itself as the owner of an image
 AMAZON_LINUX = re.compile(r"(amzn2?|al20\d\d)-ami-")
 _RELEASE = re.compile(r"(?<=-)(\d+\.){1,3}\d{8}(\.\d+)?-", re.ASCII)  # 2023.6.20250128.0-
 
-StageName = Literal["accepted", "granted", "fulfilled", "running", "ready"]
+StageName = Literal["accepted", "granted", "fulfilled", "running", "usable", "ready"]
 
 
 class Stage(IntEnum):
     """How far a request has got; a later stage implies the earlier ones.
+
+    Only USABLE is implied by none: it is known from the guest's console or not at all.
 
     Examples
     --------
@@ -73,19 +76,25 @@ class Stage(IntEnum):
     >>> Stage.RUNNING < Stage.READY
     True
     >>> [stage.label for stage in Stage]
-    ['accepted', 'granted', 'fulfilled', 'running', 'ready']
+    ['accepted', 'granted', 'fulfilled', 'running', 'usable', 'ready']
     """
 
     ACCEPTED = 1
     GRANTED = 2
     FULFILLED = 3
     RUNNING = 4
-    READY = 5
+    USABLE = 5
+    READY = 6
 
     @property
     def label(self) -> StageName:
         """The name in logs, tables and figures: ``accepted``, ``fulfilled``, ..."""
         return cast("StageName", self.name.lower())
+
+
+WANTED = (Stage.GRANTED, Stage.RUNNING, Stage.USABLE, Stage.READY)  # what a plan may wait for
+# What a poll can show.
+POLLED: tuple[Stage, ...] = tuple(stage for stage in Stage if stage is not Stage.USABLE)
 
 
 class Outcome(StrEnum):
@@ -163,14 +172,21 @@ ENDED_STATES = frozenset({"cancelled", "closed", "failed", *DELETED_STATES})
 GONE_STATES = frozenset({"shutting-down", "terminated"})  # of an instance that costs nothing
 
 
-def recorded_stages(wanted: Stage) -> tuple[Stage, ...]:
-    """Return the stages that a plan records which waits for this one: GRANTED only a probe."""
-    return tuple(each for each in Stage if wanted is Stage.GRANTED or each is not Stage.GRANTED)
+def recorded_stages(wanted: Stage, *, usable: bool = False) -> tuple[Stage, ...]:
+    """Return the stages that a plan records which waits for this one.
+
+    GRANTED only a probe records, and USABLE only a plan that waits for it or asks for it.
+    """
+    optional = {
+        Stage.GRANTED: wanted is Stage.GRANTED,
+        Stage.USABLE: usable or wanted is Stage.USABLE,
+    }
+    return tuple(each for each in Stage if optional.get(each, True))
 
 
-def watched_stages(wanted: Stage) -> tuple[Stage, ...]:
+def watched_stages(wanted: Stage, *, usable: bool = False) -> tuple[Stage, ...]:
     """Return the stages that are watched for until the wanted one, so that times to them count."""
-    return tuple(each for each in recorded_stages(wanted) if each <= wanted)
+    return tuple(each for each in recorded_stages(wanted, usable=usable) if each <= wanted)
 
 
 def reached(wanted: Stage) -> Outcome:
@@ -286,14 +302,17 @@ class Plan:
     timeout_s
         Seconds after which a request that is still waiting is right-censored.
     wanted
-        The stage that ends the watching of a request: ``Stage.RUNNING``, ``Stage.READY``, or
-        ``Stage.GRANTED`` for a probe, which also ends when EC2 holds the request.
+        The stage that ends the watching of a request: ``Stage.RUNNING``, ``Stage.USABLE``,
+        ``Stage.READY``, or ``Stage.GRANTED`` for a probe, which also ends when EC2 holds the
+        request.
     image
         An AMI id; None is the newest Amazon Linux 2023 for the type's architecture.
     max_price_usd
         The most to pay per instance and hour, sent as SpotPrice; None leaves it to EC2.
     method, purchase
         The API call that launches, and whether it buys ``spot`` or ``on-demand``.
+    usable
+        Record ``Stage.USABLE`` too.  A plan that waits for it does so anyway.
 
     Raises
     ------
@@ -316,6 +335,7 @@ class Plan:
     max_price_usd: float | None = None
     method: str = DEFAULT_METHOD
     purchase: Purchase = SPOT
+    usable: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what EC2 would refuse, or what could never be measured."""
@@ -326,8 +346,10 @@ class Plan:
             )
         if not _is_finite_number(self.timeout_s) or self.timeout_s <= 0:
             raise ParameterError(f"timeout_s must be a positive number, got {self.timeout_s!r}")
-        if self.wanted not in (Stage.GRANTED, Stage.RUNNING, Stage.READY):
-            raise ParameterError(f"wanted must be granted, running or ready, got {self.wanted!r}")
+        if self.wanted not in WANTED:
+            names = ", ".join(each.label for each in WANTED)
+            raise ParameterError(f"wanted must be one of {names}, got {self.wanted!r}")
+        require_watched_usable(self.wanted, usable=self.usable)
         if self.arm not in ARMS:
             raise ParameterError(f"a method must be one of {', '.join(ARMS)}, got {self.arm!r}")
         if self.max_price_usd is not None and not self.max_price_usd > 0:
@@ -358,7 +380,12 @@ class Plan:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages that it records."""
-        return recorded_stages(self.wanted)
+        return recorded_stages(self.wanted, usable=self.usable)
+
+    @property
+    def is_stamped(self) -> bool:
+        """Whether its guests say when they are usable."""
+        return Stage.USABLE in self.stages
 
 
 def plan_launches(
@@ -370,6 +397,7 @@ def plan_launches(
     image: str | None = None,
     max_price_usd: float | None = None,
     methods: Iterable[str] = (DEFAULT_METHOD,),
+    usable: bool = False,
 ) -> list[Plan]:
     """Return one plan per target and launch method, with the same other values.
 
@@ -381,7 +409,7 @@ def plan_launches(
         The arms that each target meets in each round: a method, or ``METHOD:on-demand``.
     timeout_s
         As in ``Plan``; by default 600 s, or 30 s for probes: EC2 decides within seconds.
-    count, wanted, image, max_price_usd
+    count, wanted, image, max_price_usd, usable
         As in ``Plan``.
 
     Raises
@@ -408,7 +436,7 @@ def plan_launches(
             f"each target may be planned once per round, got twice: {', '.join(twice)}"
         )
     require_arms(arms)
-    shared: dict[str, Any] = {"image": image, "max_price_usd": max_price_usd}
+    shared: dict[str, Any] = {"image": image, "max_price_usd": max_price_usd, "usable": usable}
     if timeout_s is None:
         timeout_s = usual_timeout_s(wanted)
     return [
@@ -416,6 +444,15 @@ def plan_launches(
         for target in chosen
         for arm in arms
     ]
+
+
+def require_watched_usable(wanted: Stage, *, usable: bool) -> None:
+    """Refuse to record USABLE where instances are ended before they can be."""
+    if usable and wanted < Stage.USABLE:
+        raise ParameterError(
+            f"with ready={wanted.label!r} an instance is ended before it is usable: leave usable "
+            "out, or wait for 'usable' or 'ready'"
+        )
 
 
 def usual_timeout_s(wanted: Stage) -> float:
@@ -562,7 +599,7 @@ def advance(track: Track, sighting: Sighting | None, *, asked_s: float, answered
     if sighting is None:  # a new request may be invisible for seconds; it is not gone
         return replace(track, polled_s=asked_s)
     window = Bracket(track.polled_s, answered_s)
-    shown = (stage for stage in Stage if stage <= sighting.stage)
+    shown = (stage for stage in POLLED if stage <= sighting.stage)
     fresh = {stage: window for stage in shown if stage not in track.brackets}
     return replace(
         track,
@@ -572,6 +609,11 @@ def advance(track: Track, sighting: Sighting | None, *, asked_s: float, answered
         impaired=track.impaired or (window if sighting.impaired else None),
         held=track.held or (window if sighting.held else None),
     )
+
+
+def add_usable(track: Track, bracket: Bracket) -> Track:
+    """Return ``track`` with the bracket of USABLE, which may be learnt after its outcome."""
+    return replace(track, brackets=MappingProxyType({**track.brackets, Stage.USABLE: bracket}))
 
 
 def conclude(track: Track, *, wanted: Stage) -> Track:
@@ -591,8 +633,8 @@ def conclude(track: Track, *, wanted: Stage) -> Track:
 
 def count_stages(tracks: Iterable[Track]) -> dict[Stage, int]:
     """Count the requests shown at each stage so far; a later stage counts for the earlier ones."""
-    furthest = [track.stage for track in tracks]
-    return {stage: sum(seen is not None and seen >= stage for seen in furthest) for stage in Stage}
+    shown = [track.brackets for track in tracks]
+    return {stage: sum(stage in brackets for brackets in shown) for stage in Stage}
 
 
 def require_intervals(*, timeout_s: float, poll_s: float) -> None:

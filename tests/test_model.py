@@ -1,5 +1,7 @@
 """The nouns refuse invalid values, and the bracket rule claims no more than the polls show."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from spotlib.model import (
     FAILED_CODES,
     HELD_CODES,
     INTERRUPTED_CODES,
+    POLLED,
     Bracket,
     Kind,
     Outcome,
@@ -17,6 +20,7 @@ from spotlib.model import (
     Stage,
     Target,
     Track,
+    add_usable,
     advance,
     checks_passed,
     conclude,
@@ -240,6 +244,37 @@ def test_a_request_with_an_outcome_is_closed():
     assert advance(ready, running(checks=OK), asked_s=6.0, answered_s=6.5) is ready
 
 
+def test_no_poll_shows_that_a_guest_is_usable():
+    track = advance(Track("sir-1", 0.0), running(checks=OK), asked_s=3.0, answered_s=3.5)
+
+    assert set(track.brackets) == set(Stage) - {Stage.USABLE}
+    assert count_stages([track])[Stage.USABLE] == 0
+    assert conclude(track, wanted=Stage.USABLE).outcome is None
+
+
+def test_a_request_is_done_when_its_guest_is_usable_and_that_is_kept_after_its_outcome():
+    track = advance(Track("sir-1", 0.0), running(), asked_s=3.0, answered_s=3.5)
+    stamped = add_usable(track, Bracket(2.0, 4.0))
+    timed_out = replace(track, outcome=Outcome.TIMED_OUT)
+
+    assert conclude(stamped, wanted=Stage.USABLE).outcome is Outcome.READY
+    assert conclude(stamped, wanted=Stage.READY).outcome is None
+    assert count_stages([stamped])[Stage.USABLE] == 1
+    assert add_usable(timed_out, Bracket(2.0, 4.0)).outcome is Outcome.TIMED_OUT
+
+
+@pytest.mark.parametrize("wanted", [Stage.GRANTED, Stage.RUNNING])
+def test_usable_is_not_recorded_where_instances_end_before_it(wanted):
+    with pytest.raises(ValueError, match="ended before it is usable"):
+        Plan(NANO, 1, wanted=wanted, usable=True)
+
+
+def test_a_plan_that_waits_for_usable_records_it_and_others_only_where_it_is_asked_for():
+    assert Stage.USABLE in Plan(NANO, 1, wanted=Stage.USABLE).stages
+    assert Stage.USABLE in Plan(NANO, 1, usable=True).stages
+    assert Stage.USABLE not in Plan(NANO, 1).stages
+
+
 def test_a_bracket_is_never_empty():
     with pytest.raises(ValueError, match="after_s < by_s"):
         Bracket(2.0, 2.0)
@@ -252,19 +287,19 @@ gaps = st.lists(st.tuples(st.floats(0.01, 20.0), st.floats(0.001, 2.0)), min_siz
 @given(moments=moments, gaps=gaps, failed=st.sets(st.integers(0, 39)))
 def test_every_bracket_contains_the_moment_of_its_stage_also_when_polls_fail(moments, gaps, failed):
     """Polls at random times, each answered from the state at a moment while it was under way."""
-    shown = dict(zip(Stage, moments, strict=True))
+    shown = dict(zip(POLLED, moments, strict=True))
     track, asked_s = Track("sir-1", 0.0), 0.0
     for number, (wait_s, took_s) in enumerate(gaps):
         asked_s += wait_s
         at_s, answered_s = asked_s + took_s / 2, asked_s + took_s
         if number not in failed:
-            stage = max((s for s in Stage if shown[s] <= at_s), default=None)
+            stage = max((s for s in POLLED if shown[s] <= at_s), default=None)
             track = advance(track, sighting_at(stage), asked_s=asked_s, answered_s=answered_s)
         asked_s = answered_s
 
     for stage, bracket in track.brackets.items():
         assert bracket.after_s < shown[stage] <= bracket.by_s
-    unseen = set(Stage) - set(track.brackets)
+    unseen = set(POLLED) - set(track.brackets)
     assert all(shown[stage] > track.polled_s for stage in unseen)
 
 

@@ -119,6 +119,16 @@ def other_variable(
     return why.mask((family != last) & (why == ""), "image " + family + ", newest is " + last)
 
 
+def censored_s(launches: pd.DataFrame, stage: Stage) -> "pd.Series[float]":
+    """Until when each request is known not to have been at a stage that it was not shown at.
+
+    NaN where the stage was not recorded, or was shown.
+    """
+    unshown = launches[f"{stage.label}_by_s"].isna()
+    name = "usable_watched_s" if stage is Stage.USABLE else "watched_s"
+    return launches[name].where(unshown)
+
+
 def is_probe(launches: pd.DataFrame) -> "pd.Series[bool]":
     """Whether each request is of a probe, which is no launch: it waits for no instance."""
     return launches["wanted"] == Stage.GRANTED.label

@@ -40,6 +40,12 @@ _MOST_BANDS = 4  # more would hide each other
 _LOG_FROM = 30  # longest over shortest time, from which an axis is logarithmic
 _LEGEND_ROW_IN = 0.24  # so much higher is a figure for each row of a legend below it
 _STAGE_SHADES = {Stage.FULFILLED: "0.75", Stage.RUNNING: "0.5", Stage.READY: "0.15"}
+_STAGE_SHADES = {
+    Stage.FULFILLED: "0.75",
+    Stage.RUNNING: "0.5",
+    Stage.USABLE: "0.35",
+    Stage.READY: "0.15",
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,12 @@ class Styles:
 
 @drawing
 def answer_figure(
-    distributions: Mapping[str, LaunchTimes], styles: Styles, *, until_s: float, simulated: bool
+    distributions: Mapping[str, LaunchTimes],
+    styles: Styles,
+    *,
+    until_s: float,
+    simulated: bool,
+    since: str = "the request was sent",
 ) -> Figure:
     """The share at the stage over the seconds since the request, one line per target."""
     figure, [[ax]] = styles.figure(1, 1, 0.28 * styles.width_in, simulated=simulated)
@@ -123,8 +134,20 @@ def answer_figure(
         ax.plot(times_s, shares, linewidth=1.8, label=target, **marks, **styles.line(target))
     styles.share_axis(ax, until_s)
     stage = next(iter(distributions.values())).stage
-    ax.set(xlabel="seconds since the request was sent", ylabel=styles.share_label(stage))
+    ax.set(xlabel=f"seconds since {since}", ylabel=styles.share_label(stage))
     figure.legend(loc="outside right upper", frameon=False, fontsize="small", handlelength=3.5)
+    return figure
+
+
+def lag_figure(
+    lags: Mapping[str, LaunchTimes], targets: Sequence[str], styles: Styles, *, simulated: bool
+) -> Figure:
+    """The share of the usable instances whose status checks were ok, over the seconds since."""
+    drawn = {name: lags[name] for name in targets if name in lags}
+    until_s, of_usable = _long_enough_s(drawn.values()), replace(styles, n=None)
+    since = "the guest was usable"
+    figure = answer_figure(drawn, of_usable, until_s=until_s, simulated=simulated, since=since)
+    figure.axes[0].set_ylabel("share with checks ok")
     return figure
 
 
@@ -192,7 +215,8 @@ def distribution_figure(
         for kind, estimates in kinds.items()
     }
     shares = replace(styles, n=None)  # of those that began, which need not be n
-    figure, grid = styles.figure(2, 2, 0.7 * styles.width_in, simulated=simulated)
+    rows = max(ceil(len(kinds) / 2), 1)
+    figure, grid = styles.figure(rows, 2, 0.35 * rows * styles.width_in, simulated=simulated)
     for ax in grid.flat[len(kinds) :]:
         ax.set_visible(False)
     for (name, distributions), ax in zip(kinds.items(), grid.flat, strict=False):

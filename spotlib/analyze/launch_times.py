@@ -29,7 +29,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from spotlib.analyze.comparable import ended_by_ec2, name_runs, require_same_variable, why_not
+from spotlib.analyze.comparable import (
+    censored_s,
+    ended_by_ec2,
+    name_runs,
+    require_same_variable,
+    why_not,
+)
 from spotlib.analyze.curve import Curve, Floats, Observed, smoothed
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate, ShareLimits, studentized
 from spotlib.analyze.turnbull import influence, refitted, turnbull
@@ -292,16 +298,23 @@ def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None)
     ValueError
         If no request is left.
     """
-    rows = launches if since is None else launches[launches[f"{since.label}_by_s"].notna()]
-    watched_s = rows["watched_s"].to_numpy(dtype=np.float64)
+    rows = _counted(launches, stage, since)
+    unshown_s = censored_s(rows, stage).to_numpy(dtype=np.float64)
     by_s = rows[f"{stage.label}_by_s"].fillna(np.inf).to_numpy(dtype=np.float64)
     after_s = rows[f"{stage.label}_after_s"].to_numpy(dtype=np.float64)
-    ended = np.isposinf(by_s) & ended_by_ec2(rows).to_numpy()
-    after_s = np.where(np.isfinite(by_s), after_s, np.where(ended, np.inf, watched_s))
+    ended = ended_by_ec2(rows).to_numpy() & (unshown_s >= rows["watched_s"].to_numpy())
+    after_s = np.where(np.isfinite(by_s), after_s, np.where(ended, np.inf, unshown_s))
     if since is not None:
         first, last = (rows[f"{since.label}_{end}_s"].to_numpy() for end in ("after", "by"))
         after_s, by_s = np.maximum(after_s - last, 0.0), by_s - first
     return Observed(after_s, by_s, pd.factorize(rows["run"], sort=True)[0].astype(np.int64))
+
+
+def _counted(rows: pd.DataFrame, stage: Stage, since: Stage | None) -> pd.DataFrame:
+    """The requests that recorded a stage, and were shown at the one that it is measured from."""
+    if stage is Stage.USABLE:
+        rows = rows[rows["usable_by_s"].notna() | rows["usable_watched_s"].notna()]
+    return rows if since is None else rows[rows[f"{since.label}_by_s"].notna()]
 
 
 def round_of(run: str) -> str:
@@ -320,8 +333,9 @@ def _jobs(
 ) -> Iterator[tuple[str, Observed, tuple[str, ...]]]:
     """Each target's name, brackets and rounds."""
     ends = [f"{each.label}_{end}_s" for each in (since, stage) if each for end in ("after", "by")]
+    ends += ["usable_watched_s"] if stage is Stage.USABLE else []
     rows = rows[["target", "run", "outcome", "kind", "watched_s", *ends]]  # groups are copies
-    rows = rows if since is None else rows[rows[f"{since.label}_by_s"].notna()]
+    rows = _counted(rows, stage, since)
     for name, here in rows.groupby("target"):
         rounds = tuple(map(round_of, sorted(set(here["run"]))))
         yield str(name), observe(here, stage, since=since), rounds

@@ -11,7 +11,7 @@ from spotlib.model import Stage, watched_stages
 from spotlib.parameters import require_no_problems
 
 _WIDTHS_IN = (6, 30)  # of a figure
-STAGES = (Stage.GRANTED, Stage.FULFILLED, Stage.RUNNING, Stage.READY)
+STAGES = (Stage.GRANTED, Stage.FULFILLED, Stage.RUNNING, Stage.USABLE, Stage.READY)
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,14 @@ class AnalyzeParameters:
             yield f"width_in must be from {_WIDTHS_IN[0]} to {_WIDTHS_IN[1]}, got {self.width_in}"
         if self.ready not in ("", *(stage.label for stage in STAGES)):
             yield (
-                f"ready must be 'granted', 'fulfilled', 'running', 'ready', or '' for the stage "
-                f"that the launches waited for, got {self.ready!r}"
+                "ready must be 'granted', 'fulfilled', 'running', 'usable', 'ready', or '' for the "
+                f"stage that the launches waited for, got {self.ready!r}"
             )
 
-    def stage(self, wanted: Stage) -> Stage:
+    def stage(self, wanted: Stage, *, usable: bool = False) -> Stage:
         """The stage that counts: the one named in ``ready``, else the one launches waited for.
+
+        ``usable`` says whether they recorded that stage too.
 
         Raises
         ------
@@ -59,7 +61,7 @@ class AnalyzeParameters:
             If launches did not wait for it: requests were not polled until they reached it.
         """
         stage = Stage[self.ready.upper()] if self.ready else wanted
-        if stage not in watched_stages(wanted):
+        if stage not in watched_stages(wanted, usable=usable):
             raise ParameterError(
                 f"ready={self.ready!r} was not watched: these launches waited for "
                 f"{wanted.label!r} only"

@@ -23,6 +23,7 @@ _MEANING = {
     Stage.GRANTED: "EC2 has decided for the request, or it has an instance",
     Stage.FULFILLED: "the request has an instance",
     Stage.RUNNING: 'EC2 says that the instance is "running"',
+    Stage.USABLE: "the guest says so on its console: it has reached multi-user",
     Stage.READY: "the instance has passed EC2's status checks",
 }
 _MOMENT_S = 180  # beside the end, the moment of the table that the answer names

@@ -19,12 +19,18 @@ DURATIONS = {
     "request to granted": (None, Stage.GRANTED),
     "request to fulfilled": (None, Stage.FULFILLED),
     "request to running": (None, Stage.RUNNING),
+    "request to usable": (None, Stage.USABLE),
     "request to ready": (None, Stage.READY),
     "fulfilled to ready": (Stage.FULFILLED, Stage.READY),
     "fulfilled to running": (Stage.FULFILLED, Stage.RUNNING),
     "running to ready": (Stage.RUNNING, Stage.READY),
+    "running to usable": (Stage.RUNNING, Stage.USABLE),
+    "usable to ready": (Stage.USABLE, Stage.READY),
 }
-PHASES = ("request to granted", "request to fulfilled", "fulfilled to running", "running to ready")
+PHASES = (
+    *("request to granted", "request to fulfilled", "fulfilled to running", "running to ready"),
+    *("running to usable", "usable to ready"),
+)
 SHOWN = (*(name for name in DURATIONS if name.startswith("request")), "fulfilled to ready")
 READY_AT_S = (60.0, 120.0, 180.0, 300.0)
 Durations = Mapping[str, Mapping[str, LaunchTimes]]
@@ -42,10 +48,16 @@ def durations(
     A duration that no request began is left out, and so is one that was not watched for.  The
     executor is as for ``launch_times``.
     """
-    watched = watched_stages(last)
-    spans = {name: span for name, span in DURATIONS.items() if span[1] in watched}
+    watched = watched_stages(last, usable=has_usable(launches))
+    known = {None, *watched}
+    spans = {name: span for name, span in DURATIONS.items() if known.issuperset(span)}
     found = launch_times_of(launches, spans, resamples=resamples, executor=executor)
     return {name: each for name, each in found.items() if each}
+
+
+def has_usable(launches: pd.DataFrame) -> bool:
+    """Whether the guest of any of these launches said when it was usable."""
+    return "usable_by_s" in launches and bool(launches["usable_by_s"].notna().any())
 
 
 def ready_counts(polls: pd.DataFrame, stage: Stage = Stage.READY) -> pd.DataFrame:
@@ -173,11 +185,15 @@ def phases(estimates: Durations) -> pd.DataFrame:
     """The median of each phase, over the requests that began the phase (see ``durations``).
 
     One row per phase and target: ``target``, ``phase``, ``median_s``, ``low_s``, ``high_s``,
-    ``runs``.  Medians of phases do not add up to the median of the whole.
+    ``runs``.  Medians of phases do not add up to the median of the whole.  The time from running to
+    ready is in two parts where the guests said when they were usable.
     """
     rows = []
+    split = estimates.get("usable to ready", {})
     for phase in PHASES:
         for target, each in estimates.get(phase, {}).items():
+            if phase == "running to ready" and target in split:
+                continue
             median = each.quantile(0.5)
             ends = {"low_s": median.low, "high_s": median.high, "runs": each.observed.runs}
             rows.append({"target": target, "phase": phase, "median_s": median.value, **ends})

@@ -21,6 +21,7 @@ import spotlib
 from spotlib.cleanup.close import until_quiet_s
 from spotlib.collect.cost import PreflightReport, PreparedPlan
 from spotlib.collect.stopping import Stopping, rewrite_line
+from spotlib.collect.usable import Consoles
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.methods.method import Method
@@ -183,6 +184,7 @@ class Batch:
     last_launches: dict[Target, datetime] = field(default_factory=dict)
     flying: dict[Future[Any], Landed] = field(default_factory=dict)
     polling: set[str] = field(default_factory=set)  # regions whose poll is in flight
+    consoles: Consoles = field(default_factory=Consoles)
     taken: set[str] = field(default_factory=set)  # ids that EC2 took a cancel or terminate of
     terminated: dict[str, str] = field(default_factory=dict)  # instances of these: their regions
     cleared: set[str] = field(default_factory=set)  # rows and instances that are known to be over

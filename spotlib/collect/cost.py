@@ -20,7 +20,12 @@ SWITCH_MARGIN_S = 300  # an instance shuts itself down this much later than its 
 BOOT_MARGIN_S = 120  # the switch counts from the end of the boot
 
 # Typical, until the wanted stage.  A probe is ended within seconds, but billed for a minute.
-_EXPECTED_HOLD_S = {Stage.GRANTED: 0.0, Stage.RUNNING: 60.0, Stage.READY: 300.0}
+_EXPECTED_HOLD_S = {
+    Stage.GRANTED: 0.0,
+    Stage.RUNNING: 60.0,
+    Stage.USABLE: 90.0,
+    Stage.READY: 300.0,
+}
 
 
 @dataclass(frozen=True)

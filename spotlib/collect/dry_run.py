@@ -16,13 +16,14 @@ from spotlib.collect.answers import Answers
 from spotlib.collect.cost import PreparedPlan
 from spotlib.ec2.calls import TAG_BATCH
 from spotlib.ec2.connection import Connection
+from spotlib.ec2.console import GET
 from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.methods.method import Method, Order
 from spotlib.ec2.methods.registry import METHODS, left_by
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import PASSING_KINDS, Refusal
 from spotlib.ec2.survey import RESOURCES
-from spotlib.model import Kind
+from spotlib.model import Kind, Stage
 from spotlib.record.events import ReleaseEvent
 
 _VALID = timedelta(minutes=5)  # so that even an ignored DryRun ends by itself
@@ -31,6 +32,7 @@ _PERHAPS = (
     "carries our tag refuses the made-up id of this question, too"
 )
 _YES = "DryRunOperation"
+_NO_INSTANCE = "i-00000000000000000"
 # Ids are made up, and EC2 may look for them first.
 _NO_SUCH_ID = re.compile(
     r"Invalid(InstanceID|SpotInstanceRequestID|FleetId|LaunchTemplate(Id|Name))\.(Malformed|NotFound.*)"
@@ -55,6 +57,13 @@ def ask_dry_runs(answers: Answers, region: str, prepared: Sequence[PreparedPlan]
         elif not _is_yes(refusal):  # another program may fail at an id that is made up
             failed = refusal.kind in PASSING_KINDS
             (answers.lacks if failed else answers.problems.append)(str(refusal))
+    stamped = [each.plan for each in prepared if each.plan.is_stamped]
+    if stamped:
+        refusal = _asked(patient, region, GET, {"InstanceId": _NO_INSTANCE})
+        if not _is_yes(refusal):
+            needed = any(plan.wanted is Stage.USABLE for plan in stamped)
+            sentence = f"when a guest is usable cannot be seen: {refusal}"
+            (answers.problems if needed else answers.warnings).append(sentence)
     different = {
         (each.plan.arm, each.subnet_id, each.family, each.image): each
         for each in reversed(prepared)

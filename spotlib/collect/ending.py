@@ -16,7 +16,7 @@ from spotlib.cleanup.close import (
 from spotlib.cleanup.guard import Guard
 from spotlib.collect.batch import Batch
 from spotlib.collect.summary import batch_usd
-from spotlib.collect.watch import end
+from spotlib.collect.watch import end, read_last_consoles
 from spotlib.model import Outcome
 
 _LAST_CALLS_S = 60  # how long calls in flight may take when everything ends
@@ -91,9 +91,19 @@ def settle_batch(batch: Batch, words: str = "", *, last: bool = False) -> Cleane
         batch.cleared.update(itertools.chain.from_iterable(request_ids.values()))
         for run in batch.runs:
             run.gone_s = min(run.gone_s, batch.now_s())
+        _read_last_consoles(batch)
     if last and not batch.unwritten:  # else a sweep has to complete the log before it may end
         batch.note(clean_event(cleaned, spent_at_most_usd=batch_usd(batch)))
     return cleaned
+
+
+def _read_last_consoles(batch: Batch) -> None:
+    """Learn what is still to be learnt; whatever fails must not keep the end from being written."""
+    try:
+        with batch.tolerating_log_errors():
+            read_last_consoles(batch)
+    except Exception as error:  # noqa: BLE001 - as it says
+        batch.warnings.append(f"the consoles of what has ended were not read: {error!r}")
 
 
 def _rest(batch: Batch, words: str, pause_s: float, left_s: float, *, last: bool) -> bool:

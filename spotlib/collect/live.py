@@ -71,9 +71,8 @@ def ready_counts_figure(polls: pd.DataFrame) -> Figure:
 
 
 def _together(runs: list[pd.DataFrame], colours: Colours) -> Figure:
-    """Draw one run per target: running above, ready below; of probes only what was granted."""
-    probes = runs and _wanted(runs) is Stage.GRANTED
-    stages = (Stage.GRANTED,) if probes else (Stage.RUNNING, Stage.READY)
+    """Draw one run per target: running above, what comes next below; of probes only granted."""
+    stages = _drawn(runs)
     figure = Figure(figsize=(9.0, 2.6 * len(stages)), layout="constrained")
     axes = figure.subplots(len(stages), 1, sharex=True, squeeze=False)[:, 0]
     for ax, stage in zip(axes, stages, strict=True):
@@ -103,6 +102,16 @@ def _by_round(runs: list[pd.DataFrame], colours: Colours) -> Figure:
     below.supylabel(f"{stage.label}, instances", fontsize="medium")
     below.supxlabel(f"{_SECONDS} (thin: each run, black: mean)", fontsize="medium")
     return figure
+
+
+def _drawn(runs: list[pd.DataFrame]) -> tuple[Stage, ...]:
+    """The stages of which runs are drawn: USABLE where it was counted."""
+    wanted = _wanted(runs) if runs else Stage.READY
+    if wanted is Stage.GRANTED:
+        return (Stage.GRANTED,)
+    counted_usable = any(run["usable"].notna().any() for run in runs)
+    last = () if wanted is Stage.USABLE else (Stage.READY,)
+    return (Stage.RUNNING, *((Stage.USABLE,) if counted_usable else ()), *last)
 
 
 def _wanted(runs: list[pd.DataFrame]) -> Stage:

@@ -25,6 +25,7 @@ from spotlib.model import (
     require_arms,
     require_intervals,
     require_probe_pauses,
+    require_watched_usable,
     usual_poll_s,
     usual_timeout_s,
 )
@@ -43,6 +44,7 @@ BUILTIN_TARGETS = (
 
 _STAGES = {
     "ready": Stage.READY,
+    "usable": Stage.USABLE,
     "running": Stage.RUNNING,
     "granted": Stage.GRANTED,
     "accepted": Stage.GRANTED,  # the word of the public data sets
@@ -68,6 +70,7 @@ class CollectParameters:
     profile: str
     account_id: str
     ready: str
+    usable: bool
     timeout_s: float
     poll_s: float
     image: str
@@ -98,8 +101,8 @@ class CollectParameters:
             yield f"every_s must be above 0 seconds, got {self.every_s}"
         if self.ready not in _STAGES:
             yield (
-                "ready must be 'ready' (status checks ok), 'running', or 'granted' (a probe), got "
-                f"{self.ready!r}"
+                "ready must be 'ready' (status checks ok), 'usable' (the guest says so), "
+                f"'running', or 'granted' (a probe), got {self.ready!r}"
             )
         if self.arm_pause_s < 0:
             yield f"arm_pause_s must be 0 or above, got {self.arm_pause_s}"
@@ -118,6 +121,7 @@ class CollectParameters:
                 arms=len(self.methods.split()),
                 arm_pause_s=self.arm_pause_s,
             )
+        yield from problems_of(require_watched_usable, self.wanted, usable=self.usable)
         yield from problems_of(parse_market, self.market or FITTED)
 
     def _conflicts(self) -> Iterator[str]:
@@ -188,6 +192,7 @@ class CollectParameters:
             image=self.image or None,
             max_price_usd=self.max_price_usd or None,
             methods=self.methods.split(),
+            usable=self.usable,
         )
 
 

@@ -31,7 +31,7 @@ from spotlib.ec2.connection import Connection
 from spotlib.ec2.foreign import finds_by_request
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import SPOT, Plan, Target
+from spotlib.model import SPOT, Plan, Stage, Target
 
 
 def preflight(
@@ -133,7 +133,12 @@ def _prepare_region(answers: Answers, region: str, plans: Sequence[Plan]) -> lis
     if not sold or not _has_default_vpc(answers, region):
         return []
     images = choose_images(answers, region, {plan: _architecture(types, plan) for plan in sold})
-    images = {plan: image for plan, image in images.items() if _is_accepted(answers, plan, image)}
+    images = {
+        plan: image
+        for plan, image in images.items()
+        if _is_accepted(answers, plan, image)
+        and _may_be_stamped(answers, plan, image, types[plan.target.instance_type])
+    }
     prices = _prices(answers, region, images)
     return [
         _placed(answers, _prepared(answers, plan, types[plan.target.instance_type], image, prices))
@@ -182,6 +187,27 @@ def _is_accepted(answers: Answers, plan: Plan, image: Image) -> bool:
     return True
 
 
+def _may_be_stamped(answers: Answers, plan: Plan, image: Image, info: Mapping[str, Any]) -> bool:
+    """Whether it can be seen when a guest is usable, as far as the plan needs it; else say why."""
+    why = _hides_usable(plan, image, info)
+    if plan.wanted is Stage.USABLE and why:
+        answers.problems.append(f"{why}: wait for 'ready', or choose another type or image")
+        return False
+    if plan.is_stamped and why:
+        answers.warnings.append(f"{why}: 'usable' is not recorded there")
+    return True
+
+
+def _hides_usable(plan: Plan, image: Image, info: Mapping[str, Any]) -> str:
+    """Why it cannot be seen when a guest is usable; "" if it can."""
+    name, unseen = plan.target.instance_type, "so when a guest is usable cannot be seen"
+    if info.get("Hypervisor") != "nitro":
+        return f"{name} is not on Nitro, {unseen}"
+    if image.runs_switch(name) is False:
+        return f"image {image.image_id} does not run the script in the user data, {unseen}"
+    return ""
+
+
 def _prepared(
     answers: Answers,
     plan: Plan,
@@ -195,7 +221,11 @@ def _prepared(
     if on_demand is not None and math.isnan(on_demand):
         answers.warnings.append(f"{what} is not known: no price in USD is listed")
     return PreparedPlan(
-        plan=replace(plan, image=image.image_id),
+        plan=replace(
+            plan,
+            image=image.image_id,
+            usable=plan.usable and not _hides_usable(plan, image, info),
+        ),
         image=image.image_id,
         image_name=image.name,
         image_owner=image.owner or None,

@@ -8,12 +8,15 @@ from typing import Any
 from msgspec import UNSET
 
 from spotlib.collect.batch import Batch, Run
+from spotlib.ec2.console import ConsoleRead
 from spotlib.ec2.methods.method import Answer
 from spotlib.ec2.poll import Poll
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Outcome, Sighting, Stage, Track, count_stages
 from spotlib.record.events import (
+    ConsoleEvent,
     Features,
+    GuestStamp,
     ImpairedEvent,
     IntentEvent,
     Lacking,
@@ -24,6 +27,7 @@ from spotlib.record.events import (
     StageCounts,
     StageEvent,
 )
+from spotlib.stamp import Stamp
 
 
 def intent_event(
@@ -41,6 +45,7 @@ def intent_event(
         placement=plan.target.placement,
         method=plan.method,
         purchase=plan.purchase,
+        usable=plan.is_stamped,
         wanted=plan.wanted.label,
         n=plan.count,
         timeout_s=plan.timeout_s,
@@ -123,8 +128,10 @@ def _instance_ids(poll: Poll) -> dict[str, str]:
     return {each: instance_id for each, instance_id in found.items() if instance_id}
 
 
-def stage_event(run: Run, track: Track, stage: Stage, sighting: Sighting) -> StageEvent:
-    """Build the event that a request was first shown at a stage."""
+def stage_event(
+    run: Run, track: Track, stage: Stage, sighting: Sighting, stamp: Stamp | None = None
+) -> StageEvent:
+    """Build the event that a request was first shown at a stage, by its guest's stamp if given."""
     return StageEvent(
         **_key(run),
         request_id=track.request_id,
@@ -137,6 +144,23 @@ def stage_event(run: Run, track: Track, stage: Stage, sighting: Sighting) -> Sta
         created_at=sighting.created_at,
         status_updated_at=sighting.status_updated_at,
         launched_at=sighting.launched_at,
+        stamp=UNSET if stamp is None else GuestStamp(**vars(stamp)),
+    )
+
+
+def console_event(
+    batch: Batch, run: Run, row: str, read: ConsoleRead, *, last: bool
+) -> ConsoleEvent:
+    """Build the event of a read that showed no stamp."""
+    return ConsoleEvent(
+        **_key(run),
+        request_id=row,
+        instance_id=read.instance_id,
+        asked_s=batch.since_s(read.asked_s),
+        answered_s=batch.since_s(read.answered_s, up=True),
+        posted=bool(read.output),
+        last=last,
+        error=read.error,
     )
 
 

@@ -20,13 +20,16 @@ from spotlib.collect.cost import VALID_MARGIN_S
 from spotlib.collect.features import since_last_launch_s
 from spotlib.collect.recording import (
     answer_event,
+    console_event,
     impaired_event,
     intent_event,
     outcome_event,
     poll_event,
     stage_event,
 )
+from spotlib.collect.usable import stamped, unstamped
 from spotlib.ec2.calls import TAG_BATCH, TAG_EXPIRES, TAG_PLAN, TAG_ROUND, tag_instances
+from spotlib.ec2.console import ConsoleRead, read_console
 from spotlib.ec2.methods.method import Answer, Given, Order, launch
 from spotlib.ec2.poll import Known, Poll, See, poll
 from spotlib.ec2.resource import Survey
@@ -45,7 +48,9 @@ from spotlib.model import (
     is_instance_id,
 )
 from spotlib.record.events import Features, SkippedEvent, TaggedEvent
+from spotlib.stamp import Stamp
 
+_LAST_READS_S = 20.0  # for the consoles of what has ended: nothing waits for them
 _LOOK_EVERY_S = 900.0  # several times before EC2 forgets anything, because a call may fail
 _ADVICE = {
     Kind.PARAMETERS: "check image, type and zone",
@@ -214,6 +219,8 @@ def _polled(batch: Batch, runs: Sequence[Run], number: int, future: Future[Poll]
             _note_progress(batch, run, before[track.request_id], track)
     new = itertools.chain.from_iterable(_new_instances(run, shown) for run in watched)
     _tag(batch, shown.region, tuple(new))
+    batch.consoles.hear(shown.region, asked_s, answered_s, shown.server_date)
+    _read_consoles(batch, watched)
     batch.show_progress()
 
 
@@ -223,12 +230,57 @@ def _after(track: Track, shown: Poll, run: Run, asked_s: float, answered_s: floa
     return conclude(moved, wanted=run.plan.wanted)
 
 
-def _note_progress(batch: Batch, run: Run, before: Track, after: Track) -> None:
+def _read_consoles(batch: Batch, runs: Sequence[Run]) -> None:
+    """Read the consoles that are due; a poll does not wait for them."""
+    for run, row in batch.consoles.due(runs, batch.now_s()):
+        batch.consoles.begin(row, batch.now_s())
+        call = (batch.connection, run.region, run.instances[row])
+        batch.submit(partial(_console_read, batch, run, row), read_console, *call, latest=True)
+
+
+def _console_read(batch: Batch, run: Run, row: str, future: Future[ConsoleRead]) -> None:
+    batch.consoles.reading.discard(row)
+    _take_read(batch, run, row, future.result())
+
+
+def _take_read(batch: Batch, run: Run, row: str, read: ConsoleRead, *, last: bool = False) -> None:
+    """Record what a read showed: the stamp, or that there is none."""
+    asked_s, answered_s = batch.since_s(read.asked_s), batch.since_s(read.answered_s, up=True)
+    batch.consoles.hear(run.region, asked_s, answered_s, read.server_date)
+    if read.stamp is None:
+        batch.log.append(console_event(batch, run, row, read, last=last))
+        return
+    assert run.sent_s is not None
+    before, window = run.tracks[row], Bracket(run.sent_s, answered_s)
+    run.tracks[row] = stamped(before, read.stamp, window, batch.consoles.dates[run.region])
+    _note_progress(batch, run, before, run.tracks[row], read.stamp)
+
+
+def read_last_consoles(batch: Batch) -> None:
+    """Read the consoles of what has ended without a stamp, for some seconds, or until a stop.
+
+    Where the newest console cannot be had any more, what EC2 posted at the end is looked at.
+    """
+    ends_s = batch.now_s() + _LAST_READS_S
+    for run, row in [*unstamped(batch.runs)]:
+        if batch.now_s() >= ends_s or batch.stopping.by is not None:
+            return
+        if row not in batch.consoles.ended:
+            call = (batch.connection, run.region, run.instances[row])
+            read = read_console(*call, latest=True)
+            posted = read if read.output else read_console(*call, latest=False)
+            batch.consoles.ended.add(row)
+            _take_read(batch, run, row, posted if posted.stamp else read, last=True)
+
+
+def _note_progress(
+    batch: Batch, run: Run, before: Track, after: Track, stamp: Stamp | None = None
+) -> None:
     """Record what is new of a row; that it was accepted, its answer says."""
     new = after.brackets.keys() - before.brackets.keys() - {Stage.ACCEPTED}
     for stage in sorted(new.intersection(run.plan.stages)):
         assert after.sighting is not None
-        batch.log.append(stage_event(run, after, stage, after.sighting))
+        batch.log.append(stage_event(run, after, stage, after.sighting, stamp))
     if before.impaired is None and after.impaired is not None:
         assert after.sighting is not None
         batch.log.append(impaired_event(run, after, after.sighting))
@@ -313,9 +365,13 @@ def _looked(batch: Batch, region: str, future: Future[Survey]) -> None:
 
 
 def end(batch: Batch, run: Run, outcome: Outcome) -> None:
-    """Give every request of a run that has none yet this outcome: it is censored there."""
+    """Give every request of a run that has none yet this outcome: it is censored there.
+
+    One whose guest was heard to be usable since the last poll has the outcome of that.
+    """
     run.ended = True
-    late = {item: replace(run.tracks[item], outcome=outcome) for item in run.pending}
+    late = {item: conclude(run.tracks[item], wanted=run.plan.wanted) for item in run.pending}
+    late = {item: replace(each, outcome=each.outcome or outcome) for item, each in late.items()}
     run.tracks |= late
     for track in late.values():
         batch.log.append(outcome_event(run, track))

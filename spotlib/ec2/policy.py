@@ -21,8 +21,13 @@ _OPTIONAL = (
 )
 
 
-def policy(methods: Iterable[str]) -> dict[str, Any]:
+_USABLE = ("ec2:GetConsoleOutput",)
+
+
+def policy(methods: Iterable[str], *, usable: bool = False) -> dict[str, Any]:
     """Return the policy for these methods, as JSON has it; a statement of several stands once.
+
+    With ``usable`` it allows to see when a guest is usable.
 
     Raises
     ------
@@ -37,7 +42,7 @@ def policy(methods: Iterable[str]) -> dict[str, Any]:
     statements: dict[str, dict[str, Any]] = {
         each["Sid"]: {"Effect": "Allow", **each} for each in needed
     }
-    shared = {"Look": _LOOK, "OptionalFacts": _OPTIONAL}
+    shared = {"Look": _LOOK, "OptionalFacts": _OPTIONAL} | ({"Usable": _USABLE} if usable else {})
     for name, actions in shared.items():
         statements[name] = {
             "Effect": "Allow",

@@ -13,7 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from spotlib.analyze.comparable import COMPETING, RUN, SAME_VARIABLE, ended_by_ec2, why_not
+from spotlib.analyze.comparable import (
+    COMPETING,
+    RUN,
+    SAME_VARIABLE,
+    censored_s,
+    ended_by_ec2,
+    why_not,
+)
 from spotlib.forecast.history import add_history
 from spotlib.model import Stage, watched_stages
 
@@ -31,6 +38,7 @@ class Column:
 
 
 _UNKNOWN = "NaN where it was not known before the request"
+_NO_STAMP = "NaN where that was not asked for, or not seen"
 _NO_RUN = "NaN if no run and no probe had ended before this round began"
 _RUN_COLUMNS = (
     Column("simulated", "boolean", "whether the run happened in the sandbox, not in EC2"),
@@ -102,6 +110,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("impaired_after_s", "s", "no status check had failed until then", "NaN if none did"),
         Column("impaired_by_s", "s", "a status check was shown failed by then", "NaN if none did"),
         Column("watched_s", "s", "when the last poll of the request was sent"),
+        Column("usable_after_s", "s", "its guest was not usable until then", _NO_STAMP),
+        Column("usable_by_s", "s", "its guest was usable by then, as it says itself", _NO_STAMP),
+        Column("guest_uptime_s", "s", "from its kernel's start to usable", _NO_STAMP),
     ),
     "batches": (
         *_RUN_COLUMNS[:4],
@@ -150,10 +161,12 @@ def request_table(
     """
     found = launches[why_not(launches) == ""]
     _require_alike(found, stage)
+    found = found[censored_s(found, stage).notna() | found[f"{stage.label}_by_s"].notna()]
     table = _describe_runs(found).assign(stage=stage.label)
     shown = table[f"{stage.label}_by_s"].notna()
-    ended = ended_by_ec2(table) & ~shown
-    waited_s = table["watched_s"].where(~ended, table[["watched_s", "timeout_s"]].max(axis=1))
+    waited_s = censored_s(table, stage)
+    ended = ended_by_ec2(table) & (waited_s >= table["watched_s"])
+    waited_s = waited_s.where(~ended, table[["watched_s", "timeout_s"]].max(axis=1))
     table["event"] = shown.astype("int64")
     table["lower_s"] = table[f"{stage.label}_after_s"].where(shown, waited_s)
     table["upper_s"] = table[f"{stage.label}_by_s"].fillna(np.inf)
@@ -273,7 +286,8 @@ def _require_alike(launches: pd.DataFrame, stage: Stage) -> None:
     wanted = next((each for each in Stage if each.label == words), None)
     if wanted is None:
         raise ValueError(f"wanted must be a stage, got {words!r}")
-    if stage not in watched_stages(wanted):
+    recorded = censored_s(launches, stage).notna() | launches[f"{stage.label}_by_s"].notna()
+    if stage not in watched_stages(wanted, usable=bool(recorded.any())):
         raise ValueError(f"{stage.label} was not watched for, only {wanted.label}")
 
 

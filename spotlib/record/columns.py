@@ -36,6 +36,7 @@ LAUNCH_COLUMNS = (
     *_BRACKETS,
     *("impaired_after_s", "impaired_by_s", "refused_after_s", "refused_by_s"),
     *("held_after_s", "held_by_s"),
+    *("usable_watched_s", "guest_uptime_s", "guest_at", "guest_synchronised"),
     *("created_at", "fulfilled_at", "launched_at"),
     *_FEATURES,
 )
@@ -52,7 +53,7 @@ _WHOLE = {
     *("round", "plan", "n", "poll", *STAGES),
     *("rounds", "plans", "requests", "ended", "seed", "sps", "t3"),
 }
-_YES_OR_NO = {"simulated", "torn", "clean"}
+_YES_OR_NO = {"simulated", "torn", "clean", "guest_synchronised"}
 
 
 def typed(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:

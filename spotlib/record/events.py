@@ -20,7 +20,8 @@ History of the schema:
    event lie flat; the features of an intent are called so.  Readers refuse schema 1.  Later lines
    are numbered, and features have ``t3``; a log without either is read too.  Launch methods:
    ``purchase`` where it is not spot, ``lacking`` where fewer came than were asked for.  Probes:
-   ``granted`` among the counts of a poll, and when EC2 was seen to hold a request.
+   ``granted`` among the counts of a poll, and when EC2 was seen to hold a request.  The stage
+   ``usable`` with the guest's stamp, among the counts of a poll, and reads of consoles without one.
 """
 
 from datetime import datetime
@@ -72,13 +73,14 @@ class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class StageCounts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """How many requests of a run have been shown at each stage, and EC2's codes for all of them.
 
-    ``granted`` is there for probes only.
+    ``granted`` is there for probes only, ``usable`` for plans that record it.
     """
 
     accepted: Count
     granted: Count | UnsetType = UNSET
     fulfilled: Count
     running: Count
+    usable: Count | UnsetType = UNSET
     ready: Count
     codes: dict[str, Count]
 
@@ -188,6 +190,7 @@ class IntentEvent(_RunEvent, frozen=True, kw_only=True, tag="intent", omit_defau
     request: dict[str, Any]
     image_owner: str | None = None  # "amazon" or an account; older logs lack it
     purchase: Purchase = "spot"
+    usable: bool = False  # whether its guests say when they are usable
 
 
 class Lacking(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -255,8 +258,22 @@ class PollEvent(_Event, frozen=True, kw_only=True, tag="poll"):
     seen: dict[str, str]
 
 
+class GuestStamp(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """What the guest wrote when it was usable; null is what it could not find out."""
+
+    uptime_s: Seconds  # since its kernel started
+    clock_uptime_s: Seconds  # the same when it read its clock, a little later
+    clock_at: Instant  # its own clock
+    boot_id: str
+    pending_at: Instant | None  # when EC2 says that the instance began, cut to a whole second
+    synchronised: bool | None  # its clock
+
+
 class StageEvent(_RequestEvent, frozen=True, kw_only=True, tag="stage"):
-    """A request is first shown at a stage: the bracket, and EC2's own timestamps."""
+    """A request is first shown at a stage: the bracket, and EC2's own timestamps.
+
+    ``usable`` may come after the outcome: its bracket is of the guest's ``stamp``.
+    """
 
     stage: StageName
     after_s: Seconds
@@ -265,6 +282,23 @@ class StageEvent(_RequestEvent, frozen=True, kw_only=True, tag="stage"):
     created_at: Instant | None
     status_updated_at: Instant | None
     launched_at: Instant | None
+    stamp: GuestStamp | UnsetType = UNSET  # of ``usable``
+
+
+class ConsoleEvent(_RunEvent, frozen=True, kw_only=True, tag="console"):
+    """A read of a guest's console that showed no stamp.
+
+    ``posted`` is false where EC2 had no console to show, ``error`` is of a read that failed.
+    ``last`` is the read after the instance ended, which shows all that it ever wrote.
+    """
+
+    request_id: str
+    instance_id: str
+    asked_s: Seconds
+    answered_s: Seconds
+    posted: bool
+    last: bool
+    error: str | None
 
 
 class ImpairedEvent(_RequestEvent, frozen=True, kw_only=True, tag="impaired"):
@@ -353,6 +387,7 @@ Event = (
     | SkippedEvent
     | PollEvent
     | StageEvent
+    | ConsoleEvent
     | ImpairedEvent
     | OutcomeEvent
     | TaggedEvent

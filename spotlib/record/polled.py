@@ -82,7 +82,9 @@ class Polls:
     """The polls of some logs, collected log by log."""
 
     _seen = attrgetter(*STAGES)
-    _granted = STAGES.index(Stage.GRANTED.label) - len(STAGES)
+    _granted, _usable = (
+        STAGES.index(stage.label) - len(STAGES) for stage in (Stage.GRANTED, Stage.USABLE)
+    )
 
     def __init__(self) -> None:
         self._runs: list[dict[str, Any]] = []
@@ -101,6 +103,8 @@ class Polls:
                 self._counts += (-1,) * len(STAGES) if seen is None else Polls._seen(seen)
                 if seen is not None and seen.granted is UNSET:  # it is no probe
                     self._counts[Polls._granted] = -1
+                if seen is not None and seen.usable is UNSET:
+                    self._counts[Polls._usable] = -1
             self._polls.append((poll.number, poll.asked_s, poll.answered_s, poll.at, poll.error))
 
     def table(self) -> Polled:

@@ -15,6 +15,7 @@ from spotlib.model import Stage, Target, is_instance_id, reached
 from spotlib.record.events import (
     BatchEvent,
     CleanEvent,
+    ConsoleEvent,
     Event,
     ImpairedEvent,
     IntentEvent,
@@ -75,6 +76,7 @@ class RecordedRequest:
     fleet waits for (``fleet-...#1``); so is ``request_id``.
 
     ``impaired`` is when its instance was first shown with a failed status check, if it was.
+    ``console`` is the last read of its console that showed no stamp.
     """
 
     request_id: str
@@ -82,6 +84,7 @@ class RecordedRequest:
     sent_s: float
     stages: list[StageEvent] = field(default_factory=list)
     impaired: ImpairedEvent | None = None
+    console: ConsoleEvent | None = None
     outcome: OutcomeEvent | None = None
 
     @property
@@ -200,7 +203,8 @@ def _take(found: RecordedBatch, event: Event) -> None:
             request = _request_of(found, event)
             stages = {each.stage for each in request.stages}
             _require_new(event.stage not in stages, f"{event.stage} of {event.request_id}")
-            _require_new(request.outcome is None, f"the outcome of {event.request_id}")
+            late = event.stage == Stage.USABLE.label  # its stamp may be read after the end
+            _require_new(late or request.outcome is None, f"the outcome of {event.request_id}")
             _require_order(sent_s=request.sent_s, after_s=event.after_s, by_s=event.by_s)
             request.stages.append(event)
         case BatchEvent():
@@ -212,6 +216,8 @@ def _take(found: RecordedBatch, event: Event) -> None:
             _ = found.runs[key].target  # refuses names that EC2 could not know
         case RequestedEvent() | RefusedEvent():
             _take_answer(found, event)
+        case ConsoleEvent():
+            _request_of(found, event).console = event
         case ImpairedEvent():
             request = _request_of(found, event)
             _require_new(request.impaired is None, f"impaired of {event.request_id}")
@@ -224,6 +230,12 @@ def _take(found: RecordedBatch, event: Event) -> None:
             if got_there is not request.reached_wanted:
                 raise ValueError(f"outcome is {event.outcome}, its stages say otherwise")
             request.outcome = event
+        case TaggedEvent() | ReleaseEvent() | CleanEvent():
+            _take_clean_up(found, event)
+
+
+def _take_clean_up(found: RecordedBatch, event: TaggedEvent | ReleaseEvent | CleanEvent) -> None:
+    match event:
         case TaggedEvent():
             found.tagged.append(event)
         case ReleaseEvent():
@@ -280,12 +292,15 @@ def _take_poll(found: RecordedBatch, event: PollEvent) -> None:
         granted = seen.fulfilled if seen.granted is UNSET else seen.granted
         if not seen.ready <= seen.running <= seen.fulfilled <= granted <= seen.accepted <= n:
             counts = {each.label: getattr(seen, each.label) for each in reversed(Stage)}
+            del counts[Stage.USABLE.label]
             known = {name: count for name, count in counts.items() if count is not UNSET}
             _require_order(**known, n=n)
+        if seen.usable is not UNSET and seen.usable > seen.running:  # no other stage implies it
+            _require_order(usable=seen.usable, running=seen.running)
 
 
 def _request_of(
-    found: RecordedBatch, event: StageEvent | ImpairedEvent | OutcomeEvent
+    found: RecordedBatch, event: StageEvent | ConsoleEvent | ImpairedEvent | OutcomeEvent
 ) -> RecordedRequest:
     request = found.requests[event.request_id]
     if request.run.key != (event.round, event.plan):

@@ -126,6 +126,7 @@ def _refused_rows(run: RecordedRun) -> list[dict[str, Any]]:
         "refused_by_s": _minus(answer.answered_s, answer.asked_s),
     }
     row["refused_after_s"] = None if row["refused_by_s"] is None else 0.0
+    row["usable_watched_s"] = 0.0 if run.intent.usable else None
     return [row] * count
 
 
@@ -140,12 +141,22 @@ def _request_row(request: RecordedRequest) -> dict[str, Any]:
     }
     for event in request.stages:
         _add_stage(row, event, sent_s)
+    if request.run.intent.usable and "usable_by_s" not in row:
+        row["usable_watched_s"] = _not_usable_until_s(request, row)
     if request.impaired is not None:
         row["impaired_after_s"] = request.impaired.after_s - sent_s
         row["impaired_by_s"] = request.impaired.by_s - sent_s
     if request.outcome is not None:
         row |= _ending(request.outcome) | _hold(request.outcome, sent_s)
     return row
+
+
+def _not_usable_until_s(request: RecordedRequest, row: dict[str, Any]) -> float:
+    """Until when a request without a stamp was certainly not usable."""
+    read = request.console
+    if read is not None and read.last and read.posted and read.error is None:
+        return float(row["watched_s"])
+    return float(min(row.get("running_after_s", row["watched_s"]), row["watched_s"]))
 
 
 def _ending(event: OutcomeEvent) -> dict[str, Any]:
@@ -178,3 +189,7 @@ def _add_stage(row: dict[str, Any], event: StageEvent, sent_s: float) -> None:
     if event.stage == Stage.FULFILLED.label:  # EC2 overwrites this time at the next status change
         row["fulfilled_at"] = event.status_updated_at
     row["launched_at"] = event.launched_at or row.get("launched_at")
+    if event.stamp is not UNSET:
+        row["guest_uptime_s"] = event.stamp.uptime_s
+        row["guest_at"] = event.stamp.clock_at
+        row["guest_synchronised"] = event.stamp.synchronised

@@ -88,6 +88,9 @@ def load_launches(paths: Paths, *, executor: Executor | None = None) -> pd.DataF
         ``refused_*`` is the bracket of a refusal: from the request call to its answer.
         ``granted_*`` is known of probes only, and so is ``held_*``: when EC2 was first seen to
         hold the request.
+        ``usable_*`` is the bracket of the guest's own stamp, where plans record it, and ``guest_*``
+        what the stamp says.  Without a stamp it is censored at ``usable_watched_s``: a request that
+        ran may have been usable unseen, unless its whole console was read after its end.
         ``image_family`` is what all releases of an Amazon Linux share, or the image's own id.
         ``price_usd`` is the spot price and ``on_demand_usd`` the on-demand price, whatever was
         bought: ``purchase`` says which of them was to be paid.
@@ -130,7 +133,8 @@ def load_polls(paths: Paths, *, executor: Executor | None = None) -> pd.DataFram
     DataFrame, one row per poll and plan
         ``asked_s`` and ``answered_s`` are seconds since the plan's request call was sent,
         ``poll`` the number of the poll in the batch's schedule.  A missed poll has no counts, and
-        ``error`` says why.  ``granted`` is counted for probes only.
+        ``error`` says why.  ``granted`` is counted for probes only, ``usable`` where it is
+        recorded.
 
     Raises
     ------

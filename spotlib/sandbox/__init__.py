@@ -4,6 +4,7 @@ The modules in reading order; each imports only modules before it (a contract of
 
 - ``numbers``, ``chance``, ``catalogue``, ``network``, ``market``: what exists, what each pool does.
 - ``states``, ``clock``, ``account``, ``reads``, ``forms``, ``limits``: the parts of an account.
+- ``console_script``, ``guests``, ``console``: what guests do and write to their consoles.
 - ``world``, ``instance_course``, ``course``, ``company``: one account, its events, its other users.
 - ``protocol``, ``filters``, ``shapes``, ``borrowed``: the form of AWS's requests and answers.
 - ``tokens``, ``launch_checks``: what all launches have in common.

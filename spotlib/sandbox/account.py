@@ -85,12 +85,17 @@ class SpotRequest:
     @property
     def shutdown_minutes(self) -> int | None:
         """Minutes after boot at which the user data shut the instance down; None if never."""
+        found = _SHUTDOWN.search(self.script)
+        return int(found[1]) if found else None
+
+    @property
+    def script(self) -> bytes:
+        """The user data, decoded; nothing if they are no script, which cloud-init does not run."""
         try:
             script = base64.b64decode(self.launch.get("UserData") or "", validate=True)
         except binascii.Error:
-            return None
-        found = _SHUTDOWN.search(script) if script.startswith(b"#!") else None
-        return int(found[1]) if found else None
+            return b""
+        return script if script.startswith(b"#!") else b""
 
     @property
     def requested(self) -> bool:
@@ -136,6 +141,7 @@ class Instance:
     reason: tuple[str, str] | None = None  # StateReason, once it ends
     ended_s: float | None = None  # when it began to shut down or to stop
     tags: dict[str, str] = field(default_factory=dict)
+    wrote: list[tuple[float, str]] = field(default_factory=list)  # its user data, to the console
     path: list[tuple[float, str]] = field(default_factory=list)  # (from when, state)
     shown: dict[str, tuple[object, Any]] = field(default_factory=dict, repr=False)  # by ``shapes``
 

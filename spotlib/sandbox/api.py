@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -50,6 +51,7 @@ ACTIONS: Mapping[tuple[str, str], Handler] = {
     ("ec2", "DescribeFleetHistory"): fleet_reads_api.describe_fleet_history,
     ("ec2", "DescribeInstances"): instance_api.describe_instances,
     ("ec2", "DescribeInstanceStatus"): instance_api.describe_instance_status,
+    ("ec2", "GetConsoleOutput"): instance_api.get_console_output,
     ("ec2", "TerminateInstances"): instance_api.terminate_instances,
     ("ec2", "CreateTags"): instance_api.create_tags,
     ("ec2", "DescribeTags"): instance_api.describe_tags,
@@ -100,6 +102,7 @@ _PARAMETERS: Mapping[str, str] = {
     "DescribeFleetHistory": "EventType FleetId StartTime",
     "DescribeInstances": "InstanceIds IncludeManagedResources",
     "DescribeInstanceStatus": "InstanceIds IncludeAllInstances IncludeManagedResources",
+    "GetConsoleOutput": "InstanceId Latest",
     "TerminateInstances": "InstanceIds",
     "CreateTags": "Resources Tags",
     "DescribeTags": "",
@@ -226,6 +229,11 @@ def _shown(account: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotR
             yield "running", request
             if set(checks) <= {"ok", "not-applicable", None}:
                 yield "ready", request
+    if "Output" in result:
+        instance = account.instances[result["InstanceId"]]
+        output = base64.b64decode(result["Output"])
+        if any(line.encode() in output for _, line in instance.wrote):
+            yield "usable", instance.request
 
 
 def _of_fleets(account: Region, result: dict[str, Any]) -> Iterator[tuple[str, SpotRequest]]:

@@ -98,6 +98,13 @@ class Forms:
         source="developer guide, throttling: it does; not said whether spot launches do",
         later=True,
     )
+    ended_console: str = _switch(
+        "GetConsoleOutput with Latest of an instance that has stopped or terminated",
+        "kept",
+        "absent",
+        source="API reference: the latest at any time of the life cycle; not said of its end",
+        later=True,
+    )
 
     def __post_init__(self) -> None:
         """Refuse an unknown form."""

@@ -5,10 +5,11 @@ Each public function is one EC2 action: ``(world, region, params) -> result``.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from spotlib.sandbox import course
+from spotlib.sandbox import catalogue, console, course
 from spotlib.sandbox.account import Instance, Tagged
 from spotlib.sandbox.chance import digest
 from spotlib.sandbox.filters import filters_of, has_wildcard, narrow, page
@@ -22,7 +23,7 @@ from spotlib.sandbox.protocol import (
     unsupported,
 )
 from spotlib.sandbox.reads import instance_as_of
-from spotlib.sandbox.shapes import instance_shape, state, status_shape, tag_list
+from spotlib.sandbox.shapes import instance_shape, stamp, state, status_shape, tag_list
 from spotlib.sandbox.spot_api import find_requests
 from spotlib.sandbox.world import World
 
@@ -150,6 +151,20 @@ def describe_instance_status(world: World, region: str, params: Params) -> Shape
     )
     shown, more = page(shapes, params, ids=ids, id_name="InstanceIds", reads=world.reads)
     return {"InstanceStatuses": shown, **more}
+
+
+def get_console_output(world: World, region: str, params: Params) -> Shape:
+    """What EC2 has of an instance's console: as it was posted, or the latest."""
+    if not params.get("InstanceId"):
+        raise missing("InstanceId")
+    [instance] = find_instances(world, region, [params["InstanceId"]])
+    latest = params.get("Latest", False)
+    kind = catalogue.instance_type(instance.request.pool.instance_type)
+    if latest and kind is not None and not kind.nitro:
+        raise unsupported("This instance type does not support retrieving the latest console logs")
+    at_s, text = console.shown(world, instance, latest=latest)
+    output = {"Output": base64.b64encode(text).decode()} if text else {}
+    return {"InstanceId": instance.instance_id, "Timestamp": stamp(world, at_s), **output}
 
 
 def terminate_instances(world: World, region: str, params: Params) -> Shape:

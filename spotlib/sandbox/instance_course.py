@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import inf
 
-from spotlib.sandbox import catalogue
+from spotlib.sandbox import catalogue, console, console_script
 from spotlib.sandbox.account import EbsForm, Fate, Instance, SpotRequest
 from spotlib.sandbox.chance import digest, uniforms
 from spotlib.sandbox.market import Pool
@@ -113,11 +113,24 @@ def _run(world: World, instance: Instance, at_s: float) -> None:
         ready_s = max(ready_s, instance.ebs_ok_at_s)
     if ready_s < inf:
         world.schedule(ready_s, _pass_checks, instance)
-    minutes = instance.request.shutdown_minutes
+    if instance.request.script and console.has_cloud_init(world, instance):
+        _run_user_data(world, instance)
+
+
+def _run_user_data(world: World, instance: Instance) -> None:
+    """Schedule what the script of a running instance will do."""
+    guest, minutes = console.guest(world, instance), instance.request.shutdown_minutes
     if minutes is not None:
-        world.schedule(
-            at_s + world.market.numbers.guest_boot_s + 60.0 * minutes, _power_off, instance
-        )
+        world.schedule(guest.user_data_s + 60.0 * minutes, _power_off, instance)
+    if console_script.writes(instance.request.script):
+        world.schedule(guest.line_s, _write_lines, instance)
+
+
+def _write_lines(world: World, instance: Instance, at_s: float) -> None:
+    if instance.state == "running":
+        instance.wrote = console.user_lines(world, instance, at_s)
+    if instance.wrote:
+        instance.request.happened_s["usable"] = at_s
 
 
 def _pass_checks(_: World, instance: Instance, at_s: float) -> None:

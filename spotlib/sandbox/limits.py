@@ -23,6 +23,7 @@ BUCKETS: Mapping[str, Bucket] = {
     "CancelSpotInstanceRequests": (50.0, 5.0),
     "TerminateInstances": (100.0, 5.0),
     "CreateTags": (100.0, 10.0),
+    "GetConsoleOutput": (20.0, 5.0),  # not published: a modest one
 }
 TERMINATED: Bucket = (1000.0, 20.0)  # counts instances, in addition to the calls
 LAUNCHED: Bucket = (1000.0, 2.0)  # the same for RunInstances

@@ -26,9 +26,9 @@ def _invented(value: float, unit: str, note: str) -> Any:
     return field(default=value, metadata={"unit": unit, "label": "invented", "note": note})
 
 
-def _later(value: float, unit: str, note: str) -> Any:
-    """An invented number that came after worlds had ids: at its default it changes no id."""
-    metadata = {"unit": unit, "label": "invented", "note": note}
+def _later(value: float, unit: str, note: str, *, label: str = "invented") -> Any:
+    """A number that came after worlds had ids: at its default it changes no id."""
+    metadata = {"unit": unit, "label": label, "note": note}
     return field(default=value, repr=False, metadata=metadata)
 
 
@@ -175,6 +175,47 @@ class Numbers:
         1.0, "log", "EC2 chooses the zone with most capacity, which it knows with this error"
     )
     recover_s: float = _invented(60.0, "s", "until a terminated instance's capacity is free")
+
+    # The guest and its console.
+    guest_boot_sigma: float = _later(
+        0.0, "log", "sigma of guest_boot_s over instances; above 0 it changes what older worlds did"
+    )
+    kernel_spread_s: float = _later(
+        1.0, "s", "standard deviation of the kernel's start around the moment of running"
+    )
+    script_median_s: float = _later(
+        0.1, "s", "user data begin to their lines on the console: asking for metadata takes time"
+    )
+    script_sigma: float = _later(1.0, "log", "sigma of its lognormal distribution")
+    clock_off_s: float = _later(
+        2.0, "s", "standard deviation of the error of a guest's clock until it is synchronised"
+    )
+    synchronised_median_s: float = _later(
+        8.0,
+        "s",
+        "kernel start to a synchronised clock: an error of a second or more is stepped, a smaller "
+        "one made up for at a twelfth (chrony's defaults)",
+    )
+    synchronised_sigma: float = _later(0.5, "log", "sigma of its lognormal distribution")
+    clock_error_s: float = _later(0.0005, "s", "standard deviation of the error that is left")
+    console_lag_median_s: float = _later(
+        4.0, "s", "a line on the console until GetConsoleOutput with Latest shows it"
+    )
+    console_lag_sigma: float = _later(
+        0.5, "log", "sigma over instances of its lognormal distribution"
+    )
+    console_post_least_s: float = _later(
+        120.0,
+        "s",
+        "running to what GetConsoleOutput shows without Latest (2 minutes seen: pycloudlib 143)",
+        label="measured",
+    )
+    console_post_most_s: float = _later(
+        1200.0, "s", "the longest such time (20 minutes seen: pycloudlib 193)", label="measured"
+    )
+    console_end_most_s: float = _later(
+        60.0, "s", "longest time from terminated or stopped to the last post"
+    )
 
     # Interruption and end.
     interruption_per_hour: float = _invented(

@@ -29,7 +29,7 @@ from spotlib.sandbox.market import Market
 from spotlib.sandbox.market_api import advisor
 from spotlib.sandbox.numbers import FITTED, MARKET_HELP
 from spotlib.sandbox.wire import answer
-from spotlib.sandbox.world import EPOCH, Reads, ScaledTime, VirtualTime, World
+from spotlib.sandbox.world import EPOCH, Guests, Reads, ScaledTime, VirtualTime, World
 
 _MOST_BODY = 2**20  # bytes
 _HERE = ("127.0.0.1", "localhost", "::1")
@@ -111,6 +111,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lag-s", type=float, default=0.0, help="longest lag of describe calls")
     parser.add_argument("--page-most", type=int, help="longest page of a describe call")
     parser.add_argument("--empty-share", type=float, default=0.0, help="share of empty pages")
+    parser.add_argument(
+        "--clock-off-s", type=float, help="error of each guest's clock until it is synchronised"
+    )
+    parser.add_argument(
+        "--silent-share", type=float, default=0.0, help="share of instances without console output"
+    )
     parser.add_argument("--throttled", action="store_true", help="apply EC2's token buckets")
     parser.add_argument(
         "--end-with-stdin",
@@ -138,6 +144,7 @@ def run(args: argparse.Namespace) -> int:
             page_most=args.page_most,
             empty_share=args.empty_share,
         ),
+        guests=Guests(clock_off_s=args.clock_off_s, silent_share=args.silent_share),
     )
     world.faults += args.fault
     if args.company:

@@ -7,7 +7,7 @@ The truth is kept apart from what the API shows.  For each request, ``truth()`` 
 
 - ``happened_s``: when each event happened;
 - ``shown_s``: from when on a read that does not lag shows it (later than ``happened_s`` only while
-  a new request or instance is unknown: see ``reads``);
+  a new request or instance is unknown: see ``reads``; not said of the console, see ``console``);
 - ``seen_s``: when a delivered answer first showed each stage.  The bracket of a client that polls
   contains this moment.
 """
@@ -26,11 +26,22 @@ from typing import Any
 from spotlib.sandbox.account import Fate, Instance, Region, Script, SpotRequest
 from spotlib.sandbox.clock import Clock, ScaledTime, VirtualTime
 from spotlib.sandbox.forms import Forms
+from spotlib.sandbox.guests import Guests
 from spotlib.sandbox.limits import Buckets
 from spotlib.sandbox.market import Market
 from spotlib.sandbox.reads import Reads
 
-__all__ = ["Call", "Fate", "Fired", "Forms", "Reads", "ScaledTime", "VirtualTime", "World"]
+__all__ = [
+    "Call",
+    "Fate",
+    "Fired",
+    "Forms",
+    "Guests",
+    "Reads",
+    "ScaledTime",
+    "VirtualTime",
+    "World",
+]
 
 EPOCH = datetime(2024, 9, 1, tzinfo=UTC)  # where the default archive month ends
 
@@ -71,8 +82,9 @@ class World:
     each family group in each region, ``on_demand_vcpus`` the on-demand quota;
     ``unlisted_quotas`` are groups whose quota was never applied to the account, so that it has a
     new account's.  ``denied`` are actions that the caller may not use, such as
-    ``ec2:TerminateInstances``.  ``reads`` says how inconsistent describe calls are, ``forms`` what
-    AWS does where that is not known, ``throttled`` whether EC2's token buckets limit the calls.
+    ``ec2:TerminateInstances``.  ``reads`` says how inconsistent describe calls are, ``guests`` in
+    what the guests are unusual, ``forms`` what AWS does where that is not known, ``throttled``
+    whether EC2's token buckets limit the calls.
     The account belongs to ``partition``, and no other's regions know it.  It may use the regions
     that need no opt-in and those ``opted_in``, but not those ``not_opted_in``; the regions
     ``no_default_vpc`` have no default VPC.  ``mfa_codes`` are the next codes of MFA devices, by
@@ -94,6 +106,7 @@ class World:
         denied: Collection[str] = (),
         spot_role: bool = True,
         reads: Reads | None = None,
+        guests: Guests | None = None,
         forms: Forms | None = None,
         throttled: bool = False,
         partition: str = "aws",
@@ -117,6 +130,7 @@ class World:
         self.denied = set(denied)
         self.spot_role = spot_role
         self.reads = reads or Reads()
+        self.guests = guests or Guests()
         self.forms = forms or Forms()
         narrow = self.forms.status_bucket == "narrow"
         counted = self.forms.launch_bucket == "instances"
@@ -158,7 +172,7 @@ class World:
         settings += [sorted(self.unlisted_quotas)]
         settings += [self.partition, sorted(self.opted_in)]
         # What came later counts only where it differs, or every world would have a new id.
-        for each in (self.market.numbers, self.reads, self.forms):
+        for each in (self.market.numbers, self.reads, self.forms, self.guests):
             settings += [item for item in _hidden(each) if item[1] != item[2]]
         settings += [self.on_demand_vcpus] if self.on_demand_vcpus != 1000.0 else []
         return "w-" + hashlib.sha256(repr(settings).encode()).hexdigest()[:10]
@@ -314,4 +328,5 @@ def _shown_s(request: SpotRequest) -> dict[str, float]:
     return {
         event: max(at_s, later_s if event in of_instance else known_s)
         for event, at_s in request.happened_s.items()
+        if event != "usable"
     }

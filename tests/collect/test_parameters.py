@@ -27,6 +27,7 @@ GOOD = {
         "profile": "",
         "account_id": "",
         "ready": "ready",
+        "usable": False,
         "timeout_s": 600.0,
         "poll_s": 3.0,
     },

@@ -14,7 +14,7 @@ import threading
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -243,6 +243,22 @@ def cancelling_does_not_terminate(on: Client) -> bool:
 def cancelling_nothing(on: Client) -> bool:
     code = on.code_of("cancel_spot_instance_requests", SpotInstanceRequestIds=[])
     return code == "MissingParameter"
+
+
+@expected("GetConsoleOutput", "API reference: base64, which botocore decodes; absent at first")
+def console_output(on: Client) -> bool:
+    [instance] = on.launched()[1]
+    first = on.ec2.get_console_output(InstanceId=instance)
+    on.world.advance(60.0)
+    latest = on.ec2.get_console_output(InstanceId=instance, Latest=True)
+    dated = isinstance(first["Timestamp"], datetime) and latest["InstanceId"] == instance
+    return dated and "Output" not in first and "Linux version" in latest["Output"]
+
+
+@expected("GetConsoleOutput", "developer guide, errors: InvalidInstanceID.NotFound")
+def console_of_nothing(on: Client) -> bool:
+    code = on.code_of("get_console_output", InstanceId="i-0123456789abcdef0")
+    return code == "InvalidInstanceID.NotFound"
 
 
 @expected("TerminateInstances", "model: one incorrect id, and none is terminated")
@@ -614,3 +630,19 @@ def test_the_aws_cli_creates_a_fleet_that_waits_and_launches_all_or_nothing_on_d
     assert ends["SuccessfulFleetDeletions"][0]["CurrentFleetState"] == "deleted_terminating"
     aws.advance(120)
     aws("ec2", "wait", "instance-terminated", "--instance-ids", *ids)
+
+
+def test_the_aws_cli_reads_the_console(aws):
+    image = aws("ssm", "get-parameter", "--name", IMAGE, "--query", "Parameter.Value", text=True)
+    script = "#!/bin/sh\necho here $(date -u +%Y) > /dev/console\n"
+    shown = aws(
+        *("ec2", "run-instances", "--image-id", image, "--instance-type", "t4g.nano"),
+        *("--count", "1", "--user-data", script),
+    )
+    read = ("ec2", "get-console-output", "--instance-id", shown["Instances"][0]["InstanceId"])
+    assert set(aws(*read)) == {"InstanceId", "Timestamp"}
+    aws.advance(120)
+    assert "here 2024" in aws(*read, "--latest")["Output"]
+    assert "here 2024\r\n" in aws(*read, "--latest", "--query", "Output")
+    aws.advance(1200)
+    assert "here 2024" in aws(*read, text=True)

@@ -33,7 +33,7 @@ def template_parameters(order: Order) -> Parameters:
             "ImageId": order.image,
             "InstanceType": order.plan.target.instance_type,
             "InstanceInitiatedShutdownBehavior": "terminate",  # else the switch only stops it
-            "UserData": launch.user_data(order.shutdown_after_min),  # botocore sends it as it is
+            "UserData": launch.user_data(order),  # botocore sends it as it is
             **launch.network_interfaces(order),
         },
         "TagSpecifications": [{"ResourceType": "launch-template", "Tags": tag_list(order.tags)}],

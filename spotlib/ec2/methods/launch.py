@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from spotlib.ec2.calls import tag_list
 from spotlib.ec2.methods.method import Order, Parameters
+from spotlib.stamp import script_lines
 
 _BORN_TAGGED = ("instance", "volume", "network-interface")
 
@@ -74,14 +75,19 @@ def tag_specifications(order: Order) -> list[Parameters]:
     return [{"ResourceType": kind, "Tags": tags} for kind in _BORN_TAGGED]
 
 
-def switch_script(shutdown_after_min: int) -> str:
-    """Return the dead-man's switch: a script with which the instance shuts itself down."""
-    return f'#!/bin/sh\nshutdown -h +{shutdown_after_min} "spotlib dead-man\'s switch"\n'
+def script(order: Order) -> str:
+    """Return what each instance runs: the dead-man's switch, with which it shuts itself down.
+
+    Where the plan records when a guest is usable, it says so then, after the switch is set.
+    """
+    minutes = order.shutdown_after_min
+    switch = f'#!/bin/sh\nshutdown -h +{minutes} "spotlib dead-man\'s switch"\n'
+    return switch + script_lines() * order.plan.is_stamped
 
 
-def user_data(shutdown_after_min: int) -> str:
-    """Return the switch as user data, in base64, encoded once.
+def user_data(order: Order) -> str:
+    """Return the script as user data, in base64, encoded once.
 
     cloud-init silently ignores a script whose first bytes are not ``#!``.
     """
-    return base64.b64encode(switch_script(shutdown_after_min).encode()).decode()
+    return base64.b64encode(script(order).encode()).decode()

@@ -22,7 +22,7 @@ def _parameters(order: Order) -> Parameters:
     specification: Parameters = {
         "ImageId": order.image,
         "InstanceType": plan.target.instance_type,
-        "UserData": user_data(order.shutdown_after_min),  # botocore sends it as it is
+        "UserData": user_data(order),  # botocore sends it as it is
         **network_interfaces(order),
     }
     parameters: Parameters = {

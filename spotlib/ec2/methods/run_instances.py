@@ -15,7 +15,7 @@ from spotlib.ec2.methods.launch import (
     TAG_AT_BIRTH,
     TERMINATE_OURS,
     network_interfaces,
-    switch_script,
+    script,
     tag_specifications,
 )
 from spotlib.ec2.methods.method import Given, Method, Order, Parameters
@@ -35,7 +35,7 @@ def _parameters(order: Order) -> Parameters:
         "ImageId": order.image,
         "InstanceType": plan.target.instance_type,
         "InstanceInitiatedShutdownBehavior": "terminate",  # else the switch only stops it
-        "UserData": switch_script(order.shutdown_after_min),  # botocore encodes it
+        "UserData": script(order),  # botocore encodes it
         "TagSpecifications": tag_specifications(order),
         **network_interfaces(order),
     }

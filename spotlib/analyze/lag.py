@@ -1,0 +1,128 @@
+"""How much later EC2's status checks are "ok" than the guest was usable, and what that costs.
+
+Both ends are brackets, so the lag of an instance is one too: interval-censored, as all times here.
+Only launches count that recorded when the guest was usable and waited for the checks.
+"""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from spotlib.analyze.intervals import Estimate
+from spotlib.analyze.launch_times import LaunchTimes, launch_times
+from spotlib.model import ON_DEMAND, Stage
+from spotlib.money import held_usd, usd
+
+ALL = "all targets"
+_MOMENTS = (Stage.RUNNING, Stage.USABLE, Stage.READY)
+_COLUMNS = (
+    *("target", "runs", "launches", "median_s", "median_s_low", "median_s_high"),
+    *("saved_s", "saved_s_low", "saved_s_high", "saved_usd", "why_no_interval"),
+)
+
+
+def lag_times(
+    launches: pd.DataFrame, *, resamples: int = 999, executor: Executor | None = None
+) -> dict[str, LaunchTimes]:
+    """Estimate the time from usable to ready, of each target and, of several, of ``ALL``.
+
+    ``launches`` have ``target`` and ``run``.  It is empty where nothing was recorded.
+    """
+    rows = _recorded(launches)
+    if rows["target"].nunique() > 1:
+        rows = pd.concat([rows.assign(target=ALL), rows], ignore_index=True)
+    found = launch_times(
+        rows, Stage.READY, since=Stage.USABLE, resamples=resamples, executor=executor
+    )
+    return {name: found[name] for name in dict.fromkeys(rows["target"])}
+
+
+def _recorded(launches: pd.DataFrame) -> pd.DataFrame:
+    waited = launches["wanted"] == Stage.READY.label
+    return launches[waited & launches["usable_by_s"].notna()].sort_values("target")
+
+
+def lag_table(lags: Mapping[str, LaunchTimes], launches: pd.DataFrame) -> pd.DataFrame:
+    """The lag of each target, and what a launch saves that waits for usable instead of ready.
+
+    Returns
+    -------
+    DataFrame, one row per target, ``ALL`` first
+        ``median_s`` of the lag and ``saved_s``, its mean, with their 95 % intervals over runs.
+        A lag longer than the longest that was seen counts with that.  ``saved_usd`` is the mean of
+        what the launches that reached both stages would have cost less; NaN where a price is not
+        known.
+    """
+    rows = _recorded(launches)
+    saved = np.array([_saved_usd(row) for row in rows.to_dict("records")], dtype=np.float64)
+    found = []
+    for name, each in lags.items():
+        here = saved if name == ALL else saved[(rows["target"] == name).to_numpy()]
+        longest_s = each.observed.by_s[np.isfinite(each.observed.by_s)].max(initial=0.0)
+        mean = each.restricted_mean(longest_s) if longest_s else Estimate(np.nan, np.nan, np.nan)
+        median = each.quantile(0.5)
+        row: dict[str, Any] = {"target": name, "runs": each.observed.runs, "launches": len(here)}
+        for what, estimate in (("median_s", median), ("saved_s", mean)):
+            row |= {what: estimate.value}
+            row |= {f"{what}_low": estimate.low, f"{what}_high": estimate.high}
+        found.append(row | {"saved_usd": _mean(here), "why_no_interval": median.why})
+    return pd.DataFrame(found, columns=list(_COLUMNS))
+
+
+def _mean(amounts: NDArray[np.float64]) -> float:
+    known = amounts[np.isfinite(amounts)]
+    return float(known.mean()) if known.size else np.nan
+
+
+def _saved_usd(row: Mapping[Any, Any]) -> float:
+    """What a launch costs from usable to ready: EC2 bills a minute at least."""
+    running, usable, ready = (
+        (row[f"{stage.label}_after_s"] + row[f"{stage.label}_by_s"]) / 2 for stage in _MOMENTS
+    )
+    if np.isnan(ready - running):
+        return np.nan
+    price = row["on_demand_usd" if row["purchase"] == ON_DEMAND else "price_usd"]
+    has_address = row["placement"] == "region"
+    costs = (
+        held_usd(float(price), max(until - running, 0.0), has_address=has_address)
+        for until in (ready, usable)
+    )
+    return next(costs) - next(costs)
+
+
+def lag_sentences(table: pd.DataFrame) -> Iterator[str]:
+    """The lag over all targets, and what waiting for usable would save."""
+    if table.empty:
+        return
+    first = table.iloc[0]
+    ends = first["median_s_low"], first["median_s_high"]
+    median = Estimate(first["median_s"], *ends, first["why_no_interval"])
+    yield (
+        f"Status checks were ok later than the guest was usable, at {first['target']} by a median "
+        f"of {median.words()}."
+    )
+    if np.isfinite(first["saved_s"]):
+        yield (
+            'A study that waits for "usable" ends each launch '
+            f"{first['saved_s']:.0f} s earlier on average, and each costs "
+            f"{usd(first['saved_usd'])} less."
+        )
+
+
+def formatted_lag(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``lag_table``, each estimate in one cell with its interval."""
+    cells = {
+        heading: [
+            Estimate(
+                row[name], row[f"{name}_low"], row[f"{name}_high"], row["why_no_interval"]
+            ).words("")
+            for row in table.to_dict("records")
+        ]
+        for heading, name in (("median lag, s", "median_s"), ("saved, s", "saved_s"))
+    }
+    cells["saved per launch"] = [usd(each) for each in table["saved_usd"]]
+    return table[["target", "runs", "launches"]].assign(**cells)

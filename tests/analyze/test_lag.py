@@ -1,0 +1,126 @@
+"""The status-check lag: what counts, what it would save, and how 03 shows it."""
+
+import numpy as np
+import pytest
+from launch_rows import run_rows, table_of
+from studies import NANO, SMALL, record
+from test_analyze_notebook import page_of, tables_of, text_of
+
+from spotlib.analyze.comparable import name_runs
+from spotlib.analyze.lag import ALL, formatted_lag, lag_sentences, lag_table, lag_times
+from spotlib.analyze.launch_times import launch_times
+from spotlib.model import Stage
+from spotlib.sandbox.world import Fate
+
+USABLE = {
+    "running_after_s": 9.0,
+    "running_by_s": 11.0,
+    "usable_after_s": 29.0,
+    "usable_by_s": 31.0,
+    "guest_uptime_s": 15.0,
+}
+UNSEEN = {"running_after_s": 9.0, "running_by_s": 11.0, "usable_watched_s": 9.0}
+
+
+def lags(*runs):
+    launches = name_runs(table_of(*runs))
+    found = lag_times(launches, resamples=99)
+    return found, lag_table(found, launches)
+
+
+def test_the_lag_lies_between_the_differences_of_the_inner_and_of_the_outer_ends():
+    found, table = lags(*(run_rows([211.5], number=number, **USABLE) for number in range(8)))
+
+    [times] = found.values()
+    assert (times.observed.after_s.min(), times.observed.by_s.max()) == (177.5, 182.5)
+    assert table["median_s"].tolist() == pytest.approx([180.0], abs=2.5)
+    assert table["saved_s"].tolist() == pytest.approx([180.0], abs=2.5)
+    assert table["launches"].tolist() == [8]
+
+
+def test_what_is_saved_is_what_ec2_bills_and_a_minute_is_billed_in_any_case():
+    """Running at 10 s, usable at 30 s, ready at 210 s: 200 s are billed, or 60 s."""
+    _, table = lags(run_rows([211.5], region="sa-east-1", placement="zone", **USABLE))
+
+    volume_usd = 8 * 0.08 / 730
+    assert table["saved_usd"].tolist() == pytest.approx([140 / 3600 * (0.002 + volume_usd)])
+    _, unknown = lags(run_rows([211.5], price_usd=np.nan, **USABLE))
+    assert unknown["saved_usd"].isna().all()
+
+
+def test_launches_without_a_stamp_or_that_did_not_wait_for_the_checks_do_not_count():
+    _, table = lags(
+        run_rows([211.5], **USABLE),
+        run_rows([211.5], number=1, **UNSEEN),
+        run_rows([211.5], number=2),
+        run_rows([np.inf], number=3, wanted="usable", **USABLE),
+    )
+
+    assert table["launches"].tolist() == [1]
+    assert lags(run_rows([211.5]))[0] == {}
+    assert list(lag_sentences(lags(run_rows([211.5]))[1])) == []
+
+
+def test_several_targets_have_a_row_for_all_of_them_first():
+    _, table = lags(
+        run_rows([211.5], **USABLE), run_rows([241.5], region="us-east-1", plan=1, **USABLE)
+    )
+
+    assert table["target"].tolist() == [ALL, "t3.nano in sa-east-1", "t3.nano in us-east-1"]
+    assert table["launches"].tolist() == [2, 1, 1]
+    assert table["saved_s"].tolist() == pytest.approx([195.0, 180.0, 210.0], abs=3.0)
+    assert formatted_lag(table).shape == (3, 6)
+    [first, second] = lag_sentences(table)
+    assert "at all targets by a median of" in first
+    assert 'waits for "usable" ends each launch 19' in second
+
+
+def test_a_guest_that_was_not_heard_is_censored_where_it_ran_and_others_do_not_count():
+    """A stamp that was missed must not make guests look slow."""
+    heard = (run_rows([211.5], number=number, **USABLE) for number in range(3))
+    launches = name_runs(
+        table_of(*heard, run_rows([211.5], number=3, **UNSEEN), run_rows([211.5], number=4))
+    )
+
+    [times] = launch_times(launches, Stage.USABLE, resamples=9).values()
+    assert len(times.observed.run) == 4
+    assert sorted(times.observed.after_s) == [9.0, 29.0, 29.0, 29.0]
+    assert times.quantile(0.5).value == pytest.approx(30.0, abs=1.0)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """What 03 shows of a small study that recorded when guests were usable."""
+    folder = tmp_path_factory.mktemp("usable")
+    fates = [
+        Fate(evaluate_s=0.5, in_flight_s=1.0, boot_s=5.0, ok_s=60.0 + n % 7) for n in range(64)
+    ]
+    targets = (NANO, SMALL)
+    record(
+        folder / "launches" / "a.jsonl",
+        targets=targets,
+        n=2,
+        rounds=7,
+        every_s=300.0,
+        fates=fates,
+        timeout_s=120.0,
+        usable=True,
+    )
+    return folder, page_of(folder)
+
+
+def test_the_page_shows_the_lag_its_figure_and_what_would_be_saved(page):
+    folder, shown = page
+    text = text_of(" ".join(each.get("text/html", "") for each in shown))
+    tables = dict(tables_of(shown))
+
+    assert (folder / "figures" / "status-check-lag.png").exists()
+    assert tables["status-check-lag"]["target"].iloc[0] == ALL
+    assert (
+        "Status checks were ok later than the guest was usable, at all targets by a median" in text
+    )
+    assert 'A study that waits for "usable" ends each launch' in text
+    phases = (folder / "tables" / "phases.csv").read_text()
+    assert "usable to ready" in phases
+    assert "running to usable" in phases
+    assert "running to ready" not in phases
