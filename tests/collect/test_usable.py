@@ -58,12 +58,10 @@ class OffClock(VirtualClock):
         super().sleep(seconds / (1 + self.drift))
 
 
-def collected(in_process, world, log, *targets, n=2, timeout_s=120.0, rounds=1, **plan):
+def collected(in_process, world, log, *targets, n=2, timeout_s=120.0, poll_s=3.0, **plan):
     connection = in_process(world)
     checked = plan_for(connection, *targets, n=n, timeout_s=timeout_s, **plan)
-    return collect_batch(
-        connection, checked, log=log, rounds=rounds, every_s=600.0, seed=1, guard=False
-    )
+    return collect_batch(connection, checked, log=log, poll_s=poll_s, seed=1, guard=False)
 
 
 def usable_s(world, began_s=0.0):
@@ -221,6 +219,20 @@ def test_waiting_for_usable_ends_a_launch_minutes_before_its_checks(in_process, 
     assert (polls["usable"].iloc[0], polls["usable"].iloc[-1]) == (0, 2)
 
 
+def test_a_stamp_that_is_read_after_the_last_poll_before_the_timeout_counts(in_process, log):
+    """Polls are 20 s apart: after one of them a console is read, and then time is up."""
+    late = []
+    for timeout_s in (30.0, 36.0, 42.0, 48.0, 54.0):
+        path = log.with_stem(f"20240901T000000Z-{timeout_s:.0f}")
+        world = scripted(*[SLOW] * 2)
+        collected(in_process, world, path, timeout_s=timeout_s, poll_s=20.0, **USABLE)
+        launches = load_launches(path)
+        heard = launches["usable_by_s"] < timeout_s
+        assert launches["outcome"].tolist() == ["ready" if each else "timed_out" for each in heard]
+        late += (launches["usable_by_s"] > launches["watched_s"] + 0.6)[heard].tolist()
+    assert any(late)
+
+
 def test_few_calls_are_made_at_once_and_fewer_and_fewer_of_one_guest(in_process, log):
     """Of eight guests that never say anything, in ten minutes."""
     world = scripted(*[Fate(boot_s=5.0, ok_s=None)] * 8, guests=Guests(silent_share=1.0))
@@ -282,8 +294,9 @@ def test_a_guest_whose_whole_console_says_nothing_was_not_usable_while_it_was_wa
 
 def test_clean_up_neither_waits_for_a_read_nor_fails_by_it(in_process, log, monkeypatch):
     took_s = {}
-    for name, kind in (("none", None), ("lost", "lose_answer"), ("broken", None)):
-        world = scripted(*[Fate(boot_s=5.0, ok_s=4.0)] * 30, guests=Guests(silent_share=1.0))
+    for name, kind in (("none", None), ("lost", "black_hole"), ("broken", None)):
+        fates = [Fate(boot_s=5.0, ok_s=4.0)] * 30
+        world = scripted(*fates, guests=Guests(silent_share=1.0), seed=1)
         if kind:
             world.faults.append(Fault(kind=kind, action=READ))
         if name == "broken":
@@ -296,6 +309,8 @@ def test_clean_up_neither_waits_for_a_read_nor_fails_by_it(in_process, log, monk
         assert kinds(path)["clean"] == 1
         assert not summary.problems
     assert "were not read: RuntimeError" in " ".join(summary.warnings)
+    unread = load_launches(path)
+    assert (unread["usable_watched_s"] == unread["running_after_s"]).all()
     assert took_s["lost"] - took_s["broken"] < 40.0
 
 
