@@ -153,6 +153,25 @@ def test_dates_that_contradict_each_other_leave_all_that_any_of_them_allows():
     assert found.by_s == pytest.approx(121.0 + SYNCHRONISED_S + SERVERS_S, abs=0.06)
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_date_told_long_before_counts_with_the_drift_of_our_clock(sign):
+    """Ten minutes before; the guest's clock is as wrong as it may be, to the same side."""
+    machine = Machine(drift=sign * DRIFT * 0.9)
+    asked, share = (99.9, 1.0) if sign > 0 else (100.0 - 1e-6, 0.0)
+    date = dated(machine, asked, 0.1, share)
+    off_s = -sign * SYNCHRONISED_S * 0.99
+    found = usable_bracket(
+        stamped(clock_s=700.0 + off_s, synchronised=True, pending_s=None),
+        sent_s=machine.ours(690.0),
+        read_s=machine.ours(710.0),
+        launched_at=None,
+        dates=[date],
+    )
+
+    assert found.after_s < machine.ours(700.0) <= found.by_s
+    assert found.by_s - found.after_s < 5.0
+
+
 def test_many_dates_at_random_phases_tell_ec2s_time_better_than_one():
     """One date is known to a second, many to about the time that a call takes."""
     machine = Machine(ahead_s=17.3)

@@ -90,7 +90,7 @@ def test_a_median_has_one_interval_wherever_it_stands():
     half = of_n.set_index("target")[["half_s", "half_s_low", "half_s_high"]]
     table = everything[everything["time"] == "request to ready"].set_index("target")
     table = table[["median_s", "median_s_low", "median_s_high"]]
-    launch_times_module._draw_runs.cache_clear()  # as another notebook, on another day
+    launch_times_module.draw_runs.cache_clear()  # as another notebook, on another day
     for name, median in medians.items():
         here = [median.value, median.low, median.high]
         own = launches[launches["target"] == name]

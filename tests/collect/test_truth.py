@@ -132,7 +132,7 @@ def _every_count_is_the_truth(polls, launches, events, truth, began_s, *, stages
         key = (poll["round"], poll["plan"])
         ids = launches.loc[
             (launches["round"] == poll["round"]) & (launches["plan"] == poll["plan"]), "request_id"
-        ]
+        ].dropna()  # what was refused at once has none
         asked_s, answered_s = poll["asked_s"] + sent_s[key], poll["answered_s"] + sent_s[key]
         for stage in stages:
             moments = [truth[each].get(stage, float("inf")) - began_s for each in ids]

@@ -58,12 +58,10 @@ class OffClock(VirtualClock):
         super().sleep(seconds / (1 + self.drift))
 
 
-def collected(in_process, world, log, *targets, n=2, timeout_s=120.0, rounds=1, **plan):
+def collected(in_process, world, log, *targets, n=2, timeout_s=120.0, poll_s=3.0, **plan):
     connection = in_process(world)
     checked = plan_for(connection, *targets, n=n, timeout_s=timeout_s, **plan)
-    return collect_batch(
-        connection, checked, log=log, rounds=rounds, every_s=600.0, seed=1, guard=False
-    )
+    return collect_batch(connection, checked, log=log, poll_s=poll_s, seed=1, guard=False)
 
 
 def usable_s(world, began_s=0.0):
@@ -73,10 +71,6 @@ def usable_s(world, began_s=0.0):
         for each in world.truth()
         if "usable" in each["happened_s"]
     }
-
-
-def kinds(log):
-    return Counter(each["event"] for each in read_events(log)[0])
 
 
 def stamps(log):
@@ -102,7 +96,7 @@ guests = st.builds(
 
 
 @settings(
-    max_examples=12,
+    max_examples=10,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -221,6 +215,25 @@ def test_waiting_for_usable_ends_a_launch_minutes_before_its_checks(in_process, 
     assert (polls["usable"].iloc[0], polls["usable"].iloc[-1]) == (0, 2)
 
 
+def test_a_stamp_that_is_read_after_the_last_poll_before_the_timeout_counts(in_process, log):
+    """Polls are 20 s apart: after one of them a console is read, and then time is up."""
+    late = set()
+    for timeout_s in (30.0, 36.0, 42.0, 48.0, 54.0):
+        path = log.with_stem(f"20240901T000000Z-{timeout_s:.0f}")
+        collected(
+            in_process, scripted(*[SLOW] * 2), path, timeout_s=timeout_s, poll_s=20.0, **USABLE
+        )
+        events = [each for each in read_events(path)[0] if each["event"] != "console"]
+        names = [each.get("stage", each["event"]) for each in events]
+        last_poll, first_outcome = names[::-1].index("poll"), names.index("outcome")
+        between = events[len(names) - last_poll : first_outcome]
+        heard = {each["request_id"] for each in between if each.get("stage") == "usable"}
+        launches = load_launches(path).set_index("request_id")
+        assert launches.loc[[*heard], "outcome"].eq("ready").all()
+        late |= heard
+    assert late
+
+
 def test_few_calls_are_made_at_once_and_fewer_and_fewer_of_one_guest(in_process, log):
     """Of eight guests that never say anything, in ten minutes."""
     world = scripted(*[Fate(boot_s=5.0, ok_s=None)] * 8, guests=Guests(silent_share=1.0))
@@ -282,21 +295,24 @@ def test_a_guest_whose_whole_console_says_nothing_was_not_usable_while_it_was_wa
 
 def test_clean_up_neither_waits_for_a_read_nor_fails_by_it(in_process, log, monkeypatch):
     took_s = {}
-    for name, kind in (("none", None), ("lost", "lose_answer"), ("broken", None)):
-        world = scripted(*[Fate(boot_s=5.0, ok_s=4.0)] * 30, guests=Guests(silent_share=1.0))
+    for name, kind in (("none", None), ("lost", "black_hole"), ("broken", None)):
+        fates = [Fate(boot_s=5.0, ok_s=4.0)] * 30
+        world = scripted(*fates, guests=Guests(silent_share=1.0), seed=1)
         if kind:
             world.faults.append(Fault(kind=kind, action=READ))
         if name == "broken":
             monkeypatch.setattr("spotlib.collect.watch.read_console", _broken)
         path = log.with_stem(f"20240901T000000Z-{name}")
         summary = collected(in_process, world, path, n=30, **BESIDE)
-        took_s[name] = world.now_s
+        [clean] = [each for each in read_events(path)[0] if each["event"] == "clean"]
+        took_s[name] = clean["at_s"]
         assert summary.cleaned.confirmed, name
         assert world.leftovers() == EMPTY
-        assert kinds(path)["clean"] == 1
         assert not summary.problems
     assert "were not read: RuntimeError" in " ".join(summary.warnings)
-    assert took_s["lost"] - took_s["broken"] < 40.0
+    unread = load_launches(path)
+    assert (unread["usable_watched_s"] == unread["running_after_s"]).all()
+    assert took_s["lost"] - took_s["broken"] < 30.0
 
 
 def _broken(*_, **__):

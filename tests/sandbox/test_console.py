@@ -247,8 +247,11 @@ def test_an_instance_that_ends_before_its_user_data_run_never_writes_them(make_a
     account.ec2.terminate_instances(InstanceIds=[account.instance])
     account.world.advance(100.0)
     assert "usable" not in happened(account)
-    assert "here" not in output(account)
-    assert output(account).endswith("reboot: Power down\r\n")
+    whole = output(account)
+    assert "Linux version" in whole
+    assert "here" not in whole
+    assert "finished at" not in whole
+    assert whole.endswith("reboot: Power down\r\n")
 
 
 # What EC2 shows, and when.

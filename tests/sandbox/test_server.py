@@ -424,6 +424,8 @@ def test_a_date_that_is_none_is_refused(date):
         ("--lag-s", "-1", "need id_lag_s >= 0, got -1.0"),
         ("--page-most", "0", "need page_most >= 1, got 0"),
         ("--empty-share", "2", "need 0 <= empty_share <= 1, got 2.0"),
+        ("--silent-share", "2", "need 0 <= silent_share <= 1, got 2.0"),
+        ("--clock-off-s", "inf", "need a finite clock_off_s or None, got inf"),
         ("--on-demand-vcpus", "-3", "on_demand_vcpus >= 0, got 1000.0, -3.0"),
         ("--quota-vcpus", "-3", "need quota_vcpus >= 0 and"),
     ],
