@@ -47,6 +47,7 @@ ARMS = tuple(  # as they are written in parameters: the purchase is named where 
     for purchase in purchases
 )
 PROBE_PAUSE_S = 300.0  # at least, between probes of a pool: each uses what it measures.  A choice
+LONGEST_PAUSE_S = 366 * 86_400.0  # a batch ends at some date
 T3_SOURCES = ("placement scores", "selection")  # where a known t3 is from
 MOST_INSTANCES_PER_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
 
@@ -641,6 +642,18 @@ def require_intervals(*, timeout_s: float, poll_s: float) -> None:
     """Refuse a timeout below the poll interval: such a batch could not be watched."""
     if not _is_finite_number(poll_s) or not 0 < poll_s <= timeout_s:
         raise ParameterError(f"need 0 < poll_s <= timeout_s, got {poll_s=}, {timeout_s=}")
+
+
+def require_pauses(*, every_s: float, arm_pause_s: float) -> None:
+    """Refuse times between rounds or arms after which nothing would ever go on."""
+    if not 0 < every_s <= LONGEST_PAUSE_S:
+        raise ParameterError(
+            f"every_s must be above 0 and at most {LONGEST_PAUSE_S:.0f} (a year), got {every_s!r}"
+        )
+    if not 0 <= arm_pause_s <= LONGEST_PAUSE_S:
+        raise ParameterError(
+            f"arm_pause_s must be from 0 to {LONGEST_PAUSE_S:.0f} (a year), got {arm_pause_s!r}"
+        )
 
 
 def _require_match(name: str, value: object, pattern: re.Pattern[str], example: str) -> None:

@@ -216,7 +216,8 @@ def rows_of(world: World, events: Iterable[dict[str, Any]] = ()) -> dict[str, di
     A row is a spot request, or an instance if it was asked for without one.  The rows of a fleet
     that waits are numbered, and alike: an instance is that of the row that the events gave it.
     """
-    given = {each["instance_id"]: each["request_id"] for each in events if each["event"] == "stage"}
+    shown = [each for each in events if each["event"] == "stage" and each["instance_id"]]
+    given = {each["instance_id"]: each["request_id"] for each in shown}
     rows: dict[str, dict[str, Any]] = {}
     waiting: dict[str, list[dict[str, Any]]] = {}
     for each in world.truth():

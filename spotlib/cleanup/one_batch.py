@@ -120,7 +120,9 @@ def sweep_batch(job: Job, *, named: bool, dry_run: bool, closing: Callable[..., 
     if kept is not None or dry_run:
         return Swept(job.batch_id, kept or WOULD)
     if job.log is None:
-        return _verdict(job, _close(job, closing, _unrecorded))
+        was_quiet = _is_quiet(job)
+        swept = _verdict(job, _close(job, closing, _unrecorded))
+        return replace(swept, verdict=CLEAN) if was_quiet and swept.confirmed else swept
     try:
         log = EventLog.resume(job.log.path)
     except BlockingIOError:  # another sweep was quicker
@@ -159,11 +161,13 @@ def why_kept(job: Job, *, named: bool) -> str | None:
         return ALIVE if is_alive(job.log.path) else None
     if job.is_locked:
         return ALIVE
+    expires = [each.expires_at for _, each in job.listed if each.expires_at]
+    young = bool(expires) and job.connection.server_utc() < max(expires)
+    if young and named:  # what it launched a moment ago may not be listed yet: closing waits for it
+        return None
     if _is_quiet(job):
         return CLEAN
-    expires = [each.expires_at for _, each in job.listed if each.expires_at]
-    young = expires and job.connection.server_utc() < max(expires)
-    return YOUNG if young and not named else None
+    return YOUNG if young else None
 
 
 def _is_quiet(job: Job) -> bool:

@@ -24,6 +24,7 @@ from spotlib.model import (
     plan_launches,
     require_arms,
     require_intervals,
+    require_pauses,
     require_probe_pauses,
     require_watched_usable,
     usual_poll_s,
@@ -97,15 +98,12 @@ class CollectParameters:
             yield f"top must be at least 1 target, got {self.top}"
         if self.rounds < 1:
             yield f"rounds must be at least 1, got {self.rounds}"
-        if self.every_s <= 0:
-            yield f"every_s must be above 0 seconds, got {self.every_s}"
         if self.ready not in _STAGES:
             yield (
                 "ready must be 'ready' (status checks ok), 'usable' (the guest says so), "
                 f"'running', or 'granted' (a probe), got {self.ready!r}"
             )
-        if self.arm_pause_s < 0:
-            yield f"arm_pause_s must be 0 or above, got {self.arm_pause_s}"
+        yield from problems_of(require_pauses, every_s=self.every_s, arm_pause_s=self.arm_pause_s)
         yield from problems_of(require_arms, self.methods.split())
         yield from problems_of(require_endpoint, self.endpoint)
         yield from problems_of(

@@ -32,6 +32,7 @@ from spotlib.model import (
     Stage,
     Target,
     require_intervals,
+    require_pauses,
     require_probe_pauses,
     usual_poll_s,
 )
@@ -251,10 +252,7 @@ def _schedule(
         require_intervals(timeout_s=each.plan.timeout_s, poll_s=poll_s)
     if not isinstance(rounds, int) or rounds < 1:
         raise ParameterError(f"rounds must be a whole number of at least 1, got {rounds!r}")
-    if not every_s > 0:
-        raise ParameterError(f"every_s must be above 0, got {every_s!r}")
-    if not arm_pause_s >= 0:
-        raise ParameterError(f"arm_pause_s must be 0 or above, got {arm_pause_s!r}")
+    require_pauses(every_s=every_s, arm_pause_s=arm_pause_s)
     if wanted is Stage.GRANTED:
         require_probe_pauses(rounds=rounds, every_s=every_s, arms=arms, arm_pause_s=arm_pause_s)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed

@@ -41,6 +41,10 @@ class Consoles:
             told = Dated(asked_s, answered_s, parsedate_to_datetime(date or ""))
             self.dates.setdefault(region, deque(maxlen=_DATES)).append(told)
 
+    def told(self, region: str) -> Sequence[Dated]:
+        """What is known of EC2's time in a region: nothing where no answer has a date."""
+        return self.dates.get(region, ())
+
     def due(self, runs: Sequence["Run"], now_s: float) -> list[tuple["Run", str]]:
         """Return whose consoles are to be read now, those first that have waited longest."""
         unread = [(run, row) for run, row in unstamped(runs) if _runs(run.tracks[row])]

@@ -252,7 +252,7 @@ def _take_read(batch: Batch, run: Run, row: str, read: ConsoleRead, *, last: boo
         return
     assert run.sent_s is not None
     before, window = run.tracks[row], Bracket(run.sent_s, answered_s)
-    run.tracks[row] = stamped(before, read.stamp, window, batch.consoles.dates[run.region])
+    run.tracks[row] = stamped(before, read.stamp, window, batch.consoles.told(run.region))
     _note_progress(batch, run, before, run.tracks[row], read.stamp)
 
 

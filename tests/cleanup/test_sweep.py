@@ -31,6 +31,7 @@ from spotlib.record.log import EventLog, is_alive
 from spotlib.record.tables import load_batches, load_launches
 from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.protocol import ApiError
+from spotlib.sandbox.reads import Reads
 from spotlib.sandbox.wire import attach
 
 MUTATING = {"CancelSpotInstanceRequests", "TerminateInstances", "CreateTags"}
@@ -140,6 +141,28 @@ def test_one_that_may_live_elsewhere_is_kept_until_it_has_expired_or_is_named(in
     assert len(alive["instances"]) == 1
     assert named.batches[0].verdict == "closed"
     assert world.leftovers() == EMPTY
+
+
+def test_a_named_one_waits_for_what_was_launched_a_moment_ago_and_is_not_listed_yet(
+    in_process, tmp_path
+):
+    """Its first round is listed and has ended, its second is in flight, and its log is lost."""
+    world = scripted()
+    connection = in_process(world)
+    later = "2024-09-01T02:00:00+00:00"
+    orphans(connection, 1, expires=later)
+    sweep(connection, folder=tmp_path, regions=[NANO.region], batch_id="lost-000")
+    world.reads = Reads(unknown_s=20.0)
+    orphans(connection, 1, expires=later)
+    left = world.leftovers()
+
+    named = sweep(connection, folder=tmp_path, regions=[NANO.region], batch_id="lost-000")
+    again = sweep(connection, folder=tmp_path, regions=[NANO.region], batch_id="lost-000")
+
+    assert left != EMPTY
+    assert world.leftovers() == EMPTY
+    assert [named.clean, again.clean] == [True, True]
+    assert again.batches[0].verdict == "nothing is left of it"
 
 
 def test_a_live_batch_is_kept(died, tmp_path):

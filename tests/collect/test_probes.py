@@ -168,6 +168,18 @@ def test_probes_of_a_pool_that_would_follow_too_soon_are_refused(in_process, log
     assert not log.exists()
 
 
+@pytest.mark.parametrize("pause_s", [float("inf"), float("nan"), 1e15, -1.0])
+@pytest.mark.parametrize("name", ["every_s", "arm_pause_s"])
+def test_a_pause_that_never_ends_is_refused_with_one_sentence(in_process, log, name, pause_s):
+    """In every batch; ``spotlib probe --every-s inf`` gets here too."""
+    connection = in_process(scripted())
+    checked = plan_for(connection, methods=[DEFAULT, *OTHERS[:1]])
+
+    with pytest.raises(ValueError, match=rf"{name} must be .* \(a year\), got "):
+        collect_batch(connection, checked, log=log, rounds=2, **{name: pause_s})
+    assert not log.exists()
+
+
 def test_a_batch_is_of_probes_or_of_launches(in_process, log):
     connection = in_process(scripted())
     plans = plan_launches([NANO], count=1) + plan_launches([ARM], count=1, **PROBE)

@@ -20,7 +20,7 @@ from spotlib.analyze.comparable import name_runs
 from spotlib.analyze.launch_times import launch_times
 from spotlib.collect.preflight import preflight
 from spotlib.collect.rounds import collect_batch
-from spotlib.collect.usable import MOST_AT_ONCE
+from spotlib.collect.usable import MOST_AT_ONCE, Consoles
 from spotlib.ec2.clock import VirtualClock
 from spotlib.ec2.policy import policy
 from spotlib.model import ARMS, Stage, Target, plan_launches
@@ -246,6 +246,19 @@ def test_few_calls_are_made_at_once_and_fewer_and_fewer_of_one_guest(in_process,
     reads = Counter(e["instance_id"] for e in read_events(log)[0] if e["event"] == "console")
     assert max(between[:-1]) <= MOST_AT_ONCE
     assert set(reads.values()) <= set(range(10, 22))
+
+
+def test_an_endpoint_that_tells_no_date_keeps_no_stamp_from_being_recorded(
+    in_process, log, monkeypatch
+):
+    """Then the bracket is what our own clock says: from the request to the read."""
+    monkeypatch.setattr(Consoles, "hear", lambda *_: None)
+    world = scripted(*[SLOW] * 2)
+    summary = collected(in_process, world, log, **USABLE)
+
+    assert summary.outcomes == {"ready": 2}
+    assert (load_launches(log)["usable_after_s"] == 0.0).all()
+    assert world.leftovers() == EMPTY
 
 
 def test_a_read_that_fails_is_no_missed_poll_and_says_nothing_of_the_guest(in_process, log):
