@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 from conftest import ARM, NANO, plan_for, read_events, scripted
-from crashing import EMPTY, row_of
+from crashing import EMPTY, rows_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -64,11 +64,11 @@ def collected(in_process, world, log, *targets, n=2, timeout_s=120.0, poll_s=3.0
     return collect_batch(connection, checked, log=log, poll_s=poll_s, seed=1, guard=False)
 
 
-def usable_s(world, began_s=0.0):
+def usable_s(world, events, began_s=0.0):
     """When each guest wrote its stamp, by row, from the log's beginning."""
     return {
-        row_of(each): each["happened_s"]["usable"] - began_s
-        for each in world.truth()
+        row: each["happened_s"]["usable"] - began_s
+        for row, each in rows_of(world, events).items()
         if "usable" in each["happened_s"]
     }
 
@@ -128,7 +128,7 @@ def test_every_bracket_contains_its_moment(in_process, *, fates, guests, asked, 
         launches, polls, found = load_launches(log), load_polls(log), stamps(log)
         events, _ = read_events(log)
 
-    truth = {row: clock.of(at_s) - began_s for row, at_s in usable_s(world).items()}
+    truth = {row: clock.of(at_s) - began_s for row, at_s in usable_s(world, events).items()}
     assert summary.cleaned.confirmed
     assert world.leftovers() == EMPTY
     for event in found:
@@ -301,7 +301,7 @@ def test_a_guest_whose_whole_console_says_nothing_was_not_usable_while_it_was_wa
     collected(in_process, world, log, **BESIDE)
 
     launches = load_launches(log)
-    assert usable_s(world) == {}
+    assert usable_s(world, read_events(log)[0]) == {}
     assert launches["usable_by_s"].isna().all()
     assert (launches["usable_watched_s"] == launches["watched_s"]).all()
 
@@ -394,7 +394,7 @@ def test_the_median_of_usable_is_that_of_the_truth(in_process, log, off_s):
     events = read_events(log)[0]
     [sent_s] = [each["asked_s"] for each in events if each["event"] == "requested"]
     began = datetime.fromisoformat(events[0]["started_at"]) - world.epoch
-    moments = usable_s(world, began.total_seconds())
+    moments = usable_s(world, events, began.total_seconds())
     truth_s = [moments[name] - sent_s for name in rows["request_id"]]
     [times] = launch_times(name_runs(rows), Stage.USABLE).values()
     width_s = rows["usable_by_s"] - rows["usable_after_s"]
