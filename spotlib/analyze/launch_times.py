@@ -46,6 +46,7 @@ from spotlib.words import counted
 Draws = NDArray[np.int16]  # how often each run is drawn: shape (resamples, runs)
 _REFITTED = 40  # runs, up to which resamples are estimated anew
 # Estimating so many takes longer than starting processes.
+_NO_WAIT_S = 1e-3  # a bracket needs a width
 _MANY_TARGETS, _MANY_REQUESTS = 20, 20_000
 _WATCHED = 0.9  # of a horizon; the last poll of what times out is sent a little before its timeout
 _KNOTS = 201  # shares of a curve at which its limits are made
@@ -291,7 +292,8 @@ def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None)
 
     With ``since``, both ends of a wait are brackets (doubly censored; De Gruttola, Lagakos,
     Biometrics 1989).  It lies between the difference of their inner and that of their outer ends,
-    so its bracket is never too narrow.
+    so its bracket is never too narrow.  USABLE comes from the guest, not from a poll: status checks
+    can be ok before it, and it can be before the API showed running.  Then there was no wait.
 
     Raises
     ------
@@ -306,7 +308,7 @@ def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None)
     after_s = np.where(np.isfinite(by_s), after_s, np.where(ended, np.inf, unshown_s))
     if since is not None:
         first, last = (rows[f"{since.label}_{end}_s"].to_numpy() for end in ("after", "by"))
-        after_s, by_s = np.maximum(after_s - last, 0.0), by_s - first
+        after_s, by_s = np.maximum(after_s - last, 0.0), np.maximum(by_s - first, _NO_WAIT_S)
     return Observed(after_s, by_s, pd.factorize(rows["run"], sort=True)[0].astype(np.int64))
 
 

@@ -38,6 +38,17 @@ def test_the_lag_lies_between_the_differences_of_the_inner_and_of_the_outer_ends
     assert table["launches"].tolist() == [8]
 
 
+def test_a_guest_that_is_usable_after_its_checks_were_ok_waited_for_nothing():
+    """Nothing keeps the checks waiting for a guest's script; 03 must be drawn all the same."""
+    early = run_rows([25.5], number=1, **USABLE)
+    found, table = lags(run_rows([211.5], **USABLE), early)
+
+    [times] = found.values()
+    assert (times.observed.after_s.min(), times.observed.by_s.min()) == (0.0, 1e-3)
+    assert table["launches"].tolist() == [2]
+    assert lags(early)[1]["saved_s"].tolist() == pytest.approx([0.0], abs=1e-3)
+
+
 def test_what_is_saved_is_what_ec2_bills_and_a_minute_is_billed_in_any_case():
     """Running at 10 s, usable at 30 s, ready at 210 s: 200 s are billed, or 60 s."""
     _, table = lags(run_rows([211.5], region="sa-east-1", placement="zone", **USABLE))
