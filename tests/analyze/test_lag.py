@@ -40,7 +40,7 @@ def test_the_lag_lies_between_the_differences_of_the_inner_and_of_the_outer_ends
 
 def test_a_guest_that_is_usable_after_its_checks_were_ok_waited_for_nothing():
     """Nothing keeps the checks waiting for a guest's script; 03 must be drawn all the same."""
-    early = run_rows([25.5], number=1, **USABLE)
+    early = [*run_rows([25.5], number=1, **USABLE)]
     found, table = lags(run_rows([211.5], **USABLE), early)
 
     [times] = found.values()
