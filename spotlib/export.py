@@ -229,8 +229,8 @@ def _alias_lines(launches: pd.DataFrame) -> Iterator[str]:
             found.setdefault(column, []).append(text)
     for column, texts in found.items():
         yield (
-            f"{column}: aliases replace {len(texts)} unknown names, such as "
-            f"{shortened(texts[0])}; if Amazon has published them since, update boto3 or spotlib\n"
+            f"{column}: aliases replace {counted(len(texts), 'unknown name')}, such as "
+            f"{shortened(texts[0])}; if Amazon has published such names, update boto3 or spotlib\n"
         )
 
 
