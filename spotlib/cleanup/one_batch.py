@@ -14,7 +14,7 @@ import msgspec
 from spotlib.cleanup.close import Cleaned, Note, clean_event
 from spotlib.cleanup.commands import aws_options
 from spotlib.cleanup.recovery import missing_events
-from spotlib.cleanup.unfinished import Unfinished
+from spotlib.cleanup.unfinished import CLOSING, Unfinished
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.resource import Ours, Resource
@@ -123,8 +123,8 @@ def sweep_batch(job: Job, *, named: bool, dry_run: bool, closing: Callable[..., 
         return _verdict(job, _close(job, closing, _unrecorded))
     try:
         log = EventLog.resume(job.log.path)
-    except BlockingIOError:  # another sweep was quicker
-        return Swept(job.batch_id, ALIVE)
+    except BlockingIOError:  # a guard or another sweep was quicker
+        return Swept(job.batch_id, CLOSING)
     except OSError as error:  # what is left costs money whether it can be written down or not
         return _unwritten(_verdict(job, _close(job, closing, _unrecorded)), error)
     with contextlib.closing(log):
@@ -156,7 +156,7 @@ def why_kept(job: Job, *, named: bool) -> str | None:
         owner = job.log.batch.account
         if None not in (owner, job.account) and owner != job.account:
             return ELSEWHERE.format(owner, job.account)
-        return ALIVE if is_alive(job.log.path) else None
+        return _why_held(job.log) if is_alive(job.log.path) else None
     if job.is_locked:
         return ALIVE
     if _is_quiet(job):
@@ -164,6 +164,11 @@ def why_kept(job: Job, *, named: bool) -> str | None:
     expires = [each.expires_at for _, each in job.listed if each.expires_at]
     young = expires and job.connection.server_utc() < max(expires)
     return YOUNG if young and not named else None
+
+
+def _why_held(log: Unfinished) -> str:
+    """Whose the lock of a log is: a collection that had died does not come back."""
+    return ALIVE if log.alive and not log.is_closing else CLOSING
 
 
 def _is_quiet(job: Job) -> bool:
