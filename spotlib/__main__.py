@@ -13,15 +13,15 @@ from types import ModuleType
 import spotlib
 from spotlib.cleanup.one_batch import CLEAN, ENDED, UNWRITTEN, complete_ended
 from spotlib.cleanup.sweep import sweep
-from spotlib.cleanup.unfinished import Unfinished, read_folder
+from spotlib.cleanup.unfinished import CLOSING, Unfinished, read_folder
 from spotlib.collect.cost import PreflightReport
-from spotlib.collect.parameters import named_target
+from spotlib.collect.parameters import add_methods, named_arms, named_target
 from spotlib.collect.preflight import preflight
 from spotlib.ec2.connection import Connection, connect
 from spotlib.ec2.places import is_aws
 from spotlib.ec2.policy import policy
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import ARMS, DEFAULT_METHOD, METHODS, WANTED, Stage, plan_launches
+from spotlib.model import ARMS, DEFAULT_METHOD, WANTED, Stage, plan_launches
 from spotlib.money import usd
 from spotlib.workspace import logs_folder
 
@@ -127,13 +127,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="accept an image without the dead-man's switch, or one not billed as plain Linux",
     )
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=[DEFAULT_METHOD],
-        metavar="METHOD",
-        help=f"how to launch: {', '.join(ARMS)}",
-    )
+    add_methods(parser)
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -145,7 +139,7 @@ def _check(given: argparse.Namespace) -> int:
         timeout_s=given.timeout_s,
         wanted=Stage[given.wait_for.upper()],
         image=given.image,
-        methods=given.methods,
+        methods=named_arms(given.methods),
         usable=given.usable,
     )
     connection = connect(given.endpoint, profile=given.profile)
@@ -171,7 +165,7 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[DEFAULT_METHOD],
         metavar="METHOD",
-        help=f"how you will launch, of {', '.join(METHODS)}; default: {DEFAULT_METHOD}",
+        help=f"how you will launch, of {', '.join(ARMS)}; default: {DEFAULT_METHOD}",
     )
     parser.add_argument(
         "--usable", action="store_true", help="also to see when a guest says that it is usable"
@@ -229,7 +223,7 @@ def _sweep_sandboxes(given: argparse.Namespace, folder: Path) -> int:
     elsewhere = [
         each
         for each in here.unfinished
-        if each not in simulated and (given.batch or not each.alive)
+        if each not in simulated and (given.batch or not each.alive or each.is_closing)
     ]
     lines = [each.line() for each in elsewhere] + here.fault_lines() + here.notes
     unknown = given.batch and not here.unfinished and given.batch not in here.clean
@@ -270,6 +264,8 @@ def _sweep_sandbox(
 
 def _end(batch: Unfinished, *, dry_run: bool) -> str:
     """Complete the log of a batch whose sandbox has ended, and return what became of it."""
+    if batch.is_closing:
+        return CLOSING
     try:
         if not (dry_run or batch.alive):
             complete_ended(batch)

@@ -24,6 +24,7 @@ from spotlib.analyze.comparable import SAME_VARIABLE, is_probe, other_market, wh
 from spotlib.forecast.training import (
     COLUMNS,
     data_dictionary,
+    known_t3_source,
     left_out,
     names_of,
     request_table,
@@ -222,15 +223,16 @@ def _require_public(tables: Mapping[str, pd.DataFrame], readme: str) -> None:
 
 
 def _alias_lines(launches: pd.DataFrame) -> Iterator[str]:
-    """Say which names became aliases although such names usually are public knowledge."""
+    """Say which exported names became aliases although such names usually are public knowledge."""
     found: dict[str, list[str]] = {}
-    for column, text in not_public(launches):
+    used = launches[why_not(launches) == ""]
+    for column, text in not_public(used.assign(t3_source=known_t3_source(used))):
         if column in _EXPORTED:
             found.setdefault(column, []).append(text)
     for column, texts in found.items():
         yield (
-            f"{column}: aliases replace {len(texts)} unknown names, such as "
-            f"{shortened(texts[0])}; if Amazon has published them since, update boto3 or spotlib\n"
+            f"{column}: aliases replace {counted(len(texts), 'unknown name')}, such as "
+            f"{shortened(texts[0])}; if Amazon has published such names, update boto3 or spotlib\n"
         )
 
 

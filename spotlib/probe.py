@@ -5,22 +5,23 @@ guard, log and clean-up, and its log lies beside those of launches.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from spotlib.analyze.comparable import name_runs, why_not
 from spotlib.analyze.granted import granted_lines, share_granted
 from spotlib.collect.batch import Progress, Waiting
 from spotlib.collect.cost import PreflightReport
-from spotlib.collect.parameters import named_target
+from spotlib.collect.parameters import add_methods, named_arms, named_target
 from spotlib.collect.preflight import preflight
 from spotlib.collect.report import market_name
-from spotlib.collect.rounds import collect_batch
+from spotlib.collect.rounds import collect_batch, require_rounds
 from spotlib.collect.stopping import rewrite_line
 from spotlib.collect.summary import BatchSummary
 from spotlib.ec2.connection import Connection, connect
-from spotlib.model import ARMS, DEFAULT_METHOD, PROBE_PAUSE_S, Stage, plan_launches
+from spotlib.model import PROBE_PAUSE_S, Stage, plan_launches
 from spotlib.money import usd
 from spotlib.record.history import last_launches
 from spotlib.record.log import new_batch_id
@@ -48,13 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoint", default="sandbox", help="sandbox (default), aws, or a URL")
     parser.add_argument("--profile", help="the AWS profile; default: the default one")
     parser.add_argument("--region", default="us-east-1", help="default: us-east-1")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=[DEFAULT_METHOD],
-        metavar="METHOD",
-        help=f"how to ask: {', '.join(ARMS)}",
-    )
+    add_methods(parser)
     parser.add_argument("--results", default="", help="the results folder; default: results/")
 
 
@@ -62,20 +57,23 @@ def run(given: argparse.Namespace) -> int:
     """Show the cost, probe, and print the share granted; 1 if there is a problem."""
     if given.profile and given.endpoint == "sandbox":
         raise ValueError("--profile is for AWS, which costs money: add --endpoint aws")
+    arms = named_arms(given.methods)
+    rhythm = {"rounds": given.rounds, "every_s": given.every_s, "arm_pause_s": PROBE_PAUSE_S}
     plans = plan_launches(
         [named_target(each, given.region) for each in given.targets],
         count=given.count,
         wanted=Stage.GRANTED,
-        methods=given.methods,
+        methods=arms,
     )
+    require_rounds(Stage.GRANTED, arms=len(arms), **rhythm)
     logs = results_folder(given.results) / LAUNCHES
     connection = connect(given.endpoint, profile=given.profile)
     try:
         checked = preflight(connection, plans)
-        print(*_cost_lines(checked, market_name(connection), rounds=given.rounds), sep="\n")
+        print(*_cost_lines(checked, market_name(connection), rhythm), sep="\n")
         if checked.problems:
             return 1
-        summary = _probe(connection, checked, logs, given)
+        summary = _probe(connection, checked, logs, rhythm)
     finally:
         connection.close()
     print(*_result_lines(summary), sep="\n")
@@ -83,16 +81,14 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _probe(
-    connection: Connection, checked: PreflightReport, logs: Path, given: argparse.Namespace
+    connection: Connection, checked: PreflightReport, logs: Path, rhythm: Mapping[str, Any]
 ) -> BatchSummary:
     now = datetime.now(UTC)
     return collect_batch(
         connection,
         checked,
         log=logs / f"{new_batch_id(now)}.jsonl",
-        rounds=given.rounds,
-        every_s=given.every_s,
-        arm_pause_s=PROBE_PAUSE_S,
+        **rhythm,
         last_launches=last_launches(logs, since=now - timedelta(days=1)),
         notes={"selection": "spotlib probe"},
         on_poll=_show,
@@ -107,18 +103,22 @@ def _show(now: Progress | Waiting) -> None:
     rewrite_line(words)
 
 
-def _cost_lines(checked: PreflightReport, market: str, *, rounds: int) -> Iterator[str]:
+def _cost_lines(checked: PreflightReport, market: str, rhythm: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"warning: {each}" for each in checked.warnings)
+    yield from (f"PROBLEM: {each}" for each in checked.problems)
+    if checked.problems:  # then nothing is launched
+        return
+    yield from (f"warning: {each}" for each in checked.late_rounds(**rhythm))
     for each in checked.prepared:
         yield (
             f"{market}: {each.plan.target} by {each.plan.arm}: n={each.plan.count}, a probe is "
             f"expected to cost {usd(each.expected_usd)}, at most {usd(each.bound_usd)}"
         )
+    rounds = rhythm["rounds"]
     yield (
         f"{counted(rounds, 'round')}: expected {usd(rounds * checked.expected_usd)}, "
         f"at most {usd(rounds * checked.bound_usd)}"
     )
-    yield from (f"warning: {each}" for each in checked.warnings)
-    yield from (f"PROBLEM: {each}" for each in checked.problems)
 
 
 def _result_lines(summary: BatchSummary) -> Iterator[str]:

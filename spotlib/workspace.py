@@ -40,17 +40,22 @@ def logs_folder(results: str | Path = "") -> Path:
     Raises
     ------
     FileNotFoundError
-        If there is none: a mistyped name must not look like a folder in which all is well.
+        If there is no log: a mistyped name must not look like a folder in which all is well.
     """
     folder = results_path(results)
-    if (folder / LAUNCHES).is_dir():
-        return folder / LAUNCHES
-    if folder.is_dir() and any(folder.glob("*.jsonl")):
-        return folder
+    launches = folder / LAUNCHES
+    for each in (launches, folder):
+        if each.is_dir() and any(_is_log(path) for path in each.iterdir()):
+            return each
     raise FileNotFoundError(
-        f"there are no logs here: {str(folder / LAUNCHES)!r} does not exist; "
+        f"there are no logs here: {str(launches)!r} "
+        f"{'holds none' if launches.is_dir() else 'does not exist'}; "
         "run 02_collect first, or name another results folder"
     )
+
+
+def _is_log(path: Path) -> bool:
+    return path.suffix == ".jsonl" and not path.name.startswith(".")  # hidden: of an editor
 
 
 def results_folder(results: str | Path = "") -> Path:

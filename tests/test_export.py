@@ -366,12 +366,26 @@ def test_an_unknown_name_is_an_alias_and_that_is_said(results, capsys):
     said = capsys.readouterr().err
     held = read(results / "export-public" / "simulated", "requests")["status_code"]
 
-    assert said.startswith("status_code: aliases replace 1 unknown names, such as 'alices'; if A")
+    assert said.startswith("status_code: aliases replace 1 unknown name, such as 'alices'; if A")
     assert held.drop_nulls().str.contains("^status-code-[0-9a-f]{16}$").all()
 
 
-def test_nothing_to_export_is_said(tmp_path, capsys):
+def test_of_what_is_not_exported_no_alias_is_said(results, capsys):
+    """The log says why there is no T3; no table does."""
+    log = next((results / "launches").iterdir())
+    text = log.read_text()
+    refused = text.replace('"t3_source":"not asked"', '"t3_source":"not known: throttled"')
+    log.write_text(refused)
+
+    assert run("--results", str(results), "--public") == 0
+    assert "aliases" not in capsys.readouterr().err
+    assert refused != text
+
+
+def test_nothing_to_export_is_said(recorded, tmp_path, capsys):
     (tmp_path / "launches").mkdir()
+    batch = recorded.read_text().splitlines(keepends=True)[0]
+    (tmp_path / "launches" / recorded.name).write_text(batch)
     assert run("--results", str(tmp_path)) == 1
     assert "no launch to export" in capsys.readouterr().err
 

@@ -46,10 +46,12 @@ def test_a_dry_run_shows_the_plan_and_launches_nothing(repository, tmp_path):
     run_papermill(
         repository / "notebooks/02_collect.ipynb",
         *(out, "-p", "results", tmp_path / "results", "-p", "dry_run", "True", "-p", "seed", "1"),
+        *("-p", "rounds", "2", "-p", "every_s", "600"),
     )
 
     assert "dry run: nothing is launched" in texts(out)
     assert "at most $" in texts(out)
+    assert "a round may last 660 s (1 launch method, 1 wave), longer than every_s=600" in texts(out)
     assert list((tmp_path / "results" / "launches").iterdir()) == []
 
 

@@ -14,7 +14,7 @@ import msgspec
 from spotlib.cleanup.close import Cleaned, Note, clean_event
 from spotlib.cleanup.commands import aws_options
 from spotlib.cleanup.recovery import missing_events
-from spotlib.cleanup.unfinished import Unfinished
+from spotlib.cleanup.unfinished import CLOSING, Unfinished
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.resource import Ours, Resource
@@ -125,8 +125,8 @@ def sweep_batch(job: Job, *, named: bool, dry_run: bool, closing: Callable[..., 
         return replace(swept, verdict=CLEAN) if was_quiet and swept.confirmed else swept
     try:
         log = EventLog.resume(job.log.path)
-    except BlockingIOError:  # another sweep was quicker
-        return Swept(job.batch_id, ALIVE)
+    except BlockingIOError:  # a guard or another sweep was quicker
+        return Swept(job.batch_id, CLOSING)
     except OSError as error:  # what is left costs money whether it can be written down or not
         return _unwritten(_verdict(job, _close(job, closing, _unrecorded)), error)
     with contextlib.closing(log):
@@ -158,7 +158,7 @@ def why_kept(job: Job, *, named: bool) -> str | None:
         owner = job.log.batch.account
         if None not in (owner, job.account) and owner != job.account:
             return ELSEWHERE.format(owner, job.account)
-        return ALIVE if is_alive(job.log.path) else None
+        return _why_held(job.log) if is_alive(job.log.path) else None
     if job.is_locked:
         return ALIVE
     expires = [each.expires_at for _, each in job.listed if each.expires_at]
@@ -168,6 +168,11 @@ def why_kept(job: Job, *, named: bool) -> str | None:
     if _is_quiet(job):
         return CLEAN
     return YOUNG if young else None
+
+
+def _why_held(log: Unfinished) -> str:
+    """Whose the lock of a log is: a collection that had died does not come back."""
+    return ALIVE if log.alive and not log.is_closing else CLOSING
 
 
 def _is_quiet(job: Job) -> bool:

@@ -21,6 +21,8 @@ from spotlib.record.log import ends_clean, is_alive
 from spotlib.record.replay import RecordedBatch, replay
 from spotlib.words import counted
 
+CLOSING = "its collection is dead, and a guard or a sweep is closing it"
+
 
 @dataclass(frozen=True)
 class Unfinished:
@@ -111,7 +113,7 @@ class Unfinished:
         kind = "simulated" if self.batch.simulated else self.batch.endpoint
         state = "running" if self.alive else f"DEAD, close it with: {self.command()}"
         if self.is_closing:
-            state = "its collection is dead, and a guard or a sweep is closing it"
+            state = CLOSING
         requests = self.record.requests.values()
         open_requests = sum(each.outcome is None for each in requests)
         alive = counted(sum(map(len, self.alive_instances.values())), "instance")

@@ -14,9 +14,11 @@ from spotlib.collect.images import LINUX
 from spotlib.errors import OneSentence, ParameterError
 from spotlib.model import ON_DEMAND, Plan, Stage, Target
 from spotlib.money import held_usd, usd
+from spotlib.words import counted
 
 VALID_MARGIN_S = 60  # a request stays valid this much longer than it is watched
 SWITCH_MARGIN_S = 300  # an instance shuts itself down this much later than its timeout
+_END_S = 60  # about what it takes until nothing is left of a wave
 BOOT_MARGIN_S = 120  # the switch counts from the end of the boot
 
 # Typical, until the wanted stage.  A probe is ended within seconds, but billed for a minute.
@@ -174,6 +176,19 @@ class PreflightReport:
         longest_s = [max(each.life_bound_s for each in wave) for wave in self.waves]
         pauses_s = max(len(split_turns(self.prepared)) - 1, 0) * arm_pause_s
         return (rounds - 1) * every_s + math.fsum([*longest_s, pauses_s])
+
+    def late_rounds(self, *, rounds: int, every_s: float, arm_pause_s: float) -> list[str]:
+        """Return a warning if a round may last until after the next is due, else nothing."""
+        turns = len(split_turns(self.prepared))
+        longest_s = [max(each.plan.timeout_s for each in wave) + _END_S for wave in self.waves]
+        lasts_s = math.fsum([*longest_s, turns * arm_pause_s if turns > 1 else 0.0])
+        if rounds < 2 or lasts_s <= every_s:
+            return []
+        return [
+            f"a round may last {lasts_s:g} s ({counted(turns, 'launch method')}, "
+            f"{counted(len(longest_s), 'wave')}), longer than every_s={every_s:g}, and one that "
+            f"would start late is skipped: set every_s to at least {lasts_s:g}"
+        ]
 
     @property
     def waves(self) -> list[list[PreparedPlan]]:

@@ -4,6 +4,7 @@ Every message says what is wrong, the value seen and what is allowed; types are 
 ``spotlib.parameters``.  Nothing here calls EC2.
 """
 
+import argparse
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from spotlib.ec2.connection import require_endpoint
 from spotlib.ec2.places import is_aws
 from spotlib.errors import ParameterError
 from spotlib.model import (
+    ARMS,
+    DEFAULT_METHOD,
     MOST_INSTANCES_PER_CALL,
     Plan,
     Stage,
@@ -165,15 +168,18 @@ class CollectParameters:
     def schedule(self) -> dict[str, Any]:
         """The arguments of ``collect_batch`` for rounds, polls, seed and budgets."""
         return {
-            "rounds": self.rounds,
-            "every_s": self.every_s,
-            "arm_pause_s": self.arm_pause_s,
+            **self.rhythm,
             "poll_s": self.poll_s or None,
             "seed": self.market_seed,
             **self.scores,
             "budget_usd": self.budget_usd or None,
             "campaign_budget_usd": self.campaign_budget_usd or None,
         }
+
+    @property
+    def rhythm(self) -> dict[str, Any]:
+        """When rounds begin, and the pause within one."""
+        return {"rounds": self.rounds, "every_s": self.every_s, "arm_pause_s": self.arm_pause_s}
 
     @property
     def scores(self) -> dict[str, bool]:
@@ -252,6 +258,29 @@ def named_target(text: str, region: str) -> Target:
         return Target(name, region, zone or None)
     except ValueError as error:
         raise ValueError(f"{error}; write a target as t3.nano@us-east-1") from error
+
+
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    """Add ``--methods`` to a command; it takes one value, so that targets may follow it."""
+    parser.add_argument(
+        "--methods",
+        action="append",
+        metavar="METHODS",
+        help=f'with spaces between, as "run_instances run_instances:on-demand"; of '
+        f"{', '.join(ARMS)}; default: {DEFAULT_METHOD}",
+    )
+
+
+def named_arms(methods: Sequence[str] | None) -> list[str]:
+    """Return the arms that the values of ``--methods`` name; without any, the default method.
+
+    Examples
+    --------
+    >>> from spotlib.collect.parameters import named_arms
+    >>> named_arms(["run_instances run_instances:on-demand", "create_fleet_instant"])
+    ['run_instances', 'run_instances:on-demand', 'create_fleet_instant']
+    """
+    return [DEFAULT_METHOD] if methods is None else " ".join(methods).split()
 
 
 def targets_to_collect(parameters: CollectParameters, results: Path) -> Choice:

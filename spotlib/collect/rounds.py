@@ -39,6 +39,7 @@ from spotlib.model import (
 from spotlib.record.events import SkippedEvent
 from spotlib.record.history import earlier_usd
 from spotlib.record.log import EventLog
+from spotlib.words import counted
 
 ARM_PAUSE_S = 60.0  # a terminated instance's capacity may be free only after a while: a choice
 
@@ -250,15 +251,28 @@ def _schedule(
     poll_s = usual_poll_s(wanted) if poll_s is None else poll_s
     for each in report.prepared:
         require_intervals(timeout_s=each.plan.timeout_s, poll_s=poll_s)
+    require_rounds(wanted, rounds=rounds, every_s=every_s, arms=arms, arm_pause_s=arm_pause_s)
+    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+    phase_s = random.Random(f"{seed} phase").uniform(0.0, poll_s)
+    pause_s = arm_pause_s if arms > 1 else 0.0
+    return Schedule(rounds, every_s, poll_s, phase_s, seed, settle_s, pause_s)
+
+
+def require_rounds(
+    wanted: Stage, *, rounds: int, every_s: float, arms: int, arm_pause_s: float
+) -> None:
+    """Refuse rounds, or pauses of a round, that cannot be, or that are too short for probes.
+
+    Raises
+    ------
+    ValueError
+        With the first that is wrong.
+    """
     if not isinstance(rounds, int) or rounds < 1:
         raise ParameterError(f"rounds must be a whole number of at least 1, got {rounds!r}")
     require_pauses(every_s=every_s, arm_pause_s=arm_pause_s)
     if wanted is Stage.GRANTED:
         require_probe_pauses(rounds=rounds, every_s=every_s, arms=arms, arm_pause_s=arm_pause_s)
-    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
-    phase_s = random.Random(f"{seed} phase").uniform(0.0, poll_s)
-    pause_s = arm_pause_s if arms > 1 else 0.0
-    return Schedule(rounds, every_s, poll_s, phase_s, seed, settle_s, pause_s)
 
 
 def _wanted(prepared: Sequence[PreparedPlan]) -> Stage:
@@ -270,22 +284,30 @@ def _wanted(prepared: Sequence[PreparedPlan]) -> Stage:
 
 
 def _run_rounds(batch: Batch, features: FeatureSource) -> None:
+    late = 0
     for number in range(batch.schedule.rounds):
-        _run_round(batch, number, features)
+        late += not _run_round(batch, number, features)
         if number < batch.schedule.rounds - 1 and batch.stopping.by is None:
             settle_batch(batch)
+    if late:
+        batch.warnings.append(
+            f"{late} of {counted(batch.schedule.rounds, 'round')} "
+            f"{'was' if late == 1 else 'were'} skipped, because the round before lasted longer "
+            f"than every_s={batch.schedule.every_s:g}"
+        )
 
 
-def _run_round(batch: Batch, number: int, features: FeatureSource) -> None:
+def _run_round(batch: Batch, number: int, features: FeatureSource) -> bool:
     """Launch all plans once, in random order: no target and no arm always goes first.
 
     A target meets one arm at a time: the next is launched once nothing is left of the one before.
+    False if the round would start late: then it is skipped.
     """
     due_s = number * batch.schedule.every_s
     if number and batch.now_s() > due_s + batch.schedule.poll_s:
         reason = f"due at {due_s:g} s, the round before ended at {batch.now_s():.1f} s"
         batch.log.append(SkippedEvent(round=number, polls=(), reason=reason))
-        return
+        return False
     _wait_until(batch, due_s, f"waiting for round {number + 1} of {batch.schedule.rounds}")
     order = list(batch.preflight.prepared)
     random.Random(f"{batch.schedule.seed} order {number}").shuffle(order)
@@ -295,10 +317,11 @@ def _run_round(batch: Batch, number: int, features: FeatureSource) -> None:
             _wait_until(batch, batch.now_s() + batch.schedule.arm_pause_s, "pausing between arms")
         for wave, plans in enumerate(split_waves(arms, batch.preflight.free_vcpus)):
             if batch.stopping.by is not None:
-                return
+                return True
             if wave:  # the wave before counts against the quota until it is gone
                 settle_batch(batch)
             _run_wave(batch, number, plans, features)
+    return True
 
 
 def _wait_until(batch: Batch, due_s: float, words: str) -> None:

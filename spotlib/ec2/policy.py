@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from spotlib.ec2.methods.registry import METHODS
+from spotlib.model import require_arms
 
 _LOOK = (
     *("ec2:DescribeImages", "ec2:DescribeInstanceStatus", "ec2:DescribeInstanceTypeOfferings"),
@@ -27,17 +28,17 @@ _USABLE = ("ec2:GetConsoleOutput",)
 def policy(methods: Iterable[str], *, usable: bool = False) -> dict[str, Any]:
     """Return the policy for these methods, as JSON has it; a statement of several stands once.
 
-    With ``usable`` it allows to see when a guest is usable.
+    ``:on-demand`` changes nothing: a method needs the same permissions, whatever it buys.
+    With ``usable`` the policy allows to see when a guest is usable.
 
     Raises
     ------
     ValueError
         If there is no such method.
     """
-    names = list(methods)
-    for name in names:
-        if name not in METHODS:
-            raise ValueError(f"a method must be one of {', '.join(METHODS)}, got {name!r}")
+    arms = list(dict.fromkeys(methods))
+    require_arms(arms)
+    names = [arm.partition(":")[0] for arm in arms]
     needed = [each for name in names for each in METHODS[name].permissions]
     statements: dict[str, dict[str, Any]] = {
         each["Sid"]: {"Effect": "Allow", **each} for each in needed

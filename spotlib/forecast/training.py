@@ -299,8 +299,13 @@ def _describe_runs(launches: pd.DataFrame) -> pd.DataFrame:
         **{name: launches[name].astype("float64") for name in ("sps", "t3")},
         hour_utc=clock.hour + clock.minute / 60 + clock.second / 3600,
         price_share=launches["price_usd"] / launches["on_demand_usd"],
-        t3_source=launches["t3_source"].where(launches["t3"].notna()),  # else it says why not
+        t3_source=known_t3_source(launches),
     )
+
+
+def known_t3_source(launches: pd.DataFrame) -> "pd.Series[str]":
+    """Return where the T3 of each request is from; empty where the log says why it has none."""
+    return launches["t3_source"].where(launches["t3"].notna())
 
 
 def _count(

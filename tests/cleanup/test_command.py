@@ -1,5 +1,8 @@
 """The command line of sweep and status: what it says of missing, named and foreign batches."""
 
+import contextlib
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -69,6 +72,50 @@ def test_where_nothing_was_ever_launched_no_command_says_that_all_is_well(
     assert run(command) == 2
     assert "run 02_collect first" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["status", "sweep", "export"])
+def test_a_folder_without_a_log_is_an_error_as_one_that_is_not_there(tmp_path, capsys, command):
+    """A new clone has one; what an editor hides there is no log."""
+    (tmp_path / "launches").mkdir()
+    (tmp_path / "launches" / ".keep.jsonl").touch()
+
+    assert run(command, "--results", tmp_path) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "holds none; run 02_collect first, or name another" in said.err
+
+
+def test_a_sweep_says_what_status_says_of_a_batch_that_a_guard_is_closing(
+    results, recorded, capsys
+):
+    """It is dead and not yet clean, so the sweep confirms nothing."""
+    log = results / "launches" / NAME
+    collector = re.sub(r'"pid":\d+', f'"pid":{os.getpid() + 1}', log.read_text(), count=1)
+    log.write_text(collector)
+    words = "its collection is dead, and a guard or a sweep is closing it"
+
+    with contextlib.closing(EventLog.resume(log)):
+        report = sweep(in_process(recorded[1]), folder=log.parent, regions=[NANO.region])
+        ended = run("sweep", "--results", results)
+        swept = capsys.readouterr().out
+        run("status", "--results", results)
+
+    assert report.lines() == [f"{BATCH}: {words}"]
+    assert not report.confirms(None)
+    assert ended == 1
+    assert f"{BATCH}: {words}" in swept
+    assert words in capsys.readouterr().out
+
+
+def test_a_sweep_that_another_was_quicker_than_confirms_nothing(results, recorded, monkeypatch):
+    def taken(_):
+        raise BlockingIOError
+
+    monkeypatch.setattr(EventLog, "resume", taken)
+    report = sweep(in_process(recorded[1]), folder=results / "launches", regions=[NANO.region])
+
+    assert not report.confirms(None)
 
 
 def test_a_sweep_of_an_endpoint_goes_on_without_logs_and_says_so(tmp_path, capsys, monkeypatch):

@@ -86,7 +86,7 @@ def alive(client, *regions):
 
 
 def test_check_finds_it_ready_and_warns_of_what_it_lacks(moto):
-    given = ("--endpoint", moto, NANO.instance_type, "--methods", DEFAULT, *OTHERS)
+    given = ("--endpoint", moto, "--methods", " ".join([DEFAULT, *OTHERS]), NANO.instance_type)
     done = run(sys.executable, "-m", "spotlib", "check", *given)
 
     assert done.stdout.startswith(f"endpoint {moto}, not AWS: account 123456789012")

@@ -9,6 +9,7 @@ from conftest import NANO, QUICK, plan_for, read_events, scripted
 from crashing import ARM, AT_ONCE, DEFAULT, EMPTY, OTHERS, PART, WHOLE
 
 import spotlib
+from spotlib.__main__ import main
 from spotlib.analyze.comparable import require_same_variable
 from spotlib.cleanup.close import Cleaned, settle
 from spotlib.collect.cost import split_turns
@@ -300,6 +301,32 @@ def test_each_target_meets_every_arm_once_per_round_one_after_the_other(launch):
         require_same_variable(launches)
 
 
+@pytest.mark.parametrize(
+    ("arms", "given", "lasts_s"),
+    [
+        ([DEFAULT, "run_instances"], {"every_s": 899.0}, 900),
+        ([DEFAULT, "run_instances"], {"every_s": 900.0}, None),
+        ([DEFAULT, "run_instances"], {"every_s": 60.0, "rounds": 1}, None),
+        ([DEFAULT], {"every_s": 359.0}, 360),
+        ([DEFAULT], {"every_s": 360.0}, None),
+    ],
+)
+def test_rounds_that_may_not_fit_are_warned_about_before_the_launch(
+    in_process, arms, given, lasts_s
+):
+    checked = plan_for(in_process(scripted()), NANO, ARM, timeout_s=300.0, methods=arms)
+
+    warnings = checked.late_rounds(**{"rounds": 2, "arm_pause_s": 90.0, **given})
+
+    if lasts_s is None:
+        assert warnings == []
+    else:
+        [words] = warnings
+        assert f"a round may last {lasts_s} s ({len(arms)} launch method" in words
+        assert f"longer than every_s={given['every_s']:g}" in words
+        assert words.endswith(f"set every_s to at least {lasts_s}")
+
+
 def test_a_turn_has_each_target_once(in_process):
     checked = plan_for(in_process(scripted()), NANO, ARM, n=1, methods=[DEFAULT, "run_instances"])
 
@@ -458,6 +485,14 @@ def test_the_policy_file_is_that_of_the_default_method():
     written = (Path(spotlib.__file__).parent / "policy.json").read_text()
 
     assert json.loads(written) == policy([DEFAULT])
+
+
+def test_the_policy_of_an_arm_is_that_of_its_method(capsys):
+    assert main(["policy", "run_instances:on-demand", "run_instances"]) == 0
+
+    assert json.loads(capsys.readouterr().out) == policy(["run_instances"])
+    with pytest.raises(ValueError, match="a method must be one of"):
+        policy(["run_instance"])
 
 
 def test_what_is_left_comes_with_the_command_of_its_kind():

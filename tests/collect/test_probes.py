@@ -297,11 +297,41 @@ def test_the_command_shows_cost_share_and_that_nothing_is_left(to, tmp_path, cap
     assert load_launches(log)["wanted"].unique().tolist() == ["granted"]
 
 
+def test_launch_methods_are_one_value_as_in_the_notebook_and_targets_may_follow(to, capsys):
+    several = ["--methods", "run_instances run_instances:on-demand", "--methods", DEFAULT]
+
+    assert main(["check", *several, "t3.nano", *to[:2]]) == 0
+
+    said = capsys.readouterr().out
+    for arm in ("run_instances", "run_instances:on-demand", DEFAULT):
+        assert f"t3.nano in us-east-1 by {arm}: n=1" in said
+
+
+def test_rounds_of_probes_that_may_not_fit_are_warned_about(to, capsys):
+    several = ["--methods", "run_instances create_fleet_instant"]
+
+    assert main(["probe", *several, "t3.nano", "--rounds", "2", *to]) == 0
+
+    said = capsys.readouterr().out
+    assert "warning: a round may last 780 s (2 launch methods, 2 waves), longer than" in said
+    assert "warning: 1 of 2 rounds was skipped" in said
+
+
 def test_the_command_ends_with_1_at_a_problem_and_2_at_an_error(to, tmp_path, capsys):
-    assert main(["probe", "t3.nonsense", *to]) == 1
-    assert "PROBLEM: instance type 't3.nonsense' is not offered" in capsys.readouterr().out
-    assert main(["probe", "t3.nano", "--rounds", "2", "--every-s", "60", *to]) == 2
-    assert "with probes every_s must be at least 300 seconds" in capsys.readouterr().err
+    assert main(["probe", "t3.nonsense", "t3.nano", *to]) == 1
+    said = capsys.readouterr().out
+    assert "PROBLEM: instance type 't3.nonsense' is not offered" in said
+    assert "$" not in said
+    for given, words in (
+        (["--rounds", "2", "--every-s", "60"], "with probes every_s must be at least 300 seconds"),
+        (["--rounds", "0"], "rounds must be a whole number of at least 1, got 0"),
+        (["--every-s", "0"], "every_s must be above 0"),
+        (["--methods", ""], "there is no launch method"),
+    ):
+        assert main(["probe", "t3.nano", *given, *to]) == 2
+        said = capsys.readouterr()
+        assert words in said.err
+        assert said.out == ""
     assert main(["probe", "t3.nano", "--profile", "any"]) == 2
     assert "--profile is for AWS" in capsys.readouterr().err
     assert list((tmp_path / "launches").iterdir()) == []

@@ -195,7 +195,7 @@ def test_a_plan_that_is_done_is_released_at_once_while_others_go_on(run):
 
 def test_rounds_start_on_their_grid_and_a_late_one_is_skipped_with_a_record(run, log):
     world = scripted(QUICK, NEVER)  # the second round lasts its whole timeout
-    run(world, n=1, rounds=4, every_s=120.0, timeout_s=130.0)
+    summary = run(world, n=1, rounds=4, every_s=120.0, timeout_s=130.0)
 
     starts = {event["round"]: event["at_s"] for event in events_of(log, "intent")}
     late = [event for event in events_of(log, "skipped") if not event["polls"]]
@@ -204,6 +204,9 @@ def test_rounds_start_on_their_grid_and_a_late_one_is_skipped_with_a_record(run,
     assert starts[3] == pytest.approx(360, abs=5)
     assert [event["round"] for event in late] == [2]
     assert "the round before ended" in late[0]["reason"]
+    assert summary.warnings == (
+        "1 of 4 rounds was skipped, because the round before lasted longer than every_s=120",
+    )
 
 
 def test_the_second_round_knows_how_long_ago_the_first_was(run, log):
