@@ -1,12 +1,13 @@
 """The workspace is consistent: environment, dependencies, light import, notebooks, texts."""
 
 import ast
+import contextlib
 import json
 import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, metadata, packages_distributions
 from pathlib import Path
 
 import nbformat
@@ -14,6 +15,7 @@ import papermill
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import spotlib
 from spotlib.workspace import workspace
@@ -58,6 +60,14 @@ def test_constraints_pin_every_dependency_within_its_bounds(repository, project)
         assert pin.operator == "=="
         assert requirement.specifier.contains(pin.version), text
     assert not any("://" in line for line in lines)
+
+
+def test_no_pin_needs_a_newer_patch_of_python_than_the_project(repository):
+    """Systems keep an early one for years: Debian 12 has 3.11.2."""
+    for line in (repository / "constraints.txt").read_text().splitlines():
+        with contextlib.suppress(PackageNotFoundError):  # of an extra that is not installed
+            needed = metadata(Requirement(line).name).get("Requires-Python") or ""
+            assert SpecifierSet(needed).contains("3.11.0"), f"{line} needs Python {needed}"
 
 
 def imported(source):
