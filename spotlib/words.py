@@ -20,6 +20,15 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def which(names: Sequence[str], *, of: int) -> str:
+    """Which of so many have the same number: ``a``, ``3 of 8 (a and others)``, ``all 8``."""
+    if len(names) == 1:
+        return names[0]
+    if len(names) == of:
+        return "both" if of == 2 else f"all {of}"
+    return f"{len(names)} of {of} ({names[0]} and others)"
+
+
 def span_words(seconds: float) -> str:
     """``12 minutes``, ``19 hours``, ``2.5 days``: to the unit in which it is at least 1."""
     for unit, unit_s in (("day", 86_400.0), ("hour", 3_600.0)):
