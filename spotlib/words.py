@@ -21,12 +21,10 @@ def listed(names: Sequence[str]) -> str:
 
 
 def which(names: Sequence[str], *, of: int) -> str:
-    """Which of so many have the same number: ``a``, ``3 of 8 (a and others)``, ``all 8``."""
-    if len(names) == 1:
-        return names[0]
-    if len(names) == of:
+    """Which of so many have the same number: ``a and b``, ``3 of 8 (such as a)``, ``all 8``."""
+    if len(names) == of > 1:
         return "both" if of == 2 else f"all {of}"
-    return f"{len(names)} of {of} ({names[0]} and others)"
+    return listed(names) if len(names) <= 2 else f"{len(names)} of {of} (such as {names[0]})"
 
 
 def span_words(seconds: float) -> str:

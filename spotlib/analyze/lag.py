@@ -16,7 +16,7 @@ from spotlib.analyze.intervals import Estimate
 from spotlib.analyze.launch_times import LaunchTimes, launch_times
 from spotlib.model import ON_DEMAND, Stage
 from spotlib.money import held_usd, usd
-from spotlib.words import counted
+from spotlib.words import counted, which
 
 ALL = "all of these"
 _MOMENTS = (Stage.RUNNING, Stage.USABLE, Stage.READY)
@@ -100,7 +100,7 @@ def lag_sentences(table: pd.DataFrame, launches: pd.DataFrame) -> Iterator[str]:
     if table.empty:
         return
     read, targets = len(set(table["target"]) - {ALL}), launches["target"].nunique()
-    where = f"all {read} targets" if read > 1 else table["target"].iloc[-1]
+    where = which(table["target"].tolist()[-read:], of=read) + " targets" * (read > 1)
     if read < targets:
         where = f"{read} of {targets} targets"
     unread = f" (of {counted(targets - read, 'target')} no guest was read)" * (read < targets)

@@ -435,15 +435,17 @@ def selector_sentence(associations: pd.DataFrame, outcome: str = "spread_s") -> 
     if not known:
         why = here["why"].iloc[0] if len(here) else "there is no feature"
         return f"Nothing can be said of selectors: {why}."
-    best = max(known, key=lambda row: abs(row["rho"]))
+    sizes = [round(abs(row["rho"]), 2) for row in known]
+    best = known[sizes.index(max(sizes))]
+    alike = [row["feature"] for row, size in zip(known, sizes, strict=True) if size == max(sizes)]
     verdict = "The interval contains 0: no selector is shown to work."
     if best["low"] > 0 or best["high"] < 0:
         verdict = (
-            f"The interval excludes 0, but this is the strongest of {len(known)} features: "
-            "confirm it on other targets."
+            "The interval excludes 0, but it is that of the strongest of "
+            f"{counted(len(known), 'feature')}: confirm it on other targets."
         )
     return (
-        f"Over {best['targets']} targets {outcome} correlates most with {best['feature']}: "
+        f"Over {best['targets']} targets {outcome} correlates most with {listed(alike)}: "
         f"rank correlation {best['rho']:.2f} ({best['low']:.2f} to {best['high']:.2f}). {verdict}"
     )
 

@@ -131,11 +131,12 @@ def test_of_several_equal_shares_none_is_singled_out():
     assert said(all_, all_, all_) == "the share is 1.00 at all 3."
     tied = said(all_, none, all_)
     assert tied.startswith(
-        "the highest share is 1.00 at 2 of 3 (t3.nano in eu-west-1 and others), the lowest 0.00 (no"
+        "the highest share is 1.00 at t3.nano in eu-west-1 and t3.nano in eu-west-3, the lowest "
+        "0.00 (no"
     )
     assert tied.endswith("needed) at t3.nano in eu-west-2.")
     assert said(half, none, none).endswith(
-        "the lowest 0.00 at 2 of 3 (t3.nano in eu-west-2 and others)."
+        "the lowest 0.00 at t3.nano in eu-west-2 and t3.nano in eu-west-3."
     )
 
 

@@ -73,7 +73,7 @@ def test_several_targets_have_a_row_for_all_of_them_first():
     assert table["saved_s"].tolist() == pytest.approx([195.0, 180.0, 210.0], abs=3.0)
     assert formatted_lag(table).shape == (3, 6)
     [first, second] = lag_sentences(table, name_runs(table_of(*runs)))
-    assert "at all 2 targets by a median of" in first
+    assert "at both targets by a median of" in first
     assert 'waits for "usable" ends each launch 19' in second
 
 
@@ -131,9 +131,7 @@ def test_the_page_shows_the_lag_its_figure_and_what_would_be_saved(page):
 
     assert (folder / "figures" / "status-check-lag.png").exists()
     assert tables["status-check-lag"]["target"].iloc[0] == ALL
-    assert (
-        "Status checks were ok later than the guest was usable, at all 2 targets by a med" in text
-    )
+    assert "Status checks were ok later than the guest was usable, at both targets by a med" in text
     assert 'A study that waits for "usable" ends each launch' in text
     phases = (folder / "tables" / "phases.csv").read_text()
     assert "usable to ready" in phases
