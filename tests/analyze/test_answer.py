@@ -26,6 +26,7 @@ from spotlib.analyze.summaries import (
     common_horizon_s,
     durations,
     fastest_first,
+    only,
     phases,
     ready_of_n,
 )
@@ -59,6 +60,14 @@ def test_of_many_the_first_and_the_last_are_kept():
     assert both_ends("abcdefg", 4) == ["a", "b", "f", "g"]
     assert both_ends("abcdefg", 3) == ["a", "b", "g"]
     assert both_ends("abc", 3) == ["a", "b", "c"]
+
+
+def test_the_rows_of_some_targets_come_in_their_order_and_of_none_there_are_none():
+    table = pd.DataFrame({"target": list("abca"), "s": [1.0, 2.0, 3.0, 4.0]})
+
+    assert only(table, ["c", "a"])["s"].tolist() == [3.0, 1.0, 4.0]
+    assert only(table, []).empty
+    assert only(table.iloc[:0], ["a"]).empty
 
 
 def test_a_count_is_n_times_the_share_with_its_ends():

@@ -69,3 +69,4 @@ def test_a_batch_in_which_no_request_got_an_instance_has_a_whole_page(kind, endi
     assert f"Requests read: 8. Left out: {8 if kind == 'arms' else 0}." in text
     unknown = ending in ("killed", "abandoned")
     assert ("Not known is whether EC2 granted anything" in text) == unknown
+    assert ("tables/share-granted.csv" in text) != unknown
