@@ -20,6 +20,13 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def which(names: Sequence[str], *, of: int) -> str:
+    """Which of so many have the same number: ``a and b``, ``3 of 8 (such as a)``, ``all 8``."""
+    if len(names) == of > 1:
+        return "both" if of == 2 else f"all {of}"
+    return listed(names) if len(names) <= 2 else f"{len(names)} of {of} (such as {names[0]})"
+
+
 def span_words(seconds: float) -> str:
     """``12 minutes``, ``19 hours``, ``2.5 days``: to the unit in which it is at least 1."""
     for unit, unit_s in (("day", 86_400.0), ("hour", 3_600.0)):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spotlib.words import counted, listed, percent, span_words, within_words
+from spotlib.words import counted, listed, percent, span_words, which, within_words
 
 
 def test_a_share_is_said_in_one_form():
@@ -17,6 +17,13 @@ def test_one_is_singular():
 
 def test_names_are_listed_as_in_speech():
     assert [listed("abc"[:number]) for number in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
+
+
+def test_of_several_that_are_equal_none_is_singled_out():
+    assert [which(list("abcd")[:number], of=4) for number in (1, 2, 3, 4)] == [
+        *("a", "a and b", "3 of 4 (such as a)", "all 4")
+    ]
+    assert [which(list("ab")[:number], of=number) for number in (1, 2)] == ["a", "both"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ is never read as a difference between targets.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import ceil, log
+from math import ceil, log, log2
 
 import numpy as np
 import pandas as pd
@@ -244,6 +244,11 @@ def _exchanges(rounds: int) -> Iterator[NDArray[np.float32]]:
     for start in range(0, _EXCHANGES, part):
         bits = rng.integers(0, 2, (min(part, _EXCHANGES - start), rounds), dtype=np.int8)
         yield (2 * bits - 1).astype(np.float32)
+
+
+def rounds_needed(tests: int) -> int:
+    """How many rounds could show one difference among so many tests at once, adjusted by Holm."""
+    return int(log2(2 * tests / SIGNIFICANT)) + 1  # the smallest p-value is 2 / 2^rounds
 
 
 def holm(p_values: ArrayLike) -> Floats:

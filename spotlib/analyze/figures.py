@@ -113,7 +113,8 @@ class Styles:
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
             ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.set_xlim(max(until_s / _DECADES, 1.0) if self.log_time else 0.0, until_s)
+        start_s = max(until_s / _DECADES, 1.0) if self.log_time else 0.0
+        ax.set_xlim(start_s, max(until_s, start_s + 1.0))  # nothing may have been watched
 
 
 @drawing

@@ -16,7 +16,7 @@ from spotlib.analyze.comparable import arm_names, is_probe
 from spotlib.analyze.intervals import Estimate, ShareLimits
 from spotlib.analyze.launch_times import draw_runs, round_of
 from spotlib.model import Outcome
-from spotlib.words import counted
+from spotlib.words import counted, which
 
 _SAME = ["target", "asked_by", "how", "n", "within_s"]
 _RESAMPLES = 999
@@ -87,12 +87,25 @@ def _share(rows: pd.DataFrame) -> dict[str, object]:
 
 def granted_sentences(table: pd.DataFrame) -> Iterator[str]:
     """Of probes, and of launches: where EC2 granted the largest and the smallest share."""
+    if table.empty:
+        yield "Not known is whether EC2 granted anything: no run was watched until it was decided."
     for how, rows in table.groupby("how", sort=False):
-        shares = [f"{_share_words(row)} at {name}" for row, name in _named(rows)]
+        shares = list(dict.fromkeys(_shares_alike(rows)))
         words = f"the highest share is {shares[0]}, the lowest {shares[-1]}"
         if len(shares) == 1:
             words = f"the share is {shares[0]}"
         yield f"Granted to {'probes' if how == 'probe' else 'launches'}: {words}."
+
+
+def _shares_alike(rows: pd.DataFrame) -> Iterator[str]:
+    """Each share and where it is; one that several rows have is said of them together."""
+    said = rows["share"].map("{:.2f}".format)
+    for (row, name), share in zip(_named(rows), said, strict=True):
+        alike = [
+            other for (_, other), same in zip(_named(rows), said == share, strict=True) if same
+        ]
+        words = _share_words(row) if alike == [name] else share
+        yield f"{words} at {which(alike, of=len(rows))}"
 
 
 def granted_lines(table: pd.DataFrame) -> Iterator[str]:

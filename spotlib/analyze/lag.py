@@ -16,8 +16,9 @@ from spotlib.analyze.intervals import Estimate
 from spotlib.analyze.launch_times import LaunchTimes, launch_times
 from spotlib.model import ON_DEMAND, Stage
 from spotlib.money import held_usd, usd
+from spotlib.words import counted, which
 
-ALL = "all targets"
+ALL = "all of these"
 _MOMENTS = (Stage.RUNNING, Stage.USABLE, Stage.READY)
 _COLUMNS = (
     *("target", "runs", "launches", "median_s", "median_s_low", "median_s_high"),
@@ -94,16 +95,21 @@ def _saved_usd(row: Mapping[Any, Any]) -> float:
     return next(costs) - next(costs)
 
 
-def lag_sentences(table: pd.DataFrame) -> Iterator[str]:
-    """The lag over all targets, and what waiting for usable would save."""
+def lag_sentences(table: pd.DataFrame, launches: pd.DataFrame) -> Iterator[str]:
+    """The lag over all targets whose guests were read, and what waiting for usable would save."""
     if table.empty:
         return
+    read, targets = len(set(table["target"]) - {ALL}), launches["target"].nunique()
+    where = which(table["target"].tolist()[-read:], of=read) + " targets" * (read > 1)
+    if read < targets:
+        where = f"{read} of {targets} targets"
+    unread = f" (of {counted(targets - read, 'target')} no guest was read)" * (read < targets)
     first = table.iloc[0]
     ends = first["median_s_low"], first["median_s_high"]
     median = Estimate(first["median_s"], *ends, first["why_no_interval"])
     yield (
-        f"Status checks were ok later than the guest was usable, at {first['target']} by a median "
-        f"of {median.words()}."
+        f"Status checks were ok later than the guest was usable, at {where}{unread} by a median of "
+        f"{median.words()}."
     )
     if np.isfinite(first["saved_s"]):
         yield (

@@ -39,10 +39,11 @@ class Comparable:
     ``launches`` (one row per request) and ``polls`` (one row per poll and plan) have the columns
     of ``load_launches`` and ``load_polls``, and ``target`` and ``run``.  Where there are many runs,
     ``polls`` has those of a random sample of each target's runs; ``polled`` has one row per poll of
-    a region: ``batch_id``, ``round``, ``region``, ``poll``, ``error``.  ``left_out`` has the
-    columns ``batch_id``, ``target``, ``requests`` and ``why``; ``not_read`` counts its logs that
-    cannot be read.  ``arms`` has these launches beside those that differ from them only in how
-    they were asked for (see ``arms.arm_names``); it is empty if there are none.
+    a region: ``batch_id``, ``round``, ``region``, ``poll``, ``error``, ``skipped`` (before it,
+    while a run was watched).  ``left_out`` has the columns ``batch_id``, ``target``, ``requests``
+    and ``why``; ``not_read`` counts its logs that cannot be read.  ``arms`` has these launches
+    beside those that differ from them only in how they were asked for (see ``arms.arm_names``); it
+    is empty if there are none.
     ``probes`` has the probes of the same market; where nothing but probes was asked, they are the
     ``launches``.
     """

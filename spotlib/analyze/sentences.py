@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from spotlib.analyze.comparable import stopped
-from spotlib.analyze.compare import SIGNIFICANT, slower_first
+from spotlib.analyze.compare import SIGNIFICANT, rounds_needed, slower_first
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate
 from spotlib.analyze.launch_times import LaunchTimes
 from spotlib.analyze.load import Comparable
 from spotlib.analyze.summaries import common_n
 from spotlib.model import Stage
-from spotlib.words import counted, listed, percent, within_words
+from spotlib.words import counted, listed, percent, which, within_words
 
 _MEANING = {
     Stage.GRANTED: "EC2 has decided for the request, or it has an instance",
@@ -29,6 +29,7 @@ _MEANING = {
 _MOMENT_S = 180  # beside the end, the moment of the table that the answer names
 _WHOLE_FROM_S = 100  # from here on times are said in whole seconds
 _MOST_NAMES = 8  # of a list in a sentence
+_MOST_PAIRS = 6  # of arms, each with a sentence of its own
 
 
 def data_sentence(data: Comparable) -> str:
@@ -229,7 +230,8 @@ def runs_sentence(
     words = f" Not counted here: {counted(left, 'run')} not watched so long." if left else ""
     if not several:
         return "No target has two runs that could differ." + words
-    most = max(several, key=lambda name: np.ptp(several[name]))
+    ranges = {name: round(float(np.ptp(each)), 9) for name, each in several.items()}
+    most, *others = [name for name in several if ranges[name] == max(ranges.values())]
     least, highest = several[most].min(), several[most].max()
     if highest == least:
         return f"Within a target all runs ended alike, after {horizon_s:.0f} s.{words}"
@@ -237,9 +239,11 @@ def runs_sentence(
     few, many = (
         f"{share * n:.0f} of {n}" if n else f"{percent(share)} of n" for share in (least, highest)
     )
+    whose = which([most, *others], of=len(several))
     return (
-        f"The runs of {most} differ most: after {horizon_s:.0f} s, {few} were "
-        f"{distributions[most].stage.label} in one run and {many} in another.{words}"
+        f"The runs of {whose} differ most: after {horizon_s:.0f} s, {few} were "
+        f"{distributions[most].stage.label} in one run{f' of {most}' * bool(others)} and {many} in "
+        f"another.{words}"
     )
 
 
@@ -324,10 +328,12 @@ def phase_sentence(phases: pd.DataFrame) -> str:
     if middle.empty:
         return "No phase was completed by half of the requests that began it."
     here = phases[phases["phase"] == middle.idxmax()].dropna(subset="median_s")
-    rows = here.sort_values("median_s", kind="stable").to_dict("records")
-    words = [f"{row['median_s']:.0f} s ({row['target']})" for row in rows]
-    ends = " to ".join(dict.fromkeys((words[0], words[-1])))
-    return f"The longest phase is from {middle.idxmax()}: its median is {ends}."
+    said = here.sort_values("median_s", kind="stable")["median_s"].map("{:.0f} s".format)
+    words = [
+        f"{each} at {which(here.loc[said.index[said == each], 'target'].tolist(), of=len(here))}"
+        for each in dict.fromkeys((said.iloc[0], said.iloc[-1]))
+    ]
+    return f"The longest phase is from {middle.idxmax()}: its median is {' to '.join(words)}."
 
 
 def comparison_sentences(
@@ -356,11 +362,18 @@ def comparison_sentences(
         yield f"Largest ratio of medians: {_ratio_words(largest)}."
     needed = pairs["more_runs"].dropna()
     if needed.empty:
-        yield "How many runs a ratio needs is not known: too few medians were reached."
+        yield f"How many runs a ratio needs is not known: {_why_not_needed(pairs)}."
         return
     most, enough = int(needed.max()), int((needed == 0).sum())
     others = f"; the others need up to {most:,} more run{'s' * (most != 1)}" if most else ""
     yield f"{enough} of {len(needed)} ratios are known within 10 %{others}."
+
+
+def _why_not_needed(pairs: pd.DataFrame) -> str:
+    few = pairs["why"].str.startswith("no interval")
+    reasons = [f"there are too few runs (at least {FEWEST_RUNS} are needed)"] * bool(few.any())
+    reasons += ["too few medians were reached"] * (not few.all())
+    return " and ".join(reasons)
 
 
 def _ratio_words(pair: "pd.Series[Any]") -> str:
@@ -371,8 +384,22 @@ def _ratio_words(pair: "pd.Series[Any]") -> str:
 
 
 def arm_sentences(overall: pd.DataFrame, stage: Stage) -> Iterator[str]:
-    """For each pair of arms, over all targets, which is later and how sure that is."""
-    for pair in overall.to_dict("records"):
+    """For each pair of arms, over all targets, which is later and how sure that is.
+
+    Too few rounds for any difference are said once.  Of many pairs only those are said that differ.
+    """
+    tests = max(int(overall["p_value"].notna().sum()), 1)
+    most = int(overall["rounds"].max()) if len(overall) else 0
+    if most < (needed := rounds_needed(tests)):
+        yield (
+            f"No difference between ways to ask can be shown: that needs {needed} rounds in which "
+            f"both were launched (for {counted(tests, 'comparison')} at once), and there are at "
+            f"most {most}. What was seen is in tables/arms.csv."
+        )
+        return
+    differs = overall["p_holm"] < SIGNIFICANT
+    told = overall[differs] if len(overall) > _MOST_PAIRS else overall
+    for pair in told.to_dict("records"):
         first, second, later_s = pair["first"], pair["second"], pair["later_s"]
         ends_s = pair["later_low_s"], pair["later_high_s"]
         if later_s < 0:
@@ -382,10 +409,18 @@ def arm_sentences(overall: pd.DataFrame, stage: Stage) -> Iterator[str]:
         )
         ends = f"{ends_s[0]:.0f} to {ends_s[1]:.0f}"
         ends = f"no interval{few}" if np.isnan(ends_s[0]) else f"95 % interval {ends}"
-        verdict = "" if pair["p_holm"] < SIGNIFICANT else ": no difference is shown"
+        verdict = ": no difference is shown"
+        if ends_s[0] > 0:  # the test asks for more rounds than the interval does
+            verdict = f": for {counted(tests, 'comparison')} at once this is no proof"
+        verdict *= not pair["p_holm"] < SIGNIFICANT
         yield (
             f"{first} was {stage.label} {later_s:.0f} s ({ends}) later than {second}, on average "
             f"over {pair['targets']} target{'s' * (pair['targets'] != 1)}{verdict}."
+        )
+    if left := len(overall) - len(told):
+        yield (
+            f"{left} of {counted(len(overall), 'pair')} of ways to ask are not shown to differ: "
+            "see tables/arms.csv."
         )
 
 
@@ -400,15 +435,17 @@ def selector_sentence(associations: pd.DataFrame, outcome: str = "spread_s") -> 
     if not known:
         why = here["why"].iloc[0] if len(here) else "there is no feature"
         return f"Nothing can be said of selectors: {why}."
-    best = max(known, key=lambda row: abs(row["rho"]))
+    sizes = [round(abs(row["rho"]), 2) for row in known]
+    best = known[sizes.index(max(sizes))]
+    alike = [row["feature"] for row, size in zip(known, sizes, strict=True) if size == max(sizes)]
     verdict = "The interval contains 0: no selector is shown to work."
     if best["low"] > 0 or best["high"] < 0:
         verdict = (
-            f"The interval excludes 0, but this is the strongest of {len(known)} features: "
-            "confirm it on other targets."
+            "The interval excludes 0, but it is that of the strongest of "
+            f"{counted(len(known), 'feature')}: confirm it on other targets."
         )
     return (
-        f"Over {best['targets']} targets {outcome} correlates most with {best['feature']}: "
+        f"Over {best['targets']} targets {outcome} correlates most with {listed(alike)}: "
         f"rank correlation {best['rho']:.2f} ({best['low']:.2f} to {best['high']:.2f}). {verdict}"
     )
 

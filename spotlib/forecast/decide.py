@@ -16,7 +16,7 @@ from spotlib.forecast.history import history_now
 from spotlib.forecast.models import FEATURES
 from spotlib.forecast.score import Scores
 from spotlib.model import Stage, Target
-from spotlib.words import counted, listed, percent
+from spotlib.words import counted, listed, percent, which
 
 _PROBABILITY = 0.9  # of having the needed instances ready
 _MOST_TIMES = 10  # at most so many requests per needed instance are tried
@@ -70,12 +70,12 @@ def decisions(
 def forecast_words(forecasts: Sequence[Forecast]) -> str:
     """Say for which target the most and the least are expected at the end."""
     ranked = sorted(forecasts, key=lambda each: each.expected[-1] / each.n)
-    least, most = ranked[0], ranked[-1]
-    start = f"After {least.times_s[-1]:.0f} s"
-    if len(ranked) > 1 and _count_words(least) == _count_words(most):
-        return f"{start}, expect {_count_words(least)}, at every target."
-    words = (f"{_count_words(each)} ({each.target})" for each in (least, most))
-    return f"{start}, expect {' to '.join(dict.fromkeys(words))}."
+    by_count: dict[str, list[str]] = {}
+    for each in ranked:
+        by_count.setdefault(_count_words(each), []).append(str(each.target))
+    ends = dict.fromkeys((_count_words(ranked[0]), _count_words(ranked[-1])))
+    words = (f"{count} at {which(by_count[count], of=len(ranked))}" for count in ends)
+    return f"After {ranked[0].times_s[-1]:.0f} s, expect {' to '.join(words)}."
 
 
 def _count_words(forecast: Forecast) -> str:

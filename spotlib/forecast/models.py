@@ -117,7 +117,7 @@ class Runs:
     @property
     def watched(self) -> int:
         """How many of them were watched to the last time: those of a stopped batch were not."""
-        return int((self.weight[:, -1] > 0).sum())
+        return int((self.weight[:, -1:] > 0).sum())  # there may be no time at all
 
     @property
     def simulated(self) -> bool:

@@ -126,8 +126,10 @@ def split_by_time(
     Raises
     ------
     ValueError
-        If no round began after the gap.
+        If no run was watched, or no round began after the gap.
     """
+    if features.empty:
+        raise ValueError("no run was watched")
     began = features.groupby(["batch_id", "round"])["sent_at"].transform("min")
     runs = began.sort_values()
     span_s = (runs.iloc[-1] - runs.iloc[0]).total_seconds()

@@ -59,14 +59,21 @@ class Polled:
         return replace(self, counts=self.counts[kept.to_numpy()[self.counts["of_run"]]])
 
     def made(self) -> pd.DataFrame:
-        """One row per poll: ``batch_id``, ``round``, ``region``, ``poll``, ``error``."""
+        """One row per poll: ``batch_id``, ``round``, ``region``, ``poll``, ``error``, ``skipped``.
+
+        So many polls in a row were ``skipped`` before it while one of its runs was watched.
+        """
+        since = self.polls["poll"].take(self.counts["of_poll"].to_numpy()).reset_index(drop=True)
+        since = since.astype("float64").groupby(self.counts["of_run"].to_numpy()).diff() - 1
+        skipped = since.groupby(self.counts["of_poll"].to_numpy()).min().fillna(0.0)
         first = self.counts.drop_duplicates("of_poll")
         run = self.runs[["batch_id", "round", "region"]].astype(
             {"batch_id": "category", "region": "category"}
         )
         run = run.take(first["of_run"].to_numpy())
         poll = self.polls[["poll", "error"]].take(first["of_poll"].to_numpy())
-        return pd.concat([run.reset_index(drop=True), poll.reset_index(drop=True)], axis=1)
+        table = pd.concat([run.reset_index(drop=True), poll.reset_index(drop=True)], axis=1)
+        return table.assign(skipped=skipped.loc[first["of_poll"]].to_numpy())
 
     def table(self) -> pd.DataFrame:
         """One row per poll and run, as from ``load_polls``."""

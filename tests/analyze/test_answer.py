@@ -5,19 +5,28 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from launch_rows import run_rows, table_of
 from studies import Truth, simulate
 
 from spotlib.analyze import launch_times as launch_times_module
+from spotlib.analyze.comparable import name_runs
 from spotlib.analyze.compare import compare_targets, most_different
 from spotlib.analyze.figures import Styles, phases_figure
 from spotlib.analyze.launch_times import launch_times
-from spotlib.analyze.sentences import answer_sentences, formatted_ready, ready_caption
+from spotlib.analyze.sentences import (
+    answer_sentences,
+    formatted_ready,
+    phase_sentence,
+    ready_caption,
+    runs_sentence,
+)
 from spotlib.analyze.summaries import (
     all_times,
     both_ends,
     common_horizon_s,
     durations,
     fastest_first,
+    only,
     phases,
     ready_of_n,
 )
@@ -51,6 +60,14 @@ def test_of_many_the_first_and_the_last_are_kept():
     assert both_ends("abcdefg", 4) == ["a", "b", "f", "g"]
     assert both_ends("abcdefg", 3) == ["a", "b", "g"]
     assert both_ends("abc", 3) == ["a", "b", "c"]
+
+
+def test_the_rows_of_some_targets_come_in_their_order_and_of_none_there_are_none():
+    table = pd.DataFrame({"target": list("abca"), "s": [1.0, 2.0, 3.0, 4.0]})
+
+    assert only(table, ["c", "a"])["s"].tolist() == [3.0, 1.0, 4.0]
+    assert only(table, []).empty
+    assert only(table.iloc[:0], ["a"]).empty
 
 
 def test_a_count_is_n_times_the_share_with_its_ends():
@@ -292,6 +309,37 @@ def test_runs_of_different_n_of_one_target_are_said_so():
     assert shown["n"].to_dict() == {"a": "4 (runs of 3 to 4)", "b": "4"}
     assert caption.startswith("Average number ready of n requested instances")
     assert "n is that of a target's last run; its runs of another n count by their share" in caption
+
+
+def test_a_phase_that_takes_equally_long_at_several_targets_singles_out_none():
+    def said(*medians_s):
+        names = "abcdefgh"[: len(medians_s)]
+        rows = [
+            {"target": name, "phase": "running to ready", "median_s": median_s}
+            for name, median_s in zip(names, medians_s, strict=True)
+        ]
+        return phase_sentence(pd.DataFrame(rows)).partition("its median is ")[2]
+
+    assert said(15.1, 15.2, 14.9) == "15 s at all 3."
+    assert said(15.1) == "15 s at a."
+    assert said(20.0, 15.0, 15.4, 14.8) == "15 s at 3 of 4 (such as d) to 20 s at a."
+
+
+def test_runs_that_differ_equally_at_several_targets_single_out_none():
+    ends = [np.inf] * 5, [20.0] * 5
+    runs = [
+        run_rows(ends[number % 2], number=number, plan=plan, region=region)
+        for number in range(2)
+        for plan, region in enumerate(("eu-west-1", "eu-west-2", "eu-west-3"))
+    ]
+    launches = name_runs(table_of(*runs))
+    times = launch_times(launches, Stage.READY, resamples=20)
+    table = ready_of_n(times, launches, horizon_s=300.0)
+
+    assert runs_sentence(times, table, horizon_s=300.0) == (
+        "The runs of all 3 differ most: after 300 s, 0 of 5 were ready in one run of t3.nano in "
+        "eu-west-1 and 5 of 5 in another."
+    )
 
 
 def test_what_all_targets_share_is_said_once():

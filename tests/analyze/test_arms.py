@@ -17,6 +17,7 @@ from spotlib.analyze.comparable import (
     other_variable,
     side_by_side,
 )
+from spotlib.analyze.compare import exchange_p_values, holm, rounds_needed
 from spotlib.analyze.figures import Styles, arms_figure
 from spotlib.analyze.sentences import arm_sentences
 from spotlib.model import Stage
@@ -118,12 +119,53 @@ def test_without_a_difference_one_study_in_twenty_is_a_false_alarm():
     assert low <= alarms <= high
 
 
-def test_below_six_rounds_there_is_no_interval_and_the_sentence_says_so():
+def test_below_six_rounds_there_is_no_interval_and_the_sentence_says_how_many_are_needed():
     overall = compare_arms_overall(arm_times(study(20.0, rounds=3), Stage.READY), horizon_s=599.0)
     assert overall[["later_low_s", "later_high_s"]].isna().all(axis=None)
     [words] = arm_sentences(overall, Stage.READY)
-    assert "fewer than 6 rounds" in words
-    assert words.endswith("no difference is shown.")
+    assert "that needs 6 rounds in which both were launched (for 1 comparison at once)" in words
+    assert "there are at most 3." in words
+
+
+def compared(pairs, *, rounds, differ=0, **ends):
+    """A table as from ``compare_arms_overall``, in which some pairs differ."""
+    rows = [
+        {"first": f"a{n}", "second": f"b{n}", "targets": 2, "rounds": rounds, "later_s": 161.0}
+        | {"later_low_s": 79.0, "later_high_s": 242.0, "p_value": 0.03}
+        | ends
+        | {"p_holm": 0.01 if n < differ else 0.4}
+        for n in range(pairs)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("pairs", [1, 3, 15, 45])
+def test_so_many_rounds_as_are_said_are_the_fewest_that_can_show_a_difference(pairs):
+    needed = rounds_needed(pairs)
+
+    least = [
+        holm([float(exchange_p_values(np.ones((rounds, 1)))[0])] + [1.0] * (pairs - 1))[0]
+        for rounds in (needed - 1, needed)
+    ]
+    assert least[1] < 0.05 <= least[0]
+    [words] = arm_sentences(compared(pairs, rounds=needed - 1), Stage.READY)
+    assert f"needs {needed} rounds" in words
+
+
+def test_an_interval_without_0_beside_a_test_that_shows_nothing_is_said_to_be_no_proof():
+    said = list(arm_sentences(compared(3, rounds=9, differ=1), Stage.READY))
+
+    assert said[0].endswith("on average over 2 targets.")
+    assert said[1].endswith("targets: for 3 comparisons at once this is no proof.")
+    [unsure] = arm_sentences(compared(1, rounds=9, later_low_s=-5.0), Stage.READY)
+    assert unsure.endswith("targets: no difference is shown.")
+
+
+def test_of_many_pairs_only_those_that_differ_have_a_sentence():
+    said = list(arm_sentences(compared(15, rounds=12, differ=2), Stage.READY))
+
+    assert len(said) == 3
+    assert said[2].startswith("13 of 15 pairs of ways to ask are not shown to differ")
 
 
 def test_arms_that_are_alike_in_every_round_have_no_interval():

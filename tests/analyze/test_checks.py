@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import unnumbered
 from studies import NANO, SMALL, Truth, record, simulate
 
 from spotlib.analyze.checks import (
@@ -67,10 +68,31 @@ def test_wide_brackets_are_gaps(clean):
 
 
 def test_failed_and_skipped_polls_are_both_missed(clean):
-    few = clean.polled[clean.polled["poll"] % 7 != 3].copy()
-    few.loc[few["poll"] % 5 == 0, "error"] = "throttled"
+    failed = clean.polled.assign(
+        error=clean.polled["error"].mask(clean.polled["poll"] % 5 == 0, "x")
+    )
 
-    assert checked(clean, polled=few).loc["missed polls", "warns"]
+    assert checked(clean, polled=failed).loc["missed polls", "warns"]
+    assert checked(clean, polled=clean.polled.assign(skipped=1.0)).loc["missed polls", "warns"]
+
+
+def test_only_polls_that_fell_into_the_time_of_a_run_count_as_skipped(tmp_path):
+    """Between the turns of two arms nothing is watched, though the schedule goes on."""
+    log, gone = tmp_path / "20240901T000000Z-abcdef.jsonl", '"event":"poll"'
+    arms = ("request_spot_instances", "run_instances")
+    record(log, n=1, rounds=2, every_s=900.0, methods=arms)
+    lines = unnumbered(log.read_text()).splitlines(keepends=True)
+    numbers = load_comparable(log).polled["poll"]
+    places = [place for place, line in enumerate(lines) if gone in line]
+
+    def missed():
+        log.write_text("".join(lines))
+        return checked(load_comparable(log)).loc["missed polls", "found"]
+
+    assert numbers.max() - numbers.min() > 2 * len(numbers)
+    assert missed().endswith("(0 failed, 0 skipped)")
+    del lines[places[2]], lines[places[1]]
+    assert missed().endswith("(0 failed, 2 skipped)")
 
 
 def test_targets_of_different_rounds_are_confounded_with_time(clean):
@@ -96,6 +118,17 @@ def test_one_target_always_first_is_not_a_random_order(clean):
 
 def test_our_own_recent_launches_are_named(clean):
     assert checked(clean, since_last_s=60.0).loc["our own earlier launches", "warns"]
+
+
+def test_probes_that_came_when_they_were_planned_are_not_too_early(clean):
+    """A probe ends at once, so the pool has its capacity back long before the next one."""
+    probes = replace(clean, wanted=Stage.GRANTED, batches=clean.batches.assign(every_s=300.0))
+    warns = [
+        checked(data, since_last_s=since_s).loc["our own earlier launches", "warns"]
+        for data, since_s in ((clean, 299.0), (probes, 299.0), (probes, 120.0))
+    ]
+
+    assert warns == [True, False, True]
 
 
 def test_mixed_counts_and_unfinished_requests_are_named(clean):

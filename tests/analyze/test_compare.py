@@ -60,6 +60,25 @@ def test_a_target_that_is_twice_as_slow_is_found_so():
     assert needed.startswith("0 of 1 ratios are known within 10 %; the others need up to")
 
 
+@pytest.mark.parametrize(
+    ("runs", "never", "words"),
+    [
+        (3, 0.0, "there are too few runs (at least 6 are needed)."),
+        (12, 0.9, "too few medians were reached."),
+    ],
+)
+def test_why_it_is_not_known_how_many_runs_a_ratio_needs(runs, never, words):
+    rng = np.random.default_rng(1)
+    targets = [
+        simulate(Truth(never=never), runs=runs, count=5, rng=rng, target=name) for name in (A, B)
+    ]
+    pairs = compare_targets(distributions_of(*targets), horizon_s=300.0)
+
+    said = list(comparison_sentences(pairs, drawn=0))[-1]
+
+    assert said == f"How many runs a ratio needs is not known: {words}"
+
+
 def test_false_alarms_are_about_as_frequent_as_p_says():
     found = [
         compared(distributions_of(*two(slower=1.0, runs=8, seed=s), resamples=20))
@@ -224,7 +243,15 @@ class TestSelectors:
         words = selector_sentence(self.table(10).reset_index())
 
         assert words.startswith("Over 10 targets spread_s correlates most with sps: rank")
-        assert "the strongest of 1 features: confirm it on other targets" in words
+        assert "the strongest of 1 feature: confirm it on other targets" in words
+
+    def test_of_features_that_correlate_alike_none_is_singled_out(self):
+        table = self.table(10).reset_index()
+        twin = table[table["feature"] == "sps"].assign(feature="sps_cov (pooled)")
+
+        words = selector_sentence(pd.concat([table, twin]))
+
+        assert "correlates most with sps and sps_cov (pooled): rank" in words
 
     def test_the_interval_covers_a_known_correlation(self):
         rng = np.random.default_rng(8)

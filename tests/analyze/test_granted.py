@@ -116,7 +116,28 @@ def test_lines_and_sentences_name_what_tells_rows_apart():
     [said] = granted_sentences(table)
     assert said.startswith("Granted to probes: the highest share is 0.50 (")
     assert said.endswith("at t3.nano in us-east-1, n=1.")
-    assert list(granted_sentences(table.iloc[:0])) == []
+    assert "no run was watched" in next(granted_sentences(table.iloc[:0]))
+
+
+def test_of_several_equal_shares_none_is_singled_out():
+    def said(*granted):
+        runs = (
+            probe_rows(each, region=f"eu-west-{n}", plan=n) for n, each in enumerate(granted, 1)
+        )
+        [words] = granted_sentences(shares(*runs))
+        return words.removeprefix("Granted to probes: ")
+
+    all_, half, none = [True, True], [True, False], [False, False]
+    assert said(all_, all_, all_) == "the share is 1.00 at all 3."
+    tied = said(all_, none, all_)
+    assert tied.startswith(
+        "the highest share is 1.00 at t3.nano in eu-west-1 and t3.nano in eu-west-3, the lowest "
+        "0.00 (no"
+    )
+    assert tied.endswith("needed) at t3.nano in eu-west-2.")
+    assert said(half, none, none).endswith(
+        "the lowest 0.00 at t3.nano in eu-west-2 and t3.nano in eu-west-3."
+    )
 
 
 def test_what_ec2_held_is_never_granted_in_the_curve_of_probes():
@@ -185,7 +206,7 @@ def test_03_of_launches_and_probes_shows_both(logs):
     assert set(tables["share-granted"]["asked by"]) == {"request_spot_instances"}
     assert sorted(tables["share-granted"]["how"]) == ["launch", "launch", "probe", "probe"]
     assert "Granted to probes: the highest share is " in text
-    assert "Granted to launches: the highest share is 1.00 (" in text
+    assert "Granted to launches: the share is 1.00 at both." in text
     assert "Requests read: 24. Left out: 0." in text
 
 

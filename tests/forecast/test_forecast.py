@@ -181,11 +181,11 @@ def test_what_holds_at_no_target_is_not_said():
 def test_targets_that_are_alike_are_said_once():
     low, high = forecast_of([0.0, 0.0], n=5), forecast_of([0.5, 0.999], n=5)
 
-    assert forecast_words([high, high]) == "After 20 s, expect all 5, at every target."
+    assert forecast_words([high, high]) == "After 20 s, expect all 5 at both."
     assert forecast_words([high, low]) == (
-        f"After 20 s, expect none of 5 ({NANO}) to all 5 ({NANO})."
+        f"After 20 s, expect none of 5 at {NANO} to all 5 at {NANO}."
     )
-    assert forecast_words([forecast_of([0.5], n=5)]) == f"After 10 s, expect 2.5 of 5 ({NANO})."
+    assert forecast_words([forecast_of([0.5], n=5)]) == f"After 10 s, expect 2.5 of 5 at {NANO}."
 
 
 def test_an_integer_score_is_the_score():

@@ -1,0 +1,72 @@
+"""03 of batches in which no request got an instance: it shows what there is, and never fails."""
+
+import json
+from itertools import product
+
+import pytest
+from conftest import CHAOS
+from pages import shown_by
+from studies import record
+from test_analyze_notebook import NOTEBOOK, text_of
+
+from spotlib.model import Stage
+
+KINDS = {
+    "launches": {},
+    "usable": {"usable": True},
+    "arms": {"methods": ("request_spot_instances", "run_instances"), "every_s": 900.0},
+    "probes": {"wanted": Stage.GRANTED, "timeout_s": 30.0, "every_s": 300.0},
+}
+CASES = [("launches", ending) for ending in ("killed", "abandoned", "refused", "failed")]
+CASES += [("usable", "killed"), ("probes", "abandoned"), ("probes", "refused")]
+CASES += [("arms", "killed")]
+if CHAOS:
+    CASES = list(product(KINDS, ("killed", "abandoned", "refused", "failed")))
+
+
+def recorded(kind, log):
+    """The events of a batch of two targets and two rounds."""
+    record(log, n=2, rounds=2, **KINDS[kind])
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def ended(events, ending):
+    """The same batch, each request of which ended like this before anything was shown of it."""
+    for event in events:
+        if event["event"] in ("batch", "intent"):
+            yield event
+        elif event["event"] == "requested" and ending == "refused":
+            place = {name: event[name] for name in ("round", "plan", "asked_s", "answered_s", "at")}
+            code = "InsufficientInstanceCapacity"
+            yield {"event": "refused", **place, "attempts": [], "code": code, "message": "none",
+                   "kind": "capacity", "advice": ""}  # fmt: skip
+        elif event["event"] == "requested":
+            yield event
+            if ending in ("abandoned", "failed"):
+                yield from (outcome(event, name, ending) for name in event["request_ids"])
+
+
+def outcome(requested, name, ending):
+    place = {key: requested[key] for key in ("round", "plan")}
+    unknown = ("instance_id", "status_code", "status_message", "instance_state")
+    unknown += ("instance_reason", "instance_message")
+    given = {"request_id": name, "outcome": ending, "watched_s": requested["answered_s"]}
+    return {"event": "outcome", **place, **dict.fromkeys(unknown), **given}
+
+
+@pytest.mark.parametrize(("kind", "ending"), CASES)
+def test_a_batch_in_which_no_request_got_an_instance_has_a_whole_page(kind, ending, tmp_path):
+    log = tmp_path / "launches" / "20240901T000000Z-abcdef.jsonl"
+    events = recorded(kind, log)
+    lines = [each | {"line": n} for n, each in enumerate(ended(events, ending), start=1)]
+    log.write_text("".join(f"{json.dumps(each)}\n" for each in lines))
+
+    page = list(shown_by(NOTEBOOK, results=str(tmp_path), details=True))
+
+    text = text_of("".join(each.get("text/html", "") for each in page))
+    stage = "granted" if kind == "probes" else "ready"
+    assert f"{stage} at the end" in text
+    assert f"Requests read: 8. Left out: {8 if kind == 'arms' else 0}." in text
+    unknown = ending in ("killed", "abandoned")
+    assert ("Not known is whether EC2 granted anything" in text) == unknown
+    assert ("tables/share-granted.csv" in text) != unknown
