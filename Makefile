@@ -97,6 +97,7 @@ test: test-setup
 	$(BIN)/pytest
 
 # All crash points, all faults at all calls, all ways to stop a program; make test runs a sample.
+# Of the launch methods beside the default one, each meets every fourth point.
 chaos: test-setup
 	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/record tests/cleanup tests/collect tests/select \
 	  tests/test_export.py tests/test_public.py tests/test_readme.py

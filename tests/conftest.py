@@ -16,7 +16,7 @@ import pytest
 from spotlib.collect.cost import PreflightReport
 from spotlib.collect.preflight import preflight
 from spotlib.ec2.connection import Connection, connect_in_process
-from spotlib.model import Stage, Target, plan_launches
+from spotlib.model import ARMS, Stage, Target, plan_launches
 from spotlib.record.log import read_lines
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import Fate, World
@@ -24,6 +24,7 @@ from spotlib.sandbox.world import Fate, World
 NANO = Target("t3.nano", "sa-east-1")
 ARM = Target("t4g.medium", "ap-northeast-3")
 CHAOS = os.environ.get("SPOTLIB_CHAOS") == "1"  # make chaos: everything, not a sample
+ARMS_SHARE = 4  # a launch method beside the default one meets every fourth point of make chaos
 QUICK = Fate(evaluate_s=0.3, in_flight_s=1.0, boot_s=5.0, ok_s=12.0)
 JUPYTER_FOLDERS = ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -118,12 +119,22 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "launches" / "20240901T000000Z-abcdef.jsonl"
 
 
-@pytest.fixture(scope="session")
-def sampled() -> Callable[..., list[Any]]:
-    """``sampled(points, 6)`` is every sixth point; with ``make chaos`` every ``whole``-th."""
+@pytest.fixture
+def sampled(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
+    """``sampled(points, 6)`` is every sixth point; with ``make chaos`` every ``whole``-th.
+
+    Then the default way to launch meets them all, and each of the others every fourth, each from
+    another one on: what differs between them is few calls, and together they meet every point
+    twice.
+    """
+    given = getattr(request.node, "callspec", None)
+    arms = [each for each in (given.params.values() if given else ()) if each in ARMS[1:]]
 
     def sample(items: Sequence[Any], every: int, *, whole: int = 1) -> list[Any]:
-        chosen = list(items[:: whole if CHAOS else every])
+        first, step = 0, whole if CHAOS else every
+        if CHAOS and arms:
+            first, step = whole * (ARMS.index(arms[0]) % ARMS_SHARE), whole * ARMS_SHARE
+        chosen = list(items[first::step] or items[:1])
         assert chosen, "nothing was sampled: the test would prove nothing"
         return chosen
 
