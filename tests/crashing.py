@@ -184,13 +184,16 @@ def points_of(
 
 
 @contextmanager
-def full_after(lines: int, *, share: float = 0.5) -> Iterator[None]:
-    """While entered, the disk takes ``lines`` more lines, then a share of one, then nothing."""
+def full_after(lines: int, *, share: float = 0.5, lost: float = inf) -> Iterator[None]:
+    """While entered, the disk takes ``lines`` more lines, then a share of one, then nothing.
+
+    Once so many lines are ``lost`` it has room again.
+    """
     write, left = EventLog._write, [lines]
 
     def filling(self: EventLog, data: bytes) -> None:
         left[0] -= 1
-        if left[0] >= 0:
+        if left[0] >= 0 or left[0] < -lost:
             write(self, data)
             return
         if left[0] == -1:
