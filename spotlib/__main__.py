@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import spotlib
-from spotlib.cleanup.one_batch import CLEAN, ENDED, UNWRITTEN, complete_ended
-from spotlib.cleanup.sweep import sweep
+from spotlib.cleanup.one_batch import ALIVE, ENDED, UNWRITTEN, complete_ended
+from spotlib.cleanup.sweep import sweep, verdict_here
 from spotlib.cleanup.unfinished import CLOSING, Unfinished, read_folder
 from spotlib.collect.cost import PreflightReport
 from spotlib.collect.parameters import add_methods, named_arms, named_target
@@ -226,15 +226,16 @@ def _sweep_sandboxes(given: argparse.Namespace, folder: Path) -> int:
         if each not in simulated and (given.batch or not each.alive or each.is_closing)
     ]
     lines = [each.line() for each in elsewhere] + here.fault_lines() + here.notes
-    unknown = given.batch and not here.unfinished and given.batch not in here.clean
-    if given.batch in here.clean:
-        lines.append(f"{given.batch}: {CLEAN}")
+    verdict = verdict_here(here, given.batch) if given.batch else None
+    unknown = given.batch and not (here.unfinished or verdict)
+    if verdict:
+        lines.append(f"{given.batch}: {verdict}")
     elif unknown:
         lines.append(f"{given.batch}: NOT known: no log of it can be read in {folder}")
     elif not simulated:
         lines.append("no simulated batch is unfinished; for AWS add --endpoint aws")
     print("".join(f"{line}\n" for line in lines), end="")
-    codes = [1] if unknown or elsewhere or here.faults else [0]
+    codes = [1] if unknown or elsewhere or here.faults or verdict == ALIVE else [0]
     for url in sorted({each.batch.url or "" for each in simulated}):
         batches = [each for each in simulated if (each.batch.url or "") == url]
         codes.append(_sweep_sandbox(url, batches, folder, given))

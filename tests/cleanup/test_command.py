@@ -181,6 +181,7 @@ def test_a_log_that_cannot_be_completed_does_not_keep_the_next_from_it(
         ("20240902T000000Z-00c1ea", (0, "nothing is left of it")),
         ("20240903T000000Z-5eaf00", (1, "NOT known: ")),
         ("20240904T000000Z-00ea15", (1, "sweep --batch 20240904T000000Z-00ea15 --results")),
+        ("20240905T000000Z-0e0000", (0, "nothing was launched: its log ends before that")),
         ("typo", (1, "NOT known: no log of it can be read")),
     ],
 )
@@ -194,6 +195,7 @@ def test_a_named_sweep_succeeds_only_if_nothing_is_left_and_reads_no_other_log(
     clean.write_text(recorded[0].replace(BATCH, clean.stem))
     damaged.write_text(recorded[0].replace("5", "five"))
     write(results, "20240904T000000Z-00ea15", recorded[0].replace(":true", ":false", 1))
+    (launches / "20240905T000000Z-0e0000.jsonl").touch()
 
     code, words = said
     assert run("sweep", "--results", results, "--batch", name) == code
@@ -219,7 +221,7 @@ def test_a_sweep_of_one_batch_is_not_confirmed_by_what_it_does_not_know(results,
     assert [each.confirms(name) for each, name in ((unknown, "typo"), (alive, BATCH))] == [
         False
     ] * 2
-    assert "no log of it is here, and EC2 lists no request of it" in unknown.lines()[0]
+    assert "no log of it is here, and EC2 lists nothing of it" in unknown.lines()[0]
     assert "running here" in alive.lines()[0]
     assert alive.confirms(None)
     assert not elsewhere.confirms(BATCH)
