@@ -82,9 +82,7 @@ def verdict_and_unsearched(arm, acknowledged):
     its tag: of the default method each is named by its request.
     """
     if not acknowledged:
-        return UNBEGUN, set(
-            REGIONS
-        ) if CHAOS else set()  # else all is described when it looks again
+        return UNBEGUN, set(REGIONS if CHAOS else ())  # else all is described at its second look
     if acknowledged[-1]["event"] == "clean":
         return CLEAN, set()
     asked = {each["region"] for each in acknowledged if each["event"] == "intent"}
