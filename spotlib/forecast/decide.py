@@ -131,7 +131,7 @@ def _over(last: float) -> str:
 
 def score_words(scores: Scores) -> str:
     """Say what the chosen model gained, and how often its band held the count."""
-    chosen = scores.table.set_index("model").loc[CHOSEN]
+    [chosen] = scores.table[scores.table["model"] == CHOSEN].to_dict("records")
     gain, low, high = (_below(chosen[name]) for name in ("gain", "gain_low", "gain_high"))
     return (
         f"The error (crps) of the chosen model is {gain} that of one curve for all targets "

@@ -99,11 +99,11 @@ def test_a_sweep_says_what_status_says_of_a_batch_that_a_guard_is_closing(
         report = sweep(in_process(recorded[1]), folder=log.parent, regions=[NANO.region])
         ended = run("sweep", "--results", results)
         swept = capsys.readouterr().out
-        run("status", "--results", results)
+        shown = run("status", "--results", results)
 
     assert report.lines() == [f"{BATCH}: {words}"]
     assert not report.confirms(None)
-    assert ended == 1
+    assert [ended, shown] == [1, 1]
     assert f"{BATCH}: {words}" in swept
     assert words in capsys.readouterr().out
 
@@ -261,6 +261,42 @@ def test_the_aws_commands_name_profile_and_endpoint():
     connection = Connection("https://ec2.a", VirtualClock(scripted()), sandbox_session, **given)
 
     assert aws_options(connection) == " --profile 'our profile' --endpoint-url https://ec2.a"
+
+
+@pytest.mark.parametrize("command", ["status", "sweep"])
+def test_the_help_says_what_the_exit_codes_mean(capsys, command):
+    with pytest.raises(SystemExit):
+        run(command, "--help")
+
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"Exit codes: 0 .*; 1 .*; 2 ", said)
+
+
+def test_a_batch_that_runs_is_no_problem_for_status(results, capsys):
+    with contextlib.closing(EventLog.resume(results / "launches" / NAME)):
+        assert run("status", "--results", results) == 0
+
+    assert f"{BATCH} (simulated): running; round" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["sweep", "--batch", ""], "--batch"),
+        (["sweep", "--batch=", "--dry-run"], "--batch"),
+        (["sweep", "--endpoint", "aws", "--profile", ""], "--profile"),
+        (["check", "t3.nano", "--account-id", ""], "--account-id"),
+        (["probe", ""], "probe"),
+    ],
+)
+def test_an_empty_value_is_no_wish_for_every_batch_nor_for_another_account(
+    results, capsys, words, name
+):
+    """A script may leave a variable unset."""
+    assert run(*words, "--results", results) == 2
+    said = capsys.readouterr()
+    assert said.err == f"error: {name} has an empty value: give one, or leave it out\n"
+    assert said.out == ""
 
 
 def test_the_command_alone_prints_its_help(capsys):
