@@ -9,6 +9,7 @@ and no formula, neither on a page nor in a figure.
 """
 
 import html
+import re
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -167,8 +168,8 @@ def save(figure: Figure, path: str | Path, *, mark: str = "") -> Path:
 
 def picture(figure: Figure, path: str | Path, *, mark: str = "", width: int = 900) -> Image:
     """Save a figure, and return its picture for a page, with what it shows in words."""
-    told = [figure.get_suptitle(), mark, figure.get_label()]
-    alt = ": ".join(str(each) for each in told if each)
+    title = ", ".join(each.strip() for each in re.split(r"\s{2,}", figure.get_suptitle()))
+    alt = ": ".join(str(each) for each in (mark, title, figure.get_label()) if each)
     return Image(save(figure, path, mark=mark), width=width, alt=alt)
 
 

@@ -162,8 +162,8 @@ def test_the_answer_of_eight_targets_fits_a_screen_of_1280_by_900(tmp_path):
     assert bottoms[0] < bottoms[1] <= 900
     assert wide <= 1280
     assert told[0] == (
-        "SIMULATED (sandbox): The share at the stage over the seconds since the request, one line "
-        "per target."
+        "SIMULATED (sandbox), 6 runs per target, 1 instance per run: The share at the stage over "
+        "the seconds since the request, one line per target."
     )
     assert len(set(told)) == len(told)
 
@@ -175,7 +175,7 @@ def test_every_picture_says_in_words_what_it_shows(study):
     assert len(told) > 4
     assert len(set(told)) == len(told)
     for alt in told:
-        assert re.fullmatch(r"SIMULATED \(sandbox\): [A-Z].{30,}\.", alt)
+        assert re.fullmatch(r"SIMULATED \(sandbox\)[^:]*: [A-Z].{30,}\.", alt)
 
 
 def write_page(shown, path):
