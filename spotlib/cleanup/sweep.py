@@ -92,7 +92,8 @@ def sweep(
         The logs known here.  They say which batches are alive, and which requests were made.
         None if there are none: then only what EC2 lists with our tag is known.
     batch_id
-        Only this batch, even if its requests have not expired; other logs are not read.
+        Only this batch, even if its requests have not expired; other logs are not read.  Without a
+        log of it EC2 is searched twice, ``settle_s`` apart: it may list late what was launched.
     regions
         Where to search for batches by their tag; None is every region the account has enabled.
         The regions of a log are searched in any case: its batch is clean only if all of them are.
