@@ -7,14 +7,15 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
 import spotlib
-from spotlib.cleanup.one_batch import CLEAN, ENDED, UNWRITTEN, complete_ended
-from spotlib.cleanup.sweep import sweep
+from spotlib.cleanup.one_batch import ALIVE, ENDED, UNWRITTEN, complete_ended
+from spotlib.cleanup.sweep import sweep, verdict_here
 from spotlib.cleanup.unfinished import CLOSING, Unfinished, read_folder
-from spotlib.collect.cost import PreflightReport
+from spotlib.collect.cost import IF_ALL_DIES, PreflightReport
 from spotlib.collect.parameters import add_methods, named_arms, named_target
 from spotlib.collect.preflight import preflight
 from spotlib.ec2.connection import Connection, connect
@@ -23,6 +24,7 @@ from spotlib.ec2.policy import policy
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import ARMS, DEFAULT_METHOD, WANTED, Stage, plan_launches
 from spotlib.money import usd
+from spotlib.words import counted
 from spotlib.workspace import logs_folder
 
 _EXAMPLES = """examples:
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
+        _require_no_empty(given)
         if given[:1] == ["sandbox"]:
             return _sandbox(given[1:])
         if given[:1] == ["export"]:
@@ -69,6 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, Refusal, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _require_no_empty(given: Sequence[str]) -> None:
+    """Refuse an empty value, such as of a variable of the shell that is not set.
+
+    It would mean what is meant without the option: every batch, or another account.
+    """
+    for before, word in pairwise(["the command", *given]):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            name = word.removesuffix("=") or before
+            raise ValueError(f"{name} has an empty value: give one, or leave it out")
 
 
 def _sandbox(given: Sequence[str]) -> int:
@@ -178,6 +192,10 @@ def _policy(given: argparse.Namespace) -> int:
 
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Exit codes: 0 nothing is left but batches that run, or may run elsewhere, and with "
+        "--batch nothing of that one; 1 this is not confirmed; 2 an error."
+    )
     parser.set_defaults(run=_sweep)
     parser.add_argument("--batch", help="only this batch, even if its requests have not expired")
     parser.add_argument(
@@ -226,15 +244,16 @@ def _sweep_sandboxes(given: argparse.Namespace, folder: Path) -> int:
         if each not in simulated and (given.batch or not each.alive or each.is_closing)
     ]
     lines = [each.line() for each in elsewhere] + here.fault_lines() + here.notes
-    unknown = given.batch and not here.unfinished and given.batch not in here.clean
-    if given.batch in here.clean:
-        lines.append(f"{given.batch}: {CLEAN}")
+    verdict = verdict_here(here, given.batch) if given.batch else None
+    unknown = given.batch and not (here.unfinished or verdict)
+    if verdict:
+        lines.append(f"{given.batch}: {verdict}")
     elif unknown:
         lines.append(f"{given.batch}: NOT known: no log of it can be read in {folder}")
     elif not simulated:
         lines.append("no simulated batch is unfinished; for AWS add --endpoint aws")
     print("".join(f"{line}\n" for line in lines), end="")
-    codes = [1] if unknown or elsewhere or here.faults else [0]
+    codes = [1] if unknown or elsewhere or here.faults or verdict == ALIVE else [0]
     for url in sorted({each.batch.url or "" for each in simulated}):
         batches = [each for each in simulated if (each.batch.url or "") == url]
         codes.append(_sweep_sandbox(url, batches, folder, given))
@@ -282,6 +301,10 @@ def _sandbox_at(url: str) -> Connection | None:
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Exit codes: 0 every batch is confirmed clean or its collection is running; 1 one is dead, "
+        "or not yet closed by its guard, or a file cannot be read; 2 there is no log."
+    )
     parser.set_defaults(run=_status)
     parser.add_argument("--results", default="", help="the results folder; default: results/")
 
@@ -291,7 +314,7 @@ def _status(given: argparse.Namespace) -> int:
     problems = here.dead_lines() + here.fault_lines()
     lines = [each.line() for each in here.unfinished if each.alive] + problems
     print("\n".join([*(lines or ["every batch is confirmed clean"]), *here.notes]))
-    return 1 if problems else 0
+    return 1 if problems or any(each.is_closing for each in here.unfinished) else 0
 
 
 def _report_lines(checked: PreflightReport, kind: str) -> list[str]:
@@ -309,8 +332,8 @@ def _report_lines(checked: PreflightReport, kind: str) -> list[str]:
     if checked.prepared:
         waves = len(checked.waves)
         lines.append(
-            f"one round: expected {usd(checked.expected_usd)}, hard bound {usd(checked.bound_usd)}"
-            f", in {waves} wave{'s' if waves > 1 else ''}; nothing was launched"
+            f"one round: expected {usd(checked.expected_usd)}, hard bound {usd(checked.bound_usd)} "
+            f"({IF_ALL_DIES}), in {counted(waves, 'wave')}; nothing was launched"
         )
     if checked.credentials_end_at is not None:
         lines.append(f"the credentials end at {checked.credentials_end_at:%Y-%m-%d %H:%M:%S} UTC")

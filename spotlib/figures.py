@@ -9,13 +9,16 @@ and no formula, neither on a page nor in a figure.
 """
 
 import html
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
+from IPython.display import Image
 from matplotlib.figure import Figure
 
 from spotlib.addresses import is_foreign
@@ -41,8 +44,6 @@ _COLOURS: Final = (
     *("#6a87f0", "#eb37b0", "#423449", "#8c0888"),
 )
 _LEAST_CONTRAST: Final = 3.0
-# Decorates what draws: our theme for all of it, and a name with a $ is no formula.
-drawing = mpl.rc_context(THEME | {"text.parse_math": False})
 _NO_FORMULAS: Final = "tex2jax_ignore mathjax_ignore"  # else MathJax makes a link of $\\href{...}$
 _BANNERS: Final = {  # background and text colour
     "simulated": ("#e8f0fe", "#1a4fa0"),
@@ -52,6 +53,25 @@ _BANNERS: Final = {  # background and text colour
 }
 
 Colours = dict[str, tuple[float, float, float]]
+_Given = ParamSpec("_Given")
+_Drawn = TypeVar("_Drawn")
+
+
+def drawing(draw: Callable[_Given, _Drawn]) -> Callable[_Given, _Drawn]:
+    """Decorate what draws: our theme for all of it, and a name with a $ is no formula.
+
+    The first line of its docstring says what a figure shows, for those who cannot see it.
+    """
+
+    @wraps(draw)
+    def drawn(*args: _Given.args, **given: _Given.kwargs) -> _Drawn:
+        with mpl.rc_context(THEME | {"text.parse_math": False}):
+            figure = draw(*args, **given)
+        if isinstance(figure, Figure):
+            figure.set_label((draw.__doc__ or "").partition("\n")[0])
+        return figure
+
+    return drawn
 
 
 def target_names(table: pd.DataFrame) -> "pd.Series[str]":
@@ -144,6 +164,13 @@ def save(figure: Figure, path: str | Path, *, mark: str = "") -> Path:
     figure.savefig(png, dpi=150)
     figure.savefig(png.with_suffix(".svg"))
     return png
+
+
+def picture(figure: Figure, path: str | Path, *, mark: str = "", width: int = 900) -> Image:
+    """Save a figure, and return its picture for a page, with what it shows in words."""
+    title = ", ".join(each.strip() for each in re.split(r"\s{2,}", figure.get_suptitle()))
+    alt = ": ".join(str(each) for each in (mark, title, figure.get_label()) if each)
+    return Image(save(figure, path, mark=mark), width=width, alt=alt)
 
 
 def save_table(table: Any, path: str | Path) -> Any:

@@ -47,7 +47,9 @@ ARMS = tuple(  # as they are written in parameters: the purchase is named where 
     for purchase in purchases
 )
 PROBE_PAUSE_S = 300.0  # at least, between probes of a pool: each uses what it measures.  A choice
-LONGEST_PAUSE_S = 366 * 86_400.0  # a batch ends at some date
+LONGEST_PAUSE_S = 366 * 86_400.0  # a batch ends at some date: no time of it is longer
+MOST_SEED = 2**53  # a whole number in JSON, for any reader
+MOST_ROUNDS, LONGEST_ROUNDS_S = 1_000_000, 10 * LONGEST_PAUSE_S
 T3_SOURCES = ("placement scores", "selection")  # where a known t3 is from
 MOST_INSTANCES_PER_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
 
@@ -345,8 +347,11 @@ class Plan:
                 f"n must be a whole number from 1 to {MOST_INSTANCES_PER_CALL} "
                 f"(instances per target), got {self.count!r}"
             )
-        if not _is_finite_number(self.timeout_s) or self.timeout_s <= 0:
-            raise ParameterError(f"timeout_s must be a positive number, got {self.timeout_s!r}")
+        if not _is_finite_number(self.timeout_s) or not 0 < self.timeout_s <= LONGEST_PAUSE_S:
+            raise ParameterError(
+                f"timeout_s must be above 0 and at most {LONGEST_PAUSE_S:.0f} (a year), "
+                f"got {self.timeout_s!r}"
+            )
         if self.wanted not in WANTED:
             names = ", ".join(each.label for each in WANTED)
             raise ParameterError(f"wanted must be one of {names}, got {self.wanted!r}")
@@ -639,9 +644,12 @@ def count_stages(tracks: Iterable[Track]) -> dict[Stage, int]:
 
 
 def require_intervals(*, timeout_s: float, poll_s: float) -> None:
-    """Refuse a timeout below the poll interval: such a batch could not be watched."""
-    if not _is_finite_number(poll_s) or not 0 < poll_s <= timeout_s:
-        raise ParameterError(f"need 0 < poll_s <= timeout_s, got {poll_s=}, {timeout_s=}")
+    """Refuse a timeout below the poll interval, or without an end: nobody could watch it."""
+    if not _is_finite_number(poll_s) or not 0 < poll_s <= timeout_s <= LONGEST_PAUSE_S:
+        raise ParameterError(
+            f"need 0 < poll_s <= timeout_s <= {LONGEST_PAUSE_S:.0f} (a year), "
+            f"got {poll_s=}, {timeout_s=}"
+        )
 
 
 def require_pauses(*, every_s: float, arm_pause_s: float) -> None:
@@ -653,6 +661,19 @@ def require_pauses(*, every_s: float, arm_pause_s: float) -> None:
     if not 0 <= arm_pause_s <= LONGEST_PAUSE_S:
         raise ParameterError(
             f"arm_pause_s must be from 0 to {LONGEST_PAUSE_S:.0f} (a year), got {arm_pause_s!r}"
+        )
+
+
+def require_end(*, rounds: int, every_s: float) -> None:
+    """Refuse rounds that are none, or that would never be over."""
+    if not _is_whole(rounds) or not 1 <= rounds <= MOST_ROUNDS:
+        raise ParameterError(
+            f"rounds must be a whole number from 1 to {MOST_ROUNDS}, got {rounds!r}"
+        )
+    if (rounds - 1) * every_s > LONGEST_ROUNDS_S:
+        raise ParameterError(
+            f"{rounds} rounds, one every {every_s:g} s, would take more than ten years: use fewer "
+            "rounds or a smaller every_s"
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from spotlib.analyze.comparable import name_runs, why_not
 from spotlib.analyze.granted import granted_lines, share_granted
 from spotlib.collect.batch import Progress, Waiting
-from spotlib.collect.cost import PreflightReport
+from spotlib.collect.cost import IF_ALL_DIES, PreflightReport
 from spotlib.collect.parameters import add_methods, named_arms, named_target
 from spotlib.collect.preflight import preflight
 from spotlib.collect.report import market_name
@@ -117,7 +117,7 @@ def _cost_lines(checked: PreflightReport, market: str, rhythm: Mapping[str, Any]
     rounds = rhythm["rounds"]
     yield (
         f"{counted(rounds, 'round')}: expected {usd(rounds * checked.expected_usd)}, "
-        f"at most {usd(rounds * checked.bound_usd)}"
+        f"at most {usd(rounds * checked.bound_usd)} ({IF_ALL_DIES})"
     )
 
 

@@ -53,11 +53,14 @@ def formats_of(value: object) -> dict[str, Any]:
 
 
 def shown_by(notebook: Path, **parameters: Any) -> Iterator[dict[str, Any]]:
-    """Run a notebook's cells here, and return what it displays."""
+    """Run a notebook's cells here, and return what it displays, of pictures with their ``alt``."""
     shown: list[dict[str, Any]] = []
 
     def display(*values: Any, raw: bool = False, **_: Any) -> None:
-        shown.extend(each if raw else formats_of(each) for each in values)
+        for each in values:
+            data, about = (each, {}) if raw else DisplayFormatter().format(each)
+            alt = about.get("image/png", {}).get("alt")
+            shown.append(data | {"alt": alt} if "image/png" in data else data)
 
     namespace: dict[str, Any] = {}
     options = ("display.html.use_mathjax", True, "display.max_colwidth", 50)  # restored after it

@@ -45,9 +45,9 @@ def test_a_plan_refuses_a_count_that_ec2_would(count):
         Plan(NANO, count)
 
 
-@pytest.mark.parametrize("timeout_s", [0, 0.0, -1, float("nan"), float("inf"), "600"])
+@pytest.mark.parametrize("timeout_s", [0, 0.0, -1, 1e300, float("nan"), float("inf"), "600"])
 def test_a_plan_refuses_a_timeout_that_never_ends_or_never_begins(timeout_s):
-    with pytest.raises(ValueError, match="timeout_s must be a positive number, got"):
+    with pytest.raises(ValueError, match=r"timeout_s must be above 0 and at most 31622400.* got"):
         Plan(NANO, 1, timeout_s=timeout_s)
 
 

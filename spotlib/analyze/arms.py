@@ -18,9 +18,14 @@ from spotlib.analyze.compare import compare_targets, exchange_p_values, holm
 from spotlib.analyze.curve import Floats
 from spotlib.analyze.intervals import FEWEST_RUNS
 from spotlib.analyze.launch_times import LaunchTimes, launch_times
-from spotlib.model import Stage
+from spotlib.analyze.summaries import summarize
+from spotlib.model import Outcome, Stage
 
 _BY = " by "
+_SUMMED = (
+    *("target", "asked_by", "runs", "requests", "refused"),
+    *(f"{each}{end}" for each in ("median_s", "share") for end in ("", "_low", "_high")),
+)
 _COLUMNS = ("first", "second", "targets", "rounds", "later_s", "later_low_s", "later_high_s")
 
 
@@ -38,8 +43,38 @@ def arm_times(
     executor : Executor, optional
         As for ``launch_times``.
     """
-    named = launches.assign(target=launches["target"] + _BY + arm_names(launches))
+    named = launches.assign(target=_names(launches))
     return launch_times(named, stage, executor=executor)
+
+
+def arm_table(
+    distributions: Mapping[str, LaunchTimes], launches: pd.DataFrame, *, horizon_s: float
+) -> pd.DataFrame:
+    """All arms in one view: one row per target and arm.
+
+    Parameters
+    ----------
+    distributions, launches
+        What ``arm_times`` returned, and what it was given.
+
+    Returns
+    -------
+    DataFrame
+        ``target``, ``asked_by``, and ``runs``; ``requests``, and ``refused``, those of them that
+        were refused at once.  ``median_s`` of the time to the stage, and ``share``, which was there
+        by the horizon, with their 95 % intervals over runs.
+    """
+    refused = (launches["outcome"] == Outcome.REFUSED).groupby(_names(launches)).sum()
+    table = summarize(distributions, horizon_s=horizon_s).sort_values("target", ignore_index=True)
+    return table.assign(
+        refused=table["target"].map(refused).astype(int),
+        asked_by=table["target"].map(arm_of),
+        target=table["target"].map(target_of),
+    )[[*_SUMMED]]
+
+
+def _names(launches: pd.DataFrame) -> "pd.Series[str]":
+    return launches["target"] + _BY + arm_names(launches)
 
 
 def target_of(name: str) -> str:

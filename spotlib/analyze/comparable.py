@@ -16,6 +16,7 @@ import pandas as pd
 
 from spotlib.figures import target_names
 from spotlib.model import METHODS, OUTCOME_KINDS, Outcome, Stage
+from spotlib.words import listed
 
 RUN = ["batch_id", "round", "plan"]  # the columns that name a run
 # Launches that differ in one of these are different variables: never pooled.  Images differ
@@ -183,7 +184,7 @@ def require_same_variable(launches: pd.DataFrame) -> None:
     for name in SAME_VARIABLE:
         found = sorted(map(str, launches[name].unique()))
         if len(found) > 1:
-            raise ValueError(f"launches of different {name} are never pooled, got {found}")
+            raise ValueError(f"launches of different {name} are never pooled, got {listed(found)}")
 
 
 def name_runs(table: pd.DataFrame) -> pd.DataFrame:

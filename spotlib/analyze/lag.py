@@ -19,6 +19,7 @@ from spotlib.money import held_usd, usd
 from spotlib.words import counted, which
 
 ALL = "all of these"
+_NOTICED_S = 0.05  # a shorter median is shown as 0.0 s
 _MOMENTS = (Stage.RUNNING, Stage.USABLE, Stage.READY)
 _COLUMNS = (
     *("target", "runs", "launches", "median_s", "median_s_low", "median_s_high"),
@@ -107,6 +108,9 @@ def lag_sentences(table: pd.DataFrame, launches: pd.DataFrame) -> Iterator[str]:
     first = table.iloc[0]
     ends = first["median_s_low"], first["median_s_high"]
     median = Estimate(first["median_s"], *ends, first["why_no_interval"])
+    if median.value < _NOTICED_S:
+        yield f"Status checks were ok no later than the guest was usable, at {where}{unread}."
+        return
     yield (
         f"Status checks were ok later than the guest was usable, at {where}{unread} by a median of "
         f"{median.words()}."
@@ -114,9 +118,14 @@ def lag_sentences(table: pd.DataFrame, launches: pd.DataFrame) -> Iterator[str]:
     if np.isfinite(first["saved_s"]):
         yield (
             'A study that waits for "usable" ends each launch '
-            f"{first['saved_s']:.0f} s earlier on average, and each costs "
-            f"{usd(first['saved_usd'])} less."
+            f"{first['saved_s']:.0f} s earlier on average, {_saved_words(first['saved_usd'])}."
         )
+
+
+def _saved_words(amount_usd: float) -> str:
+    if np.isnan(amount_usd):
+        return "and what that saves is not known, because a price is not"
+    return f"and each costs {usd(abs(amount_usd))} {'more' if amount_usd < 0 else 'less'}"
 
 
 def formatted_lag(table: pd.DataFrame) -> pd.DataFrame:

@@ -293,6 +293,15 @@ def _n_words(row: Mapping[Any, Any]) -> str:
     return f"{row['n']} (runs of {row['least_n']} to {row['most_n']})"
 
 
+def formatted_arms(table: pd.DataFrame, stage: Stage, *, horizon_s: float) -> pd.DataFrame:
+    """The rows of ``arm_table``, each number in one cell with its interval."""
+    median = _cells(table, "median_s", missing=f"not by {horizon_s:.0f} s", digits=1)
+    share = _cells(table, "share", missing="not watched", digits=2)
+    ends = [f"{name}{end}" for name in ("median_s", "share") for end in ("", "_low", "_high")]
+    shown = table.drop(columns=ends).rename(columns={"asked_by": "asked by"})
+    return shown.assign(**{"median, s": median, f"share {stage.label} by {horizon_s:.0f} s": share})
+
+
 def formatted_checks(found: pd.DataFrame) -> pd.DataFrame:
     """The rows of ``self_check``, with a word for whether a check warns."""
     results = found["warns"].map({True: "warning", False: "fine"})

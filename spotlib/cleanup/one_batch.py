@@ -2,7 +2,9 @@
 
 A batch whose log is locked is alive and left alone.  One whose log is not here may be alive
 elsewhere: it is left alone until its launches have expired, as a tag says.  Without that tag, or if
-it names no time, the batch is closed at once: otherwise it might never be closed.
+it names no time, the batch is closed at once: otherwise it might never be closed.  One that is
+named is closed at once too.  What it launched a moment ago may not be listed yet, so that only the
+settle time shows that nothing is left.
 """
 
 import contextlib
@@ -31,7 +33,9 @@ CLEAN = "nothing is left of it"
 FAILED = "NOT confirmed closed"
 ENDED = "its sandbox has ended, so nothing is left in it"
 UNWRITTEN = "closed, but its log could not be completed, sweep again once it can: {}"
-UNKNOWN = "NOT known: no log of it is here, and EC2 lists no request of it: is the name right?"
+QUIET = "nothing of it is open or alive now; it is not recorded here, so it may go on elsewhere"
+UNBEGUN = "nothing was launched: its log ends before that"
+UNKNOWN = "NOT known: no log of it is here, and EC2 lists nothing of it: is the name right?"
 ELSEWHERE = "kept: it ran in account {}, these credentials are of {}: choose its profile"
 
 
@@ -47,7 +51,7 @@ class Swept:
     @property
     def confirmed(self) -> bool:
         """Whether nothing of it is left and that is recorded."""
-        return self.verdict in (CLOSED, CLEAN)
+        return self.verdict in (CLOSED, CLEAN, UNBEGUN)
 
     @property
     def forgotten(self) -> bool:
@@ -56,8 +60,8 @@ class Swept:
 
     @property
     def done(self) -> bool:
-        """Whether nothing of it is left here, or it is somebody's who lives."""
-        return self.confirmed or self.verdict in (ALIVE, YOUNG, UNKNOWN)
+        """Whether nothing of it is left, or it is, or may be, somebody's who lives."""
+        return self.confirmed or self.verdict in (ALIVE, YOUNG, QUIET)
 
 
 @dataclass(frozen=True)
@@ -161,13 +165,12 @@ def why_kept(job: Job, *, named: bool) -> str | None:
         return _why_held(job.log) if is_alive(job.log.path) else None
     if job.is_locked:
         return ALIVE
-    expires = [each.expires_at for _, each in job.listed if each.expires_at]
-    young = bool(expires) and job.connection.server_utc() < max(expires)
-    if young and named:  # what it launched a moment ago may not be listed yet: closing waits for it
+    if named:
         return None
     if _is_quiet(job):
-        return CLEAN
-    return YOUNG if young else None
+        return QUIET
+    expires = [each.expires_at for _, each in job.listed if each.expires_at]
+    return YOUNG if expires and job.connection.server_utc() < max(expires) else None
 
 
 def _why_held(log: Unfinished) -> str:

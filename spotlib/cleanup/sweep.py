@@ -11,7 +11,16 @@ from functools import partial
 from pathlib import Path
 
 from spotlib.cleanup.close import GIVE_UP_S, SETTLE_S, release_all, settle, unseen
-from spotlib.cleanup.one_batch import CLEAN, UNKNOWN, Job, Swept, sweep_batch, why_kept
+from spotlib.cleanup.one_batch import (
+    ALIVE,
+    CLEAN,
+    UNBEGUN,
+    UNKNOWN,
+    Job,
+    Swept,
+    sweep_batch,
+    why_kept,
+)
 from spotlib.cleanup.unfinished import Folder, read_folder
 from spotlib.ec2.calls import ask_near
 from spotlib.ec2.connection import Connection, new_executor
@@ -24,7 +33,7 @@ from spotlib.model import Kind
 from spotlib.record.events import BatchEvent
 from spotlib.record.log import is_alive, locked
 
-UNREAD = "NOT known: its log cannot be read, and EC2 lists no request of it"
+UNREAD = "NOT known: its log cannot be read, and EC2 lists nothing of it"
 OTHER_PLACE = "NOT swept: it ran at {}, not here: {}"
 NOT_ITS = "{}: not searched, but its log names no request there: {}"
 
@@ -42,7 +51,7 @@ class SweepReport:
 
     @property
     def clean(self) -> bool:
-        """Whether it is confirmed that nothing of ours is left but living batches."""
+        """Whether it is confirmed that nothing of ours is left but what may be living batches."""
         return not self.errors and all(each.done for each in self.batches)
 
     def confirms(self, batch_id: str | None) -> bool:
@@ -83,7 +92,8 @@ def sweep(
         The logs known here.  They say which batches are alive, and which requests were made.
         None if there are none: then only what EC2 lists with our tag is known.
     batch_id
-        Only this batch, even if its requests have not expired; other logs are not read.
+        Only this batch, even if its requests have not expired; other logs are not read.  Without a
+        log of it EC2 is searched twice, ``settle_s`` apart: it may list late what was launched.
     regions
         Where to search for batches by their tag; None is every region the account has enabled.
         The regions of a log are searched in any case: its batch is clean only if all of them are.
@@ -125,51 +135,70 @@ def sweep(
     if not dry_run:
         _end_known([Job(connection, name, log, [], find, account) for name, log in logs.items()])
     ours, errors = _search(patient, near, regions, find)
+    searched_s = connection.clock.now_s()
+    closing = partial(settle, settle_s=settle_s, give_up_s=give_up_s)
+    sweep_one = partial(sweep_batch, named=batch_id is not None, dry_run=dry_run, closing=closing)
+
+    def sweep_each(listed: Sequence[tuple[str, Ours]]) -> tuple[Swept, ...]:
+        """Sweep every batch that has a log, or of which something is listed, all at once."""
+        jobs = [
+            Job(
+                connection,
+                name,
+                logs.get(name),
+                [each for each in listed if each[1].batch_id == name],
+                find,
+                account,
+                is_locked=_is_locked(here, name),
+            )
+            for name in sorted({*logs, *(each.batch_id for _, each in listed)})
+        ]
+        with new_executor(connection) as executor:
+            return tuple(executor.map(sweep_one, jobs))
+
+    swept = sweep_each(ours)
+    no_log = batch_id is not None and not (here.clean or here.unfinished)
+    if no_log and not dry_run:  # what it launched a moment ago may not be listed yet, anywhere
+        connection.clock.sleep(max(0.0, searched_s + settle_s - connection.clock.now_s()))
+        now, still = _search(patient, near, regions, find)
+        errors = {region: errors.get(region, words) for region, words in still.items()}
+        late = [each for each in now if each not in ours]
+        swept = sweep_each([*ours, *late]) if late else swept
     notes = list(here.notes)
     if batch_id in logs or batch_id in here.clean:  # its log says where anything of it can be
         own = logs[batch_id].regions if batch_id in logs else ()
         notes += [NOT_ITS.format(*each) for each in errors.items() if each[0] not in own]
         errors = {region: words for region, words in errors.items() if region in own}
     errors |= {each.batch_id: each.words for each in here.faults}
-    jobs = [
-        Job(
-            connection,
-            name,
-            logs.get(name),
-            [each for each in ours if each[1].batch_id == name],
-            find,
-            account,
-            is_locked=any(_is_locked(each.path) for each in here.faults if each.batch_id == name),
-        )
-        for name in sorted({*logs, *(each.batch_id for _, each in ours)})
-    ]
-    closing = partial(settle, settle_s=settle_s, give_up_s=give_up_s)
-    with new_executor(connection) as executor:
-        swept = tuple(
-            executor.map(
-                partial(sweep_batch, named=batch_id is not None, dry_run=dry_run, closing=closing),
-                jobs,
-            )
-        )
     if batch_id is not None and not swept:
         swept = (Swept(batch_id, _absent(here, batch_id)),)
     return SweepReport(swept, errors, tuple(notes))
 
 
-def _absent(here: Folder, batch_id: str) -> str:
-    """What is said of a named batch of which nothing is to be done at this place."""
+def verdict_here(here: Folder, batch_id: str) -> str | None:
+    """What the logs alone say for certain of a named batch, or None."""
     if batch_id in here.clean:
         return CLEAN
+    if here.unbegun:
+        return ALIVE if _is_locked(here, batch_id) else UNBEGUN
+    return None
+
+
+def _absent(here: Folder, batch_id: str) -> str:
+    """What is said of a named batch of which nothing is to be done at this place."""
     for each in here.unfinished:
         return OTHER_PLACE.format(each.batch.endpoint, each.command())
-    return UNREAD if here.faults else UNKNOWN
+    return verdict_here(here, batch_id) or (UNREAD if here.faults else UNKNOWN)
 
 
-def _is_locked(path: Path) -> bool:
-    try:
-        return is_alive(path)
-    except OSError:  # it cannot be opened, so no writer of ours holds it
-        return False
+def _is_locked(here: Folder, batch_id: str) -> bool:
+    """Whether a batch whose log cannot be read, or has no whole line yet, has a living writer."""
+    faulty = [each.path for each in here.faults if each.batch_id == batch_id]
+    for path in [*faulty, *(each for each in here.unbegun if each.stem == batch_id)]:
+        with contextlib.suppress(OSError):  # it cannot be opened, so no writer of ours holds it
+            if is_alive(path):
+                return True
+    return False
 
 
 def _near(connection: Connection, regions: Sequence[str]) -> list[str]:

@@ -160,12 +160,14 @@ class Unfinished:
 class Folder:
     """What a folder of logs says.
 
-    ``clean`` are the batches of which nothing is left, ``faults`` the files that cannot be read,
-    and ``notes`` say which files hold nothing of their own.
+    ``clean`` are the batches of which nothing is left, ``unbegun`` the logs without a whole line,
+    ``faults`` the files that cannot be read, and ``notes`` say which files hold nothing of their
+    own.
     """
 
     unfinished: list[Unfinished] = field(default_factory=list)
     clean: set[str] = field(default_factory=set)
+    unbegun: list[Path] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -188,6 +190,8 @@ def read_folder(folder: str | Path, *, batch_id: str | None = None) -> Folder:
                 found.clean.add(batch.batch_id)
             elif record := replay(path, polls=False):
                 found.unfinished.append(Unfinished(path, is_alive(path), record))
+            else:
+                found.unbegun.append(path)
         except (ValueError, OSError) as error:
             logs.add_fault(path, error)
     return found

@@ -16,6 +16,7 @@ from spotlib.model import ON_DEMAND, Plan, Stage, Target
 from spotlib.money import held_usd, usd
 from spotlib.words import counted
 
+IF_ALL_DIES = "if every program of ours dies and only the instances' own switches end them"
 VALID_MARGIN_S = 60  # a request stays valid this much longer than it is watched
 SWITCH_MARGIN_S = 300  # an instance shuts itself down this much later than its timeout
 _END_S = 60  # about what it takes until nothing is left of a wave

@@ -53,7 +53,7 @@ class Image:
 
     def objections(self, instance_type: str) -> list[str]:
         """Return why it is not launched unless it is accepted expressly, one phrase each."""
-        no_switch = "so neither the dead-man's switch nor the hard bound holds"
+        no_switch = "so no switch in it turns an instance off, and the cost has no hard bound"
         found = [f"{each}, {no_switch}" for each in self._obstacles(instance_type)]
         if (self.product, self.operation) != (LINUX, RUN_LINUX):
             hourly = ", each started hour in full" * self.by_the_hour

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
-from IPython.display import DisplayHandle, Image, display
+from IPython.display import DisplayHandle, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -26,7 +26,7 @@ from spotlib.figures import (
     foreign_mark,
     mark_figure,
     mark_simulated,
-    save,
+    picture,
     target_colours,
 )
 from spotlib.model import Stage
@@ -41,7 +41,7 @@ _MOST_WRITTEN = 24  # columns of the strip whose numbers can be read
 
 @drawing
 def ready_counts_figure(polls: pd.DataFrame) -> Figure:
-    """Draw how many instances were running, and how many ready, since the request.
+    """How many instances were running, and how many ready, since the request.
 
     Of probes it is how many were granted.
 
@@ -269,8 +269,10 @@ class LiveView:
     def _draw(self, plot: DisplayHandle) -> None:
         began_s = time.monotonic()
         image = io.BytesIO()
-        ready_counts_figure(load_polls([self._log])).savefig(image, format="png", dpi=80)
-        plot.update({"image/png": image.getvalue()}, raw=True)
+        figure = ready_counts_figure(load_polls([self._log]))
+        figure.savefig(image, format="png", dpi=80)
+        told = {"image/png": {"alt": figure.get_label()}}
+        plot.update({"image/png": image.getvalue()}, raw=True, metadata=told)
         ended_s = time.monotonic()
         self._next_draw_s = ended_s + max(1.0, 9 * (ended_s - began_s))
 
@@ -287,9 +289,10 @@ def show_newest(results: Path) -> None:
     print(ending(log))
     try:
         figure = ready_counts_figure(load_polls([log]))
-        saved = save(figure, results / "figures" / f"ready-counts-{log.stem}.png")
+        saved = results / "figures" / f"ready-counts-{log.stem}.png"
+        shown = picture(figure, saved, width=800)
     except Exception as error:  # noqa: BLE001 - drawing may fail in any way, and ends nothing
         print(f"the figure could not be drawn: {error!r}")
         return
-    display(Image(saved, width=800))
+    display(shown)
     print(f"saved as {saved}")

@@ -21,11 +21,13 @@ from spotlib.model import (
     ARMS,
     DEFAULT_METHOD,
     MOST_INSTANCES_PER_CALL,
+    MOST_SEED,
     Plan,
     Stage,
     Target,
     plan_launches,
     require_arms,
+    require_end,
     require_intervals,
     require_pauses,
     require_probe_pauses,
@@ -35,6 +37,7 @@ from spotlib.model import (
 )
 from spotlib.parameters import problems_of, require_no_problems
 from spotlib.record.selection_file import newest_selection, read_selection, selection_targets
+from spotlib.sandbox.clock import MOST_SPEED
 from spotlib.sandbox.numbers import FITTED, parse_market
 from spotlib.words import counted, listed
 
@@ -99,13 +102,12 @@ class CollectParameters:
             yield f"n must be from 1 to {most} instances per target, got {self.n}"
         if self.top < 1:
             yield f"top must be at least 1 target, got {self.top}"
-        if self.rounds < 1:
-            yield f"rounds must be at least 1, got {self.rounds}"
         if self.ready not in _STAGES:
             yield (
                 "ready must be 'ready' (status checks ok), 'usable' (the guest says so), "
                 f"'running', or 'granted' (a probe), got {self.ready!r}"
             )
+        yield from problems_of(require_end, rounds=self.rounds, every_s=self.every_s)
         yield from problems_of(require_pauses, every_s=self.every_s, arm_pause_s=self.arm_pause_s)
         yield from problems_of(require_arms, self.methods.split())
         yield from problems_of(require_endpoint, self.endpoint)
@@ -148,8 +150,10 @@ class CollectParameters:
             yield 'market is for the sandbox, AWS has its own: leave it ""'
 
     def _negative(self) -> Iterator[str]:
-        if self.speed < 0:
-            yield f"speed must be 0 (virtual time) or above, got {self.speed}"
+        if not 0 <= self.speed <= MOST_SPEED:
+            yield f"speed must be from 0 (virtual time) to {MOST_SPEED:g}, got {self.speed}"
+        if self.seed > MOST_SEED:
+            yield f"seed must be at most {MOST_SEED}, got {self.seed}"
         for name in ("max_price_usd", "budget_usd", "campaign_budget_usd"):
             if getattr(self, name) < 0:
                 yield f"{name} must be 0 or above, got {getattr(self, name)}"
@@ -252,10 +256,12 @@ def named_target(text: str, region: str) -> Target:
     >>> str(named_target("t3.nano@sa-east-1/sae1-az2", "us-east-1"))
     't3.nano in sae1-az2'
     """
-    name, _, place = text.partition("@")
-    region, _, zone = (place or region).partition("/")
+    name, at, place = text.partition("@")
+    slash = zone = ""
+    if at:
+        region, slash, zone = place.partition("/")
     try:
-        return Target(name, region, zone or None)
+        return Target(name, region, zone if slash else None)
     except ValueError as error:
         raise ValueError(f"{error}; write a target as t3.nano@us-east-1") from error
 

@@ -32,6 +32,7 @@ from spotlib.ec2.foreign import finds_by_request
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import SPOT, Plan, Stage, Target
+from spotlib.words import listed
 
 
 def preflight(
@@ -182,7 +183,7 @@ def _is_accepted(answers: Answers, plan: Plan, image: Image) -> bool:
     if plan.image is not None and image.runs_switch(instance_type) is None:
         answers.warnings.append(
             f"{name}: it is not known whether it runs the script in the user data (cloud-init); if "
-            "not, neither the dead-man's switch nor the hard bound holds"
+            "not, no switch in it turns an instance off, and the cost has no hard bound"
         )
     return True
 
@@ -215,7 +216,7 @@ def _prepared(
     image: Image,
     prices: Mapping[str, PriceHistory],
 ) -> PreparedPlan:
-    what = f"the on-demand price of {plan.target}, and so the hard bound,"
+    what = f"the on-demand price of {plan.target}, and so the hard bound of the cost,"
     ask = partial(on_demand_usd, answers.connection, plan.target, operation=image.operation)
     on_demand = answers.optional(what, ask, None)
     if on_demand is not None and math.isnan(on_demand):
@@ -248,7 +249,8 @@ def _is_offered(answers: Answers, target: Target) -> bool:
         return True
     if target.availability_zone_id and offers:
         answers.problems.append(
-            f"{target.instance_type} is not offered in zone {place!r}; it is in {sorted(offers)}"
+            f"{target.instance_type} is not offered in zone {place!r}; it is in "
+            f"{listed(sorted(offers))}"
         )
         return False
     names = _all_types(answers.connection, target.region)

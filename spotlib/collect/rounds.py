@@ -31,6 +31,7 @@ from spotlib.model import (
     Plan,
     Stage,
     Target,
+    require_end,
     require_intervals,
     require_pauses,
     require_probe_pauses,
@@ -268,8 +269,7 @@ def require_rounds(
     ValueError
         With the first that is wrong.
     """
-    if not isinstance(rounds, int) or rounds < 1:
-        raise ParameterError(f"rounds must be a whole number of at least 1, got {rounds!r}")
+    require_end(rounds=rounds, every_s=every_s)
     require_pauses(every_s=every_s, arm_pause_s=arm_pause_s)
     if wanted is Stage.GRANTED:
         require_probe_pauses(rounds=rounds, every_s=every_s, arms=arms, arm_pause_s=arm_pause_s)

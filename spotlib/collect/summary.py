@@ -44,7 +44,10 @@ class BatchSummary:
         left += f"live instances {_total(self.cleaned.live_instances)}"
         sure = "confirmed" if self.cleaned.confirmed else "NOT CONFIRMED"
         money = "simulated " if self.simulated else ""
-        return f"{left} ({sure}); spent at most {money}{usd(self.spent_at_most_usd)}"
+        how = "each instance on demand, from its request until all had ended"
+        if math.isnan(self.spent_at_most_usd):
+            how = "an on-demand price is not known"
+        return f"{left} ({sure}); spent at most {money}{usd(self.spent_at_most_usd)} ({how})"
 
     def require(self) -> None:
         """Raise BatchError with all that went wrong, if anything did."""

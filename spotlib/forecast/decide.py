@@ -131,13 +131,19 @@ def _over(last: float) -> str:
 
 def score_words(scores: Scores) -> str:
     """Say what the chosen model gained, and how often its band held the count."""
-    chosen = scores.table.set_index("model").loc[CHOSEN].drop("runs").map(percent)
+    [chosen] = scores.table[scores.table["model"] == CHOSEN].to_dict("records")
+    gain, low, high = (_below(chosen[name]) for name in ("gain", "gain_low", "gain_high"))
     return (
-        f"The error (crps) of the chosen model is {chosen['gain']} (95 % interval "
-        f"{chosen['gain_low']} to {chosen['gain_high']}) below that of one curve for all targets.  "
-        f"The shade held {chosen['coverage_drawn']} of the counts, and "
-        f"{chosen['coverage_randomised']} with its ends counted in part."
+        f"The error (crps) of the chosen model is {gain} that of one curve for all targets "
+        f"(95 % interval: {low} to {high}).  "
+        f"The shade held {percent(chosen['coverage_drawn'])} of the counts, and "
+        f"{percent(chosen['coverage_randomised'])} with its ends counted in part."
     )
+
+
+def _below(gain: float) -> str:
+    """``16 % below``, or ``above`` where nothing was gained."""
+    return f"{percent(abs(gain))} {'above' if gain < 0 else 'below'}"
 
 
 def requests_needed(

@@ -13,7 +13,7 @@ from spotlib.forecast.forecast import Forecast
 
 @drawing
 def forecast_figure(forecasts: Sequence[Forecast], styles: Styles, *, simulated: bool) -> Figure:
-    """Draw the expected ready count over time and its band of at least 90 %, by target."""
+    """The expected ready count over time and its band of at least 90 %, by target."""
     shown = {str(each.target): each for each in forecasts}
     last_s = max(float(each.times_s[-1]) for each in forecasts)
     figure, axes = panel_grid(list(shown), styles, simulated=simulated)

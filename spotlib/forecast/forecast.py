@@ -32,6 +32,7 @@ from spotlib.forecast.models import (
 from spotlib.forecast.training import Floats
 from spotlib.forecast.unknown import complete
 from spotlib.model import Target
+from spotlib.words import listed
 
 CHOSEN = "chosen"  # for a model: the best on held-out runs
 FEWEST_RUNS = 6
@@ -388,7 +389,7 @@ def estimate_correlation(ready: Floats, n: ArrayLike, *, share: Floats, weight: 
 def _require_possible(features: Mapping[str, float]) -> Mapping[str, float]:
     strange = sorted(set(features) - set(FEATURES))
     if strange:
-        raise ValueError(f"features may hold {FEATURES}, got {strange}")
+        raise ValueError(f"features may hold {listed(FEATURES)}, got {listed(strange)}")
     for name, value in features.items():
         low, high = _POSSIBLE[name]
         if not pd.isna(value) and not (low <= value <= high and np.isfinite(value)):

@@ -35,6 +35,7 @@ from spotlib.model import (
     GONE_STATES,
     INSTANCE_TYPE_PATTERN,
     MOST_INSTANCES_PER_CALL,
+    MOST_SEED,
     REGION_PATTERN,
     ZONE_ID_PATTERN,
     Kind,
@@ -144,7 +145,7 @@ class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch", omit_defaults=T
     every_s: Seconds
     poll_s: Seconds
     phase_s: Seconds
-    seed: Annotated[int, Meta(ge=-(2**53), le=2**53)]
+    seed: Annotated[int, Meta(ge=-MOST_SEED, le=MOST_SEED)]
     settle_s: Seconds
     notes: dict[str, Any]
     account: str | None

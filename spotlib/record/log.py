@@ -115,7 +115,7 @@ class EventLog:
         try:
             log._count()
             log.append(_recovered(torn=log._torn), sync=True)
-        except OSError:
+        except BaseException:  # also Ctrl+C: a kernel lives on, and would hold the lock
             log.close()
             raise
         return log

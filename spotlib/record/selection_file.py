@@ -8,6 +8,7 @@ import pandas as pd
 
 from spotlib.errors import ParameterError
 from spotlib.model import Target
+from spotlib.words import listed
 
 SELECTION_COLUMNS = ("rank", "instance_type", "region", "source")
 SOURCES = ("spotlake", "sandbox")
@@ -46,9 +47,9 @@ def _problems(table: pd.DataFrame) -> Iterator[str]:
     if not isinstance(table.index, pd.RangeIndex):  # pandas has shifted the columns by one
         yield "has more cells in its rows than in its header"
     if missing := [name for name in SELECTION_COLUMNS if name not in names]:
-        yield f"lacks the columns {missing}, it has {names}"
+        yield f"lacks the columns {listed(missing)}, it has {listed([*map(str, names)])}"
     if twice := [name for name in SELECTION_COLUMNS if f"{name}.1" in names]:  # pandas' new name
-        yield f"has the columns {twice} twice"
+        yield f"has the columns {listed(twice)} twice"
     others = [each for each in table["source"].unique() if each not in SOURCES]
     if others:
         found = "no source in some rows" if pd.isna(others[0]) else f"the source {others[0]!r}"

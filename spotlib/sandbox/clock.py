@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 
+MOST_SPEED = 1e6  # days in a second of ours
 _MOST_S = 31 * 86400.0  # every event on the way is played: a longer jump would take for ever
 
 
@@ -44,8 +45,8 @@ class ScaledTime:
     mode = "scaled"
 
     def __init__(self, speed: float = 1.0) -> None:
-        if not speed > 0.0:
-            raise ValueError(f"need speed > 0, got {speed!r}")
+        if not 0.0 < speed <= MOST_SPEED:
+            raise ValueError(f"speed must be above 0 and at most {MOST_SPEED:g}, got {speed!r}")
         self.speed = speed
         self._began_s = time.monotonic()
 

@@ -15,6 +15,8 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from spotlib.words import listed
+
 SMALL_SIZES: Final = ("medium", "small", "micro", "nano")  # larger ones cost too much to repeat
 
 Form = Literal["pooled", "within"]
@@ -190,7 +192,8 @@ def require_columns(table: pd.DataFrame, names: Iterable[str]) -> None:
     """Raise ValueError if a column is missing."""
     missing = [name for name in names if name not in table]
     if missing:
-        raise ValueError(f"the table lacks the columns {missing}, it has {list(table.columns)}")
+        there = listed([*map(str, table.columns)]) if len(table.columns) else "none"
+        raise ValueError(f"the table lacks the columns {listed(missing)}, it has {there}")
 
 
 def _require_option(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from html import unescape
+from inspect import signature
 from pathlib import Path
 
 import nbformat
@@ -18,6 +19,7 @@ from studies import NANO, record
 
 from spotlib.analyze import sentences
 from spotlib.analyze.granted import formatted_granted
+from spotlib.figures import picture
 from spotlib.forecast.decide import formatted_decisions
 from spotlib.model import Target
 from spotlib.sandbox.world import Fate
@@ -153,21 +155,41 @@ def test_the_answer_of_eight_targets_fits_a_screen_of_1280_by_900(tmp_path):
         ends = "[...document.querySelectorAll('table, img')].map(e => e.getBoundingClientRect())"
         until(lambda: page.run(f"document.readyState === 'complete' && {ends}.length >= 2"))
         bottoms = page.run(f"{ends}.map(each => each.bottom)")
+        told = page.run("[...document.querySelectorAll('img')].map(each => each.alt)")
         wide = page.run("document.documentElement.scrollWidth")
 
     assert len(bottoms) > 2
     assert bottoms[0] < bottoms[1] <= 900
     assert wide <= 1280
+    assert told[0] == (
+        "SIMULATED (sandbox), 6 runs per target, 1 instance per run: The share at the stage over "
+        "the seconds since the request, one line per target."
+    )
+    assert len(set(told)) == len(told)
+
+
+def test_every_picture_says_in_words_what_it_shows(study):
+    """For those who do not see it, and each in its own words."""
+    told = [each["alt"] for each in study[1] if "image/png" in each]
+
+    assert len(told) > 4
+    assert len(set(told)) == len(told)
+    for alt in told:
+        assert re.fullmatch(r"SIMULATED \(sandbox\)[^:]*: [A-Z].{30,}\.", alt)
 
 
 def write_page(shown, path):
     """What the notebook shows, as the page that ``make report`` writes."""
     book = nbformat.read(NOTEBOOK, as_version=4)
     book.cells = book.cells[:5]  # up to the answer; the others are below it
-    wide = int(re.findall(r"width=(\d+)", book.cells[-1].source)[0])
-    meta = {"image/png": {"width": wide}}
+    wide = signature(picture).parameters["width"].default
     book.cells[-1].outputs = [
-        nbformat.v4.new_output("display_data", data=each, metadata=meta) for each in shown
+        nbformat.v4.new_output(
+            "display_data",
+            data={kind: data for kind, data in each.items() if kind != "alt"},
+            metadata={"image/png": {"width": wide, "alt": each.get("alt")}},
+        )
+        for each in shown
     ]
     template = NOTEBOOK.parents[1] / "docs" / "report.html.j2"
     hidden = dict.fromkeys(("exclude_input", "exclude_input_prompt", "exclude_output_prompt"), True)

@@ -9,7 +9,13 @@ from launch_rows import INF, run_rows, table_of
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
-from spotlib.analyze.arms import arm_times, compare_arms, compare_arms_overall, target_of
+from spotlib.analyze.arms import (
+    arm_table,
+    arm_times,
+    compare_arms,
+    compare_arms_overall,
+    target_of,
+)
 from spotlib.analyze.comparable import (
     arm_names,
     name_runs,
@@ -19,12 +25,13 @@ from spotlib.analyze.comparable import (
 )
 from spotlib.analyze.compare import exchange_p_values, holm, rounds_needed
 from spotlib.analyze.figures import Styles, arms_figure
-from spotlib.analyze.sentences import arm_sentences
+from spotlib.analyze.sentences import arm_sentences, formatted_arms
 from spotlib.model import Stage
 
 REQUEST = {"method": "request_spot_instances", "purchase": "spot"}
 RUN = {"method": "run_instances", "purchase": "spot"}
 CONTROL = {"method": "run_instances", "purchase": "on-demand"}
+CONTROL_ARM = "run_instances:on-demand"
 
 
 def study(later_s, *, arms=(REQUEST, RUN), rounds=12, targets=("t3.nano", "t3.micro"), seed=1):
@@ -90,6 +97,40 @@ def test_the_later_arm_is_found_with_the_interval_of_a_paired_t_test():
     assert row["later_s"] == pytest.approx((means_s.iloc[:, 0] - means_s.iloc[:, 1]).mean())
     assert (row["later_low_s"], row["later_high_s"]) == pytest.approx((low_s, high_s))
     assert row["p_value"] == pytest.approx(2 / 2**12)  # all rounds have the same sign
+
+
+def test_all_arms_of_each_target_stand_in_one_table_with_what_was_refused():
+    launches = study(20.0, arms=(REQUEST, CONTROL), targets=("t3.nano",))
+    refused = list(run_rows([INF, 150.0], number=12, plan=1, sent_at=moment(12), **CONTROL))
+    refused[0] |= {"outcome": "refused", "kind": "capacity"}
+    launches = name_runs(pd.concat([launches, table_of(refused)], ignore_index=True))
+    times = arm_times(launches, Stage.READY)
+
+    table = arm_table(times, launches, horizon_s=599.0)
+
+    assert table["target"].tolist() == ["t3.nano in sa-east-1"] * 2
+    by_arm = table.set_index("asked_by").to_dict("index")
+    spot, control = by_arm["request_spot_instances"], by_arm[CONTROL_ARM]
+    assert [spot[each] for each in ("runs", "requests", "refused")] == [12, 36, 0]
+    assert [control[each] for each in ("runs", "requests", "refused")] == [13, 38, 1]
+    assert [spot["share"], control["share"]] == pytest.approx([1.0, (12 + 1 / 2) / 13])
+    for row, name in ((spot, "request_spot_instances"), (control, CONTROL_ARM)):
+        median = times[f"t3.nano in sa-east-1 by {name}"].quantile(0.5)
+        ends = [row[f"median_s{end}"] for end in ("", "_low", "_high")]
+        assert ends == [median.value, median.low, median.high]
+
+    shown = formatted_arms(table, Stage.READY, horizon_s=599.0)
+    assert [*shown] == [
+        *("target", "asked by", "runs", "requests", "refused"),
+        *("median, s", "share ready by 599 s"),
+    ]
+    assert shown["share ready by 599 s"].str.match(r"\d\.\d\d \(\d\.\d\d to \d\.\d\d\)").all()
+    held = (run_rows([INF], number=each, sent_at=moment(each), **REQUEST) for each in range(6))
+    none = name_runs(table_of(*held))
+    lost = formatted_arms(
+        arm_table(arm_times(none, Stage.READY), none, horizon_s=599.0), Stage.READY, horizon_s=599.0
+    )
+    assert lost["median, s"].str.startswith("not by 599 s").all()
 
 
 def test_each_target_is_compared_with_itself_only():

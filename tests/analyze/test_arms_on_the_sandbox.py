@@ -213,6 +213,10 @@ def test_the_notebook_is_about_one_arm_and_compares_it_with_the_others(three_arm
     assert f"{ROUNDS} runs per target" in text  # of one arm
     assert f"run_instances:on-demand, on average over {len(by_target) // 3} targets." in text
     assert overall[["first", "second"]].to_numpy().tolist() == [*map(list, combinations(ARMS, 2))]
+    in_numbers = pd.read_csv(folder / "tables" / "arms-in-numbers.csv")
+    assert set(in_numbers["asked_by"]) == set(ARMS)
+    assert len(in_numbers) == len(by_target)  # three arms, so three pairs
+    assert "tables/arms-in-numbers.csv" in text
     assert (overall["rounds"] == ROUNDS).all()
     assert (by_target["first"].map(target_of) == by_target["second"].map(target_of)).all()
     assert (folder / "figures" / "arms.png").stat().st_size > 10_000

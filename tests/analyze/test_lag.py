@@ -88,6 +88,31 @@ def test_several_targets_have_a_row_for_all_of_them_first():
     assert 'waits for "usable" ends each launch 19' in second
 
 
+def test_a_guest_that_is_usable_last_is_not_said_to_be_usable_first():
+    early = [*run_rows([25.5], **USABLE)]
+    launches = name_runs(table_of(early))
+
+    assert [*lag_sentences(lags(early)[1], launches)] == [
+        "Status checks were ok no later than the guest was usable, at t3.nano in sa-east-1."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("saved_usd", "words"),
+    [
+        (0.002, "and each costs $0.0020 less."),
+        (-0.002, "and each costs $0.0020 more."),
+        (np.nan, "and what that saves is not known, because a price is not."),
+    ],
+)
+def test_what_waiting_for_usable_would_cost_is_said_as_more_or_less(saved_usd, words):
+    launches = name_runs(table_of(run_rows([211.5], **USABLE)))
+    table = lags(run_rows([211.5], **USABLE))[1].assign(saved_usd=saved_usd)
+
+    [_, said] = lag_sentences(table, launches)
+    assert said.endswith(words)
+
+
 def test_targets_whose_guests_were_not_read_are_counted_in_the_sentence():
     unread = [[*run_rows([211.5], region=name, plan=2)] for name in ("eu-west-1", "eu-west-2")]
     runs = [[*run_rows([211.5], region=name, **USABLE)] for name in ("us-east-1", "us-east-2")]

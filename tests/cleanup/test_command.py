@@ -99,11 +99,11 @@ def test_a_sweep_says_what_status_says_of_a_batch_that_a_guard_is_closing(
         report = sweep(in_process(recorded[1]), folder=log.parent, regions=[NANO.region])
         ended = run("sweep", "--results", results)
         swept = capsys.readouterr().out
-        run("status", "--results", results)
+        shown = run("status", "--results", results)
 
     assert report.lines() == [f"{BATCH}: {words}"]
     assert not report.confirms(None)
-    assert ended == 1
+    assert [ended, shown] == [1, 1]
     assert f"{BATCH}: {words}" in swept
     assert words in capsys.readouterr().out
 
@@ -181,6 +181,7 @@ def test_a_log_that_cannot_be_completed_does_not_keep_the_next_from_it(
         ("20240902T000000Z-00c1ea", (0, "nothing is left of it")),
         ("20240903T000000Z-5eaf00", (1, "NOT known: ")),
         ("20240904T000000Z-00ea15", (1, "sweep --batch 20240904T000000Z-00ea15 --results")),
+        ("20240905T000000Z-0e0000", (0, "nothing was launched: its log ends before that")),
         ("typo", (1, "NOT known: no log of it can be read")),
     ],
 )
@@ -194,6 +195,7 @@ def test_a_named_sweep_succeeds_only_if_nothing_is_left_and_reads_no_other_log(
     clean.write_text(recorded[0].replace(BATCH, clean.stem))
     damaged.write_text(recorded[0].replace("5", "five"))
     write(results, "20240904T000000Z-00ea15", recorded[0].replace(":true", ":false", 1))
+    (launches / "20240905T000000Z-0e0000.jsonl").touch()
 
     code, words = said
     assert run("sweep", "--results", results, "--batch", name) == code
@@ -219,7 +221,7 @@ def test_a_sweep_of_one_batch_is_not_confirmed_by_what_it_does_not_know(results,
     assert [each.confirms(name) for each, name in ((unknown, "typo"), (alive, BATCH))] == [
         False
     ] * 2
-    assert "no log of it is here, and EC2 lists no request of it" in unknown.lines()[0]
+    assert "no log of it is here, and EC2 lists nothing of it" in unknown.lines()[0]
     assert "running here" in alive.lines()[0]
     assert alive.confirms(None)
     assert not elsewhere.confirms(BATCH)
@@ -259,6 +261,42 @@ def test_the_aws_commands_name_profile_and_endpoint():
     connection = Connection("https://ec2.a", VirtualClock(scripted()), sandbox_session, **given)
 
     assert aws_options(connection) == " --profile 'our profile' --endpoint-url https://ec2.a"
+
+
+@pytest.mark.parametrize("command", ["status", "sweep"])
+def test_the_help_says_what_the_exit_codes_mean(capsys, command):
+    with pytest.raises(SystemExit):
+        run(command, "--help")
+
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"Exit codes: 0 .*; 1 .*; 2 ", said)
+
+
+def test_a_batch_that_runs_is_no_problem_for_status(results, capsys):
+    with contextlib.closing(EventLog.resume(results / "launches" / NAME)):
+        assert run("status", "--results", results) == 0
+
+    assert f"{BATCH} (simulated): running; round" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["sweep", "--batch", ""], "--batch"),
+        (["sweep", "--batch=", "--dry-run"], "--batch"),
+        (["sweep", "--endpoint", "aws", "--profile", ""], "--profile"),
+        (["check", "t3.nano", "--account-id", ""], "--account-id"),
+        (["probe", ""], "probe"),
+    ],
+)
+def test_an_empty_value_is_no_wish_for_every_batch_nor_for_another_account(
+    results, capsys, words, name
+):
+    """A script may leave a variable unset."""
+    assert run(*words, "--results", results) == 2
+    said = capsys.readouterr()
+    assert said.err == f"error: {name} has an empty value: give one, or leave it out\n"
+    assert said.out == ""
 
 
 def test_the_command_alone_prints_its_help(capsys):

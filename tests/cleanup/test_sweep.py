@@ -20,6 +20,8 @@ from crashing import (
 )
 
 from spotlib.cleanup import guard
+from spotlib.cleanup.close import SETTLE_S
+from spotlib.cleanup.one_batch import UNKNOWN
 from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import dead_lines, unfinished, unreadable
 from spotlib.collect.rounds import collect_batch
@@ -143,26 +145,134 @@ def test_one_that_may_live_elsewhere_is_kept_until_it_has_expired_or_is_named(in
     assert world.leftovers() == EMPTY
 
 
+LATER = "2024-09-01T02:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    "listed",  # of its first round
+    [
+        [],
+        [{"expires": LATER}],
+        [{"expires": "2024-09-01T00:00:00+00:00"}],
+        [{"expires": LATER, "region": ARM.region}],
+    ],
+    ids=["nothing", "has ended", "has expired", "another region"],
+)
 def test_a_named_one_waits_for_what_was_launched_a_moment_ago_and_is_not_listed_yet(
-    in_process, tmp_path
+    in_process, tmp_path, listed
 ):
-    """Its first round is listed and has ended, its second is in flight, and its log is lost."""
+    """Its log is lost, and its last round is in flight, whatever is listed of it already."""
     world = scripted()
     connection = in_process(world)
-    later = "2024-09-01T02:00:00+00:00"
-    orphans(connection, 1, expires=later)
-    sweep(connection, folder=tmp_path, regions=[NANO.region], batch_id="lost-000")
+    named = partial(sweep, connection, folder=tmp_path, regions=REGIONS, batch_id="lost-000")
+    for each in listed:
+        orphans(connection, 1, **each)
+        named()
     world.reads = Reads(unknown_s=20.0)
-    orphans(connection, 1, expires=later)
+    orphans(connection, 1, expires=LATER)
     left = world.leftovers()
 
-    named = sweep(connection, folder=tmp_path, regions=[NANO.region], batch_id="lost-000")
-    again = sweep(connection, folder=tmp_path, regions=[NANO.region], batch_id="lost-000")
+    closed, again = named(), named()
 
     assert left != EMPTY
     assert world.leftovers() == EMPTY
-    assert [named.clean, again.clean] == [True, True]
+    assert [closed.confirms("lost-000"), again.confirms("lost-000")] == [True, True]
     assert again.batches[0].verdict == "nothing is left of it"
+
+
+def test_a_name_that_nothing_is_known_of_is_never_clean_and_looked_for_until_it_would_be_listed(
+    in_process, tmp_path
+):
+    world = scripted()
+    connection = in_process(world)
+    search = partial(sweep, connection, folder=tmp_path, regions=[NANO.region], batch_id="typo")
+
+    began_s = world.now_s
+    dry = search(dry_run=True)
+    dry_s = world.now_s
+    unknown = search()
+
+    assert dry_s - began_s < SETTLE_S <= world.now_s - dry_s
+    for report in (dry, unknown):
+        assert report.lines() == [f"typo: {UNKNOWN}"]
+        assert not report.clean
+        assert not report.confirms("typo")
+
+
+@pytest.mark.parametrize("expires", ["2024-09-01T00:00:00+00:00", LATER], ids=["past", "young"])
+def test_of_one_that_may_go_on_elsewhere_a_sweep_says_only_that_nothing_is_there_now(
+    in_process, tmp_path, expires
+):
+    """Between two rounds nothing of it is left, and its log is on another machine."""
+    world = scripted()
+    connection = in_process(world)
+    orphans(connection, 1, expires=expires)
+    sweep(connection, folder=tmp_path, regions=[NANO.region], batch_id="lost-000")
+    calls = len(world.calls)
+
+    every = sweep(connection, folder=tmp_path, regions=[NANO.region])
+
+    assert every.lines() == [
+        "lost-000: nothing of it is open or alive now; it is not recorded here, so it may go on "
+        "elsewhere"
+    ]
+    assert every.clean
+    assert not every.confirms("lost-000")
+    assert not mutating(world, calls)
+
+
+@pytest.mark.parametrize("text", ["", '{"event":"batch","schema"'])
+def test_a_log_without_a_whole_line_says_that_nothing_was_launched(in_process, tmp_path, text):
+    """It is written before anything is launched.  Its writer may be about to."""
+    world, log = scripted(), tmp_path / NAME
+    search = partial(sweep, in_process(world), regions=[NANO.region], batch_id=log.stem)
+    writer = EventLog(log)
+    log.write_text(text)
+    alive = search(folder=tmp_path)
+    writer.close()
+    dead = search(folder=tmp_path)
+
+    assert alive.lines() == [f"{log.stem}: kept: its collection is running here"]
+    assert dead.lines() == [f"{log.stem}: nothing was launched: its log ends before that"]
+    assert [alive.confirms(log.stem), dead.confirms(log.stem)] == [False, True]
+
+
+def test_a_log_that_was_emptied_hides_neither_what_is_left_nor_that_its_writer_lives(
+    died, tmp_path
+):
+    world, log = died.revived(tmp_path / "logs")
+    log.unlink()
+    writer = EventLog(log)
+    calls = len(world.calls)
+    alive = swept(world, log, batch_id=log.stem)
+    kept = not mutating(world, calls)
+    writer.close()
+
+    dead = swept(world, log, batch_id=log.stem)
+
+    assert [each.verdict for each in alive.batches] == ["kept: its collection is running here"]
+    assert kept
+    assert [each.verdict for each in dead.batches] == ["closed"]
+    assert world.leftovers() == EMPTY
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_sweep_that_ends_as_it_begins_to_write_holds_no_lock_while_its_kernel_lives(
+    died, tmp_path, monkeypatch, error
+):
+    world, log = died.revived(tmp_path / "logs")
+
+    def ending(*_):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EventLog, "_write", ending)
+        with pytest.raises(error):
+            swept(world, log, batch_id=log.stem)
+
+    assert not is_alive(log)
+    assert swept(world, log, batch_id=log.stem).confirms(log.stem)
+    assert world.leftovers() == EMPTY
 
 
 def test_a_live_batch_is_kept(died, tmp_path):

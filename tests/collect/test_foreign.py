@@ -36,7 +36,7 @@ PLACES = (NANO, Target("t4g.medium", "ap-northeast-3"), Target("t3.micro", "us-e
 REGIONS = ("us-east-1", "ap-northeast-3")
 LACKS = (
     "the service-linked role AWSServiceRoleForEC2Spot is missing",
-    "the on-demand price of t3.nano in us-east-1, and so the hard bound, is not known",
+    "the on-demand price of t3.nano in us-east-1, and so the hard bound of the cost, is not known",
     "the quota in us-east-1 is not known",
 )
 
@@ -124,7 +124,7 @@ def test_the_notebook_runs_from_request_to_clean(repository, moto, client, tmp_p
     assert (events[-1]["event"], events[-1]["confirmed"]) == ("clean", True)
     seen = texts(out)
     assert f"NOT AWS: another program answers for EC2 at {moto}, so its results say nothing" in seen
-    assert "open requests 0, live instances 0 (confirmed); spent at most unknown" in seen
+    assert "open requests 0, live instances 0 (confirmed); spent at most unknown (an on-" in seen
     assert alive(client, "eu-west-1") == set()
     assert last_launches(log.parent, since=datetime(2020, 1, 1, tzinfo=UTC)) == {}
     assert earlier_usd(log.parent, simulated=False) == 0.0

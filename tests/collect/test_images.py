@@ -69,7 +69,10 @@ def test_without_a_switch_there_is_no_hard_bound_and_no_budget_is_kept(in_proces
 
     assert report.expected_usd > 0
     assert math.isnan(report.bound_usd)
-    assert "neither the dead-man's switch nor the hard bound holds" in report.warnings[0]
+    assert (
+        "no switch in it turns an instance off, and the cost has no hard bound"
+        in report.warnings[0]
+    )
     with pytest.raises(ValueError, match="can cost unknown at most, over budget_usd=1000"):
         report.require_budget(**budget)
 

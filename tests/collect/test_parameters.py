@@ -1,14 +1,21 @@
 """The parameters of 02: each invalid one is one clear sentence, before anything is launched."""
 
+from datetime import UTC, datetime
+
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from spotlib.collect.cost import PreflightError
-from spotlib.collect.parameters import BUILTIN_TARGETS, CollectParameters, targets_to_collect
+from spotlib.collect.cost import PreflightError, PreflightReport, PreparedPlan
+from spotlib.collect.parameters import (
+    BUILTIN_TARGETS,
+    CollectParameters,
+    named_target,
+    targets_to_collect,
+)
 from spotlib.collect.summary import BatchError
 from spotlib.ec2.connection import connect
 from spotlib.errors import ParameterError
-from spotlib.model import Stage, Target
+from spotlib.model import LONGEST_PAUSE_S, Stage, Target
 from spotlib.parameters import check_parameters
 
 GOOD = {
@@ -60,7 +67,8 @@ def checked(injected="", **changes):
         ({"dry_run": "false"}, "dry_run must be True or False, got 'false'"),
         ({"dry_run": 0}, "dry_run must be True or False, got 0"),
         ({"poll_s": float("nan")}, "poll_s must be a number, got nan"),
-        ({"timeout_s": 2.0}, "need 0 < poll_s <= timeout_s, got poll_s=3.0, timeout_s=2.0"),
+        ({"timeout_s": 2.0}, "need 0 < poll_s <= timeout_s .*got poll_s=3.0, timeout_s=2.0"),
+        ({"timeout_s": 1e300}, r"<= 31622400 \(a year\), got poll_s=3.0, timeout_s=1e\+300"),
         ({"endpoint": "asw"}, "endpoint 'asw' is unknown: use 'sandbox' .*, 'aws' .*, or the URL"),
         ({"ready": "ok"}, "ready must be 'ready' .*, 'running', or 'granted' .* got 'ok'"),
         ({"region": "us-east-1"}, "instance_type and region belong together, got '' and 'us-east"),
@@ -74,7 +82,7 @@ def checked(injected="", **changes):
             {"market": "calm", "endpoint": "aws"},
             'market is for the sandbox, AWS has its own: leave it ""',
         ),
-        ({"poll_s": -1.0}, "need 0 < poll_s <= timeout_s, got poll_s=-1.0, timeout_s=600.0"),
+        ({"poll_s": -1.0}, "need 0 < poll_s <= timeout_s .*got poll_s=-1.0, timeout_s=600.0"),
         (
             {"ready": "granted", "rounds": 2, "every_s": 299.0},
             "a probe uses the capacity that the next one measures: with probes every_s must be at "
@@ -85,14 +93,48 @@ def checked(injected="", **changes):
             "with probes arm_pause_s must be at least 300 seconds, got 60",
         ),
         ({"top": 0}, "top must be at least 1"),
-        ({"rounds": 0}, "rounds must be at least 1"),
-        ({"speed": -1.0}, r"speed must be 0 \(virtual time\) or above, got -1.0"),
+        ({"rounds": 0}, "rounds must be a whole number from 1 to 1000000, got 0"),
+        ({"rounds": 10**400}, "rounds must be a whole number from 1 to 1000000, got 1000"),
+        ({"rounds": 10**6}, "1000000 rounds, one every 900 s, would take more than ten years"),
+        ({"every_s": 1e300}, r"every_s must be above 0 and at most 31622400 \(a year\), got 1e"),
+        ({"speed": -1.0}, r"speed must be from 0 \(virtual time\) to 1e\+06, got -1.0"),
+        ({"speed": 1e300}, r"speed must be from 0 \(virtual time\) to 1e\+06, got 1e\+300"),
+        ({"seed": 10**20}, "seed must be at most 9007199254740992, got 1000"),
         ({"max_price_usd": -0.1}, "max_price_usd must be 0 or above, got -0.1"),
     ],
 )
 def test_a_bad_value_is_named_with_what_was_seen_and_what_is_allowed(changes, words):
     with pytest.raises(ValueError, match=words):
         checked(**changes)
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ("t3.nano@", "region '' is not a name EC2 could know"),
+        ("t3.nano@/use1-az4", "region '' is not a name EC2 could know"),
+        ("t3.nano@us-east-1/", "availability_zone_id '' is not a name EC2 could know"),
+        ("@us-east-1", "instance_type '' is not a name EC2 could know"),
+    ],
+)
+def test_a_place_that_is_left_out_after_its_sign_is_refused_and_not_guessed(named, words):
+    """An empty variable of a shell must not choose another region or zone."""
+    with pytest.raises(ValueError, match=f"{words}.*; write a target as t3.nano@us-east-1"):
+        named_target(named, "us-east-1")
+    assert named_target("t3.nano", "us-east-1") == Target("t3.nano", "us-east-1")
+
+
+def test_the_longest_that_may_be_asked_for_can_be_planned_to_its_end():
+    """Of a session whose credentials end: no date is beyond what a clock can say."""
+    longest = {"timeout_s": LONGEST_PAUSE_S, "poll_s": LONGEST_PAUSE_S}
+    given = checked(rounds=11, every_s=LONGEST_PAUSE_S, seed=2**53, speed=1e6, **longest)
+    [plan] = given.plans([BUILTIN_TARGETS[0]])
+    prepared = PreparedPlan(plan, "ami-1", "name", 2, True, "standard")
+    now_at = datetime(2026, 1, 1, tzinfo=UTC)
+    report = PreflightReport("1", "arn", (prepared,), {}, credentials_end_at=now_at)
+
+    with pytest.raises(PreflightError, match="may need clean-up until 2037-01"):
+        report.require_lasting_credentials(now_at=now_at, **given.rhythm)
 
 
 def test_every_invalid_value_is_reported_at_once():

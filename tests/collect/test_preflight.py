@@ -64,7 +64,10 @@ def test_a_sound_plan_has_no_problem_and_known_costs(in_process):
         (Target("t3.nano", "us-esat-1"), "region 'us-esat-1' does not exist; nearest: us-"),
         (Target("t3.nan0", "us-east-1"), "'t3.nan0' is not offered in us-east-1; nearest: t3.nano"),
         (Target("t2.nano", "us-east-1"), "t2.nano is not sold as spot in us-east-1"),
-        (Target("t3.nano", "us-east-1", "use1-az9"), "not offered in zone 'use1-az9'; it is in"),
+        (
+            Target("t3.nano", "us-east-1", "use1-az9"),
+            "not offered in zone 'use1-az9'; it is in use1-az1, ",
+        ),
     ],
 )
 def test_a_target_that_is_not_offered_is_named_with_what_is(problems, target, words):
@@ -182,7 +185,7 @@ def test_an_image_that_does_not_exist_is_refused(problems):
 @pytest.mark.parametrize(
     ("denied", "words"),
     [
-        ("pricing:GetProducts", "the hard bound, is not known"),
+        ("pricing:GetProducts", "the hard bound of the cost, is not known"),
         ("service-quotas:ListServiceQuotas", "the quota in sa-east-1 is not known"),
         ("ec2:DescribeSpotPriceHistory", "the spot price in sa-east-1 is not known"),
     ],

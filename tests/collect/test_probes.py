@@ -293,6 +293,8 @@ def test_the_command_shows_cost_share_and_that_nothing_is_left(to, tmp_path, cap
         r"t3.nano in sa-east-1: granted \d of 3 in 1 probe, share \d\.\d\d \(no interv", said
     )
     assert "open requests 0, live instances 0 (confirmed); spent at most simulated $" in said
+    assert "(each instance on demand, from its request until all had ended)" in said
+    assert "(if every program of ours dies and only the instances' own switches" in said
     [log] = (tmp_path / "launches").glob("*.jsonl")
     assert load_launches(log)["wanted"].unique().tolist() == ["granted"]
 
@@ -324,9 +326,11 @@ def test_the_command_ends_with_1_at_a_problem_and_2_at_an_error(to, tmp_path, ca
     assert "$" not in said
     for given, words in (
         (["--rounds", "2", "--every-s", "60"], "with probes every_s must be at least 300 seconds"),
-        (["--rounds", "0"], "rounds must be a whole number of at least 1, got 0"),
+        (["--rounds", "0"], "rounds must be a whole number from 1 to 1000000, got 0"),
         (["--every-s", "0"], "every_s must be above 0"),
-        (["--methods", ""], "there is no launch method"),
+        (["--rounds", "1000000"], "would take more than ten years: use fewer rounds"),
+        (["--methods", ""], "--methods has an empty value: give one, or leave it out"),
+        (["--methods", " "], "there is no launch method"),
     ):
         assert main(["probe", "t3.nano", *given, *to]) == 2
         said = capsys.readouterr()

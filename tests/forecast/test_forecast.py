@@ -290,7 +290,7 @@ def test_too_few_runs_and_one_target_are_one_clear_sentence():
     ("wrong", "words"),
     [
         ({"n": 0}, "n must be at least 1"),
-        ({"n": 1, "features": {"weather": 1.0}}, "features may hold"),
+        ({"n": 1, "features": {"weather": 1.0}}, "features may hold .* and .*, got weather$"),
         ({"n": 1, "features": {"sps": -4}}, "sps must be from 1 to 10 .* got -4"),
         ({"n": 1, "features": {"hour_utc": 77}}, "hour_utc must be from 0 to 24 .* got 77"),
         ({"n": 1, "features": {"if_score": 0.5}}, "if_score must be from 1 to 3"),

@@ -12,9 +12,11 @@ from launch_rows import INF, drawn_training, run_rows, table_of
 from scipy import integrate, stats
 
 from spotlib.analyze.comparable import RUN
-from spotlib.forecast.forecast import count_distribution, crps
+from spotlib.forecast.decide import score_words
+from spotlib.forecast.forecast import CHOSEN, count_distribution, crps
 from spotlib.forecast.models import MODELS, Runs
 from spotlib.forecast.score import (
+    Scores,
     pinball_loss,
     randomised_pit,
     score_forecasts,
@@ -223,3 +225,23 @@ def test_the_gain_on_thousands_of_runs_is_resampled_in_bounded_memory():
 
     assert len(scores.runs) > 5000
     assert peak < 60e6  # all resamples at once: 190 MB
+
+
+@pytest.mark.parametrize(
+    ("gain", "side", "interval"),
+    [
+        ((0.16, 0.02, 0.3), "16 % below", "2 % below to 30 % below"),
+        ((-0.16, -0.3, 0.02), "16 % above", "30 % above to 2 % below"),
+    ],
+)
+def test_an_error_larger_than_that_of_one_curve_is_said_to_be_above_it(gain, side, interval):
+    row = dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True))
+    row |= {"model": CHOSEN, "coverage_drawn": 0.93, "coverage_randomised": 0.9}
+
+    said = score_words(Scores(pd.DataFrame([row]), pd.DataFrame(), {}, "time", "run"))
+
+    assert said == (
+        f"The error (crps) of the chosen model is {side} that of one curve for all targets (95 % "
+        f"interval: {interval}).  The shade held 93 % of the counts, and 90 % with its ends "
+        "counted in part."
+    )

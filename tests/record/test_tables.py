@@ -370,7 +370,10 @@ HEADER = "rank,instance_type,region,source\n"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("instance_type,region\nt3.nano,sa-east-1\n", r"lacks the columns \['rank', 'source'\]"),
+        (
+            "instance_type,region\nt3.nano,sa-east-1\n",
+            "lacks the columns rank and source, it has instance_type and region",
+        ),
         ("rank,instance_type,region,source\n", "needs rows of one source"),
         (
             "rank,instance_type,region,source\n1,a.b,us-east-1,sandbox\n2,a.c,us-east-1,spotlake\n",

@@ -254,9 +254,9 @@ def test_sums_do_not_overflow_the_small_integers_that_counts_are_kept_in():
 
 
 def test_invalid_tables_and_sizes_are_refused():
-    with pytest.raises(ValueError, match=r"lacks the columns \['snapshots'\]"):
+    with pytest.raises(ValueError, match="lacks the columns snapshots, it has"):
         variation(_toy([3], [2.5]).drop(columns="snapshots"))
-    with pytest.raises(ValueError, match=r"lacks the columns \['if_cov'\]"):
+    with pytest.raises(ValueError, match="lacks the columns if_cov, it has"):
         score_targets(pd.DataFrame({"instance_type": [], "region": [], "sps_cov": []}))
     with pytest.raises(ValueError, match=r"if_score must come in steps of 0\.5"):
         variation(_toy([3, 3], [2.5, 2.3]))
