@@ -136,7 +136,7 @@ class TestBand:
     def test_before_the_first_instance_requests_are_neither_independent_nor_alike(self, times):
         [first] = times.band(np.array([1.0])).to_dict("records")
         runs, z = times.observed.runs, stats.norm.ppf(0.975)
-        smaller = (z / stats.t.ppf(0.975, runs - 1)) ** 2
+        smaller = (z / stats.t.ppf(0.975, 2 * (runs - 1))) ** 2
 
         assert first["share"] == first["low"] == 0
         independent, alike = (
@@ -161,7 +161,7 @@ def test_where_runs_are_the_same_every_limit_is_jeffreys_for_all_requests():
     launches["run"] = [f"batch/{number}/0" for number in np.repeat(range(10), 4)]
     [times] = launch_times(launches, Stage.READY, resamples=49).values()
     time_s = np.linspace(0.1, 11.9, 60)
-    size = 40 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 9)) ** 2
+    size = 40 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 18)) ** 2
     ready = size * time_s / 12
 
     band = times.band(time_s)
