@@ -87,11 +87,11 @@ class HeavyTail:
         """True times, (runs, count); infinity for the never ready."""
         times_s = np.geomspace(1e-2, 1e8, 20_001)
         shares = self.share_by(times_s) / (1 - self.never)
-        found = np.interp(_alike(self.alike, runs, count, rng), shares, times_s)
-        return np.where(_alike(self.alike, runs, count, rng) < self.never, np.inf, found)
+        found = np.interp(alike_ranks(self.alike, runs, count, rng), shares, times_s)
+        return np.where(alike_ranks(self.alike, runs, count, rng) < self.never, np.inf, found)
 
 
-def _alike(alike: float, runs: int, count: int, rng: np.random.Generator) -> np.ndarray:
+def alike_ranks(alike: float, runs: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """Even numbers from 0 to 1, (runs, count), whose normal scores correlate within a run."""
     shared, own = rng.standard_normal((runs, 1)), rng.standard_normal((runs, count))
     return special.ndtr(np.sqrt(alike) * shared + np.sqrt(1 - alike) * own)

@@ -122,13 +122,15 @@ class ShareLimits:
         """The limits of a curve with so many resamples, (resamples, places); NaN below 6 runs.
 
         The standardised deviation of a curve is the largest on the scale of arcsin(sqrt(share)),
-        where the standard error is 1 / (2 sqrt(size)) at any share.
+        where the standard error is 1 / (2 sqrt(size)) at any share.  Resampled runs vary by only
+        (n - 1) / n of the variance between runs.
         """
         if _too_few(runs):
             return cls(runs, shares, np.full_like(shares, np.nan), np.nan)
         sizes = _effective_sizes(shares, resampled, runs=runs, requests=requests)
         off = np.arcsin(np.sqrt(resampled)) - np.arcsin(np.sqrt(shares))
-        beyond = np.quantile((2 * np.sqrt(sizes) * np.abs(off)).max(axis=1), 0.95)
+        errors = np.sqrt((runs - 1) / runs / sizes) / 2
+        beyond = np.quantile((np.abs(off) / errors).max(axis=1), 0.95)
         return cls(runs, shares, sizes, max(float(beyond), float(stats.norm.ppf(0.975))))
 
     @property
@@ -162,8 +164,11 @@ class ShareLimits:
         return float(lowest), float(highest)
 
     def _limits(self, shares: Floats, *, tail: float, level: float) -> tuple[Floats, Floats]:
-        ends = 0.5 + level / 2
-        size = self.sizes * (stats.norm.ppf(ends) / stats.t.ppf(ends, self.runs - 1)) ** 2
+        # A size rests on the whole curve, where a variance between runs has about 2.5 (runs - 1)
+        # degrees of freedom: as the Cramer-von Mises statistic, (1/6)^2 / (1/90).  Less, as it also
+        # rests on its own place.
+        ends, freedom = 0.5 + level / 2, 2 * (self.runs - 1)
+        size = self.sizes * (stats.norm.ppf(ends) / stats.t.ppf(ends, freedom)) ** 2
         counts = self.shares * size + 0.5, (1 - self.shares) * size + 0.5
         low = np.sort(np.minimum(stats.beta.ppf(tail, *counts), self.shares))
         high = np.sort(np.maximum(stats.beta.isf(tail, *counts), self.shares))
