@@ -14,9 +14,8 @@ from typing import Any
 from uuid import UUID
 
 from spotlib.sandbox import catalogue, patterns
-from spotlib.sandbox.account import Instance
+from spotlib.sandbox.account import Instance, Rule
 from spotlib.sandbox.chance import digest
-from spotlib.sandbox.queues import Rule
 from spotlib.sandbox.world import World
 
 _STATE = "EC2 Instance State-change Notification"
