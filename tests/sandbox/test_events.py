@@ -7,7 +7,7 @@ from statistics import median
 import pytest
 from botocore.exceptions import ClientError
 
-from spotlib.sandbox import event_api, patterns, queue_api
+from spotlib.sandbox import event_api, events, patterns, queue_api
 from spotlib.sandbox.company import Neighbours, crowd, move_in
 from spotlib.sandbox.market import Market
 from spotlib.sandbox.world import Delivery, Fate, World
@@ -330,6 +330,7 @@ def test_a_world_without_a_rule_computes_nothing_of_events(monkeypatch):
     for name in ("delays_s", "foreign_wait_s", "rebalance_lead_s"):
         monkeypatch.setattr(Delivery, name, computed)
     monkeypatch.setattr(patterns, "matches", computed)
+    monkeypatch.setattr(events, "_Event", computed)
     fate = Fate(boot_s=2.0, interrupted_s=60.0)
     world = World(script=lambda _: fate)
     assert course_of(world, listens=False)
