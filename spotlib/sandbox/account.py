@@ -1,4 +1,4 @@
-"""The requests, instances, launch templates and fleets of the pretend account, and their indexes.
+"""The requests, instances, templates, rules and fleets of the pretend account, and their indexes.
 
 Plain records.  ``course`` decides what happens to them and when; ``shapes`` gives them EC2's form.
 All times are seconds since the world began.
@@ -16,6 +16,7 @@ from math import inf
 from typing import Any, Literal
 
 from spotlib.sandbox.market import Pool
+from spotlib.sandbox.queues import Queue
 
 _SHUTDOWN = re.compile(rb"^\s*(?:sudo\s+)?shutdown\s+-[hP]\s+\+(\d+)", re.MULTILINE)
 
@@ -181,6 +182,20 @@ class Template:
 
 
 @dataclass(kw_only=True)
+class Rule:
+    """One rule, on the default event bus."""
+
+    name: str
+    arn: str
+    tags: dict[str, str]
+    listed_from_s: float
+    pattern: str = ""
+    enabled: bool = True
+    description: str = ""
+    targets: dict[str, str] = field(default_factory=dict)  # id -> ARN of a queue
+
+
+@dataclass(kw_only=True)
 class Fleet:
     """One fleet, ``fleet-...``, of type instant or request."""
 
@@ -216,6 +231,10 @@ class Region:
         self.tokens: dict[tuple[str, str], tuple[str, Any]] = {}  # see ``tokens``
         self.templates: dict[str, Template] = {}
         self.fleets: dict[str, Fleet] = {}
+        self.queues: dict[str, Queue] = {}  # by name
+        self.deleted_queues: dict[str, Queue] = {}
+        self.rules: dict[str, Rule] = {}  # by name
+        self.foreign_events = 0  # so far, of the instances of others
         self.launched = 0  # instances so far
         self.fleets_made = 0
         self.held: Counter[tuple[Pool, bool]] = Counter()  # capacity in use here, by stock
