@@ -64,7 +64,7 @@ def name_of(batch_id: str) -> str:
     return PREFIX + batch_id
 
 
-def make_events(caller: Caller, region: str, batch_id: str, *, expires_at: datetime) -> str:
+def make(caller: Caller, region: str, batch_id: str, *, expires_at: datetime) -> str:
     """Make a rule and a queue that gets what it passes on; to make them again changes nothing.
 
     Each has its name and its tags from birth, so clean-up finds whatever has been made.
@@ -204,20 +204,25 @@ def _tagged(
 
 def _names(caller: Caller, region: str) -> list[str]:
     """All names of queues and rules that may be ours."""
-    rules = caller.pages(region, "list_rules", "Rules", service="events", NamePrefix=PREFIX)
-    names = {rule["Name"] for rule in rules}
-    more: dict[str, Any] = {}
+    return sorted({*list_rules(caller, region), *list_queues(caller, region)})
+
+
+def list_rules(caller: Caller, region: str, prefix: str = PREFIX) -> list[str]:
+    """Return the names of the rules that begin so."""
+    pages = caller.pages(region, "list_rules", "Rules", service="events", NamePrefix=prefix)
+    return [rule["Name"] for rule in pages]
+
+
+def list_queues(caller: Caller, region: str, prefix: str = PREFIX) -> list[str]:
+    """Return the names of the queues that begin so; one may be listed for 60 s after its end."""
+    given = {"service": "sqs", "QueueNamePrefix": prefix, "MaxResults": 1000}
+    names: list[str] = []
     while True:
-        reply = list_queues(caller, region, MaxResults=1000, **more)
-        names.update(url.rpartition("/")[2] for url in reply.get("QueueUrls", []))
+        reply = caller.call(region, "list_queues", **given)
+        names += [url.rpartition("/")[2] for url in reply.get("QueueUrls", [])]
         if not reply.get("NextToken"):
-            return sorted(names)
-        more["NextToken"] = reply["NextToken"]
-
-
-def list_queues(caller: Caller, region: str, **given: Any) -> dict[str, Any]:
-    """Return the answer to one question for our queues."""
-    return caller.call(region, "list_queues", service="sqs", QueueNamePrefix=PREFIX, **given)
+            return names
+        given["NextToken"] = reply["NextToken"]
 
 
 def _parts(
