@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from spotlib.collect.batch import Batch
 
 MOST_READS = 5  # of a queue, one after the other, until it is empty
+_READ_S = 0.5  # about what a read takes at most
 _LAST_READS_S = 20.0
 _ADVICE = "allow what 'python -m spotlib policy --events' prints, or set events=False"
 _UNREAD = "EC2's events were not read each time, so some may be missing: {}"
@@ -72,8 +73,13 @@ def _queue_in(batch: "Batch", caller: Caller, region: str, events: bool | str) -
 
 
 def read_beside(batch: "Batch", region: str, most: int = MOST_READS) -> None:
-    """Begin to read a queue, unless it is being read: until it is empty, but not for ever."""
-    if region in batch.queues.urls and region not in batch.queues.reading:
+    """Begin to read a queue, unless it is being read: until it is empty, but not for ever.
+
+    A poll that is due soon comes first.  To read later loses nothing: the queue knows when it got
+    an event.
+    """
+    left_s = batch.due_s(batch.next_poll) - batch.now_s()
+    if region in batch.queues.urls and region not in batch.queues.reading and left_s > _READ_S:
         batch.queues.reading.add(region)
         call = (batch.connection, region, batch.queues.urls[region])
         receipts = batch.queues.receipts.pop(region, ())
