@@ -54,6 +54,7 @@ T3_SOURCES = ("placement scores", "selection")  # where a known t3 is from
 MOST_INSTANCES_PER_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
 
 _INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
+_QUEUE = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d")
 # Also of local and Wavelength zones: usw2-lax1-az1, use1-wl1-bos-wlz1.
 _ZONE_ID = re.compile(r"[a-z]{3,8}\d?(-[a-z]{2,4}\d*)*-(az|wlz)\d+")
@@ -66,6 +67,18 @@ AMAZON_LINUX = re.compile(r"(amzn2?|al20\d\d)-ami-")
 _RELEASE = re.compile(r"(?<=-)(\d+\.){1,3}\d{8}(\.\d+)?-", re.ASCII)  # 2023.6.20250128.0-
 
 StageName = Literal["accepted", "granted", "fulfilled", "running", "usable", "ready"]
+# What an event of EC2 tells of an instance: its state, or what happens to it.
+About = Literal[
+    "pending",
+    "running",
+    "shutting-down",
+    "terminated",
+    "stopping",
+    "stopped",
+    "fulfilled",
+    "interruption",
+    "rebalance",
+]
 
 
 class Stage(IntEnum):
@@ -649,6 +662,17 @@ def require_intervals(*, timeout_s: float, poll_s: float) -> None:
         raise ParameterError(
             f"need 0 < poll_s <= timeout_s <= {LONGEST_PAUSE_S:.0f} (a year), "
             f"got {poll_s=}, {timeout_s=}"
+        )
+
+
+def require_events(events: bool | str) -> None:
+    """Refuse what neither says whether to record EC2's own events nor can be a queue's name."""
+    said = isinstance(events, bool)
+    named = isinstance(events, str) and _QUEUE.fullmatch(events)
+    if not said and (not named or str(events).lower() in ("true", "false")):
+        raise ParameterError(
+            "events must be False, True, or the name of a queue of yours (1 to 80 letters, digits, "
+            f"- or _), got {events!r}"
         )
 
 
