@@ -64,6 +64,18 @@ AMAZON_LINUX = re.compile(r"(amzn2?|al20\d\d)-ami-")
 _RELEASE = re.compile(r"(?<=-)(\d+\.){1,3}\d{8}(\.\d+)?-", re.ASCII)  # 2023.6.20250128.0-
 
 StageName = Literal["accepted", "granted", "fulfilled", "running", "usable", "ready"]
+# What an event of EC2 tells of an instance: its state, or what happens to it.
+About = Literal[
+    "pending",
+    "running",
+    "shutting-down",
+    "terminated",
+    "stopping",
+    "stopped",
+    "fulfilled",
+    "interruption",
+    "rebalance",
+]
 
 
 class Stage(IntEnum):

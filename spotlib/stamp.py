@@ -23,6 +23,7 @@ SERVERS_S = 0.1  # how far EC2's own clocks are apart at most
 DRIFT = 500e-6  # how much faster or slower than UTC a clock runs at most
 
 _WHOLE_S = 1.0  # EC2's times are cut to whole seconds
+_MILLISECOND_S = 1e-3  # and those of a queue to milliseconds
 _NARROWINGS = 3  # each puts the moment nearer to the dates that it is told by
 _LINE = re.compile(
     r"spotlib-usable (?P<uptime>\d{1,7}\.\d{1,9}) (?P<later>\d{1,7}\.\d{1,9}) "
@@ -152,6 +153,37 @@ def usable_bracket(
         if found is not None:
             return found
     return widest
+
+
+def notice_bracket(
+    event_at: datetime,
+    sent_at: datetime,
+    *,
+    sent_s: float,
+    read_s: float,
+    dates: Sequence[Dated],
+) -> Bracket:
+    """Return when that happened which an event of EC2 tells of, on our clock: ``(after_s, by_s]``.
+
+    It was after the request was sent, and by the answer of the read that showed the event.  It was
+    within the second that EC2 names, and before the queue took the event in.  If these contradict
+    each other, only the first two count.
+
+    Parameters
+    ----------
+    event_at
+        EC2's time of the event, cut to a whole second.
+    sent_at
+        When the queue took it in, cut to a millisecond.
+    sent_s, read_s
+        When the request was sent, and when the read was answered.
+    dates
+        Calls answered in the same region, which tell EC2's time on our clock.
+    """
+    widest = Bracket(sent_s, read_s)
+    earliest = event_at.timestamp()
+    latest = min(earliest + _WHOLE_S, sent_at.timestamp() + _MILLISECOND_S)
+    return _on_our_clock(earliest, latest, widest, dates) or widest
 
 
 def _on_our_clock(

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spotlib.model import Bracket
-from spotlib.stamp import DRIFT, SERVERS_S, SYNCHRONISED_S, Dated, Stamp, read_stamp, usable_bracket
+from spotlib.stamp import (
+    DRIFT,
+    SERVERS_S,
+    SYNCHRONISED_S,
+    Dated,
+    Stamp,
+    notice_bracket,
+    read_stamp,
+    usable_bracket,
+)
 
 EPOCH = datetime(2024, 9, 1, tzinfo=UTC)
 BOOT_ID = "8f0f5a3e-0b1c-4d2e-9f3a-112233445566"
@@ -230,3 +239,58 @@ def test_a_line_that_is_not_whole_is_no_stamp(broken):
 def test_no_console_raises(before, after):
     assert read_stamp(before.replace("spotlib", "") + LINE + "\n" + after).uptime_s == 12.5
     read_stamp(before + after)
+
+
+@settings(max_examples=400)
+@given(
+    machine=st.builds(
+        Machine,
+        ahead_s=st.floats(-2 * HOUR_S, 2 * HOUR_S),
+        drift=st.floats(-DRIFT * 0.99, DRIFT * 0.99),
+    ),
+    steps=st.tuples(st.floats(0.0, 300.0), st.floats(0.0, 30.0), st.floats(0.0, 60.0)),
+    asked=st.lists(calls, max_size=8),
+    off=st.tuples(*[st.floats(-SERVERS_S / 2, SERVERS_S / 2)] * 2),
+)
+def test_the_bracket_of_an_event_contains_the_moment(*, machine, steps, asked, off):
+    """Sent, reached, taken in by the queue, read: any gaps, and each server has its own clock."""
+    sent, (to_reached, to_queue, to_read) = 100.0, steps
+    reached = sent + to_reached + 0.01
+    queued = reached + to_queue
+    read = queued + to_read + 0.01
+
+    bracket = notice_bracket(
+        utc(math.floor(reached + off[0])),
+        utc(math.floor((queued + off[1]) * 1000) / 1000),
+        sent_s=machine.ours(sent),
+        read_s=machine.ours(read),
+        dates=[dated(machine, *each) for each in asked],
+    )
+
+    assert bracket.after_s < machine.ours(reached) <= bracket.by_s
+    assert bracket.after_s >= machine.ours(sent)
+    assert bracket.by_s <= machine.ours(read)
+
+
+def event_bracket(*, event_s=120.0, queue_s=120.4, read_s=140.0, dates=EXACT):
+    return notice_bracket(utc(event_s), utc(queue_s), sent_s=100.0, read_s=read_s, dates=dates)
+
+
+def test_an_event_is_known_to_its_second_and_to_when_the_queue_took_it_in():
+    late, soon = event_bracket(queue_s=125.0), event_bracket()
+
+    assert late.after_s == soon.after_s == pytest.approx(120.0 - SERVERS_S, abs=0.06)
+    assert late.by_s == pytest.approx(121.0 + SERVERS_S, abs=0.06)
+    assert soon.by_s == pytest.approx(120.4 + SERVERS_S, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    "contradicting",
+    [{"queue_s": 119.0}, {"event_s": 90.0, "queue_s": 90.5}, {"event_s": 150.0, "queue_s": 150.5}],
+)
+def test_an_event_that_contradicts_itself_or_the_reads_tells_only_that_it_was_read(contradicting):
+    assert event_bracket(**contradicting) == Bracket(100.0, 140.0)
+
+
+def test_without_any_date_an_event_tells_only_that_it_was_read():
+    assert event_bracket(dates=[]) == Bracket(100.0, 140.0)

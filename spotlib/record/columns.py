@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spotlib.model import Stage
+from spotlib.model import About, Stage
 from spotlib.record.events import Features
 
 PLACE = ("simulated", "world", "endpoint", "batch_id")
@@ -21,7 +21,16 @@ PLAN = (
 )
 _FEATURES = Features.__struct_fields__
 STAGES = tuple(stage.label for stage in Stage)
-_BRACKETS = tuple(f"{stage}_{end}_s" for stage in STAGES for end in ("after", "by"))
+# What EC2's events tell of a request, and the stages whose moment they tell too.
+TOLD: tuple[About, ...] = ("fulfilled", "running")
+WARNED: tuple[About, ...] = ("interruption", "rebalance")
+
+
+def _brackets(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{name}_{end}_s" for name in names for end in ("after", "by"))
+
+
+_BRACKETS = _brackets(STAGES)
 BATCH_COLUMNS = (
     *PLACE,
     *("started_at", "account", "profile", "rounds", "every_s", "poll_s", "phase_s", "seed"),
@@ -37,6 +46,9 @@ LAUNCH_COLUMNS = (
     *("impaired_after_s", "impaired_by_s", "refused_after_s", "refused_by_s"),
     *("held_after_s", "held_by_s"),
     *("usable_watched_s", "guest_uptime_s", "guest_at", "guest_synchronised"),
+    *_brackets([f"{stage}_{clock}" for stage in TOLD for clock in ("event", "both")]),
+    *(f"{stage}_clocks" for stage in TOLD),
+    *_brackets(WARNED),
     *("created_at", "fulfilled_at", "launched_at"),
     *_FEATURES,
 )

@@ -22,6 +22,7 @@ History of the schema:
    ``purchase`` where it is not spot, ``lacking`` where fewer came than were asked for.  Probes:
    ``granted`` among the counts of a poll, and when EC2 was seen to hold a request.  The stage
    ``usable`` with the guest's stamp, among the counts of a poll, and reads of consoles without one.
+   EC2's own events (``notice``), and where the batch reads them.
 """
 
 from datetime import datetime
@@ -37,6 +38,7 @@ from spotlib.model import (
     MOST_INSTANCES_PER_CALL,
     REGION_PATTERN,
     ZONE_ID_PATTERN,
+    About,
     Kind,
     Outcome,
     Purchase,
@@ -155,6 +157,8 @@ class BatchEvent(_Event, frozen=True, kw_only=True, tag="batch", omit_defaults=T
     warnings: tuple[str, ...]
     host: Host
     arm_pause_s: Seconds = 0.0  # from the end of one arm of a target to the next; see ``methods``
+    events: tuple[str, ...] = ()  # the regions in which it reads EC2's own events
+    queue: str | None = None  # the user's own, from which it reads them; else it makes one in each
 
     def __post_init__(self) -> None:
         """Keep no password: an endpoint is refused with one, but older logs may hold one."""
@@ -301,6 +305,25 @@ class ConsoleEvent(_RunEvent, frozen=True, kw_only=True, tag="console"):
     error: str | None
 
 
+class NoticeEvent(_RunEvent, frozen=True, kw_only=True, tag="notice"):
+    """One of EC2's own events about an instance of ours, and when what it tells of was reached.
+
+    ``event_at`` is EC2's time, cut to a whole second, ``sent_at`` when the queue took the event
+    in, and ``asked_s`` to ``answered_s`` the read that showed it.  ``after_s`` to ``by_s`` is the
+    bracket that follows; see ``stamp``.  An event may come after the outcome, or never.
+    """
+
+    request_id: str
+    instance_id: str
+    about: About
+    event_at: Instant
+    sent_at: Instant
+    asked_s: Seconds
+    answered_s: Seconds
+    after_s: Seconds
+    by_s: Seconds
+
+
 class ImpairedEvent(_RequestEvent, frozen=True, kw_only=True, tag="impaired"):
     """A running instance is first shown with a failed status check: the bracket, every check."""
 
@@ -388,6 +411,7 @@ Event = (
     | PollEvent
     | StageEvent
     | ConsoleEvent
+    | NoticeEvent
     | ImpairedEvent
     | OutcomeEvent
     | TaggedEvent

@@ -19,6 +19,7 @@ from spotlib.record.events import (
     Event,
     ImpairedEvent,
     IntentEvent,
+    NoticeEvent,
     OutcomeEvent,
     PollEvent,
     RecoveredEvent,
@@ -77,6 +78,7 @@ class RecordedRequest:
 
     ``impaired`` is when its instance was first shown with a failed status check, if it was.
     ``console`` is the last read of its console that showed no stamp.
+    ``notices`` are what EC2's own events tell of it, in no order.
     """
 
     request_id: str
@@ -85,6 +87,7 @@ class RecordedRequest:
     stages: list[StageEvent] = field(default_factory=list)
     impaired: ImpairedEvent | None = None
     console: ConsoleEvent | None = None
+    notices: list[NoticeEvent] = field(default_factory=list)
     outcome: OutcomeEvent | None = None
 
     @property
@@ -129,8 +132,8 @@ class RecordedBatch:
 
     @property
     def regions(self) -> list[str]:
-        """The regions that anything was sent to, sorted."""
-        return sorted({run.intent.region for run in self.runs.values()})
+        """The regions that anything was sent to, or may have been made in, sorted."""
+        return sorted({*self.batch.events, *(run.intent.region for run in self.runs.values())})
 
     @property
     def over(self) -> set[str]:
@@ -218,6 +221,10 @@ def _take(found: RecordedBatch, event: Event) -> None:
             _take_answer(found, event)
         case ConsoleEvent():
             _request_of(found, event).console = event
+        case NoticeEvent():
+            request = _request_of(found, event)
+            _require_order(sent_s=request.sent_s, after_s=event.after_s, by_s=event.by_s)
+            request.notices.append(event)
         case ImpairedEvent():
             request = _request_of(found, event)
             _require_new(request.impaired is None, f"impaired of {event.request_id}")
@@ -300,7 +307,8 @@ def _take_poll(found: RecordedBatch, event: PollEvent) -> None:
 
 
 def _request_of(
-    found: RecordedBatch, event: StageEvent | ConsoleEvent | ImpairedEvent | OutcomeEvent
+    found: RecordedBatch,
+    event: StageEvent | ConsoleEvent | NoticeEvent | ImpairedEvent | OutcomeEvent,
 ) -> RecordedRequest:
     request = found.requests[event.request_id]
     if request.run.key != (event.round, event.plan):

@@ -17,6 +17,8 @@ from spotlib.record.columns import (
     LAUNCH_COLUMNS,
     PLACE,
     PLAN,
+    TOLD,
+    WARNED,
     concatenated,
     typed,
 )
@@ -141,6 +143,8 @@ def _request_row(request: RecordedRequest) -> dict[str, Any]:
     }
     for event in request.stages:
         _add_stage(row, event, sent_s)
+    if request.notices:
+        row |= _told(request, row)
     if request.run.intent.usable and "usable_by_s" not in row:
         row["usable_watched_s"] = _not_usable_until_s(request, row)
     if request.impaired is not None:
@@ -174,6 +178,24 @@ def _hold(event: OutcomeEvent, sent_s: float) -> dict[str, float]:
     """When EC2 was first seen to hold a request, if that ended it."""
     ends = {"held_after_s": event.held_after_s, "held_by_s": event.held_by_s}
     return {name: end - sent_s for name, end in ends.items() if end is not UNSET}
+
+
+def _told(request: RecordedRequest, row: dict[str, Any]) -> dict[str, Any]:
+    """What EC2's own events tell, beside what the polls showed.  Of copies the earliest counts."""
+    first: dict[str, tuple[float, float]] = {}
+    for each in sorted(request.notices, key=lambda each: -each.by_s):
+        first[each.about] = each.after_s - request.sent_s, each.by_s - request.sent_s
+    told = {f"{stage}_event": first[stage] for stage in TOLD if stage in first}
+    told |= {about: first[about] for about in WARNED if about in first}
+    clocks: dict[str, str] = {}
+    for stage in TOLD:
+        if stage in first and f"{stage}_by_s" in row:
+            shown = row[f"{stage}_after_s"], row[f"{stage}_by_s"]
+            both = max(shown[0], first[stage][0]), min(shown[1], first[stage][1])
+            clocks[f"{stage}_clocks"] = "agree" if both[0] < both[1] else "contradict"
+            told |= {f"{stage}_both": both} if both[0] < both[1] else {}
+    ends = {f"{name}_after_s": after_s for name, (after_s, _) in told.items()}
+    return ends | {f"{name}_by_s": by_s for name, (_, by_s) in told.items()} | clocks
 
 
 def _minus(moment_s: float | None, sent_s: float) -> float | None:

@@ -91,6 +91,11 @@ def load_launches(paths: Paths, *, executor: Executor | None = None) -> pd.DataF
         ``usable_*`` is the bracket of the guest's own stamp, where plans record it, and ``guest_*``
         what the stamp says.  Without a stamp it is censored at ``usable_watched_s``: a request that
         ran may have been usable unseen, unless its whole console was read after its end.
+        What EC2's own events tell, where they were read, stands beside what the polls showed:
+        ``fulfilled_event_*`` and ``running_event_*`` bracket when the stage was *reached*, where
+        ``fulfilled_*`` and ``running_*`` bracket when the API first *showed* it.  ``*_both_*`` is
+        what both allow, and ``*_clocks`` says whether they "agree" or "contradict" each other.
+        ``interruption_*`` and ``rebalance_*`` are EC2's warnings of an end.
         ``image_family`` is what all releases of an Amazon Linux share, or the image's own id.
         ``price_usd`` is the spot price and ``on_demand_usd`` the on-demand price, whatever was
         bought: ``purchase`` says which of them was to be paid.
