@@ -16,12 +16,12 @@ from spotlib.analyze.intervals import Estimate
 from spotlib.analyze.lag import with_all
 from spotlib.analyze.launch_times import launch_times
 from spotlib.model import Outcome, Stage, watched_stages
+from spotlib.record.columns import TOLD
 from spotlib.words import counted
 
 AGREE, CONTRADICT = "agree", "contradict"
 # The bracket of each clock, as the columns of a stage name it.
 CLOCKS = {"poll": "{}_{}_s", "event": "{}_event_{}_s", "both": "{}_both_{}_s"}
-_TOLD = (Stage.FULFILLED, Stage.RUNNING)  # by events; of status checks there is none
 _COLUMNS = (
     *("stage", "target", "runs", "requests", "both_clocks", AGREE, CONTRADICT),
     *(f"{clock}_width_s" for clock in CLOCKS),
@@ -47,7 +47,7 @@ def told_twice(launches: pd.DataFrame, last: Stage) -> dict[Stage, pd.DataFrame]
     found = {}
     for stage in watched_stages(last):
         name = f"{stage.label}_clocks"
-        if stage in _TOLD and name in launches and launches[name].notna().any():
+        if stage.label in TOLD and launches[name].notna().any():
             batches = set(launches.loc[launches[name].notna(), "batch_id"])
             found[stage] = launches[launches["batch_id"].isin(batches)].sort_values("target")
     return found
@@ -78,10 +78,12 @@ def second_clock(
             polls, both = by_poll[str(target)], by_both[str(target)]
             row = {"stage": stage.label, "target": target, "runs": polls.observed.runs}
             row |= _counts(each, stage) | _widths(each, stage)
-            for name, estimate in (("median_s", polls), ("median_both_s", both)):
-                median = estimate.quantile(0.5)
+            medians = {"median_s": polls.quantile(0.5), "median_both_s": both.quantile(0.5)}
+            for name, median in medians.items():
                 row |= {name: median.value, f"{name}_low": median.low, f"{name}_high": median.high}
-                row |= {"why_no_interval": median.why}
+            row |= {
+                "why_no_interval": next((each.why for each in medians.values() if each.why), "")
+            }
             found.append(row)
     return pd.DataFrame(found, columns=list(_COLUMNS))
 
@@ -167,8 +169,6 @@ def warning_table(launches: pd.DataFrame) -> pd.DataFrame:
     """
     found = []
     for name, words in _WARNINGS.items():
-        if f"{name}_by_s" not in launches:
-            continue
         warned = launches[launches[f"{name}_by_s"].notna()]
         ended = warned[warned["outcome"] == Outcome.INTERRUPTED]
         before_s = ended["watched_s"] - (ended[f"{name}_after_s"] + ended[f"{name}_by_s"]) / 2
