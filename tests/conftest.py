@@ -95,10 +95,17 @@ def scripted(*fates: Fate | None, **settings: Any) -> World:
     return World(script=lambda _: next(waiting, QUICK), **settings)
 
 
-def plan_for(connection: Connection, *targets: Target, n: int = 5, **plan: Any) -> PreflightReport:
+def plan_for(
+    connection: Connection,
+    *targets: Target,
+    n: int = 5,
+    events: bool | str = False,
+    **plan: Any,
+) -> PreflightReport:
     """Return the preflight's report for a plan of ``n`` instances per target."""
     plan.setdefault("wanted", Stage.READY)
-    return preflight(connection, plan_launches(targets or (NANO,), count=n, **plan)).require()
+    plans = plan_launches(targets or (NANO,), count=n, **plan)
+    return preflight(connection, plans, events=events).require()
 
 
 def unnumbered(text: str) -> str:

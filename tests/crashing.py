@@ -120,11 +120,12 @@ def short_batch(
     *,
     arm: str = DEFAULT,
     wanted: Stage = Stage.READY,
+    events: bool | str = False,
     **given: Any,
 ) -> BatchSummary:
     """Collect two plans in two regions, calling ``visit`` at every step."""
     plan: dict[str, Any] = {"n": 2, "timeout_s": TIMEOUT_S, "methods": [arm], "wanted": wanted}
-    checked = plan_for(connection, NANO, ARM, **plan)
+    checked = plan_for(connection, NANO, ARM, events=events, **plan)
     with visiting(visit):
         return collect_batch(
             connection,
@@ -134,6 +135,7 @@ def short_batch(
             placement_scores=False,
             advisor=False,
             guard=False,
+            events=events,
             **given,
         )
 

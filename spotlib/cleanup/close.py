@@ -11,7 +11,7 @@ again; what was not, and is not found, is never taken for ended.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import filterfalse
+from itertools import chain, filterfalse
 
 from spotlib.ec2.connection import Connection, new_executor
 from spotlib.ec2.resource import NOT_DESCRIBED, Resource, Survey
@@ -147,6 +147,16 @@ class Cleaned:
     errors: Mapping[str, str] = field(default_factory=dict)
     forgotten: bool = False
 
+    def joined(self, other: "Cleaned") -> "Cleaned":
+        """Both in one: confirmed if both are."""
+        return Cleaned(
+            self.confirmed and other.confirmed,
+            _by_region(self.open_requests, other.open_requests),
+            _by_region(self.live_instances, other.live_instances),
+            {**other.errors, **self.errors},
+            self.forgotten,
+        )
+
     def commands(self, options: str = "") -> list[str]:
         """The AWS CLI commands that finish the job by hand: cancel, describe, terminate.
 
@@ -161,6 +171,11 @@ class Cleaned:
             if (mine := resource.of(ids))
             for command in resource.commands(f"--region {region}{options}", mine)
         ]
+
+
+def _by_region(*parts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    regions = dict.fromkeys(region for each in parts for region in each)
+    return {region: [*chain(*(each.get(region, ()) for each in parts))] for region in regions}
 
 
 def settle(

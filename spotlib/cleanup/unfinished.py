@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from spotlib.cleanup.commands import sweep_command
+from spotlib.ec2.events import EVENTS, name_of
 from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.methods.registry import left_by
 from spotlib.ec2.resource import Resource
@@ -60,12 +61,20 @@ class Unfinished:
             alone = INSTANCES in left_by([intent.method])
             known = {name, request.instance_id or name} if alone else {name}
             ids[intent.region] += tuple(sorted(known - over))
+        for region in self.batch.events if self.makes_events else ():
+            ids[region] += (name_of(self.batch_id),)
         return ids
 
     @property
     def resources(self) -> tuple[Resource, ...]:
-        """The kinds of things that its launch methods leave."""
-        return left_by(run.intent.method for run in self.record.runs.values())
+        """The kinds of things that its launch methods leave, and what it made for EC2's events."""
+        left = left_by(run.intent.method for run in self.record.runs.values())
+        return (*left, EVENTS) if self.makes_events else left
+
+    @property
+    def makes_events(self) -> bool:
+        """Whether it makes a queue and a rule in each region, and reads no queue of the user's."""
+        return bool(self.batch.events) and self.batch.queue is None
 
     @property
     def alive_instances(self) -> Mapping[str, frozenset[str]]:

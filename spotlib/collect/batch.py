@@ -20,6 +20,7 @@ from msgspec.structs import replace
 import spotlib
 from spotlib.cleanup.close import until_quiet_s
 from spotlib.collect.cost import PreflightReport, PreparedPlan
+from spotlib.collect.queues import Queues
 from spotlib.collect.stopping import Stopping, rewrite_line
 from spotlib.collect.usable import Consoles
 from spotlib.ec2.connection import Connection
@@ -185,6 +186,7 @@ class Batch:
     flying: dict[Future[Any], Landed] = field(default_factory=dict)
     polling: set[str] = field(default_factory=set)  # regions whose poll is in flight
     consoles: Consoles = field(default_factory=Consoles)
+    queues: Queues = field(default_factory=Queues)
     taken: set[str] = field(default_factory=set)  # ids that EC2 took a cancel or terminate of
     terminated: dict[str, str] = field(default_factory=dict)  # instances of these: their regions
     cleared: set[str] = field(default_factory=set)  # rows and instances that are known to be over
@@ -202,6 +204,12 @@ class Batch:
     def resources(self) -> tuple[Resource, ...]:
         """The kinds of things that its launch methods leave."""
         return left_by(each.plan.method for each in self.preflight.prepared)
+
+    @property
+    def event_regions(self) -> tuple[str, ...]:
+        """The regions in which it reads EC2's own events."""
+        regions = {each.plan.target.region for each in self.preflight.prepared}
+        return tuple(sorted(regions)) if self.preflight.events else ()
 
     @property
     def uncleared(self) -> dict[str, set[str]]:
@@ -363,6 +371,8 @@ class Batch:
             bound_usd=preflight.bound_usd,
             warnings=preflight.warnings,
             host=_host(),
+            events=self.event_regions,
+            queue=preflight.events if isinstance(preflight.events, str) else None,
         )
         self.log.append(first, sync=True)
 

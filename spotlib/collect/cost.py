@@ -106,13 +106,15 @@ class PreflightReport:
     """What the preflight found out.
 
     ``free_vcpus`` is by region and quota, None if the quota is unknown.  ``credentials_end_at`` is
-    None if they are renewed or do not say when they end.
+    None if they are renewed or do not say when they end.  ``events`` is whether EC2's own events
+    are recorded, or the name of the user's queue that has them.
     """
 
     account: str | None
     arn: str | None
     prepared: tuple[PreparedPlan, ...]
     free_vcpus: Mapping[tuple[str, str], int | None]
+    events: bool | str = False
     credentials_end_at: datetime | None = None
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -50,7 +50,7 @@ def ask_dry_runs(answers: Answers, region: str, prepared: Sequence[PreparedPlan]
     patient, names = answers.connection, {each.plan.method for each in prepared}
     left = {INSTANCES, *left_by(names)}
     only_ours = all(METHODS[name].tags_at_birth for name in names)
-    for action, given in (each.dry_run for each in RESOURCES if each in left):
+    for action, given in (each.dry_run for each in RESOURCES if each in left and each.dry_run):
         refusal = _asked(patient, region, action, given)
         if only_ours and refusal.kind is Kind.PERMISSION:
             answers.warnings.append(_PERHAPS.format(refusal))

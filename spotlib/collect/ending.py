@@ -15,10 +15,13 @@ from spotlib.cleanup.close import (
 )
 from spotlib.cleanup.guard import Guard
 from spotlib.collect.batch import Batch
+from spotlib.collect.events import read_last_events
 from spotlib.collect.summary import batch_usd
 from spotlib.collect.watch import end, read_last_consoles
+from spotlib.ec2.events import EVENTS, name_of
 from spotlib.model import Outcome
 
+_EVENTS_GIVE_UP_S = 180.0  # then the guard, or a sweep, goes on
 _LAST_CALLS_S = 60  # how long calls in flight may take when everything ends
 
 
@@ -91,19 +94,43 @@ def settle_batch(batch: Batch, words: str = "", *, last: bool = False) -> Cleane
         batch.cleared.update(itertools.chain.from_iterable(request_ids.values()))
         for run in batch.runs:
             run.gone_s = min(run.gone_s, batch.now_s())
-        _read_last_consoles(batch)
+        _learn_the_rest(batch)
+    if last:
+        cleaned = _end_events(batch, cleaned)
     if last and not batch.unwritten:  # else a sweep has to complete the log before it may end
         batch.note(clean_event(cleaned, spent_at_most_usd=batch_usd(batch)))
     return cleaned
 
 
-def _read_last_consoles(batch: Batch) -> None:
+def _learn_the_rest(batch: Batch) -> None:
     """Learn what is still to be learnt; whatever fails must not keep the end from being written."""
-    try:
-        with batch.tolerating_log_errors():
-            read_last_consoles(batch)
-    except Exception as error:  # noqa: BLE001 - as it says
-        batch.warnings.append(f"the consoles of what has ended were not read: {error!r}")
+    for what, read in (("consoles", read_last_consoles), ("events", read_last_events)):
+        try:
+            with batch.tolerating_log_errors():
+                read(batch)
+        except Exception as error:  # noqa: BLE001 - as it says
+            batch.warnings.append(f"the {what} of what has ended were not read: {error!r}")
+
+
+def _end_events(batch: Batch, cleaned: Cleaned) -> Cleaned:
+    """Delete what the batch made for EC2's events, now that everything has been read.
+
+    Requests that are open, and instances that are alive, are known whether that is confirmed or
+    not.  A queue is listed for up to a minute after its end.
+    """
+    if batch.preflight.events is not True:
+        return cleaned
+    ended = settle(
+        batch.connection,
+        batch_id=batch.batch_id,
+        request_ids={region: [name_of(batch.batch_id)] for region in batch.event_regions},
+        resources=(EVENTS,),
+        note=batch.note,
+        settle_s=0.0,
+        give_up_s=_EVENTS_GIVE_UP_S,
+        rest=partial(_rest, batch, "waiting until the queue of EC2's events is gone", last=True),
+    )
+    return cleaned.joined(ended)
 
 
 def _rest(batch: Batch, words: str, pause_s: float, left_s: float, *, last: bool) -> bool:

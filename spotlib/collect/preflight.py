@@ -21,6 +21,7 @@ from spotlib.collect.account import (
 from spotlib.collect.answers import Answers, describe_types, nearest
 from spotlib.collect.cost import PreflightReport, PreparedPlan
 from spotlib.collect.dry_run import ask_dry_runs
+from spotlib.collect.events import check_events
 from spotlib.collect.features import PriceHistory, on_demand_usd, spot_prices, target_price
 from spotlib.collect.free_vcpus import free_vcpus_of, with_quota
 from spotlib.collect.images import Image
@@ -40,6 +41,7 @@ def preflight(
     *,
     account_id: str | None = None,
     allow_any_image: bool = False,
+    events: bool | str = False,
 ) -> PreflightReport:
     """Check everything that could stop these plans, estimate their cost, and spend nothing.
 
@@ -54,6 +56,9 @@ def preflight(
     allow_any_image
         Accept an image on which the dead-man's switch does not run, or which is not billed as
         plain Linux; warnings then say what that means.
+    events
+        Whether EC2's own events will be recorded, or the name of the user's queue that has them;
+        see ``collect_batch``.
 
     Returns
     -------
@@ -106,11 +111,13 @@ def preflight(
     for region in sorted({each.plan.target.region for each in prepared}):
         ready = [each for each in prepared if each.plan.target.region == region]
         ask_dry_runs(answers, region, ready)
+    check_events(answers, sorted({each.plan.target.region for each in prepared}), events)
     return PreflightReport(
         account=identity.get("Account"),
         arn=identity.get("Arn"),
         prepared=tuple(prepared),
         free_vcpus=free,
+        events=events,
         credentials_end_at=connection.credentials_end_at(),
         problems=tuple(answers.problems),
         warnings=tuple(dict.fromkeys(answers.warnings)),

@@ -9,10 +9,11 @@ from msgspec import UNSET
 
 from spotlib.collect.batch import Batch, Run
 from spotlib.ec2.console import ConsoleRead
+from spotlib.ec2.events import Notice
 from spotlib.ec2.methods.method import Answer
 from spotlib.ec2.poll import Poll
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import Outcome, Sighting, Stage, Track, count_stages
+from spotlib.model import Bracket, Outcome, Sighting, Stage, Track, count_stages
 from spotlib.record.events import (
     ConsoleEvent,
     Features,
@@ -20,6 +21,7 @@ from spotlib.record.events import (
     ImpairedEvent,
     IntentEvent,
     Lacking,
+    NoticeEvent,
     OutcomeEvent,
     PollEvent,
     RefusedEvent,
@@ -161,6 +163,21 @@ def console_event(
         posted=bool(read.output),
         last=last,
         error=read.error,
+    )
+
+
+def notice_event(
+    run: Run, row: str, notice: Notice, *, read: Bracket, reached: Bracket
+) -> NoticeEvent:
+    """Build the event of what an event of EC2 tells of a row, from the read that showed it."""
+    return NoticeEvent(
+        **_key(run),
+        **vars(notice),
+        request_id=row,
+        asked_s=read.after_s,
+        answered_s=read.by_s,
+        after_s=reached.after_s,
+        by_s=reached.by_s,
     )
 
 

@@ -19,6 +19,7 @@ from spotlib.cleanup.guard import Guard
 from spotlib.collect.batch import Batch, Progress, Run, Schedule, Waiting
 from spotlib.collect.cost import PreflightReport, PreparedPlan, split_turns, split_waves
 from spotlib.collect.ending import finish, settle_batch
+from spotlib.collect.events import make_events
 from spotlib.collect.features import FeatureSource
 from spotlib.collect.preflight import preflight
 from spotlib.collect.stopping import Stopping, write_line
@@ -62,6 +63,7 @@ def collect_batch(
     last_launches: Mapping[Target, datetime] | None = None,
     notes: Mapping[str, Any] | None = None,
     guard: bool = True,
+    events: bool | str = False,
     budget_usd: float | None = None,
     campaign_budget_usd: float | None = None,
     on_poll: Callable[[Progress], None] | None = None,
@@ -102,6 +104,10 @@ def collect_batch(
         More for the first line of the log, such as the selection's name.
     guard
         Start a process of its own that closes the batch if this one dies, however it dies.
+    events
+        Also record EC2's own events of the instances, from a rule and a queue that the batch makes
+        in each region and deletes at its end; or from the user's own queue of this name.  A report
+        of ``preflight`` must have been made for the same.
     budget_usd, campaign_budget_usd
         Refuse the batch if its hard bound exceeds the first; or if it exceeds the second together
         with what the earlier logs beside this one have cost at most.
@@ -139,7 +145,10 @@ def collect_batch(
     ['ready', 'ready']
     """
     _require_batch_id(Path(log).stem)
-    report = plans if isinstance(plans, PreflightReport) else preflight(connection, plans)
+    report = (
+        plans if isinstance(plans, PreflightReport) else preflight(connection, plans, events=events)
+    )
+    require_events(events, checked=report.events, batch_id=Path(log).stem)
     schedule = _schedule(
         report.require(),
         rounds=rounds,
@@ -170,9 +179,9 @@ def collect_batch(
         advisor=advisor,
         selection=selection,
     )
-    with closing(EventLog(log)) as events, new_executor(connection) as executor, Stopping() as stop:
+    with closing(EventLog(log)) as lines, new_executor(connection) as executor, Stopping() as stop:
         batch = Batch(
-            *(connection, events, executor, stop, report, schedule),
+            *(connection, lines, executor, stop, report, schedule),
             began_s=connection.clock.now_s(),
             on_poll=on_poll,
             on_wait=on_wait,
@@ -194,7 +203,8 @@ def _collect(
     try:
         batch.begin(notes)
         with batch.tolerating_log_errors():  # with a full disk nothing more is launched
-            _run_rounds(batch, features)
+            if make_events(batch):
+                _run_rounds(batch, features)
     except BaseException:
         batch.unwritten = True  # a line may be missing: a sweep adds what can be known
         raise
@@ -256,6 +266,25 @@ def _schedule(
     phase_s = random.Random(f"{seed} phase").uniform(0.0, poll_s)
     pause_s = arm_pause_s if arms > 1 else 0.0
     return Schedule(rounds, every_s, poll_s, phase_s, seed, settle_s, pause_s)
+
+
+def require_events(events: bool | str, *, checked: bool | str, batch_id: str) -> None:
+    """Refuse events that the preflight was not made for, and a name that no queue can have.
+
+    Raises
+    ------
+    ValueError
+        If it is one of these.
+    """
+    if events != checked:
+        raise ParameterError(
+            f"events={events!r}, but the preflight was made with events={checked!r}: give both the "
+            "same"
+        )
+    if events is True and "." in batch_id:
+        raise ParameterError(
+            f"with events the log's name is that of a queue, which holds no '.', got {batch_id!r}"
+        )
 
 
 def require_rounds(

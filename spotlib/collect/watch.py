@@ -17,6 +17,7 @@ import msgspec
 from spotlib.cleanup.close import Released, release, release_event
 from spotlib.collect.batch import Batch, Run
 from spotlib.collect.cost import VALID_MARGIN_S
+from spotlib.collect.events import note_events, read_beside
 from spotlib.collect.features import since_last_launch_s
 from spotlib.collect.recording import (
     answer_event,
@@ -221,6 +222,8 @@ def _polled(batch: Batch, runs: Sequence[Run], number: int, future: Future[Poll]
     _tag(batch, shown.region, tuple(new))
     batch.consoles.hear(shown.region, asked_s, answered_s, shown.server_date)
     _read_consoles(batch, watched)
+    note_events(batch)
+    read_beside(batch, shown.region)
     batch.show_progress()
 
 

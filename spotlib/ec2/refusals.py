@@ -37,6 +37,8 @@ _NO_VPC = "the region has no default VPC: aws ec2 create-default-vpc --region RE
 _SCORES = "EC2 limits new placement-score queries per 24 h: repeat earlier ones, or wait"
 _SEE = "see EC2's message"
 _NOT_YET = "EC2 does not show it, or not yet: try again later"
+_NO_QUEUE = "check the queue's name: it must exist in that region, in this account"
+_SAME_NAME = "a queue's name can be used again 60 s after it was deleted: wait, or name another log"
 _LATER = "EC2 is busy or failing: try again later"
 _GARBLED = "it cannot be read, so perhaps another program gave it: check the endpoint and any proxy"
 _MOST_CHARACTERS = 4000  # of a message: an encoded authorization message is long
@@ -112,6 +114,10 @@ _CODES: dict[str, tuple[Kind, str]] = {
     "InvalidInstanceID.NotFound": (Kind.NOT_FOUND, _NOT_YET),
     "InvalidLaunchTemplateId.NotFound": (Kind.NOT_FOUND, _NOT_YET),
     "InvalidLaunchTemplateName.NotFoundException": (Kind.NOT_FOUND, _NOT_YET),
+    "AWS.SimpleQueueService.NonExistentQueue": (Kind.NOT_FOUND, _NO_QUEUE),
+    "QueueDoesNotExist": (Kind.NOT_FOUND, _NO_QUEUE),
+    "ResourceNotFoundException": (Kind.NOT_FOUND, _NOT_YET),
+    "AWS.SimpleQueueService.QueueDeletedRecently": (Kind.PARAMETERS, _SAME_NAME),
     "RequestLimitExceeded": (Kind.THROTTLED, _LATER),
     "Throttling": (Kind.THROTTLED, _LATER),
     "ThrottlingException": (Kind.THROTTLED, _LATER),

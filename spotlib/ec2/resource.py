@@ -121,7 +121,7 @@ class Resource:
     commands
         The AWS CLI's commands that do so by hand, from its options that say where and the ids.
     dry_run
-        The call that ends one, with an id that is made up.
+        The call that ends one, with an id that is made up; None where EC2 is not asked before.
     special
         Whether only some launch methods make it, and need the permission to list it.
     rows
@@ -135,7 +135,7 @@ class Resource:
     tagged: Callable[[Caller, str, dict[str, Any]], Iterable[tuple[str, Mapping[str, Any]]]]
     end: Callable[[Connection, str, Sequence[str]], Ended]
     commands: Callable[[str, Sequence[str]], list[str]]
-    dry_run: tuple[str, dict[str, Any]]
+    dry_run: tuple[str, dict[str, Any]] | None
     listed_for: timedelta
     special: bool = False
     rows: Callable[[str, int], tuple[str, ...]] = _itself

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from spotlib.ec2.calls import Ended
 from spotlib.ec2.connection import Connection
+from spotlib.ec2.events import EVENTS
 from spotlib.ec2.fleets import FLEETS
 from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES
@@ -11,7 +12,8 @@ from spotlib.ec2.resource import Resource, Survey
 from spotlib.ec2.spot_requests import SPOT_REQUESTS
 
 # What can still launch something comes first: it is ended first.
-RESOURCES = (FLEETS, SPOT_REQUESTS, LAUNCH_TEMPLATES, INSTANCES)
+LAUNCHED = (FLEETS, SPOT_REQUESTS, LAUNCH_TEMPLATES, INSTANCES)
+RESOURCES = (*LAUNCHED, EVENTS)
 
 
 def survey(

@@ -16,6 +16,7 @@ from math import inf
 from typing import Any, Literal
 
 from spotlib.sandbox.market import Pool
+from spotlib.sandbox.queues import Queue, Rule
 
 _SHUTDOWN = re.compile(rb"^\s*(?:sudo\s+)?shutdown\s+-[hP]\s+\+(\d+)", re.MULTILINE)
 
@@ -216,6 +217,10 @@ class Region:
         self.tokens: dict[tuple[str, str], tuple[str, Any]] = {}  # see ``tokens``
         self.templates: dict[str, Template] = {}
         self.fleets: dict[str, Fleet] = {}
+        self.queues: dict[str, Queue] = {}  # by name
+        self.deleted_queues: dict[str, Queue] = {}
+        self.rules: dict[str, Rule] = {}  # by name
+        self.foreign_events = 0  # so far, of the instances of others
         self.launched = 0  # instances so far
         self.fleets_made = 0
         self.held: Counter[tuple[Pool, bool]] = Counter()  # capacity in use here, by stock

@@ -12,12 +12,14 @@ from typing import Any
 
 from spotlib.sandbox import (
     borrowed,
+    event_api,
     fleet_api,
     fleet_reads_api,
     identity,
     instance_api,
     market_api,
     network_api,
+    queue_api,
     quota_api,
     run_api,
     spot_api,
@@ -28,7 +30,9 @@ from spotlib.sandbox.protocol import (
     ApiError,
     ParsedCall,
     end_dry_run,
+    missing,
     refuse_others,
+    required,
     unsupported,
 )
 from spotlib.sandbox.world import World
@@ -74,10 +78,31 @@ ACTIONS: Mapping[tuple[str, str], Handler] = {
     ("iam", "GetRole"): market_api.get_role,
     ("sts", "AssumeRole"): identity.assume_role,
     ("sts", "GetCallerIdentity"): market_api.get_caller_identity,
+    ("sqs", "CreateQueue"): queue_api.create_queue,
+    ("sqs", "GetQueueUrl"): queue_api.get_queue_url,
+    ("sqs", "ListQueues"): queue_api.list_queues,
+    ("sqs", "GetQueueAttributes"): queue_api.get_queue_attributes,
+    ("sqs", "SetQueueAttributes"): queue_api.set_queue_attributes,
+    ("sqs", "TagQueue"): queue_api.tag_queue,
+    ("sqs", "ListQueueTags"): queue_api.list_queue_tags,
+    ("sqs", "ReceiveMessage"): queue_api.receive_message,
+    ("sqs", "DeleteMessage"): queue_api.delete_message,
+    ("sqs", "DeleteMessageBatch"): queue_api.delete_message_batch,
+    ("sqs", "PurgeQueue"): queue_api.purge_queue,
+    ("sqs", "DeleteQueue"): queue_api.delete_queue,
+    ("events", "PutRule"): event_api.put_rule,
+    ("events", "DescribeRule"): event_api.describe_rule,
+    ("events", "ListRules"): event_api.list_rules,
+    ("events", "DeleteRule"): event_api.delete_rule,
+    ("events", "PutTargets"): event_api.put_targets,
+    ("events", "ListTargetsByRule"): event_api.list_targets_by_rule,
+    ("events", "RemoveTargets"): event_api.remove_targets,
+    ("events", "TagResource"): event_api.tag_resource,
+    ("events", "ListTagsForResource"): event_api.list_tags_for_resource,
 }
 
-# Every parameter that an action of EC2 reads here, beside those of nearly all describe calls.  One
-# that EC2 has and the sandbox does not read is refused, never ignored.
+# Every parameter that an action of EC2, SQS or EventBridge reads here, beside those of nearly all
+# describe calls.  One that AWS has and the sandbox does not read is refused, never ignored.
 _COMMON = frozenset({"DryRun", "Filters", "MaxResults", "NextToken"})
 _PARAMETERS: Mapping[str, str] = {
     "RequestSpotInstances": "ClientToken InstanceCount InstanceInterruptionBehavior "
@@ -119,6 +144,28 @@ _PARAMETERS: Mapping[str, str] = {
     "ProductDescriptions StartTime",
     "GetSpotPlacementScores": "InstanceTypes RegionNames SingleAvailabilityZone TargetCapacity "
     "TargetCapacityUnitType",
+    "CreateQueue": "Attributes QueueName tags",
+    "GetQueueUrl": "QueueName QueueOwnerAWSAccountId",
+    "ListQueues": "QueueNamePrefix",
+    "GetQueueAttributes": "AttributeNames QueueUrl",
+    "SetQueueAttributes": "Attributes QueueUrl",
+    "TagQueue": "QueueUrl Tags",
+    "ListQueueTags": "QueueUrl",
+    "ReceiveMessage": "AttributeNames MaxNumberOfMessages MessageAttributeNames "
+    "MessageSystemAttributeNames QueueUrl VisibilityTimeout WaitTimeSeconds",
+    "DeleteMessage": "QueueUrl ReceiptHandle",
+    "DeleteMessageBatch": "Entries QueueUrl",
+    "PurgeQueue": "QueueUrl",
+    "DeleteQueue": "QueueUrl",
+    "PutRule": "Description EventBusName EventPattern Name State Tags",
+    "DescribeRule": "EventBusName Name",
+    "ListRules": "EventBusName Limit NamePrefix",
+    "DeleteRule": "EventBusName Force Name",
+    "PutTargets": "EventBusName Rule Targets",
+    "ListTargetsByRule": "EventBusName Limit Rule",
+    "RemoveTargets": "EventBusName Force Ids Rule",
+    "TagResource": "ResourceARN Tags",
+    "ListTagsForResource": "ResourceARN",
 }
 
 _LAUNCHING = frozenset({"RequestSpotInstances", "RunInstances", "CreateFleet"})
@@ -129,8 +176,24 @@ MUTATING = _LAUNCHING | {
     "DeleteFleets",
     "DeleteLaunchTemplate",
     "TerminateInstances",
+    "CreateQueue",
+    "SetQueueAttributes",
+    "TagQueue",
+    "DeleteMessage",
+    "DeleteMessageBatch",
+    "PurgeQueue",
+    "DeleteQueue",
+    "PutRule",
+    "DeleteRule",
+    "PutTargets",
+    "RemoveTargets",
+    "TagResource",
 }
 
+_UNLIMITED = ("events", "sqs")
+_DENIED = {"ec2": "UnauthorizedOperation", "events": "AccessDeniedException"}
+# A parameter of tags, and the action that one must be permitted to give it.
+_TAGGING = {"CreateQueue": ("tags", "TagQueue"), "PutRule": ("Tags", "TagResource")}
 _MODELLED = {name: _COMMON | set(text.split()) for name, text in _PARAMETERS.items()}
 
 
@@ -160,20 +223,33 @@ def authorize(world: World, call: ParsedCall) -> None:
     if not market_api.opted_in(world, call.region):
         _refuse_region(call.service)
     identity.require_good_keys(world, call)
-    if world.buckets and not world.buckets.take(call.region, call.action, call.params, world.now_s):
+    limited = world.buckets if call.service not in _UNLIMITED else None
+    if limited and not limited.take(call.region, call.action, call.params, world.now_s):
         raise ApiError("RequestLimitExceeded", "Request limit exceeded.", 503)
     _check_modelled(call)
-    name = f"{call.service}:{call.action}"
-    if name in world.denied:
-        code = "UnauthorizedOperation" if call.service == "ec2" else "AccessDenied"
-        message = f"You are not authorized to perform this operation: {name}"
-        raise ApiError(code, message, 403)
+    for action in _permissions(call):
+        name = f"{call.service}:{action}"
+        if name in world.denied:
+            code = _DENIED.get(call.service, "AccessDenied")
+            message = f"You are not authorized to perform this operation: {name}"
+            raise ApiError(code, message, 403)
+
+
+def _permissions(call: ParsedCall) -> list[str]:
+    """The actions that the caller of a call must be permitted."""
+    if call.action == "DeleteMessageBatch":
+        return ["DeleteMessage"]
+    tagged = call.action in _TAGGING and call.params.get(_TAGGING[call.action][0])
+    return [call.action, _TAGGING[call.action][1]] if tagged else [call.action]
 
 
 def _check_modelled(call: ParsedCall) -> None:
     if (call.service, call.action) not in ACTIONS and not borrowed.answers(call):
         raise unsupported(f"{call.service}:{call.action} is not modelled by the sandbox.")
-    if call.service == "ec2":
+    for name in required(call):
+        if name not in call.params:
+            raise missing(name)
+    if call.action in _MODELLED:
         refuse_others(call.params, _MODELLED[call.action], call.action)
 
 
@@ -182,14 +258,17 @@ def _refuse_region(service: str) -> None:
     if service == "ec2":
         message = "AWS was not able to validate the provided access credentials"
         raise ApiError("AuthFailure", message, 401)
-    if service in ("ssm", "service-quotas"):
+    if service in ("events", "ssm", "service-quotas", "sqs"):
         message = "The security token included in the request is invalid."
         raise ApiError("UnrecognizedClientException", message)
 
 
 def execute(world: World, call: ParsedCall) -> dict[str, Any]:
     """The result of one authorized call; an action that changes something ends a dry run itself."""
-    result = ACTIONS[call.service, call.action](world, call.region, call.params)
+    params = call.params
+    if call.service == "sqs":  # a queue's URL has the address that the client uses
+        params = {**params, "origin": call.origin}
+    result = ACTIONS[call.service, call.action](world, call.region, params)
     end_dry_run(call.params)
     return result
 

@@ -8,7 +8,9 @@ Both count seconds since the world began; neither knows the date (see ``World.ut
 from __future__ import annotations
 
 import time
+from threading import Condition, RLock
 
+_LOOK_S = 0.05  # real time between two looks
 _MOST_S = 31 * 86400.0  # every event on the way is played: a longer jump would take for ever
 
 
@@ -36,6 +38,10 @@ class VirtualTime:
 
     def hold(self, seconds: float) -> None:
         """Do nothing: the time was already spent."""
+
+    def wait(self, seconds: float, lock: RLock) -> None:  # noqa: ARG002 (one interface)
+        """Let time pass within a call."""
+        self.advance(seconds)
 
 
 class ScaledTime:
@@ -65,6 +71,10 @@ class ScaledTime:
     def hold(self, seconds: float) -> None:
         """Delay an answer."""
         time.sleep(seconds / self.speed)
+
+    def wait(self, seconds: float, lock: RLock) -> None:
+        """Let time pass within a call that holds this lock: a short time, to look again then."""
+        Condition(lock).wait(min(seconds / self.speed, _LOOK_S))  # other calls happen meanwhile
 
 
 Clock = VirtualTime | ScaledTime

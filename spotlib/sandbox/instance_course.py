@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import inf
 
-from spotlib.sandbox import catalogue, console, console_script
+from spotlib.sandbox import catalogue, console, console_script, events
 from spotlib.sandbox.account import EbsForm, Fate, Instance, SpotRequest
 from spotlib.sandbox.chance import digest, uniforms
 from spotlib.sandbox.market import Pool
@@ -46,7 +46,8 @@ def born(world: World, request: SpotRequest, at_s: float) -> Instance:
         known_s=at_s + world.reads.unknown_for_s(request.name, request.index, "instance"),
         tags=dict(request.born_with.get("instance", {})),
     )
-    _set_state(instance, "pending", at_s)
+    _set_state(world, instance, "pending", at_s)
+    events.fulfilled(world, instance, at_s)
     request.instance = instance
     region.instances[instance.instance_id] = instance
     region.launched += 1
@@ -55,7 +56,7 @@ def born(world: World, request: SpotRequest, at_s: float) -> Instance:
     if fate.ended_s is not None:
         world.schedule(at_s + fate.ended_s, _end_early, instance)
     if fate.interrupted_s is not None:
-        world.schedule(at_s + fate.interrupted_s, _interrupt, instance)
+        _schedule_interruption(world, instance, at_s + fate.interrupted_s, at_s)
     elif request.fate is None and not request.on_demand:
         _watch_pool(world, instance, at_s)
     return instance
@@ -96,14 +97,21 @@ def _watch_pool(world: World, instance: Instance, at_s: float) -> None:
     if interrupted is None:
         world.schedule(until_s, _watch_pool, instance)
     else:
-        world.schedule(interrupted - world.epoch.timestamp(), _interrupt, instance)
+        _schedule_interruption(world, instance, interrupted - world.epoch.timestamp(), at_s)
+
+
+def _schedule_interruption(world: World, instance: Instance, notice_s: float, at_s: float) -> None:
+    """Schedule the notice, and the recommendation that comes with it or before it."""
+    lead_s = world.events.rebalance_lead_s(instance.request.name, instance.request.index)
+    world.schedule(max(at_s, notice_s - lead_s), events.rebalance_recommended, instance)
+    world.schedule(notice_s, _interrupt, instance)
 
 
 def _run(world: World, instance: Instance, at_s: float) -> None:
     if instance.state != "pending":
         return
     fate = instance.fate
-    _set_state(instance, "running", at_s)
+    _set_state(world, instance, "running", at_s)
     instance.request.happened_s["running"] = at_s
     instance.ok_at_s = at_s + _never(fate.ok_s)
     instance.impaired_at_s = at_s + _never(fate.impaired_s)
@@ -148,14 +156,14 @@ def _power_off(world: World, instance: Instance, at_s: float) -> None:
     elif instance.state == "running":
         instance.reason, instance.ended_s = _reason(_GUEST), at_s
         request.happened_s["shutting-down"] = at_s
-        _set_state(instance, "stopping", at_s)
+        _set_state(world, instance, "stopping", at_s)
         set_code(request, "instance-stopped-by-user", at_s)
         world.schedule(at_s + instance.fate.shutdown_s, _stop, instance)
 
 
-def _stop(_: World, instance: Instance, at_s: float) -> None:
+def _stop(world: World, instance: Instance, at_s: float) -> None:
     if instance.state == "stopping":
-        _set_state(instance, "stopped", at_s)
+        _set_state(world, instance, "stopped", at_s)
 
 
 def _end_early(world: World, instance: Instance, at_s: float) -> None:
@@ -171,6 +179,7 @@ def _interrupt(world: World, instance: Instance, at_s: float) -> None:
     marked = world.forms.notice == _MARKED and request.code == "fulfilled"
     set_code(request, _MARKED if marked else _INTERRUPTED, at_s)
     request.happened_s["interrupted"] = at_s
+    events.interruption_warned(world, instance, at_s)
     world.schedule(at_s + world.market.numbers.notice_s, _end_interrupted, instance)
 
 
@@ -185,7 +194,7 @@ def shut_down(world: World, instance: Instance, reason: str, at_s: float) -> Non
     if instance.state in ("shutting-down", "terminated"):
         return
     instance.reason, instance.ended_s = _reason(reason), at_s
-    _set_state(instance, "shutting-down", at_s)
+    _set_state(world, instance, "shutting-down", at_s)
     instance.request.happened_s.setdefault("shutting-down", at_s)
     world.schedule(at_s + instance.fate.shutdown_s, _terminated, instance)
 
@@ -195,7 +204,7 @@ def _reason(code: str) -> tuple[str, str]:
 
 
 def _terminated(world: World, instance: Instance, at_s: float) -> None:
-    _set_state(instance, "terminated", at_s)
+    _set_state(world, instance, "terminated", at_s)
     request, numbers = instance.request, world.market.numbers
     if request.code != _INTERRUPTED:
         set_code(request, "instance-terminated-by-user", at_s)
@@ -228,10 +237,11 @@ def set_code(request: SpotRequest, code: str, at_s: float) -> None:
     request.path.append((at_s, code, request.state))
 
 
-def _set_state(instance: Instance, state: str, at_s: float) -> None:
+def _set_state(world: World, instance: Instance, state: str, at_s: float) -> None:
     _require((instance.state, state) in INSTANCE_MOVES, "instance", instance.state, state)
     instance.state = state
     instance.path.append((at_s, state))
+    events.state_changed(world, instance, at_s)
 
 
 def _require(possible: bool, what: str, before: str, after: str) -> None:

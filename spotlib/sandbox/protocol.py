@@ -57,8 +57,19 @@ _CONTENT_TYPES = (
 )
 _XML = "text/xml;charset=UTF-8"
 _HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
-_SERVICES = ("ec2", "iam", "pricing", "service-quotas", "ssm", "sts")
+_SERVICES = ("ec2", "events", "iam", "pricing", "service-quotas", "sqs", "ssm", "sts")
 _MODEL_OF_SIGNING_NAME = {"servicequotas": "service-quotas"}
+# SQS says its older code too, which clients show.
+_OLDER_CODES = {
+    "QueueDoesNotExist": "AWS.SimpleQueueService.NonExistentQueue",
+    "QueueNameExists": "QueueAlreadyExists",
+    "QueueDeletedRecently": "AWS.SimpleQueueService.QueueDeletedRecently",
+    "BatchEntryIdsNotDistinct": "AWS.SimpleQueueService.BatchEntryIdsNotDistinct",
+    "EmptyBatchRequest": "AWS.SimpleQueueService.EmptyBatchRequest",
+    "InvalidBatchEntryId": "AWS.SimpleQueueService.InvalidBatchEntryId",
+    "PurgeQueueInProgress": "AWS.SimpleQueueService.PurgeQueueInProgress",
+    "TooManyEntriesInBatchRequest": "AWS.SimpleQueueService.TooManyEntriesInBatchRequest",
+}
 
 
 class ApiError(Exception):
@@ -109,6 +120,7 @@ class ParsedCall:
     params: dict[str, Any]
     headers: Mapping[str, str]
     body: bytes
+    origin: str = ""  # the address that the client uses
     at_s: float = 0.0  # when it arrived, on the world's clock
     number: int = 0  # of earlier calls
     read_timeout_s: float | None = None  # of its client; None: not known (HTTP)
@@ -148,7 +160,9 @@ def parse(
         params = dict(parser.parse(sent))
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ApiError("MalformedQueryString", f"The request cannot be read: {error}") from error
-    return ParsedCall(service, region, action, protocol, params, headers, body)
+    at = urlsplit(url)
+    origin = f"{at.scheme}://{at.netloc}"
+    return ParsedCall(service, region, action, protocol, params, headers, body, origin)
 
 
 def write(call: ParsedCall, result: dict[str, Any], request_id: str) -> Answer:
@@ -169,7 +183,10 @@ def write_error(protocol: str, error: ApiError, request_id: str) -> Answer:
     """The error in the form that clients of this protocol expect."""
     if protocol in ("json", "rest-json"):
         body = json.dumps({"__type": error.code, "message": error.message})
-        return error.status, {"Content-Type": "application/x-amz-json-1.1"}, body.encode()
+        older = _OLDER_CODES.get(error.code)
+        headers = {"x-amzn-query-error": f"{older};Sender"} if older else {}
+        headers["Content-Type"] = "application/x-amz-json-1.1"
+        return error.status, headers, body.encode()
     code, message = escape(error.code), escape(error.message)
     inner = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     if protocol == "ec2":
@@ -188,6 +205,16 @@ def documented_filters(action: str) -> frozenset[str]:
     shape = _model("ec2").operation_model(action).input_shape
     found = _FILTER.findall(shape.members["Filters"].documentation)
     return frozenset("tag:" if name in ("tag", "tag:&lt;key&gt;") else name for name in found)
+
+
+def required(call: ParsedCall) -> list[str]:
+    """The parameters that a call must have, where the service's own model says so.
+
+    The actions of the other services say it themselves, each in its order.
+    """
+    if call.service not in ("events", "sqs"):
+        return []
+    return list(_model(call.service).operation_model(call.action).input_shape.required_members)
 
 
 @cache

@@ -25,6 +25,7 @@ from typing import Any
 
 from spotlib.sandbox.account import Fate, Instance, Region, Script, SpotRequest
 from spotlib.sandbox.clock import Clock, ScaledTime, VirtualTime
+from spotlib.sandbox.delivery import Delivery
 from spotlib.sandbox.forms import Forms
 from spotlib.sandbox.guests import Guests
 from spotlib.sandbox.limits import Buckets
@@ -33,6 +34,7 @@ from spotlib.sandbox.reads import Reads
 
 __all__ = [
     "Call",
+    "Delivery",
     "Fate",
     "Fired",
     "Forms",
@@ -83,8 +85,8 @@ class World:
     ``unlisted_quotas`` are groups whose quota was never applied to the account, so that it has a
     new account's.  ``denied`` are actions that the caller may not use, such as
     ``ec2:TerminateInstances``.  ``reads`` says how inconsistent describe calls are, ``guests`` in
-    what the guests are unusual, ``forms`` what AWS does where that is not known, ``throttled``
-    whether EC2's token buckets limit the calls.
+    what the guests are unusual, ``events`` how EventBridge delivers events, ``forms`` what AWS does
+    where that is not known, ``throttled`` whether EC2's token buckets limit the calls.
     The account belongs to ``partition``, and no other's regions know it.  It may use the regions
     that need no opt-in and those ``opted_in``, but not those ``not_opted_in``; the regions
     ``no_default_vpc`` have no default VPC.  ``mfa_codes`` are the next codes of MFA devices, by
@@ -107,6 +109,7 @@ class World:
         spot_role: bool = True,
         reads: Reads | None = None,
         guests: Guests | None = None,
+        events: Delivery | None = None,
         forms: Forms | None = None,
         throttled: bool = False,
         partition: str = "aws",
@@ -131,6 +134,7 @@ class World:
         self.spot_role = spot_role
         self.reads = reads or Reads()
         self.guests = guests or Guests()
+        self.events = events or Delivery()
         self.forms = forms or Forms()
         narrow = self.forms.status_bucket == "narrow"
         counted = self.forms.launch_bucket == "instances"
@@ -172,7 +176,7 @@ class World:
         settings += [sorted(self.unlisted_quotas)]
         settings += [self.partition, sorted(self.opted_in)]
         # What came later counts only where it differs, or every world would have a new id.
-        for each in (self.market.numbers, self.reads, self.forms, self.guests):
+        for each in (self.market.numbers, self.reads, self.forms, self.guests, self.events):
             settings += [item for item in _hidden(each) if item[1] != item[2]]
         settings += [self.on_demand_vcpus] if self.on_demand_vcpus != 1000.0 else []
         return "w-" + hashlib.sha256(repr(settings).encode()).hexdigest()[:10]
@@ -211,6 +215,14 @@ class World:
         while self._due and self._due[0][0] <= now_s:
             at_s, _, event, things = heapq.heappop(self._due)
             event(self, *things, at_s)
+
+    def wait(self, seconds: float, ready: Callable[[], object]) -> None:
+        """Let time pass within a call, until ``ready`` or for so long."""
+        until_s = self.now_s + seconds
+        while not ready() and self.now_s < until_s:
+            next_s = min(self._due[0][0], until_s) if self._due else until_s
+            self.clock.wait(max(0.0, next_s - self.now_s), self.lock)
+            self.run_due()
 
     # What the account holds.
 
@@ -268,7 +280,7 @@ class World:
     def leftovers(self) -> dict[str, list[str]]:
         """Requests that can still launch, instances that still live: both must become empty.
 
-        Launch templates and fleets that wait are listed too, while there are any.
+        Launch templates, fleets that wait, queues and rules are listed too, while there are any.
         """
         with self.lock:
             self.run_due()
@@ -283,7 +295,10 @@ class World:
                 for each in region.fleets.values()
                 if each.kind != "instant" and each.ended_s is None
             ]
+            regions = self.regions.values()
             others = {"templates": templates, "fleets": fleets}
+            others["queues"] = [each.arn for region in regions for each in region.queues.values()]
+            others["rules"] = [each.arn for region in regions for each in region.rules.values()]
             return left | {name: ids for name, ids in others.items() if ids}
 
     def _truth(self, request: SpotRequest) -> dict[str, Any]:
@@ -328,5 +343,5 @@ def _shown_s(request: SpotRequest) -> dict[str, float]:
     return {
         event: max(at_s, later_s if event in of_instance else known_s)
         for event, at_s in request.happened_s.items()
-        if event != "usable"
+        if event not in ("usable", "rebalance")  # no answer to a describe call shows these
     }

@@ -9,7 +9,7 @@ from spotlib.ec2.methods.method import Method
 from spotlib.ec2.methods.request_spot_instances import REQUEST_SPOT_INSTANCES
 from spotlib.ec2.methods.run_instances import RUN_INSTANCES, RUN_INSTANCES_ALL_OR_NOTHING
 from spotlib.ec2.resource import Resource
-from spotlib.ec2.survey import RESOURCES
+from spotlib.ec2.survey import LAUNCHED
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -29,6 +29,6 @@ def left_by(names: Iterable[str]) -> tuple[Resource, ...]:
     """
     known = set(names)
     if known - METHODS.keys():
-        return RESOURCES
+        return LAUNCHED
     kinds = {kind for name in known for kind in METHODS[name].leaves}
-    return tuple(each for each in RESOURCES if each in kinds)
+    return tuple(each for each in LAUNCHED if each in kinds)

@@ -1,0 +1,140 @@
+"""A batch that reads EC2's own events leaves nothing behind, queues and rules too.
+
+Others have instances in the account, and the events of these are never in a log.
+"""
+
+import re
+
+import pytest
+from conftest import read_events, scripted
+from crashing import (
+    EMPTY,
+    FATES,
+    NAME,
+    REGIONS,
+    STRANGERS,
+    in_process,
+    points_of,
+    require_recovered,
+    swept,
+)
+
+from spotlib.cleanup.sweep import sweep
+from spotlib.ec2.events import EVENTS, make
+from spotlib.ec2.patience import Patient
+from spotlib.sandbox.company import crowd, move_in
+from spotlib.sandbox.faults import Fault
+from spotlib.sandbox.world import Delivery
+
+BATCH = NAME.removesuffix(".jsonl")
+BUSY = Delivery(foreign_per_hour=2000.0, lost_share=0.05, doubled_share=0.2)
+CALLS = ("rule", "queue", "target", "message")
+
+
+def busy_world():
+    """The world of the short batch, in which others launch and end all the time."""
+    world = scripted(*FATES, events=BUSY)
+    move_in(world, crowd(REGIONS, tags=STRANGERS))
+    return world
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    """Every point at which the short batch can die that reads EC2's events."""
+    folder = tmp_path_factory.mktemp("points")
+    return points_of(folder, world=busy_world(), events=True, settle_s=5.0)
+
+
+def test_a_batch_that_dies_at_any_step_leaves_no_queue_and_no_rule(points, tmp_path, sampled):
+    near = [each for each in points if any(word in each.name for word in CALLS[:3])]
+    left = set()
+    for number, point in enumerate([*sampled(near, 3), *sampled(points, 40)]):
+        world, log = point.revived(tmp_path / str(number), power_lost=number % 2 == 1)
+        acknowledged, _ = read_events(log)
+        left |= world.leftovers().keys()
+
+        assert swept(world, log).clean, point.name
+
+        require_recovered(world, log, acknowledged)
+    assert {"queues", "rules"} <= left  # else nothing was shown
+
+
+def test_the_events_of_others_are_in_no_log_wherever_the_batch_dies(points):
+    last = points[-1]
+    ours = {each["instance_id"] for each in last.world.truth()}
+    asked = {each.name for each in points}
+    shown = set(re.findall(r'"(i-0[0-9a-f]{16})"', last.log.decode()))
+
+    assert "after receive_message" in asked
+    assert sum(account.foreign_events for account in last.world.regions.values()) > 20
+    assert shown
+    assert shown <= ours  # each log of a point is a beginning of the last one
+    assert all(last.log.startswith(each.log) for each in points)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by its name", "of any name"])
+def test_a_sweep_without_the_log_finds_queue_and_rule(points, tmp_path, named):
+    point = next(each for each in points if each.name == "after put_targets")
+    world, log = point.revived(tmp_path / "one")
+    log.unlink()
+    assert world.leftovers().keys() == {*EMPTY, "queues", "rules"}
+    world.advance(0.0 if named else 7200.0)  # one that is young may be running elsewhere
+
+    report = sweep(
+        in_process(world), folder=None, batch_id=BATCH if named else None, regions=REGIONS
+    )
+
+    assert report.clean, report.lines()
+    assert world.leftovers() == EMPTY
+
+
+def test_a_young_queue_of_a_batch_that_may_run_elsewhere_is_kept(points, tmp_path):
+    point = next(each for each in points if each.name == "after put_targets")
+    world, log = point.revived(tmp_path / "one")
+    log.unlink()
+
+    sweep(in_process(world), folder=None, regions=REGIONS)
+
+    assert world.leftovers().keys() == {*EMPTY, "queues", "rules"}
+
+
+def test_what_has_our_name_but_not_our_tag_is_left_alone():
+    world = scripted()
+    connection = in_process(world)
+    region = REGIONS[0]
+    name = "spotlib-of-somebody"
+    connection.call(region, "create_queue", service="sqs", QueueName=name)
+    pattern = '{"source": ["aws.ec2"]}'
+    connection.call(region, "put_rule", service="events", Name=name, EventPattern=pattern)
+
+    assert sweep(connection, folder=None, regions=REGIONS).clean
+    assert sweep(connection, folder=None, batch_id="of-somebody", regions=REGIONS)
+
+    assert world.leftovers().keys() == {*EMPTY, "queues", "rules"}
+
+
+def test_a_deleted_queue_that_is_still_listed_is_not_waited_for():
+    world = scripted(events=Delivery(listed_most_s=60.0))
+    connection = in_process(world)
+    region = REGIONS[0]
+    make(Patient(connection), region, BATCH, expires_at=world.epoch)
+    EVENTS.end(connection, region, [f"spotlib-{BATCH}"])
+    listed = connection.call(region, "list_queues", service="sqs", QueueNamePrefix="spotlib-")
+    assert listed["QueueUrls"]  # else nothing is shown
+
+    assert EVENTS.survey(connection, region, batch_id=BATCH, ids=()).quiet
+    assert not [*EVENTS.find_ours(connection, region, None)]
+
+
+def test_what_cannot_be_deleted_is_not_called_clean_and_the_commands_are_named(points, tmp_path):
+    point = next(each for each in points if each.name == "after put_targets")
+    world, log = point.revived(tmp_path / "one")
+    world.faults.append(Fault(kind="internal_error", action="DeleteQueue"))
+
+    report = swept(world, log, give_up_s=60.0)
+
+    assert not report.clean
+    commands = "\n".join(report.lines())
+    for words in ("events remove-targets", "events delete-rule", "sqs delete-queue"):
+        assert f"aws {words} --region" in commands
+    assert f"spotlib-{BATCH}" in commands
