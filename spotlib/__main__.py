@@ -121,6 +121,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--usable", action="store_true", help="record when a guest says that it is usable"
     )
+    _add_events(parser, "record EC2's own events too, from queues that it makes or from this one")
     parser.add_argument("--image", help="an AMI id; default: the newest Amazon Linux 2023")
     parser.add_argument(
         "--allow-any-image",
@@ -149,6 +150,7 @@ def _check(given: argparse.Namespace) -> int:
             plans,
             account_id=given.account_id,
             allow_any_image=given.allow_any_image,
+            events=given.events,
         )
     finally:
         connection.close()
@@ -170,10 +172,19 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--usable", action="store_true", help="also to see when a guest says that it is usable"
     )
+    _add_events(
+        parser, "also to record EC2's own events, from queues that are made or from this one"
+    )
+
+
+def _add_events(parser: argparse.ArgumentParser, words: str) -> None:
+    parser.add_argument(
+        "--events", nargs="?", const=True, default=False, metavar="QUEUE", help=words
+    )
 
 
 def _policy(given: argparse.Namespace) -> int:
-    print(json.dumps(policy(given.methods, usable=given.usable), indent=2))
+    print(json.dumps(policy(given.methods, usable=given.usable, events=given.events), indent=2))
     return 0
 
 
@@ -312,6 +323,7 @@ def _report_lines(checked: PreflightReport, kind: str) -> list[str]:
             f"one round: expected {usd(checked.expected_usd)}, hard bound {usd(checked.bound_usd)}"
             f", in {waves} wave{'s' if waves > 1 else ''}; nothing was launched"
         )
+    lines += checked.event_words()
     if checked.credentials_end_at is not None:
         lines.append(f"the credentials end at {checked.credentials_end_at:%Y-%m-%d %H:%M:%S} UTC")
     lines += [f"warning: {each}" for each in checked.warnings]

@@ -52,6 +52,7 @@ T3_SOURCES = ("placement scores", "selection")  # where a known t3 is from
 MOST_INSTANCES_PER_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
 
 _INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
+_QUEUE = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d")
 # Also of local and Wavelength zones: usw2-lax1-az1, use1-wl1-bos-wlz1.
 _ZONE_ID = re.compile(r"[a-z]{3,8}\d?(-[a-z]{2,4}\d*)*-(az|wlz)\d+")
@@ -654,6 +655,17 @@ def require_intervals(*, timeout_s: float, poll_s: float) -> None:
     """Refuse a timeout below the poll interval: such a batch could not be watched."""
     if not _is_finite_number(poll_s) or not 0 < poll_s <= timeout_s:
         raise ParameterError(f"need 0 < poll_s <= timeout_s, got {poll_s=}, {timeout_s=}")
+
+
+def require_events(events: bool | str) -> None:
+    """Refuse what neither says whether to record EC2's own events nor can be a queue's name."""
+    said = isinstance(events, bool)
+    named = isinstance(events, str) and _QUEUE.fullmatch(events)
+    if not said and (not named or str(events).lower() in ("true", "false")):
+        raise ParameterError(
+            "events must be False, True, or the name of a queue of yours (1 to 80 letters, digits, "
+            f"- or _), got {events!r}"
+        )
 
 
 def require_pauses(*, every_s: float, arm_pause_s: float) -> None:

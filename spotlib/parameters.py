@@ -17,7 +17,14 @@ from spotlib.errors import ParameterError
 
 _INJECTED = "# Parameters"  # papermill marks the cell that it adds with this line
 
-_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text in quotes"}
+_SWITCH = bool | str  # on, off, or the name of what to use
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "text in quotes",
+    _SWITCH: "True, False or text in quotes",
+}
 
 
 class _Dataclass(Protocol):
@@ -105,4 +112,4 @@ def _is_a(value: object, kind: type) -> bool:
     if kind is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and math.isfinite(typing.cast("float", value))
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    return isinstance(value, kind) and (kind in (bool, _SWITCH) or not isinstance(value, bool))

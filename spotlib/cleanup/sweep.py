@@ -15,6 +15,7 @@ from spotlib.cleanup.one_batch import CLEAN, UNKNOWN, Job, Swept, sweep_batch, w
 from spotlib.cleanup.unfinished import Folder, read_folder
 from spotlib.ec2.calls import ask_near
 from spotlib.ec2.connection import Connection, new_executor
+from spotlib.ec2.events import EVENTS
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.places import home_region, is_aws
 from spotlib.ec2.refusals import Refusal
@@ -26,6 +27,10 @@ from spotlib.record.log import is_alive, locked
 
 UNREAD = "NOT known: its log cannot be read, and EC2 lists no request of it"
 OTHER_PLACE = "NOT swept: it ran at {}, not here: {}"
+NO_EVENTS = (
+    "queues and rules of EC2's own events were not looked for ({}): if a batch of yours may have "
+    "made some, allow what 'python -m spotlib policy --events' prints, and sweep again"
+)
 NOT_ITS = "{}: not searched, but its log names no request there: {}"
 
 
@@ -121,11 +126,19 @@ def sweep(
     account = None if connection.simulated else _account(patient, near)
     recorded = {kind for log in logs.values() for kind in log.resources}
     kinds = [each for each in RESOURCES if batch_id not in logs or each in recorded]
-    find = partial(_find, patient, batch_id, kinds, recorded)
+    unlisted: dict[str, str] = {}
+    find = partial(
+        _find,
+        patient=patient,
+        batch_id=batch_id,
+        kinds=kinds,
+        recorded=recorded,
+        unlisted=unlisted,
+    )
     if not dry_run:
         _end_known([Job(connection, name, log, [], find, account) for name, log in logs.items()])
     ours, errors = _search(patient, near, regions, find)
-    notes = list(here.notes)
+    notes = [*here.notes, *(NO_EVENTS.format(code) for code in dict.fromkeys(unlisted.values()))]
     if batch_id in logs or batch_id in here.clean:  # its log says where anything of it can be
         own = logs[batch_id].regions if batch_id in logs else ()
         notes += [NOT_ITS.format(*each) for each in errors.items() if each[0] not in own]
@@ -244,16 +257,19 @@ def _search(
 
 
 def _find(
+    region: str,
+    *,
     patient: Patient,
     batch_id: str | None,
     kinds: Sequence[Resource],
     recorded: Collection[Resource],
-    region: str,
+    unlisted: dict[str, str],
 ) -> list[Ours]:
     """Everything in a region that carries our tag, or that of one batch.
 
     What only some launch methods make need not be listed if no log here says that there may be
     some: whoever never makes it may lack the permission, and another endpoint the call.
+    ``unlisted`` gets why those of EC2's events were not listed, which are of other services.
     """
     found: list[Ours] = []
     for kind in kinds:
@@ -261,6 +277,9 @@ def _find(
             found += kind.find_ours(patient, region, batch_id)
         except Refusal as refusal:
             lacks = patient.foreign or refusal.kind is Kind.PERMISSION
+            if kind is EVENTS:
+                lacks |= refusal.kind is Kind.UNREACHABLE
+                unlisted[region] = refusal.code
             if kind in recorded or not (kind.special and lacks):
                 raise
     return found

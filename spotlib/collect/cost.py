@@ -12,12 +12,16 @@ from datetime import datetime, timedelta
 
 from spotlib.collect.images import LINUX
 from spotlib.errors import OneSentence, ParameterError
-from spotlib.model import ON_DEMAND, Plan, Stage, Target
-from spotlib.money import held_usd, usd
+from spotlib.model import ON_DEMAND, Plan, Stage, Target, usual_poll_s
+from spotlib.money import held_usd, requests_usd, usd
 from spotlib.words import counted
 
 VALID_MARGIN_S = 60  # a request stays valid this much longer than it is watched
 SWITCH_MARGIN_S = 300  # an instance shuts itself down this much later than its timeout
+MOST_READS = 5  # of a queue of EC2's events, one after the other, beside a poll
+MOST_LAST_READS = 100  # of one, once a wave has ended
+CALLS_PER_READ = 2  # it deletes what is recorded, too
+CALLS_PER_QUEUE = 20  # to make it, to find it, to delete it
 _END_S = 60  # about what it takes until nothing is left of a wave
 BOOT_MARGIN_S = 120  # the switch counts from the end of the boot
 
@@ -107,7 +111,8 @@ class PreflightReport:
 
     ``free_vcpus`` is by region and quota, None if the quota is unknown.  ``credentials_end_at`` is
     None if they are renewed or do not say when they end.  ``events`` is whether EC2's own events
-    are recorded, or the name of the user's queue that has them.
+    are recorded, or the name of the user's queue that has them; ``poll_s`` is None where it is the
+    usual one.
     """
 
     account: str | None
@@ -115,6 +120,7 @@ class PreflightReport:
     prepared: tuple[PreparedPlan, ...]
     free_vcpus: Mapping[tuple[str, str], int | None]
     events: bool | str = False
+    poll_s: float | None = None
     credentials_end_at: datetime | None = None
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -206,7 +212,32 @@ class PreflightReport:
     @property
     def bound_usd(self) -> float:
         """The hard bound of the cost of one round."""
-        return math.fsum(each.bound_usd for each in self.prepared)
+        reading_usd = requests_usd(self._queue_calls[1])
+        return math.fsum([*(each.bound_usd for each in self.prepared), reading_usd])
+
+    @property
+    def _queue_calls(self) -> tuple[int, int]:
+        """How many requests to SQS one round makes for EC2's events: usually, and at most."""
+        usual = most = 0
+        for wave in self.waves if self.events else ():
+            for region in {each.plan.target.region for each in wave}:
+                plans = [each.plan for each in wave if each.plan.target.region == region]
+                poll_s = self.poll_s or min(usual_poll_s(plan.wanted) for plan in plans)
+                polls = math.ceil(max(plan.timeout_s for plan in plans) / poll_s) + 1
+                usual += polls
+                reads = MOST_READS * polls + MOST_LAST_READS
+                most += CALLS_PER_READ * reads + CALLS_PER_QUEUE
+        return usual, most
+
+    def event_words(self) -> list[str]:
+        """Say what it costs to read EC2's own events, if they are read."""
+        usual, most = self._queue_calls
+        return [
+            f"EC2's own events: {usual} to {2 * usual} requests to SQS if a round lasts its whole "
+            "time; the first million a month is free, then a million costs "
+            f"{usd(requests_usd(1_000_000))}, so a round at most {usd(requests_usd(most))}, which "
+            "its hard bound includes"
+        ] * bool(most)
 
 
 def split_turns(prepared: Iterable[PreparedPlan]) -> list[list[PreparedPlan]]:

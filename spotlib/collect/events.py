@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from spotlib.collect.answers import Answers
+from spotlib.collect.cost import MOST_LAST_READS, MOST_READS
 from spotlib.collect.queues import Heard
 from spotlib.collect.recording import notice_event
 from spotlib.ec2.caller import Caller
@@ -22,7 +23,6 @@ from spotlib.stamp import notice_bracket
 if TYPE_CHECKING:
     from spotlib.collect.batch import Batch
 
-MOST_READS = 5  # of a queue, one after the other, until it is empty
 _READ_S = 0.5  # about what a read takes at most
 _LAST_READS_S = 20.0
 _ADVICE = "allow what 'python -m spotlib policy --events' prints, or set events=False"
@@ -96,14 +96,17 @@ def read_last_events(batch: "Batch") -> None:
     """Read what has come since the last poll, for some seconds, or until a stop."""
     ends_s = batch.now_s() + _LAST_READS_S
     for region, url in batch.queues.urls.items():
-        more = True
-        while more and batch.now_s() < ends_s and batch.stopping.by is None:
+        for _ in range(MOST_LAST_READS):
+            if batch.now_s() >= ends_s or batch.stopping.by is not None:
+                return
             receipts = batch.queues.receipts.pop(region, ())
-            more = _take(batch, region, read_queue(batch.connection, region, url, receipts))
+            if not _take(batch, region, read_queue(batch.connection, region, url, receipts)):
+                break
 
 
 def _take(batch: "Batch", region: str, read: QueueRead) -> bool:
     """Keep what a read showed, record what is known; return whether there may be more."""
+    batch.queues.reads += 1
     window = Bracket(batch.since_s(read.asked_s), batch.since_s(read.answered_s, up=True))
     batch.consoles.hear(region, window.after_s, window.by_s, read.server_date)
     batch.queues.kept.extend(Heard(region, each, window) for each in read.notices)

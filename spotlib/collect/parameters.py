@@ -26,6 +26,7 @@ from spotlib.model import (
     Target,
     plan_launches,
     require_arms,
+    require_events,
     require_intervals,
     require_pauses,
     require_probe_pauses,
@@ -75,6 +76,7 @@ class CollectParameters:
     account_id: str
     ready: str
     usable: bool
+    events: bool | str
     timeout_s: float
     poll_s: float
     image: str
@@ -122,6 +124,7 @@ class CollectParameters:
                 arms=len(self.methods.split()),
                 arm_pause_s=self.arm_pause_s,
             )
+        yield from problems_of(require_events, self.events)
         yield from problems_of(require_watched_usable, self.wanted, usable=self.usable)
         yield from problems_of(parse_market, self.market or FITTED)
 
@@ -172,6 +175,7 @@ class CollectParameters:
             "poll_s": self.poll_s or None,
             "seed": self.market_seed,
             **self.scores,
+            "events": self.events,
             "budget_usd": self.budget_usd or None,
             "campaign_budget_usd": self.campaign_budget_usd or None,
         }

@@ -32,7 +32,7 @@ from spotlib.ec2.connection import Connection
 from spotlib.ec2.foreign import finds_by_request
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import SPOT, Plan, Stage, Target
+from spotlib.model import SPOT, Plan, Stage, Target, require_events
 
 
 def preflight(
@@ -42,6 +42,7 @@ def preflight(
     account_id: str | None = None,
     allow_any_image: bool = False,
     events: bool | str = False,
+    poll_s: float | None = None,
 ) -> PreflightReport:
     """Check everything that could stop these plans, estimate their cost, and spend nothing.
 
@@ -59,6 +60,8 @@ def preflight(
     events
         Whether EC2's own events will be recorded, or the name of the user's queue that has them;
         see ``collect_batch``.
+    poll_s
+        Seconds between polls, from which follows what reading these events costs; None is usual.
 
     Returns
     -------
@@ -88,6 +91,7 @@ def preflight(
     >>> 0 < report.expected_usd < report.bound_usd < 0.1
     True
     """
+    require_events(events)
     answers = Answers(Patient(connection), allow_any_image=allow_any_image)
     regions = regions_of_one_partition(plans)
     identity = identity_of(answers, regions)
@@ -118,6 +122,7 @@ def preflight(
         prepared=tuple(prepared),
         free_vcpus=free,
         events=events,
+        poll_s=poll_s,
         credentials_end_at=connection.credentials_end_at(),
         problems=tuple(answers.problems),
         warnings=tuple(dict.fromkeys(answers.warnings)),

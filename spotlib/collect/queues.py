@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from spotlib.collect.cost import CALLS_PER_QUEUE, CALLS_PER_READ
 from spotlib.ec2.events import Notice
 from spotlib.model import Bracket
 
@@ -32,8 +33,14 @@ class Queues:
     reading: set[str] = field(default_factory=set)
     receipts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of what is recorded
     kept: deque[Heard] = field(default_factory=lambda: deque(maxlen=_MOST_KEPT))
+    reads: int = 0
     failed: bool = False  # whether a read did
     told: set[tuple[str, str, datetime]] = field(default_factory=set)  # what is recorded
+
+    @property
+    def calls(self) -> int:
+        """How many requests were made to them at most."""
+        return CALLS_PER_READ * self.reads + CALLS_PER_QUEUE * len(self.urls)
 
     def claim(self, known: Collection[str]) -> list[Heard]:
         """Take out the events of known instances: of copies the one that came first, each once."""

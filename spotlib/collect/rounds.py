@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def collect_batch(
     report = (
         plans if isinstance(plans, PreflightReport) else preflight(connection, plans, events=events)
     )
-    require_events(events, checked=report.events, batch_id=Path(log).stem)
+    _require_same_events(events, checked=report.events, batch_id=Path(log).stem)
     schedule = _schedule(
         report.require(),
         rounds=rounds,
@@ -158,6 +159,7 @@ def collect_batch(
         settle_s=settle_s,
         arm_pause_s=arm_pause_s,
     )
+    report = replace(report, poll_s=schedule.poll_s)  # what reading EC2's events costs at most
     report.require_budget(
         rounds=rounds,
         budget_usd=budget_usd,
@@ -268,14 +270,8 @@ def _schedule(
     return Schedule(rounds, every_s, poll_s, phase_s, seed, settle_s, pause_s)
 
 
-def require_events(events: bool | str, *, checked: bool | str, batch_id: str) -> None:
-    """Refuse events that the preflight was not made for, and a name that no queue can have.
-
-    Raises
-    ------
-    ValueError
-        If it is one of these.
-    """
+def _require_same_events(events: bool | str, *, checked: bool | str, batch_id: str) -> None:
+    """Refuse events that the preflight was not made for, and a name that no queue can have."""
     if events != checked:
         raise ParameterError(
             f"events={events!r}, but the preflight was made with events={checked!r}: give both the "

@@ -13,7 +13,7 @@ from spotlib.cleanup.commands import aws_options, sweep_command
 from spotlib.collect.batch import Batch
 from spotlib.errors import OneSentence
 from spotlib.model import Outcome
-from spotlib.money import usd
+from spotlib.money import requests_usd, usd
 
 
 class BatchError(OneSentence, RuntimeError):
@@ -100,6 +100,7 @@ def batch_usd(batch: Batch) -> float:
     """Every instance that was launched, on demand, from the request until all were gone.
 
     One that only clean-up saw may be of any run of its region: it counts as one of the dearest.
+    The requests to the queues of EC2's events are added.
     """
     seen: set[str] = set()
     costs_usd: list[float] = []
@@ -113,7 +114,8 @@ def batch_usd(batch: Batch) -> float:
         seen.update(run.instances.values())
         costs_usd += [each_usd] * len(run.instances)
     late = [region for each, region in batch.terminated.items() if each not in seen]
-    return math.fsum([*costs_usd, *(dearest_usd[region] for region in late)])
+    late_usd = (dearest_usd[region] for region in late)
+    return math.fsum([*costs_usd, *late_usd, requests_usd(batch.queues.calls)])
 
 
 def _total(ids: Mapping[str, Sequence[str]]) -> int:

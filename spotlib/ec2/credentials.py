@@ -27,7 +27,7 @@ from spotlib.ec2.places import home_of_arn
 from spotlib.ec2.refusals import NoTerminal, login_refusal
 
 # Whatever else is configured is configured for other programs.
-_SERVICES = ("ec2", "iam", "pricing", "service_quotas", "ssm", "sts")
+_SERVICES = ("ec2", "events", "iam", "pricing", "service_quotas", "sqs", "ssm", "sts")
 _LOGIN_SERVICES = ("signin", "sso", "sso_oidc")
 # How botocore finds credentials in a profile; its other ways (keys in the environment, the role of
 # a machine) ask no profile.

@@ -1,6 +1,6 @@
 """EC2's events of instances, and their way through rules into queues.
 
-``instance_course`` tells of each event at the moment at which it happens.  Without a rule in the
+``instance_course`` tells each event at the moment at which it happens.  Without a rule in the
 region nothing is done.  An event that a rule matches is scheduled to arrive in the queues of its
 targets, late, twice or never, as ``delivery`` says; it arrives if the queue is still there and its
 policy allows the rule.
@@ -20,36 +20,35 @@ from spotlib.sandbox.queues import Rule
 from spotlib.sandbox.world import World
 
 _STATE = "EC2 Instance State-change Notification"
-_WARNING = "EC2 Spot Instance Interruption Warning"  # its ARN names the zone alone
+_FULFILLED = "EC2 Spot Instance Request Fulfillment"
+_WARNING = "EC2 Spot Instance Interruption Warning"
+_REBALANCE = "EC2 Instance Rebalance Recommendation"
 _FOREIGN_STATES = ("pending", "running", "shutting-down", "terminated")
 
 
 def state_changed(world: World, instance: Instance, at_s: float) -> None:
     """The instance has a new state."""
-    detail = {"instance-id": instance.instance_id, "state": instance.state}
-    _tell(world, instance, _STATE, detail, at_s)
+    _tell(world, instance, at_s, _STATE, ("state", instance.state))
 
 
 def fulfilled(world: World, instance: Instance, at_s: float) -> None:
     """Its spot request is fulfilled."""
-    if not instance.request.on_demand:
-        request_id = instance.request.request_id
-        detail = {"spot-instance-request-id": request_id, "instance-id": instance.instance_id}
-        _tell(world, instance, "EC2 Spot Instance Request Fulfillment", detail, at_s)
+    request = instance.request
+    if not request.on_demand:
+        _tell(world, instance, at_s, _FULFILLED, ("spot-instance-request-id", request.request_id))
 
 
 def interruption_warned(world: World, instance: Instance, at_s: float) -> None:
-    """The market will interrupt it in two minutes."""
-    detail = {"instance-id": instance.instance_id, "instance-action": "terminate"}
-    _tell(world, instance, _WARNING, detail, at_s)
+    """It will be interrupted in two minutes."""
+    _tell(world, instance, at_s, _WARNING, ("instance-action", "terminate"))
 
 
-def rebalance_recommended(world: World, instance: Instance, at_s: float) -> None:
-    """It is at a higher risk of an interruption."""
-    if instance.state in ("pending", "running") and world.region(_region(instance)).rules:
-        instance.request.happened_s["rebalance"] = at_s
-        detail = {"instance-id": instance.instance_id}
-        _tell(world, instance, "EC2 Instance Rebalance Recommendation", detail, at_s)
+def interruption_foreseen(world: World, instance: Instance, warning_s: float, at_s: float) -> None:
+    """It will be warned: a recommendation comes with that warning or before it."""
+    request = instance.request
+    if world.region(request.pool.region).rules:
+        lead_s = world.events.rebalance_lead_s(request.name, request.index)
+        world.schedule(max(at_s, warning_s - lead_s), _recommend, instance)
 
 
 def meet_strangers(world: World, region: str, rule: Rule, at_s: float) -> None:
@@ -58,10 +57,16 @@ def meet_strangers(world: World, region: str, rule: Rule, at_s: float) -> None:
     The instances of ``company`` have their own events beside these.
     """
     account = world.region(region)
-    if account.rules.get(rule.name) is rule:
-        account.foreign_events += 1
-        wait_s = world.events.next_foreign_s(world.seed, region, account.foreign_events)
+    wait_s = world.events.foreign_wait_s(world.seed, region, account.foreign_events)
+    if wait_s is not None and account.rules.get(rule.name) is rule:
         world.schedule(at_s + wait_s, _stranger, region, rule, account.foreign_events)
+        account.foreign_events += 1
+
+
+def _recommend(world: World, instance: Instance, at_s: float) -> None:
+    if instance.state in ("pending", "running"):
+        instance.request.happened_s["rebalance"] = at_s
+        _tell(world, instance, at_s, _REBALANCE)
 
 
 def _stranger(world: World, region: str, rule: Rule, number: int, at_s: float) -> None:
@@ -101,26 +106,21 @@ class _Event:
         }
 
 
-def _region(instance: Instance) -> str:
-    return instance.request.pool.region
-
-
-def _tell(world: World, instance: Instance, kind: str, detail: dict[str, str], at_s: float) -> None:
+def _tell(
+    world: World, instance: Instance, at_s: float, kind: str, more: tuple[str, str] | None = None
+) -> None:
     """Send an event of an instance by every rule that matches it."""
-    region, request = _region(instance), instance.request
-    rules = world.region(region).rules
+    request, pool = instance.request, instance.request.pool
+    rules = world.region(pool.region).rules
     if not rules:
         return
+    detail = {"instance-id": instance.instance_id, **dict([more] if more else [])}
     name = (world.seed, request.name, request.index, kind, detail.get("state", ""))
-    zone = _zone(instance) if kind == _WARNING else ""
-    event = _Event(region, at_s, name, kind, detail, zone)
-    for rule in list(rules.values()):
+    zones = catalogue.zones(pool.region) if kind == _WARNING else ()
+    zone = next((each.name for each in zones if each.zone_id == pool.zone_id), "")
+    event = _Event(pool.region, at_s, name, kind, detail, zone)
+    for rule in rules.values():
         _send(world, rule, event)
-
-
-def _zone(instance: Instance) -> str:
-    pool = instance.request.pool
-    return next(each.name for each in catalogue.zones(pool.region) if each.zone_id == pool.zone_id)
 
 
 def _send(world: World, rule: Rule, event: _Event) -> None:

@@ -128,8 +128,9 @@ class Fault:
         timeout_s = call.read_timeout_s
         if self.kind in _ERRORS:
             code = _ERRORS[self.kind] or self.code
-            message = f"A fault of the sandbox: {self.kind}."
-            return Harm(ApiError(code, message, _STATUS.get(code, 400)))
+            said = code, _STATUS.get(code, 400)
+            code, status = _CODES.get((call.service, self.kind), said)
+            return Harm(ApiError(code, f"A fault of the sandbox: {self.kind}.", status))
         if self.kind in _BREAKS:
             return Harm(self.error or _BREAKS[self.kind]())
         if self.kind == "slow" and (timeout_s is None or self.seconds < timeout_s):
@@ -149,6 +150,14 @@ class Fault:
         return Harm(ApiError("RequestExpired", "Request has expired.")) if expired else None
 
 
+# What other services say instead of EC2's codes.
+_CODES = {
+    ("sqs", "throttled"): ("RequestThrottled", 403),
+    ("events", "throttled"): ("ThrottlingException", 400),
+    ("events", "internal_error"): ("InternalException", 500),
+    ("sqs", "unavailable"): ("ServiceUnavailable", 503),
+    ("events", "unavailable"): ("ServiceUnavailable", 503),
+}
 _ERRORS = {
     "fail": "",
     "throttled": "RequestLimitExceeded",

@@ -101,9 +101,7 @@ def _watch_pool(world: World, instance: Instance, at_s: float) -> None:
 
 
 def _schedule_interruption(world: World, instance: Instance, notice_s: float, at_s: float) -> None:
-    """Schedule the notice, and the recommendation that comes with it or before it."""
-    lead_s = world.events.rebalance_lead_s(instance.request.name, instance.request.index)
-    world.schedule(max(at_s, notice_s - lead_s), events.rebalance_recommended, instance)
+    events.interruption_foreseen(world, instance, notice_s, at_s)
     world.schedule(notice_s, _interrupt, instance)
 
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from math import inf
 from typing import Any
 from uuid import UUID
@@ -74,9 +75,8 @@ class Queue:
     def forget_old(self, at_s: float) -> None:
         """Forget the messages that were kept for as long as the queue keeps them."""
         since_s = at_s - self.number("MessageRetentionPeriod")
-        for message in list(self.messages.values()):
-            if message.sent_s > since_s:
-                break
+        old = takewhile(lambda each: each.sent_s <= since_s, self.messages.values())
+        for message in list(old):
             del self.messages[message.message_id]
 
     def visible(self, at_s: float) -> Iterator[Message]:

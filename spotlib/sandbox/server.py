@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -29,7 +29,7 @@ from spotlib.sandbox.market import Market
 from spotlib.sandbox.market_api import advisor
 from spotlib.sandbox.numbers import FITTED, MARKET_HELP
 from spotlib.sandbox.wire import answer
-from spotlib.sandbox.world import EPOCH, Guests, Reads, ScaledTime, VirtualTime, World
+from spotlib.sandbox.world import EPOCH, Delivery, Guests, Reads, ScaledTime, VirtualTime, World
 
 _MOST_BODY = 2**20  # bytes
 _HERE = ("127.0.0.1", "localhost", "::1")
@@ -117,6 +117,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--silent-share", type=float, default=0.0, help="share of instances without console output"
     )
+    parser.add_argument(
+        "--events",
+        type=_delivery,
+        metavar="NAME=VALUE,...",
+        help="how events get into queues, such as lost_share=0.1,delay_median_s=5",
+    )
     parser.add_argument("--throttled", action="store_true", help="apply EC2's token buckets")
     parser.add_argument(
         "--end-with-stdin",
@@ -145,6 +151,7 @@ def run(args: argparse.Namespace) -> int:
             empty_share=args.empty_share,
         ),
         guests=Guests(clock_off_s=args.clock_off_s, silent_share=args.silent_share),
+        events=args.events,
     )
     world.faults += args.fault
     if args.company:
@@ -170,6 +177,15 @@ def _fault(text: str) -> faults.Fault:
 def _of_known_action(fault: faults.Fault) -> faults.Fault:
     api.require_known(fault.action)
     return fault
+
+
+def _delivery(text: str) -> Delivery:
+    pairs = (pair.partition("=") for pair in filter(None, text.split(",")))
+    known = ", ".join(item.name for item in fields(Delivery))
+    try:
+        return Delivery(**{name: float(value) for name, _, value in pairs})
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{error} (the settings are {known})") from error
 
 
 def _port(text: str) -> int:

@@ -28,6 +28,7 @@ GOOD = {
         "account_id": "",
         "ready": "ready",
         "usable": False,
+        "events": False,
         "timeout_s": 600.0,
         "poll_s": 3.0,
     },

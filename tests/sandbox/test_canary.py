@@ -57,6 +57,18 @@ def test_the_backends_still_answer_requests():
     check("moto.backends.get_backend (spotlib/sandbox/borrowed.py)", answers)
 
 
+def test_the_matcher_still_knows_event_patterns():
+    """``patterns`` matches events with it."""
+
+    def matches():
+        pattern = import_module("moto.events.models").EventPattern.load('{"a": {"b": ["x"]}}')
+        return pattern.matches_event({"a": {"b": "x"}, "c": 1}) and not pattern.matches_event(
+            {"a": {"b": "y"}}
+        )
+
+    check("moto.events.models.EventPattern (spotlib/sandbox/patterns.py)", matches)
+
+
 def test_the_packaged_data_are_still_there():
     """``catalogue`` reads types, offerings and images from moto's files, zones from its code."""
 
@@ -91,6 +103,7 @@ def test_a_missing_part_is_reported_in_one_sentence_before_anything_else_fails()
     [
         ("moto.core.request.determine_request_protocol", "parsers_still_read"),
         ("moto.backends.get_backend", "backends_still_answer"),
+        ("moto.events.models.EventPattern.load", "matcher_still_knows"),
         ("spotlib.sandbox.catalogue.offered", "packaged_data"),
     ],
 )

@@ -646,3 +646,34 @@ def test_the_aws_cli_reads_the_console(aws):
     assert "here 2024\r\n" in aws(*read, "--latest", "--query", "Output")
     aws.advance(1200)
     assert "here 2024" in aws(*read, text=True)
+
+
+def test_the_aws_cli_listens_to_events(aws):
+    queue, rule = (f"arn:aws:{kind}:us-east-1:123456789012:" for kind in ("sqs", "events"))
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": "events.amazonaws.com"},
+        "Action": "sqs:SendMessage",
+        "Resource": f"{queue}cli",
+        "Condition": {"ArnEquals": {"aws:SourceArn": f"{rule}rule/cli"}},
+    }
+    attributes = {"Policy": json.dumps({"Version": "2012-10-17", "Statement": [statement]})}
+    made = ("create-queue", "--queue-name", "cli", "--tags", "spotlib:batch=b")
+    url = aws("sqs", *made, "--attributes", json.dumps(attributes))["QueueUrl"]
+    pattern, tags = json.dumps({"source": ["aws.ec2"]}), "Key=spotlib:batch,Value=b"
+    put = ("put-rule", "--name", "cli", "--event-pattern", pattern, "--tags", tags)
+    assert aws("events", *put)["RuleArn"] == f"{rule}rule/cli"
+    aws("events", "put-targets", "--rule", "cli", "--targets", f"Id=queue,Arn={queue}cli")
+    aws.advance(1800)  # other users' instances have events
+    names = ("--message-system-attribute-names", "SentTimestamp", "ApproximateReceiveCount")
+    asked = ("receive-message", "--queue-url", url, "--wait-time-seconds", "20")
+    [message] = aws("sqs", *asked, *names)["Messages"]
+    assert json.loads(message["Body"])["source"] == "aws.ec2"
+    assert message["Attributes"]["ApproximateReceiveCount"] == "1"
+    receipt = ("--receipt-handle", message["ReceiptHandle"])
+    aws("sqs", "delete-message", "--queue-url", url, *receipt)
+    aws("events", "remove-targets", "--rule", "cli", "--ids", "queue")
+    aws("events", "delete-rule", "--name", "cli")
+    aws("sqs", "delete-queue", "--queue-url", url)
+    aws.advance(60)
+    assert not aws("sqs", "list-queues")

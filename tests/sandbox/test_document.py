@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from spotlib.sandbox import forms, numbers
+from spotlib.sandbox import delivery, forms, numbers
 from spotlib.sandbox.faults import FLEET_KINDS, KINDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text()
 
 
-@pytest.mark.parametrize("table", [numbers.table_markdown(), forms.table_markdown()])
-def test_the_page_has_the_tables_as_they_are(table):
-    assert table.strip() in PAGE
+@pytest.mark.parametrize("of", [numbers, forms, delivery])
+def test_the_page_has_the_tables_as_they_are(of):
+    assert of.table_markdown().strip() in PAGE
 
 
 def test_the_page_has_every_fault():

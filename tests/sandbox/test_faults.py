@@ -87,6 +87,7 @@ def affected(fault, calls):
         for number, (action, region, at_s) in enumerate(calls, 1)
         if fault(
             SimpleNamespace(
+                service="ec2",
                 action=action,
                 region=region,
                 at_s=at_s,

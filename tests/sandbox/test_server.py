@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager, suppress
 from subprocess import PIPE
+from types import SimpleNamespace
 
 import boto3
 import pytest
@@ -24,6 +25,8 @@ from spotlib.__main__ import main
 from spotlib.sandbox import wire
 from spotlib.sandbox.faults import lose_answer
 from spotlib.sandbox.world import World
+
+from .listening import STATE, listen, received, said
 
 IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"
 
@@ -60,6 +63,26 @@ def control(url, path, body=None):
     )
     with urllib.request.urlopen(asked, timeout=PATIENCE_S) as answer:
         return json.load(answer)
+
+
+def test_the_events_of_an_instance_come_over_http_in_real_time():
+    options = ("--speed", "20", "--events", "lost_share=0,delay_median_s=0,foreign_per_hour=0")
+    with started("--seed", "3", *options) as ready:
+        account = SimpleNamespace(client=lambda service: plain(service, ready["url"]))
+        url = listen(account, pattern={"detail-type": [STATE]})
+        assert url == f"{ready['url']}/123456789012/heard"
+        image = account.client("ssm").get_parameter(Name=IMAGE)["Parameter"]["Value"]
+        launch = {"ImageId": image, "InstanceType": "t4g.nano", "MinCount": 1, "MaxCount": 1}
+        [instance] = account.client("ec2").run_instances(**launch)["Instances"]
+        events = []
+        while len(events) < 2:
+            events += said(received(account, url, WaitTimeSeconds=20))
+        assert {event["detail"]["state"] for event in events} == {"pending", "running"}
+        ids = {event["detail"]["instance-id"] for event in events}
+        assert ids == {instance["InstanceId"]}
+        assert list(control(ready["url"], "/sandbox/leftovers")) == [
+            "requests", "instances", "queues", "rules"
+        ]  # fmt: skip
 
 
 def test_plain_boto3_requests_describes_cancels_and_terminates():
@@ -426,6 +449,9 @@ def test_a_date_that_is_none_is_refused(date):
         ("--empty-share", "2", "need 0 <= empty_share <= 1, got 2.0"),
         ("--silent-share", "2", "need 0 <= silent_share <= 1, got 2.0"),
         ("--clock-off-s", "inf", "need a finite clock_off_s or None, got inf"),
+        ("--events", "lost_share=2", "need a finite 0 <= lost_share <= 1, got 2.0"),
+        ("--events", "lost=1", "unexpected keyword argument 'lost' (the settings are lost_share, "),
+        ("--events", "lost_share", "could not convert string to float: ''"),
         ("--on-demand-vcpus", "-3", "on_demand_vcpus >= 0, got 1000.0, -3.0"),
         ("--quota-vcpus", "-3", "need quota_vcpus >= 0 and"),
     ],
