@@ -34,7 +34,8 @@ _COLUMNS = (
 )
 _WARNINGS = {"interruption": "interruption warning", "rebalance": "rebalance recommendation"}
 _WARNING_COLUMNS = (
-    *("notice", "instances", "interrupted", "before_s", "before_s_least", "before_s_most"),
+    *("notice", "instances", "interrupted"),
+    *("until_shown_s", "until_shown_s_least", "until_shown_s_most"),
 )
 
 
@@ -161,29 +162,27 @@ def formatted_clocks(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def warning_table(launches: pd.DataFrame) -> pd.DataFrame:
-    """Return how many instances EC2 warned of, and how long before their end.
+    """Return how many instances EC2 warned of, and how much later a poll showed their end.
 
-    One row per ``notice`` that came at all.  Of the ``instances`` that had it, so many were seen to
-    be ``interrupted``; ``before_s`` is the median time from the notice to the poll that showed
-    that, with the least and the most.
+    One row per ``notice`` that came at all.  Of the ``instances`` that had it, polls showed so many
+    ``interrupted``; ``until_shown_s`` is the median time from the notice to that poll, with the
+    least and the most.  EC2 leaves an instance two minutes from its warning on, but says at once
+    that it interrupts it.
     """
     found = []
     for name, words in _WARNINGS.items():
         warned = launches[launches[f"{name}_by_s"].notna()]
-        ended = warned[warned["outcome"] == Outcome.INTERRUPTED]
-        before_s = ended["watched_s"] - (ended[f"{name}_after_s"] + ended[f"{name}_by_s"]) / 2
-        row = {"notice": words, "instances": len(warned), "interrupted": len(ended)}
-        row |= {"before_s": before_s.median()}
-        row |= {"before_s_least": before_s.min(), "before_s_most": before_s.max()}
-        found += [row] * bool(len(warned))
+        shown = warned[warned["outcome"] == Outcome.INTERRUPTED]
+        later_s = shown["watched_s"] - (shown[f"{name}_after_s"] + shown[f"{name}_by_s"]) / 2
+        numbers = (len(warned), len(shown), later_s.median(), later_s.min(), later_s.max())
+        found += [(words, *numbers)] * bool(len(warned))
     return pd.DataFrame(found, columns=list(_WARNING_COLUMNS))
 
 
 def warning_sentences(table: pd.DataFrame) -> Iterator[str]:
-    """How many were warned of, and how long before the poll that showed their end."""
+    """How many were warned of, and how much later a poll showed them interrupted."""
     for row in table.to_dict("records"):
-        words = f"{row['notice'].capitalize()}: {counted(row['instances'], 'instance')}, of which "
-        words += f"{row['interrupted']} were seen to be interrupted"
-        if row["interrupted"]:
-            words += f", a median of {row['before_s']:.0f} s later"
+        words = f"{row['notice'].capitalize()}: {counted(row['instances'], 'instance')}. "
+        words += f"Polls showed {row['interrupted']} of them interrupted"
+        words += f", a median of {row['until_shown_s']:.0f} s later" * bool(row["interrupted"])
         yield words + "."

@@ -38,6 +38,7 @@ STALE = SHOWN | {
     "running_event_by_s": 7.5,
     "running_clocks": "contradict",
 }
+STALE_AND_WIDE = STALE | {"running_after_s": 10.0, "running_event_by_s": 9.5}
 TOO_LATE = STALE | {"running_event_after_s": 14.0, "running_event_by_s": 15.5}
 
 
@@ -52,11 +53,12 @@ def compared(*runs):
 
 
 def test_the_second_clock_is_counted_and_its_widths_are_of_what_agrees():
-    [row] = compared(*[AGREE] * 6, STALE, SHOWN, {})
+    early = AGREE | {"running_after_s": 8.0, "running_both_after_s": 8.6}
+    [row] = compared(*[AGREE] * 5, *[early] * 4, *[STALE_AND_WIDE] * 8, SHOWN, {})
 
     assert (row["stage"], row["target"]) == ("running", NANO)
-    assert [row[name] for name in ("runs", "requests", "both_clocks")] == [9, 9, 7]
-    assert (row["agree"], row["contradict"]) == (6, 1)
+    assert [row[name] for name in ("runs", "requests", "both_clocks")] == [19, 19, 17]
+    assert (row["agree"], row["contradict"]) == (9, 8)
     widths = [row[f"{clock}_width_s"] for clock in ("poll", "event", "both")]
     assert widths == pytest.approx([3.5, 1.5, 1.1])
 
@@ -118,12 +120,12 @@ def test_a_stage_that_was_not_waited_for_is_not_compared():
 
 def test_several_targets_have_a_row_for_all_of_them_first_in_each_stage():
     fulfilled = {name.replace("running", "fulfilled"): each for name, each in AGREE.items()}
-    other = AGREE | {"region": "us-east-1"}
+    other = AGREE | {"instance_type": "a1.large"}
     table = second_clock(told(AGREE, other, AGREE | fulfilled), Stage.READY, resamples=9)
 
     assert table["stage"].tolist() == ["fulfilled"] * 3 + ["running"] * 3
-    assert table["target"].tolist() == [ALL, NANO, "t3.nano in us-east-1"] * 2
-    assert table["both_clocks"].tolist() == [1, 1, 0, 3, 2, 1]
+    assert table["target"].tolist() == [ALL, "a1.large in sa-east-1", NANO] * 2
+    assert table["both_clocks"].tolist() == [1, 0, 1, 3, 1, 2]
 
 
 def test_the_sentences_say_how_much_narrower_and_what_each_clock_is_of():
@@ -185,13 +187,13 @@ def test_warnings_are_counted_with_the_time_until_the_end_that_was_seen():
     assert table["notice"].tolist() == ["interruption warning", "rebalance recommendation"]
     assert table["instances"].tolist() == [3, 1]
     assert table["interrupted"].tolist() == [2, 0]
-    assert table["before_s"].tolist() == pytest.approx([125.0, np.nan], nan_ok=True)
-    assert table["before_s_least"].iloc[0] == 120.0
-    assert table["before_s_most"].iloc[0] == 130.0
+    assert table["until_shown_s"].tolist() == pytest.approx([125.0, np.nan], nan_ok=True)
+    assert table["until_shown_s_least"].iloc[0] == 120.0
+    assert table["until_shown_s_most"].iloc[0] == 130.0
     assert list(warning_sentences(table)) == [
-        "Interruption warning: 3 instances, of which 2 were seen to be interrupted, a median of "
-        "125 s later.",
-        "Rebalance recommendation: 1 instance, of which 0 were seen to be interrupted.",
+        "Interruption warning: 3 instances. Polls showed 2 of them interrupted, a median of 125 s "
+        "later.",
+        "Rebalance recommendation: 1 instance. Polls showed 0 of them interrupted.",
     ]
 
 
