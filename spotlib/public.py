@@ -63,6 +63,7 @@ _REASONS = frozenset(
         *("Client.UserInitiatedShutdown", "Client.UserInitiatedHibernate"),
     }
 )
+_CLOCKS = frozenset({"agree", "contradict"})
 _WORDS: dict[str, frozenset[str]] = {  # column: every text of it that is known
     "placement": frozenset({"region", "zone"}),
     "method": frozenset(METHODS),
@@ -72,6 +73,8 @@ _WORDS: dict[str, frozenset[str]] = {  # column: every text of it that is known
     "outcome": frozenset(Outcome),
     "cause": _STAGES | frozenset(Outcome) | {"unfinished"},
     "kind": frozenset(Kind),
+    "fulfilled_clocks": _CLOCKS,
+    "running_clocks": _CLOCKS,
     "instance_reason": _REASONS,
     "t3_source": frozenset(T3_SOURCES),
     "status_code": (

@@ -303,8 +303,9 @@ class Batch:
         try:
             view(shown())
         except Exception as error:  # noqa: BLE001 - a view may fail in any way
-            words = f"the live view failed, the batch went on without it: {error!r}"
-            self.warnings += [] if self.warnings else [words]
+            words = "the live view failed, the batch went on without it: "
+            told = any(each.startswith(words) for each in self.warnings)
+            self.warnings += [] if told else [f"{words}{error!r}"]
 
     def stop_words(self) -> str:
         """What a stop will do now."""

@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 _READ_S = 0.5  # about what a read takes at most
 _LAST_READS_S = 20.0
 _ADVICE = "allow what 'python -m spotlib policy --events' prints, or set events=False"
+_NOT_THERE = "an endpoint that is not Amazon's may have no SQS and no events: set events=False"
 _UNREAD = "EC2's events were not read each time, so some may be missing: {}"
 
 
 def check_events(answers: Answers, regions: Iterable[str], events: bool | str) -> None:
-    """Ask whether queues and rules may be listed, or whether there is the user's own queue."""
+    """Ask whether queues and rules may be listed, or whether there is the user's own queue.
+
+    What another program than Amazon's lacks in one region, it lacks in all.
+    """
     for region in regions if events else ():
         try:
             if isinstance(events, str):
@@ -39,11 +43,14 @@ def check_events(answers: Answers, regions: Iterable[str], events: bool | str) -
                 list_queues(answers.connection, region)
                 list_rules(answers.connection, region)
         except Refusal as refusal:
-            answers.problems.append(_cannot(region, refusal))
+            answers.problems.append(_cannot(answers.connection, region, refusal))
+            if answers.connection.foreign:
+                return
 
 
-def _cannot(region: str, refusal: Refusal) -> str:
-    return f"EC2's events in {region} cannot be recorded: {refusal}; {_ADVICE}"
+def _cannot(caller: Caller, region: str, refusal: Refusal) -> str:
+    advice = _NOT_THERE if caller.foreign else _ADVICE
+    return f"EC2's events in {region} cannot be recorded: {refusal}; {advice}"
 
 
 def make_events(batch: "Batch") -> bool:
@@ -56,7 +63,7 @@ def make_events(batch: "Batch") -> bool:
         try:
             batch.queues.urls[region] = _queue_in(batch, patient, region, events)
         except Refusal as refusal:
-            batch.problems.append(f"{_cannot(region, refusal)}; nothing was launched")
+            batch.problems.append(f"{_cannot(patient, region, refusal)}; nothing was launched")
             return False
     return True
 

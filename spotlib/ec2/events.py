@@ -154,17 +154,13 @@ def read_queue(
             MessageSystemAttributeNames=[_SENT],
             **place,
         )
+        answered_s, messages = clock.now_s(), reply.get("Messages", [])
+        receipts = tuple(each["ReceiptHandle"] for each in messages)
+        date = reply["ResponseMetadata"]["HTTPHeaders"].get("date")
     except Refusal as refusal:
         return QueueRead(asked_s, clock.now_s(), error=str(refusal))
-    messages = reply.get("Messages", [])
-    return QueueRead(
-        asked_s,
-        clock.now_s(),
-        tuple(found for each in messages if (found := _notice(each))),
-        tuple(each["ReceiptHandle"] for each in messages),
-        reply["ResponseMetadata"]["HTTPHeaders"].get("date"),
-        error,
-    )
+    notices = tuple(found for each in messages if (found := _notice(each)))
+    return QueueRead(asked_s, answered_s, notices, receipts, date, error)
 
 
 def _notice(message: Mapping[str, Any]) -> Notice | None:

@@ -39,6 +39,8 @@ class Column:
 
 _UNKNOWN = "NaN where it was not known before the request"
 _NO_STAMP = "NaN where that was not asked for, or not seen"
+_NO_EVENT = "NaN where events were not read, or none came"
+_CLOCKS = "whether the event and the polls agree or contradict each other"
 _NO_RUN = "NaN if no run and no probe had ended before this round began"
 _RUN_COLUMNS = (
     Column("simulated", "boolean", "whether the run happened in the sandbox, not in EC2"),
@@ -83,6 +85,16 @@ _RUN_COLUMNS = (
     Column("last3_share", "ratio", "the mean of that over its last three runs", _NO_RUN),
     Column("last_run_s", "s", "since its last run was sent", _NO_RUN),
 )
+
+
+def _told(name: str, what: str) -> tuple[Column, Column]:
+    """The two ends of the bracket of an event."""
+    return (
+        Column(f"{name}_after_s", "s", f"{what}: after it, since the call was sent", _NO_EVENT),
+        Column(f"{name}_by_s", "s", f"{what}: by then", _NO_EVENT),
+    )
+
+
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "training": (
         *_RUN_COLUMNS,
@@ -113,6 +125,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("usable_after_s", "s", "its guest was not usable until then", _NO_STAMP),
         Column("usable_by_s", "s", "its guest was usable by then, as it says itself", _NO_STAMP),
         Column("guest_uptime_s", "s", "from its kernel's start to usable", _NO_STAMP),
+        *_told("fulfilled_event", "fulfilled, as EC2's own event tells"),
+        *_told("running_event", "running, as EC2's own event tells"),
+        Column("fulfilled_clocks", "name", _CLOCKS, "empty without one of the two"),
+        Column("running_clocks", "name", _CLOCKS, "empty without one of the two"),
+        *_told("interruption", "warned by EC2 of its interruption"),
+        *_told("rebalance", "told by EC2 that it may be interrupted"),
     ),
     "batches": (
         *_RUN_COLUMNS[:4],

@@ -4,6 +4,7 @@ Others have instances in the account, and the events of these are never in a log
 """
 
 import re
+from contextlib import suppress
 
 import pytest
 from conftest import read_events, scripted
@@ -13,9 +14,11 @@ from crashing import (
     NAME,
     REGIONS,
     STRANGERS,
+    Died,
     in_process,
     points_of,
     require_recovered,
+    short_batch,
     swept,
 )
 
@@ -138,3 +141,38 @@ def test_what_cannot_be_deleted_is_not_called_clean_and_the_commands_are_named(p
     for words in ("events remove-targets", "events delete-rule", "sqs delete-queue"):
         assert f"aws {words} --region" in commands
     assert f"spotlib-{BATCH}" in commands
+
+
+@pytest.mark.parametrize("denied", ["sqs:ListQueues", "events:ListRules"])
+def test_a_sweep_that_may_not_look_for_queues_says_so_and_does_the_rest(tmp_path, denied):
+    world = scripted(*FATES, denied={denied})
+    log = tmp_path / NAME
+    with suppress(Died):
+        short_batch(in_process(world), log, _dying_after("request_spot_instances"))
+
+    report = swept(world, log)
+
+    assert report.clean
+    [note] = report.notes
+    assert note.startswith("queues and rules of EC2's own events were not looked for (AccessDenied")
+    assert "spotlib policy --events" in note
+    assert world.leftovers() == EMPTY
+
+
+def _dying_after(action):
+    def visit(name):
+        if name == f"after {action}":
+            raise Died(name)
+
+    return visit
+
+
+def test_a_batch_that_made_queues_is_not_clean_where_they_cannot_be_looked_for(points, tmp_path):
+    point = next(each for each in points if each.name == "after put_targets")
+    world, log = point.revived(tmp_path / "one")
+    world.denied = {"sqs:GetQueueUrl"}
+
+    report = swept(world, log, give_up_s=60.0)
+
+    assert not report.clean
+    assert "GetQueueUrl" in " ".join(report.lines())

@@ -1,0 +1,476 @@
+"""EC2's own events: what they tell is true, they cost no poll, and those of others are not kept."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from conftest import ARM, NANO, QUICK, plan_for, read_events, scripted
+from crashing import EMPTY, REGIONS, STRANGERS, rows_of
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from test_usable import OffClock
+
+from spotlib.__main__ import main
+from spotlib.collect.preflight import preflight
+from spotlib.collect.queues import Heard, Queues
+from spotlib.collect.rounds import collect_batch
+from spotlib.ec2.events import Notice, make, read_queue
+from spotlib.ec2.patience import Patient
+from spotlib.ec2.policy import policy
+from spotlib.model import ARMS, Bracket, plan_launches
+from spotlib.record.tables import load_batches, load_launches, load_polls
+from spotlib.sandbox.company import crowd, move_in
+from spotlib.sandbox.faults import Fault
+from spotlib.sandbox.protocol import ApiError
+from spotlib.sandbox.world import Delivery, Fate
+from spotlib.stamp import SERVERS_S
+
+SURE = Delivery(lost_share=0.0, doubled_share=0.0)
+SLOW = Fate(evaluate_s=0.3, in_flight_s=1.0, boot_s=5.0, ok_s=40.0)
+TRUTH = {  # what the sandbox calls what an event is about
+    "pending": "fulfilled",
+    "interruption": "interrupted",
+    **{name: name for name in ("fulfilled", "running", "shutting-down", "rebalance")},
+}
+SERVICES = {"sqs", "events"}
+MADE = {"PutRule", "CreateQueue", "PutTargets", "RemoveTargets", "DeleteRule", "DeleteQueue"}
+QUEUE = "of-mine"
+EPOCH = datetime(2024, 9, 1, tzinfo=UTC)
+
+
+def collected(in_process, world, log, *targets, n=2, timeout_s=60.0, events=True, poll_s=3.0):
+    connection = in_process(world)
+    checked = plan_for(connection, *targets, n=n, timeout_s=timeout_s, events=events)
+    return collect_batch(
+        connection, checked, log=log, poll_s=poll_s, seed=1, guard=False, events=events
+    )
+
+
+def notices(log):
+    return [each for each in read_events(log)[0] if each["event"] == "notice"]
+
+
+def called(world, *services):
+    return [each.action for each in world.calls if each.service in (services or SERVICES)]
+
+
+fates = st.builds(
+    Fate,
+    evaluate_s=st.floats(0.05, 5.0),
+    held_s=st.one_of(st.none(), st.floats(0.0, 20.0)),
+    in_flight_s=st.floats(0.0, 8.0),
+    boot_s=st.floats(0.5, 30.0),
+    ok_s=st.one_of(st.none(), st.floats(1.0, 60.0)),
+    interrupted_s=st.one_of(st.none(), st.floats(0.0, 40.0)),
+)
+deliveries = st.builds(
+    Delivery,
+    lost_share=st.sampled_from([0.0, 0.3]),
+    doubled_share=st.sampled_from([0.0, 0.5]),
+    delay_median_s=st.sampled_from([0.05, 0.5, 8.0]),
+    foreign_per_hour=st.sampled_from([0.0, 2000.0]),
+    missed_share=st.sampled_from([0.0, 0.4]),
+    queue_clock_off_s=st.sampled_from([-0.9 * SERVERS_S, 0.0, 0.9 * SERVERS_S]),
+)
+
+
+@settings(
+    max_examples=10,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    fates=st.lists(fates, min_size=4, max_size=4),
+    events=deliveries,
+    asked=st.tuples(st.sampled_from(ARMS), st.integers(0, 2**31)),
+    ours=st.tuples(st.floats(-7200.0, 7200.0), st.floats(-4e-4, 4e-4)),
+    lost=st.sets(st.integers(1, 12), max_size=5),
+)
+def test_every_bracket_contains_its_moment(in_process, *, fates, events, asked, ours, lost):
+    """Random fates, methods and ways of events, lost reads, and a clock of ours that is off."""
+    arm, seed = asked
+    world = scripted(*fates, seed=seed, events=events)
+    move_in(world, crowd(REGIONS, tags=STRANGERS))
+    connection = in_process(world)
+    checked = plan_for(connection, NANO, ARM, n=2, timeout_s=40.0, methods=[arm], events=True)
+    world.faults.append(_failing("ReceiveMessage", lost))
+    clock = connection.clock = OffClock(world, ahead_s=ours[0], drift=ours[1])
+    began_s = clock.now_s()
+
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "batch.jsonl"
+        summary = collect_batch(connection, checked, log=log, seed=seed, events=True)
+        launches, found = load_launches(log), notices(log)
+        rows = rows_of(world, read_events(log)[0])
+
+    assert summary.cleaned.confirmed
+    assert world.leftovers() == EMPTY
+    for each in found:
+        if each["about"] in TRUTH:
+            happened_s = rows[each["request_id"]]["happened_s"][TRUTH[each["about"]]]
+            assert each["after_s"] < clock.of(happened_s) - began_s <= each["by_s"], each
+    assert {each["instance_id"] for each in found} <= {e["instance_id"] for e in world.truth()}
+    named = {(each["instance_id"], each["about"]) for each in found}
+    assert len(named) == len(found)  # each once
+    for stage in ("fulfilled", "running"):
+        told = {each["request_id"] for each in found if each["about"] == stage}
+        shown = launches.set_index("request_id")[f"{stage}_event_by_s"]
+        assert {name for name, by_s in shown.items() if np.isfinite(by_s)} == told
+
+
+def _failing(action, numbers):
+    """Every so many of these calls fail."""
+    made = iter(range(1, 10**9))
+
+    def fault(call, executed):
+        if call.action == action and not executed and next(made) in numbers:
+            raise ApiError("InternalFailure", "We failed.", 500)
+
+    return fault
+
+
+def test_with_events_the_bracket_of_running_is_narrower_and_the_polls_own_is_as_it_was(
+    in_process, log
+):
+    collected(in_process, scripted(*[SLOW] * 10, events=SURE), log, n=10)
+    launches = load_launches(log)
+
+    def width_s(name):
+        return (launches[f"{name}_by_s"] - launches[f"{name}_after_s"]).median()
+
+    assert launches["running_clocks"].isin(["agree", "contradict"]).all()
+    assert width_s("running_event") < 2.5 < width_s("running")
+    assert width_s("running_both") <= width_s("running_event")
+
+
+def test_every_event_of_ours_is_recorded_where_none_is_lost(in_process, log):
+    """The last of them are read before the queue is deleted."""
+    fates = [QUICK, Fate(interrupted_s=10.0, ok_s=None)]
+    collected(in_process, scripted(*fates, events=SURE), log)
+
+    abouts = {}
+    for each in notices(log):
+        abouts.setdefault(each["instance_id"], set()).add(each["about"])
+    usual = {"pending", "fulfilled", "running", "shutting-down", "terminated"}
+    assert sorted(abouts.values(), key=len) == [usual, usual | {"interruption", "rebalance"}]
+    launches = load_launches(log)
+    assert launches["interruption_by_s"].notna().sum() == 1
+    assert launches["rebalance_by_s"].notna().sum() == 1
+    assert launches["rebalance_after_s"].max() <= launches["interruption_by_s"].max()
+
+
+def test_reading_is_no_part_of_a_poll_and_delays_none(in_process, log):
+    """Nor is it made within one: calls follow one another in virtual time."""
+    delays_s = {}
+    for events in (False, True):
+        world = scripted(*[SLOW] * 4, events=Delivery(foreign_per_hour=20_000.0))
+        path = log.with_stem(f"20240901T000000Z-{events}")
+        collected(in_process, world, path, NANO, ARM, events=events)
+        polls = [each for each in read_events(path)[0] if each["event"] == "poll"]
+        last = [each["asked_s"] - each["due_s"] for each in polls[6:]]
+        delays_s[events] = float(np.mean(last))
+        took_s = [each["answered_s"] - each["asked_s"] for each in polls]
+        assert max(took_s) < 1.0
+        assert not [each for each in read_events(path)[0] if each["event"] == "skipped"]
+    assert delays_s[True] < delays_s[False] + 0.3
+
+
+def test_a_read_that_fails_ends_no_batch_misses_no_poll_and_is_said_once(in_process, log):
+    world = scripted(*[SLOW] * 2)
+    world.faults.append(Fault(kind="internal_error", action="ReceiveMessage"))
+    summary = collected(in_process, world, log)
+
+    assert summary.outcomes == {"ready": 2}
+    assert summary.cleaned.confirmed
+    assert load_polls(log)["error"].isna().all()
+    assert not notices(log)
+    [warning] = summary.warnings
+    assert "EC2's events were not read each time" in warning
+    assert "InternalError" in warning
+    assert world.leftovers() == EMPTY
+
+
+def test_what_cannot_be_deleted_from_a_queue_is_recorded_once_all_the_same(in_process, log):
+    """It comes again, half a minute later."""
+    world = scripted(*[SLOW] * 2, events=SURE)
+    world.faults.append(Fault(kind="internal_error", action="DeleteMessageBatch"))
+    summary = collected(in_process, world, log)
+
+    found = [(each["instance_id"], each["about"]) for each in notices(log)]
+    assert len(found) == len(set(found)) == 10
+    assert len(summary.warnings) == 1
+
+
+@pytest.mark.parametrize("action", ["PutRule", "CreateQueue", "PutTargets"])
+def test_a_queue_that_cannot_be_made_ends_the_batch_before_anything_is_launched(
+    in_process, log, action
+):
+    service = "sqs" if action == "CreateQueue" else "events"
+    world = scripted(denied={f"{service}:{action}"})
+    summary = collected(in_process, world, log)
+
+    [problem] = summary.problems
+    assert problem.startswith("EC2's events in sa-east-1 cannot be recorded: ")
+    assert "spotlib policy --events" in problem
+    assert problem.endswith("nothing was launched")
+    assert "RequestSpotInstances" not in called(world, "ec2")
+    assert world.leftovers() == EMPTY
+    assert summary.cleaned.confirmed
+    assert load_batches(log)["clean"].all()
+
+
+def test_an_error_that_passes_does_not_keep_a_queue_from_being_made(in_process, log):
+    world = scripted(QUICK, QUICK)
+    for action in ("PutRule", "CreateQueue", "PutTargets"):
+        world.faults.append(_failing(action, {1, 2}))
+    summary = collected(in_process, world, log)
+
+    assert summary.outcomes == {"ready": 2}
+    assert notices(log)
+
+
+def test_the_first_line_says_where_queues_are_made_before_they_are(in_process, log, monkeypatch):
+    world = scripted(QUICK, QUICK)
+    connection = in_process(world)
+    checked = plan_for(connection, NANO, ARM, n=1, timeout_s=60.0, events=True)
+    call, lines = type(connection).call, []
+
+    def noted(self, region, action, /, **given):
+        if action == "put_rule":
+            lines.append(json.loads(log.read_text().splitlines()[0])["events"])
+        return call(self, region, action, **given)
+
+    monkeypatch.setattr(type(connection), "call", noted)
+    collect_batch(connection, checked, log=log, seed=1, guard=False, events=True)
+
+    assert lines == [["ap-northeast-3", "sa-east-1"]] * 2
+
+
+def test_without_the_option_no_queue_and_no_rule_is_ever_asked_for(in_process, log):
+    world = scripted(QUICK, QUICK)
+    collected(in_process, world, log, events=False)
+
+    assert not called(world)
+    assert "notice" not in log.read_text()
+    assert "events" not in json.loads(log.read_text().splitlines()[0])
+
+
+def a_queue_of_mine(connection, region=NANO.region):
+    """As a user would make it, by hand: their own rule sends EC2's events to it."""
+    url = make(Patient(connection), region, "x", expires_at=connection.clock.utc())
+    assert url.endswith("/spotlib-x")
+    return "spotlib-x"
+
+
+def test_of_a_queue_of_the_users_own_only_messages_are_read_and_deleted(in_process, log):
+    world = scripted(QUICK, QUICK, events=SURE)
+    connection = in_process(world)
+    name = a_queue_of_mine(connection)
+    before = len(world.calls)
+    checked = plan_for(connection, n=2, timeout_s=60.0, events=name)
+    collect_batch(connection, checked, log=log, seed=1, guard=False, events=name)
+
+    calls = {e.action for e in world.calls[before:] if e.service in SERVICES}
+    assert calls == {"GetQueueUrl", "ReceiveMessage", "DeleteMessageBatch"}
+    assert load_launches(log)["running_clocks"].notna().all()
+    assert world.leftovers().keys() == {*EMPTY, "queues", "rules"}
+    queue = world.region(NANO.region).queues[name]
+    assert not queue.messages
+    assert json.loads(log.read_text().splitlines()[0])["queue"] == name
+
+
+def test_a_queue_that_does_not_exist_is_a_problem_before_money_is_spent(in_process):
+    checked = preflight(in_process(scripted()), plan_launches([NANO], count=1), events=QUEUE)
+
+    [problem] = checked.problems
+    assert problem.startswith("EC2's events in sa-east-1 cannot be recorded: get_queue_url")
+    assert "check the queue's name" in problem
+
+
+@pytest.mark.parametrize("denied", ["sqs:ListQueues", "events:ListRules"])
+def test_a_permission_to_list_that_lacks_is_a_problem_before_money_is_spent(in_process, denied):
+    connection = in_process(scripted(denied={denied}))
+
+    [problem] = preflight(connection, plan_launches([NANO], count=1), events=True).problems
+    assert "AccessDenied" in problem
+    assert "spotlib policy --events" in problem
+
+
+def test_an_endpoint_without_queues_is_told_of_in_one_sentence(in_process):
+    world = scripted()
+    connection = in_process(world)
+    connection.world, connection.endpoint = None, "http://127.0.0.1:9"  # as a foreign one
+
+    def lacking(call, _):
+        if call.service in SERVICES:
+            raise ApiError("InvalidAction", f"{call.service} is not here.", 400)
+
+    world.faults.append(lacking)
+    checked = preflight(connection, plan_launches([NANO, ARM], count=1), events=True)
+
+    [problem] = checked.problems
+    assert problem.endswith("may have no SQS and no events: set events=False")
+
+
+def test_the_policy_for_events_allows_just_the_calls_that_are_made(in_process, log, capsys):
+    world = scripted(QUICK, QUICK, events=SURE)
+    collected(in_process, world, log)
+
+    method = ["request_spot_instances"]
+    made = {f"{e.service}:{e.action}" for e in world.calls if e.service in SERVICES}
+    made = made - {"sqs:DeleteMessageBatch"} | {"sqs:DeleteMessage"}  # as AWS calls it
+    made |= {"sqs:TagQueue", "events:TagResource"}  # checked for the tags at birth
+    # Nothing is left with a tag at the end, so a sweep's question for it is not made.
+    of_a_sweep = {"sqs:ListQueueTags", "events:ListTagsForResource"}
+    assert made | of_a_sweep == _actions(policy(method, events=True)) - _actions(policy(method))
+    assert _actions(policy(method, events=QUEUE)) - _actions(policy(method)) == {
+        "sqs:GetQueueUrl",
+        "sqs:ReceiveMessage",
+        "sqs:DeleteMessage",
+    }
+    for options, events in ((["--events"], True), (["--events", QUEUE], QUEUE)):
+        assert main(["policy", *options]) == 0
+        assert json.loads(capsys.readouterr().out) == policy(method, events=events)
+
+
+def _actions(document):
+    actions = [each["Action"] for each in document["Statement"]]
+    return {name for each in actions for name in ([each] if isinstance(each, str) else each)}
+
+
+def test_the_cost_of_reading_is_said_and_part_of_the_hard_bound(in_process):
+    connection = in_process(scripted())
+    plans = plan_launches([NANO, ARM], count=1, timeout_s=600.0)
+    without, with_events = (preflight(connection, plans, events=e) for e in (False, True))
+    fast = preflight(connection, plans, events=True, poll_s=0.3)
+
+    [sentence] = with_events.event_words()
+    polls = 2 * (600 // 3 + 1)
+    assert f"{polls} to {2 * polls} requests to SQS" in sentence
+    assert "first million a month is free, then a million costs $0.4000" in sentence
+    assert without.event_words() == []
+    more = [each.bound_usd - without.bound_usd for each in (with_events, fast)]
+    assert 2 * polls * 0.4e-6 < more[0] < 0.01
+    assert 5 * more[0] < more[1] < 10 * more[0]
+
+
+@pytest.mark.parametrize("events", ["true", "", "a b", "x" * 81, 1, None])
+def test_what_is_neither_a_switch_nor_a_queues_name_is_refused(in_process, events):
+    with pytest.raises(ValueError, match="events must be False, True, or the name of a queue"):
+        preflight(in_process(scripted()), plan_launches([NANO], count=1), events=events)
+
+
+def test_a_batch_and_its_preflight_are_for_the_same_events(in_process, log):
+    connection = in_process(scripted())
+    checked = plan_for(connection, n=1)
+
+    with pytest.raises(ValueError, match="the preflight was made with events=False"):
+        collect_batch(connection, checked, log=log, events=True)
+    dotted = log.with_stem("a.b")
+    with pytest.raises(ValueError, match="holds no"):
+        collect_batch(connection, plan_launches([NANO], count=1), log=dotted, events=True)
+    assert not log.exists()
+    assert not dotted.exists()
+
+
+def heard(instance_id, about="running", sent_s=1.0, event_s=0.0):
+    at = EPOCH + timedelta(seconds=event_s)
+    return Heard(
+        "sa-east-1",
+        Notice(about, instance_id, at, EPOCH + timedelta(seconds=sent_s)),
+        Bracket(1.0, 2.0),
+    )
+
+
+def test_an_event_waits_in_memory_until_its_instance_is_known_and_of_copies_the_first_counts():
+    queues = Queues()
+    early, late, other = heard("i-1", sent_s=1.0), heard("i-1", sent_s=9.0), heard("i-2")
+    queues.kept.extend([late, other, early])
+
+    assert queues.claim({"i-9"}) == []
+    assert queues.claim({"i-1"}) == [early]
+    queues.kept.append(late)
+    assert queues.claim({"i-1"}) == []
+    assert list(queues.kept) == [other]
+    assert queues.claim({"i-1", "i-2"}) == [other]
+
+
+def test_a_flood_of_foreign_events_takes_little_memory():
+    queues = Queues()
+    for number in range(30_000):
+        queues.kept.append(heard(f"i-{number}"))
+    queues.claim({"i-0"})
+    queues.kept.extend(heard(f"i-{number}") for number in range(30_000))
+
+    assert len(queues.kept) == 10_000
+
+
+GOOD = {
+    "detail-type": "EC2 Instance State-change Notification",
+    "time": "2024-09-01T00:00:05Z",
+    "detail": {"instance-id": "i-1", "state": "running"},
+}
+JUNK = [
+    "",
+    "[1",
+    "[" * 100_000,
+    "[]",
+    "7",
+    "{}",
+    json.dumps(GOOD | {"time": "soon"}),
+    json.dumps(GOOD | {"time": "2024-09-01T00:00:05"}),
+    json.dumps(GOOD | {"time": 5}),
+    json.dumps(GOOD | {"detail": []}),
+    json.dumps(GOOD | {"detail": {"instance-id": "i-1", "state": "asleep"}}),
+    json.dumps(GOOD | {"detail": {"instance-id": "i-1", "state": {}}}),
+    json.dumps(GOOD | {"detail": {"instance-id": 1, "state": "running"}}),
+    json.dumps(GOOD | {"detail-type": "EC2 Fleet Error"}),
+    json.dumps(GOOD | {"detail-type": ["EC2 Instance State-change Notification"]}),
+]
+
+
+def test_messages_that_are_no_events_are_deleted_and_end_nothing(in_process):
+    """Anybody whom the user lets send to their queue may send anything."""
+    world = scripted(events=SURE)
+    connection = in_process(world)
+    region = NANO.region
+    url = make(Patient(connection), region, "x", expires_at=connection.clock.utc())
+    queue = world.region(region).queues["spotlib-x"]
+    for body in [*JUNK, json.dumps(GOOD)]:
+        queue.put(body, world.now_s)
+
+    first = read_queue(connection, region, url)
+    second = read_queue(connection, region, url, first.receipts)
+    last = read_queue(connection, region, url, second.receipts)
+
+    assert first.notices == ()
+    assert [(each.about, each.instance_id) for each in second.notices] == [("running", "i-1")]
+    assert len(first.receipts) + len(second.receipts) == len(JUNK) + 1
+    assert last.receipts == ()
+    assert not queue.messages
+
+
+def test_the_last_read_has_an_end(in_process, log):
+    """Others launch more than can be read."""
+    world = scripted(QUICK, QUICK, events=SURE)
+    queue_of = world.region(NANO.region).queues
+
+    def refill(call, executed):
+        if call.action == "ReceiveMessage" and not executed:
+            for queue in queue_of.values():
+                for number in range(20):
+                    detail = {"instance-id": f"i-{number}", "state": "running"}
+                    queue.put(json.dumps(GOOD | {"detail": detail}), world.now_s)
+
+    world.faults.append(refill)
+    summary = collected(in_process, world, log)
+
+    assert summary.cleaned.confirmed
+    assert summary.outcomes == {"ready": 2}
+    assert world.leftovers() == EMPTY
+    assert not re.search(r'"i-\d+"', log.read_text())
