@@ -1,6 +1,6 @@
 """The second clock: what counts as told twice, what it sharpens, and how 03 shows it."""
 
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from spotlib.analyze.figures import Styles, clocks_figure
 from spotlib.analyze.lag import ALL
 from spotlib.analyze.launch_times import launch_times
 from spotlib.model import Stage
-from spotlib.record.columns import TOLD
+from spotlib.sandbox.world import Fate
 
 NANO = "t3.nano in sa-east-1"
 SHOWN = {"running_after_s": 9.0, "running_by_s": 12.5}
@@ -201,32 +201,14 @@ def test_without_a_warning_there_is_no_table():
     assert warning_table(told(AGREE)).empty
 
 
-def add_events(log):
-    """To a log, what EC2's own events would have said of each stage, and one warning."""
-    lines = log.read_text().splitlines()
-    seen = [event for event in map(json.loads, lines) if event.get("stage") in TOLD]
-    warned = seen[-1] | {"stage": "interruption", "after_s": seen[-1]["by_s"]}
-    for line, each in enumerate([*seen, warned | {"by_s": warned["by_s"] + 1}], start=len(lines)):
-        middle_s = (each["after_s"] + each["by_s"]) / 2
-        event = {
-            **{"event": "notice", "line": line + 1, "about": each["stage"]},
-            **{name: each[name] for name in ("round", "plan", "request_id", "instance_id")},
-            **{"event_at": "2024-09-01T00:00:05Z", "sent_at": "2024-09-01T00:00:06Z"},
-            **{"asked_s": each["by_s"], "answered_s": each["by_s"] + 0.1},
-            **{"after_s": each["after_s"], "by_s": middle_s},
-        }
-        lines.append(json.dumps(event))
-    log.write_text("\n".join(lines) + "\n")
-
-
 @pytest.fixture(scope="module", params=[True, False], ids=["events", "no events"])
 def page(request, tmp_path_factory):
-    """What 03 shows of a study, with and without EC2's own events."""
+    """What 03 shows of a study on the sandbox, with and without EC2's own events."""
     folder = tmp_path_factory.mktemp("clocks")
+    fates = [Fate(evaluate_s=0.3, in_flight_s=1.0, boot_s=4.0 + n % 7, ok_s=9.0) for n in range(11)]
+    fates.append(replace(fates[0], interrupted_s=7.0))
     log = folder / "launches" / "a.jsonl"
-    record(log, targets=(NANO_TARGET,), n=2, rounds=6)
-    if request.param:
-        add_events(log)
+    record(log, targets=(NANO_TARGET,), n=2, rounds=6, fates=fates, events=request.param)
     return request.param, folder, page_of(folder)
 
 
@@ -237,8 +219,8 @@ def test_the_page_shows_the_second_clock_only_where_it_was_recorded(page):
 
     assert (folder / "figures" / "second-clock.png").exists() == recorded
     assert ("two clocks contradict each other" in text) == recorded
-    assert ("EC2's events also say when 12 of 12 requests were running." in text) == recorded
-    assert ("Interruption warning: 1 instance" in text) == recorded
+    assert ("requests were running. Both clocks together leave 1." in text) == recorded
+    assert ("Interruption warning: 1 instance. Polls showed 1 of them" in text) == recorded
     assert ("second-clock" in tables, "warnings" in tables) == (recorded, recorded)
     if recorded:
         assert tables["second-clock"]["stage"].tolist() == ["fulfilled", "running"]
