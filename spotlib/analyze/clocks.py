@@ -155,7 +155,7 @@ def formatted_clocks(table: pd.DataFrame) -> pd.DataFrame:
             f"{width_s:.1f}" if np.isfinite(width_s) else "-"
             for width_s in table[f"{clock}_width_s"]
         ]
-        shown[f"{clock}, s"] = words
+        shown[f"{clock} width, s"] = words
     for heading, name in (("median by polls, s", "median_s"), ("by both, s", "median_both_s")):
         shown[heading] = [_median(row, name).words("") for row in rows]
     return shown
