@@ -5,7 +5,7 @@ It changes no estimate.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import factorial, prod
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from spotlib.analyze.clocks import CLOCKS, CONTRADICT, told_twice
 from spotlib.analyze.comparable import NOT_THE_MARKET, stopped
 from spotlib.analyze.compare import holm
 from spotlib.analyze.curve import Curve, Floats, smoothed, widened
@@ -28,6 +29,7 @@ STALE_S = (2.0, 5.0, 30.0)
 _CLUSTERED = 0.2  # of the ends of brackets, where chance would put 2 %
 _MISSED = 0.05  # of the polls
 _GAPPED = 0.05  # of the brackets
+_CONTRADICTED = 0.05  # of the brackets that have an event
 _RECENT_S = 600.0  # since our own last launch in the pool
 _ON_TIME = 0.9  # of every_s, after which a probe came no earlier than planned
 _SHARED_ROUNDS = 0.8
@@ -65,6 +67,7 @@ def self_check(
             _effective_size(distributions),
             _wide_brackets(distributions),
             _moment_of_reading(data, distributions),
+            *_two_clocks(data),
         ),
     ]
     rows = [{"check": each.name, "warns": each.warns, "found": each.found} for each in checks]
@@ -336,6 +339,26 @@ def _moment_of_reading(data: Comparable, distributions: Mapping[str, LaunchTimes
         f"they are {half_s:.2f} s too long or too short"
     )
     return Check("moment of reading", half_s > _MATTERS * least_s, words)
+
+
+def _two_clocks(data: Comparable) -> Iterator[Check]:
+    """Whether EC2's events and the polls tell the same; nothing where no events were recorded."""
+    told, against, earlier = 0, 0, 0
+    for stage, rows in told_twice(data.launches, data.wanted).items():
+        clocks = rows[f"{stage.label}_clocks"]
+        told += int(clocks.notna().sum())
+        apart = rows[clocks == CONTRADICT]
+        against += len(apart)
+        event_by = apart[CLOCKS["event"].format(stage.label, "by")]
+        earlier += int((event_by <= apart[f"{stage.label}_after_s"]).sum())
+    if not told:
+        return
+    share = against / told
+    words = f"{percent(share)} of {counted(told, 'bracket')} contradict those of EC2's events"
+    if against:
+        words += f": {earlier} shown late (an old state), {against - earlier} shown before EC2 "
+        words += "says that they were reached"
+    yield Check("two clocks contradict each other", share > _CONTRADICTED, words)
 
 
 def stale_medians(distributions: Mapping[str, LaunchTimes]) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from matplotlib.ticker import (
 )
 
 from spotlib.analyze.arms import arm_of, target_of
+from spotlib.analyze.clocks import AGREE, CLOCKS
 from spotlib.analyze.comparable import ended_by_ec2
 from spotlib.analyze.compare import SIGNIFICANT
 from spotlib.analyze.launch_times import LaunchTimes
@@ -38,8 +39,8 @@ _INK = "#1a4fa0"  # of what says that data are simulated
 _DECADES = 100.0  # last over first time of a logarithmic axis
 _MOST_BANDS = 4  # more would hide each other
 _LOG_FROM = 30  # longest over shortest time, from which an axis is logarithmic
+_MOST_ROWS = 40  # requests of a panel, each a row
 _LEGEND_ROW_IN = 0.24  # so much higher is a figure for each row of a legend below it
-_STAGE_SHADES = {Stage.FULFILLED: "0.75", Stage.RUNNING: "0.5", Stage.READY: "0.15"}
 _STAGE_SHADES = {
     Stage.FULFILLED: "0.75",
     Stage.RUNNING: "0.5",
@@ -149,6 +150,45 @@ def lag_figure(
     since = "the guest was usable"
     figure = answer_figure(drawn, of_usable, until_s=until_s, simulated=simulated, since=since)
     figure.axes[0].set_ylabel("share with checks ok")
+    return figure
+
+
+@drawing
+def clocks_figure(told: Mapping[Stage, pd.DataFrame], styles: Styles, *, simulated: bool) -> Figure:
+    """One panel per stage, one row per request: its bracket by the polls, and by both clocks.
+
+    ``told`` is as from ``told_twice``.  Of many requests the same random sample is drawn each time.
+    Where the clocks contradict each other, a cross is on the side on which the event's lies.
+    """
+    height_in = 0.36 * styles.width_in
+    figure, grid = styles.figure(1, len(told), height_in, simulated=simulated, sharex=True)
+    for (stage, rows), ax in zip(told.items(), grid.flat, strict=True):
+        ends = {
+            f"{clock}_{end}": rows[name.format(stage.label, end)] - rows[f"{stage.label}_after_s"]
+            for clock, name in CLOCKS.items()
+            for end in ("after", "by")
+        }
+        both = pd.DataFrame(ends).assign(clocks=rows[f"{stage.label}_clocks"])
+        both = both[both["clocks"].notna()]
+        drawn = both.sample(min(len(both), _MOST_ROWS), random_state=0).sort_values("event_by")
+        widest_s = drawn["poll_by"].max()
+        for y, row in enumerate(drawn.to_dict("records")):
+            ax.barh(y, row["poll_by"], height=0.9, color="0.82", linewidth=0)
+            after_s, by_s = row["both_after"], row["both_by"]
+            ax.barh(y, by_s - after_s, left=after_s, height=0.9, color="0.15", linewidth=0)
+            if row["clocks"] != AGREE:
+                middle_s = (row["event_after"] + row["event_by"]) / 2
+                ax.plot(np.clip(middle_s, -widest_s, 2 * widest_s), y, "x", color="black")
+        words = f"{stage.label}: {len(drawn)} of {len(both)} requests"
+        ax.set_title(words, loc="left", fontsize="medium")
+        ax.set(xlabel="seconds since the last poll that did not show it", yticks=[])
+        ax.grid(False, axis="y")
+    handles: list[Any] = [
+        Patch(color="0.82", label="by the polls"),
+        Patch(color="0.15", label="by both clocks"),
+        Line2D([], [], color="black", marker="x", linestyle="", label="event contradicts the poll"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

@@ -34,13 +34,18 @@ def lag_times(
 
     ``launches`` have ``target`` and ``run``.  It is empty where nothing was recorded.
     """
-    rows = _recorded(launches)
-    if rows["target"].nunique() > 1:
-        rows = pd.concat([rows.assign(target=ALL), rows], ignore_index=True)
+    rows = with_all(_recorded(launches))
     found = launch_times(
         rows, Stage.READY, since=Stage.USABLE, resamples=resamples, executor=executor
     )
     return {name: found[name] for name in dict.fromkeys(rows["target"])}
+
+
+def with_all(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of several targets, and before them the same again as those of ``ALL``."""
+    if rows["target"].nunique() < 2:
+        return rows
+    return pd.concat([rows.assign(target=ALL), rows], ignore_index=True)
 
 
 def _recorded(launches: pd.DataFrame) -> pd.DataFrame:

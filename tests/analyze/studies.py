@@ -45,6 +45,7 @@ def record(
     fates=(),
     rest=None,
     small_s=0.0,
+    events=False,
     **plan,
 ):
     """A batch on a sandbox in this process: requests have these fates in order, then ``rest``.
@@ -61,10 +62,10 @@ def record(
     world = World(seed=seed, script=script)
     connection = connect_in_process(world, partial(attach, world))
     plan.setdefault("timeout_s", 40.0)
-    checked = preflight(connection, plan_launches(targets, count=n, **plan)).require()
-    collect_batch(
-        connection, checked, log=log, rounds=rounds, every_s=every_s, seed=seed, guard=False
-    )
+    plans = plan_launches(targets, count=n, **plan)
+    checked = preflight(connection, plans, events=events).require()
+    settings = {"rounds": rounds, "every_s": every_s, "seed": seed, "events": events}
+    collect_batch(connection, checked, log=log, guard=False, **settings)
     return world
 
 

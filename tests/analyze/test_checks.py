@@ -67,6 +67,37 @@ def test_wide_brackets_are_gaps(clean):
     assert checks.loc["gaps between polls", "warns"]
 
 
+TWO_CLOCKS = "two clocks contradict each other"
+
+
+def two_clocks(data, *, apart, of, later_s):
+    """The row of a check of so many events, the first of which lie apart from the poll's."""
+    number = np.arange(len(data.launches))
+    clocks = np.where(number < apart, "contradict", np.where(number < of, "agree", None))
+    by_s = data.launches["running_by_s"] + later_s
+    events = {"running_event_after_s": by_s - 1.0, "running_event_by_s": by_s}
+    return checked(data, running_clocks=clocks, **events).loc[TWO_CLOCKS]
+
+
+def test_clocks_that_contradict_each_other_are_a_warning_if_more_than_a_few_do(clean):
+    few = two_clocks(clean, apart=1, of=20, later_s=-9.0)
+    many = two_clocks(clean, apart=2, of=20, later_s=9.0)
+    none = two_clocks(clean, apart=0, of=20, later_s=0.0)
+
+    assert [row["warns"] for row in (none, few, many)] == [False, False, True]
+    assert none["found"] == "0 % of 20 brackets contradict those of EC2's events"
+    assert few["found"] == (
+        "5 % of 20 brackets contradict those of EC2's events: 1 shown late (an old state), "
+        "0 shown before EC2 says that they were reached"
+    )
+    assert "10 % of 20" in many["found"]
+    assert "0 shown late (an old state), 2 shown before" in many["found"]
+
+
+def test_without_events_nothing_is_said_of_two_clocks(clean):
+    assert TWO_CLOCKS not in checked(clean).index
+
+
 def test_failed_and_skipped_polls_are_both_missed(clean):
     failed = clean.polled.assign(
         error=clean.polled["error"].mask(clean.polled["poll"] % 5 == 0, "x")
