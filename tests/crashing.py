@@ -20,6 +20,7 @@ import pytest
 from conftest import ARM, CHAOS, NANO, QUICK, plan_for, read_events, scripted
 
 from spotlib.cleanup.sweep import SweepReport, sweep
+from spotlib.collect.cost import PreflightReport
 from spotlib.collect.rounds import collect_batch
 from spotlib.collect.summary import BatchSummary
 from spotlib.ec2.connection import Connection, connect_in_process
@@ -113,6 +114,14 @@ def short_world() -> World:
     return world
 
 
+def collect_plain(
+    connection: Connection, plans: PreflightReport, *, log: Path, **given: Any
+) -> BatchSummary:
+    """Collect launches and nothing beside them: no scores, no guard, and a fixed order."""
+    plain: dict[str, Any] = {"placement_scores": False, "advisor": False, "guard": False}
+    return collect_batch(connection, plans, log=log, **{"seed": 1, **plain, **given})
+
+
 def short_batch(
     connection: Connection,
     log: Path,
@@ -126,16 +135,7 @@ def short_batch(
     plan: dict[str, Any] = {"n": 2, "timeout_s": TIMEOUT_S, "methods": [arm], "wanted": wanted}
     checked = plan_for(connection, NANO, ARM, **plan)
     with visiting(visit):
-        return collect_batch(
-            connection,
-            checked,
-            log=log,
-            seed=1,
-            placement_scores=False,
-            advisor=False,
-            guard=False,
-            **given,
-        )
+        return collect_plain(connection, checked, log=log, **given)
 
 
 def in_process(world: World) -> Connection:
