@@ -57,6 +57,7 @@ def test_collect_runs_from_the_root_and_from_its_own_folder(repository, tmp_path
 def test_a_dry_run_shows_the_plan_and_launches_nothing(repository, tmp_path, capsys):
     notebook = repository / "notebooks/02_collect.ipynb"
     given = {"dry_run": True, "rounds": 2, "every_s": 600.0, "results": str(tmp_path)}
+    given |= {"instance_type": "t3.nano", "region": "sa-east-1"}
 
     shown = list(shown_by(notebook, endpoint=served(World()), **given))
 
