@@ -173,13 +173,23 @@ class Recorder:
 
 
 def points_of(
-    folder: Path, arm: str = DEFAULT, world: World | None = None, **given: Any
+    folder: Path,
+    arm: str = DEFAULT,
+    world: World | None = None,
+    *,
+    named: str = "",
+    **given: Any,
 ) -> list[Point]:
-    """Return every point of the short batch, launched in this way."""
+    """Return every point of the short batch, launched in this way; or only those of a name."""
     world, log = world or short_world(), folder / NAME
     recorder = Recorder(world, log)
+
+    def visit(name: str) -> None:
+        if named in ("", name):
+            recorder(name)
+
     with recorder.noting_syncs():
-        short_batch(in_process(world), log, recorder, arm=arm, **given)
+        short_batch(in_process(world), log, visit, arm=arm, **given)
     return recorder.points
 
 

@@ -7,13 +7,10 @@ from conftest import NANO, QUICK, plan_for, read_events, scripted
 from crashing import (
     DEFAULT,
     EMPTY,
-    NAME,
     REGIONS,
-    Recorder,
     collect_plain,
+    points_of,
     require_recovered,
-    short_batch,
-    short_world,
     swept,
 )
 from crashing import in_process as connected_to
@@ -254,15 +251,8 @@ def deny(world, *actions):
 
 def died(folder, arm, name, *, last=False):
     """The world and the log of a batch that died at the first, or the last, step of this name."""
-    world, log = short_world(), folder / f"{arm}-collected" / NAME
-    recorder = Recorder(world, log)
-
-    def visit(step):
-        if step == name:
-            recorder(step)
-
-    short_batch(connected_to(world), log, visit, arm=arm)
-    return recorder.points[-1 if last else 0].revived(folder / arm)
+    points = points_of(folder / f"{arm}-collected", arm, named=name)
+    return points[-1 if last else 0].revived(folder / arm)
 
 
 @settings(
