@@ -178,7 +178,7 @@ def write_page(shown, path):
 def test_one_run_of_one_target_that_is_never_ready_is_answered_too(tmp_path, ready):
     record(tmp_path / "launches" / "a.jsonl", targets=(NANO,), n=2, rounds=1, rest=NEVER)
 
-    page = page_of(tmp_path, ready=ready)
+    page = page_of(tmp_path, ready=ready, drawn=False)
     text = text_of("".join(each.get("text/html", "") for each in page))
 
     only = rf"The only target is t3.nano in sa-east-1: 0.0 of 2 \(no interval\) were {ready}"
@@ -209,7 +209,7 @@ def test_of_many_targets_the_fastest_and_the_slowest_are_shown(tmp_path):
     targets = [Target(f"t3.{size}", "sa-east-1") for size in ("nano", "micro", "small")]
     record(tmp_path / "launches" / "a.jsonl", targets=targets, n=1, rounds=6)
 
-    page = page_of(tmp_path, most_targets=2)
+    page = page_of(tmp_path, most_targets=2, drawn=False)
     found = dict(tables_of(page))
     kept = pd.read_csv(tmp_path / "tables" / "ready-of-n.csv")
 

@@ -226,7 +226,7 @@ def test_of_many_studies_the_intervals_hold_the_truth_as_often_as_they_say(tmp_p
 
 def test_of_twenty_studies_of_arms_that_are_treated_alike_one_is_a_false_alarm(tmp_path):
     """Each target is a study of its own."""
-    market, studies, rounds = Market(), 200 if CHAOS else 24, 7
+    market, studies, rounds = Market(), 200 if CHAOS else 12, 7
     pools = pools_that_grant(market, PLENTY, most=studies, rounds=rounds)
 
     times, _ = study(tmp_path, market, pools, ALIKE, n=1, rounds=rounds)
