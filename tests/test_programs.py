@@ -84,7 +84,7 @@ def test_invalid_values_stop_the_notebook_with_one_sentence(repository, tmp_path
         "n must be a whole number, got 'five'",
         "dry_run must be True or False, got 'false'",
     ):
-        assert words in done.stderr.splitlines()[-1]
+        assert words in done.stderr.strip().splitlines()[-1]
     assert list((tmp_path / "results" / "launches").glob("*")) == []
 
 
