@@ -100,7 +100,13 @@ test: test-setup
 # Of the launch methods beside the default one, each meets every fourth point.
 chaos: test-setup
 	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/record tests/cleanup tests/collect tests/select \
-	  tests/test_export.py tests/test_public.py tests/test_readme.py
+	  tests/analyze/test_arms_on_the_sandbox.py tests/analyze/test_compare.py \
+	  tests/analyze/test_intervals.py tests/analyze/test_nothing_came.py \
+	  tests/analyze/test_turnbull.py tests/forecast/test_forecast.py tests/forecast/test_history.py \
+	  tests/forecast/test_score.py tests/forecast/test_unknown.py tests/sandbox/test_agreement.py \
+	  tests/sandbox/test_methods_alike.py tests/test_addresses.py tests/test_export.py \
+	  tests/test_model.py tests/test_programs.py tests/test_public.py tests/test_readme.py \
+	  tests/test_stamp.py
 
 # Small changes of the core, drawn by chance, that a test must notice: make mutants COUNT=300
 COUNT := 100

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import socket
+import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from spotlib.collect.cost import PreflightReport
 from spotlib.collect.preflight import preflight
 from spotlib.ec2.connection import Connection, connect_in_process
+from spotlib.ec2.credentials import sandbox_session
 from spotlib.model import ARMS, Stage, Target, plan_launches
 from spotlib.record.log import read_lines
 from spotlib.sandbox.wire import attach
@@ -26,6 +29,7 @@ ARM = Target("t4g.medium", "ap-northeast-3")
 CHAOS = os.environ.get("SPOTLIB_CHAOS") == "1"  # make chaos: everything, not a sample
 ARMS_SHARE = 4  # a launch method beside the default one meets every fourth point of make chaos
 QUICK = Fate(evaluate_s=0.3, in_flight_s=1.0, boot_s=5.0, ok_s=12.0)
+_CLIENTS: defaultdict[Any, list[Any]] = defaultdict(list)  # that no connection uses now
 JUPYTER_FOLDERS = ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 # Hypothesis's own settings for CI: no deadline, which a busy machine misses, and the same examples
@@ -71,6 +75,28 @@ def _is_here(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+@pytest.fixture(autouse=True)
+def _clients_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a client of a world in this process once, and use it again when its owner is gone.
+
+    Making one takes longer than a dozen of its calls.  It belongs to one world at a time.
+    """
+    make = Connection._new_client
+
+    def lent(self: Connection, *what: Any) -> Any:
+        hook = self.attach
+        is_plain = isinstance(hook, partial) and hook.func is attach
+        if not is_plain or self.open_session is not sandbox_session:
+            return make(self, *what)
+        free = _CLIENTS[what]
+        client = free.pop() if free else make(self, *what)
+        hook(client)
+        weakref.finalize(self, free.append, client)
+        return client
+
+    monkeypatch.setattr(Connection, "_new_client", lent)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import pytest
 from conftest import ARM, CHAOS, NANO, QUICK, plan_for, read_events, scripted
 
 from spotlib.cleanup.sweep import SweepReport, sweep
+from spotlib.collect.cost import PreflightReport
 from spotlib.collect.rounds import collect_batch
 from spotlib.collect.summary import BatchSummary
 from spotlib.ec2.connection import Connection, connect_in_process
@@ -113,6 +114,14 @@ def short_world() -> World:
     return world
 
 
+def collect_plain(
+    connection: Connection, plans: PreflightReport, *, log: Path, **given: Any
+) -> BatchSummary:
+    """Collect launches and nothing beside them: no scores, no guard, and a fixed order."""
+    plain: dict[str, Any] = {"placement_scores": False, "advisor": False, "guard": False}
+    return collect_batch(connection, plans, log=log, **{"seed": 1, **plain, **given})
+
+
 def short_batch(
     connection: Connection,
     log: Path,
@@ -127,17 +136,7 @@ def short_batch(
     plan: dict[str, Any] = {"n": 2, "timeout_s": TIMEOUT_S, "methods": [arm], "wanted": wanted}
     checked = plan_for(connection, NANO, ARM, events=events, **plan)
     with visiting(visit):
-        return collect_batch(
-            connection,
-            checked,
-            log=log,
-            seed=1,
-            placement_scores=False,
-            advisor=False,
-            guard=False,
-            events=events,
-            **given,
-        )
+        return collect_plain(connection, checked, log=log, events=events, **given)
 
 
 def in_process(world: World) -> Connection:
@@ -175,13 +174,23 @@ class Recorder:
 
 
 def points_of(
-    folder: Path, arm: str = DEFAULT, world: World | None = None, **given: Any
+    folder: Path,
+    arm: str = DEFAULT,
+    world: World | None = None,
+    *,
+    named: str = "",
+    **given: Any,
 ) -> list[Point]:
-    """Return every point of the short batch, launched in this way."""
+    """Return every point of the short batch, launched in this way; or only those of a name."""
     world, log = world or short_world(), folder / NAME
     recorder = Recorder(world, log)
+
+    def visit(name: str) -> None:
+        if named in ("", name):
+            recorder(name)
+
     with recorder.noting_syncs():
-        short_batch(in_process(world), log, recorder, arm=arm, **given)
+        short_batch(in_process(world), log, visit, arm=arm, **given)
     return recorder.points
 
 

@@ -11,6 +11,7 @@ import matplotlib as mpl
 import pandas as pd
 import pytest
 from IPython.core.formatters import DisplayFormatter
+from matplotlib.figure import Figure
 
 FORMULA = r"$\href{javascript:alert(1)}{x}$"  # MathJax makes a link of it, matplotlib an error
 EVIL = f"<script>alert(1)</script><img src=x onerror=alert(1)>[x](javascript:alert(1)){FORMULA}"
@@ -52,8 +53,17 @@ def formats_of(value: object) -> dict[str, Any]:
     return DisplayFormatter().format(value)[0]
 
 
-def shown_by(notebook: Path, **parameters: Any) -> Iterator[dict[str, Any]]:
-    """Run a notebook's cells here, and return what it displays, of pictures with their ``alt``."""
+def lay_out(figure: Figure, path: Path, **_: Any) -> None:
+    """Write an empty picture, but find the errors that drawing it would raise."""
+    figure.draw_without_rendering()
+    Figure(figsize=(0.1, 0.1)).canvas.print_figure(path)
+
+
+def shown_by(notebook: Path, *, drawn: bool = True, **parameters: Any) -> Iterator[dict[str, Any]]:
+    """Run a notebook's cells here, and return what it displays, of pictures with their ``alt``.
+
+    Where nobody looks at the figures they need not be ``drawn``, only laid out.
+    """
     shown: list[dict[str, Any]] = []
 
     def display(*values: Any, raw: bool = False, **_: Any) -> None:
@@ -66,6 +76,8 @@ def shown_by(notebook: Path, **parameters: Any) -> Iterator[dict[str, Any]]:
     options = ("display.html.use_mathjax", True, "display.max_colwidth", 50)  # restored after it
     with pytest.MonkeyPatch.context() as patch, pd.option_context(*options), mpl.rc_context():
         patch.setattr(IPython.display, "display", display)
+        if not drawn:
+            patch.setattr(Figure, "savefig", lay_out)
         for cell in json.loads(notebook.read_text())["cells"]:
             if cell["cell_type"] == "code":
                 exec("".join(cell["source"]), namespace)

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from conftest import NANO, plan_for, scripted
+from crashing import in_process
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
@@ -17,6 +18,7 @@ import spotlib
 from spotlib.collect.rounds import collect_batch
 from spotlib.sandbox.history import write_archive
 
+LOG = "20260101T000000Z-abcdef.jsonl"
 FACE = [
     "connect",
     "preflight",
@@ -38,13 +40,20 @@ FACE = [
 ]
 
 
-@pytest.fixture
-def results(in_process, tmp_path, monkeypatch):
-    """The examples run in a folder whose results hold one recorded launch of two instances."""
-    monkeypatch.chdir(tmp_path)
-    log = tmp_path / "results" / "launches" / "20260101T000000Z-abcdef.jsonl"
-    connection = in_process(scripted())
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """The log of one recorded launch of two instances."""
+    log, connection = tmp_path_factory.mktemp("recorded") / LOG, in_process(scripted())
     collect_batch(connection, plan_for(connection, NANO, n=2), log=log, seed=1)
+    return log.read_bytes()
+
+
+@pytest.fixture
+def results(recorded, tmp_path, monkeypatch):
+    """The examples run in a folder whose results hold it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results" / "launches").mkdir(parents=True)
+    (tmp_path / "results" / "launches" / LOG).write_bytes(recorded)
 
 
 def test_the_face_is_what_the_documents_say():
@@ -95,12 +104,11 @@ def test_importing_spotlib_loads_no_other_library():
     assert tops <= set(sys.stdlib_module_names)
 
 
-def test_what_the_face_returns_is_named_in_one_line(in_process, tmp_path):
+@pytest.mark.usefixtures("results")
+def test_what_the_face_returns_is_named_in_one_line(tmp_path):
     """In a notebook the last value of a cell is shown: arrays and tables would fill pages."""
     connection = in_process(scripted())
-    log = tmp_path / "20260101T000000Z-abcdef.jsonl"
-    collect_batch(connection, plan_for(connection, NANO, n=2), log=log, seed=1)
-    launches = spotlib.load_launches(log)
+    launches = spotlib.load_launches(tmp_path / "results" / "launches" / LOG)
     [times] = spotlib.launch_times(launches, spotlib.Stage.READY, resamples=9).values()
     write_archive(tmp_path / "aws-2024-08", days=[1], types=["t3.nano"])
     reading = spotlib.read_counts(tmp_path / "aws-2024-08", cache=None)

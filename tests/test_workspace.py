@@ -145,6 +145,25 @@ def test_every_parameter_has_a_type_and_a_help_text(repository, name):
         assert parameter["help"]
 
 
+def names_in(path):
+    """The names that the code of a file uses or imports."""
+    kinds = {ast.Name: "id", ast.Attribute: "attr", ast.arg: "arg", ast.ImportFrom: "module"}
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {getattr(node, kinds[type(node)]) for node in nodes if type(node) in kinds}
+
+
+def test_make_chaos_runs_every_test_that_shows_more_there(repository):
+    recipe = re.search(r"^chaos:.*?\n\n", (repository / "Makefile").read_text(), re.M | re.S)[0]
+    named = [repository / each for each in re.findall(r"tests/[\w/.]+", recipe)]
+    more = {"CHAOS", "EACH_ARM", "chaos", "hypothesis", "sampled"}
+    found = [each for each in (repository / "tests").rglob("test_*.py") if more & names_in(each)]
+
+    assert len(found) > 30
+    for path in found:
+        assert any(path.is_relative_to(each) for each in named), path
+    assert all(each.exists() for each in named)
+
+
 def test_no_tracked_file_names_a_machine_or_a_registry(repository):
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=repository, capture_output=True, text=True, check=False

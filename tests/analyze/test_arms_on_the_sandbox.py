@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import CHAOS, plan_for
-from crashing import in_process
+from crashing import collect_plain, in_process
 from pages import shown_by
 from programs import chaos
 from scipy import stats
@@ -22,7 +22,6 @@ from scipy import stats
 from spotlib.analyze.arms import arm_of, arm_times, compare_arms, compare_arms_overall, target_of
 from spotlib.analyze.comparable import arm_names
 from spotlib.analyze.load import load_comparable
-from spotlib.collect.rounds import collect_batch
 from spotlib.model import Stage, Target
 from spotlib.sandbox import catalogue, run_api, spot_api
 from spotlib.sandbox.market import Market, Pool
@@ -48,17 +47,9 @@ def study(folder, market, pools, arms, *, n=N, rounds=ROUNDS):
     world = World(1, market=market, quota_vcpus=1e6, on_demand_vcpus=1e6)
     connection, log = in_process(world), folder / "launches" / f"{market.seed}.jsonl"
     asked = {"n": n, "timeout_s": TIMEOUT_S, "wanted": Stage.RUNNING, "methods": arms}
-    summary = collect_batch(
-        connection,
-        plan_for(connection, *map(target_in, pools), **asked),
-        log=log,
-        rounds=rounds,
-        every_s=EVERY_S,
-        settle_s=5.0,
-        seed=1,
-        placement_scores=False,
-        advisor=False,
-    )
+    checked = plan_for(connection, *map(target_in, pools), **asked)
+    given = {"rounds": rounds, "every_s": EVERY_S, "settle_s": 5.0}
+    summary = collect_plain(connection, checked, log=log, **given)
     launches = load_comparable(log).arms
     assert summary.problems == ()
     assert len(launches) == len(pools) * len(arms) * n * rounds
@@ -239,7 +230,7 @@ def test_of_many_studies_the_intervals_hold_the_truth_as_often_as_they_say(tmp_p
 
 def test_of_twenty_studies_of_arms_that_are_treated_alike_one_is_a_false_alarm(tmp_path):
     """Each target is a study of its own."""
-    market, studies, rounds = Market(), 200 if CHAOS else 24, 7
+    market, studies, rounds = Market(), 200 if CHAOS else 12, 7
     pools = pools_that_grant(market, PLENTY, most=studies, rounds=rounds)
 
     times, _ = study(tmp_path, market, pools, ALIKE, n=1, rounds=rounds)

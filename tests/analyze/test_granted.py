@@ -195,7 +195,7 @@ def test_probes_of_another_market_are_left_out_and_said(logs):
 
 
 def page_text(folder):
-    page = list(shown_by(NOTEBOOK, results=str(folder)))
+    page = list(shown_by(NOTEBOOK, drawn=False, results=str(folder)))
     return text_of("".join(each.get("text/html", "") for each in page)), dict(tables_of(page))
 
 

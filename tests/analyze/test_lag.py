@@ -157,7 +157,7 @@ def page(tmp_path_factory):
         timeout_s=120.0,
         usable=True,
     )
-    return folder, page_of(folder)
+    return folder, page_of(folder, drawn=False)
 
 
 def test_the_page_shows_the_lag_its_figure_and_what_would_be_saved(page):

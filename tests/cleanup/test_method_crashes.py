@@ -78,8 +78,8 @@ def test_a_sweep_long_after_any_crash_finds_what_is_left(points, tmp_path, sampl
 def test_a_lost_answer_that_gave_a_part_has_an_outcome_for_the_other_part_too(tmp_path, arm):
     """What came is found by its tags; why the rest did not come is not known."""
     action = METHODS[arm.partition(":")[0]].action
-    points = points_of(tmp_path / "points", arm, scripted(QUICK, HELD, QUICK, HELD))
-    point = next(each for each in points if each.name == f"after {action}")
+    world = scripted(QUICK, HELD, QUICK, HELD)
+    point, *_ = points_of(tmp_path / "points", arm, world, named=f"after {action}")
     world, log = point.revived(tmp_path / "died")
 
     assert swept(world, log).clean
@@ -96,8 +96,7 @@ def test_what_a_lost_answer_gave_is_recorded_when_it_is_listed_at_last(tmp_path,
     """A sweep begins before EC2 lists anything of it; its clean-up ends it all the same."""
     reads = Reads(unknown_s=20.0, filter_lag_s=20.0) if hidden == "lists it late" else Reads()
     action, world = METHODS[arm].action, scripted(*[QUICK] * 4, reads=reads)
-    points = points_of(tmp_path / "points", arm, world)
-    point = next(each for each in points if each.name == f"after {action}")
+    point, *_ = points_of(tmp_path / "points", arm, world, named=f"after {action}")
     world, log = point.revived(tmp_path / "died")
     acknowledged, _ = read_events(log)
     if hidden == "fails to list it":

@@ -5,13 +5,15 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from conftest import NANO, QUICK, plan_for, read_events, scripted
-from programs import leftovers, run_papermill, served, texts
+from pages import shown_by
+from programs import leftovers, served
 
 from spotlib.analyze.checks import self_check
 from spotlib.analyze.launch_times import launch_times
 from spotlib.analyze.load import load_comparable
 from spotlib.collect.report import outcome_table
 from spotlib.collect.rounds import collect_batch
+from spotlib.collect.summary import BatchError
 from spotlib.model import Stage
 from spotlib.record.tables import load_batches, load_launches
 from spotlib.sandbox.faults import Fault
@@ -131,27 +133,25 @@ def test_an_instance_that_runs_and_fails_its_checks_is_recorded_with_when(collec
 
 
 @pytest.mark.usefixtures("_programs_end_with_the_test")
-def test_the_notebook_ends_with_ec2s_message_after_all_is_clean_and_recorded(repository, tmp_path):
+def test_the_notebook_ends_with_ec2s_message_after_all_is_clean_and_recorded(
+    repository, tmp_path, capsys
+):
     """Also after a first poll that failed."""
-    world, out = scripted(NO_KEY, FORBIDDEN), tmp_path / "out.ipynb"
+    world = scripted(NO_KEY, FORBIDDEN)
     world.faults.append(Fault(kind="internal_error", action="DescribeInstances", nth=1))
     url = served(world)
-    given = ["-p", "instance_type", "t3.nano", "-p", "region", "sa-east-1", "-p", "n", "2"]
+    given = {"instance_type": "t3.nano", "region": "sa-east-1", "n": 2, "results": str(tmp_path)}
 
-    done = run_papermill(
-        repository / "notebooks" / "02_collect.ipynb",
-        *(out, "-p", "endpoint", url, "-p", "results", tmp_path, *given),
-        check=False,
-    )
+    with pytest.raises(BatchError) as ended:
+        shown_by(repository / "notebooks/02_collect.ipynb", endpoint=url, **given)
 
-    seen, launches = texts(out), load_launches(tmp_path / "launches")
+    said, launches = capsys.readouterr().out, load_launches(tmp_path / "launches")
     assert leftovers(url) == EMPTY
     assert load_batches(tmp_path / "launches")["clean"].all()
-    assert "could not be drawn" not in seen
-    assert "the live view failed" not in seen
-    assert done.returncode != 0
-    assert "Your Spot request failed due to bad parameters." in done.stderr
-    assert "Client.InternalError: Client error on launch" in done.stderr
-    assert "open requests 0, live instances 0 (confirmed)" in seen
+    assert "could not be drawn" not in said
+    assert "the live view failed" not in said
+    assert "Your Spot request failed due to bad parameters." in str(ended.value)
+    assert "Client.InternalError: Client error on launch" in str(ended.value)
+    assert "open requests 0, live instances 0 (confirmed)" in said
     assert launches["kind"].tolist() == ["account", "parameters"]
     assert pd.isna(launches["instance_message"].iloc[1])

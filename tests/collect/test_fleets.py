@@ -7,12 +7,10 @@ from conftest import NANO, QUICK, plan_for, read_events, scripted
 from crashing import (
     DEFAULT,
     EMPTY,
-    NAME,
     REGIONS,
-    Recorder,
+    collect_plain,
+    points_of,
     require_recovered,
-    short_batch,
-    short_world,
     swept,
 )
 from crashing import in_process as connected_to
@@ -46,8 +44,7 @@ def launch(in_process, log):
 
     def launched(world, arm=REQUEST, n=3, timeout_s=60.0, **given):
         checked = plan_for(in_process(world), NANO, n=n, timeout_s=timeout_s, methods=[arm])
-        given = {"seed": 1, "placement_scores": False, "guard": False, "advisor": False} | given
-        summary = collect_batch(in_process(world), checked, log=log, **given)
+        summary = collect_plain(in_process(world), checked, log=log, **given)
         assert world.leftovers() == EMPTY
         assert summary.cleaned.confirmed
         return summary, read_events(log)[0], load_launches(log)
@@ -254,15 +251,8 @@ def deny(world, *actions):
 
 def died(folder, arm, name, *, last=False):
     """The world and the log of a batch that died at the first, or the last, step of this name."""
-    world, log = short_world(), folder / f"{arm}-collected" / NAME
-    recorder = Recorder(world, log)
-
-    def visit(step):
-        if step == name:
-            recorder(step)
-
-    short_batch(connected_to(world), log, visit, arm=arm)
-    return recorder.points[-1 if last else 0].revived(folder / arm)
+    points = points_of(folder / f"{arm}-collected", arm, named=name)
+    return points[-1 if last else 0].revived(folder / arm)
 
 
 @settings(
@@ -279,8 +269,7 @@ def test_stale_reads_give_no_instance_to_two_rows_and_no_row_two_instances(
     checked = plan_for(connection, NANO, n=5, timeout_s=200.0, methods=[REQUEST])
     log = tmp_path_factory.mktemp("stale") / "batch.jsonl"
 
-    quick = {"placement_scores": False, "advisor": False, "guard": False}
-    summary = collect_batch(connection, checked, log=log, seed=seed, **quick)
+    summary = collect_plain(connection, checked, log=log, seed=seed)
 
     events, _ = read_events(log)
     pairs = {(e["request_id"], e["instance_id"]) for e in events if e["event"] == "stage"}

@@ -16,7 +16,8 @@ import boto3
 import pytest
 from conftest import read_events
 from crashing import DEFAULT, OTHERS, WHOLE
-from programs import chaos, run, run_papermill, texts, until
+from pages import shown_by
+from programs import chaos, run, until
 
 from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import unfinished
@@ -104,13 +105,13 @@ def test_check_finds_it_ready_and_warns_of_what_it_lacks(moto):
         pytest.param("run_instances run_instances:on-demand create_fleet_instant", 4, marks=chaos),
     ],
 )
-def test_the_notebook_runs_from_request_to_clean(repository, moto, client, tmp_path, *, arms, came):
-    out = tmp_path / "out.ipynb"
-    given = ["-p", "endpoint", moto, "-p", "instance_type", NANO.instance_type, "-p", "n", "2"]
-    given += ["-p", "region", "eu-west-1", "-p", "results", tmp_path, "-p", "poll_s", "1"]
-    given += ["-p", "methods", arms, "-p", "arm_pause_s", "1"]
+def test_the_notebook_runs_from_request_to_clean(
+    repository, moto, client, tmp_path, capsys, *, arms, came
+):
+    given = {"instance_type": NANO.instance_type, "region": "eu-west-1", "n": 2, "poll_s": 1.0}
+    given |= {"results": str(tmp_path), "methods": arms, "arm_pause_s": 1.0}
 
-    run_papermill(repository / "notebooks/02_collect.ipynb", out, *given)
+    page = list(shown_by(repository / "notebooks/02_collect.ipynb", endpoint=moto, **given))
 
     [log] = (tmp_path / "launches").iterdir()
     events, _ = read_events(log)
@@ -122,9 +123,10 @@ def test_the_notebook_runs_from_request_to_clean(repository, moto, client, tmp_p
     assert any("the quota in eu-west-1 is not known" in each for each in events[0]["warnings"])
     assert [e["outcome"] for e in events if e["event"] == "outcome"] == ["ready"] * came
     assert (events[-1]["event"], events[-1]["confirmed"]) == ("clean", True)
-    seen = texts(out)
-    assert f"NOT AWS: another program answers for EC2 at {moto}, so its results say nothing" in seen
-    assert "open requests 0, live instances 0 (confirmed); spent at most unknown (an on-" in seen
+    said = capsys.readouterr().out
+    banner = page[0]["text/html"]
+    assert f"NOT AWS: another program answers for EC2 at {moto}, so its results say noth" in banner
+    assert "open requests 0, live instances 0 (confirmed); spent at most unknown (an on-" in said
     assert alive(client, "eu-west-1") == set()
     assert last_launches(log.parent, since=datetime(2020, 1, 1, tzinfo=UTC)) == {}
     assert earlier_usd(log.parent, simulated=False) == 0.0

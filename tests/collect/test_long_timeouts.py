@@ -8,9 +8,8 @@ import re
 
 import pytest
 from conftest import ARM, NANO, QUICK, plan_for, scripted
-from crashing import DEFAULT, EMPTY, in_process, swept, visiting
+from crashing import DEFAULT, EMPTY, collect_plain, in_process, swept, visiting
 
-from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.connection import Connection
 from spotlib.model import METHODS
 from spotlib.record.replay import replay
@@ -28,16 +27,7 @@ def collect(world, log, arm, visit=lambda _: None, targets=(NANO, ARM)):
     connection = in_process(world)
     checked = plan_for(connection, *targets, n=2, timeout_s=LONG_S[arm], methods=[arm])
     with visiting(visit):
-        return collect_batch(
-            connection,
-            checked,
-            log=log,
-            seed=1,
-            poll_s=240.0,
-            placement_scores=False,
-            advisor=False,
-            guard=False,
-        )
+        return collect_plain(connection, checked, log=log, poll_s=240.0)
 
 
 def by_type(nano, arm):

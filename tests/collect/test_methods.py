@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import NANO, QUICK, plan_for, read_events, scripted
-from crashing import ARM, AT_ONCE, DEFAULT, EMPTY, OTHERS, PART, WHOLE
+from crashing import ARM, AT_ONCE, DEFAULT, EMPTY, OTHERS, PART, WHOLE, collect_plain
 
 import spotlib
 from spotlib.__main__ import main
@@ -37,8 +37,7 @@ def launch(in_process, log):
         connection = in_process(world)
         plan = {"timeout_s": timeout_s, "max_price_usd": max_price_usd, "methods": arms}
         checked = plan_for(connection, *targets, n=n, **plan)
-        given = {"seed": 1, "placement_scores": False, "guard": False, "advisor": False} | given
-        summary = collect_batch(connection, checked, log=log, **given)
+        summary = collect_plain(connection, checked, log=log, **given)
         assert world.leftovers() == EMPTY
         assert summary.cleaned.confirmed
         return summary, read_events(log)[0], load_launches(log)

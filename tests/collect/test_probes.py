@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import ARM, CHAOS, NANO, plan_for, read_events, scripted
-from crashing import DEFAULT, EMPTY, OTHERS
+from crashing import DEFAULT, EMPTY, OTHERS, collect_plain
 from programs import served
 from test_images import named
 
@@ -233,17 +233,7 @@ def test_the_share_granted_is_the_truth_of_each_pool(in_process, log):
     targets = [named_target(f"{each}@{at}", "") for at, types in pools for each in types.split()]
     checked = plan_for(connection, *targets, n=1, **PROBE)
 
-    summary = collect_batch(
-        connection,
-        checked,
-        log=log,
-        rounds=ROUNDS,
-        every_s=1800.0,
-        seed=1,
-        guard=False,
-        placement_scores=False,
-        advisor=False,
-    )
+    summary = collect_plain(connection, checked, log=log, rounds=ROUNDS, every_s=1800.0)
 
     truth = world.truth()
     launches = load_launches(log)

@@ -53,13 +53,13 @@ def test_all_become_ready(run, log):
 
 
 def test_three_of_five_become_ready_and_two_are_censored_at_the_last_poll(run, log):
-    summary = run(scripted(QUICK, QUICK, QUICK, NEVER, NEVER), n=5)
+    summary = run(scripted(QUICK, QUICK, QUICK, NEVER, NEVER), n=5, timeout_s=60)
 
     launches = load_launches(log)
     late = launches[launches["outcome"] == "timed_out"]
     assert summary.outcomes == {"ready": 3, "timed_out": 2}
     assert set(late["status_code"]) == {"capacity-not-available"}
-    assert late["watched_s"].between(590, 600).all()
+    assert late["watched_s"].between(50, 60).all()
     assert late["fulfilled_by_s"].isna().all()
 
 
@@ -77,12 +77,12 @@ def test_polls_are_made_every_three_seconds_of_the_markets_time_until_ten_minute
 
 
 def test_a_market_without_capacity_yields_only_censored_records(run):
-    assert run(scripted(*[NEVER] * 5), n=5).outcomes == {"timed_out": 5}
+    assert run(scripted(*[NEVER] * 5), n=5, timeout_s=60).outcomes == {"timed_out": 5}
 
 
 def test_requests_that_outlive_their_valid_until_expire(run, log, monkeypatch):
-    monkeypatch.setattr("spotlib.collect.watch.VALID_MARGIN_S", -550)
-    summary = run(scripted(QUICK, NEVER), n=2)
+    monkeypatch.setattr("spotlib.collect.watch.VALID_MARGIN_S", -10)
+    summary = run(scripted(QUICK, NEVER), n=2, timeout_s=60)
 
     assert summary.outcomes == {"ready": 1, "expired": 1}
     assert "schedule-expired" in set(load_launches(log)["status_code"])

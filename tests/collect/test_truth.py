@@ -3,7 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from conftest import ARM, NANO, plan_for, read_events, scripted
+from conftest import ARM, CHAOS, NANO, plan_for, read_events, scripted
 from crashing import rows_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -30,7 +30,7 @@ fates = st.builds(
 
 
 @settings(
-    max_examples=25,
+    max_examples=25 if CHAOS else 15,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking whole batches takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture],

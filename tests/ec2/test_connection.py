@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import socketserver
 import threading
 import time
@@ -10,7 +11,7 @@ from functools import partial
 
 import pytest
 from conftest import NANO
-from programs import run_papermill
+from pages import shown_by
 
 from spotlib.__main__ import main
 from spotlib.ec2.clock import control
@@ -165,17 +166,15 @@ def test_a_redirect_is_not_followed(answers):
         connect(answers(http(b"", "302 Found", f"Location: {other}/sandbox")))
 
 
+@pytest.mark.usefixtures("hasty")
 def test_the_notebook_says_so_too(answers, repository, tmp_path):
-    notebook, out = repository / "notebooks/02_collect.ipynb", tmp_path / "out.ipynb"
     url = answers(NONSENSE["a page"])
-    given = ["-p", "endpoint", url, "-p", "instance_type", NANO.instance_type]
-    given += ["-p", "region", NANO.region, "-p", "results", tmp_path]
+    given = {"instance_type": NANO.instance_type, "region": NANO.region, "results": str(tmp_path)}
 
-    done = run_papermill(notebook, out, *given, check=False)
-
-    last = done.stderr.strip().splitlines()[-1]
-    words = f"ConnectionError: {url} does not answer as EC2 does (ResponseParserError: a web page, "
-    assert last == f"{words}'Welcome to nginx!'): check the address"
+    words = f"{url} does not answer as EC2 does (ResponseParserError: a web page, 'Welcome to "
+    words += "nginx!'): check the address"
+    with pytest.raises(ConnectionError, match=f"^{re.escape(words)}$"):
+        shown_by(repository / "notebooks/02_collect.ipynb", endpoint=url, **given)
 
 
 @pytest.mark.usefixtures("hasty")

@@ -146,7 +146,7 @@ def test_the_system_itself_refuses_a_longer_file_and_the_batch_ends_in_order(tmp
 
 def test_a_log_torn_at_any_byte_of_its_last_line_is_completed(tmp_path, sampled):
     """The readers skip the torn line and report it; the sweep appends after it."""
-    point = next(p for p in points_of(tmp_path) if p.name == "after the line of requested")
+    point, *_ = points_of(tmp_path, named="after the line of requested")
     last = point.log.rindex(b"\n", 0, -1) + 1
     for size in sampled(range(last, len(point.log) + 1), 40, whole=4):
         world, log = point.revived(tmp_path / str(size))
@@ -162,7 +162,7 @@ def test_a_log_torn_at_any_byte_of_its_last_line_is_completed(tmp_path, sampled)
 @pytest.mark.parametrize("end", [b'{"event":"poll","li\n', b"\n", b"\n\n", b"\r\n"])
 def test_what_an_editor_adds_to_the_end_of_a_log_does_not_destroy_it(tmp_path, end):
     """A newline after a torn line, or empty lines; the sweep goes on after them."""
-    point = next(p for p in points_of(tmp_path) if p.name == "after the line of requested")
+    point, *_ = points_of(tmp_path, named="after the line of requested")
     world, log = point.revived(tmp_path / "ended")
     acknowledged, _ = read_events(log)
     log.write_bytes(point.log + end)
@@ -229,7 +229,7 @@ def test_a_batch_whose_log_an_editor_saved_is_seen_as_running_until_it_ends(tmp_
 
 
 def test_what_a_killed_collector_left_beside_its_log_keeps_no_sweep_from_closing_it(tmp_path):
-    point = next(p for p in points_of(tmp_path) if p.name == "after the line of requested")
+    point, *_ = points_of(tmp_path, named="after the line of requested")
     world, log = point.revived(tmp_path / "killed")
     log.with_name(f".{log.stem}.lock").touch()
 

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import replace
 
+from conftest import CHAOS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -122,7 +123,7 @@ def do(world, deed):
             course.terminate(world, instance)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=150 if CHAOS else 50)
 @given(
     st.lists(fates, min_size=1, max_size=4),
     st.lists(st.tuples(st.floats(0.0, 60.0), deeds), min_size=1, max_size=15),
@@ -146,7 +147,7 @@ def true_of_listed(world):
     return stages
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=150 if CHAOS else 50)
 @given(
     st.lists(fates, min_size=1, max_size=4),
     st.lists(st.tuples(st.floats(0.0, 60.0), deeds), min_size=1, max_size=15),
@@ -161,7 +162,7 @@ def test_a_poll_shows_what_the_truth_has_of_every_method(some, steps, method):
         assert shown(world) == true_of_listed(world)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=50 if CHAOS else 25)
 @given(
     st.lists(fates, min_size=1, max_size=4),
     st.lists(st.floats(0.0, 60.0), max_size=8),
@@ -179,7 +180,7 @@ def test_deleting_a_fleet_at_any_time_leaves_nothing(some, pauses, method):
     assert sum(world.region(REGION).held.values()) == 0
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=50 if CHAOS else 25)
 @given(st.lists(fates, min_size=1, max_size=4), st.lists(st.floats(0.0, 60.0), max_size=8))
 def test_cancelling_and_terminating_until_nothing_is_left_always_ends(some, pauses):
     world = requested(some)

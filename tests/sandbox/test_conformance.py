@@ -11,12 +11,12 @@ import queue
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from pathlib import Path
+from importlib.util import find_spec
+from subprocess import PIPE
 from types import SimpleNamespace
 from typing import Any
 
@@ -509,39 +509,50 @@ def test_nonsense_never_gets_a_page_or_a_500(service, kind, body):
 
 # The AWS CLI, an independent client.
 
-CLI = Path(sys.executable).with_name("aws")
+CLI = """
+import json, os, sys, tempfile
+from awscli import clidriver
+
+for line in sys.stdin:
+    with tempfile.TemporaryFile("w+") as said:
+        if (child := os.fork()) == 0:
+            os.dup2(said.fileno(), 1)
+            sys.argv = ["aws", *json.loads(line)]
+            code = clidriver.main()
+            sys.stdout.flush()
+            os._exit(code)
+        _, status = os.waitpid(child, 0)
+        said.seek(0)
+        print(json.dumps([os.waitstatus_to_exitcode(status), said.read()]), flush=True)
+"""
 
 
 @pytest.fixture
 def aws():
-    """The CLI against ``python -m spotlib sandbox``; returns JSON."""
-    if not CLI.exists():
+    """The CLI against a sandbox; returns JSON.
+
+    Each command is forked from one process: to import the CLI takes longer than what it does.
+    """
+    if find_spec("awscli") is None:
         pytest.skip("the AWS CLI is not installed beside this Python: pip install awscli")
-    command = [sys.executable, "-m", "spotlib", "sandbox", "--json", "--virtual", "--seed", "3"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    url = json.loads(process.stdout.readline())["url"]
-    names = {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1", "AWS_PAGER": ""}
+    world = World(seed=3)
+    names = {"AWS_ENDPOINT_URL": _served(world), "AWS_DEFAULT_REGION": "us-east-1"}
     keys = {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox"}
+    command, pipes = [sys.executable, "-c", CLI], {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}
+    environment = {**os.environ, **names, **keys, "AWS_PAGER": ""}
 
     def run(*arguments: str, text: bool = False) -> Any:
-        given = [str(CLI), *arguments, *(("--output", "text") if text else ("--output", "json"))]
-        environment = {**os.environ, **names, **keys}
-        done = subprocess.run(
-            given, capture_output=True, text=True, env=environment, timeout=PATIENCE_S, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip() if text or not done.stdout.strip() else json.loads(done.stdout)
+        given = [*arguments, "--output", "text" if text else "json"]
+        process.stdin.write(json.dumps(given) + "\n")
+        process.stdin.flush()
+        code, said = json.loads(process.stdout.readline())
+        assert code == 0, process.communicate()[1]
+        return said.strip() if text or not said.strip() else json.loads(said)
 
-    def advance(seconds: float) -> None:
-        body = json.dumps({"seconds": seconds}).encode()
-        kind = {"Content-Type": "application/json"}
-        asked = urllib.request.Request(f"{url}/sandbox/advance", data=body, headers=kind)
-        urllib.request.urlopen(asked).close()
-
-    run.advance = advance
-    yield run
-    process.terminate()
-    process.communicate()
+    run.advance = world.advance
+    with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
+        yield run
+        process.stdin.close()
 
 
 def test_the_aws_cli_requests_polls_waits_cancels_and_terminates(aws):
