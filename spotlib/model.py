@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import IntEnum, StrEnum
+from enum import IntEnum, StrEnum, auto
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -95,12 +95,12 @@ class Stage(IntEnum):
     ['accepted', 'granted', 'fulfilled', 'running', 'usable', 'ready']
     """
 
-    ACCEPTED = 1
-    GRANTED = 2
-    FULFILLED = 3
-    RUNNING = 4
-    USABLE = 5
-    READY = 6
+    ACCEPTED = auto()
+    GRANTED = auto()
+    FULFILLED = auto()
+    RUNNING = auto()
+    USABLE = auto()
+    READY = auto()
 
     @property
     def label(self) -> StageName:

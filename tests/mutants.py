@@ -12,6 +12,7 @@ reason, the changes that nobody could notice; they are not drawn.
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import random
@@ -197,31 +198,50 @@ def possible(path: str) -> dict[Place, list[tuple[Operator, int]]]:
     return places
 
 
-def draw(count: int, seed: int, rooms: Iterable[str]) -> Iterator[Mutant]:
-    """Yield random mutants, at most one for each place in the code."""
-    places: dict[Place, list[tuple[Operator, int]]] = {}
-    room_of = {}
+def _places(rooms: Iterable[str]) -> list[Place]:
+    """Return each place of these rooms, in the order of the code."""
+    found: list[Place] = []
     for room in rooms:
         for file in [ROOT / room] if room.endswith(".py") else (ROOT / room).rglob("*.py"):
-            path = str(file.relative_to(ROOT))
-            places |= possible(path)
-            room_of[path] = room
-    equivalent = {
-        (each["file"], each["before"], each["after"])
-        for each in tomllib.loads(EQUIVALENT.read_text())["mutant"]
-    }
-    rng = random.Random(seed)
-    ordered = sorted(places, key=lambda each: (each.path, each.start, each.end))
-    for place in rng.sample(ordered, len(ordered)):
-        if count == 0:
-            return
-        operator, occurrence = rng.choice(places[place])
+            found += possible(str(file.relative_to(ROOT)))
+    return sorted(found, key=lambda each: (each.path, each.start, each.end))
+
+
+@functools.cache
+def _equivalent() -> set[tuple[str, str, str]]:
+    named = tomllib.loads(EQUIVALENT.read_text())["mutant"]
+    return {(each["file"], each["before"], each["after"]) for each in named}
+
+
+def _mutants(place: Place, changes: Iterable[tuple[Operator, int]]) -> Iterator[Mutant]:
+    """Yield these changes of a place, but those that nobody could notice."""
+    room = next(each for each in ROOMS if Path(place.path).is_relative_to(each))
+    for operator, occurrence in changes:
         code = mutate_code((ROOT / place.path).read_text(), operator, occurrence)
-        mutant = Mutant(room_of[place.path], place, code)
+        mutant = Mutant(room, place, code)
         before, after = mutant.change()
-        if before != after and (place.path, before, after) not in equivalent:
-            count -= 1
+        if before != after and (place.path, before, after) not in _equivalent():
             yield mutant
+
+
+def draw(count: int, seed: int, rooms: Iterable[str]) -> Iterator[Mutant]:
+    """Yield random mutants, at most one for each place in the code."""
+    rng, places = random.Random(seed), _places(rooms)
+    found = (
+        mutant
+        for place in rng.sample(places, len(places))
+        for mutant in _mutants(place, [rng.choice(possible(place.path)[place])])
+    )
+    return itertools.islice(found, count)
+
+
+def every(lines: Iterable[str]) -> Iterator[Mutant]:
+    """Yield every mutant of these lines, each FILE:LINE."""
+    for line in lines:
+        path, _, number = line.partition(":")
+        for place, changes in possible(path).items():
+            if place.start[0] == int(number):
+                yield from _mutants(place, changes)
 
 
 # Children: each works in a copy of the tree, with the libraries loaded already.
@@ -294,7 +314,10 @@ class _Reach:
     def __init__(self, copy: Path) -> None:
         self._copy = copy
         self._coverage = coverage.Coverage(
-            data_file=None, config_file=False, source=[str(copy / "spotlib")]
+            data_file=None,
+            config_file=False,
+            source=[str(copy / "spotlib")],
+            omit=[str(copy / "spotlib/sandbox/*")],  # most of the work, and in no room
         )
         self._users: dict[str, list[str]] = {}
         self._seconds: dict[str, float] = defaultdict(float)
@@ -401,11 +424,11 @@ def _try(job: tuple[Mutant, list[str]], copy: Path) -> int:
     return _pytest(copy, sorted(set(map(_file, tests))), _Chosen(tests), "-x")
 
 
-def map_of(rooms: Iterable[str], copies: list[Path]) -> Map:
-    """Run every quick test of these rooms once."""
+def map_of(parts: Iterable[str], copies: list[Path]) -> Map:
+    """Run every quick test of these files and folders once."""
     files = {
         str(file.relative_to(ROOT))
-        for part in {part for room in rooms for part in ROOMS[room]}
+        for part in set(parts)
         for file in ((ROOT / part).glob("test_*.py") if (ROOT / part).is_dir() else [ROOT / part])
     }
     found = Map()
@@ -454,11 +477,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, nargs="+", help="one draw for each; else one at random")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--rooms", nargs="+", default=list(ROOMS), choices=list(ROOMS))
+    parser.add_argument(
+        "--only", nargs="+", metavar="FILE:LINE", help="every change of these lines, and no other"
+    )
+    parser.add_argument("--tests", nargs="+", help="run only these files and folders of tests")
     given = parser.parse_args()
     end_s = time.monotonic() + 60 * given.minutes
-    seeds = given.seed or [random.SystemRandom().randrange(10_000)]
-    draws = {seed: list(draw(given.count, seed, given.rooms)) for seed in seeds}
-    print(f"seed {seeds}: {given.count} mutants each, none begun after {given.minutes:g} minutes")
+    if given.only:
+        draws = {"every change": list(every(given.only))}
+    else:
+        seeds = given.seed or [random.SystemRandom().randrange(10_000)]
+        draws = {f"seed {seed}": list(draw(given.count, seed, given.rooms)) for seed in seeds}
+    counts = ", ".join(f"{name}: {len(mutants)} mutants" for name, mutants in draws.items())
+    print(f"{counts}, none begun after {given.minutes:g} minutes", flush=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # threads do not survive a fork
     for name in LIBRARIES:
         import_module(name)
@@ -466,12 +497,17 @@ def main() -> None:
         copies = [Path(folder) / str(number) for number in range(given.workers)]
         for copy in copies:
             shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
-        known = map_of({mutant.room for each in draws.values() for mutant in each}, copies)
-        for seed, mutants in draws.items():
+        rooms = {mutant.room for each in draws.values() for mutant in each}
+        known = map_of(given.tests or [part for room in rooms for part in ROOMS[room]], copies)
+        for name, mutants in draws.items():
+            began_s = time.monotonic()
             in_time = (each for each in mutants if time.monotonic() < end_s)
             found = list(noticed(in_time, known, copies))
             share = sum(found) / max(len(found), 1)
-            print(f"seed {seed}: {sum(found)} of {len(found)} noticed ({share:.1%})", flush=True)
+            each_s = (time.monotonic() - began_s) / max(len(found), 1)
+            print(
+                f"{name}: {sum(found)} of {len(found)} noticed ({share:.1%}), {each_s:.1f} s each"
+            )
             if len(found) < len(mutants):
                 print(f"{len(mutants) - len(found)} were not tried: the time was over", flush=True)
 

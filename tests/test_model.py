@@ -28,6 +28,10 @@ from spotlib.model import (
     failure_kind,
     image_family,
     plan_launches,
+    require_intervals,
+    require_pauses,
+    require_probe_pauses,
+    usual_poll_s,
     watched_stages,
 )
 
@@ -49,6 +53,96 @@ def test_a_plan_refuses_a_count_that_ec2_would(count):
 def test_a_plan_refuses_a_timeout_that_never_ends_or_never_begins(timeout_s):
     with pytest.raises(ValueError, match=r"timeout_s must be above 0 and at most 31622400.* got"):
         Plan(NANO, 1, timeout_s=timeout_s)
+
+
+def test_the_least_and_the_most_that_a_plan_may_ask_for():
+    assert [Plan(NANO, count).count for count in (1, 3000)] == [1, 3000]
+    assert Plan(NANO, 1, timeout_s=1e-9).timeout_s == 1e-9
+    assert Plan(NANO, 1, max_price_usd=1e-9).max_price_usd == 1e-9
+    for price_usd in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="max_price_usd must be above 0"):
+            Plan(NANO, 1, max_price_usd=price_usd)
+    with pytest.raises(ValueError, match=r"max_price_usd=1 is for spot, run_instances:on-demand"):
+        Plan(NANO, 1, max_price_usd=1.0, method="run_instances", purchase="on-demand")
+
+
+def test_what_nobody_says_is_watched_for_ten_minutes_or_a_probe_for_half_a_minute():
+    [plan] = plan_launches([NANO], count=1)
+    [probe] = plan_launches([NANO], count=1, wanted=Stage.GRANTED)
+
+    assert (Plan(NANO, 1).timeout_s, plan.timeout_s, probe.timeout_s) == (600.0, 600.0, 30.0)
+    assert (Plan(NANO, 1).wanted, plan.method, plan.purchase) == (
+        *(Stage.READY, "request_spot_instances", "spot"),
+    )
+    assert (usual_poll_s(Stage.READY), usual_poll_s(Stage.RUNNING)) == (3.0, 3.0)
+    assert usual_poll_s(Stage.GRANTED) == 0.5
+    assert (plan.is_probe, probe.is_probe) == (False, True)
+
+
+def test_each_method_and_target_is_planned_once():
+    arms = ["run_instances", "run_instances:on-demand"]
+    plans = plan_launches([NANO, Target("t3.nano", "eu-west-1")], count=1, methods=arms)
+
+    assert [each.arm for each in plans] == arms * 2
+    assert len({each.key for each in plans}) == 4
+    with pytest.raises(ValueError, match="each method may be named once, got 'run_instances run"):
+        plan_launches([NANO], count=1, methods=["run_instances", "run_instances"])
+    with pytest.raises(ValueError, match="there is no launch method"):
+        plan_launches([NANO], count=1, methods=[])
+    with pytest.raises(ValueError, match=r"a method must be one of .* got 'walk'"):
+        plan_launches([NANO], count=1, methods=["walk"])
+    with pytest.raises(ValueError, match="there is no target to launch"):
+        plan_launches([], count=1)
+
+
+YEAR_S = 366 * 86_400
+
+
+def test_pauses_and_intervals_end_at_their_limits():
+    require_intervals(timeout_s=3.0, poll_s=3.0)
+    require_pauses(every_s=1e-9, arm_pause_s=0.0)
+    require_pauses(every_s=YEAR_S, arm_pause_s=YEAR_S)
+    require_probe_pauses(rounds=2, every_s=300.0, arms=2, arm_pause_s=300.0)
+    require_probe_pauses(rounds=1, every_s=1.0, arms=1, arm_pause_s=1.0)
+    for timeout_s, poll_s in (
+        (3.0, 3.1),
+        (3.0, 0.0),
+        (3.0, -1.0),
+        (3.0, True),
+        (3.0, float("inf")),
+    ):
+        with pytest.raises(ValueError, match="need 0 < poll_s <= timeout_s"):
+            require_intervals(timeout_s=timeout_s, poll_s=poll_s)
+    for every_s in (0.0, -1.0, YEAR_S + 1, float("nan")):
+        with pytest.raises(ValueError, match="every_s must be above 0 and at most 31622400"):
+            require_pauses(every_s=every_s, arm_pause_s=0.0)
+    for pause_s in (-1e-9, YEAR_S + 1, float("nan")):
+        with pytest.raises(ValueError, match="arm_pause_s must be from 0 to 31622400"):
+            require_pauses(every_s=1.0, arm_pause_s=pause_s)
+    with pytest.raises(ValueError, match="every_s must be at least 300 seconds, got 299"):
+        require_probe_pauses(rounds=2, every_s=299.0, arms=1, arm_pause_s=0.0)
+    with pytest.raises(ValueError, match="arm_pause_s must be at least 300 seconds, got 299"):
+        require_probe_pauses(rounds=1, every_s=1.0, arms=2, arm_pause_s=299.0)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "state", "ended"),
+    [
+        ("", "Server.SpotInstanceTermination", "terminated", Outcome.INTERRUPTED),
+        ("", "Server.SpotInstanceShutdown", "shutting-down", Outcome.INTERRUPTED),
+        ("fulfilled", "Server.SpotInstanceTermination", "terminated", Outcome.FAILED),
+        ("", "Server.InternalError", "terminated", Outcome.FAILED),
+        ("", None, "running", None),
+    ],
+)
+def test_an_instance_without_a_spot_request_says_itself_that_it_was_interrupted(
+    code, reason, state, ended
+):
+    seen = Sighting(
+        status_code=code, instance_id="i-1", instance_state=state, instance_reason=reason
+    )
+
+    assert seen.ended is ended
 
 
 @pytest.mark.parametrize(

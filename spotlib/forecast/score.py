@@ -86,7 +86,7 @@ def score_forecasts(
     runs = pd.concat([each for each, _ in scored], ignore_index=True)
     pit = {name: np.concatenate([values[name] for _, values in scored]) for name in _names(models)}
     unit = "target" if split == "target" else "run"
-    by_model = runs.groupby("model", sort=False)
+    by_model = runs.groupby("model")
     table = by_model[[*_SCORES]].mean()
     open_ = by_model[["covered_open", "cells_open"]].sum()
     table["coverage_open"] = open_["covered_open"] / open_["cells_open"].replace(0, np.nan)

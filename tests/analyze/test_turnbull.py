@@ -120,14 +120,17 @@ def test_a_step_is_the_least_squares_solution_that_scipy_finds(size, rows, seed)
     assert np.linalg.norm(design @ found - aim) == pytest.approx(least, rel=1e-6)
 
 
-def plain_em(seen, *, steps):
-    """Self-consistency as Turnbull wrote it, over every cell between two ends of brackets."""
+def plain_em(seen, *, steps, of_run=1.0):
+    """Self-consistency as Turnbull wrote it, over every cell between two ends of brackets.
+
+    ``of_run`` is how often each run counts.
+    """
     ends_s = np.unique(np.concatenate([[0.0], seen.after_s, seen.by_s]))
     ends_s = np.append(ends_s[np.isfinite(ends_s)], INF)
     holds = (seen.after_s[:, None] <= ends_s[:-1]) & (ends_s[1:] <= seen.by_s[:, None])
     never = np.isinf(seen.after_s)
     holds = np.column_stack([holds, never | np.isinf(seen.by_s)]).astype(float)  # and never at all
-    weight = 1.0 / np.bincount(seen.run)[seen.run]
+    weight = (of_run / np.bincount(seen.run))[seen.run]
     mass = np.full(holds.shape[1], 1.0 / holds.shape[1])
     for _ in range(steps):
         mass *= (weight / (holds @ mass)) @ holds / weight.sum()
@@ -290,6 +293,42 @@ def test_influence_values_and_estimating_anew_agree_on_how_sure_a_number_is(coun
         ratios = [np.std(linear) / np.std(anew) for anew, linear in pairs]
         assert np.mean(ratios) == pytest.approx(1.0, abs=off)
         assert np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs]) > alike
+
+
+def test_on_a_common_grid_influence_values_are_the_runs_own_shares_less_the_curve():
+    """Three runs: of 2 and 1 and 4 requests; a share is a mean over runs, so a third of each."""
+    after_s = [0, 3, 0, 3, 3, 6, 3]
+    seen = observed(after_s, [3, 6, 3, 6, 6, 9, 6], run=[0, 0, 1, 2, 2, 2, 2])
+
+    moved = influence(seen, turnbull(seen))
+
+    own = np.array([[1 / 2, 1 / 2, 0], [1, 0, 0], [0, 3 / 4, 1 / 4]])
+    assert moved.by_s.tolist() == [3, 6, 9]
+    assert moved.mass == pytest.approx((own - own.mean(axis=0)) / 3, abs=1e-8)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_influence_values_are_the_derivative_of_an_independent_em(seed):
+    """Each run counted a hundredth more and less, among brackets that overlap."""
+    rng = np.random.default_rng(seed)
+    run = np.arange(6).repeat([1, 2, 3, 3, 4, 5])
+    after_s = rng.integers(0, 40, 18) / 4.0
+    by_s = after_s + rng.integers(6, 14, 18) / 4
+    by_s[[2, 9]] = INF
+    after_s[9] = INF
+    seen = observed(after_s, by_s, run)
+    curve = turnbull(seen)
+    moved = influence(seen, curve)
+    ends_s = moved.by_s[np.isfinite(moved.by_s) & (moved.by_s <= curve.known_until_s)]
+
+    for number in range(6):
+        change = np.zeros(6)
+        change[number] = 0.01
+        found = [plain_em(seen, steps=5_000, of_run=1 + sign * change) for sign in (1, -1)]
+        times_s = found[0][0]
+        slope = (found[0][1] - found[1][1]) / 0.02
+        expected = slope[np.searchsorted(times_s, ends_s)]
+        assert np.cumsum(moved.mass[number])[: len(ends_s)] == pytest.approx(expected, abs=2e-5)
 
 
 def test_a_resample_estimated_anew_is_the_curve_of_the_runs_drawn():

@@ -1,12 +1,14 @@
 """What a batch costs at most, how long it may last, and how it is cut into waves: by hand."""
 
+import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from spotlib.collect.cost import PreflightReport, PreparedPlan, split_waves
 from spotlib.collect.quotas import quota_of
-from spotlib.model import Plan, Target
+from spotlib.model import Plan, Stage, Target
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 STANDARD = quota_of("t3.nano").name
@@ -86,3 +88,116 @@ def test_a_plan_over_its_quota_is_a_wave_of_its_own():
     plans = [prepared(), prepared("t3.micro", count=9), prepared("t3.small")]
 
     assert [len(each) for each in split_waves(plans, {("sa-east-1", STANDARD): 8})] == [1, 1, 1]
+
+
+def test_each_quota_is_counted_by_itself_within_a_wave():
+    """A plan of another family joins a wave, if it fits under its own quota, to the last vCPU."""
+    other = replace(prepared("t3.micro"), family="other")
+    elsewhere = replace(prepared(), plan=Plan(Target("t3.nano", "eu-west-1"), 2))
+    free = {("sa-east-1", STANDARD): 4, ("sa-east-1", "other"): 4, ("eu-west-1", STANDARD): 3}
+
+    assert [len(each) for each in split_waves([prepared(), other], free)] == [2]
+    assert [len(each) for each in split_waves([prepared(), elsewhere], free)] == [1, 1]
+    cut = split_waves([prepared(), other, prepared("t3.small"), other], free)
+    assert [len(each) for each in cut] == [2, 2]
+
+
+def in_turns(*methods, **known):
+    """One target, launched in each of these ways."""
+    one = prepared(**known)
+    return [replace(one, plan=replace(one.plan, method=each)) for each in methods]
+
+
+def test_the_pauses_between_launch_methods_make_a_batch_longer():
+    two = in_turns("request_spot_instances", "run_instances")
+    three = [*two, *in_turns("create_fleet_instant")]
+
+    assert report(*two).over_by_s(rounds=1, every_s=9.0, arm_pause_s=70.0) == 2 * 1020 + 70
+    assert report(*three).over_by_s(rounds=2, every_s=9.0, arm_pause_s=70.0) == 9 + 3 * 1020 + 140
+    assert report(two[0]).over_by_s(rounds=1, every_s=9.0, arm_pause_s=70.0) == 1020
+    ends_at = NOON + timedelta(seconds=2 * 1020 + 70)
+    batch = report(*two, credentials_end_at=ends_at)
+    batch.require_lasting_credentials(now_at=NOON, rounds=1, every_s=9.0, arm_pause_s=70.0)
+    with pytest.raises(ValueError, match="clean-up until 2026-01-02 12:35:11 UTC"):
+        batch.require_lasting_credentials(now_at=NOON, rounds=1, every_s=9.0, arm_pause_s=71.0)
+
+
+@pytest.mark.parametrize(
+    ("methods", "lasts_s", "words"),
+    [
+        (1, 660, "1 launch method, 1 wave"),
+        (2, 2 * (660 + 70), "2 launch methods, 2 waves"),
+    ],
+)
+def test_a_round_that_may_outlast_the_pause_to_the_next_is_warned_of(methods, lasts_s, words):
+    """A wave is over a minute after its timeout, and after each launch method there is a pause."""
+    plans = in_turns(*["request_spot_instances", "run_instances"][:methods])
+    given = {"rounds": 2, "arm_pause_s": 70.0}
+
+    assert report(*plans).late_rounds(every_s=lasts_s, **given) == []
+    assert report(*plans).late_rounds(every_s=lasts_s - 1, **given | {"rounds": 1}) == []
+    [warning] = report(*plans).late_rounds(every_s=lasts_s - 1, **given)
+    assert f"a round may last {lasts_s} s ({words}), longer than every_s={lasts_s - 1}" in warning
+    assert warning.endswith(f"set every_s to at least {lasts_s}")
+
+
+PER_HOUR_USD = 0.005 + 8 * 0.08 / 730  # address and disk
+
+
+@pytest.mark.parametrize(
+    ("stage", "timeout_s", "held_s"),
+    [
+        (Stage.GRANTED, 600.0, 60),  # no less than a minute is billed
+        (Stage.RUNNING, 600.0, 60),
+        (Stage.USABLE, 600.0, 90),
+        (Stage.READY, 600.0, 300),
+        (Stage.READY, 120.0, 120),
+    ],
+)
+def test_what_is_expected_is_the_price_until_the_usual_time_of_the_stage(stage, timeout_s, held_s):
+    one = prepared(count=3, timeout_s=timeout_s, price_usd=0.01, on_demand_usd=0.04)
+    spot = replace(one, plan=replace(one.plan, wanted=stage))
+    on_demand = replace(spot, plan=replace(spot.plan, method="run_instances", purchase="on-demand"))
+    private = replace(spot, subnet_id="subnet-1")
+
+    assert spot.expected_usd == pytest.approx(3 * (0.01 + PER_HOUR_USD) * held_s / 3600)
+    assert on_demand.expected_usd == pytest.approx(3 * (0.04 + PER_HOUR_USD) * held_s / 3600)
+    assert private.expected_usd == pytest.approx(3 * (0.005 + PER_HOUR_USD) * held_s / 3600)
+    assert report(spot, on_demand).expected_usd == spot.expected_usd + on_demand.expected_usd
+
+
+def test_the_bound_counts_surplus_credits_whole_hours_and_a_missing_switch():
+    one = prepared(count=2, on_demand_usd=0.04)
+    burstable, hourly = replace(one, burstable=True), replace(one, by_the_hour=True)
+
+    surplus = 2 * 2 * 0.05 * 1020 / 3600  # 2 vCPUs of 2 instances
+    assert burstable.bound_usd == pytest.approx(one.bound_usd + surplus)
+    assert burstable.expected_usd == pytest.approx(one.expected_usd, nan_ok=True)
+    assert hourly.bound_usd == pytest.approx(2 * (0.04 + PER_HOUR_USD * 1020 / 3600))
+    assert math.isnan(replace(one, has_switch=False).bound_usd)
+    assert report(one, hourly).bound_usd == pytest.approx(one.bound_usd + hourly.bound_usd)
+
+
+def test_a_budget_may_be_used_up_to_its_last_cent_alone_and_with_earlier_batches():
+    batch = report(prepared(on_demand_usd=0.04))
+    both_usd = 2 * batch.bound_usd
+
+    def require(budget_usd=None, campaign_budget_usd=None, batch=batch):
+        batch.require_budget(
+            rounds=2,
+            budget_usd=budget_usd,
+            campaign_budget_usd=campaign_budget_usd,
+            earlier_usd=1.5,
+        )
+
+    require()
+    require(both_usd, both_usd + 1.5)
+    with pytest.raises(ValueError, match=r"the batch can cost .* over budget_usd="):
+        require(both_usd * 0.9999)
+    with pytest.raises(ValueError, match=r"with \$1.5000 of earlier batches .* campaign"):
+        require(both_usd, 1.5 + both_usd * 0.9999)
+    unknown = report(prepared())
+    require(batch=unknown)
+    for budgets in ((9.0,), (None, 9.0)):
+        with pytest.raises(ValueError, match="cost unknown at most"):
+            require(*budgets, batch=unknown)

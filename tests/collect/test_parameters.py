@@ -163,6 +163,51 @@ def test_plans_carry_what_was_asked_for():
     assert (plan.count, plan.max_price_usd, plan.image) == (2, 0.01, None)
 
 
+@pytest.mark.parametrize(
+    "edge",
+    [
+        {"n": 1, "top": 1, "rounds": 1},
+        {"n": 3000},
+        {"speed": 0.0, "max_price_usd": 0.0, "budget_usd": 0.0, "campaign_budget_usd": 0.0},
+        {"ready": "granted", "rounds": 2, "every_s": 300.0},
+        {"ready": "granted", "rounds": 1, "every_s": 1.0},
+        {"endpoint": "aws", "profile": "work", "account_id": "123456789012"},
+        {"timeout_s": 3.0, "poll_s": 3.0},
+    ],
+)
+def test_the_least_and_the_most_that_is_allowed_is_taken(edge):
+    assert vars(checked(**edge)).items() >= edge.items()
+
+
+@pytest.mark.parametrize("name", ["max_price_usd", "budget_usd", "campaign_budget_usd"])
+def test_no_money_is_less_than_none(name):
+    with pytest.raises(ValueError, match=f"{name} must be 0 or above, got -1"):
+        checked(**{name: -1.0})
+    with pytest.raises(ValueError, match=r"n must be from 1 to 3000 .* got 3001"):
+        checked(n=3001)
+
+
+def test_what_is_0_or_empty_is_left_to_the_batch():
+    """Times, budgets and the seed: 0, "" and -1 mean that none is given."""
+    given = {"budget_usd": 2.0, "campaign_budget_usd": 3.0, "seed": 0, "rounds": 4, "t3": True}
+    usual = {"placement_scores": True, "poll_s": 3.0, "arm_pause_s": 60.0, "every_s": 900.0}
+    none = {"budget_usd": None, "campaign_budget_usd": None, "poll_s": None, "seed": None}
+
+    assert checked(**given).schedule == usual | given
+    assert checked(poll_s=0.0).schedule == usual | none | {"rounds": 1, "t3": False}
+    [plan] = checked(timeout_s=0.0, image="").plans([BUILTIN_TARGETS[0]])
+    [probe] = checked(timeout_s=0.0, poll_s=0.0, ready="accepted").plans([BUILTIN_TARGETS[0]])
+    [stamped] = checked(usable=True, image="ami-1", timeout_s=30.0).plans([BUILTIN_TARGETS[0]])
+    assert (plan.timeout_s, plan.image, plan.max_price_usd, plan.usable) == (
+        600.0,
+        None,
+        None,
+        False,
+    )
+    assert (probe.timeout_s, probe.wanted) == (30.0, Stage.GRANTED)
+    assert (stamped.timeout_s, stamped.image, stamped.usable) == (30.0, "ami-1", True)
+
+
 def selection(folder, source="sandbox", market="tight"):
     path = folder / "selection" / "20260101T000000Z.csv"
     path.parent.mkdir(exist_ok=True)

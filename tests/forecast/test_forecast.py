@@ -1,5 +1,7 @@
 """A forecast is a distribution: it sums to 1, rises with time, and is wider for a new target."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from launch_rows import INF, drawn_training, run_rows, table_of
 from scipy import stats
 
+from spotlib.analyze.figures import Styles
 from spotlib.figures import target_names
 from spotlib.forecast.decide import (
     decision_words,
@@ -18,6 +21,7 @@ from spotlib.forecast.decide import (
     requests_needed,
     waiting_pays_until_s,
 )
+from spotlib.forecast.figures import forecast_figure
 from spotlib.forecast.forecast import (
     Forecast,
     count_distribution,
@@ -72,6 +76,45 @@ def test_without_correlation_counts_are_binomial_and_with_it_wider():
     assert alone == pytest.approx(stats.binom.pmf(np.arange(11), 10, 0.3), abs=1e-3)
     assert together[[0, 10]].sum() > 0.8
     assert together @ np.arange(11) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize(
+    ("correlation", "used"), [(0.0, 1e-4), (0.3, 0.3), (0.999, 0.999), (1.0, 0.999)]
+)
+def test_counts_are_scipys_beta_binomial(n, correlation, used):
+    shares = np.array([0.05, 0.3, 0.9])
+    found = count_distribution(shares, np.full(3, correlation), n=n)
+    spread = 1.0 / used - 1.0
+
+    for share, chances in zip(shares, found, strict=True):
+        exactly = stats.betabinom.pmf(np.arange(n + 1), n, share * spread, (1 - share) * spread)
+        assert chances == pytest.approx(exactly, abs=1e-7)
+
+
+def test_a_change_of_correlation_alone_takes_no_ready_count_back():
+    """The chance of at least 2 of 2 falls with the correlation, so it keeps its first value."""
+    first, second = count_distribution(np.array([0.5, 0.5]), np.array([0.8, 0.2]), n=2)
+
+    assert first.tolist() == pytest.approx([0.45, 0.1, 0.45])
+    assert second.tolist() == pytest.approx([0.3, 0.25, 0.45])
+
+
+def test_the_correlation_is_that_of_the_formula_by_hand():
+    """Of runs with n 2 and 4 at the shares 0.5 and 0.25, with the weights 1 and 2.
+
+    The squared errors are 1 and 4; less the binomial variances 0.5 and 0.75 they are 0.5 and 3.25,
+    7 in all with their weights.  At most they could be 0.5 and 2 * 4 * 3 * 0.1875 = 4.5.
+    """
+    ready, n = np.array([[2.0, 1.0], [3.0, 1.0]]), np.array([2, 4])
+    share, weight = np.array([[0.5, 0.5], [0.25, 0.25]]), np.array([[1.0, 1.0], [2.0, 2.0]])
+
+    assert estimate_correlation(ready, n, share=share, weight=weight).tolist() == [0.999, 0.0]
+    less = np.array([[1.0], [0.0]])
+    [found] = estimate_correlation(
+        np.array([[2.0], [2.0]]), n, share=share[:, :1], weight=less + 2.0 - 2 * less
+    )
+    assert found == pytest.approx((0.5 + 2 * 0.25) / (0.5 + 4.5))
 
 
 @pytest.mark.parametrize("truth", [0.0, 0.2, 0.6, 0.95])
@@ -131,6 +174,30 @@ def test_more_requests_help_little_where_they_fail_together():
 
     assert requests_needed(forecaster, NANO, k=2, by_s=400.0) in (2, 3)
     assert requests_needed(forecaster, ELSEWHERE, k=2, by_s=400.0) is None
+
+
+def test_the_number_to_request_is_the_first_that_suffices_of_up_to_ten_times_as_many():
+    """Each of two targets is ready in a share of its runs, so more requests help only so far."""
+    rows = [
+        run_rows([200.0 if i % 4 else INF, 220.0 if (i + plan) % 3 else INF], number=i, plan=plan)
+        for i in range(24)
+        for plan in range(2)
+    ]
+    forecaster = fit_forecaster(training_table(table_of(*rows)), model="global")
+    for k in (1, 2):
+        needed = requests_needed(forecaster, NANO, k=k, by_s=570.0)
+        chances = [
+            forecast_ready(forecaster, NANO, n=n, times_s=[570.0]).at_least(k)[0]
+            for n in range(k, 10 * k + 1)
+        ]
+        enough = [
+            n for n, chance in zip(range(k, 10 * k + 1), chances, strict=True) if chance >= 0.9
+        ]
+        assert needed == (enough or [None])[0]
+        assert needed != k
+    sure = fit_forecaster(two_targets(), model="target")
+    shares = [forecast_ready(sure, NANO, n=n, times_s=[570.0]).at_least(2)[0] for n in range(2, 4)]
+    assert requests_needed(sure, NANO, k=2, by_s=570.0) == (2 if shares[0] >= 0.9 else 3)
 
 
 def test_decisions_say_what_to_request_of_each_target():
@@ -209,12 +276,87 @@ def test_one_moment_and_a_whole_grid_agree():
     assert one.probabilities[0] == pytest.approx(whole.probabilities[whole.times_s == 210.0][0])
 
 
+def test_before_the_first_elapsed_time_the_count_rises_from_none():
+    forecaster = fit_forecaster(two_targets(), model="target")
+    whole = forecast_ready(forecaster, NANO, n=4)
+    first_s = whole.times_s[0]
+    again = forecast_ready(forecaster, NANO, n=4, times_s=[0.0, first_s / 4, first_s, 202.5, 570.0])
+
+    assert whole.times_s[[0, -1]].tolist() == [15.0, 570.0]
+    last, after = (whole.expected[whole.times_s == at_s][0] for at_s in (195.0, 210.0))
+    assert again.expected == pytest.approx(
+        [0.0, whole.expected[0] / 4, whole.expected[0], (last + after) / 2, whole.expected[-1]],
+        abs=1e-6,
+    )
+    assert again.probabilities[0] == pytest.approx([1.0, 0.0, 0.0, 0.0, 0.0], abs=1e-6)
+    known = again.times_s.tolist(), again.n, again.model, again.runs, again.target
+    assert known == ([0.0, 3.75, 15.0, 202.5, 570.0], 4, "target", 24, NANO)
+
+
+def test_the_band_and_the_quantiles_are_the_first_counts_that_reach_their_level():
+    """Also where they reach it exactly: sums of tenths miss it by rounding."""
+    chances = np.array([[0.05, 0.1, 0.8, 0.05], [0.04, 0.02, 0.88, 0.06], [0.0, 0.0, 0.0, 1.0]])
+    forecast = Forecast(NANO, 3, np.array([1.0, 2.0, 3.0]), chances, "global", 6, True, True)
+
+    assert [each.tolist() for each in forecast.band] == [[0, 1, 3], [2, 3, 3]]
+    assert forecast.quantile(0.15).tolist() == [1, 2, 3]
+    assert forecast.quantile(0.16).tolist() == [2, 2, 3]
+    assert forecast.quantile(1.0).tolist() == [3, 3, 3]
+    assert forecast.at_least(0).tolist() == pytest.approx([1.0, 1.0, 1.0])
+    assert forecast.at_least(3).tolist() == pytest.approx([0.05, 0.06, 1.0])
+    for k in (-1, 4):
+        with pytest.raises(ValueError, match=f"k must be from 0 to n=3, got {k}"):
+            forecast.at_least(k)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"sps": 1, "if_score": 1, "hour_utc": 0, "last_share": 0, "last3_share": 0, "t3": 0},
+        {"sps": 10, "if_score": 3, "hour_utc": 24, "last_share": 1, "last3_share": 1, "t3": 9e9},
+        {"price_share": 0, "since_last_s": 0, "last_run_s": 0, "sps": np.nan},
+    ],
+)
+def test_features_may_be_as_low_and_as_high_as_they_can(features):
+    forecaster = fit_forecaster(two_targets(), model="global")
+
+    assert forecast_ready(forecaster, NANO, n=1, features=features).expected[-1] > 0.5
+
+
 def forecast_of(expected, *, n=1):
     """Return a forecast with this mean at 10 s, 20 s, ..."""
     share = np.asarray(expected)
     times_s = 10.0 * np.arange(1, share.size + 1)
     chances = count_distribution(share, np.zeros(share.size), n=n)
     return Forecast(NANO, n, times_s, chances, "global", 6, True, True)
+
+
+def test_the_figure_draws_each_forecast_from_none_at_the_request():
+    forecasts = [
+        replace(forecast_of([0.2, 0.9], n=4), target=target) for target in (NANO, ELSEWHERE)
+    ]
+    forecasts[1] = replace(forecasts[1], times_s=np.array([10.0, 45.0]))
+    styles = Styles.of(map(str, (NANO, ELSEWHERE)))
+    figure = forecast_figure(forecasts, styles, simulated=True)
+
+    panels = [ax for ax in figure.axes if ax.lines]
+    assert len(panels) == 2
+    for ax, forecast in zip(panels, forecasts, strict=True):
+        [line] = [each for each in ax.lines if len(each.get_xdata()) == 3]
+        assert line.get_xdata().tolist() == [0.0, *forecast.times_s]
+        assert line.get_ydata().tolist() == [0.0, *forecast.expected]
+        assert line.get_color() == styles.colours[str(forecast.target)]
+        [shade] = ax.collections
+        corners = shade.get_paths()[0].vertices
+        low, high = forecast.band
+        assert set(corners[:, 1]) == {0.0, *low, *high}
+        assert {*map(tuple, corners)} >= {(0.0, 0.0), (forecast.times_s[-1], float(high[-1]))}
+        assert ax.get_xlim()[1] == pytest.approx(panels[1].get_xlim()[1])
+        assert ax.get_xlim()[1] >= 45.0
+        bottom, top = ax.get_ylim()
+        assert bottom < 0  # neither none nor all is drawn on the edge
+        assert top > 4
+        assert all(float(tick).is_integer() for tick in ax.get_yticks())
 
 
 def test_waiting_pays_until_no_more_becomes_ready():
@@ -243,6 +385,8 @@ def test_when_to_stop_is_not_known_where_waiting_still_pays_at_the_end():
     late = forecast_of([0.2, 0.4, 0.4, 0.9])  # it pays at 28 s, between two elapsed times
     assert np.isnan(waiting_pays_until_s(late, within_s=12.0, least_probability=0.2))
     assert waiting_pays_until_s(forecast_of([0.2, 0.4, 0.4, 0.4]), within_s=15.0) == 10.0
+    slow = forecast_of([0.0, 0.04])  # at 5 s all are pending, and too few become ready
+    assert waiting_pays_until_s(slow, within_s=15.0) == 0.0
 
 
 def test_a_forecast_as_long_as_the_wait_is_long_enough():
@@ -297,7 +441,15 @@ def test_too_few_runs_and_one_target_are_one_clear_sentence():
         ({"n": 1, "features": {"last_share": 1.5}}, "last_share must be from 0 to 1"),
         ({"n": 1, "features": {"price_share": -0.1}}, "price_share must be 0 or more"),
         ({"n": 1, "features": {"since_last_s": INF}}, "since_last_s must be 0 or more, and finite"),
+        ({"n": 1, "features": {"sps": 10.1}}, "sps must be from 1 to 10 .* got 10.1"),
+        ({"n": 1, "features": {"if_score": 3.5}}, "if_score must be from 1 to 3"),
+        ({"n": 1, "features": {"last3_share": -0.1}}, "last3_share must be from 0 to 1"),
+        ({"n": 1, "features": {"t3": -1}}, "t3 must be 0 or more, and finite"),
+        ({"n": 1, "features": {"last_run_s": INF}}, "last_run_s must be 0 or more, and finite"),
         ({"n": 1, "times_s": [10.0, 9000.0]}, "from 0 to 570"),
+        ({"n": 1, "times_s": [-0.1, 10.0]}, "from 0 to 570"),
+        ({"n": 1, "times_s": []}, "from 0 to 570"),
+        ({"n": 1, "times_s": [10.0, 10.0]}, "must rise"),
         ({"n": 1, "times_s": [20.0, 10.0]}, "must rise"),
     ],
 )

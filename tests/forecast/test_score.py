@@ -164,6 +164,7 @@ def test_runs_that_were_not_watched_to_the_end_are_scored_where_they_were():
         training, rng=np.random.default_rng(10), models={"global": MODELS["global"]}
     )
 
+    assert scores.table["model"].tolist() == ["global"]  # among one there is no choice
     assert training[training["round"] >= 20]["elapsed_s"].max() == 75.0
     assert scores.table["crps"].between(0.0, 0.02).all()
     assert scores.table["pinball_all_s"].isna().all()

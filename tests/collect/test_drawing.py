@@ -1,0 +1,212 @@
+"""What 02 draws is what was polled, point by point: hand-made polls of few runs."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgba
+
+from spotlib.collect import live
+from spotlib.collect.batch import Progress, Waiting
+from spotlib.collect.live import LiveView, ready_counts_figure
+
+NAMES = ("t3.nano in sa-east-1", "t3.micro in sa-east-1")
+
+
+def polls_of(*runs, n=4, wanted="ready", usable=None):
+    """One row for each poll; a run is (type, round, [(asked_s, answered_s, running, ready)])."""
+    rows = []
+    for name, number, polled in runs:
+        for poll, (asked_s, answered_s, running, ready) in enumerate(polled):
+            rows.append(
+                {
+                    "simulated": True,
+                    "endpoint": "sandbox",
+                    "batch_id": "b",
+                    "round": number,
+                    "poll": poll,
+                    "instance_type": name,
+                    "region": "sa-east-1",
+                    "availability_zone_id": None,
+                    "method": "request_spot_instances",
+                    "purchase": "spot",
+                    "wanted": wanted,
+                    "n": n,
+                    "asked_s": asked_s,
+                    "answered_s": answered_s,
+                    "granted": ready,
+                    "running": running,
+                    "usable": usable,
+                    "ready": ready,
+                }
+            )
+    counts = dict.fromkeys(("granted", "running", "usable", "ready"), "Int64")
+    return pd.DataFrame(rows).astype(counts).sample(frac=1.0, random_state=1)  # in any order
+
+
+FIRST = ("t3.nano", 0, [(1.0, 1.5, 0, 0), (4.0, 4.5, 2, 0), (7.0, 7.5, 3, 1), (10.0, 10.5, 3, 3)])
+OTHER = ("t3.micro", 0, [(2.0, 2.5, 1, 0), (5.0, 5.5, 4, 4)])
+AGAIN = ("t3.nano", 1, [(3.0, 3.5, 4, 0), (6.0, 6.5, 4, 2)])
+
+
+def steps(ax):
+    """The lines of more than one point, as (label, x, y)."""
+    found = [each for each in ax.lines if len(each.get_xdata()) > 1]
+    return [(each.get_label(), [*each.get_xdata()], [*each.get_ydata()]) for each in found]
+
+
+def dots(ax):
+    points = [each.get_xydata() for each in ax.lines]
+    return sorted(tuple(each[0]) for each in points if len(each) == 1)
+
+
+def shades(ax):
+    """The corners of each shade: from, to, low, high."""
+    found = []
+    for each in ax.collections:
+        corners = each.get_paths()[0].vertices
+        found.append((*np.ptp(corners, axis=0), *corners.min(axis=0)))
+    return sorted((after, after + width, low, low + height) for width, height, after, low in found)
+
+
+def test_a_step_goes_up_at_the_answer_and_its_shade_reaches_back_to_the_poll_before():
+    running, ready = ready_counts_figure(polls_of(FIRST, OTHER)).axes
+
+    nano, micro = NAMES
+    assert sorted(steps(ready)) == [
+        (micro, [0.0, 2.5, 5.5], [0, 0, 4]),
+        (nano, [0.0, 1.5, 4.5, 7.5, 10.5], [0, 0, 0, 1, 3]),
+    ]
+    assert {name: y for name, _, y in steps(running)} == {nano: [0, 0, 2, 3, 3], micro: [0, 1, 4]}
+    assert dots(ready) == [(5.5, 4), (10.5, 3)]
+    assert shades(ready) == [(2.0, 5.5, 0, 4), (4.0, 7.5, 0, 1), (7.0, 10.5, 1, 3)]
+    assert shades(running) == [
+        *((0.0, 2.5, 0, 1), (1.0, 4.5, 0, 2), (2.0, 5.5, 1, 4), (4.0, 7.5, 2, 3))
+    ]
+    for ax in (running, ready):
+        assert ax.get_xlim()[0] == 0
+        assert 10.5 < ax.get_xlim()[1] < 11.5
+        assert -0.5 < ax.get_ylim()[0] < 0
+        assert 4 < ax.get_ylim()[1] < 5
+        assert all(float(tick).is_integer() for tick in ax.get_yticks())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "usable", "drawn"),
+    [
+        ("ready", None, ["running", "ready"]),
+        ("ready", 0, ["running", "usable", "ready"]),
+        ("usable", 0, ["running", "usable"]),
+        ("running", None, ["running", "ready"]),
+        ("granted", None, ["granted"]),
+    ],
+)
+def test_what_is_drawn_follows_the_stage_that_is_waited_for(wanted, usable, drawn):
+    figure = ready_counts_figure(polls_of(FIRST, OTHER, wanted=wanted, usable=usable))
+
+    assert [ax.get_ylabel() for ax in figure.axes] == [f"{each}, instances" for each in drawn]
+
+
+@pytest.mark.parametrize(("length", "columns"), [(35, 3), (36, 2)])
+def test_long_names_stand_two_in_a_row(length, columns):
+    names = [f"{letter}{'x' * (length - 1 - len(' in sa-east-1'))}" for letter in "abc"]
+    runs = [(name, 0, OTHER[2]) for name in names]
+    [legend] = ready_counts_figure(polls_of(*runs)).legends
+
+    assert len(legend.get_texts()[0].get_text()) == length
+    assert legend._ncols == columns
+
+
+def test_several_rounds_have_thin_runs_and_a_thick_mean_that_keeps_the_count_of_what_ended():
+    figure = ready_counts_figure(polls_of(FIRST, OTHER, AGAIN))
+    strip, *panels = [ax for ax in figure.axes if ax.axison]
+
+    by_title = {ax.get_title(loc="left"): ax for ax in panels}
+    assert [*by_title] == [f"{NAMES[1]} (1 run)", f"{NAMES[0]} (2 runs)"]
+    nano = by_title[f"{NAMES[0]} (2 runs)"]
+    [mean] = [each for each in steps(nano) if each[0] == "mean"]
+    assert mean[1] == [0.0, 1.5, 3.5, 4.5, 6.5, 7.5, 10.5]
+    assert mean[2] == [0.0, 0.0, 0.0, 0.0, 1.0, 1.5, 2.5]
+    assert dots(nano) == [(6.5, 2), (10.5, 3)]
+    assert shades(nano) == []  # of many runs they would hide each other
+    drawn = [each for each in nano.lines if len(each.get_xdata()) > 2]
+    widths = {each.get_label(): each.get_linewidth() for each in drawn}
+    assert widths.pop("mean") > max(widths.values())
+    assert len(steps(nano)) == 3
+    assert [text.get_text() for text in strip.texts] == ["4", "3", "2"]
+    shown = strip.collections[0].get_array()
+    assert np.ma.filled(shown, -1.0).tolist() == [[1.0, -1.0], [0.75, 0.5]]
+    assert [text.get_text() for text in strip.get_yticklabels()] == [NAMES[1], NAMES[0]]
+    assert "ready at the end of each round, of 4 (" in strip.get_title(loc="left")
+    assert strip.collections[0].get_clim() == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("rounds", "written"), [(24, True), (25, False)])
+def test_of_many_rounds_only_the_shades_are_shown(rounds, written):
+    runs = [("t3.nano", number, OTHER[2]) for number in range(rounds)]
+    strip = ready_counts_figure(polls_of(*runs)).axes[0]
+
+    assert bool(strip.texts) is written
+    assert strip.collections[0].get_array().shape == (1, rounds)
+
+
+def test_two_batches_count_their_rounds_on_and_a_skipped_round_is_an_empty_column():
+    skipped = polls_of(FIRST, ("t3.nano", 2, OTHER[2]))
+    two = pd.concat([polls_of(FIRST, AGAIN), polls_of(FIRST).assign(batch_id="c")])
+    shapes = [
+        ready_counts_figure(each).axes[0].collections[0].get_array() for each in (skipped, two)
+    ]
+
+    assert np.ma.filled(shapes[0], -1.0).tolist() == [[0.75, -1.0, 1.0]]
+    assert np.ma.filled(shapes[1], -1.0).tolist() == [[0.75, 0.5, 0.75]]
+
+
+@pytest.mark.parametrize(("targets", "grid"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 3))])
+def test_up_to_three_panels_are_in_a_row_and_the_lowest_of_each_column_has_times(targets, grid):
+    runs = [(f"t{k}.nano", number, OTHER[2]) for k in range(targets) for number in range(2)]
+    _, *panels = ready_counts_figure(polls_of(*runs)).axes
+
+    shape = panels[0].get_subplotspec().get_gridspec()
+    assert (shape.nrows, shape.ncols) == grid
+    assert [ax.axison for ax in panels] == [number < targets for number in range(grid[0] * grid[1])]
+    labelled = [ax.xaxis.get_tick_params()["labelbottom"] for ax in panels[:targets]]
+    assert labelled == [number + grid[1] >= targets for number in range(targets)]
+
+
+class Handle:
+    """Keeps what is displayed."""
+
+    def __init__(self, shown):
+        self._shown = shown
+
+    def update(self, data, **_):
+        self._shown.append(data)
+
+
+def test_the_bar_says_how_much_of_all_rounds_is_over(monkeypatch, tmp_path):
+    shares, shown = [], []
+
+    def bar(share, words, *, simulated):
+        shares.append((share, simulated))
+        return words
+
+    monkeypatch.setattr(live, "get_ipython", lambda: SimpleNamespace(kernel=None))
+    monkeypatch.setattr(live, "display", lambda *_, **__: Handle(shown))
+    monkeypatch.setattr(live, "bar_html", bar)
+    view = LiveView(tmp_path / "b.jsonl", simulated=False)
+    monkeypatch.setattr(view, "_draw", lambda _: None)
+    view(Progress(0, 4, 30.0, 60.0, 1, 4))
+    view.wait(Waiting("waiting for round 2 of 4", 3.0))
+    view(Progress(2, 4, 90.0, 60.0, 1, 4))
+    view.finish("over")
+
+    assert shares == [(0.125, False), (0.125, False), (0.75, False), (1.0, False)]
+    assert shown[0]["text/html"] == shown[0]["text/plain"]
+    assert shown[-1] == {"text/html": ""}
+
+
+def test_each_target_is_drawn_in_its_own_colour():
+    _, ready = ready_counts_figure(polls_of(FIRST, OTHER)).axes
+
+    assert len({to_rgba(each.get_color()) for each in ready.lines}) == 2

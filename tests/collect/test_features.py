@@ -1,0 +1,196 @@
+"""What is known of a target before it is requested: from which answer, how old, or unknown."""
+
+import math
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from conftest import ARM, NANO, scripted
+
+from spotlib.collect import features
+from spotlib.collect.features import (
+    FeatureSource,
+    advisor_score,
+    since_last_launch_s,
+    spot_prices,
+    t3_of,
+    target_price,
+)
+from spotlib.model import Target, plan_launches
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+ZONE = Target("t3.nano", "sa-east-1", "sae1-az2")
+
+
+def test_the_price_of_a_region_is_its_cheapest_zones_and_of_a_zone_its_own():
+    prices = {"t3.nano": {"sae1-az1": (0.02, AT), "sae1-az3": (0.01, AT + timedelta(hours=1))}}
+
+    assert target_price(prices, NANO) == (0.01, AT + timedelta(hours=1))
+    assert target_price(prices | {"t3.nano": {"sae1-az2": (0.03, AT)}}, ZONE) == (0.03, AT)
+    for unknown in (target_price(prices, ZONE), target_price({}, NANO), target_price({}, ZONE)):
+        assert math.isnan(unknown[0])
+        assert unknown[1] is None
+
+
+class Prices:
+    """Answers with these items, and notes what was asked."""
+
+    def __init__(self, *items):
+        self.items, self.asked = items, []
+
+    def server_utc(self):
+        return AT
+
+    def pages(self, region, action, key, **given):
+        self.asked.append((region, action, key, given))
+        return iter(self.items)
+
+
+def item(price, hours, *, zone="sae1-az1", name="t3.nano"):
+    at = AT - timedelta(hours=hours)
+    known = {"InstanceType": name, "SpotPrice": str(price), "Timestamp": at}
+    return known | {"AvailabilityZoneId": zone, "AvailabilityZone": "sa-east-1a"}
+
+
+def test_the_price_in_force_is_the_newest_of_each_zone_as_of_now():
+    nameless = item(0.05, 1) | {"AvailabilityZoneId": ""}
+    answers = Prices(item(0.02, 3), item(0.03, 1), item(0.01, 2), item(0.04, 9, zone="b"), nameless)
+
+    found = spot_prices(answers, "sa-east-1", ["t3.nano", "t3.micro"])
+
+    newest = {"sae1-az1": (0.03, AT - timedelta(hours=1)), "b": (0.04, AT - timedelta(hours=9))}
+    assert found == {"t3.nano": newest | {"sa-east-1a": (0.05, AT - timedelta(hours=1))}}
+    [(_, _, _, given)] = answers.asked
+    assert given["InstanceTypes"] == ["t3.micro", "t3.nano"]
+    assert given["StartTime"] == given["EndTime"] == AT
+    assert spot_prices(answers, "cn-north-1", ["t3.nano"]) == {}  # it is in another currency
+    assert len(answers.asked) == 1
+
+
+@pytest.mark.parametrize(("range_", "score"), [(0, 3.0), (1, 2.5), (4, 1.0)])
+def test_the_advisors_range_is_a_score_from_3_down_to_1(range_, score):
+    assert advisor_score({"t3.nano": {"r": range_}}, "t3.nano") == score
+    assert math.isnan(advisor_score({"t3.nano": {"r": range_}}, "t3.micro"))
+
+
+@pytest.mark.parametrize(
+    ("scores", "t3"),
+    [
+        ([], None),
+        ([3], None),
+        ([2], 0),
+        ([3, None], None),
+        ([3, 3, 3, 2], 5),
+        ([3, 2, 9], 1),
+        ([3, 3, 3, 3, 3, 2], 20),
+        ([3, 3, 3, 3, 3, 3], 50),
+    ],
+)
+def test_t3_is_the_largest_capacity_up_to_which_each_is_scored_3_or_more(scores, t3):
+    assert t3_of(scores) == t3
+
+
+def test_the_time_since_our_own_last_launch_is_that_of_the_same_target():
+    known = {NANO: AT - timedelta(seconds=90.5)}
+
+    assert since_last_launch_s(known, NANO, AT) == 90.5
+    assert since_last_launch_s(known, ARM, AT) is None
+
+
+@pytest.fixture
+def source(in_process):
+    """What is known of these targets, without an advisor unless it is asked for."""
+
+    def build(*targets, **given):
+        plans = plan_launches(targets or (NANO,), count=2)
+        return FeatureSource(in_process(scripted()), plans, **{"advisor": False} | given)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("t3", "known"),
+    [(0, 0), ("7", 7), (1000, 1000), (1001, None), (-1, None), ("many", None), (math.nan, None)],
+)
+def test_the_t3_of_a_selection_is_a_possible_number_of_instances_of_a_region(source, t3, known):
+    names = {"instance_type": ["t3.micro", "t3.nano"], "region": "sa-east-1"}
+    table = pd.DataFrame(names | {"t3": [5, t3], "t3_at": "2026-01-01", "if_mean": 2.5})
+    found = source(NANO, ZONE, ARM, placement_scores=False, selection=table).ask()
+
+    assert found[NANO].t3 == known
+    assert found[NANO].t3_source == ("not asked" if known is None else "selection")
+    assert found[NANO].t3_at == (None if known is None else AT)
+    assert (found[ZONE].t3, found[ARM].t3) == (None, None)
+    interruption = [(each.if_score, each.if_source) for each in found.values()]
+    assert interruption == [(2.5, "selection"), (2.5, "selection"), (None, "not known")]
+
+
+def test_scores_are_asked_again_after_ten_minutes_and_prices_each_time(source):
+    asked = source()
+    clock = asked.connection.clock
+    first = asked.ask()[NANO]
+    found = []
+    for age_s in (599.9, 600.0):
+        clock.sleep((first.sps_at - clock.utc()).total_seconds() + age_s)
+        began_at = clock.utc()
+        known = asked.ask()[NANO]
+        found.append((known.sps_at == first.sps_at, known.sps_at == began_at))
+        assert began_at <= known.price_at < began_at + timedelta(seconds=2)
+
+    assert found == [(True, False), (False, True)]
+    assert first.sps_source == "placement score for 2"
+    assert source(placement_scores=False).ask()[NANO].sps_source == "not asked"
+
+
+def test_the_advisor_is_asked_once_also_if_it_fails(source, monkeypatch):
+    asked = []
+
+    def read(_):
+        asked.append(1)
+        if len(asked) > 1:
+            raise OSError("it does not answer")
+        return {"spot_advisor": {"sa-east-1": {"Linux": {"t3.nano": {"r": 1}}}}}
+
+    monkeypatch.setattr(features, "_read_advisor", read)
+    good, bad = source(NANO, ARM, advisor=True), source(NANO, ARM, advisor=True)
+    for each in (good, good, bad, bad):
+        found = each.ask()
+
+    assert len(asked) == 2
+    assert {each.if_source for each in found.values()} == {"not known"}
+    assert (
+        "the Spot Advisor's score is not recorded: OSError"
+        in bad.warnings["the Spot Advisor's score"]
+    )
+    known = good.ask()
+    assert (known[NANO].if_score, known[NANO].if_source) == (2.5, "spot advisor")
+    assert known[NANO].if_at is not None
+    assert known[ARM].if_score is None
+
+
+@pytest.mark.parametrize(
+    ("simulated", "url", "endpoint", "asked"),
+    [
+        (
+            True,
+            "http://127.0.0.1:5",
+            "sandbox",
+            [("http://127.0.0.1:5", "/spot-advisor-data.json", 120.0)],
+        ),
+        (True, None, "sandbox", []),
+        (False, None, "http://localhost:9", []),
+    ],
+)
+def test_the_advisor_is_the_sandboxs_own_or_amazons(monkeypatch, simulated, url, endpoint, asked):
+    seen = []
+
+    def control(url, path, *, timeout_s):
+        seen.append((url, path, timeout_s))
+        return {"spot_advisor": {}}
+
+    monkeypatch.setattr(features, "control", control)
+    there = SimpleNamespace(simulated=simulated, url=url, endpoint=endpoint)
+
+    assert features._read_advisor(there) == ({"spot_advisor": {}} if asked else {})
+    assert seen == asked
