@@ -129,7 +129,12 @@ def note_events(batch: "Batch") -> None:
     """Record the events of the instances that are known by now."""
     if not batch.queues.kept:
         return
-    rows = {instance: (run, row) for run in batch.runs for row, instance in run.instances.items()}
+    rows = {
+        instance: (run, row)
+        for run in batch.runs
+        for row, instance in run.instances.items()
+        if row in run.tracks  # the log has its row
+    }
     for each in batch.queues.claim(rows):
         run, row = rows[each.notice.instance_id]
         assert run.sent_s is not None
