@@ -179,8 +179,7 @@ def test_if_nothing_varies_the_size_is_runs_without_an_event_and_at_most_the_req
 def test_the_band_reaches_as_far_as_95_of_100_resampled_curves():
     """Each on the scale of arcsin(sqrt(share)), in standard errors, one curve after another.
 
-    Resamples of 12 runs vary by 11 / 12 of the variance between runs: each is further away than it
-    seems.
+    Resamples of 12 runs vary by 11 / 12 of the variance between runs, so each is further away.
     """
     rng = np.random.default_rng(4)
     shares = np.array([0.0, 0.1, 0.4, 0.7])
