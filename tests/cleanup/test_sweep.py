@@ -702,6 +702,21 @@ def test_its_guard_ends_too_and_that_of_an_endpoint_in_trouble_does_not(tmp_path
     assert guard._closed(given, guard.NO_KEYS)
 
 
+def test_a_guard_whose_log_was_deleted_tries_again_until_something_of_its_batch_was_closed(
+    in_process, tmp_path, monkeypatch
+):
+    """EC2 may list late what was launched, and nobody else is there to look."""
+    world = scripted()
+    connection = in_process(world)
+    monkeypatch.setattr("spotlib.ec2.connection.connect", lambda *_, **__: connection)
+    given = Namespace(log=tmp_path / "lost-000.jsonl", endpoint="aws", profile=None)
+
+    assert not guard._closed(given, guard.NO_KEYS)
+    orphans(connection, 1, expires=LATER)
+    assert guard._closed(given, guard.NO_KEYS)
+    assert world.leftovers() == EMPTY
+
+
 def test_amazon_is_never_taken_for_an_endpoint_that_was_restarted(tmp_path):
     log, forgetful = tmp_path / NAME, scripted(seed=2)
     left_at(as_aws(scripted()), log)
