@@ -209,6 +209,7 @@ def test_events_of_unknown_instances_come_while_a_rule_lives(make_account):
         account.world.advance(3600.0)
         assert 35 < len(heard(account, url)) < 85  # one stream of them, not two
         events.remove_targets(Rule="heard", Ids=["queue"])
+    assert account.world.region(REGION).foreign_events < 210  # of three hours
 
 
 # The way of an event.

@@ -448,9 +448,9 @@ def test_calls_are_recorded_and_known_as_changes(account):
     assert not account.world.calls[-1].mutating
 
 
-def test_eventbridge_and_sqs_take_no_tokens_of_ec2(make_account):
+def test_eventbridge_and_sqs_take_no_tokens_of_ec2(make_account, monkeypatch):
     account = make_account(throttled=True)
-    sqs = account.client("sqs")
-    url = sqs.create_queue(QueueName="a")["QueueUrl"]
-    for _ in range(300):
-        sqs.receive_message(QueueUrl=url)
+    monkeypatch.setattr(account.world.buckets, "take", lambda *_: False)
+    assert refusal(account.ec2.describe_instances) == "RequestLimitExceeded"
+    url = listen(account)
+    assert received(account, url) == []
