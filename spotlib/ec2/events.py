@@ -16,7 +16,7 @@ from typing import Any, cast, get_args
 from spotlib.ec2.caller import Caller
 from spotlib.ec2.calls import TAG_BATCH, TAG_EXPIRES, Ended, batch_of, tag_list
 from spotlib.ec2.connection import Connection
-from spotlib.ec2.refusals import UNREADABLE, Refusal
+from spotlib.ec2.refusals import UNREADABLE, Refusal, refusal_of_code
 from spotlib.ec2.resource import Resource, Survey
 from spotlib.model import About, Kind
 
@@ -102,7 +102,13 @@ def make(caller: Caller, region: str, batch_id: str, *, expires_at: datetime) ->
         tags=tags,
     )["QueueUrl"]
     target = {"Id": _TARGET, "Arn": queue}  # with a role it would not arrive
-    caller.call(region, "put_targets", service="events", Rule=name, Targets=[target])
+    reply = caller.call(region, "put_targets", service="events", Rule=name, Targets=[target])
+    for failed in reply.get("FailedEntries", []):  # the call itself succeeds all the same
+        refusal = refusal_of_code(
+            failed["ErrorCode"], failed.get("ErrorMessage", ""), action="put_targets"
+        )
+        refusal.region = region
+        raise refusal
     return str(url)
 
 

@@ -1,4 +1,4 @@
-"""The requests, instances, launch templates and fleets of the pretend account, and their indexes.
+"""The requests, instances, templates, rules and fleets of the pretend account, and their indexes.
 
 Plain records.  ``course`` decides what happens to them and when; ``shapes`` gives them EC2's form.
 All times are seconds since the world began.
@@ -16,7 +16,7 @@ from math import inf
 from typing import Any, Literal
 
 from spotlib.sandbox.market import Pool
-from spotlib.sandbox.queues import Queue, Rule
+from spotlib.sandbox.queues import Queue
 
 _SHUTDOWN = re.compile(rb"^\s*(?:sudo\s+)?shutdown\s+-[hP]\s+\+(\d+)", re.MULTILINE)
 
@@ -179,6 +179,20 @@ class Template:
     created_s: float
     known_s: float  # when calls may first know of it
     tags: dict[str, str]
+
+
+@dataclass(kw_only=True)
+class Rule:
+    """One rule, on the default event bus."""
+
+    name: str
+    arn: str
+    tags: dict[str, str]
+    listed_from_s: float
+    pattern: str = ""
+    enabled: bool = True
+    description: str = ""
+    targets: dict[str, str] = field(default_factory=dict)  # id -> ARN of a queue
 
 
 @dataclass(kw_only=True)

@@ -33,6 +33,7 @@ class Delivery:
     with_notice_share: float = _number(0.5, "recommendations that come together with the warning")
     missed_share: float = _number(0.0, "messages that a short poll of a queue does not see")
     listed_most_s: float = _number(60.0, "how long a deleted queue may still be listed")
+    unlisted_most_s: float = _number(0.0, "how long a new queue or rule may not be listed yet")
     queue_clock_off_s: float = _number(0.0, "SQS's clock (SentTimestamp) against EC2's")
 
     def __post_init__(self) -> None:
@@ -66,6 +67,11 @@ class Delivery:
         """Whether a short poll does not see a message."""
         draw = uniforms(1, "short poll", *name)[0] if self.missed_share else 1.0
         return float(draw) < self.missed_share
+
+    def unlisted_s(self, *name: object) -> float:
+        """How long a new queue or rule is not listed yet."""
+        draw = uniforms(1, "new queue", *name)[0] if self.unlisted_most_s else 0.0
+        return self.unlisted_most_s * float(draw)
 
     def listed_s(self, *name: object) -> float:
         """How long a deleted queue is still listed."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 
 from spotlib.sandbox import events, patterns
+from spotlib.sandbox.account import Rule
 from spotlib.sandbox.filters import page
 from spotlib.sandbox.protocol import ApiError, Params, Shape, refuse_others, unsupported
-from spotlib.sandbox.queues import Rule
 from spotlib.sandbox.shapes import tag_list
 from spotlib.sandbox.world import World
 
@@ -38,7 +38,8 @@ def put_rule(world: World, region: str, params: Params) -> Shape:
     if rule is None:
         arn = f"arn:{world.partition}:events:{region}:{world.account_id}:rule/{name}"
         tags = {each["Key"]: each["Value"] for each in params.get("Tags", [])}
-        rule = rules[name] = Rule(name=name, arn=arn, tags=tags)
+        listed_s = world.now_s + world.events.unlisted_s(world.seed, arn, world.now_s)
+        rule = rules[name] = Rule(name=name, arn=arn, tags=tags, listed_from_s=listed_s)
     rule.pattern, rule.enabled = pattern, state == "ENABLED"
     rule.description = params.get("Description", "")
     if is_new:
@@ -56,7 +57,11 @@ def list_rules(world: World, region: str, params: Params) -> Shape:
     """The rules whose name begins with a prefix."""
     rules = _rules(world, region, params)
     prefix = params.get("NamePrefix", "")
-    shapes = [_shape(rules[name]) for name in sorted(rules) if name.startswith(prefix)]
+    shapes = [
+        _shape(rule)
+        for name, rule in sorted(rules.items())
+        if name.startswith(prefix) and rule.listed_from_s <= world.now_s
+    ]
     return _page("Rules", shapes, params)
 
 

@@ -14,9 +14,8 @@ from typing import Any
 from uuid import UUID
 
 from spotlib.sandbox import catalogue, patterns
-from spotlib.sandbox.account import Instance
+from spotlib.sandbox.account import Instance, Rule
 from spotlib.sandbox.chance import digest
-from spotlib.sandbox.queues import Rule
 from spotlib.sandbox.world import World
 
 _STATE = "EC2 Instance State-change Notification"
@@ -58,7 +57,7 @@ def meet_strangers(world: World, region: str, rule: Rule, at_s: float) -> None:
     """
     account = world.region(region)
     wait_s = world.events.foreign_wait_s(world.seed, region, account.foreign_events)
-    if wait_s is not None and account.rules.get(rule.name) is rule:
+    if wait_s is not None:
         world.schedule(at_s + wait_s, _stranger, region, rule, account.foreign_events)
         account.foreign_events += 1
 
@@ -73,9 +72,9 @@ def _stranger(world: World, region: str, rule: Rule, number: int, at_s: float) -
     name = (world.seed, region, "foreign", number)
     state = _FOREIGN_STATES[digest(1, *name)[0] % len(_FOREIGN_STATES)]
     detail = {"instance-id": "i-0" + digest(8, *name, "i").hex(), "state": state}
-    if world.region(region).rules.get(rule.name) is rule:
+    if world.region(region).rules.get(rule.name) is rule:  # not another one of its name
         _send(world, rule, _Event(region, at_s, name, _STATE, detail))
-    meet_strangers(world, region, rule, at_s)
+        meet_strangers(world, region, rule, at_s)
 
 
 @dataclass(frozen=True)

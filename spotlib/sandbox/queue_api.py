@@ -63,10 +63,12 @@ def create_queue(world: World, region: str, params: Params) -> Shape:
             "the same name."
         )
         raise ApiError("QueueDeletedRecently", message)
+    arn = f"arn:{world.partition}:sqs:{region}:{world.account_id}:{name}"
     account.queues[name] = Queue(
         name=name,
-        arn=f"arn:{world.partition}:sqs:{region}:{world.account_id}:{name}",
+        arn=arn,
         created_s=world.now_s,
+        listed_from_s=world.now_s + world.events.unlisted_s(world.seed, arn, world.now_s),
         modified_s=world.now_s,
         attributes=dict(wanted),
         tags=dict(params.get("tags", {})),
@@ -77,7 +79,8 @@ def create_queue(world: World, region: str, params: Params) -> Shape:
 def get_queue_url(world: World, region: str, params: Params) -> Shape:
     """The address of a queue."""
     name, owner = params["QueueName"], params.get("QueueOwnerAWSAccountId")
-    if name not in _listed(world, region) or owner not in (None, world.account_id):
+    known = {*world.region(region).queues, *_listed(world, region)}
+    if name not in known or owner not in (None, world.account_id):
         raise _no_queue()
     return {"QueueUrl": _url(world, params, name)}
 
@@ -213,8 +216,9 @@ def delete_queue(world: World, region: str, params: Params) -> Shape:
 
 def _queue(world: World, region: str, params: Params) -> Queue:
     """The queue at an address: only its path counts."""
-    queue = world.region(region).queues.get(params["QueueUrl"].rpartition("/")[2])
-    if queue is None:
+    *_, owner, name = f"/{params['QueueUrl']}".split("/")
+    queue = world.region(region).queues.get(name)
+    if queue is None or owner != world.account_id:
         raise _no_queue()
     return queue
 
@@ -225,8 +229,8 @@ def _no_queue() -> ApiError:
 
 def _listed(world: World, region: str) -> set[str]:
     account, now_s = world.region(region), world.now_s
-    gone = (name for name, each in account.deleted_queues.items() if each.listed_until_s > now_s)
-    return {*account.queues, *gone}
+    every = [*account.queues.values(), *account.deleted_queues.values()]
+    return {each.name for each in every if each.listed_from_s <= now_s < each.listed_until_s}
 
 
 def _url(world: World, params: Params, name: str) -> str:

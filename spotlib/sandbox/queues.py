@@ -1,4 +1,4 @@
-"""Queues of SQS and rules of EventBridge as records, and how a queue hands out its messages.
+"""Queues of SQS: how they hand out their messages, and whose events their policies allow.
 
 All times are seconds since the world began.
 """
@@ -27,6 +27,7 @@ DEFAULTS = {
 }
 _EVENTS = "events.amazonaws.com"
 _SEND = "sqs:sendmessage"
+# Operators of conditions, and whether they know wildcards.
 _COMPARE = {"ArnEquals": True, "ArnLike": True, "StringLike": True, "StringEquals": False}
 
 
@@ -50,13 +51,14 @@ class Queue:
     arn: str
     created_s: float
     modified_s: float
+    listed_from_s: float
     attributes: dict[str, str] = field(default_factory=dict)  # those that were set
     tags: dict[str, str] = field(default_factory=dict)
     messages: dict[str, Message] = field(default_factory=dict)
     sent: int = 0
     purged_s: float = -inf
     deleted_s: float = -inf
-    listed_until_s: float = -inf  # by ListQueues, once it is deleted
+    listed_until_s: float = inf  # changed when it is deleted
 
     def number(self, attribute: str) -> int:
         """The value of an attribute that is a number."""
@@ -118,19 +120,6 @@ class Queue:
             if _applies(each, self.arn, facts)
         }
         return effects == {"Allow"}
-
-
-@dataclass(kw_only=True)
-class Rule:
-    """One rule, on the default event bus."""
-
-    name: str
-    arn: str
-    tags: dict[str, str]
-    pattern: str = ""
-    enabled: bool = True
-    description: str = ""
-    targets: dict[str, str] = field(default_factory=dict)  # id -> ARN of a queue
 
 
 def _read(receipt: str) -> tuple[str, int]:

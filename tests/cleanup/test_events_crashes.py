@@ -27,6 +27,7 @@ from spotlib.ec2.events import EVENTS, make
 from spotlib.ec2.patience import Patient
 from spotlib.sandbox.company import crowd, move_in
 from spotlib.sandbox.faults import Fault
+from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import Delivery
 
 BATCH = NAME.removesuffix(".jsonl")
@@ -170,9 +171,13 @@ def _dying_after(action):
 def test_a_batch_that_made_queues_is_not_clean_where_they_cannot_be_looked_for(points, tmp_path):
     point = next(each for each in points if each.name == "after put_targets")
     world, log = point.revived(tmp_path / "one")
-    world.denied = {"sqs:GetQueueUrl"}
 
+    def denied(call, _):
+        if call.action == "GetQueueUrl":
+            raise ApiError("AccessDenied", "You may not.", 403)
+
+    world.faults.append(denied)
     report = swept(world, log, give_up_s=60.0)
 
     assert not report.clean
-    assert "GetQueueUrl" in " ".join(report.lines())
+    assert "get_queue_url" in " ".join(report.lines())

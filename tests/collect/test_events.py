@@ -21,6 +21,7 @@ from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.events import Notice, make, read_queue
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.policy import policy
+from spotlib.ec2.refusals import Refusal
 from spotlib.model import ARMS, Bracket, plan_launches
 from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.company import crowd, move_in
@@ -221,6 +222,18 @@ def test_a_queue_that_cannot_be_made_ends_the_batch_before_anything_is_launched(
     assert world.leftovers() == EMPTY
     assert summary.cleaned.confirmed
     assert load_batches(log)["clean"].all()
+
+
+def test_a_target_that_is_not_taken_is_a_failure_although_the_call_succeeds():
+    class Untaken:  # in the market's own words, as PutTargets says it
+        def call(self, _, action, /, **__):
+            if action == "put_rule":
+                return {"RuleArn": "arn:aws:events:sa-east-1:1:rule/spotlib-x"}
+            failed = {"TargetId": "queue", "ErrorCode": "ThrottlingException"}
+            return {"QueueUrl": "http://x/spotlib-x", "FailedEntries": [failed]}
+
+    with pytest.raises(Refusal, match=r"put_targets in sa-east-1: ThrottlingException"):
+        make(Untaken(), "sa-east-1", "x", expires_at=EPOCH)
 
 
 def test_an_error_that_passes_does_not_keep_a_queue_from_being_made(in_process, log):

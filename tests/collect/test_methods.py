@@ -362,7 +362,7 @@ def test_a_highest_price_is_for_spot_only():
 
 def test_every_method_by_its_name_and_no_other():
     assert tuple(registry.METHODS) == METHODS
-    assert registry.left_by(["a_method_of_a_newer_spotlib"]) == registry.RESOURCES
+    assert registry.left_by(["a_method_of_a_newer_spotlib"]) == registry.LAUNCHED
 
 
 def test_on_demand_costs_its_own_price_and_counts_against_its_own_quota(in_process):
