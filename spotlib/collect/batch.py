@@ -100,7 +100,8 @@ class Run:
     sent_s: float | None = None
     ended: bool = False
     gone_s: float = math.inf  # when it was confirmed that nothing of it is left
-    tracks: dict[str, Track] = field(default_factory=dict)
+    given: tuple[str, ...] = ()  # the rows that its answer gave
+    tracks: dict[str, Track] = field(default_factory=dict)  # the same, once the log has them
     instances: dict[str, str] = field(default_factory=dict)  # by request, once any poll showed it
 
     @property
@@ -139,7 +140,7 @@ class Run:
     def ids(self) -> tuple[str, ...]:
         """Its rows, and its instances where these are looked for by their own ids."""
         launched = self.instances.values() if INSTANCES in self.method.leaves else ()
-        return tuple(dict.fromkeys([*self.tracks, *launched]))
+        return tuple(dict.fromkeys([*self.given, *launched]))
 
     @property
     def open_ids(self) -> list[str]:

@@ -130,6 +130,9 @@ def _send(batch: Batch, run: Run, features: Features) -> None:
 def _sent(batch: Batch, run: Run, future: Future[Answer]) -> None:
     answer = future.result()
     event, given = answer_event(batch, run, answer), answer.given
+    run.given = given.rows  # they are ended even if the log cannot say that they came
+    run.instances = {row: row for row in given.rows if is_instance_id(row)}
+    batch.log.append(event, sync=True)  # before any line that names one of them
     if given.lacking is not None and not given.lacking.is_outcome:
         batch.problems.append(f"{run.plan.target}: {given.lacking}")
     if answer.refusal is not None:
@@ -140,11 +143,9 @@ def _sent(batch: Batch, run: Run, future: Future[Answer]) -> None:
         run.sent_s = event.asked_s
         tracks = (_accepted(each, given, accepted) for each in given.rows)
         run.tracks = {each.request_id: conclude(each, wanted=run.plan.wanted) for each in tracks}
-        run.instances = {row: row for row in given.rows if is_instance_id(row)}
         run.lacking = run.plan.count - len(given.rows) if given.lacking is not None else 0
         if run.plan.is_probe:
             batch.poll_soon()
-    batch.log.append(event, sync=True)
     for track in run.tracks.values():
         _note_progress(batch, run, Track(track.request_id, event.asked_s), track)
 

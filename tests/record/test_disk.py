@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,9 @@ def lines(tmp_path_factory):
     return log.read_bytes().count(b"\n")
 
 
-def batch_on_a_full_disk(log, *, after, share):
+def batch_on_a_full_disk(log, *, after, share, lost=inf):
     world = short_world()
-    with full_after(after, share=share):
+    with full_after(after, share=share, lost=lost):
         if after == 0:
             with pytest.raises(LogError, match="could not be written"):
                 short_batch(in_process(world), log, lambda _: None)
@@ -69,6 +70,22 @@ def test_a_disk_full_at_any_line_ends_the_batch_in_order(lines, tmp_path, sample
             assert any(command in each for each in summary.problems)
             assert [each.batch_id for each in unfinished(log)] == [log.stem]
         assert swept(world, log).clean
+        require_recovered(world, log, acknowledged)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5], ids=["nothing", "half"])
+def test_a_disk_that_takes_all_but_one_line_ends_the_batch_in_order(
+    lines, tmp_path, sampled, share
+):
+    """No later line says anything of a request that no line before it names."""
+    steps = sampled(range(1, lines), 7)
+    for after in dict.fromkeys([2, 3, *steps]):  # the answers to the request calls too
+        log = tmp_path / str(after) / NAME
+        world, _ = batch_on_a_full_disk(log, after=after, share=share, lost=1)
+        acknowledged, _ = read_events(log)
+        assert world.leftovers() == EMPTY, after
+        load_batches(log), load_launches(log), load_polls(log)
+        assert swept(world, log).clean, after
         require_recovered(world, log, acknowledged)
 
 
