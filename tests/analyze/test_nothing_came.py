@@ -18,7 +18,7 @@ KINDS = {
     "probes": {"wanted": Stage.GRANTED, "timeout_s": 30.0, "every_s": 300.0},
 }
 ENDINGS = ("failed", "killed", "abandoned", "refused")
-CASES = product(KINDS, ENDINGS) if CHAOS else zip(KINDS, ENDINGS, strict=True)
+CASES = list(product(KINDS, ENDINGS) if CHAOS else zip(KINDS, ENDINGS, strict=True))
 
 
 def recorded(kind, log):
