@@ -79,7 +79,7 @@ class Curve:
             share = (self.mass * part).sum(axis=-1)
         else:
             share = np.tensordot(self.mass, part, axes=(-1, -1))
-        share = np.clip(share, 0.0, 1.0) + 0.0
+        share = np.clip(share, 0.0, 1.0)
         return np.where(time_s > self.known_until_s, np.nan, share)
 
     def quantile(self, share: float) -> Floats:

@@ -40,7 +40,7 @@ class Estimate:
             return f"{here} (no interval: {self.why})"
         return f"{here} ({self.ends(digits)})"
 
-    def ends(self, digits: int = 1) -> str:
+    def ends(self, digits: int) -> str:
         """``19.8 to 23.1``, or ``19.8 or more``."""
         high = f"to {self.high:.{digits}f}" if np.isfinite(self.high) else "or more"
         return f"{self.low:.{digits}f} {high}"

@@ -227,6 +227,14 @@ def test_the_restricted_mean_is_the_area_above_the_curve(seen, horizon_s):
         assert mean_s == pytest.approx(area, abs=0.02)
 
 
+def test_a_share_of_nothing_is_never_minus_nothing():
+    """A curve by influence values may have pieces a little below 0."""
+    curve = Curve(np.array([5.0, 9.0]), np.array([6.0, INF]), np.array([-1e-20, 1.0]), INF)
+
+    for each in (curve, replace(curve, mass=curve.mass[None])):
+        assert not np.signbit(each.share_by([0.0, 5.5, 7.0])).any()
+
+
 def test_beyond_what_was_watched_nothing_is_known():
     curve = turnbull(observed([0, 10], [3, INF]))
 

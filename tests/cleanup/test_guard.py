@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import subprocess
 import sys
 from argparse import Namespace
 from datetime import UTC, datetime
@@ -128,6 +129,17 @@ def waiting(monkeypatch):
     monkeypatch.setattr(guard, "_closed", closed)
     state.run = run
     return state
+
+
+def test_a_guard_that_waits_has_loaded_nothing_of_ec2():
+    """It waits as long as the batch runs, and should cost next to nothing."""
+    loads = "import spotlib.cleanup.guard, sys; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", loads], check=True, capture_output=True, text=True
+    ).stdout.split()
+
+    assert "spotlib.cleanup.guard" in loaded
+    assert not {"boto3", "botocore", "numpy", "pandas", "msgspec"}.intersection(loaded)
 
 
 def test_its_starter_is_free_at_once_and_signals_do_not_end_it(waiting):

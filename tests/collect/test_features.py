@@ -1,5 +1,6 @@
 """What is known of a target before it is requested: from which answer, how old, or unknown."""
 
+import io
 import math
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -194,3 +195,17 @@ def test_the_advisor_is_the_sandboxs_own_or_amazons(monkeypatch, simulated, url,
 
     assert features._read_advisor(there) == ({"spot_advisor": {}} if asked else {})
     assert seen == asked
+
+
+def test_amazons_advisor_is_read_from_its_page(monkeypatch):
+    asked = []
+
+    def opened(url, *, timeout):
+        asked.append((url, timeout))
+        return io.BytesIO(b'{"spot_advisor": {}}')
+
+    monkeypatch.setattr(features.urllib.request, "urlopen", opened)
+    there = SimpleNamespace(simulated=False, url=None, endpoint="aws")
+
+    assert features._read_advisor(there) == {"spot_advisor": {}}
+    assert asked == [("https://spot-bid-advisor.s3.amazonaws.com/spot-advisor-data.json", 10)]

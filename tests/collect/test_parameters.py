@@ -229,6 +229,12 @@ class TestMarket:
         assert choice.market == "tight"
         assert choice.origin.endswith("from sandbox, market tight")
 
+    def test_one_target_is_enough_to_know_it(self, tmp_path):
+        path = selection(tmp_path)
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+
+        assert targets_to_collect(checked(), tmp_path).market == "tight"
+
     def test_a_market_other_than_the_selections_is_refused(self, tmp_path):
         selection(tmp_path)
 

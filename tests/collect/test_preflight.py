@@ -89,6 +89,14 @@ def test_more_than_the_quota_is_refused_with_the_largest_n(problems):
     assert "leaves 5: the largest n is 2" in problem
 
 
+def test_all_that_the_quota_leaves_may_be_asked_for(in_process, problems):
+    assert problems(world=scripted(quota_vcpus=10), n=5) == []
+    [each] = plan_for(in_process(scripted(quota_vcpus=10)), n=5).prepared
+    assert each.largest_count == 5
+    [problem] = problems(world=scripted(quota_vcpus=9), n=5)
+    assert "needs 10 vCPUs" in problem
+
+
 def test_a_quota_that_was_never_applied_to_the_account_is_its_default(problems):
     [problem] = problems(world=scripted(unlisted_quotas={"Standard"}), n=3)
 
@@ -146,7 +154,8 @@ def test_what_is_open_already_counts_against_the_quota(in_process):
 
 
 def test_another_account_than_the_one_named_is_refused(problems):
-    [problem] = problems(account_id="999999999999")
+    for other in ("000000000000", "999999999999"):
+        [problem] = problems(account_id=other)
 
     assert "'999999999999' is not the account of these credentials, '123456789012'" in problem
 

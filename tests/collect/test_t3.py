@@ -32,6 +32,7 @@ def asked(monkeypatch):
 
     def spied(self, region, action, /, **given):
         if action == "get_spot_placement_scores":
+            assert given["quick"]  # a round waits for the answer
             questions.append((*given["InstanceTypes"], given["TargetCapacity"], *_where(given)))
         return call(self, region, action, **given)
 

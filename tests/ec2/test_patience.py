@@ -124,6 +124,19 @@ def test_what_another_program_may_lack_is_given_up_within_seconds(endpoint, kind
     assert len(connection.clock.pauses_s) >= 2
 
 
+@pytest.mark.parametrize(("drawn", "attempts"), [(0.57, 4), (0.58, 3)])
+def test_what_is_hopeless_is_tried_three_times_and_for_four_seconds(drawn, attempts):
+    """The pauses are so much of 1, 2 and 4 s: 3.99 s are within 4 s, and 4.06 s are not."""
+    connection = Failing("http://127.0.0.1:9", RealClock(), None, reached=True)
+    connection.kind = Kind.SERVER
+    patient = Patient(connection)
+    patient._chance.uniform = lambda *_: drawn
+
+    with pytest.raises(Refusal) as caught:
+        patient.call(REGION, "describe_vpcs")
+    assert caught.value.attempts == attempts
+
+
 def test_one_that_has_answered_is_waited_for(struck):
     world, patient = struck(Fault(kind="refused", to_s=40.0))
 

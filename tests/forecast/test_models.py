@@ -8,6 +8,7 @@ import pytest
 from scipy import optimize
 
 from spotlib.forecast.models import (
+    _STRENGTHS,
     FEATURES,
     MODELS,
     Runs,
@@ -17,8 +18,6 @@ from spotlib.forecast.models import (
     target_parts,
     time_blocks,
 )
-
-STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
 def some_runs(*, rounds=15, seed=1):
@@ -80,7 +79,7 @@ def best_strengths(runs, keys):
     chosen = []
     for _ in keys:
         errors = {}
-        for strength in STRENGTHS:
+        for strength in _STRENGTHS:
             error = 0.0
             for row in range(len(features)):
                 before = [each for each in range(len(features)) if block[each] < block[row]]
@@ -117,6 +116,11 @@ def test_shares_are_shrunken_towards_those_of_the_group_around_as_in_plain_loops
     expected = [shrunken(runs, everything, keys, strengths, row) for row in everything]
 
     assert MODELS[model](runs)(runs)(runs.features) == pytest.approx(np.array(expected))
+
+
+def test_the_strengths_tried_rise_evenly_from_a_tenth_of_a_run_to_a_hundred():
+    assert _STRENGTHS[::2] == (0.1, 1.0, 10.0, 100.0)
+    assert _STRENGTHS[1::2] == (0.3, 3.0, 30.0)
 
 
 def test_a_new_group_takes_the_share_around_it():
