@@ -56,7 +56,7 @@ def test_first_generation_graviton_does_not_boot_amazon_linux_2023(in_process):
     older = named("amzn2-ami-hvm", GRAVITON.region, "arm64")
     [problem] = checked(in_process, None, GRAVITON).problems
 
-    assert "it does not boot on a1.* (first-generation Graviton), so neither" in problem
+    assert "it does not boot on a1.* (first-generation Graviton), so no switch" in problem
     assert checked(in_process, older, GRAVITON).problems == ()
     assert checked(in_process, older, GRAVITON).warnings == ()
     assert checked(in_process, None, Target("t4g.nano", GRAVITON.region)).problems == ()
