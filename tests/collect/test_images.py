@@ -32,7 +32,7 @@ def checked(in_process, image, target=NANO, **given):
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        ("Windows_Server-2016", "Windows does not run the script in the user data, so neither"),
+        ("Windows_Server-2016", "Windows does not run the script in the user data, so no switch"),
         ("RHEL-7.4", "billed as Red Hat Enterprise Linux (RunInstances:0010), each started hour"),
         ("suse-sles-12", "billed as SUSE Linux (RunInstances:000g), each started hour in full"),
     ],
