@@ -32,7 +32,7 @@ def checked(in_process, image, target=NANO, **given):
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        ("Windows_Server-2016", "Windows does not run the script in the user data, so neither"),
+        ("Windows_Server-2016", "Windows does not run the script in the user data, so no switch"),
         ("RHEL-7.4", "billed as Red Hat Enterprise Linux (RunInstances:0010), each started hour"),
         ("suse-sles-12", "billed as SUSE Linux (RunInstances:000g), each started hour in full"),
     ],
@@ -56,7 +56,7 @@ def test_first_generation_graviton_does_not_boot_amazon_linux_2023(in_process):
     older = named("amzn2-ami-hvm", GRAVITON.region, "arm64")
     [problem] = checked(in_process, None, GRAVITON).problems
 
-    assert "it does not boot on a1.* (first-generation Graviton), so neither" in problem
+    assert "it does not boot on a1.* (first-generation Graviton), so no switch" in problem
     assert checked(in_process, older, GRAVITON).problems == ()
     assert checked(in_process, older, GRAVITON).warnings == ()
     assert checked(in_process, None, Target("t4g.nano", GRAVITON.region)).problems == ()
