@@ -520,11 +520,14 @@ def aws():
     command = [sys.executable, "-m", "spotlib", "sandbox", "--json", "--virtual", "--seed", "3"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     url = json.loads(process.stdout.readline())["url"]
+    # The CLI sends ``aws sqs`` to AWS whatever AWS_ENDPOINT_URL says, so it is told each time; if
+    # it ever did not obey, it would find no way out.
     names = {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1", "AWS_PAGER": ""}
+    names |= {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
     keys = {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox"}
 
     def run(*arguments: str, text: bool = False) -> Any:
-        given = [str(CLI), *arguments, *(("--output", "text") if text else ("--output", "json"))]
+        given = [str(CLI), "--endpoint-url", url, *arguments, *(("--output", "text") if text else ("--output", "json"))]
         environment = {**os.environ, **names, **keys}
         done = subprocess.run(
             given, capture_output=True, text=True, env=environment, timeout=PATIENCE_S, check=False
