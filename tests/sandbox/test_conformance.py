@@ -527,7 +527,13 @@ def aws():
     keys = {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox"}
 
     def run(*arguments: str, text: bool = False) -> Any:
-        given = [str(CLI), "--endpoint-url", url, *arguments, *(("--output", "text") if text else ("--output", "json"))]
+        given = [
+            str(CLI),
+            "--endpoint-url",
+            url,
+            *arguments,
+            *(("--output", "text") if text else ("--output", "json")),
+        ]
         environment = {**os.environ, **names, **keys}
         done = subprocess.run(
             given, capture_output=True, text=True, env=environment, timeout=PATIENCE_S, check=False
