@@ -387,6 +387,8 @@ Point boto3 or the AWS CLI at it:
   export AWS_ENDPOINT_URL={url}
   export AWS_ACCESS_KEY_ID=sandbox AWS_SECRET_ACCESS_KEY=sandbox AWS_DEFAULT_REGION=us-east-1
 
+Some versions of the AWS CLI send "aws sqs" to AWS nevertheless: give it --endpoint-url too.
+
 Then, for example:
 
   image=$(aws ssm get-parameter --query Parameter.Value --output text \\

@@ -536,13 +536,17 @@ def aws():
     if find_spec("awscli") is None:
         pytest.skip("the AWS CLI is not installed beside this Python: pip install awscli")
     world = World(seed=3)
-    names = {"AWS_ENDPOINT_URL": _served(world), "AWS_DEFAULT_REGION": "us-east-1"}
+    url = _served(world)
+    # The CLI sends ``aws sqs`` to AWS whatever AWS_ENDPOINT_URL says, so it is told each time; if
+    # it ever did not obey, it would find no way out.
+    names = {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1"}
+    names |= {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
     keys = {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox"}
     command, pipes = [sys.executable, "-c", CLI], {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}
     environment = {**os.environ, **names, **keys, "AWS_PAGER": ""}
 
     def run(*arguments: str, text: bool = False) -> Any:
-        given = [*arguments, "--output", "text" if text else "json"]
+        given = ["--endpoint-url", url, *arguments, "--output", "text" if text else "json"]
         process.stdin.write(json.dumps(given) + "\n")
         process.stdin.flush()
         code, said = json.loads(process.stdout.readline())
