@@ -1,6 +1,7 @@
 """Change one thing in the core at random, run the tests that reach it, and list what they missed.
 
     python tests/mutants.py --count 100 --minutes 30 --seed 1
+    python tests/mutants.py --only spotlib/model.py:343 --tests tests/test_model.py
 
 A mutant is one small change: a comparison, a sign, a number, a condition, a value that is not
 returned, a call that is not made.  First every quick test of the rooms is run once, to learn which
