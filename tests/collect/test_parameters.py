@@ -191,6 +191,7 @@ def test_what_is_0_or_empty_is_left_to_the_batch():
     """Times, budgets and the seed: 0, "" and -1 mean that none is given."""
     given = {"budget_usd": 2.0, "campaign_budget_usd": 3.0, "seed": 0, "rounds": 4, "t3": True}
     usual = {"placement_scores": True, "poll_s": 3.0, "arm_pause_s": 60.0, "every_s": 900.0}
+    usual |= {"events": False}
     none = {"budget_usd": None, "campaign_budget_usd": None, "poll_s": None, "seed": None}
 
     assert checked(**given).schedule == usual | given
