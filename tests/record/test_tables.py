@@ -386,7 +386,7 @@ HEADER = "rank,instance_type,region,source\n"
         (f"{HEADER}1,a.b,us-east-1,spotlake,x\n", "more cells in its rows than in its header"),
         (
             "rank,instance_type,region,source,source\n1,a.b,us-east-1,spotlake,sandbox\n",
-            r"has the columns \['source'\] twice",
+            "has the columns source twice",
         ),
         (f"{HEADER}first,a.b,us-east-1,spotlake\n", "lacks a number as rank"),
         (f"{HEADER}1,,us-east-1,spotlake\n", "lacks the instance_type in some rows"),
