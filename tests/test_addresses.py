@@ -29,6 +29,7 @@ COLLECT = {
     **{"methods": "request_spot_instances", "arm_pause_s": 60.0, "rounds": 1, "every_s": 9.0},
     **{"n": 1, "selection": "", "top": 1, "instance_type": "", "region": "", "market": ""},
     **{"availability_zone_id": "", "profile": "", "account_id": "", "usable": False},
+    **{"events": False},
     **{"ready": "ready", "timeout_s": 9.0, "poll_s": 3.0, "image": "", "max_price_usd": 0.0},
     **{"budget_usd": 0.0, "campaign_budget_usd": 0.0, "placement_scores": False, "seed": 1},
     **{"dry_run": True, "speed": 0.0, "results": "", "t3": False, "allow_any_image": False},

@@ -109,8 +109,8 @@ class CollectParameters:
                 "ready must be 'ready' (status checks ok), 'usable' (the guest says so), "
                 f"'running', or 'granted' (a probe), got {self.ready!r}"
             )
-        yield from problems_of(require_end, rounds=self.rounds, every_s=self.every_s)
         yield from problems_of(require_pauses, every_s=self.every_s, arm_pause_s=self.arm_pause_s)
+        yield from problems_of(require_end, rounds=self.rounds, every_s=self.every_s)
         yield from problems_of(require_arms, self.methods.split())
         yield from problems_of(require_endpoint, self.endpoint)
         yield from problems_of(

@@ -294,8 +294,8 @@ def require_rounds(
     ValueError
         With the first that is wrong.
     """
-    require_end(rounds=rounds, every_s=every_s)
     require_pauses(every_s=every_s, arm_pause_s=arm_pause_s)
+    require_end(rounds=rounds, every_s=every_s)
     if wanted is Stage.GRANTED:
         require_probe_pauses(rounds=rounds, every_s=every_s, arms=arms, arm_pause_s=arm_pause_s)
 

@@ -221,7 +221,8 @@ def test_a_try_that_could_not_close_all_ends_in_minutes_and_says_so(
     leads_to(world)
 
     assert not guard._closed(given_of(log), NO_KEYS)
-    assert 300.0 <= world.now_s - began_s < (400.0 if has_log else 1000.0)
+    # Without a log all regions are searched twice, here one after the other.
+    assert 300.0 <= world.now_s - began_s < (400.0 if has_log else 2000.0)
 
 
 def test_what_was_in_a_sandbox_that_has_ended_has_ended_too(died, leads_to, tmp_path):

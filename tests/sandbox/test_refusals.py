@@ -232,7 +232,7 @@ def test_what_is_not_modelled_says_so_in_ec2s_form(account):
     code, message = refusal(account.ec2.create_volume, AvailabilityZone="us-east-1a", Size=1)
     assert code == "UnsupportedOperation"
     assert message == "ec2:CreateVolume is not modelled by the sandbox."
-    assert refusal(account.client("sqs").list_queues)[0] == "UnsupportedOperation"
+    assert refusal(account.client("sns").list_topics)[0] == "UnsupportedOperation"
 
 
 def test_valid_user_data_is_kept_as_sent(account):
