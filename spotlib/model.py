@@ -665,14 +665,17 @@ def require_intervals(*, timeout_s: float, poll_s: float) -> None:
         )
 
 
+_NO_QUEUES = {"true", "false", "none", "yes", "no", "on", "off", "0", "1", *ARMS}  # slips
+
+
 def require_events(events: bool | str) -> None:
     """Refuse what neither says whether to record EC2's own events nor can be a queue's name."""
     said = isinstance(events, bool)
     named = isinstance(events, str) and _QUEUE.fullmatch(events)
-    if not said and (not named or str(events).lower() in ("true", "false")):
+    if not said and (not named or str(events).lower() in _NO_QUEUES):
         raise ParameterError(
-            "events must be False, True, or the name of a queue of yours (1 to 80 letters, digits, "
-            f"- or _), got {events!r}"
+            "events must be False, True (without quotes; with papermill by -p), or the name of a "
+            f"queue of yours (1 to 80 letters, digits, - or _), got {events!r}"
         )
 
 

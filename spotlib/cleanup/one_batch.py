@@ -18,6 +18,7 @@ from spotlib.cleanup.commands import aws_options
 from spotlib.cleanup.recovery import missing_events
 from spotlib.cleanup.unfinished import CLOSING, Unfinished
 from spotlib.ec2.connection import Connection
+from spotlib.ec2.events import EVENTS
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.resource import Ours, Resource
 from spotlib.ec2.survey import RESOURCES, survey
@@ -169,7 +170,9 @@ def why_kept(job: Job, *, named: bool) -> str | None:
         return None
     if _is_quiet(job):
         return QUIET
-    expires = [each.expires_at for _, each in job.listed if each.expires_at]
+    things = [each for _, each in job.listed]
+    costly = [each for each in things if not EVENTS.of([each.thing_id])]  # a queue lives longer
+    expires = [each.expires_at for each in costly or things if each.expires_at]
     return YOUNG if expires and job.connection.server_utc() < max(expires) else None
 
 

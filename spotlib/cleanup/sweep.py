@@ -136,7 +136,7 @@ def sweep(
     account = None if connection.simulated else _account(patient, near)
     recorded = {kind for log in logs.values() for kind in log.resources}
     kinds = [each for each in RESOURCES if batch_id not in logs or each in recorded]
-    unlisted: dict[str, str] = {}
+    unlisted: dict[str, Refusal] = {}
     find = partial(
         _find,
         patient=patient,
@@ -177,7 +177,10 @@ def sweep(
         errors = {region: errors.get(region, words) for region, words in still.items()}
         late = [each for each in now if each not in ours]
         swept = sweep_each([*ours, *late]) if late else swept
-    notes = [*here.notes, *(NO_EVENTS.format(code) for code in dict.fromkeys(unlisted.values()))]
+    codes = dict.fromkeys(each.code for each in unlisted.values())
+    notes = [*here.notes, *map(NO_EVENTS.format, codes)]
+    passing = {r: str(e) for r, e in unlisted.items() if e.kind in (Kind.THROTTLED, Kind.SERVER)}
+    errors = passing | errors  # they may be there, and the next sweep can see them
     if batch_id in logs or batch_id in here.clean:  # its log says where anything of it can be
         own = logs[batch_id].regions if batch_id in logs else ()
         notes += [NOT_ITS.format(*each) for each in errors.items() if each[0] not in own]
@@ -292,23 +295,24 @@ def _find(
     batch_id: str | None,
     kinds: Sequence[Resource],
     recorded: Collection[Resource],
-    unlisted: dict[str, str],
+    unlisted: dict[str, Refusal],
 ) -> list[Ours]:
     """Everything in a region that carries our tag, or that of one batch.
 
     What only some launch methods make need not be listed if no log here says that there may be
     some: whoever never makes it may lack the permission, and another endpoint the call.
-    ``unlisted`` gets why those of EC2's events were not listed, which are of other services.
+    ``unlisted`` gets why those of EC2's events were not listed: they cost nothing, and an error of
+    other services keeps nothing of EC2 from being ended.
     """
     found: list[Ours] = []
     for kind in kinds:
         try:
             found += kind.find_ours(patient, region, batch_id)
         except Refusal as refusal:
-            lacks = patient.foreign or refusal.kind is Kind.PERMISSION
             if kind is EVENTS:
-                lacks |= refusal.kind is Kind.UNREACHABLE
-                unlisted[region] = refusal.code
+                unlisted[region] = refusal
+                continue
+            lacks = patient.foreign or refusal.kind is Kind.PERMISSION
             if kind in recorded or not (kind.special and lacks):
                 raise
     return found

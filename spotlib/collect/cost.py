@@ -235,9 +235,9 @@ class PreflightReport:
         usual, most = self._queue_calls
         return [
             f"EC2's own events: {usual} to {2 * usual} requests to SQS if a round lasts its whole "
-            "time; the first million a month is free, then a million costs "
-            f"{usd(requests_usd(1_000_000))}, so a round at most {usd(requests_usd(most))}, which "
-            "its hard bound includes"
+            f"time, at most {most} if other instances have many events; the first million a month "
+            f"is free, then a million costs {usd(requests_usd(1_000_000))}, so a round at most "
+            f"{usd(requests_usd(most))}, which its hard bound includes"
         ] * bool(most)
 
 

@@ -15,7 +15,7 @@ from spotlib.cleanup.close import (
 )
 from spotlib.cleanup.guard import Guard
 from spotlib.collect.batch import Batch
-from spotlib.collect.events import read_last_events
+from spotlib.collect.events import read_last_events, warn_of_silence
 from spotlib.collect.summary import batch_usd
 from spotlib.collect.watch import end, read_last_consoles
 from spotlib.ec2.events import EVENTS, name_of
@@ -97,6 +97,7 @@ def settle_batch(batch: Batch, words: str = "", *, last: bool = False) -> Cleane
         _learn_the_rest(batch)
     if last:
         cleaned = _end_events(batch, cleaned)
+        warn_of_silence(batch)
     if last and not batch.unwritten:  # else a sweep has to complete the log before it may end
         batch.note(clean_event(cleaned, spent_at_most_usd=batch_usd(batch)))
     return cleaned

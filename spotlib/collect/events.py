@@ -19,14 +19,20 @@ from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Bracket
 from spotlib.stamp import notice_bracket
+from spotlib.words import counted
 
 if TYPE_CHECKING:
     from spotlib.collect.batch import Batch
 
+_MOST_AT_ONCE = 3  # reads, of the threads that the polls need
 _READ_S = 0.5  # about what a read takes at most
 _LAST_READS_S = 20.0
 _ADVICE = "allow what 'python -m spotlib policy --events' prints, or set events=False"
 _NOT_THERE = "an endpoint that is not Amazon's may have no SQS and no events: set events=False"
+_SILENT = (
+    "EC2's events: none was recorded of {} that ran: a queue of your own gets events only from a "
+    "rule of yours in the same region, see docs/events.md"
+)
 _UNREAD = "EC2's events were not read each time, so some may be missing: {}"
 
 
@@ -43,14 +49,17 @@ def check_events(answers: Answers, regions: Iterable[str], events: bool | str) -
                 list_queues(answers.connection, region)
                 list_rules(answers.connection, region)
         except Refusal as refusal:
-            answers.problems.append(_cannot(answers.connection, region, refusal))
+            answers.problems.append(_cannot(answers.connection, region, refusal, events))
             if answers.connection.foreign:
                 return
 
 
-def _cannot(caller: Caller, region: str, refusal: Refusal) -> str:
+def _cannot(caller: Caller, region: str, refusal: Refusal, queue: bool | str) -> str:
     advice = _NOT_THERE if caller.foreign else _ADVICE
-    return f"EC2's events in {region} cannot be recorded: {refusal}; {advice}"
+    if isinstance(queue, str):
+        advice = advice.replace("--events", f"--events {queue}")
+    source = f" from queue {queue!r}" if isinstance(queue, str) else ""
+    return f"EC2's events{source} in {region} cannot be recorded: {refusal}; {advice}"
 
 
 def make_events(batch: "Batch") -> bool:
@@ -63,7 +72,8 @@ def make_events(batch: "Batch") -> bool:
         try:
             batch.queues.urls[region] = _queue_in(batch, patient, region, events)
         except Refusal as refusal:
-            batch.problems.append(f"{_cannot(patient, region, refusal)}; nothing was launched")
+            words = _cannot(patient, region, refusal, events)
+            batch.problems.append(f"{words}; nothing was launched")
             return False
     return True
 
@@ -86,8 +96,10 @@ def read_beside(batch: "Batch", region: str, most: int = MOST_READS) -> None:
     an event.
     """
     left_s = batch.due_s(batch.next_poll) - batch.now_s()
-    if region in batch.queues.urls and region not in batch.queues.reading and left_s > _READ_S:
-        batch.queues.reading.add(region)
+    reading = batch.queues.reading
+    free = region not in reading and len(reading) < _MOST_AT_ONCE
+    if region in batch.queues.urls and free and left_s > _READ_S:
+        reading.add(region)
         call = (batch.connection, region, batch.queues.urls[region])
         receipts = batch.queues.receipts.pop(region, ())
         batch.submit(partial(_read, batch, region, most - 1), read_queue, *call, receipts)
@@ -109,6 +121,13 @@ def read_last_events(batch: "Batch") -> None:
             receipts = batch.queues.receipts.pop(region, ())
             if not _take(batch, region, read_queue(batch.connection, region, url, receipts)):
                 break
+
+
+def warn_of_silence(batch: "Batch") -> None:
+    """Say that no event of our instances came, if there were any."""
+    queues = batch.queues
+    if queues.urls and batch.terminated and not (queues.told or queues.failed):
+        batch.warnings.append(_SILENT.format(counted(len(batch.terminated), "instance")))
 
 
 def _take(batch: "Batch", region: str, read: QueueRead) -> bool:

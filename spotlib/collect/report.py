@@ -12,6 +12,7 @@ from spotlib.cleanup.unfinished import Unfinished
 from spotlib.collect.cost import PreflightReport
 from spotlib.collect.features import LADDER, score_questions
 from spotlib.ec2.connection import Connection
+from spotlib.ec2.events import EVENTS
 from spotlib.ec2.fleets import FLEETS, fleets_of
 from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES
 from spotlib.ec2.places import is_aws
@@ -134,11 +135,14 @@ def ending(log: Path) -> str:
 def _ended(releases: Iterable[ReleaseEvent]) -> str:
     passes = list(releases)
     ended = {name for each in passes for name in each.cancelled}
+    queues = EVENTS.of(ended)
     rows, templates = FLEETS.of(ended), LAUNCH_TEMPLATES.of(ended)
     instances = {name for each in passes for name in each.terminated}
-    words = [f"cancelled {counted(len(ended) - len(rows) - len(templates), 'request')}"]
+    requests = len(ended) - len(rows) - len(templates) - len(queues)
+    words = [f"cancelled {counted(requests, 'request')}"]
     words += [f"deleted {counted(len(fleets_of(rows)), 'fleet')}"] * bool(rows)
     words += [f"deleted {counted(len(templates), 'launch template')}"] * bool(templates)
+    words += ["deleted the queues and rules of EC2's events"] * bool(queues)
     return listed([*words, f"terminated {counted(len(instances), 'instance')}"])
 
 

@@ -28,7 +28,7 @@ from spotlib.ec2.patience import Patient
 from spotlib.sandbox.company import crowd, move_in
 from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.protocol import ApiError
-from spotlib.sandbox.world import Delivery
+from spotlib.sandbox.world import Delivery, Fate
 
 BATCH = NAME.removesuffix(".jsonl")
 BUSY = Delivery(foreign_per_hour=2000.0, lost_share=0.05, doubled_share=0.2)
@@ -181,3 +181,50 @@ def test_a_batch_that_made_queues_is_not_clean_where_they_cannot_be_looked_for(p
 
     assert not report.clean
     assert "get_queue_url" in " ".join(report.lines())
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """A batch that died after its last launch, of many rounds, with EC2's events and without."""
+    name, rounds = "before the line of requested", {"rounds": 48, "every_s": 3600.0}
+    return {
+        events: points_of(
+            tmp_path_factory.mktemp("launched"),
+            world=scripted(*[Fate(ok_s=None)] * 4),
+            named=name,
+            events=events,
+            **rounds,
+        )[-1]
+        for events in (False, True)
+    }
+
+
+@pytest.mark.parametrize("kind", ["internal_error", "throttled"])
+@pytest.mark.parametrize("action", ["ListQueues", "ListRules"])
+@pytest.mark.parametrize("events", [False, True])
+def test_an_error_of_the_other_services_keeps_no_instance_from_being_ended(
+    launched, tmp_path, events, action, kind
+):
+    """Of a batch whose log is lost; that queues may be left is said, and the next sweep sees it."""
+    world, log = launched[events].revived(tmp_path / "one")
+    log.unlink()
+    world.advance(120.0)  # its requests have expired
+    assert world.leftovers()["instances"]
+    world.faults.append(Fault(kind=kind, action=action))
+
+    report = swept(world, log)
+
+    assert not world.leftovers()["instances"]
+    assert not report.clean
+    assert set(report.errors) == set(REGIONS)
+
+
+def test_a_queue_that_outlives_the_instances_keeps_none_of_them_alive(launched, tmp_path):
+    """It carries the end of all rounds, the instances that of their own."""
+    world, log = launched[True].revived(tmp_path / "one")
+    log.unlink()
+    world.advance(120.0)
+    assert world.leftovers()["instances"]
+
+    assert swept(world, log).clean
+    assert world.leftovers() == EMPTY

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -296,11 +297,26 @@ def test_of_a_queue_of_the_users_own_only_messages_are_read_and_deleted(in_proce
     assert json.loads(log.read_text().splitlines()[0])["queue"] == name
 
 
+@pytest.mark.parametrize(("lost", "said"), [(1.0, True), (0.0, False)])
+def test_a_batch_whose_queue_got_no_event_of_its_instances_says_so(in_process, log, lost, said):
+    """As a queue of one's own does that no rule feeds."""
+    world = scripted(QUICK, QUICK, events=replace(SURE, lost_share=lost))
+    connection = in_process(world)
+    checked = plan_for(connection, n=2, timeout_s=60.0, events=True)
+
+    summary = collect_batch(connection, checked, log=log, seed=1, guard=False, events=True)
+
+    silent = [each for each in summary.warnings if "none was recorded of 2 instances" in each]
+    assert bool(silent) is said
+
+
 def test_a_queue_that_does_not_exist_is_a_problem_before_money_is_spent(in_process):
     checked = preflight(in_process(scripted()), plan_launches([NANO], count=1), events=QUEUE)
 
     [problem] = checked.problems
-    assert problem.startswith("EC2's events in sa-east-1 cannot be recorded: get_queue_url")
+    assert problem.startswith(
+        "EC2's events from queue 'of-mine' in sa-east-1 cannot be recorded: get_queue_url"
+    )
     assert "check the queue's name" in problem
 
 
@@ -371,9 +387,11 @@ def test_the_cost_of_reading_is_said_and_part_of_the_hard_bound(in_process):
     assert 5 * more[0] < more[1] < 10 * more[0]
 
 
-@pytest.mark.parametrize("events", ["true", "", "a b", "x" * 81, 1, None])
+@pytest.mark.parametrize("events", ["true", "", "a b", "x" * 81, 1, None, "off", "run_instances"])
 def test_what_is_neither_a_switch_nor_a_queues_name_is_refused(in_process, events):
-    with pytest.raises(ValueError, match="events must be False, True, or the name of a queue"):
+    with pytest.raises(
+        ValueError, match=r"events must be False, True \(without .* name of a queue"
+    ):
         preflight(in_process(scripted()), plan_launches([NANO], count=1), events=events)
 
 
