@@ -3,6 +3,21 @@
 from collections.abc import Sequence
 
 
+def one_line(text: str, *, longest: int = 300) -> str:
+    """Return what a file or a library says as one printable line.
+
+    Spaces stand for breaks, escapes (``\\x00``) for what no terminal can show.  Of a text longer
+    than ``longest`` characters the first two thirds and the end remain.
+    """
+    if len(text) > longest:
+        text = f"{text[: 2 * longest // 3]} ... {text[-longest // 3 :]}"
+    return "".join(each if each.isprintable() else _shown(each) for each in text)
+
+
+def _shown(letter: str) -> str:
+    return " " if letter.isspace() else letter.encode("unicode_escape").decode()
+
+
 def percent(share: float, *, digits: int = 0) -> str:
     """``45 %``."""
     return f"{100 * share:.{digits}f} %"

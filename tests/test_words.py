@@ -2,12 +2,18 @@
 
 import pytest
 
-from spotlib.words import counted, listed, percent, span_words, which, within_words
+from spotlib.words import counted, listed, one_line, percent, span_words, which, within_words
 
 
 def test_a_share_is_said_in_one_form():
     assert percent(0.456) == "46 %"
     assert percent(0.0004, digits=2) == "0.04 %"
+
+
+def test_what_a_file_says_is_one_printable_line_of_bounded_length():
+    assert one_line("a\tb\nc\0d\udcffe") == r"a b c\x00d\udcffe"
+    assert one_line("ab" * 6, longest=9) == "ababab ... bab"
+    assert one_line("ab" * 6, longest=12) == "ab" * 6
 
 
 def test_one_is_singular():

@@ -13,9 +13,11 @@ from pathlib import Path
 from spotlib.record.events import BatchEvent
 from spotlib.record.log import is_alive, read_batch
 from spotlib.record.replay import RecordedBatch, replay
+from spotlib.words import one_line
 
 Paths = str | Path | Iterable[str | Path]
 _PIECE_BYTES = 2**20
+_LONGEST = 1000  # characters of a sentence that names a path
 _PART_BYTES = 2**24  # read at once: enough that a table per part costs little
 
 
@@ -65,11 +67,12 @@ class Logs:
         """Record why a file cannot be read."""
         batch = self.batches.get(path)
         name = batch.batch_id if batch else path.stem
-        self.faults.append(Fault(path, _printable(name), _printable(_words(path, error))))
+        words = one_line(_words(path, error), longest=_LONGEST)
+        self.faults.append(Fault(path, one_line(name), words))
 
     def add_note(self, words: str) -> None:
         """Record what a file is that holds nothing of its own."""
-        self.notes.append(_printable(words))
+        self.notes.append(one_line(words, longest=_LONGEST))
 
     def require(self) -> None:
         """Raise ValueError if a file cannot be read; the first is named."""
@@ -137,11 +140,6 @@ def _words(path: Path, error: ValueError | OSError) -> str:
     to_nothing = isinstance(error, FileNotFoundError) and path.is_symlink()
     why = "it is a link to nothing" if to_nothing else error.strerror or str(error)
     return f"{path} cannot be read: {why}"
-
-
-def _printable(words: str) -> str:
-    """A name of a file may hold bytes that no terminal can show."""
-    return words.encode(errors="backslashreplace").decode()
 
 
 def _leave_out_copies(found: Logs) -> None:

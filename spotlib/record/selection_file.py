@@ -8,7 +8,7 @@ import pandas as pd
 
 from spotlib.errors import ParameterError
 from spotlib.model import Target
-from spotlib.words import listed
+from spotlib.words import listed, one_line
 
 SELECTION_COLUMNS = ("rank", "instance_type", "region", "source")
 SOURCES = ("spotlake", "sandbox")
@@ -34,10 +34,11 @@ def read_selection(path: str | Path) -> pd.DataFrame:
             raise OSError("there is no such file")
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(" ".join(str(error).split()))
         raise ParameterError(f"selection {str(path)!r} cannot be read: {reason}") from error
     if problem := next(_problems(table), None):
-        raise ParameterError(f"selection {str(path)!r} {problem}: write it with 01_select")
+        said = one_line(problem, longest=500)  # it quotes what the file holds
+        raise ParameterError(f"selection {str(path)!r} {said}: write it with 01_select")
     ranked = table.assign(rank=_ranks(table))
     return ranked.sort_values("rank", kind="stable", ignore_index=True)
 

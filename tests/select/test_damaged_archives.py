@@ -220,6 +220,15 @@ def test_a_damaged_selection_is_refused_or_its_source_is_known_in_every_row(seed
         assert target.region.encode() in data
 
 
+def test_a_column_of_a_selection_with_control_characters_is_shown_escaped(tmp_path):
+    path = tmp_path / "selection.csv"
+    path.write_bytes(SELECTION.replace(b"instance_type", b"instance\x1b[2J\0type"))
+    with pytest.raises(ValueError, match=r"lacks the columns instance_type") as error:
+        read_selection(path)
+    require_a_sentence(error.value)
+    assert r"instance\x1b[2J\x00type" in str(error.value)
+
+
 def test_a_gzipped_csv_is_known_by_its_content(snapshot, tmp_path):
     path = tmp_path / "2024-08" / "01" / "00-00-00.csv"
     path.parent.mkdir(parents=True)

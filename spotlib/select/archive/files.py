@@ -34,9 +34,9 @@ from spotlib.select.archive.schema import (
     ArchiveError,
     EmptyArchiveError,
     OtherFormError,
-    one_line,
     require_no_other_content,
 )
+from spotlib.words import one_line
 
 _SNAPSHOT = re.compile(
     r"(\d{4})[-/](\d\d)[-/](\d\d)[-/_T ](\d\d)[-:_.](\d\d)[-:_.](\d\d)\.csv(?:\.gz)?\Z",

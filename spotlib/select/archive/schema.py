@@ -11,6 +11,7 @@ from datetime import date
 from typing import Final
 
 from spotlib.errors import OneSentence
+from spotlib.words import one_line
 
 SNAPSHOT_MINUTES: Final = 10
 SNAPSHOTS_PER_DAY: Final = 24 * 60 // SNAPSHOT_MINUTES
@@ -70,7 +71,6 @@ _OTHER_TEXTS = {  # by how they begin
 }
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _OF_AWS_ALONE = {"az", "sps", "if"}
-_LONGEST_REASON = 300  # letters
 
 
 class ArchiveError(OneSentence, ValueError):
@@ -100,13 +100,6 @@ class OtherFormError(ArchiveError):
 
 class EmptyArchiveError(ArchiveError):
     """There is no file at all that could be of an archive."""
-
-
-def one_line(text: str) -> str:
-    """Return a text from a file or a library as one printable line of bounded length."""
-    if len(text) > _LONGEST_REASON:
-        text = f"{text[: 2 * _LONGEST_REASON // 3]} ... {text[-_LONGEST_REASON // 3 :]}"
-    return "".join(each if each.isprintable() else " " for each in text)
 
 
 @dataclass(frozen=True)
