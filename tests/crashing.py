@@ -107,9 +107,9 @@ def visiting(visit: Visit) -> Iterator[None]:
         Connection.call, EventLog._write = call, write  # type: ignore[method-assign]
 
 
-def short_world() -> World:
+def short_world(**settings: Any) -> World:
     """Return the world of a short batch: two regions, with requests of others in both."""
-    world = scripted(*FATES)
+    world = scripted(*FATES, **settings)
     move_in(world, crowd(REGIONS, tags=STRANGERS))
     return world
 

@@ -9,6 +9,7 @@ EC2 forgets what has ended after some time.  So what was once seen ended is over
 again; what was not, and is not found, is never taken for ended.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, filterfalse
@@ -213,22 +214,15 @@ def settle(
     rest
         How to wait between two passes; by default the connection's clock sleeps.
     """
-    clock = connection.clock
-    give_up_at_s, number, resources = clock.now_s() + give_up_s, 0, tuple(resources)
-    quiet_since, idle_since = dict[str, float](), dict[str, float]()
-    alive = alive or {}
+    clock, number, resources, alive = connection.clock, 0, tuple(resources), alive or {}
+    give_up_at_s, forgets_s = clock.now_s() + give_up_s, settle_s + _FORGETS_S
     left = {region: unseen(ids, alive.get(region, ())) for region, ids in request_ids.items()}
-    wanted = {region: set(ids) for region, ids in request_ids.items()}
-    done = set(ended)
+    wanted, done = {region: set(ids) for region, ids in request_ids.items()}, set(ended)
+    quiet_since, idle_since = dict[str, float](), dict[str, float]()
     while True:
-        asked_s = clock.now_s()
+        asked_s, pause_s = clock.now_s(), _pause_s(number)
         passes = release_all(
-            connection,
-            left,
-            request_ids=wanted,
-            batch_id=batch_id,
-            resources=resources,
-            ended=done,
+            connection, left, request_ids=wanted, batch_id=batch_id, resources=resources, ended=done
         )
         for passed in passes:
             if passed.did_something:
@@ -236,36 +230,37 @@ def settle(
             done.update(passed.cancelled, passed.terminated)
             wanted[passed.region] -= passed.found.over
             left[passed.region] = _left(left[passed.region], passed.found)
-            for since, holds in (
-                (quiet_since, passed.found.quiet),
-                (idle_since, passed.found.idle),
-            ):
-                if holds:
-                    since.setdefault(passed.region, asked_s)
-                elif passed.found.error is None:  # a failed survey proves nothing
-                    since.pop(passed.region, None)
-        quiet = all(
-            passed.found.quiet and asked_s - quiet_since[passed.region] >= settle_s
-            for passed in passes
+            _keep_since(quiet_since, passed, asked_s, holds=passed.found.quiet)
+            _keep_since(idle_since, passed, asked_s, holds=passed.found.idle)
+        quiet = (
+            all(each.found.quiet for each in passes) and _held_s(quiet_since, asked_s) >= settle_s
         )
-        forgotten = connection.foreign and all(
-            passed.found.idle and asked_s - idle_since[passed.region] >= settle_s + _FORGETS_S
-            for passed in passes
-        )
+        idle = all(each.found.idle for each in passes) and _held_s(idle_since, asked_s) >= forgets_s
+        forgotten = connection.foreign and idle and not quiet
         if quiet or forgotten or clock.now_s() >= give_up_at_s:
             errors = {each.region: each.error for each in passes if each.error}
-            if forgotten and not quiet:
-                errors |= _forgotten(left, settle_s + _FORGETS_S)
-            return _cleaned(quiet, left, errors, forgotten=forgotten and not quiet)
-        pause_s = _pause_s(number)
+            errors |= _forgotten(left, forgets_s) if forgotten else {}
+            return _cleaned(quiet, left, errors, forgotten=forgotten)
         if rest is None:
             clock.sleep(pause_s)
         else:
-            since_s = [quiet_since.get(each.region, asked_s + pause_s) for each in passes]
-            quiet_s = asked_s - max(since_s, default=asked_s)
-            if not rest(pause_s, until_quiet_s(settle_s - quiet_s, number)):
+            since_s = max(quiet_since.get(region, asked_s + pause_s) for region in left)
+            if not rest(pause_s, until_quiet_s(settle_s - (asked_s - since_s), number)):
                 return _cleaned(False, left, {}, forgotten=False)
         number += 1
+
+
+def _keep_since(since: dict[str, float], passed: Released, asked_s: float, *, holds: bool) -> None:
+    """Keep since when something holds in a region; a failed survey proves nothing."""
+    if holds:
+        since.setdefault(passed.region, asked_s)
+    elif passed.found.error is None:
+        since.pop(passed.region, None)
+
+
+def _held_s(since: Mapping[str, float], asked_s: float) -> float:
+    """Return for how many seconds it has held in every region."""
+    return asked_s - max(since.values(), default=-math.inf)
 
 
 def until_quiet_s(settle_s: float, passes: int = 0) -> float:

@@ -1,11 +1,11 @@
 """Find what earlier batches left behind, by their logs and by tag, and close it.
 
-It touches only what carries our tag, and the instances of spot requests that do.  What becomes of
-each batch is decided in ``one_batch``.
+It touches only what carries our tag, and the instances of spot requests that do.  What EC2 lists is
+found in ``search``, and what becomes of each batch is decided in ``one_batch``.
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,15 +21,11 @@ from spotlib.cleanup.one_batch import (
     sweep_batch,
     why_kept,
 )
+from spotlib.cleanup.search import Search
 from spotlib.cleanup.unfinished import Folder, read_folder
-from spotlib.ec2.calls import ask_near
 from spotlib.ec2.connection import Connection, new_executor
-from spotlib.ec2.events import EVENTS
-from spotlib.ec2.patience import Patient
-from spotlib.ec2.places import home_region, is_aws
-from spotlib.ec2.refusals import Refusal
-from spotlib.ec2.resource import Ours, Resource
-from spotlib.ec2.survey import RESOURCES
+from spotlib.ec2.places import is_aws
+from spotlib.ec2.resource import Ours
 from spotlib.model import Kind
 from spotlib.record.events import BatchEvent
 from spotlib.record.log import is_alive, locked
@@ -131,63 +127,66 @@ def sweep(
     for log in logs.values():  # a foreign endpoint may have forgotten them
         connection.memory.named.update(log.named_instances)
         connection.memory.cancelled.update(log.cancelled)
-    patient = Patient(connection)
-    near = _near(connection, [*(regions or ()), *(r for log in logs.values() for r in log.regions)])
-    account = None if connection.simulated else _account(patient, near)
-    recorded = {kind for log in logs.values() for kind in log.resources}
-    kinds = [each for each in RESOURCES if batch_id not in logs or each in recorded]
-    unlisted: dict[str, Refusal] = {}
-    find = partial(
-        _find,
-        patient=patient,
-        batch_id=batch_id,
-        kinds=kinds,
-        recorded=recorded,
-        unlisted=unlisted,
-    )
+    search = Search(connection, logs, regions=regions, batch_id=batch_id)
+    jobs_of = partial(_jobs_of, search, here, search.account())
     if not dry_run:
-        _end_known([Job(connection, name, log, [], find, account) for name, log in logs.items()])
-    ours, errors = _search(patient, near, regions, find)
+        _end_known(jobs_of([]))
+    listed, errors = search.everywhere()
     searched_s = connection.clock.now_s()
     closing = partial(settle, settle_s=settle_s, give_up_s=give_up_s)
     sweep_one = partial(sweep_batch, named=batch_id is not None, dry_run=dry_run, closing=closing)
-
-    def sweep_each(listed: Sequence[tuple[str, Ours]]) -> tuple[Swept, ...]:
-        """Sweep every batch that has a log, or of which something is listed, all at once."""
-        jobs = [
-            Job(
-                connection,
-                name,
-                logs.get(name),
-                [each for each in listed if each[1].batch_id == name],
-                find,
-                account,
-                is_locked=_is_locked(here, name),
-            )
-            for name in sorted({*logs, *(each.batch_id for _, each in listed)})
-        ]
-        with new_executor(connection) as executor:
-            return tuple(executor.map(sweep_one, jobs))
-
-    swept = sweep_each(ours)
-    no_log = batch_id is not None and not (here.clean or here.unfinished)
-    if no_log and not dry_run:  # what it launched a moment ago may not be listed yet, anywhere
+    swept = _at_once(connection, sweep_one, jobs_of(listed))
+    if batch_id is not None and not (dry_run or here.clean or here.unfinished):
+        # What it launched a moment ago may not be listed yet, anywhere.
         connection.clock.sleep(max(0.0, searched_s + settle_s - connection.clock.now_s()))
-        now, still = _search(patient, near, regions, find)
+        now, still = search.everywhere()
         errors = {region: errors.get(region, words) for region, words in still.items()}
-        late = [each for each in now if each not in ours]
-        swept = sweep_each([*ours, *late]) if late else swept
-    codes = dict.fromkeys(each.code for each in unlisted.values())
-    notes = [*here.notes, *map(NO_EVENTS.format, codes)]
-    passing = {r: str(e) for r, e in unlisted.items() if e.kind in (Kind.THROTTLED, Kind.SERVER)}
+        late = [each for each in now if each not in listed]
+        swept = _at_once(connection, sweep_one, jobs_of([*listed, *late])) if late else swept
+    if batch_id is not None and not swept:
+        swept = (Swept(batch_id, _absent(here, batch_id)),)
+    return _report(search, here, swept, errors)
+
+
+def _jobs_of(
+    search: Search, here: Folder, account: str | None, listed: Sequence[tuple[str, Ours]]
+) -> list[Job]:
+    """Return a job for every batch that has a log, or of which something is listed."""
+    return [
+        Job(
+            search.connection,
+            name,
+            search.logs.get(name),
+            [each for each in listed if each[1].batch_id == name],
+            search.find,
+            account,
+            is_locked=_is_locked(here, name),
+        )
+        for name in sorted({*search.logs, *(each.batch_id for _, each in listed)})
+    ]
+
+
+def _at_once(
+    connection: Connection, sweep_one: Callable[[Job], Swept], jobs: Iterable[Job]
+) -> tuple[Swept, ...]:
+    with new_executor(connection) as executor:
+        return tuple(executor.map(sweep_one, jobs))
+
+
+def _report(
+    search: Search, here: Folder, swept: tuple[Swept, ...], errors: dict[str, str]
+) -> SweepReport:
+    """Add what was not listed; of a named batch with a log, only its own regions count."""
+    refusals, batch_id = search.unlisted, search.batch_id
+    notes = [*here.notes, *map(NO_EVENTS.format, dict.fromkeys(e.code for e in refusals.values()))]
+    passing = {r: str(e) for r, e in refusals.items() if e.kind in (Kind.THROTTLED, Kind.SERVER)}
     errors = passing | errors  # they may be there, and the next sweep can see them
-    if batch_id in logs or batch_id in here.clean:  # its log says where anything of it can be
-        own = logs[batch_id].regions if batch_id in logs else ()
+    log = search.logs.get(batch_id or "")
+    if log or batch_id in here.clean:  # its log says where anything of it can be
+        own = log.regions if log else ()
         notes += [NOT_ITS.format(*each) for each in errors.items() if each[0] not in own]
         errors = {region: words for region, words in errors.items() if region in own}
     errors |= {each.batch_id: each.words for each in here.faults}
-    if batch_id is not None and not swept:
-        swept = (Swept(batch_id, _absent(here, batch_id)),)
     return SweepReport(swept, errors, tuple(notes))
 
 
@@ -217,20 +216,6 @@ def _is_locked(here: Folder, batch_id: str) -> bool:
     return False
 
 
-def _near(connection: Connection, regions: Sequence[str]) -> list[str]:
-    """Return the regions known here, after the home region of their partition."""
-    known = [*regions, connection.session.region_name or "us-east-1"]
-    return [home_region(known[0]), *regions]
-
-
-def _account(patient: Patient, near: Sequence[str]) -> str | None:
-    try:
-        reply = ask_near(patient, near, "get_caller_identity", service="sts")
-    except Refusal:  # what is asked next will say what is wrong
-        return None
-    return str(reply["Account"])
-
-
 def _same_place(batch: BatchEvent, connection: Connection) -> bool:
     """Whether a log's batch ran where this connection leads."""
     if connection.simulated or batch.simulated:
@@ -258,71 +243,3 @@ def _end_known(jobs: Iterable[Job]) -> None:
                 batch_id=job.batch_id,
                 resources=job.resources,
             )
-
-
-def _search(
-    patient: Patient,
-    near: Sequence[str],
-    regions: Iterable[str] | None,
-    find: Callable[[str], list[Ours]],
-) -> tuple[list[tuple[str, Ours]], dict[str, str]]:
-    """Search all regions at once: one in trouble keeps no other waiting.  The errors are named."""
-    found: list[tuple[str, Ours]] = []
-    errors: dict[str, str] = {}
-    wanted = set(regions or ())
-    if not wanted:
-        try:
-            wanted = _enabled_regions(patient, near)
-        except Refusal as refusal:
-            if refusal.kind is Kind.CREDENTIALS:
-                raise
-            errors["regions that no log names"] = str(refusal)
-    wanted.update(near[1:])
-    with new_executor(patient.connection) as executor:
-        searches = {region: executor.submit(find, region) for region in sorted(wanted)}
-        for region, search in searches.items():
-            try:
-                found += [(region, each) for each in search.result()]
-            except Refusal as refusal:
-                errors[region] = str(refusal)
-    return found, errors
-
-
-def _find(
-    region: str,
-    *,
-    patient: Patient,
-    batch_id: str | None,
-    kinds: Sequence[Resource],
-    recorded: Collection[Resource],
-    unlisted: dict[str, Refusal],
-) -> list[Ours]:
-    """Everything in a region that carries our tag, or that of one batch.
-
-    What only some launch methods make need not be listed if no log here says that there may be
-    some: whoever never makes it may lack the permission, and another endpoint the call.
-    ``unlisted`` gets why those of EC2's events were not listed: they cost nothing, and an error of
-    other services keeps nothing of EC2 from being ended.
-    """
-    found: list[Ours] = []
-    for kind in kinds:
-        try:
-            found += kind.find_ours(patient, region, batch_id)
-        except Refusal as refusal:
-            if kind is EVENTS:
-                unlisted[region] = refusal
-                continue
-            lacks = patient.foreign or refusal.kind is Kind.PERMISSION
-            if kind in recorded or not (kind.special and lacks):
-                raise
-    return found
-
-
-def _enabled_regions(patient: Patient, near: Sequence[str]) -> set[str]:
-    try:
-        regions = ask_near(patient, near, "describe_regions", AllRegions=True)["Regions"]
-    except Refusal as refusal:
-        if refusal.kind is not Kind.PERMISSION:
-            raise
-        return set(patient.region_names(near[0]))
-    return {each["RegionName"] for each in regions if each.get("OptInStatus") != "not-opted-in"}

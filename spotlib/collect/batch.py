@@ -84,6 +84,11 @@ class Schedule:
     settle_s: float
     arm_pause_s: float = 0.0
 
+    @property
+    def rhythm(self) -> dict[str, Any]:
+        """When rounds begin, and the pause within one."""
+        return {"rounds": self.rounds, "every_s": self.every_s, "arm_pause_s": self.arm_pause_s}
+
 
 @dataclass
 class Run:

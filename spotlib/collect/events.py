@@ -81,10 +81,7 @@ def make_events(batch: "Batch") -> bool:
 def _queue_in(batch: "Batch", caller: Caller, region: str, events: bool | str) -> str:
     if isinstance(events, str):
         return find_queue(caller, region, events)
-    schedule = batch.schedule
-    over_s = batch.preflight.over_by_s(
-        rounds=schedule.rounds, every_s=schedule.every_s, arm_pause_s=schedule.arm_pause_s
-    )
+    over_s = batch.preflight.over_by_s(**batch.schedule.rhythm)
     expires_at = (caller.server_utc() + timedelta(seconds=over_s)).replace(microsecond=0)
     return make(caller, region, batch.batch_id, expires_at=expires_at)
 

@@ -5,7 +5,7 @@ batch; a *warning* names a fact that could not be read.  Each is one sentence.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -74,12 +74,11 @@ def preflight(
     Raises
     ------
     ValueError
-        If the plans are in regions of different partitions.
+        If the plans are in regions of different partitions, or if the endpoint executes what it
+        was only asked about; what it launched is ended.
     Refusal
         If EC2 cannot be reached or refuses the credentials.  A passing error is waited for, and a
         region that stays in trouble is a problem, which does not hide those of others.
-    ValueError
-        If the endpoint executes what it was only asked about; what it launched is ended.
 
     Examples
     --------
@@ -99,24 +98,14 @@ def preflight(
     check_account(answers, identity, account_id)
     check_roles(answers, regions[0], plans)
     check_currency(answers, plans)
-    prepared: list[PreparedPlan] = []
-    free: dict[tuple[str, str], int | None] = {}
-    for region in known_regions(answers, regions):
-        here = [plan for plan in plans if plan.target.region == region]
-        try:
-            ready = _prepare_region(answers, region, here)
-            quotas = {_quota_of(each.plan) for each in ready}
-            free |= free_vcpus_of(answers, region, quotas)
-        except Refusal as refusal:  # the other regions are checked all the same
-            answers.problems.append(f"{region} cannot be checked: {refusal}")
-            continue
-        prepared += [with_quota(answers, each, free[region, each.family]) for each in ready]
-    order = {plan.key: index for index, plan in enumerate(plans)}
-    prepared.sort(key=lambda each: order[each.plan.key])
-    for region in sorted({each.plan.target.region for each in prepared}):
-        ready = [each for each in prepared if each.plan.target.region == region]
-        ask_dry_runs(answers, region, ready)
-    check_events(answers, sorted({each.plan.target.region for each in prepared}), events)
+    prepared, free = _prepare(answers, known_regions(answers, regions), plans)
+    ready = {
+        region: [each for each in prepared if each.plan.target.region == region]
+        for region in sorted({each.plan.target.region for each in prepared})
+    }
+    for region, some in ready.items():
+        ask_dry_runs(answers, region, some)
+    check_events(answers, ready, events)
     return PreflightReport(
         account=identity.get("Account"),
         arn=identity.get("Arn"),
@@ -128,6 +117,25 @@ def preflight(
         problems=tuple(answers.problems),
         warnings=tuple(dict.fromkeys(answers.warnings)),
     )
+
+
+def _prepare(
+    answers: Answers, regions: Iterable[str], plans: Sequence[Plan]
+) -> tuple[list[PreparedPlan], dict[tuple[str, str], int | None]]:
+    """Return the plans that can be launched, in their order, and the vCPUs that are free."""
+    prepared: list[PreparedPlan] = []
+    free: dict[tuple[str, str], int | None] = {}
+    for region in regions:
+        here = [plan for plan in plans if plan.target.region == region]
+        try:
+            ready = _prepare_region(answers, region, here)
+            free |= free_vcpus_of(answers, region, {_quota_of(each.plan) for each in ready})
+        except Refusal as refusal:  # the other regions are checked all the same
+            answers.problems.append(f"{region} cannot be checked: {refusal}")
+            continue
+        prepared += [with_quota(answers, each, free[region, each.family]) for each in ready]
+    order = {plan.key: index for index, plan in enumerate(plans)}
+    return sorted(prepared, key=lambda each: order[each.plan.key]), free
 
 
 def _warn_foreign(answers: Answers, region: str) -> None:
@@ -254,18 +262,20 @@ def _prepared(
 
 
 def _is_offered(answers: Answers, target: Target) -> bool:
-    location = "availability-zone-id" if target.availability_zone_id else "region"
-    place = target.availability_zone_id or target.region
-    offers = _offers(answers.connection, target.region, location, target.instance_type)
-    if place in offers:
+    zone = target.availability_zone_id
+    location = "availability-zone-id" if zone else "region"
+    filters = [{"Name": "instance-type", "Values": [target.instance_type]}]
+    ask = partial(_offers, answers.connection, target.region)
+    offers = ask("Location", LocationType=location, Filters=filters)
+    if (zone or target.region) in offers:
         return True
-    if target.availability_zone_id and offers:
+    if zone and offers:
         answers.problems.append(
-            f"{target.instance_type} is not offered in zone {place!r}; it is in "
+            f"{target.instance_type} is not offered in zone {zone!r}; it is in "
             f"{listed(sorted(offers))}"
         )
         return False
-    names = _all_types(answers.connection, target.region)
+    names = ask("InstanceType", LocationType="region")
     answers.problems.append(
         f"instance type {target.instance_type!r} is not offered in {target.region}"
         f"{nearest(target.instance_type, names)}"
@@ -273,25 +283,9 @@ def _is_offered(answers: Answers, target: Target) -> bool:
     return False
 
 
-def _offers(connection: Caller, region: str, location: str, instance_type: str) -> set[str]:
-    filters = [{"Name": "instance-type", "Values": [instance_type]}]
-    return {
-        item["Location"]
-        for item in connection.pages(
-            region,
-            "describe_instance_type_offerings",
-            "InstanceTypeOfferings",
-            LocationType=location,
-            Filters=filters,
-        )
-    }
-
-
-def _all_types(connection: Caller, region: str) -> set[str]:
-    offers = connection.pages(
-        region, "describe_instance_type_offerings", "InstanceTypeOfferings", LocationType="region"
-    )
-    return {item["InstanceType"] for item in offers}
+def _offers(connection: Caller, region: str, what: str, **given: Any) -> set[str]:
+    action, key = "describe_instance_type_offerings", "InstanceTypeOfferings"
+    return {item[what] for item in connection.pages(region, action, key, **given)}
 
 
 def _is_sold(answers: Answers, plan: Plan, types: Mapping[str, Any]) -> bool:

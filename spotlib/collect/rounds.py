@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from spotlib.cleanup.close import SETTLE_S, Cleaned
+from spotlib.cleanup.close import SETTLE_S
 from spotlib.cleanup.guard import Guard
 from spotlib.collect.batch import Batch, Progress, Run, Schedule, Waiting
 from spotlib.collect.cost import PreflightReport, PreparedPlan, split_turns, split_waves
@@ -146,13 +146,9 @@ def collect_batch(
     >>> load_launches(log)["outcome"].tolist()
     ['ready', 'ready']
     """
-    _require_batch_id(Path(log).stem)
-    report = (
-        plans if isinstance(plans, PreflightReport) else preflight(connection, plans, events=events)
-    )
-    _require_same_events(events, checked=report.events, batch_id=Path(log).stem)
+    report = _checked(connection, plans, Path(log).stem, events)
     schedule = _schedule(
-        report.require(),
+        report,
         rounds=rounds,
         every_s=every_s,
         poll_s=poll_s,
@@ -167,12 +163,7 @@ def collect_batch(
         campaign_budget_usd=campaign_budget_usd,
         earlier_usd=_earlier_usd(Path(log).parent, connection, campaign_budget_usd),
     )
-    report.require_lasting_credentials(
-        now_at=connection.server_utc(),
-        rounds=rounds,
-        every_s=every_s,
-        arm_pause_s=schedule.arm_pause_s,
-    )
+    report.require_lasting_credentials(now_at=connection.server_utc(), **schedule.rhythm)
     features = FeatureSource(
         connection,
         list({each.plan.target: each.plan for each in report.prepared}.values()),
@@ -190,18 +181,25 @@ def collect_batch(
             on_wait=on_wait,
             last_launches=dict(last_launches or {}),
         )
-        stop.words = batch.stop_words
-        cleaned = _collect(batch, features, notes or {}, guard=guard)
-        summary = summary_of(batch, cleaned, tuple(features.warnings.values()))
-        if stop.by is not None and on_wait is None:
-            write_line(summary.last_line())
-        return summary
+        return _collect(batch, features, notes or {}, guard=guard)
+
+
+def _checked(
+    connection: Connection, plans: Sequence[Plan] | PreflightReport, name: str, events: bool | str
+) -> PreflightReport:
+    """Return the report of a preflight for the same events, which has found no problem."""
+    _require_batch_id(name)
+    if not isinstance(plans, PreflightReport):
+        plans = preflight(connection, plans, events=events)
+    _require_same_events(events, checked=plans.events, batch_id=name)
+    return plans.require()
 
 
 def _collect(
     batch: Batch, features: FeatureSource, notes: Mapping[str, Any], *, guard: bool
-) -> Cleaned:
-    """Run all rounds, and end everything however they end."""
+) -> BatchSummary:
+    """Run all rounds, end everything however they end, and sum up."""
+    batch.stopping.words = batch.stop_words
     guarding = _guard(batch) if guard else None
     try:
         batch.begin(notes)
@@ -213,7 +211,10 @@ def _collect(
         raise
     finally:
         cleaned = finish(batch, guarding)
-    return cleaned
+    summary = summary_of(batch, cleaned, tuple(features.warnings.values()))
+    if batch.stopping.by is not None and batch.on_wait is None:
+        write_line(summary.last_line())
+    return summary
 
 
 def _earlier_usd(folder: Path, connection: Connection, campaign_budget_usd: float | None) -> float:
