@@ -106,7 +106,7 @@ chaos: test-setup
 	  tests/forecast/test_score.py tests/forecast/test_unknown.py tests/sandbox/test_agreement.py \
 	  tests/sandbox/test_methods_alike.py tests/test_addresses.py tests/test_export.py \
 	  tests/test_model.py tests/test_programs.py tests/test_public.py tests/test_readme.py \
-	  tests/test_stamp.py
+	  tests/test_stamp.py tests/test_track.py
 
 # Small changes of the core, drawn by chance, that a test must notice: make mutants COUNT=300
 COUNT := 100

@@ -1,7 +1,7 @@
 """Studies with a known truth: times drawn directly, watched as the loop watches.
 
 Polls are 3 s apart from a random phase, each taking its own time, and show the state of a moment
-within it.  The brackets are those of ``spotlib.model.advance``; a test holds them to it.  The
+within it.  The brackets are those of ``spotlib.track.advance``; a test holds them to it.  The
 instances of a run share its luck.
 """
 

@@ -6,7 +6,7 @@ loads no other library: a name is loaded when it is first used.
 
 Read the core in ten minutes, about 300 lines:
 
-1. ``model``: ``Track``, ``advance`` and ``conclude``, the rule from polls to brackets and outcomes.
+1. ``track``: ``Track``, ``advance`` and ``conclude``, the rule from polls to brackets and outcomes.
 2. ``collect.watch``: ``watch``, ``_polled`` and ``_end_due``, the loop that polls EC2.
 3. ``cleanup.close``: ``release`` and ``settle``, which leave nothing behind.
 4. ``select.cov``: ``variation``, ``_moments`` and ``score_targets``, the CoV math.

@@ -1,4 +1,4 @@
-"""The nouns: what we ask EC2 for, what one poll showed, and the rule from polls to brackets.
+"""The nouns: what we ask EC2 for, how far a request gets, how it ends; and what can be asked for.
 
 Every request walks one timeline::
 
@@ -10,17 +10,15 @@ Every request walks one timeline::
 A *probe* waits for GRANTED only, and only a probe records it.  USABLE is recorded where it is asked
 for: no poll shows it, the guest writes it to its console (see ``stamp``).
 
-A poll shows only that a stage was reached since the poll before.  So a stage carries a bracket,
-the two polls around it, and never an invented instant.  Names carry their unit: ``*_s`` is seconds
-on a clock that does not stop, ``*_at`` an aware UTC instant that is never subtracted to get a
-duration.  Nothing here reads a clock, a file or the network.
+Names carry their unit: ``*_s`` is seconds on a clock that does not stop, ``*_at`` an aware UTC
+instant that is never subtracted to get a duration.  Nothing here reads a clock, a file or the
+network.
 """
 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum, auto
 from types import MappingProxyType
 from typing import Any, Literal, cast
@@ -109,8 +107,6 @@ class Stage(IntEnum):
 
 
 WANTED = (Stage.GRANTED, Stage.RUNNING, Stage.USABLE, Stage.READY)  # what a plan may wait for
-# What a poll can show.
-POLLED: tuple[Stage, ...] = tuple(stage for stage in Stage if stage is not Stage.USABLE)
 
 
 class Outcome(StrEnum):
@@ -146,47 +142,6 @@ class Kind(StrEnum):
 
 OUTCOME_KINDS = frozenset({Kind.CAPACITY, Kind.PRICE})
 
-# EC2 User Guide, "Get the status of a Spot Instance request".  A code that is not listed here ends
-# nothing: it holds the request, as constraint-not-fulfillable does while the request is open, or a
-# running instance may stand behind it.
-INTERRUPTED_CODES = frozenset(
-    {
-        "instance-stopped-by-price",
-        "instance-stopped-no-capacity",
-        "instance-terminated-by-price",
-        "instance-terminated-by-schedule",
-        "instance-terminated-by-service",
-        "instance-terminated-capacity-oversubscribed",
-        "instance-terminated-launch-group-constraint",
-        "instance-terminated-no-capacity",
-    }
-)
-EXPIRED_CODES = frozenset({"schedule-expired", "expired"})  # of a request, of a fleet
-# The same as the StateReason of an instance, where no spot request of it is looked at.
-INTERRUPTED_REASONS = frozenset({"Server.SpotInstanceShutdown", "Server.SpotInstanceTermination"})
-DELETED_STATES = frozenset({"deleted", "deleted_running", "deleted_terminating"})  # of a fleet
-# Of these only system-error is EC2's; the others are about our own account.
-FAILED_CODES: Mapping[str, Kind | None] = MappingProxyType(
-    {
-        "bad-parameters": Kind.PARAMETERS,
-        "canceled-before-fulfillment": Kind.ACCOUNT,
-        "instance-stopped-by-user": Kind.ACCOUNT,
-        "instance-terminated-by-user": Kind.ACCOUNT,
-        "limit-exceeded": Kind.QUOTA,
-        "request-canceled-and-instance-running": Kind.ACCOUNT,
-        "spot-instance-terminated-by-user": Kind.ACCOUNT,
-        "system-error": None,
-        **dict.fromkeys(sorted(DELETED_STATES), Kind.ACCOUNT),  # by somebody, or above a limit
-    }
-)
-# EC2 has decided for the request; an instance also says so.
-GRANTED_CODES = frozenset({"pending-fulfillment", "fulfilled"})
-# EC2 has decided against it for now, because of the market; it will look again later.
-HELD_CODES = frozenset({"capacity-not-available", "capacity-oversubscribed", "price-too-low"})
-# Of a request or of a fleet that launches nothing more.
-ENDED_STATES = frozenset({"cancelled", "closed", "failed", *DELETED_STATES})
-GONE_STATES = frozenset({"shutting-down", "terminated"})  # of an instance that costs nothing
-
 
 def recorded_stages(wanted: Stage, *, usable: bool = False) -> tuple[Stage, ...]:
     """Return the stages that a plan records which waits for this one.
@@ -203,11 +158,6 @@ def recorded_stages(wanted: Stage, *, usable: bool = False) -> tuple[Stage, ...]
 def watched_stages(wanted: Stage, *, usable: bool = False) -> tuple[Stage, ...]:
     """Return the stages that are watched for until the wanted one, so that times to them count."""
     return tuple(each for each in recorded_stages(wanted, usable=usable) if each <= wanted)
-
-
-def reached(wanted: Stage) -> Outcome:
-    """Return the outcome of a request that was shown at the stage that its plan waits for."""
-    return Outcome.GRANTED if wanted is Stage.GRANTED else Outcome.READY
 
 
 def is_instance_id(name: str) -> bool:
@@ -231,25 +181,6 @@ def image_family(image: str, name: str, owner: str | None) -> str:
     family, releases = _RELEASE.subn("", name)
     known = owner == AMAZON and AMAZON_LINUX.match(name) and releases == 1
     return family if known else image
-
-
-def failure_kind(status_code: str | None, instance_reason: str | None) -> Kind | None:
-    """What a failed request is about: our own account, or None if EC2 or the market ended it.
-
-    The instance's own StateReason says it best: ``Client.*`` is the account (its key, its quota,
-    its people and their tools, the guest itself), ``Server.*`` is EC2.  Without one it is the
-    request's status code.
-
-    Examples
-    --------
-    >>> failure_kind("instance-terminated-by-user", "Client.InternalError")
-    <Kind.ACCOUNT: 'account'>
-    >>> failure_kind("instance-terminated-by-user", "Server.InternalError") is None
-    True
-    """
-    if instance_reason:
-        return Kind.ACCOUNT if instance_reason.startswith("Client.") else None
-    return FAILED_CODES.get(status_code or "")
 
 
 @dataclass(frozen=True, order=True)
@@ -498,162 +429,6 @@ def require_arms(arms: Sequence[str]) -> None:
 def _method_and_purchase(arm: str) -> dict[str, Any]:
     method, _, purchase = arm.partition(":")
     return {"method": method, "purchase": purchase or SPOT}
-
-
-@dataclass(frozen=True)
-class Bracket:
-    """``(after_s, by_s]``: when the API first showed a stage.
-
-    After the last poll without it was *sent*, by the time the first poll with it was *answered*.
-    Reads can be stale, so only ``by_s`` bounds the event itself.
-    """
-
-    after_s: float
-    by_s: float
-
-    def __post_init__(self) -> None:
-        """Refuse an empty bracket: a poll takes time."""
-        if not self.after_s < self.by_s:
-            raise ValueError(f"a bracket needs after_s < by_s, got ({self.after_s}, {self.by_s}]")
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """What one poll showed of one request, as EC2 said it.
-
-    ``checks`` maps ``instance``, ``system`` and, where EC2 reported it, ``attached_ebs`` to
-    their status; it is None where the status was not asked for or EC2 had none.  The ``*_at``
-    are EC2's own timestamps, whole seconds.
-    """
-
-    request_state: str = ""
-    status_code: str = ""
-    status_message: str = ""
-    instance_id: str | None = None
-    instance_state: str | None = None
-    instance_reason: str | None = None
-    instance_message: str | None = None
-    checks: Mapping[str, str] | None = None
-    availability_zone_id: str | None = None
-    created_at: datetime | None = None
-    status_updated_at: datetime | None = None
-    launched_at: datetime | None = None
-
-    @property
-    def stage(self) -> Stage:
-        """The furthest stage that this sighting shows."""
-        if self.instance_id is None:
-            return Stage.GRANTED if self.status_code in GRANTED_CODES else Stage.ACCEPTED
-        if self.instance_state != "running":
-            return Stage.FULFILLED
-        return Stage.READY if checks_passed(self.checks) else Stage.RUNNING
-
-    @property
-    def ended(self) -> Outcome | None:
-        """How EC2 says that the request ended, or None while it may still reach a stage."""
-        if self.status_code in INTERRUPTED_CODES:
-            return Outcome.INTERRUPTED
-        if not self.status_code and self.instance_reason in INTERRUPTED_REASONS:
-            return Outcome.INTERRUPTED
-        if self.status_code in EXPIRED_CODES:
-            return Outcome.EXPIRED
-        if self.status_code in FAILED_CODES or self.request_state == "failed":
-            return Outcome.FAILED
-        return Outcome.FAILED if self.instance_state in GONE_STATES else None
-
-    @property
-    def held(self) -> bool:
-        """Whether EC2 holds the request, because the market has nothing for it now."""
-        return self.status_code in HELD_CODES and self.instance_id is None
-
-    @property
-    def impaired(self) -> bool:
-        """Whether the instance runs and has failed a status check."""
-        return "impaired" in (self.checks or {}).values()
-
-
-def checks_passed(checks: Mapping[str, str] | None) -> bool:
-    """Whether status checks say ready: instance and system ``ok``, attached EBS no veto.
-
-    EBS is checked on Nitro types only: an absent or ``not-applicable`` check is no veto.
-    """
-    if checks is None or checks.get("instance") != "ok" or checks.get("system") != "ok":
-        return False
-    return checks.get("attached_ebs", "ok") in ("ok", "not-applicable")
-
-
-@dataclass(frozen=True)
-class Track:
-    """What is known of one request so far.
-
-    ``polled_s`` is when the last complete poll was sent (at first: when the request was).  It is
-    the lower end of the next bracket, and where the record is censored if there is no next one.
-    ``impaired`` is the bracket of the first failed status check, if there was one, and ``held``
-    that of the first poll that showed that EC2 holds the request.
-    """
-
-    request_id: str
-    polled_s: float
-    brackets: Mapping[Stage, Bracket] = field(default_factory=lambda: MappingProxyType({}))
-    sighting: Sighting | None = None
-    impaired: Bracket | None = None
-    held: Bracket | None = None
-    outcome: Outcome | None = None
-
-    @property
-    def stage(self) -> Stage | None:
-        """The furthest stage shown so far: a stage never regresses, even if a read is stale."""
-        return max(self.brackets, default=None)
-
-
-def advance(track: Track, sighting: Sighting | None, *, asked_s: float, answered_s: float) -> Track:
-    """Return ``track`` after one more complete poll; ``sighting`` is None if it was not listed.
-
-    A stage first shown now was first shown after the previous poll was sent and by the time this
-    one was answered.  Stages first shown together share that bracket: we know that they were
-    reached, not when.  A track with an outcome is closed and stays as it is.
-    """
-    if track.outcome is not None:
-        return track
-    if sighting is None:  # a new request may be invisible for seconds; it is not gone
-        return replace(track, polled_s=asked_s)
-    window = Bracket(track.polled_s, answered_s)
-    shown = (stage for stage in POLLED if stage <= sighting.stage)
-    fresh = {stage: window for stage in shown if stage not in track.brackets}
-    return replace(
-        track,
-        polled_s=asked_s,
-        brackets=MappingProxyType({**track.brackets, **fresh}),
-        sighting=sighting,
-        impaired=track.impaired or (window if sighting.impaired else None),
-        held=track.held or (window if sighting.held else None),
-    )
-
-
-def add_usable(track: Track, bracket: Bracket) -> Track:
-    """Return ``track`` with the bracket of USABLE, which may be learnt after its outcome."""
-    return replace(track, brackets=MappingProxyType({**track.brackets, Stage.USABLE: bracket}))
-
-
-def conclude(track: Track, *, wanted: Stage) -> Track:
-    """Return ``track`` with its outcome if it has one: the wanted stage, or EC2's end.
-
-    The wanted stage wins over an end shown by the same poll: the API did show it.  A probe also
-    ends when EC2 holds the request: that is the answer to it, anybody else waits on.
-    """
-    if track.outcome is not None or track.sighting is None:
-        return track
-    if wanted in track.brackets:
-        return replace(track, outcome=reached(wanted))
-    if wanted is Stage.GRANTED and track.held is not None:
-        return replace(track, outcome=Outcome.HELD)
-    return replace(track, outcome=track.sighting.ended)
-
-
-def count_stages(tracks: Iterable[Track]) -> dict[Stage, int]:
-    """Count the requests shown at each stage so far; a later stage counts for the earlier ones."""
-    shown = [track.brackets for track in tracks]
-    return {stage: sum(stage in brackets for brackets in shown) for stage in Stage}
 
 
 def require_intervals(*, timeout_s: float, poll_s: float) -> None:

@@ -21,20 +21,9 @@ from typing import Any
 import pandas as pd
 from botocore.loaders import Loader
 
-from spotlib.model import (
-    EXPIRED_CODES,
-    FAILED_CODES,
-    GRANTED_CODES,
-    HELD_CODES,
-    INTERRUPTED_CODES,
-    METHODS,
-    PURCHASES,
-    T3_SOURCES,
-    Kind,
-    Outcome,
-    Stage,
-)
+from spotlib.model import METHODS, PURCHASES, T3_SOURCES, Kind, Outcome, Stage
 from spotlib.sandbox.numbers import parse_market
+from spotlib.track import EXPIRED_CODES, FAILED_CODES, GRANTED_CODES, HELD_CODES, INTERRUPTED_CODES
 
 _STAGES = frozenset(stage.label for stage in Stage)
 # EC2 User Guide, "Get the status of a Spot Instance request": the codes that end nothing.

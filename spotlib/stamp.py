@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from spotlib.model import Bracket
+from spotlib.track import Bracket
 
 # What is assumed of clocks; docs/usable.md says why.
 SYNCHRONISED_S = 1.1  # how far a synchronised guest's clock is off at most

@@ -1,7 +1,7 @@
 """Change one thing in the core at random, run the tests that reach it, and list what they missed.
 
     python tests/mutants.py --count 100 --minutes 30 --seed 1
-    python tests/mutants.py --only spotlib/model.py:343 --tests tests/test_model.py
+    python tests/mutants.py --only spotlib/track.py:190 --tests tests/test_track.py
 
 A mutant is one small change: a comparison, a sign, a number, a condition, a value that is not
 returned, a call that is not made.  First every quick test of the rooms is run once, to learn which
@@ -55,8 +55,9 @@ BROKEN = 99  # the exit code of a child that could not run pytest
 
 # The tests of each room.
 ROOMS: dict[str, tuple[str, ...]] = {
-    "spotlib/model.py": (
-        "tests/test_model.py",
+    "spotlib/model.py": ("tests/test_model.py", "tests/collect/test_rounds.py"),
+    "spotlib/track.py": (
+        "tests/test_track.py",
         "tests/collect/test_rounds.py",
         "tests/collect/test_truth.py",
         "tests/record/test_tables.py",

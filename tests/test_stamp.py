@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spotlib.model import Bracket
 from spotlib.stamp import (
     DRIFT,
     SERVERS_S,
@@ -19,6 +18,7 @@ from spotlib.stamp import (
     read_stamp,
     usable_bracket,
 )
+from spotlib.track import Bracket
 
 EPOCH = datetime(2024, 9, 1, tzinfo=UTC)
 BOOT_ID = "8f0f5a3e-0b1c-4d2e-9f3a-112233445566"

@@ -10,9 +10,10 @@ from msgspec import UNSET, UnsetType
 
 from spotlib.ec2.methods.registry import METHODS
 from spotlib.ec2.resource import Ours
-from spotlib.model import Kind, Outcome, reached
+from spotlib.model import Kind, Outcome
 from spotlib.record.events import IntentEvent, Lacking, OutcomeEvent, RequestedEvent
 from spotlib.record.replay import RecordedBatch, RecordedRequest, RecordedRun
+from spotlib.track import reached
 
 
 def missing_events(

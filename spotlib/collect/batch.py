@@ -28,17 +28,10 @@ from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.methods.method import Method
 from spotlib.ec2.methods.registry import METHODS, left_by
 from spotlib.ec2.resource import Resource
-from spotlib.model import (
-    ENDED_STATES,
-    Outcome,
-    Plan,
-    Target,
-    Track,
-    is_instance_id,
-    reached,
-)
+from spotlib.model import Outcome, Plan, Target, is_instance_id
 from spotlib.record.events import SCHEMA, BatchEvent, CleanEvent, Host, ReleaseEvent
 from spotlib.record.log import EventLog, LogError
+from spotlib.track import ENDED_STATES, Track, reached
 from spotlib.words import counted
 
 _TINY_S = 1e-6  # a step that floating point cannot swallow

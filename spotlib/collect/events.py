@@ -17,8 +17,8 @@ from spotlib.ec2.caller import Caller
 from spotlib.ec2.events import QueueRead, find_queue, list_queues, list_rules, make, read_queue
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import Bracket
 from spotlib.stamp import notice_bracket
+from spotlib.track import Bracket
 from spotlib.words import counted
 
 if TYPE_CHECKING:

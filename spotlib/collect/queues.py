@@ -11,7 +11,7 @@ from datetime import datetime
 
 from spotlib.collect.cost import CALLS_PER_QUEUE, CALLS_PER_READ
 from spotlib.ec2.events import Notice
-from spotlib.model import Bracket
+from spotlib.track import Bracket
 
 _MOST_KEPT = 10_000  # then the oldest are forgotten
 

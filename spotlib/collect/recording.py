@@ -13,7 +13,7 @@ from spotlib.ec2.events import Notice
 from spotlib.ec2.methods.method import Answer
 from spotlib.ec2.poll import Poll
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import Bracket, Outcome, Sighting, Stage, Track, count_stages
+from spotlib.model import Outcome, Stage
 from spotlib.record.events import (
     ConsoleEvent,
     Features,
@@ -30,6 +30,7 @@ from spotlib.record.events import (
     StageEvent,
 )
 from spotlib.stamp import Stamp
+from spotlib.track import Bracket, Sighting, Track, count_stages
 
 
 def intent_event(

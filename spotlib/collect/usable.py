@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from spotlib.model import Bracket, Stage, Track, add_usable
+from spotlib.model import Stage
 from spotlib.stamp import Dated, Stamp, usable_bracket
+from spotlib.track import Bracket, Track, add_usable
 
 if TYPE_CHECKING:
     from spotlib.collect.batch import Run

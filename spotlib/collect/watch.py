@@ -1,6 +1,6 @@
 """Watch a wave of runs: send each, poll all on one schedule, end each when it is due.
 
-The rules are ``model``'s; here they are applied to EC2's answers, and everything is recorded.
+The rules are ``track``'s; here they are applied to EC2's answers, and everything is recorded.
 """
 
 import itertools
@@ -35,21 +35,10 @@ from spotlib.ec2.methods.method import Answer, Given, Order, launch
 from spotlib.ec2.poll import Known, Poll, See, poll
 from spotlib.ec2.resource import Survey
 from spotlib.ec2.survey import survey
-from spotlib.model import (
-    Bracket,
-    Kind,
-    Outcome,
-    Sighting,
-    Stage,
-    Target,
-    Track,
-    advance,
-    conclude,
-    failure_kind,
-    is_instance_id,
-)
+from spotlib.model import Kind, Outcome, Stage, Target, is_instance_id
 from spotlib.record.events import Features, SkippedEvent, TaggedEvent
 from spotlib.stamp import Stamp
+from spotlib.track import Bracket, Sighting, Track, advance, conclude, failure_kind
 
 _LAST_READS_S = 20.0  # for the consoles of what has ended: nothing waits for them
 _LOOK_EVERY_S = 900.0  # several times before EC2 forgets anything, because a call may fail

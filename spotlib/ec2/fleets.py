@@ -16,7 +16,7 @@ from spotlib.ec2.instances import instances_of
 from spotlib.ec2.poll import Seen
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.resource import Resource, Survey
-from spotlib.model import DELETED_STATES
+from spotlib.track import DELETED_STATES
 
 _MOST_NAMED = 100  # fleets per call
 _DESCRIBE = "describe_fleets"

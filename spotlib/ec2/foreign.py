@@ -12,7 +12,8 @@ from typing import Any
 
 from spotlib.ec2.caller import Caller
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import GONE_STATES, Kind
+from spotlib.model import Kind
+from spotlib.track import GONE_STATES
 
 _BY_REQUEST = "spot-instance-request-id"
 

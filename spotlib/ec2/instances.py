@@ -13,7 +13,7 @@ from spotlib.ec2.connection import Connection
 from spotlib.ec2.poll import Seen
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.resource import NOT_DESCRIBED, Resource, Survey, filters_by, tag_filter
-from spotlib.model import GONE_STATES
+from spotlib.track import GONE_STATES
 
 _MOST_TERMINATED = 500  # per call; EC2 allows 1000
 _ID = "instance-id"

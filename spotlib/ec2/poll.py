@@ -14,7 +14,7 @@ from typing import Any
 from spotlib.ec2.calls import chunks
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import Sighting
+from spotlib.track import Sighting
 
 _MOST_STATUS_IDS = 100  # DescribeInstanceStatus, explicit ids
 

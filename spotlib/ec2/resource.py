@@ -22,7 +22,7 @@ from spotlib.ec2.calls import (
     tags_of,
 )
 from spotlib.ec2.connection import Connection
-from spotlib.model import ENDED_STATES, GONE_STATES
+from spotlib.track import ENDED_STATES, GONE_STATES
 
 NOT_DESCRIBED = "not described"  # the state of what is known, but was not seen
 

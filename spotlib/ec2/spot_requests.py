@@ -20,7 +20,7 @@ from spotlib.ec2.instances import instances_by, instances_of, state_of
 from spotlib.ec2.poll import Seen
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.resource import NOT_DESCRIBED, Resource, Survey, filters_by, tag_filter
-from spotlib.model import ENDED_STATES, GONE_STATES
+from spotlib.track import ENDED_STATES, GONE_STATES
 
 _ID = "SpotInstanceRequestId"
 _DESCRIBE = "describe_spot_instance_requests"

@@ -33,7 +33,6 @@ from msgspec.structs import force_setattr
 
 from spotlib.addresses import is_foreign, without_secrets
 from spotlib.model import (
-    GONE_STATES,
     INSTANCE_TYPE_PATTERN,
     MOST_INSTANCES_PER_CALL,
     MOST_SEED,
@@ -45,6 +44,7 @@ from spotlib.model import (
     Purchase,
     StageName,
 )
+from spotlib.track import GONE_STATES
 
 SCHEMA = 2
 

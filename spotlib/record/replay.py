@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec import UNSET
 
-from spotlib.model import Stage, Target, is_instance_id, reached
+from spotlib.model import Stage, Target, is_instance_id
 from spotlib.record.events import (
     BatchEvent,
     CleanEvent,
@@ -30,6 +30,7 @@ from spotlib.record.events import (
     TaggedEvent,
 )
 from spotlib.record.log import read_lines
+from spotlib.track import reached
 
 Key = tuple[int, int]  # round and plan: they name a run within its batch
 

@@ -9,7 +9,7 @@ from msgspec import UNSET
 from msgspec.structs import asdict
 from numpy.typing import NDArray
 
-from spotlib.model import Outcome, Stage, failure_kind, image_family
+from spotlib.model import Outcome, Stage, image_family
 from spotlib.record.columns import (
     BATCH_COLUMNS,
     EACH_REQUEST,
@@ -24,6 +24,7 @@ from spotlib.record.columns import (
 )
 from spotlib.record.events import BatchEvent, OutcomeEvent, StageEvent
 from spotlib.record.replay import RecordedBatch, RecordedRequest, RecordedRun, replay
+from spotlib.track import failure_kind
 
 RunsAndRequests = tuple[pd.DataFrame, NDArray[np.intp], pd.DataFrame]  # and the run of each
 

@@ -12,9 +12,10 @@ from spotlib.cleanup.close import Cleaned
 from spotlib.collect.batch import Batch, Run, Schedule, Waiting
 from spotlib.collect.cost import PreparedPlan
 from spotlib.collect.summary import batch_usd, summary_of
-from spotlib.model import Outcome, Plan, Sighting, Target, Track
+from spotlib.model import Outcome, Plan, Target
 from spotlib.record.events import ReleaseEvent
 from spotlib.record.log import LogError
+from spotlib.track import Sighting, Track
 
 PER_HOUR_USD = 0.005 + 8 * 0.08 / 730  # address and disk
 

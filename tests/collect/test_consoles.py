@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from spotlib.collect.usable import Consoles, unstamped
-from spotlib.model import Bracket, Sighting, Stage, Track
+from spotlib.model import Stage
+from spotlib.track import Bracket, Sighting, Track
 
 
 def run_of(*rows, stamped=True, seen=True, state="running"):

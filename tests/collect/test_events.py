@@ -23,13 +23,14 @@ from spotlib.ec2.events import Notice, make, read_queue
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.policy import policy
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import ARMS, Bracket, plan_launches
+from spotlib.model import ARMS, plan_launches
 from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.company import crowd, move_in
 from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import Delivery, Fate
 from spotlib.stamp import SERVERS_S
+from spotlib.track import Bracket
 
 SURE = Delivery(lost_share=0.0, doubled_share=0.0)
 SLOW = Fate(evaluate_s=0.3, in_flight_s=1.0, boot_s=5.0, ok_s=40.0)

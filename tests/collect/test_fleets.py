@@ -23,13 +23,14 @@ from spotlib.ec2.connection import Connection
 from spotlib.ec2.fleets import FLEETS, delete, rows_of, see_fleets
 from spotlib.ec2.poll import Known, Seen
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import Kind, Sighting, plan_launches
+from spotlib.model import Kind, plan_launches
 from spotlib.record.replay import replay
 from spotlib.record.tables import load_launches
 from spotlib.sandbox import fleet_api, run_api
 from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import Fate, Reads, World
+from spotlib.track import Sighting
 
 HELD = Fate(held_s=None)
 REQUEST = "create_fleet_request"

@@ -27,10 +27,11 @@ from spotlib.ec2.clock import SystemClock
 from spotlib.ec2.connection import Connection, connect, connect_in_process
 from spotlib.ec2.foreign import finds_by_request, request_of
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import GONE_STATES, Kind, Target, plan_launches
+from spotlib.model import Kind, Target, plan_launches
 from spotlib.record.history import earlier_usd, last_launches
 from spotlib.record.tables import load_launches
 from spotlib.sandbox.world import World
+from spotlib.track import GONE_STATES
 
 NANO = Target("t3.nano", "us-east-1")
 PLACES = (NANO, Target("t4g.medium", "ap-northeast-3"), Target("t3.micro", "us-east-1", "use1-az4"))

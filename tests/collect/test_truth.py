@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from spotlib.collect.rounds import collect_batch
-from spotlib.model import ARMS, HELD_CODES, Stage, recorded_stages
+from spotlib.model import ARMS, Stage, recorded_stages
 from spotlib.record.tables import load_launches, load_polls
 from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import Fate
+from spotlib.track import HELD_CODES
 
 delays = st.floats(0.0, 40.0)
 fates = st.builds(

@@ -15,7 +15,8 @@ from spotlib.ec2.connection import Connection
 from spotlib.ec2.poll import See
 from spotlib.ec2.refusals import PASSING_KINDS, Refusal
 from spotlib.ec2.resource import Resource
-from spotlib.model import Plan, Sighting
+from spotlib.model import Plan
+from spotlib.track import Sighting
 
 _ATTEMPTS = 5
 Parameters = dict[str, Any]
