@@ -62,6 +62,47 @@ _SPOTLAKE = (
     'S. Lee, J. Hwang, K. Lee, "SpotLake: Diverse Spot Instance Dataset Archive Service", '
     "IEEE International Symposium on Workload Characterization (IISWC), 2022.",
 )
+_HOLDS = {
+    "simulated": "**SIMULATED** launches of the sandbox, not of AWS",
+    "not-aws": "launches at another program than Amazon's that answers for EC2: **NOT AWS**",
+    "real": "launches of EC2 spot instances",
+}
+_README = """\
+# Launch times to {stage}
+
+These tables hold {what}.
+A run (batch_id, round, plan) is the sample: instances of one run are not independent.
+`dictionary.csv` describes every column; Parquet and CSV hold the same, but for one mark:
+in CSV a ' stands before a text that a spreadsheet would run as a formula (one beginning
+with = + - @, a tab or a line break) or that begins with a ' itself; drop it on reading.
+
+- `training`: one row per run and elapsed time, to be used with its `weight`.
+  Split it by whole runs in the order of time, or by target, never by row.
+- `requests`: one row per request, interval- or right-censored.
+- `batches`: one row per batch; join by `batch_id`.
+
+The share of each target's requests that were shown {stage} within 180 s:
+
+```python
+import pandas as pd
+requests = pd.read_parquet("requests.parquet")
+target = requests["availability_zone_id"].fillna(requests["region"])
+requests["ready"] = requests["upper_s"] <= 180
+by_target = requests.groupby(["instance_type", target])
+print(by_target["ready"].agg(["mean", "count"]))
+```
+
+The whole curve of each target, where requests that were still waiting are censored:
+
+```python
+from lifelines import KaplanMeierFitter
+for name, rows in by_target:
+    curve = KaplanMeierFitter(label=str(name))
+    curve.fit_interval_censoring(rows["lower_s"], rows["upper_s"]).plot()
+```
+
+Left out: {left_out}.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -275,48 +316,9 @@ def _cell(text: str) -> str:
 
 
 def _readme(kind: str, stage: Stage, *, notes: Iterable[str], terms: Iterable[str]) -> str:
-    what = {
-        "simulated": "**SIMULATED** launches of the sandbox, not of AWS",
-        "not-aws": "launches at another program than Amazon's that answers for EC2: **NOT AWS**",
-        "real": "launches of EC2 spot instances",
-    }[kind]
-    lines = [
-        f"# Launch times to {stage.label}",
-        "",
-        f"These tables hold {what}.",
-        "A run (batch_id, round, plan) is the sample: instances of one run are not independent.",
-        "`dictionary.csv` describes every column; Parquet and CSV hold the same, but for one mark:",
-        "in CSV a ' stands before a text that a spreadsheet would run as a formula (one beginning",
-        "with = + - @, a tab or a line break) or that begins with a ' itself; drop it on reading.",
-        "",
-        "- `training`: one row per run and elapsed time, to be used with its `weight`.",
-        "  Split it by whole runs in the order of time, or by target, never by row.",
-        "- `requests`: one row per request, interval- or right-censored.",
-        "- `batches`: one row per batch; join by `batch_id`.",
-        "",
-        f"The share of each target's requests that were shown {stage.label} within 180 s:",
-        "",
-        "```python",
-        "import pandas as pd",
-        'requests = pd.read_parquet("requests.parquet")',
-        'target = requests["availability_zone_id"].fillna(requests["region"])',
-        'requests["ready"] = requests["upper_s"] <= 180',
-        'by_target = requests.groupby(["instance_type", target])',
-        'print(by_target["ready"].agg(["mean", "count"]))',
-        "```",
-        "",
-        "The whole curve of each target, where requests that were still waiting are censored:",
-        "",
-        "```python",
-        "from lifelines import KaplanMeierFitter",
-        "for name, rows in by_target:",
-        "    curve = KaplanMeierFitter(label=str(name))",
-        '    curve.fit_interval_censoring(rows["lower_s"], rows["upper_s"]).plot()',
-        "```",
-        "",
-        "Left out: " + ("; ".join(map(_plain, notes)) or "nothing") + ".",
-    ]
-    return "\n".join([*lines, *(line for term in terms for line in ("", term)), ""])
+    left_out = "; ".join(map(_plain, notes)) or "nothing"
+    text = _README.format(stage=stage.label, what=_HOLDS[kind], left_out=left_out)
+    return "\n".join([text, *(f"{term}\n" for term in terms)])
 
 
 def _plain(note: str) -> str:

@@ -38,7 +38,6 @@ PURCHASES: Mapping[str, tuple[Purchase, ...]] = MappingProxyType(  # by method: 
         "create_fleet_request": (SPOT, ON_DEMAND),
     }
 )
-METHODS = tuple(PURCHASES)
 ARMS = tuple(  # as they are written in parameters: the purchase is named where it is not spot
     method if purchase == SPOT else f"{method}:{purchase}"
     for method, purchases in PURCHASES.items()

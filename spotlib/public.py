@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 from botocore.loaders import Loader
 
-from spotlib.model import METHODS, PURCHASES, T3_SOURCES, Kind, Outcome, Stage
+from spotlib.model import PURCHASES, T3_SOURCES, Kind, Outcome, Stage
 from spotlib.sandbox.numbers import parse_market
 from spotlib.track import EXPIRED_CODES, FAILED_CODES, GRANTED_CODES, HELD_CODES, INTERRUPTED_CODES
 
@@ -55,7 +55,7 @@ _REASONS = frozenset(
 _CLOCKS = frozenset({"agree", "contradict"})
 _WORDS: dict[str, frozenset[str]] = {  # column: every text of it that is known
     "placement": frozenset({"region", "zone"}),
-    "method": frozenset(METHODS),
+    "method": frozenset(PURCHASES),
     "purchase": frozenset(itertools.chain.from_iterable(PURCHASES.values())),
     "wanted": _STAGES,
     "stage": _STAGES,

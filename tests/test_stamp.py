@@ -48,6 +48,11 @@ def dated(machine, asked, took, share, server_off=0.0):
     return Dated(machine.ours(asked), machine.ours(asked + took), utc(date))
 
 
+machines = st.builds(
+    Machine,
+    ahead_s=st.floats(-2 * HOUR_S, 2 * HOUR_S),
+    drift=st.floats(-DRIFT * 0.99, DRIFT * 0.99),
+)
 calls = st.tuples(
     st.floats(-100.0, 700.0),  # asked, before, during or after the launch
     st.floats(0.001, 6.0),  # took
@@ -58,11 +63,7 @@ calls = st.tuples(
 
 @settings(max_examples=400)
 @given(
-    machine=st.builds(
-        Machine,
-        ahead_s=st.floats(-2 * HOUR_S, 2 * HOUR_S),
-        drift=st.floats(-DRIFT * 0.99, DRIFT * 0.99),
-    ),
+    machine=machines,
     steps=st.tuples(*(st.floats(0.0, 60.0) for _ in range(4))),
     asked=st.lists(calls, max_size=8),
     synchronised=st.sampled_from([True, False, None]),
@@ -243,11 +244,7 @@ def test_no_console_raises(before, after):
 
 @settings(max_examples=400)
 @given(
-    machine=st.builds(
-        Machine,
-        ahead_s=st.floats(-2 * HOUR_S, 2 * HOUR_S),
-        drift=st.floats(-DRIFT * 0.99, DRIFT * 0.99),
-    ),
+    machine=machines,
     steps=st.tuples(st.floats(0.0, 300.0), st.floats(0.0, 30.0), st.floats(0.0, 60.0)),
     asked=st.lists(calls, max_size=8),
     off=st.tuples(*[st.floats(-SERVERS_S / 2, SERVERS_S / 2)] * 2),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from spotlib.figures import target_names
-from spotlib.model import METHODS, OUTCOME_KINDS, Outcome, Stage
+from spotlib.model import DEFAULT_METHOD, OUTCOME_KINDS, Outcome, Stage
 from spotlib.words import listed
 
 RUN = ["batch_id", "round", "plan"]  # the columns that name a run
@@ -109,7 +109,7 @@ def other_variable(
     newest = launches[launches["batch_id"] == launches["batch_id"].max()]
     sizes = newest.groupby(list(columns)).size()
     most = sizes[sizes == sizes.max()].index
-    kept = next((each for each in most if METHODS[0] in each), most[0])
+    kept = next((each for each in most if DEFAULT_METHOD in each), most[0])
     why = pd.Series("", index=launches.index)
     for name, value in zip(columns, kept, strict=True):
         words = name + " " + launches[name].astype(str) + f", not {value}"

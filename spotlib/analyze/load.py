@@ -42,8 +42,8 @@ class Comparable:
     a region: ``batch_id``, ``round``, ``region``, ``poll``, ``error``, ``skipped`` (before it,
     while a run was watched).  ``left_out`` has the columns ``batch_id``, ``target``, ``requests``
     and ``why``; ``not_read`` counts its logs that cannot be read.  ``arms`` has these launches
-    beside those that differ from them only in how they were asked for (see ``arms.arm_names``); it
-    is empty if there are none.
+    beside those that differ from them only in how they were asked for (``comparable.arm_names``);
+    it is empty if there are none.
     ``probes`` has the probes of the same market; where nothing but probes was asked, they are the
     ``launches``.
     """

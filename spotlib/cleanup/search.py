@@ -38,8 +38,8 @@ class Search:
         home = home_region([*known, connection.session.region_name or "us-east-1"][0])
         self._patient, self._near = Patient(connection), [home, *known]
         self._in_all_regions = not given
-        self._recorded = {kind for log in logs.values() for kind in log.resources}
-        self._kinds = [e for e in RESOURCES if batch_id not in logs or e in self._recorded]
+        self._recorded = {each for log in logs.values() for each in log.resources}
+        self._resources = [e for e in RESOURCES if batch_id not in logs or e in self._recorded]
 
     def account(self) -> str | None:
         """Return whose the credentials are, where that is known."""
@@ -74,15 +74,15 @@ class Search:
     def find(self, region: str) -> list[Ours]:
         """Return everything of ours in a region."""
         found: list[Ours] = []
-        for kind in self._kinds:
+        for resource in self._resources:
             try:
-                found += kind.find_ours(self._patient, region, self.batch_id)
+                found += resource.find_ours(self._patient, region, self.batch_id)
             except Refusal as refusal:
-                if kind is EVENTS:
+                if resource is EVENTS:
                     self.unlisted[region] = refusal
                     continue
                 lacks = self._patient.foreign or refusal.kind is Kind.PERMISSION
-                if kind in self._recorded or not (kind.special and lacks):
+                if resource in self._recorded or not (resource.special and lacks):
                     raise
         return found
 

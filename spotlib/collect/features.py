@@ -38,7 +38,7 @@ _MOST_T3 = 1000  # in a selection; SpotLake asks for up to 50
 
 _PATIENCE_S = 5.0
 
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 PriceHistory = dict[str, dict[str, tuple[float, datetime]]]
 
 
@@ -162,8 +162,8 @@ class FeatureSource:
         }
 
     def _optional(
-        self, what: str, source: str, ask: Callable[[], Answer], missing: Answer
-    ) -> tuple[Answer, str]:
+        self, what: str, source: str, ask: Callable[[], Value], missing: Value
+    ) -> tuple[Value, str]:
         """Return the answer and its source; if there is none, warn and return what is missing."""
         try:
             return ask(), source

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from spotlib.collect.batch import Progress, Waiting
-from spotlib.collect.report import arm_names, ending
+from spotlib.collect.report import ending, target_and_arm
 from spotlib.collect.stopping import rewrite_line, write_line
 from spotlib.figures import (
     THEME,
@@ -56,7 +56,7 @@ def ready_counts_figure(polls: pd.DataFrame) -> Figure:
     polls
         As ``load_polls`` returns it.
     """
-    seen = polls.assign(target=arm_names(polls))
+    seen = polls.assign(target=target_and_arm(polls))
     seen = seen[seen["ready"].notna()]  # a missed poll shows nothing
     colours = target_colours(seen["target"])
     runs = [run for _, run in seen.groupby(["target", "batch_id", "round"])]

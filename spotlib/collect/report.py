@@ -90,7 +90,7 @@ def outcome_table(launches: pd.DataFrame) -> pd.DataFrame:
     That is its status codes, why it says that instances ended, and how many failed a check.
     """
     named = launches.assign(
-        target=arm_names(launches),
+        target=target_and_arm(launches),
         outcome=pd.Categorical(launches["outcome"], [str(each) for each in Outcome]),
     )
     counts = named.groupby(["simulated", "target", "outcome"], observed=True).size()
@@ -106,7 +106,7 @@ def outcome_table(launches: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def arm_names(table: pd.DataFrame) -> "pd.Series[str]":
+def target_and_arm(table: pd.DataFrame) -> "pd.Series[str]":
     """The target of each row, and how it was launched where that is not the same for all."""
     bought = ":" + table["purchase"].astype(str)
     arms = table["method"].astype(str) + bought.where(bought != f":{SPOT}", "")

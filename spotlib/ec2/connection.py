@@ -48,7 +48,7 @@ _FIRST_MOST_S = 20.0  # for one of the first questions to an endpoint, however i
 _MAY_BE_EMPTY = frozenset({"list_queue_tags", "list_queues", "receive_message"})  # their answers
 _FIRST_PAUSES_S = (0.5, 1.0)  # between the first questions to a foreign endpoint
 
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 
 
 @dataclass
@@ -356,9 +356,9 @@ def _is_url(endpoint: str) -> bool:
         return False
 
 
-def _within(most_s: float, ask: Callable[[], Answer]) -> Answer:
+def _within(most_s: float, ask: Callable[[], Value]) -> Value:
     """Return an answer, or raise TimeoutError: a server may send a byte now and then for ever."""
-    future: Future[Answer] = Future()
+    future: Future[Value] = Future()
     # As a daemon it does not keep this process from ending.
     threading.Thread(target=_answer, args=(future, ask), daemon=True).start()
     try:
@@ -367,7 +367,7 @@ def _within(most_s: float, ask: Callable[[], Answer]) -> Answer:
         del future
 
 
-def _answer(future: Future[Answer], ask: Callable[[], Answer]) -> None:
+def _answer(future: Future[Value], ask: Callable[[], Value]) -> None:
     try:
         future.set_result(ask())
     except Exception as error:  # noqa: BLE001 - whatever it is, result() raises it

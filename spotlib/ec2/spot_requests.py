@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any
 
 from spotlib.ec2.caller import Caller
@@ -59,54 +60,62 @@ def _survey(
     A request is over if it and its instance have ended.  One without an instance may have ended
     with a launch in flight.
     """
-    wanted, error = set(ids), None
-    requests: dict[str, dict[str, Any]] = {}
-    try:
-        for item in _listed(connection, region, sorted(wanted), batch_id):
-            if item[_ID] in wanted or (batch_id is not None and batch_of(item) == batch_id):
-                requests[item[_ID]] = item
-    except Refusal as refusal:
-        error = str(refusal)
+    wanted = set(ids)
+    requests, error = _requests(connection, region, wanted, batch_id)
     remember(connection, requests.values())
-    instances: dict[str, str] = {}
-    launched: dict[str, str | None] = {}  # by instance: its request
-    ours = wanted | set(requests)
     named = {item["InstanceId"]: item for item in requests.values() if item.get("InstanceId")}
-    unseen: list[str] = [*named]
+    seen, owners, unread = _instances(connection, region, wanted | requests.keys(), named.keys())
+    unseen = [each for each, item in named.items() if unread or _may_run(item)]
+    instances = dict.fromkeys(unseen, NOT_DESCRIBED) | seen
+    states = {each: item.get("State", NOT_DESCRIBED) for each, item in requests.items()}
+    missing = frozenset(wanted - states.keys() - forgotten(connection, instances))
+    owners |= {each: item[_ID] for each, item in named.items()}
+    alive = {owners[each] for each, state in instances.items() if state not in GONE_STATES}
+    ended = {each for each in wanted & states.keys() if states[each] in ENDED_STATES} - alive
+    long_ago, launched = connection.server_utc() - _IN_FLIGHT, set(owners.values())
+    over = {each for each in ended if each in launched or _since(requests[each], long_ago)}
+    error = error or unread
+    return Survey(states, instances, missing, error, frozenset(() if error else over))
+
+
+def _requests(
+    connection: Caller, region: str, ids: Collection[str], batch_id: str | None
+) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """Find requests by id and by a batch's tag; the second is the error that ended it, if any."""
+    found: dict[str, dict[str, Any]] = {}
+    filters = filters_by("spot-instance-request-id", sorted(ids))
+    filters += [tag_filter(batch_id)] if batch_id is not None else []
+    try:
+        for item in chain.from_iterable(_pages(connection, region, each) for each in filters):
+            if item[_ID] in ids or (batch_id is not None and batch_of(item) == batch_id):
+                found[item[_ID]] = item
+    except Refusal as refusal:
+        return found, str(refusal)
+    return found, None
+
+
+def _instances(
+    connection: Connection, region: str, ours: Collection[str], named: Collection[str]
+) -> tuple[dict[str, str], dict[str, str | None], str | None]:
+    """Find the instances of our requests, and those that they name.
+
+    Returns their states, the requests of those found by request, and the error as above.
+    """
+    states, owners = dict[str, str](), dict[str, str | None]()
     try:
         name, values = instance_filter(connection, region, sorted(ours))
         for instance in instances_by(connection, region, filters_by(name, values)):
             owner = request_of(connection, instance)
             if owner in ours:
-                instances[instance["InstanceId"]] = state_of(instance)
-                launched[instance["InstanceId"]] = owner
-        late = filters_by("instance-id", sorted(named.keys() - instances.keys()))
+                states[instance["InstanceId"]] = state_of(instance)
+                owners[instance["InstanceId"]] = owner
+        late = filters_by("instance-id", sorted(set(named) - states.keys()))
         for instance in instances_by(connection, region, late):
             if instance["InstanceId"] in named:
-                instances[instance["InstanceId"]] = state_of(instance)
-        unseen = [each for each, item in named.items() if _may_run(item)]
+                states[instance["InstanceId"]] = state_of(instance)
     except Refusal as refusal:
-        error = error or str(refusal)
-    instances = dict.fromkeys(unseen, NOT_DESCRIBED) | instances
-    states = {each: item.get("State", NOT_DESCRIBED) for each, item in requests.items()}
-    missing = frozenset(wanted - set(states) - forgotten(connection, instances))
-    launched |= {each: item[_ID] for each, item in named.items()}
-    alive = {launched[each] for each, state in instances.items() if state not in GONE_STATES}
-    ended = {each for each in wanted & states.keys() if states[each] in ENDED_STATES} - alive
-    long_ago = connection.server_utc() - _IN_FLIGHT
-    over = frozenset(
-        each for each in ended if each in launched.values() or _since(requests[each], long_ago)
-    )
-    return Survey(states, instances, missing, error, over if error is None else frozenset())
-
-
-def _listed(
-    connection: Caller, region: str, ids: Sequence[str], batch_id: str | None
-) -> Iterator[dict[str, Any]]:
-    filters = filters_by("spot-instance-request-id", ids)
-    filters += [tag_filter(batch_id)] if batch_id is not None else []
-    for each in filters:
-        yield from _pages(connection, region, each)
+        return states, owners, str(refusal)
+    return states, owners, None
 
 
 def _pages(connection: Caller, region: str, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -11,14 +11,14 @@ from conftest import ARM, NANO, QUICK, plan_for, scripted
 from crashing import DEFAULT, EMPTY, collect_plain, in_process, swept, visiting
 
 from spotlib.ec2.connection import Connection
-from spotlib.model import METHODS
+from spotlib.model import PURCHASES
 from spotlib.record.replay import replay
 from spotlib.sandbox.world import Fate, World
 
 INTERRUPTED = Fate(evaluate_s=0.3, in_flight_s=1.0, boot_s=5.0, ok_s=12.0, interrupted_s=90.0)
 NEVER = Fate(evaluate_s=0.3, in_flight_s=1.0, boot_s=5.0, ok_s=None)
 CANCELLED = Fate(evaluate_s=0.3, held_s=None, cancelled_s=300.0)  # it had no instance
-LONG_S = dict.fromkeys(METHODS, 7200.0) | {DEFAULT: 5 * 3600.0}
+LONG_S = dict.fromkeys(PURCHASES, 7200.0) | {DEFAULT: 5 * 3600.0}
 BOTH = [DEFAULT, "run_instances", "create_fleet_request"]
 
 

@@ -20,7 +20,7 @@ from spotlib.ec2.methods import registry
 from spotlib.ec2.policy import policy
 from spotlib.ec2.refusals import Refusal
 from spotlib.errors import ParameterError
-from spotlib.model import METHODS, Plan, Target, plan_launches
+from spotlib.model import PURCHASES, Plan, Target, plan_launches
 from spotlib.record.tables import load_launches
 from spotlib.sandbox.faults import Fault, lose_answer
 from spotlib.sandbox.world import Fate, Reads, World
@@ -360,7 +360,7 @@ def test_a_highest_price_is_for_spot_only():
 
 
 def test_every_method_by_its_name_and_no_other():
-    assert tuple(registry.METHODS) == METHODS
+    assert tuple(registry.METHODS) == tuple(PURCHASES)
     assert registry.left_by(["a_method_of_a_newer_spotlib"]) == registry.LAUNCHED
 
 
@@ -442,7 +442,7 @@ def test_who_may_end_only_what_is_tagged_is_warned_not_refused(in_process):
     assert any("only for what carries our tag" in each for each in checked.warnings)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PURCHASES)
 def test_the_policy_of_a_method_allows_just_the_calls_that_are_made(in_process, log, method):
     world = World(seed=1, script=lambda _: QUICK, unlisted_quotas={"Standard"})
     connection = in_process(world)
@@ -460,7 +460,7 @@ def test_the_policy_of_a_method_allows_just_the_calls_that_are_made(in_process, 
     assert made - {"sts:GetCallerIdentity"} == allowed - by_ec2_itself
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PURCHASES)
 def test_what_is_tagged_at_birth_may_be_ended_by_its_tag_only(method):
     statements = policy([method])["Statement"]
 
@@ -477,7 +477,7 @@ def test_what_is_tagged_at_birth_may_be_ended_by_its_tag_only(method):
 def test_the_readme_says_of_each_method_what_it_measures(repository):
     rows = re.findall(r"^\| `(\w+)`", (repository / "README.md").read_text(), re.MULTILINE)
 
-    assert [name for name in rows if name in METHODS] == list(METHODS)
+    assert [name for name in rows if name in PURCHASES] == list(PURCHASES)
 
 
 def test_the_policy_file_is_that_of_the_default_method():
