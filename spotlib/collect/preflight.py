@@ -59,8 +59,7 @@ def preflight(
         Accept an image on which the dead-man's switch does not run, or which is not billed as
         plain Linux; warnings then say what that means.
     events
-        Whether EC2's own events will be recorded, or the name of the user's queue that has them;
-        see ``collect_batch``.
+        As in ``collect_batch``: whether EC2's own events will be recorded, or a queue's name.
     poll_s
         Seconds between polls, from which follows what reading these events costs; None is usual.
 
