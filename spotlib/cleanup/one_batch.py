@@ -154,7 +154,6 @@ def complete_ended(log: Unfinished) -> None:
         for event in list(missing_events(record, [])):
             events.append(event)
         events.append(clean_event(Cleaned(confirmed=True)))
-        events.flush()
 
 
 def why_kept(job: Job, *, named: bool) -> str | None:
@@ -216,7 +215,6 @@ def _close_and_complete(job: Job, closing: Callable[..., Cleaned], log: EventLog
     for event in list(missing_events(record, [each for _, each in listed])):
         completer.append(event)
     completer.note(clean_event(cleaned))
-    log.flush()
     return verdict if completer.failed is None else _unwritten(verdict, completer.failed)
 
 

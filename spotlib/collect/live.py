@@ -203,12 +203,12 @@ def _mean_count(runs: list[pd.DataFrame], stage: Stage) -> tuple[list[float], li
 
 
 def _label_counts(ax: Axes, words: str, runs: list[pd.DataFrame]) -> None:
-    most = max((int(run["n"].max()) for run in runs), default=1)
-    longest_s = max((float(run["answered_s"].max()) for run in runs), default=1.0)
     ax.set_ylabel(words)
-    ax.set_ylim(-0.03 * most, most * 1.08)
-    ax.set_xlim(0, 1.03 * longest_s)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if runs:
+        most = max(int(run["n"].max()) for run in runs)
+        ax.set_ylim(-0.03 * most, most * 1.08)
+        ax.set_xlim(0, 1.03 * max(float(run["answered_s"].max()) for run in runs))
 
 
 class LiveView:

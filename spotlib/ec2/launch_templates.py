@@ -12,7 +12,7 @@ from spotlib.ec2.calls import TAG_BATCH, Ended, batch_of, end_each
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
-from spotlib.ec2.resource import Resource, Survey, filters_by, tag_filter
+from spotlib.ec2.resource import Resource, Survey, tag_filter
 
 VERSION = "1"  # by its number: what $Latest means could change between two attempts
 MAKE = "create_launch_template"
@@ -32,9 +32,9 @@ def make(connection: Connection, region: str, parameters: Mapping[str, Any]) -> 
     """
     patient = Patient(connection)
     patient.call(region, MAKE, **parameters)
-    named = filters_by("launch-template-name", [parameters["LaunchTemplateName"]])
+    named = {"Name": "launch-template-name", "Values": [parameters["LaunchTemplateName"]]}
     for pause_s in _SHOWN_AFTER_S:
-        if any(_pages(patient, region, named[0])):
+        if any(_pages(patient, region, named)):
             return
         connection.clock.sleep(pause_s)
 

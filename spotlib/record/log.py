@@ -185,14 +185,10 @@ class EventLog:
         if os.write(self._file, data) < len(data):
             raise OSError("the disk took only a part of a line; is it full?")
 
-    def flush(self) -> None:
-        """Wait until everything is on the disk, as far as the disk takes it."""
+    def close(self) -> None:
+        """Wait until everything is on the disk, as far as it takes it, and release the lock."""
         with contextlib.suppress(OSError):  # `append` has already reported a full disk
             os.fsync(self._file)
-
-    def close(self) -> None:
-        """Flush to the disk and release the lock."""
-        self.flush()
         if self._file >= 0:
             with contextlib.suppress(OSError):  # only a lock on it means something
                 _beside(self.path).unlink()

@@ -53,7 +53,7 @@ def started(monkeypatch):
         seen.settings.append(settings)
         seen.told.append(os.fdopen(ends[0][0], "rb"))
         process = SimpleNamespace(
-            stdin=os.fdopen(ends[0][1], "wb", buffering=0),
+            stdin=os.fdopen(ends[0][1], "wb", buffering=settings.get("bufsize", -1)),
             stdout=os.fdopen(ends[1][0], "rb"),
             wait=lambda: seen.code,
         )
@@ -90,6 +90,13 @@ def test_keys_come_first_then_that_all_is_clean_or_nothing_more(started, tmp_pat
     for process in started.guards:
         assert process.stdin.closed
         assert process.stdout.closed
+
+
+def test_keys_are_with_the_guard_before_anything_can_kill_their_owner(started, tmp_path):
+    one = Guard(tmp_path / "a", endpoint="aws", profile=None, keys=KEYS)
+
+    assert os.read(started.told[0].fileno(), 2**16) == KEYS.to_line()
+    one.leave_to_it()
 
 
 def test_a_guard_that_was_killed_is_dismissed_all_the_same(started, tmp_path):

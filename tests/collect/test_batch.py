@@ -168,7 +168,7 @@ def test_a_stop_says_what_it_ends_and_leaves_out_what_is_over_or_taken(batch):
     batch.taken |= {"sir-a", "i-1"}
     batch.cleared |= {"sir-b"}
     assert batch.closing_words() == "stopping: cancelling 1 request, terminating 1 instance"
-    batch.runs += [run_of(asked_s=2.0), run_of(asked_s=2.0, refused=True), run_of()]
+    batch.runs += [run_of(asked_s=2.0), run_of(asked_s=2.0, refused=True), run_of(), run_of()]
     assert batch.closing_words().endswith("1 instance, waiting for the answers to 1 call")
     for run in batch.runs:
         run.ended = True

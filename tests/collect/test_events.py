@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from test_usable import OffClock
 
 from spotlib.__main__ import main
+from spotlib.cleanup.unfinished import Unfinished
 from spotlib.collect.preflight import preflight
 from spotlib.collect.queues import Heard, Queues
 from spotlib.collect.rounds import collect_batch
@@ -24,6 +25,7 @@ from spotlib.ec2.patience import Patient
 from spotlib.ec2.policy import policy
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import ARMS, plan_launches
+from spotlib.record.replay import replay
 from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.company import crowd, move_in
 from spotlib.sandbox.faults import Fault
@@ -54,6 +56,10 @@ def collected(in_process, world, log, *targets, n=2, timeout_s=60.0, events=True
 
 def notices(log):
     return [each for each in read_events(log)[0] if each["event"] == "notice"]
+
+
+def makes_events(log):
+    return Unfinished(log, alive=False, record=replay(log)).makes_events
 
 
 def called(world):
@@ -158,6 +164,8 @@ def test_every_event_of_ours_is_recorded_where_none_is_lost(in_process, log):
     abouts = {}
     for each in notices(log):
         abouts.setdefault(each["instance_id"], set()).add(each["about"])
+        happened, sent = (datetime.fromisoformat(each[name]) for name in ("event_at", "sent_at"))
+        assert timedelta(0) <= sent - happened < timedelta(minutes=1)
     usual = {"pending", "fulfilled", "running", "shutting-down", "terminated"}
     assert sorted(abouts.values(), key=len) == [usual, usual | {"interruption", "rebalance"}]
     launches = load_launches(log)
@@ -263,6 +271,7 @@ def test_the_first_line_says_where_queues_are_made_before_they_are(in_process, l
     collect_batch(connection, checked, log=log, seed=1, guard=False, events=True)
 
     assert lines == [["ap-northeast-3", "sa-east-1"]] * 2
+    assert makes_events(log)
 
 
 def test_without_the_option_no_queue_and_no_rule_is_ever_asked_for(in_process, log):
@@ -272,6 +281,7 @@ def test_without_the_option_no_queue_and_no_rule_is_ever_asked_for(in_process, l
     assert not called(world)
     assert "notice" not in log.read_text()
     assert "events" not in json.loads(log.read_text().splitlines()[0])
+    assert not makes_events(log)
 
 
 def a_queue_of_mine(connection, region=NANO.region):
@@ -295,6 +305,7 @@ def test_of_a_queue_of_the_users_own_only_messages_are_read_and_deleted(in_proce
     assert world.leftovers().keys() == {*EMPTY, "queues", "rules"}
     queue = world.region(NANO.region).queues[name]
     assert not queue.messages
+    assert not makes_events(log)
     assert json.loads(log.read_text().splitlines()[0])["queue"] == name
 
 

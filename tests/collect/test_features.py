@@ -56,7 +56,7 @@ def item(price, hours, *, zone="sae1-az1", name="t3.nano"):
 
 def test_the_price_in_force_is_the_newest_of_each_zone_as_of_now():
     nameless = item(0.05, 1) | {"AvailabilityZoneId": ""}
-    answers = Prices(item(0.02, 3), item(0.03, 1), item(0.01, 2), item(0.04, 9, zone="b"), nameless)
+    answers = Prices(item(0.06, 3), item(0.03, 1), item(0.01, 2), item(0.04, 9, zone="b"), nameless)
 
     found = spot_prices(answers, "sa-east-1", ["t3.nano", "t3.micro"])
 

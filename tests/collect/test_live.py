@@ -66,6 +66,8 @@ def test_one_run_per_target_is_drawn_as_it_was_recorded(polls_of):
         rows = polls[(polls["instance_type"] + " in " + polls["region"]) == line.get_label()]
         assert list(line.get_xdata()[1:]) == list(rows["answered_s"])
         assert list(line.get_ydata()[1:]) == list(rows["ready"])
+    assert ready.get_xlim() == (0, pytest.approx(1.03 * polls["answered_s"].max()))
+    assert ready.get_ylim()[0] < 0 < polls["n"].max() < ready.get_ylim()[1]
 
 
 def test_several_runs_have_a_panel_per_target_with_their_mean(polls_of):

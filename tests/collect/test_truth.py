@@ -69,6 +69,7 @@ def test_brackets_outcomes_and_counts_agree_with_the_truth(in_process, fates, se
     assert world.leftovers() == {"requests": [], "instances": []}
     _every_request_has_one_outcome(events, truth)
     _every_bracket_contains_its_moment(events, truth, began_s)
+    _every_bracket_of_the_table_counts_from_its_request(launches, events, truth, began_s)
     _what_was_held_was_held_within_its_bracket(events, truth, began_s)
     _nothing_unseen_was_shown_before_the_last_poll(events, truth, began_s, stages=stages)
     _every_count_is_the_truth(polls, launches, events, truth, began_s, stages=stages)
@@ -97,6 +98,16 @@ def _every_bracket_contains_its_moment(events, truth, began_s):
         if event["event"] == "stage":
             moment_s = truth[event["request_id"]][event["stage"]] - began_s
             assert event["after_s"] < moment_s <= event["by_s"], event
+
+
+def _every_bracket_of_the_table_counts_from_its_request(launches, events, truth, began_s):
+    sent_s = {(e["round"], e["plan"]): e["asked_s"] for e in events if e["event"] == "requested"}
+    for row in launches.to_dict("records"):
+        for name in ("granted", "held", "fulfilled", "running", "ready"):
+            if row[f"{name}_by_s"] == row[f"{name}_by_s"]:  # known
+                zero_s = began_s + sent_s[row["round"], row["plan"]]
+                moment_s = truth[row["request_id"]][name] - zero_s
+                assert row[f"{name}_after_s"] < moment_s <= row[f"{name}_by_s"], (name, row)
 
 
 def _held_s(truth):

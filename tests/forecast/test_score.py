@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from launch_rows import INF, drawn_training, run_rows, table_of
 from scipy import integrate, stats
+from sklearn.metrics import mean_pinball_loss
 
 from spotlib.analyze.comparable import RUN
 from spotlib.forecast.decide import score_words
@@ -76,6 +77,12 @@ def test_pinball_loss_is_least_at_the_quantile():
     losses = [np.mean([pinball_loss(q, y, level=0.9) for y in seen[:2000]]) for q in tried]
 
     assert tried[int(np.argmin(losses))] == pytest.approx(np.quantile(seen[:2000], 0.9), abs=10.0)
+
+
+@given(st.floats(-9.0, 9.0), st.floats(-9.0, 9.0), st.sampled_from([0.1, 0.5, 0.9]))
+def test_pinball_loss_is_the_one_of_scikit_learn(quantile, observed, level):
+    expected = mean_pinball_loss([observed], [quantile], alpha=level)
+    assert pinball_loss(quantile, observed, level=level) == pytest.approx(expected)
 
 
 @settings(max_examples=25, deadline=None)

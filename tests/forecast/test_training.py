@@ -29,6 +29,12 @@ def test_the_count_is_what_polls_had_shown_by_then():
     assert training["ready_most"].tolist() == [0, 1, 2, 2, 2]
 
 
+def test_what_was_not_ready_at_the_beginning_of_its_bracket_was_not_at_that_very_time():
+    training = training_table(table_of(run_rows([23.0])), step_s=10.0, horizon_s=30.0)
+
+    assert training["ready_most"].tolist() == [0, 0, 1]
+
+
 def test_a_run_that_ended_because_all_were_ready_stays_at_n():
     training = training_table(table_of(run_rows([20.0, 31.0])))
 
