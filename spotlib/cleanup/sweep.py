@@ -37,8 +37,8 @@ from spotlib.record.log import is_alive, locked
 UNREAD = "NOT known: its log cannot be read, and EC2 lists nothing of it"
 OTHER_PLACE = "NOT swept: it ran at {}, not here: {}"
 NO_EVENTS = (
-    "queues and rules of EC2's own events were not looked for ({}): if a batch of yours may have "
-    "made some, allow what 'python -m spotlib policy --events' prints, and sweep again"
+    "queues and rules of EC2's own events were not all looked for ({}): if a batch of yours may "
+    "have made some, allow what 'python -m spotlib policy --events' prints, and sweep again"
 )
 NOT_ITS = "{}: not searched, but its log names no request there: {}"
 
@@ -301,13 +301,14 @@ def _find(
 
     What only some launch methods make need not be listed if no log here says that there may be
     some: whoever never makes it may lack the permission, and another endpoint the call.
-    ``unlisted`` gets why those of EC2's events were not listed: they cost nothing, and an error of
-    other services keeps nothing of EC2 from being ended.
+    ``unlisted`` gets why those of EC2's events were not all listed: they cost nothing, and an error
+    of other services keeps nothing else from being ended.
     """
     found: list[Ours] = []
     for kind in kinds:
         try:
-            found += kind.find_ours(patient, region, batch_id)
+            for each in kind.find_ours(patient, region, batch_id):
+                found.append(each)  # what came before an error is kept
         except Refusal as refusal:
             if kind is EVENTS:
                 unlisted[region] = refusal

@@ -14,7 +14,7 @@ from spotlib.ec2.refusals import garbled
 
 @dataclass
 class Memory:
-    """What a foreign endpoint has said and may not say again; see ``foreign``.
+    """What an endpoint has said, and a foreign one may not say again; see ``foreign``.
 
     ``finds_by_request`` is None until an answer shows it.  ``named`` maps instances to the requests
     that named them, ``cancelled`` has the requests whose cancellation was confirmed.
