@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _MOST_AT_ONCE = 3  # reads, of the threads that the polls need
 _MOST_LAST = 8  # nothing else needs them then
-_READ_S = 0.5  # about what a read takes at most
-_LATEST_S = 3.0  # how long polls may keep a read waiting
+_READ_S, _LEAST_S = 0.5, 0.1  # about what a read takes at most, and at least
+_LATEST_S = 2.0  # how long polls may keep a read waiting; twice, if they leave no time at all
 _STOPPED_READS_S = 5.0  # the last ones of a batch that was stopped
 _ADVICE = "allow what 'python -m spotlib policy --events' prints, or set events=False"
 _NOT_THERE = "an endpoint that is not Amazon's may have no SQS and no events: set events=False"
@@ -94,12 +94,15 @@ def _queue_in(batch: "Batch", caller: Caller, region: str, events: bool | str) -
 def read_due(batch: "Batch") -> None:
     """Begin to read the queues that are due.
 
-    A poll that is due soon comes first, but not for ever.  To read a little later loses nothing:
-    the queue knows when it got an event.
+    In virtual time a poll waits until a read is over.  So there a poll that is due soon comes
+    first, but not for ever.  To read a little later loses nothing: the queue knows when it got an
+    event.
     """
-    now_s = batch.now_s()
-    is_free = batch.due_s(batch.next_poll) - now_s > _READ_S
-    _begin(batch, batch.queues.due(now_s if is_free else now_s - _LATEST_S), _MOST_AT_ONCE)
+    now_s, waits_s = batch.now_s(), 0.0
+    left_s = batch.due_s(batch.next_poll) - now_s
+    if batch.connection.clock.inline and left_s < _READ_S:
+        waits_s = _LATEST_S if left_s > _LEAST_S else 2 * _LATEST_S
+    _begin(batch, batch.queues.due(now_s - waits_s), _MOST_AT_ONCE)
 
 
 def _begin(batch: "Batch", regions: Sequence[str], most: int) -> None:
@@ -111,9 +114,12 @@ def _begin(batch: "Batch", regions: Sequence[str], most: int) -> None:
 
 
 def read_last_events(batch: "Batch") -> None:
-    """Read each queue to its end, but for some seconds only: fewer after a stop, none after two."""
+    """Read each queue to its end, but for some seconds only: fewer after a stop, none after two.
+
+    All take their turns, so that one that has no end keeps no other from being read.
+    """
     queues, began_s = batch.queues, batch.now_s()
-    queues.unread = set(queues.urls)
+    queues.unread, queues.last_at = set(queues.urls), batch.connection.server_utc()
     queues.due_s = dict.fromkeys(queues.due_s, began_s)
     while queues.unread and not batch.stopping.twice:
         now_s = batch.now_s()
@@ -137,7 +143,9 @@ def warn_of_events(batch: "Batch") -> None:
     if queues.failed:
         failed = f"{queues.failed} of {counted(queues.reads, 'read')} failed"
         missing.append(f"{failed}, the last of them with {queues.error}")
-    if unknown := batch.terminated.keys() - _rows(batch).keys():
+    owners = batch.connection.memory.owners
+    ours = {*batch.terminated, *(each for each in owners if owners[each] == batch.batch_id)}
+    if unknown := ours - _rows(batch).keys():
         missing.append(f"{counted(len(unknown), 'instance')} named no request that is recorded")
     if missing:
         batch.warnings.append(f"EC2's events may be missing: {'; '.join(missing)}")

@@ -39,6 +39,7 @@ class Queues:
     failed: int = 0  # of the reads
     error: str | None = None  # of the last of these
     down: Counter[str] = field(default_factory=Counter)  # how many of the last reads were in vain
+    last_at: datetime | None = None  # when the last reading began
     unread: set[str] = field(default_factory=set)  # regions that are still to be read to the end
     told: dict[tuple[str, str, datetime], datetime] = field(default_factory=dict)  # when sent
 
@@ -77,8 +78,17 @@ class Queues:
             pause_s = READ_AGAIN_S if read.receipts else READ_EVERY_S
             self.down[region] = 0
             self.receipts[region] = read.receipts
-            self.unread -= set() if read.receipts else {region}
+            if not read.receipts or self._is_news(read):
+                self.unread.discard(region)
         self.due_s[region] = now_s + pause_s
+
+    def _is_news(self, read: QueueRead) -> bool:
+        """Whether all that was read came since the last reading began: others launch all the time.
+
+        A queue shows about first what it got first.
+        """
+        sent = [each.sent_at for each in read.notices]
+        return bool(sent) and self.last_at is not None and min(sent) > self.last_at
 
     def claim(self, known: Collection[str]) -> list[Heard]:
         """Take out the events of known instances.
