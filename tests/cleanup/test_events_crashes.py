@@ -143,7 +143,7 @@ def test_what_cannot_be_deleted_is_not_called_clean_and_the_commands_are_named(p
 
 @pytest.mark.parametrize("denied", ["sqs:ListQueues", "events:ListRules"])
 def test_a_sweep_that_may_not_look_for_queues_says_so_and_does_the_rest(tmp_path, denied):
-    world = scripted(*[Fate(ok_s=None)] * 4, denied={denied})
+    world = scripted(*[Fate(held_s=None), Fate(ok_s=None)] * 2, denied={denied})
     died = points_of(tmp_path, world=world, named="before the line of requested")[-1]
     world, log = died.revived(tmp_path / "one")
     world.advance(20.0)
