@@ -113,8 +113,7 @@ class PreflightReport:
 
     ``free_vcpus`` is by region and quota, None if the quota is unknown.  ``credentials_end_at`` is
     None if they are renewed or do not say when they end.  ``events`` is whether EC2's own events
-    are recorded, or the name of the user's queue that has them; ``poll_s`` is None where it is the
-    usual one.
+    are recorded, or the name of the user's queue that has them.
     """
 
     account: str | None
@@ -122,7 +121,6 @@ class PreflightReport:
     prepared: tuple[PreparedPlan, ...]
     free_vcpus: Mapping[tuple[str, str], int | None]
     events: bool | str = False
-    poll_s: float | None = None
     credentials_end_at: datetime | None = None
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -43,7 +43,6 @@ def preflight(
     account_id: str | None = None,
     allow_any_image: bool = False,
     events: bool | str = False,
-    poll_s: float | None = None,
 ) -> PreflightReport:
     """Check everything that could stop these plans, estimate their cost, and spend nothing.
 
@@ -61,8 +60,6 @@ def preflight(
     events
         Whether EC2's own events will be recorded, or the name of the user's queue that has them;
         see ``collect_batch``.
-    poll_s
-        Seconds between polls, from which follows what reading these events costs; None is usual.
 
     Returns
     -------
@@ -123,7 +120,6 @@ def preflight(
         prepared=tuple(prepared),
         free_vcpus=free,
         events=events,
-        poll_s=poll_s,
         credentials_end_at=connection.credentials_end_at(),
         problems=tuple(answers.problems),
         warnings=tuple(dict.fromkeys(answers.warnings)),
