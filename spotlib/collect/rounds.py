@@ -8,7 +8,6 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -156,7 +155,6 @@ def collect_batch(
         settle_s=settle_s,
         arm_pause_s=arm_pause_s,
     )
-    report = replace(report, poll_s=schedule.poll_s)  # what reading EC2's events costs at most
     report.require_budget(
         rounds=rounds,
         budget_usd=budget_usd,
