@@ -111,10 +111,9 @@ def other_variable(
     most = sizes[sizes == sizes.max()].index
     kept = next((each for each in most if METHODS[0] in each), most[0])
     why = pd.Series("", index=launches.index)
-    most = newest[(newest[list(columns)] == kept).all(axis=1)]
     for name, value in zip(columns, kept, strict=True):
         if name in ARM:
-            words = other_arm(launches, arm=arm_names(most).iloc[0])
+            words = other_arm(launches, arm=arm_names(pd.DataFrame([kept], columns=columns))[0])
         else:
             words = name + " " + launches[name].astype(str) + f", not {value}"
         why = why.mask((launches[name] != value) & (why == ""), words)

@@ -14,7 +14,7 @@ from spotlib.collect.images import LINUX
 from spotlib.errors import OneSentence, ParameterError
 from spotlib.model import LONGEST_PAUSE_S, ON_DEMAND, Plan, Stage, Target, usual_poll_s
 from spotlib.money import SURPLUS_USD_PER_VCPU_HOUR, held_usd, requests_usd, usd
-from spotlib.words import counted, listed
+from spotlib.words import counted
 
 IF_ALL_DIES = "if every program of ours dies and only the instances' own switches end them"
 VALID_MARGIN_S = 60  # a request stays valid this much longer than it is watched
@@ -248,7 +248,7 @@ class PreflightReport:
         names = sorted({each.plan.target.instance_type for each in self.prepared if each.burstable})
         usual, most = self._queue_calls
         credit = [
-            f"{listed(names)}: AWS bills CPU credits beyond the earned ones, "
+            f"{', '.join(names)}: AWS bills CPU credits beyond the earned ones, "
             f"{usd(SURPLUS_USD_PER_VCPU_HOUR)} per vCPU and hour; the hard bound counts them for "
             "the whole time, so it can be above that of a larger type that has no credits"
         ] * bool(names)
