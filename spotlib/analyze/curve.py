@@ -51,12 +51,24 @@ class Observed:
         Each run has the same weight.  No time lies before its bracket begins or after it ends, so
         neither does a quantile of the times.
         """
-        weights = 1.0 / np.bincount(self.run)[self.run]
         first, last = (
-            np.quantile(each, share, weights=weights, method="inverted_cdf")
+            np.quantile(each, share, weights=self._weights, method="inverted_cdf")
             for each in (self.after_s, self.by_s)
         )
         return float(first), float(last)
+
+    def mean_left_open(self, horizon_s: float) -> tuple[float, float]:
+        """The same of the mean of min(time, horizon)."""
+        first, last = (
+            np.average(np.minimum(each, horizon_s), weights=self._weights)
+            for each in (self.after_s, self.by_s)
+        )
+        return float(first), float(last)
+
+    @property
+    def _weights(self) -> Floats:
+        weights: Floats = 1.0 / np.bincount(self.run)[self.run]
+        return weights
 
     @property
     def events(self) -> int:

@@ -205,7 +205,10 @@ class LaunchTimes:
         return self._sure(Estimate(point, low, max(high, last)), point)
 
     def restricted_mean(self, horizon_s: float) -> Estimate:
-        """The mean of min(time, horizon), with a bootstrap-t interval (see ``studentized``)."""
+        """The mean of min(time, horizon), with a bootstrap-t interval (see ``studentized``).
+
+        It holds at least what the brackets leave open, as in ``quantile``.
+        """
         value, scores = float(self.curve.restricted_mean_s(horizon_s)), self.run_means_s(horizon_s)
         mean = studentized(
             value,
@@ -213,7 +216,9 @@ class LaunchTimes:
             scores=np.where(np.isnan(scores), value, scores),
             draws=self.draws,
         )
-        return self._sure(replace(mean, high=min(mean.high, horizon_s)), horizon_s)
+        first, last = self.observed.mean_left_open(horizon_s)
+        high = min(max(mean.high, last), horizon_s)
+        return self._sure(replace(mean, low=min(mean.low, first), high=high), horizon_s)
 
     def run_means_s(self, horizon_s: float) -> Floats:
         """The mean of min(time, horizon) of each run, with the middle of a bracket as the time.

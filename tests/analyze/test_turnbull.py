@@ -395,7 +395,7 @@ def test_smoothing_keeps_the_mean_and_never_begins_before_the_request():
     assert wide.restricted_mean_s(60.0) == pytest.approx(curve.restricted_mean_s(60.0))
 
 
-def test_what_the_brackets_leave_open_holds_the_quantile_of_the_times_within_them():
+def test_what_the_brackets_leave_open_holds_the_quantile_and_the_mean_of_the_times_within():
     rng = np.random.default_rng(1)
     for _ in range(200):
         run = np.sort(rng.integers(0, 4, 12))
@@ -408,9 +408,13 @@ def test_what_the_brackets_leave_open_holds_the_quantile_of_the_times_within_the
         reached = np.cumsum(1 / np.bincount(run)[run[order]]) / (run.max() + 1)
         true_s = time_s[order][np.searchsorted(reached, share - 1e-9)]
 
-        low_s, high_s = Observed(after_s, by_s, run).left_open(share)
+        seen = Observed(after_s, by_s, run)
+        low_s, high_s = seen.left_open(share)
+        low_mean_s, high_mean_s = seen.mean_left_open(3.0)
 
         assert low_s <= true_s <= high_s
+        mean_s = np.average(np.minimum(time_s, 3.0), weights=1 / np.bincount(run)[run])
+        assert low_mean_s <= mean_s <= high_mean_s
     assert Observed(np.array([1.0, 2.0]), np.array([3.0, 5.0]), np.arange(2)).left_open(0.5) == (
         1.0,
         3.0,
