@@ -12,6 +12,7 @@ from scipy import stats
 from spotlib.analyze.arms import (
     arm_table,
     arm_times,
+    arms_horizon_s,
     compare_arms,
     compare_arms_overall,
     target_of,
@@ -145,6 +146,20 @@ def test_all_arms_of_each_target_stand_in_one_table_with_what_was_refused():
         arm_table(arm_times(none, Stage.READY), none, horizon_s=599.0), Stage.READY, horizon_s=599.0
     )
     assert lost["median, s"].str.startswith("not by 599 s").all()
+
+
+def test_arms_are_counted_up_to_when_all_of_them_were_watched():
+    """What timed out was last polled before its timeout, what was ready is known for ever."""
+    held = (run_rows([INF], number=n, sent_at=moment(n), watched_s=598.5) for n in range(6))
+    ready = (run_rows([90.0], number=n, plan=1, sent_at=moment(n), **CONTROL) for n in range(6))
+    launches = name_runs(table_of(*held, *ready))
+    times = arm_times(launches, Stage.READY)
+
+    until_s = arms_horizon_s(times, launches, 600.0)
+
+    assert until_s == 598.0
+    assert arm_table(times, launches, horizon_s=until_s)["share"].tolist() == [0.0, 1.0]
+    assert arm_table(times, launches, horizon_s=600.0)["share"].isna().tolist() == [True, False]
 
 
 def test_each_target_is_compared_with_itself_only():
