@@ -126,7 +126,7 @@ class Unfinished:
         requests = self.record.requests.values()
         open_requests = sum(each.outcome is None for each in requests)
         alive = counted(sum(map(len, self.alive_instances.values())), "instance")
-        begun = len({number for number, _ in self.record.runs})
+        begun = self.record.begun
         return (
             f"{self.batch_id} ({kind}): {state}; round {begun} of {self.batch.rounds}"
             f"{self._next_round(begun)}, "

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 
 from spotlib.collect.images import LINUX
 from spotlib.errors import OneSentence, ParameterError
-from spotlib.model import ON_DEMAND, Plan, Stage, Target
-from spotlib.money import held_usd, requests_usd, usd
+from spotlib.model import LONGEST_PAUSE_S, ON_DEMAND, Plan, Stage, Target
+from spotlib.money import SURPLUS_USD_PER_VCPU_HOUR, held_usd, requests_usd, usd
 from spotlib.words import counted
 
 IF_ALL_DIES = "if every program of ours dies and only the instances' own switches end them"
@@ -24,6 +24,7 @@ READ_AGAIN_S = 0.2  # from one that showed some
 LAST_READS_S = 20.0  # how long queues are read once a wave has ended, at most
 CALLS_PER_READ = 2  # it deletes what is recorded, too
 CALLS_PER_QUEUE = 20  # to make it, to find it, to delete it
+USUAL_EVERY_S = 900.0  # from one round to the next, unless a round may last longer
 _END_S = 60  # about what it takes until nothing is left of a wave
 BOOT_MARGIN_S = 120  # the switch counts from the end of the boot
 
@@ -185,18 +186,27 @@ class PreflightReport:
         pauses_s = max(len(split_turns(self.prepared)) - 1, 0) * arm_pause_s
         return (rounds - 1) * every_s + math.fsum([*longest_s, pauses_s])
 
+    def usual_every_s(self, arm_pause_s: float, *, least_s: float = USUAL_EVERY_S) -> float:
+        """Return the seconds from one round to the next if nobody says otherwise: none is late."""
+        return min(max(least_s, self._round_s(arm_pause_s)), LONGEST_PAUSE_S)
+
     def late_rounds(self, *, rounds: int, every_s: float, arm_pause_s: float) -> list[str]:
         """Return a warning if a round may last until after the next is due, else nothing."""
-        turns = len(split_turns(self.prepared))
-        longest_s = [max(each.plan.timeout_s for each in wave) + _END_S for wave in self.waves]
-        lasts_s = math.fsum([*longest_s, turns * arm_pause_s if turns > 1 else 0.0])
+        lasts_s = self._round_s(arm_pause_s)
         if rounds < 2 or lasts_s <= every_s:
             return []
+        turns = len(split_turns(self.prepared))
         return [
             f"a round may last {lasts_s:g} s ({counted(turns, 'launch method')}, "
-            f"{counted(len(longest_s), 'wave')}), longer than every_s={every_s:g}, and one that "
+            f"{counted(len(self.waves), 'wave')}), longer than every_s={every_s:g}, and one that "
             f"would start late is skipped: set every_s to at least {lasts_s:g}"
         ]
+
+    def _round_s(self, arm_pause_s: float) -> float:
+        """The longest that a round may last: every wave, and a pause after each launch method."""
+        turns = len(split_turns(self.prepared))
+        longest_s = [max(each.plan.timeout_s for each in wave) + _END_S for wave in self.waves]
+        return math.fsum([*longest_s, turns * arm_pause_s if turns > 1 else 0.0])
 
     @property
     def waves(self) -> list[list[PreparedPlan]]:
@@ -230,15 +240,25 @@ class PreflightReport:
         )
         return regions * quiet, regions * (CALLS_PER_READ * busy + CALLS_PER_QUEUE)
 
-    def event_words(self) -> list[str]:
-        """Say what it costs to read EC2's own events, if they are read."""
+    def cost_words(self) -> list[str]:
+        """Say what the hard bound holds beside instances, disks and addresses, one sentence each.
+
+        That is what CPU credits can cost, and what it costs to read EC2's own events.
+        """
+        names = sorted({each.plan.target.instance_type for each in self.prepared if each.burstable})
         quiet, most = self._queue_calls
-        return [
+        credit = [
+            f"{', '.join(names)}: AWS bills CPU credits beyond the earned ones, "
+            f"{usd(SURPLUS_USD_PER_VCPU_HOUR)} per vCPU and hour; the hard bound counts them for "
+            "the whole time, so it can be above that of a larger type that has no credits"
+        ] * bool(names)
+        events = [
             f"EC2's own events: about {quiet} requests to SQS if a round lasts its whole time, at "
             f"most {most} if there are many events, of any instances; the first million a month "
             f"is free, then a million costs {usd(requests_usd(1_000_000))}, so a round at most "
             f"{usd(requests_usd(most))}, which its hard bound includes"
         ] * bool(most)
+        return credit + events
 
 
 def split_turns(prepared: Iterable[PreparedPlan]) -> list[list[PreparedPlan]]:

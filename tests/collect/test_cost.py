@@ -8,7 +8,8 @@ import pytest
 
 from spotlib.collect.cost import PreflightReport, PreparedPlan, split_waves
 from spotlib.collect.quotas import quota_of
-from spotlib.model import Plan, Stage, Target
+from spotlib.collect.report import rounds_words
+from spotlib.model import LONGEST_PAUSE_S, Plan, Stage, Target
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 STANDARD = quota_of("t3.nano").name
@@ -139,6 +140,31 @@ def test_a_round_that_may_outlast_the_pause_to_the_next_is_warned_of(methods, la
     [warning] = report(*plans).late_rounds(every_s=lasts_s - 1, **given)
     assert f"a round may last {lasts_s} s ({words}), longer than every_s={lasts_s - 1}" in warning
     assert warning.endswith(f"set every_s to at least {lasts_s}")
+
+
+def test_rounds_are_as_far_apart_as_one_may_last_and_900_s_at_least():
+    one, two = in_turns("request_spot_instances"), in_turns("run_instances", "create_fleet_instant")
+    lasts_s = 2 * (660 + 70)
+
+    assert report(*one).usual_every_s(70.0) == 900.0
+    assert report(*one).usual_every_s(70.0, least_s=300.0) == 660.0
+    assert report(*two).usual_every_s(70.0) == lasts_s
+    assert report(*two).late_rounds(rounds=9, every_s=lasts_s, arm_pause_s=70.0) == []
+    assert report(*two).usual_every_s(LONGEST_PAUSE_S) == LONGEST_PAUSE_S  # no batch takes more
+    rhythm = {"rounds": 3, "every_s": lasts_s}
+    assert rounds_words(report(*two), rhythm).startswith("3 rounds, one every 1460 s: expected ")
+    assert rounds_words(report(*one), rhythm | {"rounds": 1}).startswith("1 round: expected ")
+
+
+def test_that_credits_make_the_bound_of_a_small_type_large_is_said_where_there_are_any():
+    nano, large = prepared(on_demand_usd=0.0052), prepared("m5.large", on_demand_usd=0.096)
+    nano, large = replace(nano, burstable=True), replace(large, burstable=False)
+
+    assert nano.bound_usd > large.bound_usd
+    assert replace(nano, burstable=False).bound_usd < large.bound_usd
+    [words] = report(nano, large).cost_words()
+    assert words.startswith("t3.nano: AWS bills CPU credits beyond the earned ones, $0.0500 per")
+    assert report(large).cost_words() == []
 
 
 PER_HOUR_USD = 0.005 + 8 * 0.08 / 730  # address and disk
