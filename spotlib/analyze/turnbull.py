@@ -279,7 +279,7 @@ def _self_consistent(spread: Any, weight: Floats, start: Floats) -> Floats:
         far = linalg.norm(change, axis=1) / np.maximum(linalg.norm(bend, axis=1), 1e-300)
         far = far.clip(1.0, 100.0)[:, None]
         jump = np.maximum(here + 2 * far * change + far**2 * bend, second / 10)
-        mass[rows] = renewed(jump / jump.sum(axis=1, keepdims=True))
+        mass[rows] = renewed(jump)
         rows = rows[np.abs(mass[rows] - second).max(axis=1) >= 1e-4]
         if not rows.size:
             break
