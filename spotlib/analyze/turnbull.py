@@ -270,8 +270,8 @@ def _self_consistent(spread: Any, weight: Floats, start: Floats) -> Floats:
         share = np.cumsum((weight[rows] / chance) @ spread, axis=1)[:, :-1]
         return np.asarray(mass * np.maximum(share, 0.0) / total[rows])
 
-    mass, rows = np.tile(start / start.sum(), (len(weight), 1)), np.arange(len(weight))
-    for _ in range(2000):
+    mass, rows = np.tile(start, (len(weight), 1)), np.arange(len(weight))
+    for _ in range(2000):  # each step of EM makes the mass of a row add up to 1
         here = mass[rows]
         first = renewed(here)
         second = renewed(first)
@@ -283,5 +283,4 @@ def _self_consistent(spread: Any, weight: Floats, start: Floats) -> Floats:
         rows = rows[np.abs(mass[rows] - second).max(axis=1) >= 1e-4]
         if not rows.size:
             break
-    normal: Floats = mass / mass.sum(axis=1, keepdims=True)
-    return normal
+    return mass
