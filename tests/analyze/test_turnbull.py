@@ -18,6 +18,7 @@ from spotlib.analyze.lognormal import fit_lognormal
 from spotlib.analyze.turnbull import _nonnegative, influence, refitted, turnbull
 
 INF = np.inf
+THREE_PARTS = np.array([0.5, 0.3, 0.2])
 REFERENCE = Path(__file__).with_name("lifelines_npmle.json")
 QUICKLY = settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate])
 
@@ -393,6 +394,48 @@ def test_smoothing_keeps_the_mean_and_never_begins_before_the_request():
 
     assert wide.after_s.min() >= 0
     assert wide.restricted_mean_s(60.0) == pytest.approx(curve.restricted_mean_s(60.0))
+
+
+def test_a_narrow_piece_becomes_as_wide_as_the_window_around_its_middle_by_hand():
+    """Unless it is wider, would begin before 0, or end after what was watched; never stays never.
+
+    The middles are 1, 10, 22 and 29.5 s, the ends of what was watched 0 and 30 s.
+    """
+    after_s, by_s = np.array([0.5, 9.0, 20.0, 29.0, 30.0]), np.array([1.5, 11.0, 24.0, 30.0, INF])
+    wide = smoothed(Curve(after_s, by_s, np.full(5, 0.2), 30.0), 3.0)
+
+    assert wide.after_s.tolist() == [0.0, 8.5, 20.0, 29.0, 30.0]
+    assert wide.by_s.tolist() == [2.0, 11.5, 24.0, 30.0, INF]
+
+
+def test_what_is_read_off_a_curve_by_hand():
+    """Half is ready evenly from 0 to 10 s, three tenths from 20 to 30 s, and the rest never.
+
+    Of the 0.8 shown a quarter is reached at 0.2: 4 s; three quarters at 0.6: 20 + 10 / 3 s.  To 25
+    s the area above the curve is 10 - 2.5 below 10 s, 5 to 20 s and 2.5 - 0.75 / 2 beyond.
+    """
+    curve = Curve(np.array([0.0, 20.0, 40.0]), np.array([10.0, 30.0, INF]), THREE_PARTS, 40.0)
+    nothing = Curve(np.array([40.0]), np.array([INF]), np.array([1.0]), 40.0)
+
+    assert curve.share_by([0.0, 4.0, 15.0, 25.0, 40.0]).tolist() == [0.0, 0.2, 0.5, 0.65, 0.8]
+    assert np.isnan(curve.share_by(40.001))
+    assert curve.shown_share() == pytest.approx(0.8)
+    assert [float(curve.quantile(each)) for each in (0.2, 0.5, 0.6)] == pytest.approx(
+        [4.0, 10.0, 20 + 10 / 3], abs=1e-4
+    )
+    assert curve.quantile(0.8001) == INF
+    assert curve.interquartile_s() == pytest.approx(16 + 10 / 3, abs=1e-4)
+    assert curve.restricted_mean_s(25.0) == pytest.approx(7.5 + 5 + 2.125)
+    assert curve.restricted_mean_s(40.0) == pytest.approx(7.5 + 5 + 3.5 + 2)
+    assert (nothing.shown_share(), nothing.interquartile_s()) == (0.0, 0.0)
+    assert nothing.restricted_mean_s(40.0) == 40.0
+
+
+def test_brackets_know_their_runs_their_events_and_how_wide_they_are():
+    seen = observed([0, 3, 3, INF, 9], [2, 6, 7, INF, INF], run=[0, 0, 2, 1, 2])
+
+    assert (seen.runs, seen.events, seen.width_s) == (3, 3, 3.0)
+    assert observed([0, INF], [INF, INF]).width_s == 0.0
 
 
 def test_stale_reads_widen_the_brackets_backwards_only():

@@ -254,11 +254,17 @@ def test_sums_do_not_overflow_the_small_integers_that_counts_are_kept_in():
 
 
 def test_invalid_tables_and_sizes_are_refused():
-    with pytest.raises(ValueError, match="lacks the columns snapshots, it has"):
+    with pytest.raises(ValueError, match="lacks the columns snapshots, it has instance_type, reg"):
         variation(_toy([3], [2.5]).drop(columns="snapshots"))
+    with pytest.raises(ValueError, match="sps_cov and if_cov, it has none"):
+        score_targets(pd.DataFrame())
     with pytest.raises(ValueError, match="lacks the columns if_cov, it has"):
         score_targets(pd.DataFrame({"instance_type": [], "region": [], "sps_cov": []}))
-    with pytest.raises(ValueError, match=r"if_score must come in steps of 0\.5"):
-        variation(_toy([3, 3], [2.5, 2.3]))
+    for between in (2.3, 2.2):
+        with pytest.raises(ValueError, match=r"if_score must come in steps of 0\.5"):
+            variation(_toy([3, 3], [2.5, between]))
+    for between in (2.4, 2.6):
+        with pytest.raises(ValueError, match=r"sps must come in steps of 1$"):
+            variation(_toy([3, between], [2.5, 2.5]))
     with pytest.raises(ValueError, match="sizes must be a list of sizes, got the text 'nano'"):
         score_targets(variation(_toy([3], [2.5])), sizes="nano")
