@@ -31,10 +31,10 @@ class Account(Caller):
     def server_utc(self):
         return NOW
 
-    def region_names(self, region, service="ec2"):
+    def region_names(self, region, _="ec2"):
         return [region]
 
-    def call(self, region, action, /, **given):
+    def call(self, region, action, /, **_):
         self.asked.append(action)
         if self.asked.count(action) >= self._refused_from.get(action, 1000):
             about = {"kind": Kind.SERVER, "advice": "", "action": action, "region": region}
