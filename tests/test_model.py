@@ -138,6 +138,17 @@ def test_events_are_recorded_or_not_or_read_from_a_queue_that_is_named():
             require_events(events)
 
 
+def test_stages_have_their_names_in_the_order_of_time_and_a_plan_waits_for_some():
+    names = ["accepted", "granted", "fulfilled", "running", "usable", "ready"]
+
+    assert [each.label for each in sorted(Stage)] == names
+    for wanted in (Stage.ACCEPTED, Stage.FULFILLED, "ready"):
+        with pytest.raises(
+            ValueError, match="wanted must be one of granted, running, usable, ready, got"
+        ):
+            Plan(NANO, 1, wanted=wanted)
+
+
 def test_an_instance_id_begins_as_ec2s_do():
     assert [is_instance_id(each) for each in ("i-0", "sir-i-0", "ami-0")] == [True, False, False]
 
