@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from studies import observed
 
+from spotlib.analyze import turnbull as estimator
 from spotlib.analyze.curve import Curve, smoothed, widened
 from spotlib.analyze.lognormal import fit_lognormal
 from spotlib.analyze.turnbull import _nonnegative, influence, refitted, turnbull
@@ -90,9 +91,22 @@ def test_no_other_curve_is_more_likely(seen):
     assert gain[curve.mass > 1e-6] == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.fixture
+def calls(monkeypatch):
+    """Count the calls of a function that a search makes once in each of its steps."""
+
+    def counted(module, name):
+        function, made = getattr(module, name), []
+        monkeypatch.setattr(module, name, lambda *a, **k: made.append(1) or function(*a, **k))
+        return made
+
+    return counted
+
+
 @pytest.mark.parametrize(("middle", "seed"), [(4, 0), (4, 40), (5, 0), (5, 1), (5, 39)])
-def test_a_study_polled_in_many_schedules_ends_at_the_maximum(middle, seed):
+def test_a_study_polled_in_many_schedules_ends_at_the_maximum_soon(calls, middle, seed):
     """A step that leaves out a piece for good went on for hundreds of steps and did not end."""
+    steps = calls(estimator, "_uphill")
     rng = np.random.default_rng(seed)
     phase_s = rng.uniform(0, 5, 11)[rng.integers(0, 11, 200)].repeat(5)
     pace = rng.lognormal(0, 0.4, 200).repeat(5)
@@ -105,6 +119,7 @@ def test_a_study_polled_in_many_schedules_ends_at_the_maximum(middle, seed):
     gain = (holds / (holds @ curve.mass)[:, None]).mean(axis=0)
 
     assert gain.max() <= 1 + 1e-6
+    assert len(steps) <= 15  # it takes 8 to 12
 
 
 @QUICKLY
@@ -340,7 +355,8 @@ def test_influence_values_are_the_derivative_of_an_independent_em(seed):
         assert np.cumsum(moved.mass[number])[: len(ends_s)] == pytest.approx(expected, abs=2e-5)
 
 
-def test_a_resample_estimated_anew_is_the_curve_of_the_runs_drawn():
+def test_a_resample_estimated_anew_is_the_curve_of_the_runs_drawn_and_is_found_soon(calls):
+    lengths = calls(estimator.linalg, "norm")  # two in each round
     rng = np.random.default_rng(2)
     after_s = rng.integers(0, 60, (20, 4)) + rng.integers(0, 30, (20, 1))
     by_s = np.where(rng.random((20, 4)) < 0.2, INF, after_s + rng.integers(3, 9, (20, 4)))
@@ -352,6 +368,7 @@ def test_a_resample_estimated_anew_is_the_curve_of_the_runs_drawn():
 
     again = refitted(seen, draws, near=turnbull(seen)).share_by(times_s)
 
+    assert len(lengths) <= 2 * 18  # it takes 14 rounds
     for drawn, shares in zip(draws, again, strict=True):
         rows = [
             row for each in np.repeat(np.arange(20), drawn) for row in np.flatnonzero(run == each)
