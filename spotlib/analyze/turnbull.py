@@ -175,19 +175,19 @@ def _most_likely(brackets: _Brackets, weight: Floats, *, tolerance: float = 1e-7
 
 def _one_in_each(brackets: _Brackets) -> Floats:
     """Even mass on as few pieces as serve for every bracket to contain one."""
-    mass, newest = np.zeros(len(brackets.by_s)), -1
+    chosen, newest = np.zeros(len(brackets.by_s), dtype=bool), -1
     for place in np.argsort(brackets.last, kind="stable"):
         if brackets.first[place] > newest:
             newest = brackets.last[place]
-            mass[newest] = 1.0
-    even: Floats = mass / mass.sum()
+            chosen[newest] = True
+    even: Floats = chosen / chosen.sum()
     return even
 
 
 def _best_of_gaps(score: Floats, has_mass: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The piece with the highest score above 1 in each gap between pieces that have mass."""
     gap = np.cumsum(has_mass) - has_mass[0]
-    starts = np.flatnonzero(np.diff(gap, prepend=-1))
+    _, starts = np.unique(gap, return_index=True)
     open_to = np.where(has_mass, -np.inf, score)
     best: NDArray[np.bool_] = (open_to == np.maximum.reduceat(open_to, starts)[gap]) & (open_to > 1)
     return best

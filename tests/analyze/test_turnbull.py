@@ -16,7 +16,7 @@ from studies import observed
 from spotlib.analyze import turnbull as estimator
 from spotlib.analyze.curve import Curve, smoothed, widened
 from spotlib.analyze.lognormal import fit_lognormal
-from spotlib.analyze.turnbull import _nonnegative, influence, refitted, turnbull
+from spotlib.analyze.turnbull import _best_of_gaps, _nonnegative, influence, refitted, turnbull
 
 INF = np.inf
 THREE_PARTS = np.array([0.5, 0.3, 0.2])
@@ -134,6 +134,26 @@ def test_a_step_is_the_least_squares_solution_that_scipy_finds(size, rows, seed)
     least = optimize.nnls(design, aim)[1]
     assert found.min() >= 0
     assert np.linalg.norm(design @ found - aim) == pytest.approx(least, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("has_mass", "best"),
+    [
+        ("..#...#.", ".#.....#"),
+        ("#..#....", ".#.....#"),
+        ("...#...#", ".#......"),
+        ("#......#", ".#......"),
+        ("#.#.#..#", ".#......"),
+        ("........", ".#......"),
+    ],
+)
+def test_of_each_gap_the_best_piece_is_added_if_it_would_gain(has_mass, best):
+    """The scores between are highest at the second piece, and below 1 or just 1 in the middle."""
+    score = np.array([1.5, 3.0, 1.0, 0.5, 0.9, 1.0, 0.3, 2.0])
+
+    found = _best_of_gaps(score, np.array([each == "#" for each in has_mass]))
+
+    assert "".join(np.where(found, "#", ".")) == best
 
 
 def plain_em(seen, *, steps, of_run=1.0):
