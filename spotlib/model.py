@@ -142,7 +142,7 @@ class Kind(StrEnum):
 OUTCOME_KINDS = frozenset({Kind.CAPACITY, Kind.PRICE})
 
 
-def recorded_stages(wanted: Stage, *, usable: bool = False) -> tuple[Stage, ...]:
+def recorded_stages(wanted: Stage, *, usable: bool) -> tuple[Stage, ...]:
     """Return the stages that a plan records which waits for this one.
 
     GRANTED only a probe records, and USABLE only a plan that waits for it or asks for it.

@@ -384,6 +384,7 @@ class Map:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._tests: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._by_import: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
 
     def add(self, found: dict[str, Any]) -> None:
         """Add what the tests of one file reach."""
@@ -391,15 +392,19 @@ class Map:
         for path, lines in found["files"].items():
             for line, tests in lines.items():
                 self._tests[path][int(line)] |= self.seconds.keys() & tests
+                if "" in tests:
+                    self._by_import[path][int(line)] |= found["seconds"].keys()
 
     def tests(self, mutant: Mutant) -> list[str]:
         """Return the tests of its room that reach a mutant: first the files that are done soonest.
 
-        A file's tests stay together, because some share what takes long to set up.
+        A file's tests stay together, because some share what takes long to set up.  In a function
+        that only the import calls it is reached by whatever imports it.
         """
-        lines = self._tests[mutant.path]
+        lines, by_import = self._tests[mutant.path], self._by_import[mutant.path]
         near = lines if mutant.place.lines is None else mutant.place.lines
         reached = {test for line in near for test in lines.get(line, ())}
+        reached = reached or {test for line in near for test in by_import.get(line, ())}
         mine = sorted(
             (t for t in reached if t.startswith(ROOMS[mutant.room])), key=self.seconds.get
         )

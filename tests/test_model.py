@@ -7,7 +7,10 @@ from spotlib.model import (
     Stage,
     Target,
     image_family,
+    is_instance_id,
     plan_launches,
+    require_end,
+    require_events,
     require_intervals,
     require_pauses,
     require_probe_pauses,
@@ -24,7 +27,9 @@ def test_a_plan_refuses_a_count_that_ec2_would(count):
         Plan(NANO, count)
 
 
-@pytest.mark.parametrize("timeout_s", [0, 0.0, -1, 1e300, float("nan"), float("inf"), "600"])
+@pytest.mark.parametrize(
+    "timeout_s", [0, 0.0, -1, 31_622_401, 1e300, float("nan"), float("inf"), "600", True]
+)
 def test_a_plan_refuses_a_timeout_that_never_ends_or_never_begins(timeout_s):
     with pytest.raises(ValueError, match=r"timeout_s must be above 0 and at most 31622400.* got"):
         Plan(NANO, 1, timeout_s=timeout_s)
@@ -33,6 +38,7 @@ def test_a_plan_refuses_a_timeout_that_never_ends_or_never_begins(timeout_s):
 def test_the_least_and_the_most_that_a_plan_may_ask_for():
     assert [Plan(NANO, count).count for count in (1, 3000)] == [1, 3000]
     assert Plan(NANO, 1, timeout_s=1e-9).timeout_s == 1e-9
+    assert Plan(NANO, 1, timeout_s=YEAR_S).timeout_s == YEAR_S
     assert Plan(NANO, 1, max_price_usd=1e-9).max_price_usd == 1e-9
     for price_usd in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="max_price_usd must be above 0"):
@@ -52,6 +58,16 @@ def test_what_nobody_says_is_watched_for_ten_minutes_or_a_probe_for_half_a_minut
     assert (usual_poll_s(Stage.READY), usual_poll_s(Stage.RUNNING)) == (3.0, 3.0)
     assert usual_poll_s(Stage.GRANTED) == 0.5
     assert (plan.is_probe, probe.is_probe) == (False, True)
+
+
+def test_all_plans_have_the_same_other_values():
+    given = {"timeout_s": 7.0, "wanted": Stage.USABLE, "image": "ami-1", "max_price_usd": 0.5}
+    arms = ["run_instances", "create_fleet_instant"]
+
+    plans = plan_launches([NANO], count=3, methods=arms, usable=True, **given)
+
+    assert plans == [Plan(NANO, 3, method=arm, usable=True, **given) for arm in arms]
+    assert plan_launches([NANO], count=3) == [Plan(NANO, 3)]
 
 
 def test_each_method_and_target_is_planned_once():
@@ -75,6 +91,7 @@ YEAR_S = 366 * 86_400
 
 def test_pauses_and_intervals_end_at_their_limits():
     require_intervals(timeout_s=3.0, poll_s=3.0)
+    require_intervals(timeout_s=YEAR_S, poll_s=YEAR_S)
     require_pauses(every_s=1e-9, arm_pause_s=0.0)
     require_pauses(every_s=YEAR_S, arm_pause_s=YEAR_S)
     require_probe_pauses(rounds=2, every_s=300.0, arms=2, arm_pause_s=300.0)
@@ -85,6 +102,7 @@ def test_pauses_and_intervals_end_at_their_limits():
         (3.0, -1.0),
         (3.0, True),
         (3.0, float("inf")),
+        (YEAR_S + 1, 3.0),
     ):
         with pytest.raises(ValueError, match="need 0 < poll_s <= timeout_s"):
             require_intervals(timeout_s=timeout_s, poll_s=poll_s)
@@ -98,6 +116,41 @@ def test_pauses_and_intervals_end_at_their_limits():
         require_probe_pauses(rounds=2, every_s=299.0, arms=1, arm_pause_s=0.0)
     with pytest.raises(ValueError, match="arm_pause_s must be at least 300 seconds, got 299"):
         require_probe_pauses(rounds=1, every_s=1.0, arms=2, arm_pause_s=299.0)
+
+
+def test_rounds_are_at_most_a_million_and_ten_years():
+    require_end(rounds=1, every_s=YEAR_S * 11.0)  # of one round nothing comes after it
+    require_end(rounds=1_000_000, every_s=300.0)
+    require_end(rounds=11, every_s=YEAR_S)
+    for rounds in (0, -1, 1_000_001, 2.0, True, "2"):
+        with pytest.raises(ValueError, match=r"rounds must be a whole number from 1 to 1000000, g"):
+            require_end(rounds=rounds, every_s=1.0)
+    for rounds, every_s in ((11, YEAR_S + 0.1), (12, YEAR_S)):
+        with pytest.raises(ValueError, match="would take more than ten years"):
+            require_end(rounds=rounds, every_s=every_s)
+
+
+def test_events_are_recorded_or_not_or_read_from_a_queue_that_is_named():
+    for events in (True, False, "q", "q" * 80, "My-queue_1"):
+        require_events(events)
+    for events in ("", "q" * 81, "q.fifo", "true", "False", "run_instances", "0", 1, None):
+        with pytest.raises(ValueError, match=r"events must be False, True .* got"):
+            require_events(events)
+
+
+def test_stages_have_their_names_in_the_order_of_time_and_a_plan_waits_for_some():
+    names = ["accepted", "granted", "fulfilled", "running", "usable", "ready"]
+
+    assert [each.label for each in sorted(Stage)] == names
+    for wanted in (Stage.ACCEPTED, Stage.FULFILLED, "ready"):
+        with pytest.raises(
+            ValueError, match="wanted must be one of granted, running, usable, ready, got"
+        ):
+            Plan(NANO, 1, wanted=wanted)
+
+
+def test_an_instance_id_begins_as_ec2s_do():
+    assert [is_instance_id(each) for each in ("i-0", "sir-i-0", "ami-0")] == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +202,7 @@ def test_usable_is_not_recorded_where_instances_end_before_it(wanted):
 
 def test_a_plan_that_waits_for_usable_records_it_and_others_only_where_it_is_asked_for():
     assert Stage.USABLE in Plan(NANO, 1, wanted=Stage.USABLE).stages
+    assert Stage.USABLE in Plan(NANO, 1, wanted=Stage.USABLE, usable=True).stages
     assert Stage.USABLE in Plan(NANO, 1, usable=True).stages
     assert Stage.USABLE not in Plan(NANO, 1).stages
 
@@ -163,6 +217,8 @@ def test_only_a_probe_records_that_it_was_granted():
     assert Stage.GRANTED in Plan(NANO, 1, wanted=Stage.GRANTED).stages
     assert watched_stages(Stage.GRANTED) == (Stage.ACCEPTED, Stage.GRANTED)
     assert watched_stages(Stage.RUNNING) == tuple(rest[:3])
+    assert watched_stages(Stage.READY) == tuple(rest)
+    assert watched_stages(Stage.READY, usable=True) == (*rest[:3], Stage.USABLE, Stage.READY)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +237,7 @@ def test_only_a_probe_records_that_it_was_granted():
         ("amzn-ami-hvm-2017.09.1.20171103-x86_64-gp2", "amzn-ami-hvm-x86_64-gp2"),
         ("al2023-ami-my-own-arm64", "ami-1"),
         ("Windows_Server-2019-English-Full-Base-2019.0.20250101", "ami-1"),
+        ("al2023-ami-2023.6.20250128.0-2023.6.20250129.0-arm64", "ami-1"),  # of which of the two?
         ("", "ami-1"),
     ],
 )

@@ -162,6 +162,18 @@ def test_an_instances_own_reason_says_who_ended_it_before_the_requests_code_does
     assert failure_kind("instance-terminated-by-user", reason) is kind
 
 
+@pytest.mark.parametrize(
+    ("code", "instance_id", "held"),
+    [
+        *[(code, None, True) for code in sorted(HELD_CODES)],
+        *[(code, "i-1", False) for code in sorted(HELD_CODES)],  # of a fleet that has some
+        *[(code, None, False) for code in ("", "pending-evaluation", "fulfilled")],
+    ],
+)
+def test_only_what_has_no_instance_is_held_and_only_by_the_market(code, instance_id, held):
+    assert Sighting("open", code, instance_id=instance_id).held is held
+
+
 def test_the_first_failed_check_has_a_bracket_and_is_no_stage():
     track = Track("sir-1", 0.0)
     for number, status in enumerate(["initializing", "impaired", "ok", "impaired"]):
@@ -203,6 +215,21 @@ def test_a_request_with_an_outcome_is_closed():
     assert advance(ready, running(checks=OK), asked_s=6.0, answered_s=6.5) is ready
 
 
+def test_an_outcome_stays_whatever_was_shown():
+    track = advance(Track("sir-1", 0.0), running(checks=OK), asked_s=3.0, answered_s=3.5)
+    timed_out = replace(track, outcome=Outcome.TIMED_OUT)
+
+    assert conclude(timed_out, wanted=Stage.READY) is timed_out
+    assert track.outcome is None
+
+
+def test_nothing_is_known_of_a_request_before_its_first_poll():
+    new = Track("sir-1", 2.0)
+
+    assert (new.stage, new.outcome, new.impaired, new.held) == (None, None, None, None)
+    assert conclude(new, wanted=Stage.ACCEPTED) is new
+
+
 def test_no_poll_shows_that_a_guest_is_usable():
     track = advance(Track("sir-1", 0.0), running(checks=OK), asked_s=3.0, answered_s=3.5)
 
@@ -222,9 +249,10 @@ def test_a_request_is_done_when_its_guest_is_usable_and_that_is_kept_after_its_o
     assert add_usable(timed_out, Bracket(2.0, 4.0)).outcome is Outcome.TIMED_OUT
 
 
-def test_a_bracket_is_never_empty():
+@pytest.mark.parametrize("ends", [(2.0, 2.0), (3.0, 2.0), (float("nan"), 2.0)])
+def test_a_bracket_is_never_empty(ends):
     with pytest.raises(ValueError, match="after_s < by_s"):
-        Bracket(2.0, 2.0)
+        Bracket(*ends)
 
 
 moments = st.lists(st.floats(0.01, 100.0), min_size=5, max_size=5).map(sorted)

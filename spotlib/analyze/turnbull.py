@@ -175,19 +175,19 @@ def _most_likely(brackets: _Brackets, weight: Floats, *, tolerance: float = 1e-7
 
 def _one_in_each(brackets: _Brackets) -> Floats:
     """Even mass on as few pieces as serve for every bracket to contain one."""
-    mass, newest = np.zeros(len(brackets.by_s)), -1
+    chosen, newest = np.zeros(len(brackets.by_s), dtype=bool), -1
     for place in np.argsort(brackets.last, kind="stable"):
         if brackets.first[place] > newest:
             newest = brackets.last[place]
-            mass[newest] = 1.0
-    even: Floats = mass / mass.sum()
+            chosen[newest] = True
+    even: Floats = chosen / chosen.sum()
     return even
 
 
 def _best_of_gaps(score: Floats, has_mass: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The piece with the highest score above 1 in each gap between pieces that have mass."""
     gap = np.cumsum(has_mass) - has_mass[0]
-    starts = np.flatnonzero(np.diff(gap, prepend=-1))
+    _, starts = np.unique(gap, return_index=True)
     open_to = np.where(has_mass, -np.inf, score)
     best: NDArray[np.bool_] = (open_to == np.maximum.reduceat(open_to, starts)[gap]) & (open_to > 1)
     return best
@@ -270,8 +270,8 @@ def _self_consistent(spread: Any, weight: Floats, start: Floats) -> Floats:
         share = np.cumsum((weight[rows] / chance) @ spread, axis=1)[:, :-1]
         return np.asarray(mass * np.maximum(share, 0.0) / total[rows])
 
-    mass, rows = np.tile(start / start.sum(), (len(weight), 1)), np.arange(len(weight))
-    for _ in range(2000):
+    mass, rows = np.tile(start, (len(weight), 1)), np.arange(len(weight))
+    for _ in range(2000):  # each step of EM makes the mass of a row add up to 1
         here = mass[rows]
         first = renewed(here)
         second = renewed(first)
@@ -279,9 +279,8 @@ def _self_consistent(spread: Any, weight: Floats, start: Floats) -> Floats:
         far = linalg.norm(change, axis=1) / np.maximum(linalg.norm(bend, axis=1), 1e-300)
         far = far.clip(1.0, 100.0)[:, None]
         jump = np.maximum(here + 2 * far * change + far**2 * bend, second / 10)
-        mass[rows] = renewed(jump / jump.sum(axis=1, keepdims=True))
+        mass[rows] = renewed(jump)
         rows = rows[np.abs(mass[rows] - second).max(axis=1) >= 1e-4]
         if not rows.size:
             break
-    normal: Floats = mass / mass.sum(axis=1, keepdims=True)
-    return normal
+    return mass

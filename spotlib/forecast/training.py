@@ -273,7 +273,7 @@ def count_runs(
     requests = requests.sort_values(RUN, kind="stable")
     last_s = horizon_s or 0.95 * float(requests["timeout_s"].min())
     times_s = np.arange(step_s, last_s + 1e-9, step_s)
-    if times_s.size == 0:
+    if not times_s.size:
         raise ValueError(f"need 0 < step_s <= horizon_s, got {step_s=}, horizon_s={last_s:g}")
     first = np.flatnonzero(~requests.duplicated(RUN).to_numpy())
     return RunCounts(

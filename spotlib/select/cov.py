@@ -141,9 +141,8 @@ def score_targets(
     """
     require_columns(variation, [*PAIR, "sps_cov", "if_cov"])
     table = variation.astype(dict.fromkeys(PAIR, "str"))
-    score = table["sps_cov"] * table["if_cov"]
-    moving = (table["sps_cov"] > 0) & (table["if_cov"] > 0) & np.isfinite(score) & (score > 0)
-    table = table.assign(score=score)[moving]
+    score = table["sps_cov"].clip(lower=0) * table["if_cov"]  # two below 0 have no score
+    table = table.assign(score=score)[(score > 0) & np.isfinite(score)]
     table = table[is_of_size(table, sizes)].sort_values(
         ["score", *PAIR], ascending=[False, True, True], ignore_index=True, kind="stable"
     )

@@ -10,6 +10,7 @@ from scipy import stats
 
 from spotlib.analyze.intervals import (
     FEWEST_RUNS,
+    Estimate,
     ShareLimits,
     _between,
     run_level_interval,
@@ -50,6 +51,60 @@ def test_one_resample_without_a_value_leaves_no_interval():
     assert "not every resample" in estimate.why
 
 
+@pytest.mark.parametrize(
+    ("estimate", "words"),
+    [
+        (Estimate(21.34, 19.8, 23.06), "21.3 s (19.8 to 23.1)"),
+        (Estimate(21.34, 19.8, INF), "21.3 s (19.8 or more)"),
+        (Estimate(21.34, np.nan, np.nan, "1 run"), "21.3 s (no interval: 1 run)"),
+        (Estimate(np.nan, np.nan, np.nan, "1 run"), "not reached while watched"),
+    ],
+)
+def test_an_estimate_is_said_with_its_interval_or_why_there_is_none(estimate, words):
+    assert estimate.words() == words
+    assert estimate.words("") == words.replace(" s (", " (")
+    assert estimate.words(digits=0) == (
+        words.replace("21.3", "21").replace("19.8", "20").replace("23.1", "23")
+    )
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (FEWEST_RUNS - 1, "5 runs")]
+)
+def test_too_few_runs_are_said_to_be_so_many(runs, said):
+    why = f"{said}, at least 6 are needed"
+    scores = np.arange(1.0, runs + 1)
+    limits = ShareLimits.of(np.array([0.5]), np.full((9, 1), 0.5), runs=runs, requests=9)
+
+    assert run_level_interval(2.0, np.full(9, 2.0), runs=runs).why == why
+    assert studentized(2.0, np.full(9, 2.0), scores=scores, draws=np.ones((9, runs))).why == why
+    assert (limits.why, limits.interval(0.5).why) == (why, why)
+
+
+def test_another_level_moves_the_percentiles_by_its_own_t():
+    """t(0.95, 7) = 1.8946, times sqrt(8 / 7) is 2.0254, and Phi(-2.0254) = 0.02141."""
+    estimate = run_level_interval(500.0, np.arange(1.0, 1001.0), runs=8, level=0.9)
+
+    assert (estimate.low, estimate.high) == (22.0, 979.0)
+
+
+def test_what_is_not_known_has_no_interval_either():
+    assert run_level_interval(40.0, np.array([]), runs=20).why == "not every resample has a value"
+    assert np.isnan(run_level_interval(INF, np.full(9, 40.0), runs=20).value)
+    draws = np.eye(8)[:, ::-1] + 1
+    lost = np.append(np.full(7, 40.0), np.nan)
+    for value, resampled in ((np.nan, np.full(8, 40.0)), (40.0, lost)):
+        estimate = studentized(value, resampled, scores=EIGHT_MEANS_S, draws=draws)
+        assert estimate.words() == run_level_interval(value, resampled, runs=8).words()
+
+
+def test_a_share_at_a_time_that_was_not_watched_is_said_to_be_so():
+    limits = ShareLimits(20, np.array([0.0, 1.0]), np.array([40.0, 40.0]), beyond=2.5)
+
+    assert limits.interval(np.nan).why == "not watched so long"
+    assert limits.interval(0.5).why == ""
+
+
 @pytest.mark.parametrize("runs", [FEWEST_RUNS - 1, FEWEST_RUNS])
 def test_an_interval_begins_at_six_runs(runs):
     few = runs < 6
@@ -83,7 +138,7 @@ def test_a_mean_of_times_is_never_below_zero():
 
     estimate = studentized(scores.mean(), counted @ scores / 6, scores=scores, draws=counted)
 
-    assert estimate.low >= 0.0
+    assert estimate.low == 0.0
 
 
 def test_where_a_resample_repeats_one_run_the_percentiles_serve():

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from studies import observed
 
+from spotlib.analyze import turnbull as estimator
 from spotlib.analyze.curve import Curve, Observed, smoothed, widened
 from spotlib.analyze.lognormal import fit_lognormal
-from spotlib.analyze.turnbull import _nonnegative, influence, refitted, turnbull
+from spotlib.analyze.turnbull import _best_of_gaps, _nonnegative, influence, refitted, turnbull
 
 INF = np.inf
+THREE_PARTS = np.array([0.5, 0.3, 0.2])
 REFERENCE = Path(__file__).with_name("lifelines_npmle.json")
 QUICKLY = settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate])
 
@@ -89,9 +91,22 @@ def test_no_other_curve_is_more_likely(seen):
     assert gain[curve.mass > 1e-6] == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.fixture
+def calls(monkeypatch):
+    """Count the calls of a function that a search makes once in each of its steps."""
+
+    def counted(module, name):
+        function, made = getattr(module, name), []
+        monkeypatch.setattr(module, name, lambda *a, **k: made.append(1) or function(*a, **k))
+        return made
+
+    return counted
+
+
 @pytest.mark.parametrize(("middle", "seed"), [(4, 0), (4, 40), (5, 0), (5, 1), (5, 39)])
-def test_a_study_polled_in_many_schedules_ends_at_the_maximum(middle, seed):
+def test_a_study_polled_in_many_schedules_ends_at_the_maximum_soon(calls, middle, seed):
     """A step that leaves out a piece for good went on for hundreds of steps and did not end."""
+    steps = calls(estimator, "_uphill")
     rng = np.random.default_rng(seed)
     phase_s = rng.uniform(0, 5, 11)[rng.integers(0, 11, 200)].repeat(5)
     pace = rng.lognormal(0, 0.4, 200).repeat(5)
@@ -104,6 +119,7 @@ def test_a_study_polled_in_many_schedules_ends_at_the_maximum(middle, seed):
     gain = (holds / (holds @ curve.mass)[:, None]).mean(axis=0)
 
     assert gain.max() <= 1 + 1e-6
+    assert len(steps) <= 15  # it takes 8 to 12
 
 
 @QUICKLY
@@ -118,6 +134,26 @@ def test_a_step_is_the_least_squares_solution_that_scipy_finds(size, rows, seed)
     least = optimize.nnls(design, aim)[1]
     assert found.min() >= 0
     assert np.linalg.norm(design @ found - aim) == pytest.approx(least, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("has_mass", "best"),
+    [
+        ("..#...#.", ".#.....#"),
+        ("#..#....", ".#.....#"),
+        ("...#...#", ".#......"),
+        ("#......#", ".#......"),
+        ("#.#.#..#", ".#......"),
+        ("........", ".#......"),
+    ],
+)
+def test_of_each_gap_the_best_piece_is_added_if_it_would_gain(has_mass, best):
+    """The scores between are highest at the second piece, and below 1 or just 1 in the middle."""
+    score = np.array([1.5, 3.0, 1.0, 0.5, 0.9, 1.0, 0.3, 2.0])
+
+    found = _best_of_gaps(score, np.array([each == "#" for each in has_mass]))
+
+    assert "".join(np.where(found, "#", ".")) == best
 
 
 def plain_em(seen, *, steps, of_run=1.0):
@@ -339,7 +375,8 @@ def test_influence_values_are_the_derivative_of_an_independent_em(seed):
         assert np.cumsum(moved.mass[number])[: len(ends_s)] == pytest.approx(expected, abs=2e-5)
 
 
-def test_a_resample_estimated_anew_is_the_curve_of_the_runs_drawn():
+def test_a_resample_estimated_anew_is_the_curve_of_the_runs_drawn_and_is_found_soon(calls):
+    lengths = calls(estimator.linalg, "norm")  # two in each round
     rng = np.random.default_rng(2)
     after_s = rng.integers(0, 60, (20, 4)) + rng.integers(0, 30, (20, 1))
     by_s = np.where(rng.random((20, 4)) < 0.2, INF, after_s + rng.integers(3, 9, (20, 4)))
@@ -351,6 +388,7 @@ def test_a_resample_estimated_anew_is_the_curve_of_the_runs_drawn():
 
     again = refitted(seen, draws, near=turnbull(seen)).share_by(times_s)
 
+    assert len(lengths) <= 2 * 18  # it takes 14 rounds
     for drawn, shares in zip(draws, again, strict=True):
         rows = [
             row for each in np.repeat(np.arange(20), drawn) for row in np.flatnonzero(run == each)
@@ -419,6 +457,48 @@ def test_what_the_brackets_leave_open_holds_the_quantile_and_the_mean_of_the_tim
         1.0,
         3.0,
     )
+
+
+def test_a_narrow_piece_becomes_as_wide_as_the_window_around_its_middle_by_hand():
+    """Unless it is wider, would begin before 0, or end after what was watched; never stays never.
+
+    The middles are 1, 10, 22 and 29.5 s, the ends of what was watched 0 and 30 s.
+    """
+    after_s, by_s = np.array([0.5, 9.0, 20.0, 29.0, 30.0]), np.array([1.5, 11.0, 24.0, 30.0, INF])
+    wide = smoothed(Curve(after_s, by_s, np.full(5, 0.2), 30.0), 3.0)
+
+    assert wide.after_s.tolist() == [0.0, 8.5, 20.0, 29.0, 30.0]
+    assert wide.by_s.tolist() == [2.0, 11.5, 24.0, 30.0, INF]
+
+
+def test_what_is_read_off_a_curve_by_hand():
+    """Half is ready evenly from 0 to 10 s, three tenths from 20 to 30 s, and the rest never.
+
+    Of the 0.8 shown a quarter is reached at 0.2: 4 s; three quarters at 0.6: 20 + 10 / 3 s.  To 25
+    s the area above the curve is 10 - 2.5 below 10 s, 5 to 20 s and 2.5 - 0.75 / 2 beyond.
+    """
+    curve = Curve(np.array([0.0, 20.0, 40.0]), np.array([10.0, 30.0, INF]), THREE_PARTS, 40.0)
+    nothing = Curve(np.array([40.0]), np.array([INF]), np.array([1.0]), 40.0)
+
+    assert curve.share_by([0.0, 4.0, 15.0, 25.0, 40.0]).tolist() == [0.0, 0.2, 0.5, 0.65, 0.8]
+    assert np.isnan(curve.share_by(40.001))
+    assert curve.shown_share() == pytest.approx(0.8)
+    assert [float(curve.quantile(each)) for each in (0.2, 0.5, 0.6)] == pytest.approx(
+        [4.0, 10.0, 20 + 10 / 3], abs=1e-4
+    )
+    assert curve.quantile(0.8001) == INF
+    assert curve.interquartile_s() == pytest.approx(16 + 10 / 3, abs=1e-4)
+    assert curve.restricted_mean_s(25.0) == pytest.approx(7.5 + 5 + 2.125)
+    assert curve.restricted_mean_s(40.0) == pytest.approx(7.5 + 5 + 3.5 + 2)
+    assert (nothing.shown_share(), nothing.interquartile_s()) == (0.0, 0.0)
+    assert nothing.restricted_mean_s(40.0) == 40.0
+
+
+def test_brackets_know_their_runs_their_events_and_how_wide_they_are():
+    seen = observed([0, 3, 3, INF, 9], [2, 6, 7, INF, INF], run=[0, 0, 2, 1, 2])
+
+    assert (seen.runs, seen.events, seen.width_s) == (3, 3, 3.0)
+    assert observed([0, INF], [INF, INF]).width_s == 0.0
 
 
 def test_stale_reads_widen_the_brackets_backwards_only():

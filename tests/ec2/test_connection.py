@@ -15,7 +15,7 @@ from pages import shown_by
 
 from spotlib.__main__ import main
 from spotlib.ec2.clock import control
-from spotlib.ec2.connection import connect
+from spotlib.ec2.connection import Connection, connect
 
 PAGE = b"<!doctype html>\n<html><head><title>Welcome to\nnginx!</title></head><p>secret</html>"
 XHTML = b"<html><head/><body><p>secret</p></body></html>"
@@ -99,6 +99,13 @@ def answering(error):
         raise error
 
     return control
+
+
+def test_a_connection_is_shown_by_where_it_leads_and_by_nothing_else():
+    there = partial(Connection, clock="clock", open_session=lambda: "secret", profile="secret")
+
+    assert repr(there("aws")) == "<Connection to aws>"
+    assert repr(there("sandbox", world="w-1")) == "<Connection to sandbox, world w-1>"
 
 
 def test_a_sandbox_that_is_slow_to_answer_is_not_taken_for_another_endpoint(monkeypatch):

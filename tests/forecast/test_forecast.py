@@ -353,10 +353,15 @@ def test_the_figure_draws_each_forecast_from_none_at_the_request():
         assert {*map(tuple, corners)} >= {(0.0, 0.0), (forecast.times_s[-1], float(high[-1]))}
         assert ax.get_xlim()[1] == pytest.approx(panels[1].get_xlim()[1])
         assert ax.get_xlim()[1] >= 45.0
-        bottom, top = ax.get_ylim()
-        assert bottom < 0  # neither none nor all is drawn on the edge
-        assert top > 4
-        assert all(float(tick).is_integer() for tick in ax.get_yticks())
+        assert ax.get_ylim() == pytest.approx((-0.12, 4.2))  # none and all are not on the edge
+
+
+def test_the_figure_of_a_single_instance_has_no_parts_of_an_instance_on_its_axis():
+    figure = forecast_figure([forecast_of([0.2, 0.9])], Styles.of([str(NANO)]), simulated=True)
+    [ax] = [each for each in figure.axes if each.lines]
+
+    assert all(float(tick).is_integer() for tick in ax.get_yticks())
+    assert {0.0, 1.0} <= set(ax.get_yticks())
 
 
 def test_waiting_pays_until_no_more_becomes_ready():

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,23 @@ def test_the_pit_of_true_counts_is_uniform_and_of_too_sure_ones_not():
     assert stats.kstest(randomised_pit(true, seen, rng=rng), "uniform").pvalue > 0.01
     values = randomised_pit(sure, seen, rng=rng)
     assert np.mean((values > 0.05) & (values < 0.95)) < 0.75
+
+
+@pytest.mark.parametrize(
+    ("chances", "drawn", "value"),
+    [
+        ([0.25, 0.75 + 1e-12], 0.0, 1.0),
+        ([0.25 - 1e-12, 0.75], 1.0, 0.25),
+        ([-1e-12, 1.0], 0.0, 0.0),
+    ],
+)
+def test_no_rounding_takes_a_pit_beyond_0_or_1(chances, drawn, value):
+    rng = SimpleNamespace(uniform=lambda size: np.full(size, drawn))
+    seen = 0 if value == 0.0 else 1
+    [found] = randomised_pit(np.array([chances]), np.array([seen]), rng=rng)
+
+    assert found == pytest.approx(value)
+    assert 0.0 <= found <= 1.0
 
 
 def test_pinball_loss_is_least_at_the_quantile():

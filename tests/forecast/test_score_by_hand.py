@@ -229,7 +229,19 @@ def test_the_split_by_time_is_exact_to_a_round_and_a_second():
             ),
         ]
     )
-    assert chosen_rounds(long.reset_index(drop=True)) == [[*range(14)], [*range(15, 20)]]  # a day
+    long = long.reset_index(drop=True)
+    assert chosen_rounds(long) == [[*range(14)], [*range(15, 20)]]  # a day
+    moved = long["sent_at"] + pd.to_timedelta(0.5 * (long["round"] >= 14), unit="s")
+    assert chosen_rounds(long.assign(sent_at=moved)) == [[*range(14)], [*range(14, 20)]]
+
+
+def test_the_gap_of_a_split_by_time_is_a_tenth_of_all_the_time_between_first_and_last():
+    """Of 60 minutes, 6: after the seventh round they end at the twelfth."""
+    minutes = [0, 1, 2, 3, 4, 5, 6, 11.95, 12.0, 60.0]
+    runs = features_of([(number, 0, "t3.a in sa-east-1") for number in range(10)])
+    sent_at = runs["sent_at"].iloc[0] + pd.to_timedelta(minutes, unit="min")
+
+    assert chosen_rounds(runs.assign(sent_at=sent_at)) == [[*range(7)], [9]]
 
 
 @pytest.mark.parametrize(("targets", "parts"), [(2, 2), (4, 4), (5, 5), (12, 5)])

@@ -117,6 +117,18 @@ def asked(**features):
     return pd.DataFrame([unknown | features | {"n": float(N), "target": str(NEW)}])
 
 
+def test_a_run_weighs_the_less_the_more_standard_deviations_it_is_away_by_hand():
+    """The scores 1, 2 and 3 have the deviation sqrt(2 / 3): two are sqrt(1.5) and sqrt(6) away.
+
+    By the kernel, exp(-distance^2 / 2), they weigh exp(-0.75) and exp(-3) of the first.
+    """
+    runs = pd.concat([asked(t3=number, if_score=number) for number in (1.0, 2.0, 3.0)])
+    values, weight = complete(asked(if_score=1.0).assign(target="x"), runs)
+
+    first, second, third = weight[np.argsort(values["t3"])]
+    assert (second / first, third / first) == pytest.approx((np.exp(-0.75), np.exp(-3.0)))
+
+
 def test_nan_is_left_out():
     assert expected(CHOSEN, NEW, sps=1, t3=np.nan) == expected(CHOSEN, NEW, sps=1)
 

@@ -169,6 +169,9 @@ def test_scores_are_ranked_by_value_then_name_and_only_if_positive_and_finite():
             ("t3.medium", "us-east-1", 0.0, 0.3),  # constant
             ("t3.medium", "eu-west-1", NAN, 0.3),  # undefined
             ("t3.medium", "sa-east-1", -0.5, -0.5),  # negative means
+            ("t3.medium", "sa-east-2", -0.5, 0.5),
+            ("t3.medium", "sa-east-3", 0.5, -0.5),
+            ("t3.medium", "sa-east-4", 1e-200, 1e-200),  # less than a number can be
             ("t3.medium", "eu-west-2", np.inf, 0.5),
             ("t3.large", "us-east-1", 0.9, 0.9),
             ("t3.2xlarge", "us-east-1", 0.9, 0.9),
@@ -187,6 +190,8 @@ def test_scores_are_ranked_by_value_then_name_and_only_if_positive_and_finite():
         ("t3.nano", "us-east-1"),
     ]
     assert scored["rank"].tolist() == [1, 2, 3, 4]
+    assert scored.index.tolist() == [0, 1, 2, 3]
+    assert scored["score"].tolist() == pytest.approx([0.09, 0.02, 0.02, 0.02])
     assert score_targets(table, sizes=["large"])["instance_type"].tolist() == ["t3.large"]
     assert score_targets(table, sizes=["metal-24xl"])["instance_type"].tolist() == [
         "c7i.metal-24xl"
@@ -233,6 +238,15 @@ def test_the_study_s_infinite_and_doubly_negative_scores_are_not_ranked_first():
     assert table[["sps_cov", "if_cov"]].to_numpy().tolist() == [[-2.0, -2.0]]  # as pandas has it
 
 
+@pytest.mark.parametrize("form", ["pooled", "within"])
+def test_nothing_seen_is_no_pair(form):
+    table = variation(_toy([3], [2.5]).iloc[:0], form=form)
+
+    assert table.empty
+    assert table.columns.equals(variation(_toy([3], [2.5]), form=form).columns)
+    assert score_targets(table).empty
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -254,11 +268,22 @@ def test_sums_do_not_overflow_the_small_integers_that_counts_are_kept_in():
 
 
 def test_invalid_tables_and_sizes_are_refused():
-    with pytest.raises(ValueError, match="lacks the columns snapshots, it has"):
+    with pytest.raises(ValueError, match="lacks the columns snapshots, it has instance_type, reg"):
         variation(_toy([3], [2.5]).drop(columns="snapshots"))
+    for name in ("sps_coded", "if_coded", "surplus_rows"):
+        without = _toy([3], [2.5]).drop(columns=name)
+        assert len(variation(without)) == 1
+        with pytest.raises(ValueError, match=f"lacks the columns {name}, it has"):
+            variation(without, missing="as_value")
+    with pytest.raises(ValueError, match="sps_cov and if_cov, it has none"):
+        score_targets(pd.DataFrame())
     with pytest.raises(ValueError, match="lacks the columns if_cov, it has"):
         score_targets(pd.DataFrame({"instance_type": [], "region": [], "sps_cov": []}))
-    with pytest.raises(ValueError, match=r"if_score must come in steps of 0\.5"):
-        variation(_toy([3, 3], [2.5, 2.3]))
+    for between in (2.3, 2.2):
+        with pytest.raises(ValueError, match=r"if_score must come in steps of 0\.5"):
+            variation(_toy([3, 3], [2.5, between]))
+    for between in (2.4, 2.6):
+        with pytest.raises(ValueError, match=r"sps must come in steps of 1$"):
+            variation(_toy([3, between], [2.5, 2.5]))
     with pytest.raises(ValueError, match="sizes must be a list of sizes, got the text 'nano'"):
         score_targets(variation(_toy([3], [2.5])), sizes="nano")
