@@ -188,7 +188,7 @@ def test_a_look_is_recorded_if_it_found_something_over(batch, over):
     assert batch.cleared == over
 
 
-def test_an_instance_is_new_at_the_poll_that_shows_it_first_also_if_that_fails(batch):
+def test_an_instance_is_new_at_the_poll_that_shows_it_first_also_if_that_fails():
     run = run_of(Track("a", 1.0), Track("b", 1.0), Track("c", 1.0), instances={"a": "i-1"})
     seen = {
         "a": Sighting(instance_id="i-1"),
