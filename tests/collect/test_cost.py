@@ -9,6 +9,7 @@ import pytest
 from spotlib.collect.cost import PreflightReport, PreparedPlan, split_waves
 from spotlib.collect.quotas import quota_of
 from spotlib.model import Plan, Stage, Target
+from spotlib.money import requests_usd
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 STANDARD = quota_of("t3.nano").name
@@ -201,3 +202,46 @@ def test_a_budget_may_be_used_up_to_its_last_cent_alone_and_with_earlier_batches
     for budgets in ((9.0,), (None, 9.0)):
         with pytest.raises(ValueError, match="cost unknown at most"):
             require(*budgets, batch=unknown)
+
+
+def queue_calls(polls, waves):
+    """By hand: up to five reads beside a poll and 100 at the end, each with a delete; and 20."""
+    return 2 * (5 * polls + 100 * waves) + 20 * waves
+
+
+@pytest.mark.parametrize(
+    ("free", "known", "polls", "waves"),
+    [
+        (None, {}, 201, 1),  # the first is at 0 s
+        (None, {"poll_s": 7.0}, 87, 1),
+        (4, {"poll_s": 60.0}, 11 + 6, 2),
+    ],
+)
+def test_a_queue_is_read_beside_each_poll_of_each_wave_and_at_its_end(free, known, polls, waves):
+    plans = prepared(on_demand_usd=0.04), prepared("t3.micro", timeout_s=300.0, on_demand_usd=0.04)
+    without, batch = (report(*plans, free=free, events=each, **known) for each in (False, True))
+    most = queue_calls(polls, waves)
+
+    [words] = batch.event_words()
+    assert f"{polls} to {2 * polls} requests to SQS" in words
+    assert f"at most {most} if" in words
+    assert batch.bound_usd - without.bound_usd == pytest.approx(requests_usd(most))
+    assert without.event_words() == []
+    assert without.bound_usd == sum(each.bound_usd for each in plans)
+
+
+def test_each_region_of_a_wave_has_a_queue_and_probes_are_polled_more_often():
+    here = prepared(timeout_s=60.0)
+    there = replace(here, plan=replace(here.plan, target=Target("t3.nano", "eu-west-1")))
+    probe = replace(here, plan=replace(here.plan, wanted=Stage.GRANTED, timeout_s=30.0))
+
+    assert report(here, there, events="mine")._queue_calls == (42, queue_calls(42, 2))
+    assert report(probe, events=True)._queue_calls == (61, queue_calls(61, 1))
+
+
+def test_all_problems_are_said_at_once_and_without_any_the_report_is_given_back():
+    sound = report(prepared())
+
+    assert sound.require() is sound
+    with pytest.raises(ValueError, match=r"^one thing; another thing$"):
+        replace(sound, problems=("one thing", "another thing")).require()
