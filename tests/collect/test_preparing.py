@@ -35,10 +35,13 @@ XEN = NITRO | {"Hypervisor": "xen"}
 class Answering(Caller):
     """Answers each action as told, or refuses it; notes what is asked."""
 
-    foreign, memory, server_utc, region_names = False, None, lambda _: None, None
+    foreign, memory, server_utc = False, None, lambda _: None
 
     def __init__(self, **answers):
         self.answers, self.asked = answers, []
+
+    def region_names(self, region, service="ec2"):
+        return [region, service]
 
     def call(self, region, action, /, **given):
         self.asked.append((region, action, given))
@@ -130,7 +133,7 @@ def offered(**places):
     def answer(given):
         kind, names = given["LocationType"].replace("-", "_"), given.get("Filters")
         found = [(place, "t3.nano") for place in places.get(kind, ())]
-        found += [] if names else [("sa-east-1", "t3.micro")]
+        found += [] if names else [("sa-east-1", "t3.nan0")]
         return {
             "InstanceTypeOfferings": [{"Location": a, "InstanceType": b} for a, b in found],
         }
@@ -148,8 +151,8 @@ def offered(**places):
             {"availability_zone_id": ["use1-az2", "use1-az1"]},
             "t3.nano is not offered in zone 'use1-az4'; it is in use1-az1 and use1-az2",
         ),
-        (ZONE, {}, "instance type 't3.nano' is not offered in us-east-1; nearest: t3."),
-        (NANO, {}, "instance type 't3.nano' is not offered in sa-east-1; nearest: t3."),
+        (ZONE, {}, "instance type 't3.nano' is not offered in us-east-1; nearest: t3.nan0"),
+        (NANO, {}, "instance type 't3.nano' is not offered in sa-east-1; nearest: t3.nan0"),
     ],
 )
 def test_a_type_that_is_not_offered_is_named_with_where_it_is_or_what_is(target, places, problem):

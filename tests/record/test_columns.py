@@ -25,6 +25,7 @@ def test_what_is_missing_stays_missing_in_every_type():
 
     assert table.isna().all(axis=None)
     assert str(table["kind"].dtype) == "object"
+    assert str(table["started_at"].dtype).endswith("UTC]")
     assert str(table["round"].dtype) == "Int64"
 
 
