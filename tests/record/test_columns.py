@@ -27,6 +27,7 @@ def test_what_is_missing_stays_missing_in_every_type():
     assert str(table["kind"].dtype) == "object"
     assert str(table["started_at"].dtype).endswith("UTC]")
     assert str(table["round"].dtype) == "Int64"
+    assert str(table["if_score"].dtype) == "float64"
 
 
 def test_a_number_of_the_users_own_stays_a_number_and_other_words_are_text():
