@@ -340,19 +340,20 @@ def _report_lines(checked: PreflightReport, kind: str) -> list[str]:
             f"on demand {usd(each.on_demand_usd)}/h, image {each.image} ({each.image_name}), "
             f"expected {usd(each.expected_usd)}, at most {usd(each.bound_usd)}"
         )
-    if checked.prepared:
+    if checked.prepared and not checked.problems:  # else nothing can be launched
         waves = len(checked.waves)
         lines.append(
             f"one round: expected {usd(checked.expected_usd)}, hard bound {usd(checked.bound_usd)} "
             f"({IF_ALL_DIES}), in {counted(waves, 'wave')}; nothing was launched"
         )
-    lines += checked.event_words()
+    lines += checked.cost_words() if not checked.problems else []
     if checked.credentials_end_at is not None:
         lines.append(f"the credentials end at {checked.credentials_end_at:%Y-%m-%d %H:%M:%S} UTC")
     lines += [f"warning: {each}" for each in checked.warnings]
-    lines += [f"PROBLEM: {each}" for each in checked.problems]
-    lines.append("not ready to launch" if checked.problems else "ready to launch")
-    return lines
+    if not checked.problems:
+        return [*lines, "ready to launch"]
+    lines.append(f"NOT ready to launch: {counted(len(checked.problems), 'problem')}")
+    return [*lines, *(f"PROBLEM: {each}" for each in checked.problems)]
 
 
 if __name__ == "__main__":

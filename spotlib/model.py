@@ -445,12 +445,17 @@ _NO_QUEUES = {"true", "false", "none", "yes", "no", "on", "off", "0", "1", *ARMS
 def require_events(events: bool | str) -> None:
     """Refuse what neither says whether to record EC2's own events nor can be a queue's name."""
     said = isinstance(events, bool)
-    named = isinstance(events, str) and _QUEUE.fullmatch(events)
+    named = isinstance(events, str) and is_queue_name(events)
     if not said and (not named or str(events).lower() in _NO_QUEUES):
         raise ParameterError(
             "events must be False, True (without quotes; with papermill by -p), or the name of a "
             f"queue of yours (1 to 80 letters, digits, - or _), got {events!r}"
         )
+
+
+def is_queue_name(name: str) -> bool:
+    """Whether a queue of SQS can be called so; it asks for no other name."""
+    return _QUEUE.fullmatch(name) is not None
 
 
 def require_pauses(*, every_s: float, arm_pause_s: float) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 _ADDRESS_USD_PER_HOUR: Final = 0.005  # a public IPv4 address
 _VOLUME_USD_PER_HOUR: Final = 8 * 0.08 / 730  # 8 GiB of gp3 at 0.08 USD per GiB and month
 # T types are "unlimited" for spot: CPU credits beyond the earned ones are billed.
-_SURPLUS_USD_PER_VCPU_HOUR: Final = 0.05
+SURPLUS_USD_PER_VCPU_HOUR: Final = 0.05
 _QUEUE_USD_PER_MILLION: Final = 0.40  # requests to SQS, beyond the free ones of a month
 _HOUR_S: Final = 3600.0
 _LEAST_BILLED_S: Final = 60.0  # EC2 bills by the second, but no less than a minute
@@ -45,7 +45,7 @@ def held_usd(
         with a licence.
     """
     address = _ADDRESS_USD_PER_HOUR if has_address else 0.0
-    extras = address + _VOLUME_USD_PER_HOUR + _SURPLUS_USD_PER_VCPU_HOUR * surplus_vcpus
+    extras = address + _VOLUME_USD_PER_HOUR + SURPLUS_USD_PER_VCPU_HOUR * surplus_vcpus
     least_s = max(held_s, _LEAST_BILLED_S)
     billed_s = math.ceil(least_s / _HOUR_S) * _HOUR_S if by_the_hour else least_s
     return billed_s / _HOUR_S * usd_per_hour + least_s / _HOUR_S * extras

@@ -13,10 +13,10 @@ from typing import Any
 from spotlib.analyze.comparable import name_runs, why_not
 from spotlib.analyze.granted import granted_lines, share_granted
 from spotlib.collect.batch import Progress, Waiting
-from spotlib.collect.cost import IF_ALL_DIES, PreflightReport
+from spotlib.collect.cost import PreflightReport
 from spotlib.collect.parameters import add_methods, named_arms, named_target
 from spotlib.collect.preflight import preflight
-from spotlib.collect.report import market_name
+from spotlib.collect.report import market_name, rounds_words
 from spotlib.collect.rounds import collect_batch, require_rounds
 from spotlib.collect.stopping import rewrite_line
 from spotlib.collect.summary import BatchSummary
@@ -26,7 +26,6 @@ from spotlib.money import usd
 from spotlib.record.history import last_launches
 from spotlib.record.log import new_batch_id
 from spotlib.record.tables import load_launches
-from spotlib.words import counted
 from spotlib.workspace import LAUNCHES, results_folder
 
 
@@ -43,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--every-s",
         type=float,
-        default=PROBE_PAUSE_S,
-        help=f"from one round to the next, at least {PROBE_PAUSE_S:g} (default)",
+        help=f"from one round to the next, at least {PROBE_PAUSE_S:g}; default: that, or as long "
+        "as a round may last",
     )
     parser.add_argument("--endpoint", default="sandbox", help="sandbox (default), aws, or a URL")
     parser.add_argument("--profile", help="the AWS profile; default: the default one")
@@ -58,18 +57,21 @@ def run(given: argparse.Namespace) -> int:
     if given.profile and given.endpoint == "sandbox":
         raise ValueError("--profile is for AWS, which costs money: add --endpoint aws")
     arms = named_arms(given.methods)
-    rhythm = {"rounds": given.rounds, "every_s": given.every_s, "arm_pause_s": PROBE_PAUSE_S}
     plans = plan_launches(
         [named_target(each, given.region) for each in given.targets],
         count=given.count,
         wanted=Stage.GRANTED,
         methods=arms,
     )
+    every_s = PROBE_PAUSE_S if given.every_s is None else given.every_s
+    rhythm = {"rounds": given.rounds, "every_s": every_s, "arm_pause_s": PROBE_PAUSE_S}
     require_rounds(Stage.GRANTED, arms=len(arms), **rhythm)
     logs = results_folder(given.results) / LAUNCHES
     connection = connect(given.endpoint, profile=given.profile)
     try:
         checked = preflight(connection, plans)
+        if given.every_s is None:
+            rhythm["every_s"] = checked.usual_every_s(PROBE_PAUSE_S, least_s=PROBE_PAUSE_S)
         print(*_cost_lines(checked, market_name(connection), rhythm), sep="\n")
         if checked.problems:
             return 1
@@ -114,11 +116,8 @@ def _cost_lines(checked: PreflightReport, market: str, rhythm: Mapping[str, Any]
             f"{market}: {each.plan.target} by {each.plan.arm}: n={each.plan.count}, a probe is "
             f"expected to cost {usd(each.expected_usd)}, at most {usd(each.bound_usd)}"
         )
-    rounds = rhythm["rounds"]
-    yield (
-        f"{counted(rounds, 'round')}: expected {usd(rounds * checked.expected_usd)}, "
-        f"at most {usd(rounds * checked.bound_usd)} ({IF_ALL_DIES})"
-    )
+    yield rounds_words(checked, rhythm)
+    yield from checked.cost_words()
 
 
 def _result_lines(summary: BatchSummary) -> Iterator[str]:

@@ -24,7 +24,6 @@ pytestmark = pytest.mark.usefixtures("_programs_end_with_the_test")
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^ *```(sh|python|cron)\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
-CLONE = "git clone ADDRESS-OF-THIS-REPOSITORY spot-launch-times\n"
 INSTALLS = ("conda env create", "pip install .")  # from the network
 AWS = "endpoint aws"
 # The real programs, but: one round of one target (or the four named), or in the study two of three,
@@ -119,13 +118,13 @@ def as_typed(kind, text, folder):
         return f"{{ {text}kill $!\n}} 2> /dev/null\ntrap - EXIT\n".replace(
             "&\n", "&\ntrap 'kill $!' EXIT\n", 1
         )
-    return text.removeprefix(CLONE)
+    return text
 
 
 def test_each_command_of_the_readme_works_as_typed_in_a_fresh_clone(clone):
     here = [(k, text) for k, text in BLOCKS if not any(word in text for word in (*INSTALLS, AWS))]
-    script = "".join(as_typed(kind, text, clone) for kind, text in here)
-    assert BLOCKS[0][1].startswith(CLONE)
+    script = f"cd {clone}\n" + "".join(as_typed(kind, text, clone) for kind, text in here)
+    assert BLOCKS[0][1].startswith("make study")
 
     done = bash(script, clone)
 

@@ -145,6 +145,16 @@ def test_every_parameter_has_a_type_and_a_help_text(repository, name):
         assert parameter["help"]
 
 
+def test_the_parameters_of_02_begin_with_the_five_that_matter_first(repository):
+    book = nbformat.read(repository / "notebooks/02_collect.ipynb", as_version=4)
+    [cell] = [each for each in book.cells if "parameters" in each.metadata.get("tags", [])]
+    first, *others = cell.source.split("\n\n")
+
+    names = [each.target.id for each in ast.parse(first).body]
+    assert names == ["n", "instance_type", "region", "rounds", "endpoint"]
+    assert all(group.startswith("# ") and group.count("\n") < 8 for group in [first, *others])
+
+
 def names_in(path):
     """The names that the code of a file uses or imports."""
     kinds = {ast.Name: "id", ast.Attribute: "attr", ast.arg: "arg", ast.ImportFrom: "module"}

@@ -18,7 +18,7 @@ from spotlib.analyze.compare import compare_targets, exchange_p_values, holm
 from spotlib.analyze.curve import Floats
 from spotlib.analyze.intervals import FEWEST_RUNS
 from spotlib.analyze.launch_times import LaunchTimes, launch_times
-from spotlib.analyze.summaries import summarize
+from spotlib.analyze.summaries import common_horizon_s, summarize
 from spotlib.model import Outcome, Stage
 
 _BY = " by "
@@ -45,6 +45,13 @@ def arm_times(
     """
     named = launches.assign(target=_names(launches))
     return launch_times(named, stage, executor=executor)
+
+
+def arms_horizon_s(
+    distributions: Mapping[str, LaunchTimes], launches: pd.DataFrame, horizon_s: float
+) -> float:
+    """The horizon of one arm, or until when all were watched if that is earlier."""
+    return min(horizon_s, common_horizon_s(distributions, launches))
 
 
 def arm_table(

@@ -125,8 +125,11 @@ def _own_demand(data: Comparable) -> Check:
         within += ", and earlier than planned (every_s),"
     share = float((runs["since_last_s"] < recent_s).mean())
     words = f"{percent(share)} of the runs began {within} of our last launch in the same pool"
-    why = ": our own demand may have slowed them" if share > 0 else ""
-    return Check("our own earlier launches", share > 0, words + why)
+    why = ": our own demand may have slowed them"
+    if len(data.arms):
+        why += " (launch methods of a round follow each other: see arm_pause_s)"
+    words += why if share > 0 else ""
+    return Check("our own earlier launches", share > 0, words)
 
 
 def _time_span(data: Comparable) -> Check:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from spotlib.analyze.comparable import arm_names
 from spotlib.analyze.intervals import Estimate
 from spotlib.analyze.lag import with_all
 from spotlib.analyze.launch_times import launch_times
@@ -23,7 +24,8 @@ AGREE, CONTRADICT = "agree", "contradict"
 # The bracket of each clock, as the columns of a stage name it.
 CLOCKS = {"poll": "{}_{}_s", "event": "{}_event_{}_s", "both": "{}_both_{}_s"}
 _COLUMNS = (
-    *("stage", "target", "runs", "requests", "both_clocks", AGREE, CONTRADICT),
+    *("stage", "target", "asked_by", "runs", "requests", "shown", "both_clocks"),
+    *(AGREE, CONTRADICT),
     *(f"{clock}_width_s" for clock in CLOCKS),
     *(
         f"{median}{end}"
@@ -62,11 +64,11 @@ def second_clock(
     Returns
     -------
     DataFrame, one row per stage and target, ``ALL`` first of several
-        ``both_clocks`` of the ``requests`` have a bracket of each, which ``agree`` or
-        ``contradict``.  ``poll_width_s``, ``event_width_s`` and ``both_width_s`` are the median
-        widths over those that agree.  ``median_s`` is the median time to the stage by the polls,
-        ``median_both_s`` by the intersection of both brackets, where they agree; each with its
-        95 % interval over runs.
+        Polls showed so many of the ``requests`` at the stage (``shown``), and ``both_clocks`` of
+        these have an event too: the two brackets ``agree`` or ``contradict``.  ``poll_width_s``,
+        ``event_width_s`` and ``both_width_s`` are the median widths over those that agree.
+        ``median_s`` is the median time to the stage by the polls, ``median_both_s`` by the
+        intersection of both brackets, where they agree; each with its 95 % interval over runs.
     """
     found = []
     for stage, here in told_twice(launches, last).items():
@@ -77,7 +79,8 @@ def second_clock(
         )
         for target, each in rows.groupby("target", sort=False):
             polls, both = by_poll[str(target)], by_both[str(target)]
-            row = {"stage": stage.label, "target": target, "runs": polls.observed.runs}
+            row = {"stage": stage.label, "target": target, "asked_by": arm_names(each).iloc[0]}
+            row |= {"runs": polls.observed.runs}
             row |= _counts(each, stage) | _widths(each, stage)
             medians = {"median_s": polls.quantile(0.5), "median_both_s": both.quantile(0.5)}
             for name, median in medians.items():
@@ -102,7 +105,8 @@ def _sharpened(rows: pd.DataFrame, stage: Stage) -> pd.DataFrame:
 def _counts(rows: pd.DataFrame, stage: Stage) -> dict[str, Any]:
     clocks = rows[f"{stage.label}_clocks"]
     counts = {name: int((clocks == name).sum()) for name in (AGREE, CONTRADICT)}
-    return {"requests": len(rows), "both_clocks": int(clocks.notna().sum())} | counts
+    told = {"shown": rows[f"{stage.label}_by_s"].notna(), "both_clocks": clocks.notna()}
+    return {"requests": len(rows)} | {name: int(each.sum()) for name, each in told.items()} | counts
 
 
 def _widths(rows: pd.DataFrame, stage: Stage) -> dict[str, Any]:
@@ -117,11 +121,12 @@ def _widths(rows: pd.DataFrame, stage: Stage) -> dict[str, Any]:
 
 
 def clock_sentences(table: pd.DataFrame) -> Iterator[str]:
-    """How many requests both clocks told of, how much narrower they are together, the medians."""
+    """How many requests each clock told of, how much narrower they are together, the medians."""
     for stage, rows in table.groupby("stage", sort=False):
         row = rows.to_dict("records")[0]
-        words = f"EC2's events also say when {row['both_clocks']} of "
-        words += f"{counted(row['requests'], 'request')} were {stage}."
+        words = f"Of {counted(row['requests'], 'request')} by {row['asked_by']}, polls showed "
+        words += f"{row['shown']} {stage}; EC2's events also say when, for {row['both_clocks']} of "
+        words += "these."
         if row[AGREE]:
             poll_s, both_s = row["poll_width_s"], row["both_width_s"]
             words += f" Both clocks together leave {both_s:.1f} s open, polls alone {poll_s:.1f} s "
@@ -148,8 +153,8 @@ def _median(row: Mapping[Any, Any], name: str) -> Estimate:
 def formatted_clocks(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of ``second_clock``, each median in one cell with its interval."""
     rows = table.to_dict("records")
-    shown = table[["stage", "target", "requests", "both_clocks", AGREE, CONTRADICT]]
-    shown = shown.rename(columns={"both_clocks": "both clocks"})
+    names = ["stage", "target", "requests", "shown", "both_clocks", AGREE, CONTRADICT]
+    shown = table[names].rename(columns={"shown": "shown by polls", "both_clocks": "both clocks"})
     for clock in CLOCKS:
         words = [
             f"{width_s:.1f}" if np.isfinite(width_s) else "-"

@@ -110,9 +110,12 @@ def other_variable(
     sizes = newest.groupby(list(columns)).size()
     most = sizes[sizes == sizes.max()].index
     kept = next((each for each in most if DEFAULT_METHOD in each), most[0])
+    values = dict(zip(columns, kept, strict=True))
+    arm = arm_names(pd.DataFrame([values]))[0] if set(ARM) <= set(columns) else ""
     why = pd.Series("", index=launches.index)
-    for name, value in zip(columns, kept, strict=True):
+    for name, value in values.items():
         words = name + " " + launches[name].astype(str) + f", not {value}"
+        words = other_arm(launches, arm=arm) if name in ARM else words
         why = why.mask((launches[name] != value) & (why == ""), words)
     family = _families(launches)
     same = launches.assign(family=family)[why == ""].sort_values("batch_id", kind="stable")

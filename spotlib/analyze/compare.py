@@ -19,6 +19,7 @@ from spotlib.analyze.curve import Floats
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate, run_level_interval
 from spotlib.analyze.launch_times import LaunchTimes
 
+TOO_WIDE = "more runs do not help where brackets are too wide: poll more often"
 SIGNIFICANT = 0.05  # the adjusted p-value below which two targets are said to differ
 _TWO_SIDED = float(stats.norm.ppf(0.975))
 _ALL_EXCHANGES = 12  # rounds, up to which every exchange of labels is made
@@ -64,7 +65,8 @@ def compare_targets(
         Medicine 1998), adjusted.
         ``p_value`` of the difference in restricted mean if labels are exchanged within rounds,
         and ``p_holm``, adjusted over all pairs (Holm, Scandinavian Journal of Statistics 1979).
-        ``more_runs`` that the ratio alone needs for ``precision``, at the scatter seen.
+        ``more_runs`` that the ratio alone needs for ``precision``, at the scatter seen; NaN where
+        these are enough and the brackets alone leave more open.
         ``why`` something is missing.
     """
     names = list(combinations(sorted(distributions), 2)) if pairs is None else list(pairs)
@@ -79,10 +81,14 @@ def compare_targets(
         runs = min(halves[first].runs, halves[second].runs)
         ratio = _ratio(halves[first], halves[second], runs=runs, level=level)
         needed = runs_needed(halves[first].over(halves[second]), runs=runs, precision=precision)
+        low, high = halves[first].left_open(halves[second])
+        if too_wide := needed <= runs and high > low * (1 + precision) ** 2:
+            needed = np.nan
         difference = _difference(shares[first], shares[second])
         unreached = [name for name in (first, second) if np.isinf(halves[name].value_s)]
         row = {"first": first, "second": second, "rounds": rounds, "p_value": p_value}
         row |= {"more_runs": max(needed - runs, 0.0), "why": _missing(rounds, ratio, unreached)}
+        row["why"] = row["why"] or TOO_WIDE * too_wide
         for what, each in (("ratio", ratio), ("difference", difference)):
             row |= {what: each.value}
             row |= {f"{what}_low_adjusted": each.low, f"{what}_high_adjusted": each.high}
@@ -122,13 +128,14 @@ def slower_first(pairs: pd.DataFrame) -> pd.DataFrame:
 class _Half:
     """When half of a target's requests were at the stage; infinity is after ``known_s``.
 
-    ``runs`` were watched until then.
+    ``runs`` were watched until then.  ``ends_s`` is between which times their brackets leave it.
     """
 
     value_s: float
     resampled_s: Floats
     known_s: float
     runs: int
+    ends_s: tuple[float, float]
 
     @classmethod
     def of(cls, times: LaunchTimes) -> "_Half":
@@ -136,11 +143,16 @@ class _Half:
         value_s, resampled_s = halves
         known_s = times.curve.known_until_s
         runs = int(times.runs_watched(min(float(value_s), known_s)))
-        return cls(float(value_s), resampled_s, known_s, runs)
+        return cls(float(value_s), resampled_s, known_s, runs, times.observed.left_open(0.5))
 
     def over(self, other: "_Half") -> Floats:
         """The resampled ratios; NaN where neither half was reached."""
         return _over(self.resampled_s, other.resampled_s)
+
+    def left_open(self, other: "_Half") -> tuple[float, float]:
+        """Between which ratios the brackets leave that of these very launches."""
+        (low_s, high_s), (other_low_s, other_high_s) = self.ends_s, other.ends_s
+        return low_s / other_high_s, high_s / other_low_s if other_low_s > 0 else np.inf
 
 
 def _over(first: Floats, second: Floats) -> Floats:
@@ -150,7 +162,10 @@ def _over(first: Floats, second: Floats) -> Floats:
 
 
 def _ratio(first: _Half, second: _Half, *, runs: int, level: float) -> Estimate:
-    """The ratio with its interval; a half that was not reached is after what was watched."""
+    """The ratio with its interval; a half that was not reached is after what was watched.
+
+    The interval holds at least what the brackets leave open, as in ``LaunchTimes.quantile``.
+    """
     here = (
         first.value_s / second.value_s
         if np.isfinite([first.value_s, second.value_s]).all()
@@ -163,6 +178,9 @@ def _ratio(first: _Half, second: _Half, *, runs: int, level: float) -> Estimate:
     high_end = ends[1].high if ends[1].high > 0 else np.nan
     if np.isnan(low_end) and np.isinf(high_end):  # no bound at all
         high_end = np.nan
+    if np.isfinite(here):
+        least, most = first.left_open(second)
+        low_end, high_end = float(np.minimum(low_end, least)), max(high_end, most)
     return Estimate(here, low_end, high_end, ends[0].why)
 
 

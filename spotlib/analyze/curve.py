@@ -45,6 +45,31 @@ class Observed:
         widths = self.by_s[shown] - self.after_s[shown]
         return float(np.median(widths)) if len(widths) else 0.0
 
+    def left_open(self, share: float) -> tuple[float, float]:
+        """Between which times the share of these very requests was reached, whatever their law.
+
+        Each run has the same weight.  No time lies before its bracket begins or after it ends, so
+        neither does a quantile of the times.
+        """
+        first, last = (
+            np.quantile(each, share, weights=self._weights, method="inverted_cdf")
+            for each in (self.after_s, self.by_s)
+        )
+        return float(first), float(last)
+
+    def mean_left_open(self, horizon_s: float) -> tuple[float, float]:
+        """The same of the mean of min(time, horizon)."""
+        first, last = (
+            np.average(np.minimum(each, horizon_s), weights=self._weights)
+            for each in (self.after_s, self.by_s)
+        )
+        return float(first), float(last)
+
+    @property
+    def _weights(self) -> Floats:
+        weights: Floats = 1.0 / np.bincount(self.run)[self.run]
+        return weights
+
     @property
     def events(self) -> int:
         """The number of requests shown at the stage."""

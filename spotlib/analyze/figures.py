@@ -162,6 +162,11 @@ def clocks_figure(told: Mapping[Stage, pd.DataFrame], styles: Styles, *, simulat
     """
     height_in = 0.36 * styles.width_in
     figure, grid = styles.figure(1, len(told), height_in, simulated=simulated, sharex=True)
+    handles: list[Any] = [
+        Patch(color="0.82", label="by the polls"),
+        Patch(color="0.15", label="by both clocks"),
+    ]
+    cross: dict[str, Any] = {"color": "black", "marker": "x", "linestyle": ""}
     for (stage, rows), ax in zip(told.items(), grid.flat, strict=True):
         ends = {
             f"{clock}_{end}": rows[name.format(stage.label, end)] - rows[f"{stage.label}_after_s"]
@@ -171,6 +176,8 @@ def clocks_figure(told: Mapping[Stage, pd.DataFrame], styles: Styles, *, simulat
         both = pd.DataFrame(ends).assign(clocks=rows[f"{stage.label}_clocks"])
         both = both[both["clocks"].notna()]
         drawn = both.sample(min(len(both), _MOST_ROWS), random_state=0).sort_values("event_by")
+        if len(handles) == 2 and (drawn["clocks"] != AGREE).any():
+            handles.append(Line2D([], [], **cross, label="event contradicts the poll"))
         widest_s = drawn["poll_by"].max()
         for y, row in enumerate(drawn.to_dict("records")):
             ax.barh(y, row["poll_by"], height=0.9, color="0.82", linewidth=0)
@@ -178,16 +185,11 @@ def clocks_figure(told: Mapping[Stage, pd.DataFrame], styles: Styles, *, simulat
             ax.barh(y, by_s - after_s, left=after_s, height=0.9, color="0.15", linewidth=0)
             if row["clocks"] != AGREE:
                 middle_s = (row["event_after"] + row["event_by"]) / 2
-                ax.plot(np.clip(middle_s, -widest_s, 2 * widest_s), y, "x", color="black")
+                ax.plot(np.clip(middle_s, -widest_s, 2 * widest_s), y, **cross)
         words = f"{stage.label}: {len(drawn)} of {len(both)} requests"
         ax.set_title(words, loc="left", fontsize="medium")
         ax.set(xlabel="seconds since the last poll that did not show it", yticks=[])
         ax.grid(False, axis="y")
-    handles: list[Any] = [
-        Patch(color="0.82", label="by the polls"),
-        Patch(color="0.15", label="by both clocks"),
-        Line2D([], [], color="black", marker="x", linestyle="", label="event contradicts the poll"),
-    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 

@@ -191,17 +191,24 @@ class LaunchTimes:
         """The time by which a share of the requested is at the stage; 0.5 is the median.
 
         Its interval ends where the pointwise band crosses that share (Brookmeyer and Crowley,
-        Biometrics 1982).
+        Biometrics 1982), but holds at least what the brackets leave open (``left_open``).  Where
+        times differ by less than a bracket is wide, all mass is where brackets overlap, and so is
+        that of each resample: the band alone is then far too narrow (``benchmarks/README.md``).
         """
         value = float(self.curve.quantile(share))
         point = value if np.isfinite(value) else np.nan
         if self._limits.why:
             return Estimate(point, np.nan, np.nan, self._limits.why)
         low, high = (float(self.curve.quantile(each)) for each in self._limits.reaching(share))
-        return self._sure(Estimate(point, low if np.isfinite(low) else np.nan, high), point)
+        first, last = self.observed.left_open(share)
+        low = min(low, first) if np.isfinite(low) else np.nan
+        return self._sure(Estimate(point, low, max(high, last)), point)
 
     def restricted_mean(self, horizon_s: float) -> Estimate:
-        """The mean of min(time, horizon), with a bootstrap-t interval (see ``studentized``)."""
+        """The mean of min(time, horizon), with a bootstrap-t interval (see ``studentized``).
+
+        It holds at least what the brackets leave open, as in ``quantile``.
+        """
         value, scores = float(self.curve.restricted_mean_s(horizon_s)), self.run_means_s(horizon_s)
         mean = studentized(
             value,
@@ -209,7 +216,9 @@ class LaunchTimes:
             scores=np.where(np.isnan(scores), value, scores),
             draws=self.draws,
         )
-        return self._sure(replace(mean, high=min(mean.high, horizon_s)), horizon_s)
+        first, last = self.observed.mean_left_open(horizon_s)
+        high = min(max(mean.high, last), horizon_s)
+        return self._sure(replace(mean, low=min(mean.low, first), high=high), horizon_s)
 
     def run_means_s(self, horizon_s: float) -> Floats:
         """The mean of min(time, horizon) of each run, with the middle of a bracket as the time.

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from spotlib.analyze.comparable import stopped
-from spotlib.analyze.compare import SIGNIFICANT, rounds_needed, slower_first
+from spotlib.analyze.compare import SIGNIFICANT, TOO_WIDE, rounds_needed, slower_first
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate
 from spotlib.analyze.launch_times import LaunchTimes
 from spotlib.analyze.load import Comparable
@@ -381,7 +381,9 @@ def comparison_sentences(
 def _why_not_needed(pairs: pd.DataFrame) -> str:
     few = pairs["why"].str.startswith("no interval")
     reasons = [f"there are too few runs (at least {FEWEST_RUNS} are needed)"] * bool(few.any())
-    reasons += ["too few medians were reached"] * (not few.all())
+    wide = pairs["why"] == TOO_WIDE
+    reasons += [TOO_WIDE] * bool(wide.any())
+    reasons += ["too few medians were reached"] * (not (few | wide).all())
     return " and ".join(reasons)
 
 
@@ -393,7 +395,7 @@ def _ratio_words(pair: "pd.Series[Any]") -> str:
 
 
 def arm_sentences(overall: pd.DataFrame, stage: Stage) -> Iterator[str]:
-    """For each pair of arms, over all targets, which is later and how sure that is.
+    """For each pair of arms, over all targets, which takes longer and how sure that is.
 
     Too few rounds for any difference are said once.  Of many pairs only those are said that differ.
     """
@@ -423,8 +425,13 @@ def arm_sentences(overall: pd.DataFrame, stage: Stage) -> Iterator[str]:
             verdict = f": for {counted(tests, 'comparison')} at once this is no proof"
         verdict *= not pair["p_holm"] < SIGNIFICANT
         yield (
-            f"{first} was {stage.label} {later_s:.0f} s ({ends}) later than {second}, on average "
-            f"over {pair['targets']} target{'s' * (pair['targets'] != 1)}{verdict}."
+            f"{first} took {later_s:.0f} s ({ends}) longer than {second}, on average over "
+            f"{pair['targets']} target{'s' * (pair['targets'] != 1)}{verdict}."
+        )
+    if len(told):
+        yield (
+            f"In these means a request that was refused, or not {stage.label} by the end, counts "
+            "with the time of the end."
         )
     if left := len(overall) - len(told):
         yield (

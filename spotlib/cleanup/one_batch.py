@@ -153,7 +153,12 @@ def complete_ended(log: Unfinished) -> None:
         assert record is not None  # it was read before
         for event in list(missing_events(record, [])):
             events.append(event)
-        events.append(clean_event(Cleaned(confirmed=True)))
+        events.append(_clean_event(Cleaned(confirmed=True), record))
+
+
+def _clean_event(cleaned: Cleaned, record: RecordedBatch) -> CleanEvent:
+    """The end of a log that somebody else began, with the hard bound of its rounds that began."""
+    return clean_event(cleaned, spent_at_most_usd=record.bound_usd(record.begun))
 
 
 def why_kept(job: Job, *, named: bool) -> str | None:
@@ -214,7 +219,7 @@ def _close_and_complete(job: Job, closing: Callable[..., Cleaned], log: EventLog
         return _unwritten(verdict, error)
     for event in list(missing_events(record, [each for _, each in listed])):
         completer.append(event)
-    completer.note(clean_event(cleaned))
+    completer.note(_clean_event(cleaned, record))
     return verdict if completer.failed is None else _unwritten(verdict, completer.failed)
 
 

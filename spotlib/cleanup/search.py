@@ -19,8 +19,8 @@ class Search:
 
     What only some launch methods make need not be listed if no log here says that there may be
     some: whoever never makes it may lack the permission, and another endpoint the call.
-    ``unlisted`` gets why those of EC2's events were not listed, by region: they cost nothing, and
-    an error of other services keeps nothing of EC2 from being ended.
+    ``unlisted`` gets why those of EC2's events were not all listed, by region: they cost nothing,
+    and an error of other services keeps nothing else from being ended.
     """
 
     def __init__(
@@ -76,7 +76,8 @@ class Search:
         found: list[Ours] = []
         for resource in self._resources:
             try:
-                found += resource.find_ours(self._patient, region, self.batch_id)
+                for each in resource.find_ours(self._patient, region, self.batch_id):
+                    found.append(each)  # what came before an error is kept
             except Refusal as refusal:
                 if resource is EVENTS:
                     self.unlisted[region] = refusal

@@ -33,8 +33,8 @@ from spotlib.record.log import is_alive, locked
 UNREAD = "NOT known: its log cannot be read, and EC2 lists nothing of it"
 OTHER_PLACE = "NOT swept: it ran at {}, not here: {}"
 NO_EVENTS = (
-    "queues and rules of EC2's own events were not looked for ({}): if a batch of yours may have "
-    "made some, allow what 'python -m spotlib policy --events' prints, and sweep again"
+    "queues and rules of EC2's own events were not all looked for ({}): if a batch of yours may "
+    "have made some, allow what 'python -m spotlib policy --events' prints, and sweep again"
 )
 NOT_ITS = "{}: not searched, but its log names no request there: {}"
 

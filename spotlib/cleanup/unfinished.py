@@ -126,15 +126,22 @@ class Unfinished:
         requests = self.record.requests.values()
         open_requests = sum(each.outcome is None for each in requests)
         alive = counted(sum(map(len, self.alive_instances.values())), "instance")
-        begun = len({number for number, _ in self.record.runs})
+        begun = self.record.begun
         return (
             f"{self.batch_id} ({kind}): {state}; round {begun} of {self.batch.rounds}"
             f"{self._next_round(begun)}, "
             f"{open_requests} of {counted(len(requests), 'request')} without an outcome, "
-            f"{alive} not yet terminated, "
+            f"{alive} not yet terminated, {self._queues()}"
             f"can have cost at most {self._most(begun)}{self._later_rounds(begun)}, "
             f"in {', '.join(self.regions) or 'no region yet'}"
         )
+
+    def _queues(self) -> str:
+        """Where its queues and rules of EC2's events are, as far as is known."""
+        name = name_of(self.batch_id)
+        ended = {each.region for each in self.record.releases if name in each.cancelled}
+        left = [each for each in self.batch.events if each not in ended and self.makes_events]
+        return f"queue and rule {name} not yet deleted in {', '.join(left)}, " if left else ""
 
     @property
     def is_closing(self) -> bool:

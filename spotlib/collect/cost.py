@@ -12,17 +12,19 @@ from datetime import datetime, timedelta
 
 from spotlib.collect.images import LINUX
 from spotlib.errors import OneSentence, ParameterError
-from spotlib.model import ON_DEMAND, Plan, Stage, Target, usual_poll_s
-from spotlib.money import held_usd, requests_usd, usd
+from spotlib.model import LONGEST_PAUSE_S, ON_DEMAND, Plan, Stage, Target
+from spotlib.money import SURPLUS_USD_PER_VCPU_HOUR, held_usd, requests_usd, usd
 from spotlib.words import counted
 
 IF_ALL_DIES = "if every program of ours dies and only the instances' own switches end them"
 VALID_MARGIN_S = 60  # a request stays valid this much longer than it is watched
 SWITCH_MARGIN_S = 300  # an instance shuts itself down this much later than its timeout
-MOST_READS = 5  # of a queue of EC2's events, one after the other, beside a poll
-MOST_LAST_READS = 100  # of one, once a wave has ended
+READ_EVERY_S = 3.0  # from a read of a queue of EC2's events that showed nothing to the next
+READ_AGAIN_S = 0.2  # from one that showed some
+LAST_READS_S = 20.0  # how long queues are read once a wave has ended, at most
 CALLS_PER_READ = 2  # it deletes what is recorded, too
 CALLS_PER_QUEUE = 20  # to make it, to find it, to delete it
+USUAL_EVERY_S = 900.0  # from one round to the next, unless a round may last longer
 _END_S = 60  # about what it takes until nothing is left of a wave
 BOOT_MARGIN_S = 120  # the switch counts from the end of the boot
 
@@ -112,8 +114,7 @@ class PreflightReport:
 
     ``free_vcpus`` is by region and quota, None if the quota is unknown.  ``credentials_end_at`` is
     None if they are renewed or do not say when they end.  ``events`` is whether EC2's own events
-    are recorded, or the name of the user's queue that has them; ``poll_s`` is None where it is the
-    usual one.
+    are recorded, or the name of the user's queue that has them.
     """
 
     account: str | None
@@ -121,7 +122,6 @@ class PreflightReport:
     prepared: tuple[PreparedPlan, ...]
     free_vcpus: Mapping[tuple[str, str], int | None]
     events: bool | str = False
-    poll_s: float | None = None
     credentials_end_at: datetime | None = None
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -186,18 +186,27 @@ class PreflightReport:
         pauses_s = max(len(split_turns(self.prepared)) - 1, 0) * arm_pause_s
         return (rounds - 1) * every_s + math.fsum([*longest_s, pauses_s])
 
+    def usual_every_s(self, arm_pause_s: float, *, least_s: float = USUAL_EVERY_S) -> float:
+        """Return the seconds from one round to the next if nobody says otherwise: none is late."""
+        return min(max(least_s, self._round_s(arm_pause_s)), LONGEST_PAUSE_S)
+
     def late_rounds(self, *, rounds: int, every_s: float, arm_pause_s: float) -> list[str]:
         """Return a warning if a round may last until after the next is due, else nothing."""
-        turns = len(split_turns(self.prepared))
-        longest_s = [max(each.plan.timeout_s for each in wave) + _END_S for wave in self.waves]
-        lasts_s = math.fsum([*longest_s, turns * arm_pause_s if turns > 1 else 0.0])
+        lasts_s = self._round_s(arm_pause_s)
         if rounds < 2 or lasts_s <= every_s:
             return []
+        turns = len(split_turns(self.prepared))
         return [
             f"a round may last {lasts_s:g} s ({counted(turns, 'launch method')}, "
-            f"{counted(len(longest_s), 'wave')}), longer than every_s={every_s:g}, and one that "
+            f"{counted(len(self.waves), 'wave')}), longer than every_s={every_s:g}, and one that "
             f"would start late is skipped: set every_s to at least {lasts_s:g}"
         ]
+
+    def _round_s(self, arm_pause_s: float) -> float:
+        """The longest that a round may last: every wave, and a pause after each launch method."""
+        turns = len(split_turns(self.prepared))
+        longest_s = [max(each.plan.timeout_s for each in wave) + _END_S for wave in self.waves]
+        return math.fsum([*longest_s, turns * arm_pause_s if turns > 1 else 0.0])
 
     @property
     def waves(self) -> list[list[PreparedPlan]]:
@@ -218,27 +227,38 @@ class PreflightReport:
 
     @property
     def _queue_calls(self) -> tuple[int, int]:
-        """How many requests to SQS one round makes for EC2's events: usually, and at most."""
-        usual = most = 0
-        for wave in self.waves if self.events else ():
-            for region in {each.plan.target.region for each in wave}:
-                plans = [each.plan for each in wave if each.plan.target.region == region]
-                poll_s = self.poll_s or min(usual_poll_s(plan.wanted) for plan in plans)
-                polls = math.ceil(max(plan.timeout_s for plan in plans) / poll_s) + 1
-                usual += polls
-                reads = MOST_READS * polls + MOST_LAST_READS
-                most += CALLS_PER_READ * reads + CALLS_PER_QUEUE
-        return usual, most
+        """How many requests to SQS one round makes for EC2's events at most: quiet, and busy.
 
-    def event_words(self) -> list[str]:
-        """Say what it costs to read EC2's own events, if they are read."""
-        usual, most = self._queue_calls
-        return [
-            f"EC2's own events: {usual} to {2 * usual} requests to SQS if a round lasts its whole "
-            f"time, at most {most} if other instances have many events; the first million a month "
+        All queues are read for as long as any wave is watched.
+        """
+        regions = len({each.plan.target.region for each in self.prepared}) if self.events else 0
+        waves_s = [max(each.plan.timeout_s for each in wave) for wave in self.waves]
+        ends_s = [watched_s + _END_S + LAST_READS_S for watched_s in waves_s]
+        quiet, busy = (
+            sum(math.ceil(each_s / pause_s) + 1 for each_s in lasts_s)
+            for lasts_s, pause_s in ((waves_s, READ_EVERY_S), (ends_s, READ_AGAIN_S))
+        )
+        return regions * quiet, regions * (CALLS_PER_READ * busy + CALLS_PER_QUEUE)
+
+    def cost_words(self) -> list[str]:
+        """Say what the hard bound holds beside instances, disks and addresses, one sentence each.
+
+        That is what CPU credits can cost, and what it costs to read EC2's own events.
+        """
+        names = sorted({each.plan.target.instance_type for each in self.prepared if each.burstable})
+        quiet, most = self._queue_calls
+        credit = [
+            f"{', '.join(names)}: AWS bills CPU credits beyond the earned ones, "
+            f"{usd(SURPLUS_USD_PER_VCPU_HOUR)} per vCPU and hour; the hard bound counts them for "
+            "the whole time, so it can be above that of a larger type that has no credits"
+        ] * bool(names)
+        events = [
+            f"EC2's own events: about {quiet} requests to SQS if a round lasts its whole time, at "
+            f"most {most} if there are many events, of any instances; the first million a month "
             f"is free, then a million costs {usd(requests_usd(1_000_000))}, so a round at most "
             f"{usd(requests_usd(most))}, which its hard bound includes"
         ] * bool(most)
+        return credit + events
 
 
 def split_turns(prepared: Iterable[PreparedPlan]) -> list[list[PreparedPlan]]:

@@ -1,6 +1,7 @@
 """The end of a batch, or of a part of it: nothing is left behind, and every row has its outcome."""
 
 import itertools
+from collections.abc import Callable
 from concurrent.futures import wait
 from functools import partial
 
@@ -15,7 +16,7 @@ from spotlib.cleanup.close import (
 )
 from spotlib.cleanup.guard import Guard
 from spotlib.collect.batch import Batch
-from spotlib.collect.events import read_last_events, warn_of_silence
+from spotlib.collect.events import read_last_events, warn_of_events
 from spotlib.collect.summary import batch_usd
 from spotlib.collect.watch import end, read_last_consoles
 from spotlib.ec2.events import EVENTS, name_of
@@ -94,23 +95,24 @@ def settle_batch(batch: Batch, words: str = "", *, last: bool = False) -> Cleane
         batch.cleared.update(itertools.chain.from_iterable(request_ids.values()))
         for run in batch.runs:
             run.gone_s = min(run.gone_s, batch.now_s())
-        _learn_the_rest(batch)
+        _learn(batch, "consoles", read_last_consoles)
+    if cleaned.confirmed or last:  # with its queue an event is lost
+        _learn(batch, "events", read_last_events)
     if last:
         cleaned = _end_events(batch, cleaned)
-        warn_of_silence(batch)
+        warn_of_events(batch)
     if last and not batch.unwritten:  # else a sweep has to complete the log before it may end
         batch.note(clean_event(cleaned, spent_at_most_usd=batch_usd(batch)))
     return cleaned
 
 
-def _learn_the_rest(batch: Batch) -> None:
+def _learn(batch: Batch, what: str, read: Callable[[Batch], None]) -> None:
     """Learn what is still to be learnt; whatever fails must not keep the end from being written."""
-    for what, read in (("consoles", read_last_consoles), ("events", read_last_events)):
-        try:
-            with batch.tolerating_log_errors():
-                read(batch)
-        except Exception as error:  # noqa: BLE001 - as it says
-            batch.warnings.append(f"the {what} of what has ended were not read: {error!r}")
+    try:
+        with batch.tolerating_log_errors():
+            read(batch)
+    except Exception as error:  # noqa: BLE001 - as it says
+        batch.warnings.append(f"the {what} of what has ended were not read: {error!r}")
 
 
 def _end_events(batch: Batch, cleaned: Cleaned) -> Cleaned:

@@ -1,17 +1,17 @@
 """EC2's own events as a second clock: its queues are made, read, and what they tell is recorded.
 
-A queue is read beside the polls and keeps none waiting.  An error there never ends a batch.
+A queue is read beside the polls, on a schedule of its own, and keeps none waiting.  An error there
+never ends a batch.  What may not have been read is said at the end.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
 from spotlib.collect.answers import Answers
-from spotlib.collect.cost import MOST_LAST_READS, MOST_READS
-from spotlib.collect.queues import Heard
+from spotlib.collect.cost import LAST_READS_S, READ_EVERY_S
 from spotlib.collect.recording import notice_event
 from spotlib.ec2.caller import Caller
 from spotlib.ec2.events import QueueRead, find_queue, list_queues, list_rules, make, read_queue
@@ -19,21 +19,22 @@ from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
 from spotlib.stamp import notice_bracket
 from spotlib.track import Bracket
-from spotlib.words import counted
+from spotlib.words import counted, listed
 
 if TYPE_CHECKING:
-    from spotlib.collect.batch import Batch
+    from spotlib.collect.batch import Batch, Run
 
 _MOST_AT_ONCE = 3  # reads, of the threads that the polls need
-_READ_S = 0.5  # about what a read takes at most
-_LAST_READS_S = 20.0
+_MOST_LAST = 8  # nothing else needs them then
+_READ_S, _LEAST_S = 0.5, 0.1  # about what a read takes at most, and at least
+_LATEST_S = 2.0  # how long polls may keep a read waiting; twice, if they leave no time at all
+_STOPPED_READS_S = 5.0  # the last ones of a batch that was stopped
 _ADVICE = "allow what 'python -m spotlib policy --events' prints, or set events=False"
 _NOT_THERE = "an endpoint that is not Amazon's may have no SQS and no events: set events=False"
 _SILENT = (
     "EC2's events: none was recorded of {} that ran: a queue of your own gets events only from a "
     "rule of yours in the same region, see docs/events.md"
 )
-_UNREAD = "EC2's events were not read each time, so some may be missing: {}"
 
 
 def check_events(answers: Answers, regions: Iterable[str], events: bool | str) -> None:
@@ -71,6 +72,7 @@ def make_events(batch: "Batch") -> bool:
     for region in batch.event_regions:
         try:
             batch.queues.urls[region] = _queue_in(batch, patient, region, events)
+            batch.queues.due_s[region] = batch.now_s() + READ_EVERY_S
         except Refusal as refusal:
             words = _cannot(patient, region, refusal, events)
             batch.problems.append(f"{words}; nothing was launched")
@@ -86,71 +88,93 @@ def _queue_in(batch: "Batch", caller: Caller, region: str, events: bool | str) -
     return make(caller, region, batch.batch_id, expires_at=expires_at)
 
 
-def read_beside(batch: "Batch", region: str, most: int = MOST_READS) -> None:
-    """Begin to read a queue, unless it is being read: until it is empty, but not for ever.
+def read_due(batch: "Batch") -> None:
+    """Begin to read the queues that are due.
 
-    A poll that is due soon comes first.  To read later loses nothing: the queue knows when it got
-    an event.
+    In virtual time a poll waits until a read is over.  So there a poll that is due soon comes
+    first, but not for ever.  To read a little later loses nothing: the queue knows when it got an
+    event.
     """
-    left_s = batch.due_s(batch.next_poll) - batch.now_s()
-    reading = batch.queues.reading
-    free = region not in reading and len(reading) < _MOST_AT_ONCE
-    if region in batch.queues.urls and free and left_s > _READ_S:
-        reading.add(region)
-        call = (batch.connection, region, batch.queues.urls[region])
-        receipts = batch.queues.receipts.pop(region, ())
-        batch.submit(partial(_read, batch, region, most - 1), read_queue, *call, receipts)
+    now_s, waits_s = batch.now_s(), 0.0
+    left_s = batch.due_s(batch.next_poll) - now_s
+    if batch.connection.clock.inline and left_s < _READ_S:
+        waits_s = _LATEST_S if left_s > _LEAST_S else 2 * _LATEST_S
+    _begin(batch, batch.queues.due(now_s - waits_s), _MOST_AT_ONCE)
 
 
-def _read(batch: "Batch", region: str, most: int, future: Future[QueueRead]) -> None:
-    batch.queues.reading.discard(region)
-    if _take(batch, region, future.result()) and most:
-        read_beside(batch, region, most)
+def _begin(batch: "Batch", regions: Sequence[str], most: int) -> None:
+    queues = batch.queues
+    for region in regions[: max(most - queues.reading, 0)]:
+        del queues.due_s[region]
+        call = (batch.connection, region, queues.urls[region], queues.receipts.pop(region, ()))
+        batch.submit(partial(_take, batch, region), read_queue, *call)
 
 
 def read_last_events(batch: "Batch") -> None:
-    """Read what has come since the last poll, for some seconds, or until a stop."""
-    ends_s = batch.now_s() + _LAST_READS_S
-    for region, url in batch.queues.urls.items():
-        for _ in range(MOST_LAST_READS):
-            if batch.now_s() >= ends_s or batch.stopping.by is not None:
-                return
-            receipts = batch.queues.receipts.pop(region, ())
-            if not _take(batch, region, read_queue(batch.connection, region, url, receipts)):
-                break
+    """Read each queue to its end, but for some seconds only: fewer after a stop, none after two.
+
+    All take their turns, so that one that has no end keeps no other from being read.
+    """
+    queues, began_s = batch.queues, batch.now_s()
+    queues.unread, queues.last_at = set(queues.urls), batch.connection.server_utc()
+    queues.due_s = dict.fromkeys(queues.due_s, began_s)
+    while queues.unread and not batch.stopping.twice:
+        now_s = batch.now_s()
+        most_s = LAST_READS_S if batch.stopping.by is None else _STOPPED_READS_S
+        if (left_s := began_s + most_s - now_s) <= 0:
+            return
+        batch.show_waiting("reading the last of EC2's events", left_s)
+        _begin(batch, [each for each in queues.due(now_s) if each in queues.unread], _MOST_LAST)
+        batch.land()
+        if queues.unread:
+            batch.rest(min(now_s + left_s, queues.next_s(batch.now_s())))
 
 
-def warn_of_silence(batch: "Batch") -> None:
-    """Say that no event of our instances came, if there were any."""
-    queues = batch.queues
-    if queues.urls and batch.terminated and not (queues.told or queues.failed):
+def warn_of_events(batch: "Batch") -> None:
+    """Say which events may be missing, or that none came of our instances, if there were any."""
+    queues, missing = batch.queues, list[str]()
+    if not queues.urls:
+        return
+    if queues.unread:
+        missing.append(f"the queue in {listed(sorted(queues.unread))} was not read to its end")
+    if queues.failed:
+        failed = f"{queues.failed} of {counted(queues.reads, 'read')} failed"
+        missing.append(f"{failed}, the last of them with {queues.error}")
+    owners = batch.connection.memory.owners
+    ours = {*batch.terminated, *(each for each in owners if owners[each] == batch.batch_id)}
+    if unknown := ours - _rows(batch).keys():
+        missing.append(f"{counted(len(unknown), 'instance')} named no request that is recorded")
+    if missing:
+        batch.warnings.append(f"EC2's events may be missing: {'; '.join(missing)}")
+    elif batch.terminated and not queues.told:
         batch.warnings.append(_SILENT.format(counted(len(batch.terminated), "instance")))
 
 
-def _take(batch: "Batch", region: str, read: QueueRead) -> bool:
-    """Keep what a read showed, record what is known; return whether there may be more."""
-    batch.queues.reads += 1
+def _take(batch: "Batch", region: str, future: Future[QueueRead]) -> None:
+    """Keep what a read showed, and record what is known."""
+    read = future.result()
     window = Bracket(batch.since_s(read.asked_s), batch.since_s(read.answered_s, up=True))
     batch.consoles.hear(region, window.after_s, window.by_s, read.server_date)
-    batch.queues.kept.extend(Heard(region, each, window) for each in read.notices)
-    if read.error and not batch.queues.failed:
-        batch.queues.failed = True
-        batch.warnings.append(_UNREAD.format(read.error))
-    note_events(batch)
-    batch.queues.receipts[region] = read.receipts  # deleted next: they are recorded now
-    return bool(read.receipts)
+    batch.queues.add(region, read, window, batch.now_s())
+    note_events(batch)  # before its messages are deleted
+
+
+def _rows(batch: "Batch") -> dict[str, tuple["Run", str]]:
+    """The instances that are known by now: of which run and row each is.
+
+    One that no poll showed is known if its request has named it.
+    """
+    runs = {row: run for run in batch.runs for row in run.tracks}  # the log has these rows
+    shown = {name: row for run in batch.runs for row, name in run.instances.items()}
+    named = batch.connection.memory.named | shown
+    return {name: (runs[row], row) for name, row in named.items() if row in runs}
 
 
 def note_events(batch: "Batch") -> None:
     """Record the events of the instances that are known by now."""
     if not batch.queues.kept:
         return
-    rows = {
-        instance: (run, row)
-        for run in batch.runs
-        for row, instance in run.instances.items()
-        if row in run.tracks  # the log has its row
-    }
+    rows = _rows(batch)
     for each in batch.queues.claim(rows):
         run, row = rows[each.notice.instance_id]
         assert run.sent_s is not None

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from spotlib.collect.cost import USUAL_EVERY_S, PreflightReport
 from spotlib.ec2.connection import require_endpoint
 from spotlib.ec2.places import is_aws
 from spotlib.errors import ParameterError
@@ -109,8 +110,9 @@ class CollectParameters:
                 "ready must be 'ready' (status checks ok), 'usable' (the guest says so), "
                 f"'running', or 'granted' (a probe), got {self.ready!r}"
             )
-        yield from problems_of(require_pauses, every_s=self.every_s, arm_pause_s=self.arm_pause_s)
-        yield from problems_of(require_end, rounds=self.rounds, every_s=self.every_s)
+        every_s = self.every_s or USUAL_EVERY_S  # what a round may last is not known yet
+        yield from problems_of(require_pauses, every_s=every_s, arm_pause_s=self.arm_pause_s)
+        yield from problems_of(require_end, rounds=self.rounds, every_s=every_s)
         yield from problems_of(require_arms, self.methods.split())
         yield from problems_of(require_endpoint, self.endpoint)
         yield from problems_of(
@@ -122,7 +124,7 @@ class CollectParameters:
             yield from problems_of(
                 require_probe_pauses,
                 rounds=self.rounds,
-                every_s=self.every_s,
+                every_s=every_s,
                 arms=len(self.methods.split()),
                 arm_pause_s=self.arm_pause_s,
             )
@@ -172,10 +174,9 @@ class CollectParameters:
         return self.seed if self.seed >= 0 else None
 
     @property
-    def schedule(self) -> dict[str, Any]:
-        """The arguments of ``collect_batch`` for rounds, polls, seed and budgets."""
+    def settings(self) -> dict[str, Any]:
+        """The arguments of ``collect_batch`` for polls, seed, features and budgets."""
         return {
-            **self.rhythm,
             "poll_s": self.poll_s or None,
             "seed": self.market_seed,
             **self.scores,
@@ -184,10 +185,10 @@ class CollectParameters:
             "campaign_budget_usd": self.campaign_budget_usd or None,
         }
 
-    @property
-    def rhythm(self) -> dict[str, Any]:
-        """When rounds begin, and the pause within one."""
-        return {"rounds": self.rounds, "every_s": self.every_s, "arm_pause_s": self.arm_pause_s}
+    def rhythm(self, checked: PreflightReport) -> dict[str, Any]:
+        """When rounds begin, and the pause within one; what is usual follows from the plans."""
+        every_s = self.every_s or checked.usual_every_s(self.arm_pause_s)
+        return {"rounds": self.rounds, "every_s": every_s, "arm_pause_s": self.arm_pause_s}
 
     @property
     def scores(self) -> dict[str, bool]:

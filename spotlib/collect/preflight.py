@@ -43,7 +43,6 @@ def preflight(
     account_id: str | None = None,
     allow_any_image: bool = False,
     events: bool | str = False,
-    poll_s: float | None = None,
 ) -> PreflightReport:
     """Check everything that could stop these plans, estimate their cost, and spend nothing.
 
@@ -60,8 +59,6 @@ def preflight(
         plain Linux; warnings then say what that means.
     events
         As in ``collect_batch``: whether EC2's own events will be recorded, or a queue's name.
-    poll_s
-        Seconds between polls, from which follows what reading these events costs; None is usual.
 
     Returns
     -------
@@ -111,7 +108,6 @@ def preflight(
         prepared=tuple(prepared),
         free_vcpus=free,
         events=events,
-        poll_s=poll_s,
         credentials_end_at=connection.credentials_end_at(),
         problems=tuple(answers.problems),
         warnings=tuple(dict.fromkeys(answers.warnings)),

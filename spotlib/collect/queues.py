@@ -1,19 +1,21 @@
-"""The queues of a batch, and the events in memory that no instance of ours explains yet.
+"""The queues of a batch: when each is read, and the events that no instance of ours explains yet.
 
 Events come late, twice or never, and in no order.  Those of instances that nobody here knows stay
 in memory only, because a poll may name the instance a moment later, and are never written down.
 """
 
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from spotlib.collect.cost import CALLS_PER_QUEUE, CALLS_PER_READ
-from spotlib.ec2.events import Notice
+from spotlib.collect.cost import CALLS_PER_QUEUE, CALLS_PER_READ, READ_AGAIN_S, READ_EVERY_S
+from spotlib.ec2.events import Notice, QueueRead
 from spotlib.track import Bracket
 
 _MOST_KEPT = 10_000  # then the oldest are forgotten
+_MOST_DOUBLINGS = 6  # of the second after a read that failed: a minute
 
 
 @dataclass(frozen=True)
@@ -30,26 +32,77 @@ class Queues:
     """What a batch knows of its queues, by region, and the events that no instance explains yet."""
 
     urls: dict[str, str] = field(default_factory=dict)  # none without the option
-    reading: set[str] = field(default_factory=set)
+    due_s: dict[str, float] = field(default_factory=dict)  # of those that are not being read
     receipts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of what is recorded
     kept: deque[Heard] = field(default_factory=lambda: deque(maxlen=_MOST_KEPT))
     reads: int = 0
-    failed: bool = False  # whether a read did
-    told: set[tuple[str, str, datetime]] = field(default_factory=set)  # what is recorded
+    failed: int = 0  # of the reads
+    error: str | None = None  # of the last of these
+    down: Counter[str] = field(default_factory=Counter)  # how many of the last reads were in vain
+    last_at: datetime | None = None  # when the last reading began
+    unread: set[str] = field(default_factory=set)  # regions that are still to be read to the end
+    told: dict[tuple[str, str, datetime], datetime] = field(default_factory=dict)  # when sent
 
     @property
     def calls(self) -> int:
         """How many requests were made to them at most."""
         return CALLS_PER_READ * self.reads + CALLS_PER_QUEUE * len(self.urls)
 
+    @property
+    def reading(self) -> int:
+        """How many are being read."""
+        return len(self.urls) - len(self.due_s)
+
+    def due(self, now_s: float) -> list[str]:
+        """The regions whose queues are due, those first that have waited longest."""
+        due = [region for region, due_s in self.due_s.items() if due_s <= now_s]
+        return sorted(due, key=lambda region: self.due_s[region])
+
+    def next_s(self, now_s: float) -> float:
+        """When the next queue is due that is not yet; infinite if there is none."""
+        return min((each for each in self.due_s.values() if each > now_s), default=math.inf)
+
+    def add(self, region: str, read: QueueRead, window: Bracket, now_s: float) -> None:
+        """Keep what a read showed.
+
+        The next is due soon if the queue may hold more, and ever later while it cannot be read.
+        """
+        self.reads += 1
+        self.failed += read.error is not None
+        self.error = read.error or self.error
+        self.kept.extend(Heard(region, each, window) for each in read.notices)
+        if read.receipts is None:
+            pause_s = 2.0 ** min(self.down[region], _MOST_DOUBLINGS)
+            self.down[region] += 1
+        else:
+            pause_s = READ_AGAIN_S if read.receipts else READ_EVERY_S
+            self.down[region] = 0
+            self.receipts[region] = read.receipts
+            if not read.receipts or self._is_news(read):
+                self.unread.discard(region)
+        self.due_s[region] = now_s + pause_s
+
+    def _is_news(self, read: QueueRead) -> bool:
+        """Whether all that was read came since the last reading began: others launch all the time.
+
+        A queue shows about first what it got first.
+        """
+        sent = [each.sent_at for each in read.notices]
+        return bool(sent) and self.last_at is not None and min(sent) > self.last_at
+
     def claim(self, known: Collection[str]) -> list[Heard]:
-        """Take out the events of known instances: of copies the one that came first, each once."""
+        """Take out the events of known instances.
+
+        Of copies that one counts which the queue got first.  If it is read after another, both are
+        taken, because its bracket is narrower.
+        """
         mine = [each for each in self.kept if each.notice.instance_id in known]
         self.kept = deque((e for e in self.kept if e.notice.instance_id not in known), _MOST_KEPT)
         new: list[Heard] = []
         for each in sorted(mine, key=lambda each: each.notice.sent_at):
             event = each.notice
             what = event.instance_id, event.about, event.event_at
-            new += [] if what in self.told else [each]
-            self.told.add(what)
+            if what not in self.told or event.sent_at < self.told[what]:
+                self.told[what] = event.sent_at
+                new.append(each)
         return new

@@ -3,13 +3,15 @@
 Wording only.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from spotlib.cleanup.unfinished import Unfinished
-from spotlib.collect.cost import PreflightReport
+from spotlib.collect.cost import IF_ALL_DIES, PreflightReport
 from spotlib.collect.features import LADDER, score_questions
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.events import EVENTS
@@ -18,6 +20,7 @@ from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES
 from spotlib.ec2.places import is_aws
 from spotlib.figures import NOT_AWS, SIMULATED, banner_html, target_names
 from spotlib.model import SPOT, Outcome
+from spotlib.money import usd
 from spotlib.record.events import ReleaseEvent
 from spotlib.record.log import ends_clean, is_alive
 from spotlib.record.replay import replay
@@ -64,6 +67,17 @@ def plan_table(checked: PreflightReport, market: str) -> pd.DataFrame:
         for each in checked.prepared
     ]
     return pd.DataFrame(rows)
+
+
+def rounds_words(checked: PreflightReport, rhythm: Mapping[str, Any]) -> str:
+    """Say how many rounds there will be, how far apart, and what they cost.
+
+    ``rhythm`` has ``rounds`` and ``every_s`` as ``collect_batch`` takes them.
+    """
+    rounds, every_s = rhythm["rounds"], rhythm["every_s"]
+    often = counted(rounds, "round") + f", one every {every_s:g} s" * (rounds > 1)
+    expected, most = (usd(rounds * each) for each in (checked.expected_usd, checked.bound_usd))
+    return f"{often}: expected {expected}, at most {most} ({IF_ALL_DIES})"
 
 
 def question_words(checked: PreflightReport, *, placement_scores: bool, t3: bool) -> str:
@@ -126,9 +140,11 @@ def ending(log: Path) -> str:
     if record.clean.at is None:
         did = f"It {_ended(record.releases)}.  Confirmed: nothing is left."
         return f"Batch {log.stem} ended in order.\n{did}"
+    spent_usd = record.spent_at_most_usd or math.nan
     return (
         f"Batch {log.stem} was closed by the guard, or by a sweep: its own process had ended.\nIt "
-        f"{_ended(after_it)}.  Confirmed at {record.clean.at:%H:%M:%S} UTC: nothing is left."
+        f"{_ended(after_it)}.  Confirmed at {record.clean.at:%H:%M:%S} UTC: nothing is left.\n"
+        f"It can have cost at most {usd(spent_usd)} ({IF_ALL_DIES})."
     )
 
 

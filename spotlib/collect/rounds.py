@@ -8,7 +8,6 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ def collect_batch(
     *,
     log: str | Path,
     rounds: int = 1,
-    every_s: float = 900.0,
+    every_s: float | None = None,
     poll_s: float | None = None,
     seed: int | None = None,
     settle_s: float = SETTLE_S,
@@ -82,9 +81,10 @@ def collect_batch(
     log
         Path of the new log; its stem is the batch's id.
     rounds, every_s
-        How often all plans are launched, and the seconds between the starts of two rounds.  A
-        round that would start late is skipped and recorded.  Those of probes begin at least 300 s
-        apart, because a probe uses the capacity that the next one measures.
+        How often all plans are launched, and the seconds between the starts of two rounds: by
+        default 900, or as long as a round may last if that is more.  A round that would start late
+        is skipped and recorded.  Those of probes begin at least 300 s apart, because a probe uses
+        the capacity that the next one measures.
     poll_s
         Seconds between polls; by default 3, or 0.5 for probes.  The phase of their schedule is
         drawn from ``seed`` and recorded.
@@ -147,6 +147,8 @@ def collect_batch(
     ['ready', 'ready']
     """
     report = _checked(connection, plans, Path(log).stem, events)
+    if every_s is None:
+        every_s = report.usual_every_s(arm_pause_s)
     schedule = _schedule(
         report,
         rounds=rounds,
@@ -156,7 +158,6 @@ def collect_batch(
         settle_s=settle_s,
         arm_pause_s=arm_pause_s,
     )
-    report = replace(report, poll_s=schedule.poll_s)  # what reading EC2's events costs at most
     report.require_budget(
         rounds=rounds,
         budget_usd=budget_usd,

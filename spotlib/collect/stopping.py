@@ -1,7 +1,7 @@
 """Ctrl-C and signals as a flag that the loop reads.  Nothing is raised here.
 
 A handler that raises could cut a line of the log, or the clean-up itself.  So the first signal asks
-for an orderly end, and further signals change nothing: what was launched is always cleaned up.
+for an orderly end, and a further one changes nothing of it: what was launched is always cleaned up.
 """
 
 import os
@@ -20,12 +20,15 @@ _CLEAR = "\r\x1b[K"  # back to the start of the line, which is emptied
 class Stopping:
     """While entered, ``by`` is the name of the signal that asked to stop, or None.
 
+    ``twice`` says that another one did so again: then nothing is waited for but the clean-up.
+
     ``words`` says what the stop will do; a signal is answered with it at once, wherever the batch
     is.
     """
 
     def __init__(self) -> None:
         self.by: str | None = None
+        self.twice = False
         self.words: Callable[[], str] = lambda: "stopping"
         self._before: dict[signal.Signals, Any] = {}
 
@@ -45,6 +48,7 @@ class Stopping:
 
     def _asked(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         first, self.by = self.by is None, signal.Signals(number).name
+        self.twice = not first
         words = "stopping" if first else "still cleaning up; please wait"
         if first:
             with suppress(Exception):

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,18 @@ import numpy as np
 from spotlib.cleanup.close import Cleaned
 from spotlib.cleanup.commands import aws_options, sweep_command
 from spotlib.collect.batch import Batch
+from spotlib.ec2.events import EVENTS
+from spotlib.ec2.fleets import FLEETS
+from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES
 from spotlib.errors import OneSentence
 from spotlib.model import Outcome
 from spotlib.money import requests_usd, usd
+
+_ALSO = {
+    FLEETS: "fleets",
+    LAUNCH_TEMPLATES: "launch templates",
+    EVENTS: "queues or rules of EC2's events",
+}
 
 
 class BatchError(OneSentence, RuntimeError):
@@ -40,8 +49,7 @@ class BatchSummary:
 
     def last_line(self) -> str:
         """Return the sentence to read before closing the lid: what is left, what it cost."""
-        left = f"open requests {_total(self.cleaned.open_requests)}, "
-        left += f"live instances {_total(self.cleaned.live_instances)}"
+        left = ", ".join(f"{what} {number}" for what, number in _left(self.cleaned).items())
         sure = "confirmed" if self.cleaned.confirmed else "NOT CONFIRMED"
         money = "simulated " if self.simulated else ""
         how = "each instance on demand, from its request until all had ended"
@@ -121,5 +129,11 @@ def batch_usd(batch: Batch) -> float:
     return math.fsum([*costs_usd, *late_usd, requests_usd(batch.queues.calls)])
 
 
-def _total(ids: Mapping[str, Sequence[str]]) -> int:
-    return sum(len(some) for some in ids.values())
+def _left(cleaned: Cleaned) -> dict[str, int]:
+    """How much is left of which kind; of requests and instances also if there are none."""
+    regions = cleaned.open_requests.values()
+    ids = [name for some in regions for name in dict.fromkeys(r.partition("#")[0] for r in some)]
+    also = {words: len(kind.of(ids)) for kind, words in _ALSO.items()}
+    instances = sum(map(len, cleaned.live_instances.values()))
+    counts = {"open requests": len(ids) - sum(also.values()), "live instances": instances}
+    return counts | {words: number for words, number in also.items() if number}

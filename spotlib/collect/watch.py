@@ -17,7 +17,7 @@ import msgspec
 from spotlib.cleanup.close import Released, release, release_event
 from spotlib.collect.batch import Batch, Run
 from spotlib.collect.cost import VALID_MARGIN_S
-from spotlib.collect.events import note_events, read_beside
+from spotlib.collect.events import note_events, read_due
 from spotlib.collect.features import since_last_launch_s
 from spotlib.collect.recording import (
     answer_event,
@@ -58,6 +58,8 @@ def watch(batch: Batch, runs: Sequence[Run], features: Mapping[Target, Features]
     batch.look_at_s = batch.now_s() + _LOOK_EVERY_S
     batch.next_poll = max(batch.next_poll, math.ceil(batch.polls_due()))
     while batch.stopping.by is None:
+        if not all(run.ended for run in runs):
+            read_due(batch)
         batch.land()
         _note_missed(batch, runs)
         _end_due(batch, runs)
@@ -72,6 +74,7 @@ def watch(batch: Batch, runs: Sequence[Run], features: Mapping[Target, Features]
             _send(batch, run, features[run.plan.target])
         else:
             due_s = min(batch.due_s(batch.next_poll), batch.look_at_s)
+            due_s = min(due_s, batch.queues.next_s(batch.now_s()))
             batch.rest(min(due_s, _next_deadline_s(batch, runs)))
 
 
@@ -213,7 +216,6 @@ def _polled(batch: Batch, runs: Sequence[Run], number: int, future: Future[Poll]
     batch.consoles.hear(shown.region, asked_s, answered_s, shown.server_date)
     _read_consoles(batch, watched)
     note_events(batch)
-    read_beside(batch, shown.region)
     batch.show_progress()
 
 

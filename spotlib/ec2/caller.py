@@ -14,15 +14,17 @@ from spotlib.ec2.refusals import garbled
 
 @dataclass
 class Memory:
-    """What a foreign endpoint has said and may not say again; see ``foreign``.
+    """What an endpoint has said, and a foreign one may not say again; see ``foreign``.
 
     ``finds_by_request`` is None until an answer shows it.  ``named`` maps instances to the requests
-    that named them, ``cancelled`` has the requests whose cancellation was confirmed.
+    that named them, ``cancelled`` has the requests whose cancellation was confirmed.  ``owners``
+    maps the instances that a survey found by a tag to their batches.
     """
 
     finds_by_request: bool | None = None
     named: dict[str, str] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
+    owners: dict[str, str] = field(default_factory=dict)
 
 
 class Caller(ABC):

@@ -36,7 +36,7 @@ from spotlib.ec2.clock import (
 )
 from spotlib.ec2.credentials import Login, SessionKeys, sandbox_session
 from spotlib.ec2.places import is_aws, partition_of
-from spotlib.ec2.refusals import UNREADABLE, Refusal, garbled, refusal_of
+from spotlib.ec2.refusals import UNREADABLE, Refusal, garbled, refusal_of, refusal_of_code
 from spotlib.ec2.sandbox_process import start_sandbox
 from spotlib.errors import ParameterError
 from spotlib.model import Kind
@@ -166,6 +166,9 @@ class Connection(Caller):
         if members and not members & reply.keys():
             raise garbled(" or ".join(sorted(members)), action=action, region=region)
         self.reached = True
+        for each in reply.get("FailedEntries", ()):  # EventBridge: of a call that succeeds
+            code, message = each["ErrorCode"], each.get("ErrorMessage", "")
+            raise refusal_of_code(code, message, action=action, region=region)
         return Reply({"action": action, "region": region}, reply)
 
     def _client(self, service: str, region: str, read_s: int) -> Any:

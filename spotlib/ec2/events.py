@@ -16,9 +16,9 @@ from typing import Any, cast, get_args
 from spotlib.ec2.caller import Caller
 from spotlib.ec2.calls import TAG_BATCH, TAG_EXPIRES, Ended, batch_of, tag_list
 from spotlib.ec2.connection import Connection
-from spotlib.ec2.refusals import UNREADABLE, Refusal, refusal_of_code
+from spotlib.ec2.refusals import UNREADABLE, Refusal
 from spotlib.ec2.resource import Resource, Survey
-from spotlib.model import About, Kind
+from spotlib.model import About, Kind, is_queue_name
 
 PREFIX = "spotlib-"
 _STATE = "EC2 Instance State-change Notification"
@@ -49,12 +49,16 @@ class Notice:
 
 @dataclass(frozen=True)
 class QueueRead:
-    """What a read of a queue showed; ``receipts`` delete its messages, once they are recorded."""
+    """What a read of a queue showed.
+
+    ``receipts`` delete its messages, once they are recorded.  There are none at the end of the
+    queue, as far as one read can tell; None is a read that failed.
+    """
 
     asked_s: float
     answered_s: float
     notices: tuple[Notice, ...] = ()
-    receipts: tuple[str, ...] = ()
+    receipts: tuple[str, ...] | None = None
     server_date: str | None = None
     error: str | None = None
 
@@ -102,13 +106,7 @@ def make(caller: Caller, region: str, batch_id: str, *, expires_at: datetime) ->
         tags=tags,
     )["QueueUrl"]
     target = {"Id": _TARGET, "Arn": queue}  # with a role it would not arrive
-    reply = caller.call(region, "put_targets", service="events", Rule=name, Targets=[target])
-    for failed in reply.get("FailedEntries", []):  # the call itself succeeds all the same
-        refusal = refusal_of_code(
-            failed["ErrorCode"], failed.get("ErrorMessage", ""), action="put_targets"
-        )
-        refusal.region = region
-        raise refusal
+    caller.call(region, "put_targets", service="events", Rule=name, Targets=[target])
     return str(url)
 
 
@@ -161,12 +159,12 @@ def read_queue(
             **place,
         )
         answered_s, messages = clock.now_s(), reply.get("Messages", [])
-        receipts = tuple(each["ReceiptHandle"] for each in messages)
+        received = tuple(each["ReceiptHandle"] for each in messages)
         date = reply["ResponseMetadata"]["HTTPHeaders"].get("date")
     except Refusal as refusal:
         return QueueRead(asked_s, clock.now_s(), error=str(refusal))
     notices = tuple(found for each in messages if (found := _notice(each)))
-    return QueueRead(asked_s, answered_s, notices, receipts, date, error)
+    return QueueRead(asked_s, answered_s, notices, received, date, error)
 
 
 def _notice(message: Mapping[str, Any]) -> Notice | None:
@@ -230,17 +228,25 @@ def list_queues(caller: Caller, region: str, prefix: str = PREFIX) -> list[str]:
 def _parts(
     caller: Caller, region: str, names: Sequence[str]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each queue and each rule of these names that carries our tag, with its tags."""
-    for name in names:
+    """Yield each queue and each rule of these names that carries our tag, with its tags.
+
+    One whose tags may not be read is raised at the end: the others are found all the same.
+    """
+    denied: Refusal | None = None
+    for name in filter(is_queue_name, names):
         for look in (_queue_tags, _rule_tags):
             try:
                 tags = look(caller, region, name)
             except Refusal as refusal:
-                if refusal.kind is not Kind.NOT_FOUND:
+                if refusal.kind is Kind.PERMISSION:
+                    denied = refusal
+                elif refusal.kind is not Kind.NOT_FOUND:
                     raise
                 continue
             if name_of(batch_of({"Tags": tags}) or "") == name:
                 yield name, {"Tags": tags}
+    if denied is not None:
+        raise denied
 
 
 def _queue_tags(caller: Caller, region: str, name: str) -> list[dict[str, str]]:

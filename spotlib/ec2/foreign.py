@@ -51,12 +51,11 @@ def _may_find(connection: Caller, region: str) -> bool:
 
 def remember(connection: Caller, requests: Iterable[Mapping[str, Any]]) -> None:
     """Keep the instance that each request names: after its end it may not be listed any more."""
-    if connection.foreign:
-        connection.memory.named |= {
-            each["InstanceId"]: each["SpotInstanceRequestId"]
-            for each in requests
-            if each.get("InstanceId")
-        }
+    connection.memory.named |= {
+        each["InstanceId"]: each["SpotInstanceRequestId"]
+        for each in requests
+        if each.get("InstanceId")
+    }
 
 
 def instance_filter(

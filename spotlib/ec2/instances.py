@@ -40,6 +40,7 @@ def _survey(
             name, owner = instance["InstanceId"], batch_of(instance)
             if name in wanted or (batch_id is not None and owner == batch_id):
                 found[name] = state_of(instance)
+                connection.memory.owners |= {name: owner} if owner is not None else {}
     except Refusal as refusal:
         error = str(refusal)
     over = frozenset(each for each in wanted if found.get(each) in GONE_STATES)

@@ -123,6 +123,7 @@ _CODES: dict[str, tuple[Kind, str]] = {
     "ThrottlingException": (Kind.THROTTLED, _LATER),
     "EC2ThrottledException": (Kind.THROTTLED, _LATER),
     "PriorRequestNotComplete": (Kind.THROTTLED, _LATER),
+    "ConcurrentModificationException": (Kind.THROTTLED, _LATER),  # EventBridge
     "RequestThrottled": (Kind.THROTTLED, _LATER),
     "RequestThrottledException": (Kind.THROTTLED, _LATER),
     "SlowDown": (Kind.THROTTLED, _LATER),
@@ -134,6 +135,7 @@ _CODES: dict[str, tuple[Kind, str]] = {
     "ServiceUnavailable": (Kind.SERVER, _LATER),
     "InternalError": (Kind.SERVER, _LATER),
     "InternalFailure": (Kind.SERVER, _LATER),
+    "InternalException": (Kind.SERVER, _LATER),  # EventBridge
     "ServerInternal": (Kind.SERVER, _LATER),
 }
 
@@ -330,10 +332,10 @@ def login_refusal(error: Exception, *, profile: str) -> Refusal:
     return refusal
 
 
-def refusal_of_code(code: str, message: str, *, action: str) -> Refusal:
-    """Translate an error that stands within an answer; its region is added by who asked."""
+def refusal_of_code(code: str, message: str, *, action: str, region: str = "") -> Refusal:
+    """Translate an error that stands within an answer; its region may be added by who asked."""
     response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {}}
-    return _refused(response, action=action, region="")
+    return _refused(response, action=action, region=region)
 
 
 def fewer_came(message: str, *, action: str) -> Refusal:

@@ -146,6 +146,11 @@ class RecordedBatch:
         return seen.union(filter(None, launched))
 
     @property
+    def begun(self) -> int:
+        """How many of its rounds have begun."""
+        return len({number for number, _ in self.runs})
+
+    @property
     def spent_at_most_usd(self) -> float | None:
         """What the batch cost at most: as its confirmed end says, else its hard bound; or None.
 

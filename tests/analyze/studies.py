@@ -10,6 +10,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
+import analyze_narrow as narrow
 from analyze_coverage import coverage
 from analyze_study import HeavyTail, Truth, simulate
 from analyze_truth import errors
@@ -22,7 +23,7 @@ from spotlib.model import Target, plan_launches
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import Fate, World
 
-__all__ = ["HeavyTail", "Truth", "coverage", "errors", "simulate"]
+__all__ = ["HeavyTail", "Truth", "coverage", "errors", "narrow", "simulate"]
 
 NANO, SMALL = Target("t3.nano", "sa-east-1"), Target("t3.small", "sa-east-1")
 

@@ -12,6 +12,7 @@ from scipy import stats
 from spotlib.analyze.arms import (
     arm_table,
     arm_times,
+    arms_horizon_s,
     compare_arms,
     compare_arms_overall,
     target_of,
@@ -74,6 +75,20 @@ def test_the_arm_of_the_page_can_be_chosen_and_one_that_was_not_launched_is_refu
         other_arm(launches, arm="run_instances")
 
 
+def test_what_is_left_out_is_named_by_its_arm_with_how_it_was_bought():
+    launches = study(0.0, arms=(REQUEST, RUN, CONTROL), rounds=2)
+    of_control = launches[launches["plan"] % 3 > 0].assign(batch_id="20240902T000000Z-bbbbbb")
+    of_control = of_control[of_control["purchase"] == "on-demand"]
+
+    assert set(other_variable(launches)) == {
+        "",
+        "asked for by run_instances, not request_spot_instances",
+        "asked for by run_instances:on-demand, not request_spot_instances",
+    }
+    why = set(other_variable(pd.concat([launches, of_control], ignore_index=True)))
+    assert "asked for by run_instances, not run_instances:on-demand" in why
+
+
 def test_only_arms_that_a_target_met_in_one_round_stand_side_by_side():
     alone = study(0.0, arms=(REQUEST,))
     assert side_by_side(alone).empty
@@ -131,6 +146,20 @@ def test_all_arms_of_each_target_stand_in_one_table_with_what_was_refused():
         arm_table(arm_times(none, Stage.READY), none, horizon_s=599.0), Stage.READY, horizon_s=599.0
     )
     assert lost["median, s"].str.startswith("not by 599 s").all()
+
+
+def test_arms_are_counted_up_to_when_all_of_them_were_watched():
+    """What timed out was last polled before its timeout, what was ready is known for ever."""
+    held = (run_rows([INF], number=n, sent_at=moment(n), watched_s=598.5) for n in range(6))
+    ready = (run_rows([90.0], number=n, plan=1, sent_at=moment(n), **CONTROL) for n in range(6))
+    launches = name_runs(table_of(*held, *ready))
+    times = arm_times(launches, Stage.READY)
+
+    until_s = arms_horizon_s(times, launches, 600.0)
+
+    assert until_s == 598.0
+    assert arm_table(times, launches, horizon_s=until_s)["share"].tolist() == [0.0, 1.0]
+    assert arm_table(times, launches, horizon_s=600.0)["share"].isna().tolist() == [True, False]
 
 
 def test_each_target_is_compared_with_itself_only():
@@ -198,15 +227,15 @@ def test_an_interval_without_0_beside_a_test_that_shows_nothing_is_said_to_be_no
 
     assert said[0].endswith("on average over 2 targets.")
     assert said[1].endswith("targets: for 3 comparisons at once this is no proof.")
-    [unsure] = arm_sentences(compared(1, rounds=9, later_low_s=-5.0), Stage.READY)
+    [unsure, _] = arm_sentences(compared(1, rounds=9, later_low_s=-5.0), Stage.READY)
     assert unsure.endswith("targets: no difference is shown.")
 
 
 def test_of_many_pairs_only_those_that_differ_have_a_sentence():
     said = list(arm_sentences(compared(15, rounds=12, differ=2), Stage.READY))
 
-    assert len(said) == 3
-    assert said[2].startswith("13 of 15 pairs of ways to ask are not shown to differ")
+    assert len(said) == 4
+    assert said[3].startswith("13 of 15 pairs of ways to ask are not shown to differ")
 
 
 def test_arms_that_are_alike_in_every_round_have_no_interval():
@@ -224,9 +253,13 @@ def test_arms_that_are_alike_in_every_round_have_no_interval():
 
 def test_the_sentence_names_the_later_arm_first():
     overall = compare_arms_overall(arm_times(study(20.0), Stage.READY), horizon_s=599.0)
-    [words] = arm_sentences(overall, Stage.READY)
-    assert words.startswith("run_instances was ready ")
-    assert words.endswith("later than request_spot_instances, on average over 2 targets.")
+    [words, refused] = arm_sentences(overall, Stage.READY)
+    assert words.startswith("run_instances took ")
+    assert words.endswith("longer than request_spot_instances, on average over 2 targets.")
+    assert refused == (
+        "In these means a request that was refused, or not ready by the end, counts with the time "
+        "of the end."
+    )
 
 
 def test_the_legend_of_the_figure_lies_on_no_panel_and_no_label():

@@ -196,7 +196,7 @@ def test_where_there_is_capacity_for_all_it_finds_no_difference_that_is_not_ther
 def test_the_notebook_is_about_one_arm_and_compares_it_with_the_others(three_arms):
     folder, _, _ = three_arms
 
-    shown = list(shown_by(NOTEBOOK, results=str(folder)))
+    shown = list(shown_by(NOTEBOOK, results=str(folder), arm=CONTROL))
 
     text = unescape("\n".join(each.get("text/html", "") for each in shown))
     overall = pd.read_csv(folder / "tables" / "arms.csv")
@@ -207,7 +207,9 @@ def test_the_notebook_is_about_one_arm_and_compares_it_with_the_others(three_arm
     in_numbers = pd.read_csv(folder / "tables" / "arms-in-numbers.csv")
     assert set(in_numbers["asked_by"]) == set(ARMS)
     assert len(in_numbers) == len(by_target)  # three arms, so three pairs
+    assert in_numbers["share"].notna().all()  # also of arms that were not watched to the very end
     assert "tables/arms-in-numbers.csv" in text
+    assert f"asked for by {RUN}, not {CONTROL}" in text
     assert (overall["rounds"] == ROUNDS).all()
     assert (by_target["first"].map(target_of) == by_target["second"].map(target_of)).all()
     assert (folder / "figures" / "arms.png").stat().st_size > 10_000

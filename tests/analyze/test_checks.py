@@ -148,7 +148,13 @@ def test_one_target_always_first_is_not_a_random_order(clean):
 
 
 def test_our_own_recent_launches_are_named(clean):
-    assert checked(clean, since_last_s=60.0).loc["our own earlier launches", "warns"]
+    found = checked(clean, since_last_s=60.0).loc["our own earlier launches"]
+    arms = replace(clean, arms=clean.launches)
+    of_arms = checked(arms, since_last_s=60.0).loc["our own earlier launches", "found"]
+
+    assert found["warns"]
+    assert found["found"].endswith("our own demand may have slowed them")
+    assert of_arms.endswith("(launch methods of a round follow each other: see arm_pause_s)")
 
 
 def test_probes_that_came_when_they_were_planned_are_not_too_early(clean):

@@ -95,7 +95,7 @@ def test_a_request_that_never_ran_stays_in_the_count_of_both():
     never = {"outcome": "interrupted", "watched_s": 20.0, "ready_by_s": np.nan}
     [row] = compared(*[AGREE] * 3, *[never] * 5)
 
-    assert (row["requests"], row["both_clocks"]) == (8, 3)
+    assert (row["requests"], row["shown"], row["both_clocks"]) == (8, 3, 3)
     assert np.isnan(row["median_s"])
     assert np.isnan(row["median_both_s"])
 
@@ -133,7 +133,10 @@ def test_the_sentences_say_how_much_narrower_and_what_each_clock_is_of():
     [row] = formatted_clocks(table).to_dict("records")
     said = list(clock_sentences(table))
 
-    assert "EC2's events also say when 8 of 9 requests were running." in said[0]
+    assert (
+        "Of 9 requests by request_spot_instances, polls showed 9 running; EC2's events also say "
+        "when, for 8 of these." in said[0]
+    )
     assert (
         "Both clocks together leave 1.1 s open, polls alone 3.5 s (medians): 3.2 times" in said[0]
     )
@@ -159,6 +162,10 @@ def test_the_figure_draws_at_most_40_requests_each_by_the_polls_and_by_both():
     assert {bar.get_x() for bar in bars} == {0.0}
     assert {bar.get_facecolor()[0] for bar in bars} == {0.15, 0.82}
     assert ax.get_title(loc="left") == "running: 40 of 50 requests"
+    assert [each.get_text() for each in ax.figure.legends[0].get_texts()] == [
+        "by the polls",
+        "by both clocks",
+    ]
 
 
 def test_a_contradiction_is_a_cross_on_its_side_and_no_bar_of_both():
@@ -167,6 +174,7 @@ def test_a_contradiction_is_a_cross_on_its_side_and_no_bar_of_both():
     assert sorted(bar.get_width() for bar in bars) == pytest.approx([1.1] + [3.5] * 4)
     crosses = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "x"]
     assert sorted(crosses) == pytest.approx([-3.5, -2.25, 5.75])
+    assert ax.figure.legends[0].get_texts()[-1].get_text() == "event contradicts the poll"
 
 
 WARNED = {
@@ -219,7 +227,7 @@ def test_the_page_shows_the_second_clock_only_where_it_was_recorded(page):
 
     assert (folder / "figures" / "second-clock.png").exists() == recorded
     assert ("two clocks contradict each other" in text) == recorded
-    assert ("requests were running. Both clocks together leave 1." in text) == recorded
+    assert ("of these. Both clocks together leave 1." in text) == recorded
     assert ("Interruption warning: 1 instance. Polls showed 1 of them" in text) == recorded
     assert ("second-clock" in tables, "warnings" in tables) == (recorded, recorded)
     if recorded:

@@ -90,12 +90,38 @@ def test_false_alarms_are_about_as_frequent_as_p_says():
 
 
 def test_shared_rounds_are_resampled_together():
+    """Of a twin only what the brackets leave open is left."""
     first, _ = two()
     twin = first.assign(target=B, run=first["run"].str.replace(A, B))
-    row = compared(distributions_of(first, twin))
+    distributions = distributions_of(first, twin)
+    row = compared(distributions)
+    low_s, high_s = distributions[A].observed.left_open(0.5)
 
-    assert (row["ratio"], row["ratio_low_adjusted"], row["ratio_high_adjusted"]) == (1.0, 1.0, 1.0)
+    assert row["ratio"] == 1.0
+    assert row["ratio_low_adjusted"] == pytest.approx(low_s / high_s)
+    assert row["ratio_high_adjusted"] == pytest.approx(high_s / low_s)
     assert row["p_value"] == 1.0
+
+
+def test_where_the_brackets_leave_a_ratio_open_more_runs_are_no_help():
+    times_s = np.full(40, 4.0)
+    rows = pd.DataFrame({"ready_after_s": times_s - 2, "ready_by_s": times_s + 1}).assign(
+        outcome="ready", kind=None, watched_s=times_s - 2
+    )
+    rows["run"] = [f"batch/{number}/0" for number in range(len(rows))]
+    pairs = compare_targets(
+        distributions_of(rows.assign(target=A), rows.assign(target=B)), horizon_s=300.0
+    )
+    [row] = pairs.to_dict("records")
+
+    assert row["ratio_low_adjusted"] == pytest.approx(2 / 5)
+    assert row["ratio_high_adjusted"] == pytest.approx(5 / 2)
+    assert np.isnan(row["more_runs"])
+    *_, needed = comparison_sentences(pairs, drawn=0)
+    assert needed == (
+        "How many runs a ratio needs is not known: more runs do not help where brackets are too "
+        "wide: poll more often."
+    )
 
 
 def test_targets_never_launched_in_the_same_round_are_not_tested():

@@ -102,7 +102,7 @@ def test_each_poll_counts_once_however_many_runs_it_showed(folder):
         ("endpoint", "http://127.0.0.1:1", "endpoint sandbox, not http://127.0.0.1:1"),
         ("simulated", False, "simulated True, not False"),
         ("wanted", "running", "wanted ready, not running"),
-        ("method", "create_fleet", "method request_spot_instances, not create_fleet"),
+        ("method", "create_fleet", "asked for by request_spot_instances, not create_fleet"),
         ("placement", "zone", "placement region, not zone"),
     ],
 )

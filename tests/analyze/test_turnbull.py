@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from studies import observed
 
-from spotlib.analyze.curve import Curve, smoothed, widened
+from spotlib.analyze.curve import Curve, Observed, smoothed, widened
 from spotlib.analyze.lognormal import fit_lognormal
 from spotlib.analyze.turnbull import _nonnegative, influence, refitted, turnbull
 
@@ -393,6 +393,32 @@ def test_smoothing_keeps_the_mean_and_never_begins_before_the_request():
 
     assert wide.after_s.min() >= 0
     assert wide.restricted_mean_s(60.0) == pytest.approx(curve.restricted_mean_s(60.0))
+
+
+def test_what_the_brackets_leave_open_holds_the_quantile_and_the_mean_of_the_times_within():
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        run = np.sort(rng.integers(0, 4, 12))
+        run = np.unique(run, return_inverse=True)[1]
+        time_s = rng.exponential(2.0, 12)
+        after_s = np.maximum(time_s - rng.random(12), 0.0)
+        by_s = np.where(rng.random(12) < 0.2, np.inf, time_s + rng.random(12) + 1e-9)
+        share = rng.random()
+        order = np.argsort(time_s)
+        reached = np.cumsum(1 / np.bincount(run)[run[order]]) / (run.max() + 1)
+        true_s = time_s[order][np.searchsorted(reached, share - 1e-9)]
+
+        seen = Observed(after_s, by_s, run)
+        low_s, high_s = seen.left_open(share)
+        low_mean_s, high_mean_s = seen.mean_left_open(3.0)
+
+        assert low_s <= true_s <= high_s
+        mean_s = np.average(np.minimum(time_s, 3.0), weights=1 / np.bincount(run)[run])
+        assert low_mean_s <= mean_s <= high_mean_s
+    assert Observed(np.array([1.0, 2.0]), np.array([3.0, 5.0]), np.arange(2)).left_open(0.5) == (
+        1.0,
+        3.0,
+    )
 
 
 def test_stale_reads_widen_the_brackets_backwards_only():

@@ -4,7 +4,6 @@ Others have instances in the account, and the events of these are never in a log
 """
 
 import re
-from contextlib import suppress
 
 import pytest
 from conftest import read_events, scripted
@@ -14,11 +13,9 @@ from crashing import (
     NAME,
     REGIONS,
     STRANGERS,
-    Died,
     in_process,
     points_of,
     require_recovered,
-    short_batch,
     swept,
 )
 
@@ -146,26 +143,55 @@ def test_what_cannot_be_deleted_is_not_called_clean_and_the_commands_are_named(p
 
 @pytest.mark.parametrize("denied", ["sqs:ListQueues", "events:ListRules"])
 def test_a_sweep_that_may_not_look_for_queues_says_so_and_does_the_rest(tmp_path, denied):
-    world = scripted(*FATES, denied={denied})
-    log = tmp_path / NAME
-    with suppress(Died):
-        short_batch(in_process(world), log, _dying_after("request_spot_instances"))
+    world = scripted(*[Fate(held_s=None), Fate(ok_s=None)] * 2, denied={denied})
+    died = points_of(tmp_path, world=world, named="before the line of requested")[-1]
+    world, log = died.revived(tmp_path / "one")
+    world.advance(20.0)
+    left = world.leftovers()
+    assert left["requests"]
+    assert left["instances"]  # else nothing was shown
 
     report = swept(world, log)
 
     assert report.clean
     [note] = report.notes
-    assert note.startswith("queues and rules of EC2's own events were not looked for (AccessDenied")
+    assert note.startswith(
+        "queues and rules of EC2's own events were not all looked for (AccessDenied"
+    )
     assert "spotlib policy --events" in note
     assert world.leftovers() == EMPTY
 
 
-def _dying_after(action):
-    def visit(name):
-        if name == f"after {action}":
-            raise Died(name)
+def test_a_queue_whose_tags_may_not_be_read_keeps_no_other_from_being_found(points, tmp_path):
+    """It has our name, and comes first."""
+    point = next(each for each in points if each.name == "after put_targets")
+    world, log = point.revived(tmp_path / "one")
+    log.unlink()
+    world.advance(7200.0)
+    connection, name = in_process(world), "spotlib-1-of-somebody"
+    region = next(region for region in REGIONS if world.region(region).queues)
+    connection.call(region, "create_queue", service="sqs", QueueName=name)
 
-    return visit
+    def denied(call, _):
+        if call.action == "ListQueueTags" and call.params["QueueUrl"].endswith(name):
+            raise ApiError("AccessDenied", "You may not.", 403)
+
+    world.faults.append(denied)
+    report = sweep(connection, folder=None, regions=REGIONS)
+
+    assert f"{BATCH}: closed" in report.lines()
+    assert "were not all looked for (AccessDenied)" in report.notes[0]
+    assert [*world.region(region).queues] == [name]
+    assert not world.region(region).rules
+
+
+@pytest.mark.parametrize("batch_id", ["a.b", "a" * 80])
+def test_no_queue_is_asked_for_by_a_name_that_none_can_have(batch_id):
+    world = scripted()
+    report = sweep(in_process(world), folder=None, batch_id=batch_id, regions=REGIONS)
+
+    assert "GetQueueUrl" not in {each.action for each in world.calls}
+    assert report.notes == ()
 
 
 def test_a_batch_that_made_queues_is_not_clean_where_they_cannot_be_looked_for(points, tmp_path):

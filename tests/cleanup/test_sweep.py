@@ -24,12 +24,14 @@ from spotlib.cleanup.close import SETTLE_S
 from spotlib.cleanup.one_batch import UNKNOWN
 from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import dead_lines, unfinished, unreadable
+from spotlib.collect.report import ending
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.clock import VirtualClock
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.credentials import sandbox_session
 from spotlib.model import Target
 from spotlib.record.log import EventLog, is_alive
+from spotlib.record.replay import replay
 from spotlib.record.tables import load_batches, load_launches
 from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.protocol import ApiError
@@ -512,6 +514,19 @@ def test_status_shows_what_is_open_alive_spent_and_next(died, tmp_path):
     assert "2 of 2 requests without an outcome, 1 instance not yet terminated" in running
     assert f"can have cost at most ${most:.4f} (${4 * most:.4f} after all its rounds)" in running
     assert running.endswith(f"in {ARM.region}, {NANO.region}")
+
+
+def test_a_sweep_records_the_hard_bound_of_the_rounds_that_began(died, tmp_path):
+    world, log = died.revived(tmp_path / "logs")
+    lines = died.log.decode().splitlines()
+    first = json.loads(lines[0]) | {"rounds": 4}
+    log.write_text("\n".join([json.dumps(first), *lines[1:], ""]))
+
+    swept(world, log)
+
+    assert json.loads(log.read_text().splitlines()[-1])["spent_at_most_usd"] == first["bound_usd"]
+    assert replay(log).spent_at_most_usd == first["bound_usd"]
+    assert f"It can have cost at most ${first['bound_usd']:.4f} (if every program of" in ending(log)
 
 
 def test_a_batch_at_aws_whose_log_lacks_lines_names_the_sweep_that_reaches_aws(tmp_path):

@@ -31,6 +31,7 @@ def record_of(*, events=(), queue=None, **known):
     )
     usual = {"regions": [HERE], "requests": {}, "runs": {}, "releases": [], "tagged": []}
     usual |= {"over": frozenset(), "writer_pid": 1, "bound_usd": lambda rounds: 0.5 * rounds}
+    usual |= {"begun": len({number for number, _ in known.get("runs", ())})}
     return SimpleNamespace(batch=batch, **usual | known)
 
 

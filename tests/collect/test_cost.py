@@ -8,7 +8,8 @@ import pytest
 
 from spotlib.collect.cost import PreflightReport, PreparedPlan, split_waves
 from spotlib.collect.quotas import quota_of
-from spotlib.model import Plan, Stage, Target
+from spotlib.collect.report import rounds_words
+from spotlib.model import LONGEST_PAUSE_S, Plan, Stage, Target
 from spotlib.money import requests_usd
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -142,6 +143,31 @@ def test_a_round_that_may_outlast_the_pause_to_the_next_is_warned_of(methods, la
     assert warning.endswith(f"set every_s to at least {lasts_s}")
 
 
+def test_rounds_are_as_far_apart_as_one_may_last_and_900_s_at_least():
+    one, two = in_turns("request_spot_instances"), in_turns("run_instances", "create_fleet_instant")
+    lasts_s = 2 * (660 + 70)
+
+    assert report(*one).usual_every_s(70.0) == 900.0
+    assert report(*one).usual_every_s(70.0, least_s=300.0) == 660.0
+    assert report(*two).usual_every_s(70.0) == lasts_s
+    assert report(*two).late_rounds(rounds=9, every_s=lasts_s, arm_pause_s=70.0) == []
+    assert report(*two).usual_every_s(LONGEST_PAUSE_S) == LONGEST_PAUSE_S  # no batch takes more
+    rhythm = {"rounds": 3, "every_s": lasts_s}
+    assert rounds_words(report(*two), rhythm).startswith("3 rounds, one every 1460 s: expected ")
+    assert rounds_words(report(*one), rhythm | {"rounds": 1}).startswith("1 round: expected ")
+
+
+def test_that_credits_make_the_bound_of_a_small_type_large_is_said_where_there_are_any():
+    nano, large = prepared(on_demand_usd=0.0052), prepared("m5.large", on_demand_usd=0.096)
+    nano, large = replace(nano, burstable=True), replace(large, burstable=False)
+
+    assert nano.bound_usd > large.bound_usd
+    assert replace(nano, burstable=False).bound_usd < large.bound_usd
+    [words] = report(nano, large).cost_words()
+    assert words.startswith("t3.nano: AWS bills CPU credits beyond the earned ones, $0.0500 per")
+    assert report(large).cost_words() == []
+
+
 PER_HOUR_USD = 0.005 + 8 * 0.08 / 730  # address and disk
 
 
@@ -204,39 +230,30 @@ def test_a_budget_may_be_used_up_to_its_last_cent_alone_and_with_earlier_batches
             require(*budgets, batch=unknown)
 
 
-def queue_calls(polls, waves):
-    """By hand: up to five reads beside a poll and 100 at the end, each with a delete; and 20."""
-    return 2 * (5 * polls + 100 * waves) + 20 * waves
-
-
 @pytest.mark.parametrize(
-    ("free", "known", "polls", "waves"),
-    [
-        (None, {}, 201, 1),  # the first is at 0 s
-        (None, {"poll_s": 7.0}, 87, 1),
-        (4, {"poll_s": 60.0}, 11 + 6, 2),
-    ],
+    ("free", "quiet", "busy"),
+    [(None, 201, 3401), (4, 201 + 101, 3401 + 1901)],
 )
-def test_a_queue_is_read_beside_each_poll_of_each_wave_and_at_its_end(free, known, polls, waves):
+def test_queues_are_read_while_a_wave_is_watched_and_its_end_is_told(free, quiet, busy):
+    """Every 3 s if there is nothing, every 0.2 s if there is much; the first read is at 0 s."""
     plans = prepared(on_demand_usd=0.04), prepared("t3.micro", timeout_s=300.0, on_demand_usd=0.04)
-    without, batch = (report(*plans, free=free, events=each, **known) for each in (False, True))
-    most = queue_calls(polls, waves)
+    without, batch = (report(*plans, free=free, events=each) for each in (False, True))
+    most = 2 * busy + 20
 
-    [words] = batch.event_words()
-    assert f"{polls} to {2 * polls} requests to SQS" in words
+    [words] = batch.cost_words()
+    assert f"about {quiet} requests to SQS" in words
     assert f"at most {most} if" in words
     assert batch.bound_usd - without.bound_usd == pytest.approx(requests_usd(most))
-    assert without.event_words() == []
+    assert without.cost_words() == []
     assert without.bound_usd == sum(each.bound_usd for each in plans)
 
 
-def test_each_region_of_a_wave_has_a_queue_and_probes_are_polled_more_often():
+def test_each_region_has_a_queue():
     here = prepared(timeout_s=60.0)
     there = replace(here, plan=replace(here.plan, target=Target("t3.nano", "eu-west-1")))
-    probe = replace(here, plan=replace(here.plan, wanted=Stage.GRANTED, timeout_s=30.0))
 
-    assert report(here, there, events="mine")._queue_calls == (42, queue_calls(42, 2))
-    assert report(probe, events=True)._queue_calls == (61, queue_calls(61, 1))
+    assert report(here, events="mine")._queue_calls == (21, 2 * 701 + 20)
+    assert report(here, there, events=True)._queue_calls == (42, 2 * (2 * 701 + 20))
 
 
 def test_all_problems_are_said_at_once_and_without_any_the_report_is_given_back():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,14 +17,16 @@ from hypothesis import strategies as st
 from test_usable import OffClock
 
 from spotlib.__main__ import main
-from spotlib.cleanup.unfinished import Unfinished
+from spotlib.cleanup.unfinished import Unfinished, unfinished
+from spotlib.collect.cost import READ_EVERY_S
+from spotlib.collect.events import _LATEST_S as LATEST_S
 from spotlib.collect.preflight import preflight
 from spotlib.collect.queues import Heard, Queues
 from spotlib.collect.rounds import collect_batch
+from spotlib.ec2.connection import Connection
 from spotlib.ec2.events import Notice, make, read_queue
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.policy import policy
-from spotlib.ec2.refusals import Refusal
 from spotlib.model import ARMS, plan_launches
 from spotlib.record.replay import replay
 from spotlib.record.tables import load_batches, load_launches, load_polls
@@ -56,6 +59,10 @@ def collected(in_process, world, log, *targets, n=2, timeout_s=60.0, events=True
 
 def notices(log):
     return [each for each in read_events(log)[0] if each["event"] == "notice"]
+
+
+def event_words(checked):
+    return [each for each in checked.cost_words() if each.startswith("EC2's own events")]
 
 
 def makes_events(log):
@@ -123,8 +130,11 @@ def test_every_bracket_contains_its_moment(in_process, *, fates, events, asked, 
             happened_s = rows[each["request_id"]]["happened_s"][TRUTH[each["about"]]]
             assert each["after_s"] < clock.of(happened_s) - began_s <= each["by_s"], each
     assert {each["instance_id"] for each in found} <= {e["instance_id"] for e in world.truth()}
-    named = {(each["instance_id"], each["about"]) for each in found}
-    assert len(named) == len(found)  # each once
+    last = {}
+    for each in found:  # each once, unless the copy that is read later was sent earlier
+        what = each["instance_id"], each["about"]
+        assert what not in last or each["sent_at"] < last[what]
+        last[what] = each["sent_at"]
     for stage in ("fulfilled", "running"):
         told = {each["request_id"] for each in found if each["about"] == stage}
         shown = launches.set_index("request_id")[f"{stage}_event_by_s"]
@@ -190,6 +200,29 @@ def test_reading_is_no_part_of_a_poll_and_delays_none(in_process, log):
     assert delays_s[True] < delays_s[False] + 0.3
 
 
+def reads_at_s(world, first_s=0.0, last_s=np.inf):
+    """When queues were read, on the world's clock."""
+    reads = [each.at_s for each in world.calls if each.action == "ReceiveMessage"]
+    return [at_s for at_s in reads if first_s <= at_s <= last_s]
+
+
+@pytest.mark.parametrize("poll_s", [0.3, 0.5, 20.0])
+def test_a_queue_is_read_every_few_seconds_whatever_the_polls_do(in_process, log, poll_s):
+    """Where polls leave no time, one read comes between two of them now and then."""
+    late = {}
+    for events in (False, True):
+        world = scripted(*[SLOW] * 2)
+        path = log.with_stem(f"20240901T000000Z-{events}")
+        collected(in_process, world, path, poll_s=poll_s, events=events)
+        polls = [each for each in read_events(path)[0] if each["event"] == "poll"]
+        late[events] = float(np.mean([each["asked_s"] - each["due_s"] for each in polls]))
+    ends_s = max(each.at_s for each in world.calls if each.action == "DescribeInstanceStatus")
+    found_s = reads_at_s(world, last_s=ends_s)
+
+    assert np.diff([0.0, *found_s, ends_s])[1:].max() < READ_EVERY_S + 2 * LATEST_S + 1.0
+    assert late[True] < late[False] + 0.04
+
+
 def test_a_read_that_fails_ends_no_batch_misses_no_poll_and_is_said_once(in_process, log):
     world = scripted(*[SLOW] * 2)
     world.faults.append(Fault(kind="internal_error", action="ReceiveMessage"))
@@ -200,9 +233,29 @@ def test_a_read_that_fails_ends_no_batch_misses_no_poll_and_is_said_once(in_proc
     assert load_polls(log)["error"].isna().all()
     assert not notices(log)
     [warning] = summary.warnings
-    assert "EC2's events were not read each time" in warning
+    reads = len(reads_at_s(world))
+    assert warning.startswith(
+        "EC2's events may be missing: the queue in sa-east-1 was not read to its end; "
+        f"{reads} of {reads} reads failed, the last of them with receive_message in sa-east-1: "
+    )
     assert "InternalError" in warning
     assert world.leftovers() == EMPTY
+
+
+def test_reads_that_fail_are_made_again_ever_later_and_what_was_read_then_is_not_called_missing(
+    in_process, log
+):
+    world = scripted(*[SLOW] * 2, events=SURE)
+    world.faults.append(Fault(kind="internal_error", action="ReceiveMessage", to_s=40.0))
+    summary = collected(in_process, world, log)
+
+    pauses_s = np.diff(reads_at_s(world, last_s=40.0))
+    assert len(pauses_s) >= 3
+    assert (pauses_s[1:] > 1.5 * pauses_s[:-1]).all()
+    assert len(notices(log)) == 10
+    [warning] = summary.warnings
+    assert "reads failed" in warning
+    assert "its end" not in warning
 
 
 def test_what_cannot_be_deleted_from_a_queue_is_recorded_once_all_the_same(in_process, log):
@@ -213,7 +266,8 @@ def test_what_cannot_be_deleted_from_a_queue_is_recorded_once_all_the_same(in_pr
 
     found = [(each["instance_id"], each["about"]) for each in notices(log)]
     assert len(found) == len(set(found)) == 10
-    assert len(summary.warnings) == 1
+    [warning] = summary.warnings
+    assert "delete_message_batch" in warning
 
 
 @pytest.mark.parametrize("action", ["PutRule", "CreateQueue", "PutTargets"])
@@ -234,16 +288,65 @@ def test_a_queue_that_cannot_be_made_ends_the_batch_before_anything_is_launched(
     assert load_batches(log)["clean"].all()
 
 
-def test_a_target_that_is_not_taken_is_a_failure_although_the_call_succeeds():
-    class Untaken:  # in the market's own words, as PutTargets says it
-        def call(self, _, action, /, **__):
-            if action == "put_rule":
-                return {"RuleArn": "arn:aws:events:sa-east-1:1:rule/spotlib-x"}
-            failed = {"TargetId": "queue", "ErrorCode": "ThrottlingException"}
-            return {"QueueUrl": "http://x/spotlib-x", "FailedEntries": [failed]}
+class Untaken:
+    """A client of EventBridge that takes no target for a while, in calls that succeed."""
 
-    with pytest.raises(Refusal, match=r"put_targets in sa-east-1: ThrottlingException"):
-        make(Untaken(), "sa-east-1", "x", expires_at=EPOCH)
+    def __init__(self, client, errors):
+        self._client, self._errors = client, errors
+
+    def __getattr__(self, name):
+        return getattr(self._client, name)
+
+    def put_targets(self, **given):
+        reply = self._client.put_targets(**given)
+        failed = [{"TargetId": "queue", "ErrorCode": next(self._errors)}] if self._errors else []
+        return reply | {"FailedEntryCount": len(failed), "FailedEntries": failed}
+
+
+@pytest.fixture
+def untaken(monkeypatch):
+    """Let the targets of a batch not be taken, with these errors one after the other."""
+    make_client = Connection._new_client
+
+    def refuse(*errors):
+        left = Errors(errors)
+
+        def made(self, service, *rest):
+            client = make_client(self, service, *rest)
+            return Untaken(client, left) if service == "events" else client
+
+        monkeypatch.setattr(Connection, "_new_client", made)
+
+    return refuse
+
+
+class Errors(list):
+    """Each is told once."""
+
+    def __next__(self):
+        return self.pop(0)
+
+
+def test_a_target_that_is_not_taken_is_a_failure_although_the_call_succeeds(
+    in_process, log, untaken
+):
+    untaken("ManagedRuleException")
+    world = scripted()
+    summary = collected(in_process, world, log)
+
+    [problem] = summary.problems
+    assert "put_targets in sa-east-1: ManagedRuleException" in problem
+    assert problem.endswith("nothing was launched")
+    assert world.truth() == []
+
+
+def test_a_target_that_is_not_taken_for_a_reason_that_passes_is_put_again(in_process, log, untaken):
+    untaken("ConcurrentModificationException", "ThrottlingException", "InternalException")
+    summary = collected(in_process, scripted(QUICK, QUICK), log)
+
+    assert summary.problems == ()
+    assert summary.outcomes == {"ready": 2}
+    assert notices(log)
 
 
 def test_an_error_that_passes_does_not_keep_a_queue_from_being_made(in_process, log):
@@ -387,16 +490,31 @@ def test_the_cost_of_reading_is_said_and_part_of_the_hard_bound(in_process):
     connection = in_process(scripted())
     plans = plan_launches([NANO, ARM], count=1, timeout_s=600.0)
     without, with_events = (preflight(connection, plans, events=e) for e in (False, True))
-    fast = preflight(connection, plans, events=True, poll_s=0.3)
 
-    [sentence] = with_events.event_words()
-    polls = 2 * (600 // 3 + 1)
-    assert f"{polls} to {2 * polls} requests to SQS" in sentence
+    [sentence] = event_words(with_events)
+    reads = 2 * (600 // 3 + 1)
+    assert f"about {reads} requests to SQS" in sentence
     assert "first million a month is free, then a million costs $0.4000" in sentence
-    assert without.event_words() == []
-    more = [each.bound_usd - without.bound_usd for each in (with_events, fast)]
-    assert 2 * polls * 0.4e-6 < more[0] < 0.01
-    assert 5 * more[0] < more[1] < 10 * more[0]
+    assert event_words(without) == []
+    assert reads * 0.4e-6 < with_events.bound_usd - without.bound_usd < 0.01
+
+
+@pytest.mark.parametrize("flooded", [False, True])
+def test_a_queue_is_asked_about_as_often_as_the_sentence_says_and_never_more_than_at_most(
+    in_process, log, flooded
+):
+    world = scripted(Fate(held_s=None), Fate(held_s=None), events=SURE)
+    connection = in_process(world)
+    checked = plan_for(connection, NANO, ARM, n=1, timeout_s=60.0, events=True)
+    if flooded:
+        world.faults.append(refilling(world, NANO.region, ARM.region))
+    collect_batch(connection, checked, log=log, seed=1, guard=False, events=True)
+
+    [sentence] = event_words(checked)
+    about, most = map(int, re.search(r"about (\d+) .* at most (\d+) ", sentence).groups())
+    asked = sum(each.service == "sqs" for each in world.calls)
+    assert asked <= most
+    assert flooded or 0.5 * about < asked < 2 * about
 
 
 @pytest.mark.parametrize("events", ["true", "", "a b", "x" * 81, 1, None, "off", "run_instances"])
@@ -440,6 +558,14 @@ def test_an_event_waits_in_memory_until_its_instance_is_known_and_of_copies_the_
     assert queues.claim({"i-1"}) == []
     assert list(queues.kept) == [other]
     assert queues.claim({"i-1", "i-2"}) == [other]
+
+
+def test_a_copy_that_was_sent_earlier_but_is_read_later_counts_too():
+    """Its bracket is narrower, and both are true."""
+    queues = Queues()
+    for sent_s, found in ((5.0, 1), (2.0, 1), (3.0, 0), (2.0, 0)):
+        queues.kept.append(heard("i-1", sent_s=sent_s))
+        assert len(queues.claim({"i-1"})) == found
 
 
 def test_a_flood_of_foreign_events_takes_little_memory():
@@ -497,22 +623,116 @@ def test_messages_that_are_no_events_are_deleted_and_end_nothing(in_process):
     assert not queue.messages
 
 
-def test_the_last_read_has_an_end(in_process, log):
-    """Others launch more than can be read."""
-    world = scripted(QUICK, QUICK, events=SURE)
-    queue_of = world.region(NANO.region).queues
+def refilling(world, *regions, late_s=60.0):
+    """Others launch more than can be read: the queues of these regions are never empty."""
 
     def refill(call, executed):
-        if call.action == "ReceiveMessage" and not executed:
-            for queue in queue_of.values():
+        if call.action == "ReceiveMessage" and call.region in regions and not executed:
+            for queue in world.region(call.region).queues.values():
                 for number in range(20):
                     detail = {"instance-id": f"i-{number}", "state": "running"}
-                    queue.put(json.dumps(GOOD | {"detail": detail}), world.now_s)
+                    queue.put(json.dumps(GOOD | {"detail": detail}), world.now_s - late_s)
 
-    world.faults.append(refill)
-    summary = collected(in_process, world, log)
+    return refill
+
+
+def test_the_last_read_has_an_end_and_says_whose_queue_was_not_read_to_it(in_process, log):
+    """One region's queue takes no time from another's."""
+    world = scripted(QUICK, QUICK, events=SURE)
+    world.faults.append(refilling(world, ARM.region))  # the first that is read
+    summary = collected(in_process, world, log, NANO, ARM, n=1)
 
     assert summary.cleaned.confirmed
     assert summary.outcomes == {"ready": 2}
     assert world.leftovers() == EMPTY
     assert not re.search(r'"i-\d+"', log.read_text())
+    [warning] = summary.warnings
+    assert warning == (
+        "EC2's events may be missing: the queue in ap-northeast-3 was not read to its end"
+    )
+    told = {each["plan"]: set() for each in notices(log)}
+    for each in notices(log):
+        told[each["plan"]].add(each["about"])
+    assert "terminated" in told[0]
+
+
+def test_a_queue_that_others_fill_all_the_time_is_read_to_what_came_since(in_process, log):
+    """It is never empty; what was there is read all the same."""
+    world = scripted(QUICK, QUICK, events=SURE)
+    world.faults.append(refilling(world, NANO.region, late_s=0.0))
+    summary = collected(in_process, world, log)
+
+    assert summary.warnings == ()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_stop_reads_what_has_come_and_a_second_one_says_what_was_not_read(in_process, log, times):
+    world = scripted(*[SLOW] * 2, events=SURE)
+    connection = in_process(world)
+    checked = plan_for(connection, n=2, timeout_s=60.0, events=True)
+
+    def stop(progress):
+        if progress.elapsed_s > 20.0:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+
+    summary = collect_batch(
+        connection, checked, log=log, seed=1, guard=False, events=True, on_poll=stop
+    )
+
+    assert summary.cleaned.confirmed
+    assert summary.problems[0].startswith("stopped by SIGINT")
+    ended = {each["instance_id"] for each in notices(log) if each["about"] == "terminated"}
+    assert len(ended) == (2 if times == 1 else 0)
+    missing = [each for each in summary.warnings if "events may be missing" in each]
+    assert missing == (
+        ["EC2's events may be missing: the queue in sa-east-1 was not read to its end"]
+        if times == 2
+        else []
+    )
+
+
+LATE = Fate(in_flight_s=40.0, boot_s=3.0, ok_s=5.0)  # launched after its request was cancelled
+
+
+def test_the_events_of_an_instance_that_only_clean_up_found_are_recorded(in_process, log):
+    """Its request names it."""
+    world = scripted(LATE, events=SURE)
+    summary = collected(in_process, world, log, n=1, timeout_s=30.0)
+
+    [launch] = load_launches(log).to_dict("records")
+    [truth] = world.truth()
+    assert launch["outcome"] == "timed_out"
+    assert np.isnan(launch["running_by_s"])
+    assert {each["instance_id"] for each in notices(log)} == {truth["instance_id"]}
+    assert np.isfinite(launch["fulfilled_event_by_s"])
+    assert summary.warnings == ()
+
+
+def test_the_events_of_an_instance_that_names_no_request_are_said_to_be_missing(in_process, log):
+    """That of a fleet is found by its tag, after the last poll."""
+    world = scripted(LATE, events=SURE)
+    connection = in_process(world)
+    checked = plan_for(
+        connection, n=1, timeout_s=30.0, methods=["create_fleet_request"], events=True
+    )
+    summary = collect_batch(connection, checked, log=log, seed=1, guard=False, events=True)
+
+    assert [each["instance_id"] for each in world.truth()] != [None]
+    assert load_launches(log)["outcome"].tolist() == ["timed_out"]
+    assert not notices(log)
+    assert summary.warnings == (
+        "EC2's events may be missing: 1 instance named no request that is recorded",
+    )
+
+
+def test_a_queue_that_cannot_be_deleted_is_called_so_and_not_a_request(in_process, log):
+    world = scripted(QUICK, QUICK)
+    world.faults.append(Fault(kind="internal_error", action="DeleteQueue"))
+    summary = collected(in_process, world, log)
+
+    assert summary.last_line().startswith(
+        "open requests 0, live instances 0, queues or rules of EC2's events 1 (NOT CONFIRMED)"
+    )
+    [left] = unfinished(log.parent)
+    assert f", queue and rule spotlib-{log.stem} not yet deleted in sa-east-1, " in left.line()

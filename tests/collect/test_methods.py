@@ -300,6 +300,14 @@ def test_each_target_meets_every_arm_once_per_round_one_after_the_other(launch):
         require_same_variable(launches)
 
 
+def test_rounds_of_several_arms_are_as_far_apart_by_default_as_one_may_last(launch):
+    arms = [DEFAULT, "run_instances"]
+    summary, events, _ = launch(scripted(), *arms, n=1, rounds=2, timeout_s=600.0)
+
+    assert events[0]["every_s"] == 2 * (600.0 + 60.0 + 60.0)
+    assert not any("skipped" in each for each in summary.warnings)
+
+
 @pytest.mark.parametrize(
     ("arms", "given", "lasts_s"),
     [

@@ -135,7 +135,22 @@ def test_the_longest_that_may_be_asked_for_can_be_planned_to_its_end():
     report = PreflightReport("1", "arn", (prepared,), {}, credentials_end_at=now_at)
 
     with pytest.raises(PreflightError, match="may need clean-up until 2037-01"):
-        report.require_lasting_credentials(now_at=now_at, **given.rhythm)
+        report.require_lasting_credentials(now_at=now_at, **given.rhythm(report))
+
+
+def test_the_time_between_rounds_fits_the_launch_methods_unless_it_is_given():
+    methods = {"methods": "request_spot_instances run_instances run_instances:on-demand"}
+    lasts_s = 3 * (600 + 60 + 60)
+
+    for every_s, expected_s in ((0.0, lasts_s), (1000.0, 1000.0)):
+        given = checked(rounds=4, every_s=every_s, **methods)
+        plans = given.plans([BUILTIN_TARGETS[0]])
+        prepared = [PreparedPlan(plan, "ami-1", "name", 2, True, "standard") for plan in plans]
+        report = PreflightReport("1", "arn", tuple(prepared), {})
+        assert given.rhythm(report) == {"rounds": 4, "every_s": expected_s, "arm_pause_s": 60.0}
+        assert bool(report.late_rounds(**given.rhythm(report))) is (every_s > 0)
+    with pytest.raises(ValueError, match="every_s must be above 0"):
+        checked(every_s=-1.0)
 
 
 def test_every_invalid_value_is_reported_at_once():
@@ -189,13 +204,12 @@ def test_no_money_is_less_than_none(name):
 
 def test_what_is_0_or_empty_is_left_to_the_batch():
     """Times, budgets and the seed: 0, "" and -1 mean that none is given."""
-    given = {"budget_usd": 2.0, "campaign_budget_usd": 3.0, "seed": 0, "rounds": 4, "t3": True}
-    usual = {"placement_scores": True, "poll_s": 3.0, "arm_pause_s": 60.0, "every_s": 900.0}
-    usual |= {"events": False}
+    given = {"budget_usd": 2.0, "campaign_budget_usd": 3.0, "seed": 0, "t3": True}
+    usual = {"placement_scores": True, "poll_s": 3.0, "events": False}
     none = {"budget_usd": None, "campaign_budget_usd": None, "poll_s": None, "seed": None}
 
-    assert checked(**given).schedule == usual | given
-    assert checked(poll_s=0.0).schedule == usual | none | {"rounds": 1, "t3": False}
+    assert checked(**given).settings == usual | given
+    assert checked(poll_s=0.0).settings == usual | none | {"t3": False}
     [plan] = checked(timeout_s=0.0, image="").plans([BUILTIN_TARGETS[0]])
     [probe] = checked(timeout_s=0.0, poll_s=0.0, ready="accepted").plans([BUILTIN_TARGETS[0]])
     [stamped] = checked(usable=True, image="ami-1", timeout_s=30.0).plans([BUILTIN_TARGETS[0]])

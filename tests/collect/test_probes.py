@@ -302,11 +302,17 @@ def test_launch_methods_are_one_value_as_in_the_notebook_and_targets_may_follow(
 def test_rounds_of_probes_that_may_not_fit_are_warned_about(to, capsys):
     several = ["--methods", "run_instances create_fleet_instant"]
 
-    assert main(["probe", *several, "t3.nano", "--rounds", "2", *to]) == 0
+    rounds = ["--rounds", "2"]
+    assert main(["probe", *several, "t3.nano", *rounds, "--every-s", "300", *to]) == 0
 
     said = capsys.readouterr().out
     assert "warning: a round may last 780 s (2 launch methods, 2 waves), longer than" in said
     assert "warning: 1 of 2 rounds was skipped" in said
+
+    assert main(["probe", *several, "t3.nano", *rounds, *to]) == 0
+    said = capsys.readouterr().out
+    assert "2 rounds, one every 780 s: expected $" in said
+    assert "warning" not in said
 
 
 def test_the_command_ends_with_1_at_a_problem_and_2_at_an_error(to, tmp_path, capsys):
