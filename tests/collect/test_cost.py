@@ -10,6 +10,7 @@ from spotlib.collect.cost import PreflightReport, PreparedPlan, split_waves
 from spotlib.collect.quotas import quota_of
 from spotlib.collect.report import rounds_words
 from spotlib.model import LONGEST_PAUSE_S, Plan, Stage, Target
+from spotlib.money import requests_usd
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 STANDARD = quota_of("t3.nano").name
@@ -227,3 +228,37 @@ def test_a_budget_may_be_used_up_to_its_last_cent_alone_and_with_earlier_batches
     for budgets in ((9.0,), (None, 9.0)):
         with pytest.raises(ValueError, match="cost unknown at most"):
             require(*budgets, batch=unknown)
+
+
+@pytest.mark.parametrize(
+    ("free", "quiet", "busy"),
+    [(None, 201, 3401), (4, 201 + 101, 3401 + 1901)],
+)
+def test_queues_are_read_while_a_wave_is_watched_and_its_end_is_told(free, quiet, busy):
+    """Every 3 s if there is nothing, every 0.2 s if there is much; the first read is at 0 s."""
+    plans = prepared(on_demand_usd=0.04), prepared("t3.micro", timeout_s=300.0, on_demand_usd=0.04)
+    without, batch = (report(*plans, free=free, events=each) for each in (False, True))
+    most = 2 * busy + 20
+
+    [words] = batch.cost_words()
+    assert f"about {quiet} requests to SQS" in words
+    assert f"at most {most} if" in words
+    assert batch.bound_usd - without.bound_usd == pytest.approx(requests_usd(most))
+    assert without.cost_words() == []
+    assert without.bound_usd == sum(each.bound_usd for each in plans)
+
+
+def test_each_region_has_a_queue():
+    here = prepared(timeout_s=60.0)
+    there = replace(here, plan=replace(here.plan, target=Target("t3.nano", "eu-west-1")))
+
+    assert report(here, events="mine")._queue_calls == (21, 2 * 701 + 20)
+    assert report(here, there, events=True)._queue_calls == (42, 2 * (2 * 701 + 20))
+
+
+def test_all_problems_are_said_at_once_and_without_any_the_report_is_given_back():
+    sound = report(prepared())
+
+    assert sound.require() is sound
+    with pytest.raises(ValueError, match=r"^one thing; another thing$"):
+        replace(sound, problems=("one thing", "another thing")).require()

@@ -78,6 +78,7 @@ def test_a_step_goes_up_at_the_answer_and_its_shade_reaches_back_to_the_poll_bef
         (micro, [0.0, 2.5, 5.5], [0, 0, 4]),
         (nano, [0.0, 1.5, 4.5, 7.5, 10.5], [0, 0, 0, 1, 3]),
     ]
+    assert (running.get_xlabel(), ready.get_xlabel()) == ("", "seconds since the request was sent")
     assert {name: y for name, _, y in steps(running)} == {nano: [0, 0, 2, 3, 3], micro: [0, 1, 4]}
     assert dots(ready) == [(5.5, 4), (10.5, 3)]
     assert shades(ready) == [(2.0, 5.5, 0, 4), (4.0, 7.5, 0, 1), (7.0, 10.5, 1, 3)]
@@ -140,6 +141,16 @@ def test_several_rounds_have_thin_runs_and_a_thick_mean_that_keeps_the_count_of_
     assert [text.get_text() for text in strip.get_yticklabels()] == [NAMES[1], NAMES[0]]
     assert "ready at the end of each round, of 4 (" in strip.get_title(loc="left")
     assert strip.collections[0].get_clim() == (0.0, 1.0)
+    assert (strip.get_xlabel(), strip.get_ylabel()) == ("round", "")
+    assert not any(line.get_visible() for line in strip.get_xgridlines() + strip.get_ygridlines())
+    _, below = figure.subfigs
+    assert below.get_supylabel() == "ready, instances"
+    assert below.get_supxlabel() == (
+        "seconds since the request was sent (thin: each run, black: mean)"
+    )
+    for ax in panels:
+        assert ax.get_ylabel() == ""
+        assert all(float(tick).is_integer() for tick in ax.get_yticks())
 
 
 @pytest.mark.parametrize(("rounds", "written"), [(24, True), (25, False)])

@@ -34,7 +34,9 @@ class Handle:
     def __init__(self, shown):
         self._shown = shown
 
-    def update(self, data, **_):
+    def update(self, data, *, raw, metadata=None):
+        assert raw, "else IPython takes the page for text"
+        assert ("image/png" in data) == (metadata is not None), "only a picture has a description"
         self._shown.append(data)
 
 
@@ -209,6 +211,19 @@ def test_drawing_takes_at_most_a_tenth_of_the_time(polls_of, log, shown, monkeyp
 
     drawings = sum("image/png" in each for each in shown)
     assert 0.08 < 2.0 * drawings / now_s[0] <= 0.11
+
+
+def test_a_quick_drawing_is_made_once_a_second(polls_of, log, shown, monkeypatch):
+    polls_of()
+    now_s = [0.0]
+    monkeypatch.setattr("spotlib.collect.live.time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("spotlib.collect.live.ready_counts_figure", lambda _: Figure())
+    view = LiveView(log, simulated=True)
+    for _ in range(12):
+        view(Progress(0, 1, now_s[0], 600.0, 1, 4))
+        now_s[0] += 0.25
+
+    assert sum("image/png" in each for each in shown) == 3
 
 
 def test_a_terminal_shows_the_text_alone_in_one_line(log, capfd, monkeypatch):

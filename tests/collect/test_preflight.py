@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -15,6 +16,7 @@ from spotlib.collect.account import check_currency
 from spotlib.collect.answers import Answers
 from spotlib.collect.cost import PreparedPlan, split_waves
 from spotlib.collect.features import on_demand_usd, spot_prices
+from spotlib.collect.free_vcpus import with_quota
 from spotlib.collect.preflight import preflight
 from spotlib.collect.quotas import quota_of, vcpus_of
 from spotlib.collect.rounds import collect_batch
@@ -87,6 +89,31 @@ def test_more_than_the_quota_is_refused_with_the_largest_n(problems):
 
     assert "needs 10 vCPUs" in problem
     assert "leaves 5: the largest n is 2" in problem
+
+
+@pytest.mark.parametrize(
+    ("free", "vcpus", "largest", "n"),
+    [
+        (None, 2, None, None),
+        (8, 2, 4, None),
+        (7, 2, 3, 4),
+        (1, 1, 1, 4),
+        (0, 1, 0, 4),
+        (-3, 1, 0, 4),  # a quota that was lowered
+    ],
+)
+def test_the_largest_n_is_what_the_quota_leaves_and_never_less_than_none(free, vcpus, largest, n):
+    answers, each = Answers(None), prepared(vcpus=vcpus, n=4)
+
+    assert with_quota(answers, each, free) == replace(each, largest_count=largest)
+    assert answers.problems == (
+        [
+            f"n={n} of t3.nano in sa-east-1 needs {n * vcpus} vCPUs, the quota '{each.family}' "
+            f"leaves {free}: the largest n is {largest}"
+        ]
+        if n
+        else []
+    )
 
 
 def test_all_that_the_quota_leaves_may_be_asked_for(in_process, problems):

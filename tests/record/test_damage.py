@@ -200,6 +200,30 @@ def test_a_line_that_says_again_what_was_said_is_refused(batch, event, complaint
         load_launches(batch)
 
 
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (dangling_link, "it is a link to nothing"),
+        (link_loop, "Too many levels of symbolic links"),
+        (unreadable_file, "Input/output error"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_the_systems_own_words(batch, damage, why):
+    damage(batch)
+
+    assert unreadable(batch.parent) == {batch.stem: f"{batch} cannot be read: {why}"}
+
+
+def test_a_log_that_is_gone_once_it_was_found_is_named_too(batch):
+    found = find_logs(batch.parent)
+    batch.unlink()
+
+    assert [*found.read()] == []
+    assert [each.words for each in found.faults] == [
+        f"{batch} cannot be read: No such file or directory"
+    ]
+
+
 def test_every_reader_refuses_a_poll_that_is_no_json(batch):
     lines = batch.read_text().splitlines(keepends=True)
     place = next(i for i, line in enumerate(lines) if line.startswith('{"event":"poll"'))

@@ -3,16 +3,19 @@
 import errno
 import fcntl
 import os
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from conftest import plan_for, scripted
+from conftest import NANO, plan_for, scripted
 
+from spotlib.cleanup.unfinished import read_folder, unfinished
 from spotlib.collect.rounds import collect_batch
 from spotlib.record import folder, log
-from spotlib.record.events import Count, Seconds
+from spotlib.record.events import Count, RecoveredEvent, Seconds
 from spotlib.record.folder import Logs
-from spotlib.record.log import EventLog, LogError, is_alive
+from spotlib.record.history import earlier_usd, last_launches
+from spotlib.record.log import EventLog, LogError, is_alive, read_lines
 from spotlib.record.tables import load_batches, load_launches, load_polls
 
 
@@ -88,8 +91,30 @@ def test_batches_and_launches_are_read_without_the_polls_which_are_most_of_a_log
     recorded.write_text(text)
 
     assert len(load_batches(recorded)) == len(load_launches(recorded)) == 1
+    assert earlier_usd(recorded.parent, simulated=True) > 0
+    assert len(read_folder(recorded.parent).clean) == 1
+    real = recorded.with_name("real.jsonl")
+    real.write_text(
+        text.replace("true", "false", 1).replace('"confirmed":true', '"confirmed":false')
+    )
+    recorded.unlink()
+    assert [*last_launches(recorded.parent, since=datetime(2024, 1, 1, tzinfo=UTC))] == [NANO]
+    assert [each.path for each in unfinished(recorded.parent)] == [real]
+    recorded.write_text(text)
     with pytest.raises(ValueError, match="is no valid event"):
         load_polls(recorded)
+
+
+def test_a_torn_line_is_said_once_and_the_lines_after_it_are_counted_on(recorded):
+    with open(recorded, "ab") as file:
+        file.write(b'{"event":"po')
+    for _ in range(3):
+        EventLog.resume(recorded).close()
+
+    events = [event for _, event in read_lines(recorded).events]
+    said = [event.torn for event in events if isinstance(event, RecoveredEvent)]
+    assert said == [True, False, False]
+    assert [event.line for event in events] == list(range(1, len(events) + 1))
 
 
 def test_many_logs_are_read_in_parts_that_end_with_the_log_that_fills_them(tmp_path, monkeypatch):

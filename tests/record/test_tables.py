@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -329,6 +330,8 @@ def test_batch_ids_sort_by_time_and_differ():
     ids = [new_batch_id(moment.to_pydatetime()) for moment in moments]
 
     assert ids == sorted(ids)
+    for number, each in enumerate(ids):
+        assert re.fullmatch(f"20260101T00000{number}Z-[0-9a-f]{{6}}", each)
     assert len({new_batch_id(moments[0].to_pydatetime()) for _ in range(20)}) == 20
 
 

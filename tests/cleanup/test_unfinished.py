@@ -1,0 +1,120 @@
+"""What a log that does not end clean says of its batch, from records that are made up."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from spotlib.cleanup.unfinished import Unfinished
+from spotlib.ec2.events import EVENTS, name_of
+from spotlib.ec2.instances import INSTANCES
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+HERE, THERE = "sa-east-1", "eu-west-1"
+
+
+def run_of(region=HERE, method="request_spot_instances", valid_s=0.0):
+    until = NOON + timedelta(seconds=valid_s)
+    return SimpleNamespace(intent=SimpleNamespace(region=region, method=method, valid_until=until))
+
+
+def request_of(run, instance_id=None, *shown):
+    stages = [SimpleNamespace(instance_id=each) for each in shown]
+    return SimpleNamespace(run=run, instance_id=instance_id, stages=stages, outcome=None)
+
+
+def record_of(*, events=(), queue=None, **known):
+    batch = SimpleNamespace(
+        **{"batch_id": "b", "rounds": 3, "every_s": 900.0, "started_at": NOON, "events": events},
+        **{"queue": queue, "host": SimpleNamespace(pid=1), "simulated": True, "endpoint": "x"},
+    )
+    usual = {"regions": [HERE], "requests": {}, "runs": {}, "releases": [], "tagged": []}
+    usual |= {"over": frozenset(), "writer_pid": 1, "bound_usd": lambda rounds: 0.5 * rounds}
+    usual |= {"begun": len({number for number, _ in known.get("runs", ())})}
+    return SimpleNamespace(batch=batch, **usual | known)
+
+
+def unfinished_of(*, alive=True, **known):
+    return Unfinished(Path("b.jsonl"), alive, record_of(**known))
+
+
+def test_what_is_over_is_not_asked_for_and_an_instance_is_only_where_it_is_looked_for_alone():
+    spot, alone = run_of(), run_of(THERE, "run_instances")
+    requests = {
+        "sir-1": request_of(spot, "i-1"),
+        "sir-2": request_of(spot),
+        "i-3": request_of(alone, "i-3"),
+    }
+    left = unfinished_of(
+        regions=[HERE, THERE, "us-east-1"], requests=requests, over=frozenset({"sir-2"})
+    )
+
+    assert left.request_ids == {HERE: ("sir-1",), THERE: ("i-3",), "us-east-1": ()}
+
+
+@pytest.mark.parametrize(
+    ("events", "queue", "made"),
+    [((), None, False), ((HERE,), None, True), ((HERE,), "mine", False), ((), "mine", False)],
+)
+def test_a_queue_is_looked_for_only_where_the_batch_made_one(events, queue, made):
+    left = unfinished_of(events=events, queue=queue, runs={(0, 0): run_of(method="run_instances")})
+
+    assert left.makes_events is made
+    assert left.request_ids == {HERE: (name_of("b"),) * made}
+    assert left.resources == (INSTANCES, *[EVENTS] * made)
+
+
+def test_an_instance_is_alive_until_it_is_over_or_was_terminated_wherever_it_was_named():
+    spot, alone = run_of(), run_of(THERE, "run_instances")
+    left = unfinished_of(
+        regions=[HERE, THERE],
+        requests={
+            "sir-1": request_of(spot, "i-1", None, "i-1"),
+            "sir-2": request_of(spot, "i-2", "i-2"),
+            "sir-3": request_of(spot, "i-3", "i-3"),
+            "i-4": request_of(alone, "i-4"),
+        },
+        tagged=[SimpleNamespace(region=THERE, instance_ids=("i-5", "i-2"))],
+        releases=[
+            SimpleNamespace(terminated=("i-2",), cancelled=("sir-2",)),
+            SimpleNamespace(terminated=(), cancelled=("sir-9",)),
+        ],
+        over=frozenset({"i-3"}),
+    )
+
+    assert left.alive_instances == {HERE: {"i-1"}, THERE: {"i-4", "i-5"}}
+    assert left.named_instances == {"i-1": "sir-1", "i-2": "sir-2", "i-3": "sir-3"}
+    assert left.cancelled == {"sir-2", "sir-9"}
+
+
+def test_its_last_request_says_until_when_it_may_launch():
+    runs = {(0, 0): run_of(valid_s=60.0), (0, 1): run_of(valid_s=90.0), (1, 0): run_of()}
+
+    assert unfinished_of(runs=runs).valid_until == NOON + timedelta(seconds=90)
+    assert unfinished_of().valid_until is None
+
+
+@pytest.mark.parametrize(
+    ("alive", "writer_pid", "begun", "next_round", "later"),
+    [
+        (True, 1, 1, " (next at 12:15:00 UTC)", " ($1.5000 after all its rounds)"),
+        (True, None, 2, " (next at 12:30:00 UTC)", " ($1.5000 after all its rounds)"),
+        (True, 1, 3, "", ""),
+        (False, 1, 1, "", " ($1.5000 after all its rounds)"),
+        (True, 2, 1, "", " ($1.5000 after all its rounds)"),  # a sweep has its log
+    ],
+)
+def test_a_line_names_the_next_round_of_a_batch_that_goes_on_and_what_it_can_cost(
+    alive, writer_pid, begun, next_round, later
+):
+    runs = {(number, plan): run_of() for number in range(begun) for plan in range(2)}
+    line = unfinished_of(alive=alive, writer_pid=writer_pid, runs=runs, regions=[])
+
+    assert line.is_closing is (alive and writer_pid == 2)
+    assert line._next_round(begun) == next_round
+    if alive:
+        said = line.line()
+        assert f"; round {begun} of 3{next_round}, 0 of 0 requests without an outcome, " in said
+        assert f"at most ${0.5 * begun:.4f}{later}, in no region yet" in said
+        assert ("running" in said) is not line.is_closing

@@ -1,0 +1,207 @@
+"""The rules of a batch's rounds, each by itself: when they begin, what is between, what is said."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from spotlib.collect import rounds
+from spotlib.collect.batch import Schedule
+from spotlib.collect.cost import PreflightReport, PreparedPlan
+from spotlib.model import Plan, Stage, Target
+
+ONE = PreparedPlan(Plan(Target("t3.nano", "sa-east-1"), 1), "ami-1", "", 2, False, "standard")
+OTHER = replace(ONE, plan=replace(ONE.plan, method="run_instances"))
+PROBE = replace(ONE, plan=replace(ONE.plan, wanted=Stage.GRANTED))
+
+
+class Batch:
+    """Waits in no time, and notes what it says; a stop comes when ``stop_s`` is reached."""
+
+    def __init__(self, *prepared, count=3, stop_s=math.inf):
+        self.preflight = SimpleNamespace(prepared=prepared, free_vcpus={})
+        self.schedule = Schedule(count, 900.0, 3.0, 0.0, 7, 30.0, 60.0)
+        self.at_s, self.stop_s, self.said, self.warnings = 0.0, stop_s, [], []
+        self.events = []
+        self.log = SimpleNamespace(append=self.events.append)
+
+    @property
+    def stopping(self):
+        return SimpleNamespace(by="SIGINT" if self.at_s >= self.stop_s else None)
+
+    def now_s(self):
+        return self.at_s
+
+    def rest(self, until_s):
+        self.at_s = min(until_s, max(self.stop_s, self.at_s))
+
+    def show_waiting(self, words, left_s):
+        self.said.append((words, left_s))
+
+
+@pytest.fixture
+def happened(monkeypatch):
+    """What is done to a batch, at which second; each wave takes 100 s, a clean-up 30 s."""
+    done = []
+
+    def wave(batch, number, plans, _):
+        done.append((batch.at_s, number, len(plans)))
+        batch.at_s += 100.0
+
+    def settle(batch):
+        done.append((batch.at_s, "settle"))
+        batch.at_s += 30.0
+
+    monkeypatch.setattr(rounds, "_run_wave", wave)
+    monkeypatch.setattr(rounds, "settle_batch", settle)
+    return done
+
+
+def test_nothing_is_left_of_a_round_before_the_next_and_the_last_is_ended_by_the_batch(happened):
+    batch = Batch(ONE)
+    rounds._run_rounds(batch, None)
+
+    assert happened == [
+        *((0.0, 0, 1), (100.0, "settle"), (900.0, 1, 1), (1000.0, "settle"), (1800.0, 2, 1))
+    ]
+    assert batch.said == [("waiting for round 2 of 3", 770.0), ("waiting for round 3 of 3", 770.0)]
+    assert batch.warnings == []
+
+
+def test_between_two_launch_methods_all_is_ended_and_then_there_is_a_pause(happened):
+    batch = Batch(ONE, OTHER, count=1)
+    rounds._run_rounds(batch, None)
+
+    assert happened == [(0.0, 0, 1), (100.0, "settle"), (190.0, 0, 1)]
+    assert batch.said == [("pausing between arms", 60.0)]
+
+
+def test_waves_follow_each_other_once_nothing_is_left_of_the_one_before(happened):
+    batch = Batch(ONE, replace(ONE, plan=replace(ONE.plan, target=Target("a1.x", "sa-east-1"))))
+    batch.preflight.free_vcpus = {("sa-east-1", "standard"): 2}
+    batch.schedule = replace(batch.schedule, rounds=1)
+    rounds._run_rounds(batch, None)
+
+    assert happened == [(0.0, 0, 1), (100.0, "settle"), (130.0, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("stop_s", "waves"), [(50.0, [0.0]), (500.0, [0.0]), (950.0, [0.0, 900.0]), (0.0, [])]
+)
+def test_after_a_stop_no_round_begins_and_nothing_is_waited_for(happened, stop_s, waves):
+    batch = Batch(ONE, stop_s=stop_s)
+    rounds._run_rounds(batch, None)
+
+    assert [each[0] for each in happened if each[1] != "settle"] == waves
+    assert batch.at_s <= max(stop_s, 100.0 * bool(waves)) + 100.0
+
+
+@pytest.mark.parametrize(
+    ("late_s", "said"),
+    [
+        (2.9, None),
+        (3.0, None),
+        (3.1, "1 of 2 rounds was skipped, because the round before lasted longer than every_s=900"),
+    ],
+)
+def test_a_round_may_begin_a_poll_late_and_else_is_skipped(happened, monkeypatch, late_s, said):
+    def settle(batch):
+        batch.at_s = 900.0 + late_s
+
+    monkeypatch.setattr(rounds, "settle_batch", settle)
+    batch = Batch(ONE, count=2)
+    rounds._run_rounds(batch, None)
+
+    assert batch.warnings == ([said] if said else [])
+    assert len(happened) == (1 if said else 2)
+    assert [(each.round, each.polls, each.reason) for each in batch.events] == (
+        [(1, (), "due at 900 s, the round before ended at 903.1 s")] if said else []
+    )
+
+
+def report(*prepared):
+    return PreflightReport(None, None, prepared, {})
+
+
+def schedule(*prepared, **given):
+    usual = {"rounds": 1, "every_s": 900.0, "poll_s": None, "seed": 7, "settle_s": 30.0}
+    return rounds._schedule(report(*prepared), **usual | {"arm_pause_s": 400.0} | given)
+
+
+def test_a_schedule_has_the_usual_polls_a_phase_within_one_and_pauses_only_between_arms():
+    one, two, probe = schedule(ONE), schedule(ONE, OTHER), schedule(PROBE)
+
+    assert (one.poll_s, two.poll_s, probe.poll_s) == (3.0, 3.0, 0.5)
+    assert (one.arm_pause_s, two.arm_pause_s) == (0.0, 400.0)
+    assert one.phase_s == two.phase_s == schedule(ONE).phase_s
+    assert schedule(ONE, poll_s=60.0).phase_s == pytest.approx(20 * one.phase_s)
+    assert 0 < one.phase_s < 3.0
+    assert one.seed == 7
+    assert schedule(ONE, seed=0).seed == 0
+    assert 0 <= schedule(ONE, seed=None).seed < 2**31
+
+
+def test_probes_and_launches_are_told_apart_and_an_empty_batch_is_one_of_launches():
+    assert rounds._wanted([PROBE, PROBE]) is Stage.GRANTED
+    assert rounds._wanted([ONE]) is rounds._wanted([]) is Stage.READY
+    with pytest.raises(ValueError, match="got both: make two batches"):
+        rounds._wanted([ONE, PROBE])
+
+
+@pytest.mark.parametrize("name", ["a", "_", "0.b-c_D", "x" * 48])
+def test_a_name_of_up_to_48_plain_characters_is_a_batchs_id(name):
+    rounds._require_batch_id(name)
+
+
+def test_events_must_be_those_of_the_preflight_and_their_queue_has_no_dot_in_its_name():
+    same = rounds._require_same_events
+    same(True, checked=True, batch_id="a-b")
+    same("my.queue", checked="my.queue", batch_id="a.b")
+    same(False, checked=False, batch_id="a.b")
+    with pytest.raises(ValueError, match=r"events=True, but the preflight was made with events=F"):
+        same(True, checked=False, batch_id="a")
+    with pytest.raises(ValueError, match=r"which holds no '\.', got 'a\.b'"):
+        same(True, checked=True, batch_id="a.b")
+
+
+def test_earlier_batches_are_read_only_for_a_campaigns_budget(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(rounds, "earlier_usd", lambda *a, **given: asked.append((a, given)) or 2.5)
+    there = SimpleNamespace(simulated=True, endpoint="sandbox")
+
+    assert rounds._earlier_usd(tmp_path, there, None) == 0.0
+    assert rounds._earlier_usd(tmp_path / "none", there, 9.0) == 0.0
+    assert asked == []
+    assert rounds._earlier_usd(tmp_path, there, 0.0) == 2.5
+    assert asked == [((tmp_path,), {"simulated": True, "endpoint": "sandbox"})]
+
+
+@pytest.mark.parametrize(
+    ("simulated", "url", "told"),
+    [
+        (True, "http://here:1", "http://here:1"),
+        (True, None, "named"),
+        (False, "http://moto:1", "named"),
+    ],
+)
+def test_a_guard_is_told_where_the_batch_is_and_gets_keys_only_of_a_login(
+    monkeypatch, tmp_path, simulated, url, told
+):
+    started = []
+    monkeypatch.setattr(rounds, "Guard", lambda *a, **given: started.append((a, given)))
+    monkeypatch.chdir(tmp_path)
+    known = {"simulated": simulated, "url": url, "endpoint": "named", "profile": "p"}
+    there = SimpleNamespace(**known, attach=None, login=None, lifeline=(7,))
+    batch = SimpleNamespace(connection=there, log=SimpleNamespace(path=Path("b.jsonl")))
+
+    rounds._guard(batch)
+    there.login = SimpleNamespace(keys="keys")
+    rounds._guard(batch)
+    there.attach = print
+    assert rounds._guard(batch) is None
+
+    usual = {"endpoint": told, "profile": "p", "lifeline": (7,)}
+    assert [each for _, each in started] == [usual | {"keys": None}, usual | {"keys": "keys"}]
+    assert {each for each, _ in started} == {(tmp_path / "b.jsonl",)}
