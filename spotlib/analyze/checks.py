@@ -110,7 +110,9 @@ def _order(data: Comparable) -> Check:
     if first.empty:
         return Check(name, False, "undefined: one target per round")
     if len(first) >= _ALWAYS_FIRST and first.nunique() == 1:
-        return Check(name, True, f"{first.iloc[0]} was launched first in every round: not random")
+        by_chance = several["target"].nunique() ** (len(first) - 1)
+        words = f"{first.iloc[0]} was launched first in all {len(first)} rounds: in random order "
+        return Check(name, True, words + f"that happens in 1 of {by_chance:,} studies")
     targets = counted(runs["target"].nunique(), "target")
     return Check(name, False, f"{first.nunique()} of {targets} were first in some round")
 

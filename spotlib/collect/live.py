@@ -49,7 +49,8 @@ def ready_counts_figure(polls: pd.DataFrame) -> Figure:
     before, because it got there some time between the two.  A dot marks the last poll of a run.
     Launch methods of a target are drawn apart.
     Targets that were launched more than once have a panel each, with their runs and the mean, and
-    above them a strip shows how many were ready at the end of each round.
+    above them a strip shows how many were ready at the end of each round.  A run that EC2 refused
+    at once has no poll, so it is not drawn, and no part of the mean.
 
     Parameters
     ----------
@@ -100,7 +101,10 @@ def _by_round(runs: list[pd.DataFrame], colours: Colours) -> Figure:
     axes = below.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     _draw_panels(axes, runs, colours, stage)
     below.supylabel(f"{stage.label}, instances", fontsize="medium")
-    below.supxlabel(f"{_SECONDS} (thin: each run, black: mean)", fontsize="medium")
+    below.supxlabel(
+        f"{_SECONDS} (thin: each run that was not refused at once, black: their mean)",
+        fontsize="medium",
+    )
     return figure
 
 
@@ -140,7 +144,8 @@ def _draw_strip(ax: Axes, runs: list[pd.DataFrame], names: list[str], stage: Sta
     )
     asked = " or ".join(map(str, sorted(set(ends["n"]))))
     ax.set_title(
-        f"{stage.label} at the end of each round, of {asked} (darkest: all; blank: not watched)",
+        f"{stage.label} at the end of each round, of {asked} (darkest: all; "
+        "blank: refused, or not watched)",
         fontsize="medium",
         loc="left",
     )

@@ -139,7 +139,9 @@ def ending(log: Path) -> str:
         return line + f"; so far the guard, or a sweep, {_ended(after_it)}" * bool(after_it)
     if record.clean.at is None:
         did = f"It {_ended(record.releases)}.  Confirmed: nothing is left."
-        return f"Batch {log.stem} ended in order.\n{did}"
+        begun, rounds = record.begun, record.batch.rounds
+        after = f" after {begun} of {rounds} rounds" * (begun < rounds)
+        return f"Batch {log.stem} ended in order{after}.\n{did}"
     spent_usd = record.spent_at_most_usd or math.nan
     return (
         f"Batch {log.stem} was closed by the guard, or by a sweep: its own process had ended.\nIt "

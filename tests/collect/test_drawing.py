@@ -146,7 +146,8 @@ def test_several_rounds_have_thin_runs_and_a_thick_mean_that_keeps_the_count_of_
     _, below = figure.subfigs
     assert below.get_supylabel() == "ready, instances"
     assert below.get_supxlabel() == (
-        "seconds since the request was sent (thin: each run, black: mean)"
+        "seconds since the request was sent (thin: each run that was not refused at "
+        "once, black: their mean)"
     )
     for ax in panels:
         assert ax.get_ylabel() == ""
