@@ -162,7 +162,8 @@ def _draw_panels(axes: Any, runs: list[pd.DataFrame], colours: Colours, stage: S
             _draw_run(ax, run, stage, colour, thin=True)
         times, mean = _mean_count(mine, stage)
         ax.step(times, mean, where="post", color="black", linewidth=2, label="mean")
-        ax.set_title(f"{name} ({counted(len(mine), 'run')})", fontsize="small", loc="left")
+        words = f"{name} ({counted(len(mine), 'run')})".replace(", ", ",\n")  # method below target
+        ax.set_title(words, fontsize="small", loc="left")
         ax.tick_params(
             labelbottom=number + axes.shape[1] >= len(colours)
         )  # the lowest of its column
