@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 
+_ROUNDING = 1e-6  # by which a sum of many weights may miss a share
+
+
 @dataclass(frozen=True)
 class Observed:
     """The bracket of each request: its time lies in ``(after_s, by_s]``; arrays (requests,).
@@ -51,8 +54,9 @@ class Observed:
         Each run has the same weight.  No time lies before its bracket begins or after it ends, so
         neither does a quantile of the times.
         """
+        reached = max(share - _ROUNDING, 0.0)
         first, last = (
-            np.quantile(each, share, weights=self._weights, method="inverted_cdf")
+            np.quantile(each, reached, weights=self._weights, method="inverted_cdf")
             for each in (self.after_s, self.by_s)
         )
         return float(first), float(last)
@@ -123,13 +127,13 @@ class Curve:
     def _quantile(self, share: float) -> Floats:
         finite = np.isfinite(self.by_s)
         after_s, by_s, mass = self.after_s[finite], self.by_s[finite], self.mass[..., finite]
-        reached = mass.sum(axis=-1) >= share - 1e-6  # a sum of many may miss it by rounding
+        reached = mass.sum(axis=-1) >= share - _ROUNDING
         low = np.zeros(mass.shape[:-1])
         high = np.full(mass.shape[:-1], by_s.max(initial=0.0))
         for _ in range(40):  # halves the longest time to well below a microsecond
             middle = (low + high) / 2.0
             part = np.clip((middle[..., None] - after_s) / (by_s - after_s), 0.0, 1.0)
-            enough = (mass * part).sum(axis=-1) >= share - 1e-6
+            enough = (mass * part).sum(axis=-1) >= share - _ROUNDING
             low, high = np.where(enough, low, middle), np.where(enough, middle, high)
         return np.where(reached, high, np.inf)
 

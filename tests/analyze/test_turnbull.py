@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from time import process_time
 
@@ -457,6 +458,17 @@ def test_what_the_brackets_leave_open_holds_the_quantile_and_the_mean_of_the_tim
         1.0,
         3.0,
     )
+
+
+@pytest.mark.parametrize("sizes", [(6, 6), (1, 6), (3, 6), (3,) * 10, (7,), (1, 2, 3, 4)])
+def test_what_the_brackets_leave_open_is_exact_where_a_share_is_exactly_reached(sizes):
+    run = np.repeat(np.arange(len(sizes)), sizes)
+    weight = [Fraction(1, sizes[each] * len(sizes)) for each in run]
+    after_s = 3.0 * np.arange(len(run))
+    for reached in np.cumsum(weight):
+        number = int(np.flatnonzero(np.cumsum(weight) >= reached)[0])
+        left = Observed(after_s, after_s + 3, run).left_open(float(reached))
+        assert left == (after_s[number], after_s[number] + 3)
 
 
 def test_a_narrow_piece_becomes_as_wide_as_the_window_around_its_middle_by_hand():
