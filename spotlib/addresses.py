@@ -49,7 +49,7 @@ def without_secrets(text: str) -> str:
 def is_foreign(endpoint: str) -> bool:
     """Whether a recorded endpoint is another program's that answers for EC2: no result of AWS.
 
-    Old logs may name Amazon by its URL.  A sandbox that is named by a URL is told by ``simulated``.
+    Old logs may name Amazon by its URL.  ``simulated`` says whether a URL is a sandbox.
     """
     return "://" in endpoint and not f".{host_of(endpoint)}".endswith(AMAZON_DOMAINS)
 

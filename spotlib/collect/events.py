@@ -113,7 +113,7 @@ def _begin(batch: "Batch", regions: Sequence[str], most: int) -> None:
 def read_last_events(batch: "Batch") -> None:
     """Read each queue to its end, but for some seconds only: fewer after a stop, none after two.
 
-    All take their turns, so that one that has no end keeps no other from being read.
+    The queues take turns: one that is never empty delays no other.
     """
     queues, began_s = batch.queues, batch.now_s()
     queues.unread, queues.last_at = set(queues.urls), batch.connection.server_utc()
