@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.connection import connect_in_process
+from spotlib.ec2.endpoints import connect_in_process
 from spotlib.model import Target, plan_launches
 from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.wire import attach

@@ -20,7 +20,8 @@ from pathlib import Path
 from spotlib.collect.preflight import preflight
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.calls import TAG_ROUND
-from spotlib.ec2.connection import Connection, connect, connect_in_process
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.endpoints import connect, connect_in_process
 from spotlib.ec2.poll import poll
 from spotlib.ec2.spot_requests import see_requests
 from spotlib.model import Target, plan_launches

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from spotlib.cleanup.sweep import sweep as sweep
     from spotlib.collect.preflight import preflight as preflight
     from spotlib.collect.rounds import collect_batch as collect_batch
-    from spotlib.ec2.connection import connect as connect
+    from spotlib.ec2.endpoints import connect as connect
     from spotlib.forecast.forecast import forecast_ready as forecast_ready
     from spotlib.model import Plan as Plan
     from spotlib.model import Stage as Stage
@@ -46,7 +46,7 @@ _HOMES = {
     "Target": "model",
     "choose_targets": "select.choose",
     "collect_batch": "collect.rounds",
-    "connect": "ec2.connection",
+    "connect": "ec2.endpoints",
     "forecast_ready": "forecast.forecast",
     "launch_times": "analyze.launch_times",
     "load_batches": "record.tables",

@@ -18,7 +18,8 @@ from spotlib.cleanup.unfinished import CLOSING, Unfinished, read_folder
 from spotlib.collect.cost import IF_ALL_DIES, PreflightReport
 from spotlib.collect.parameters import add_methods, named_arms, named_target
 from spotlib.collect.preflight import preflight
-from spotlib.ec2.connection import Connection, connect
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.endpoints import connect
 from spotlib.ec2.places import is_aws
 from spotlib.ec2.policy import policy
 from spotlib.ec2.refusals import Refusal

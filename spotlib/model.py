@@ -43,10 +43,8 @@ ARMS = tuple(  # as they are written in parameters: the purchase is named where 
     for method, purchases in PURCHASES.items()
     for purchase in purchases
 )
-PROBE_PAUSE_S = 300.0  # at least, between probes of a pool: each uses what it measures.  A choice
 LONGEST_PAUSE_S = 366 * 86_400.0  # a batch ends at some date: no time of it is longer
 MOST_SEED = 2**53  # a whole number in JSON, for any reader
-MOST_ROUNDS, LONGEST_ROUNDS_S = 1_000_000, 10 * LONGEST_PAUSE_S
 T3_SOURCES = ("placement scores", "selection")  # where a known t3 is from
 MOST_INSTANCES_PER_CALL = 3000  # EC2 refuses more with RequestResourceCountExceeded
 
@@ -285,12 +283,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuse what EC2 would refuse, or what could never be measured."""
-        if not _is_whole(self.count) or not 1 <= self.count <= MOST_INSTANCES_PER_CALL:
+        if not is_whole(self.count) or not 1 <= self.count <= MOST_INSTANCES_PER_CALL:
             raise ParameterError(
                 f"n must be a whole number from 1 to {MOST_INSTANCES_PER_CALL} "
                 f"(instances per target), got {self.count!r}"
             )
-        if not _is_finite_number(self.timeout_s) or not 0 < self.timeout_s <= LONGEST_PAUSE_S:
+        if not is_finite_number(self.timeout_s) or not 0 < self.timeout_s <= LONGEST_PAUSE_S:
             raise ParameterError(
                 f"timeout_s must be above 0 and at most {LONGEST_PAUSE_S:.0f} (a year), "
                 f"got {self.timeout_s!r}"
@@ -409,11 +407,6 @@ def usual_timeout_s(wanted: Stage) -> float:
     return 30.0 if wanted is Stage.GRANTED else 600.0
 
 
-def usual_poll_s(wanted: Stage) -> float:
-    """Return how often EC2 is polled if nobody says otherwise, in seconds."""
-    return 0.5 if wanted is Stage.GRANTED else 3.0
-
-
 def require_arms(arms: Sequence[str]) -> None:
     """Refuse launch methods that do not exist, that are named twice, or none at all."""
     if not arms:
@@ -428,15 +421,6 @@ def require_arms(arms: Sequence[str]) -> None:
 def _method_and_purchase(arm: str) -> dict[str, Any]:
     method, _, purchase = arm.partition(":")
     return {"method": method, "purchase": purchase or SPOT}
-
-
-def require_intervals(*, timeout_s: float, poll_s: float) -> None:
-    """Refuse a timeout below the poll interval, or without an end: nobody could watch it."""
-    if not _is_finite_number(poll_s) or not 0 < poll_s <= timeout_s <= LONGEST_PAUSE_S:
-        raise ParameterError(
-            f"need 0 < poll_s <= timeout_s <= {LONGEST_PAUSE_S:.0f} (a year), "
-            f"got {poll_s=}, {timeout_s=}"
-        )
 
 
 _NO_QUEUES = {"true", "false", "none", "yes", "no", "on", "off", "0", "1", *ARMS}  # slips
@@ -458,51 +442,16 @@ def is_queue_name(name: str) -> bool:
     return _QUEUE.fullmatch(name) is not None
 
 
-def require_pauses(*, every_s: float, arm_pause_s: float) -> None:
-    """Refuse times between rounds or arms after which nothing would ever go on."""
-    if not 0 < every_s <= LONGEST_PAUSE_S:
-        raise ParameterError(
-            f"every_s must be above 0 and at most {LONGEST_PAUSE_S:.0f} (a year), got {every_s!r}"
-        )
-    if not 0 <= arm_pause_s <= LONGEST_PAUSE_S:
-        raise ParameterError(
-            f"arm_pause_s must be from 0 to {LONGEST_PAUSE_S:.0f} (a year), got {arm_pause_s!r}"
-        )
-
-
-def require_end(*, rounds: int, every_s: float) -> None:
-    """Refuse rounds that are none, or that would never be over."""
-    if not _is_whole(rounds) or not 1 <= rounds <= MOST_ROUNDS:
-        raise ParameterError(
-            f"rounds must be a whole number from 1 to {MOST_ROUNDS}, got {rounds!r}"
-        )
-    if (rounds - 1) * every_s > LONGEST_ROUNDS_S:
-        raise ParameterError(
-            f"{rounds} rounds, one every {every_s:g} s, would take more than ten years: use fewer "
-            "rounds or a smaller every_s"
-        )
-
-
 def _require_match(name: str, value: object, pattern: re.Pattern[str], example: str) -> None:
     if not isinstance(value, str) or not pattern.fullmatch(value):
         raise ParameterError(f"{name} {value!r} is not a name EC2 could know (example: {example})")
 
 
-def require_probe_pauses(*, rounds: int, every_s: float, arms: int, arm_pause_s: float) -> None:
-    """Refuse probes of a target that would follow each other too soon."""
-    pauses = {"every_s": every_s} if rounds > 1 else {}
-    pauses |= {"arm_pause_s": arm_pause_s} if arms > 1 else {}
-    for name, pause_s in pauses.items():
-        if pause_s < PROBE_PAUSE_S:
-            raise ParameterError(
-                f"a probe uses the capacity that the next one measures: with probes {name} must "
-                f"be at least {PROBE_PAUSE_S:g} seconds, got {pause_s:g}"
-            )
-
-
-def _is_whole(value: object) -> bool:
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_finite_number(value: object) -> bool:
+def is_finite_number(value: object) -> bool:
+    """Whether a value is a number that can be reached; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -17,11 +17,13 @@ from spotlib.collect.cost import PreflightReport
 from spotlib.collect.parameters import add_methods, named_arms, named_target
 from spotlib.collect.preflight import preflight
 from spotlib.collect.report import market_name, rounds_words
-from spotlib.collect.rounds import collect_batch, require_rounds
+from spotlib.collect.rounds import collect_batch
+from spotlib.collect.schedule import PROBE_PAUSE_S, require_rounds
 from spotlib.collect.stopping import rewrite_line
 from spotlib.collect.summary import BatchSummary
-from spotlib.ec2.connection import Connection, connect
-from spotlib.model import PROBE_PAUSE_S, Stage, plan_launches
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.endpoints import connect
+from spotlib.model import Stage, plan_launches
 from spotlib.money import usd
 from spotlib.record.history import last_launches
 from spotlib.record.log import new_batch_id

@@ -17,8 +17,9 @@ import pytest
 
 from spotlib.collect.cost import PreflightReport
 from spotlib.collect.preflight import preflight
-from spotlib.ec2.connection import Connection, connect_in_process
+from spotlib.ec2.connection import Connection
 from spotlib.ec2.credentials import sandbox_session
+from spotlib.ec2.endpoints import connect_in_process
 from spotlib.model import ARMS, Stage, Target, plan_launches
 from spotlib.record.log import read_lines
 from spotlib.sandbox.wire import attach

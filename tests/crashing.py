@@ -23,7 +23,8 @@ from spotlib.cleanup.sweep import SweepReport, sweep
 from spotlib.collect.cost import PreflightReport
 from spotlib.collect.rounds import collect_batch
 from spotlib.collect.summary import BatchSummary
-from spotlib.ec2.connection import Connection, connect_in_process
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.endpoints import connect_in_process
 from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.methods.registry import METHODS
 from spotlib.model import ARMS, Stage

@@ -19,7 +19,7 @@ from crashing import NAME, REGIONS, short_batch, short_world
 from programs import served
 
 from spotlib.cleanup.sweep import sweep
-from spotlib.ec2.connection import connect
+from spotlib.ec2.endpoints import connect
 from spotlib.model import Stage
 from spotlib.sandbox.world import World
 

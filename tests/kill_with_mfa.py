@@ -25,7 +25,7 @@ from crashing import NAME, visiting
 from programs import PATIENCE_S, processes_of, served
 
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.connection import connect
+from spotlib.ec2.endpoints import connect
 from spotlib.record.tables import load_batches
 from spotlib.sandbox import server
 from spotlib.sandbox.world import Fate, ScaledTime, World

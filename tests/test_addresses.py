@@ -13,7 +13,8 @@ from spotlib.addresses import is_foreign, require_no_secret, without_secrets
 from spotlib.cleanup.unfinished import dead_lines, unfinished
 from spotlib.collect.parameters import CollectParameters
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.connection import connect, is_aws
+from spotlib.ec2.endpoints import connect
+from spotlib.ec2.places import is_aws
 from spotlib.ec2.refusals import refusal_of
 from spotlib.record.tables import load_batches, load_launches
 from spotlib.select.parameters import SelectParameters

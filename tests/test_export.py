@@ -16,7 +16,7 @@ from pyarrow import parquet
 from spotlib import export as exports
 from spotlib.__main__ import main
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.connection import connect_in_process
+from spotlib.ec2.endpoints import connect_in_process
 from spotlib.export import export
 from spotlib.forecast.training import COLUMNS
 from spotlib.model import Stage, Target, plan_launches

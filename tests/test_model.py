@@ -2,6 +2,13 @@
 
 import pytest
 
+from spotlib.collect.schedule import (
+    require_end,
+    require_intervals,
+    require_pauses,
+    require_probe_pauses,
+    usual_poll_s,
+)
 from spotlib.model import (
     Plan,
     Stage,
@@ -9,12 +16,7 @@ from spotlib.model import (
     image_family,
     is_instance_id,
     plan_launches,
-    require_end,
     require_events,
-    require_intervals,
-    require_pauses,
-    require_probe_pauses,
-    usual_poll_s,
     watched_stages,
 )
 

@@ -25,7 +25,7 @@ from programs import (
 
 from spotlib.__main__ import main
 from spotlib.collect.cost import PreflightError
-from spotlib.ec2.connection import connect
+from spotlib.ec2.endpoints import connect
 from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.world import World
 
@@ -101,7 +101,7 @@ def test_a_target_that_is_not_offered_stops_the_notebook_with_one_sentence(repos
 SCRIPT = """
     import sys
     from spotlib.collect.rounds import collect_batch
-    from spotlib.ec2.connection import connect
+    from spotlib.ec2.endpoints import connect
     from spotlib.model import Stage, Target, plan_launches
 
     connection = connect("sandbox", seed=11)
@@ -198,7 +198,7 @@ def test_a_sandbox_that_cannot_start_says_why(monkeypatch):
 DYING = """
     import os, signal, sys
     from spotlib.collect.rounds import collect_batch
-    from spotlib.ec2.connection import connect
+    from spotlib.ec2.endpoints import connect
     from spotlib.model import Target, plan_launches
 
     def die(progress):

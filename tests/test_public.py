@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from spotlib.__main__ import main
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.connection import connect_in_process
+from spotlib.ec2.endpoints import connect_in_process
 from spotlib.ec2.refusals import _CODES
 from spotlib.export import export
 from spotlib.forecast.training import COLUMNS

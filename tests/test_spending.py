@@ -10,7 +10,7 @@ from programs import run, run_papermill, texts
 from spotlib.__main__ import main
 from spotlib.collect.preflight import preflight
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.connection import connect
+from spotlib.ec2.endpoints import connect
 from spotlib.ec2.places import is_aws
 from spotlib.model import plan_launches
 
@@ -202,7 +202,7 @@ NONSENSE = {
 IN_PROCESS = """
 from functools import partial
 from spotlib import Target, plan_launches, preflight
-from spotlib.ec2.connection import connect_in_process
+from spotlib.ec2.endpoints import connect_in_process
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import World
 

@@ -134,8 +134,8 @@ def _close(given: argparse.Namespace, keys: bytes) -> bool:
     # Imported only now: a guard that waits should cost next to nothing.
     from spotlib.cleanup.sweep import sweep  # noqa: PLC0415
     from spotlib.cleanup.unfinished import unfinished  # noqa: PLC0415
-    from spotlib.ec2.connection import connect  # noqa: PLC0415
     from spotlib.ec2.credentials import SessionKeys  # noqa: PLC0415
+    from spotlib.ec2.endpoints import connect  # noqa: PLC0415
 
     mine = unfinished(given.log) if given.log.exists() else []
     simulated = bool(mine) and mine[0].batch.simulated

@@ -21,6 +21,7 @@ import spotlib
 from spotlib.cleanup.close import until_quiet_s
 from spotlib.collect.cost import PreflightReport, PreparedPlan
 from spotlib.collect.queues import Queues
+from spotlib.collect.schedule import Schedule
 from spotlib.collect.stopping import Stopping, rewrite_line
 from spotlib.collect.usable import Consoles
 from spotlib.ec2.connection import Connection
@@ -63,24 +64,6 @@ class Waiting:
 
     def __str__(self) -> str:
         return f"{self.words}, about {math.ceil(max(self.left_s, 0.0))} s"
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When rounds start and polls are due, and the seed that the phase of the polls came from."""
-
-    rounds: int
-    every_s: float
-    poll_s: float
-    phase_s: float
-    seed: int
-    settle_s: float
-    arm_pause_s: float = 0.0
-
-    @property
-    def rhythm(self) -> dict[str, Any]:
-        """When rounds begin, and the pause within one."""
-        return {"rounds": self.rounds, "every_s": self.every_s, "arm_pause_s": self.arm_pause_s}
 
 
 @dataclass

@@ -15,7 +15,14 @@ from typing import Any
 import pandas as pd
 
 from spotlib.collect.cost import USUAL_EVERY_S, PreflightReport
-from spotlib.ec2.connection import require_endpoint
+from spotlib.collect.schedule import (
+    require_end,
+    require_intervals,
+    require_pauses,
+    require_probe_pauses,
+    usual_poll_s,
+)
+from spotlib.ec2.endpoints import require_endpoint
 from spotlib.ec2.places import is_aws
 from spotlib.errors import ParameterError
 from spotlib.model import (
@@ -28,13 +35,8 @@ from spotlib.model import (
     Target,
     plan_launches,
     require_arms,
-    require_end,
     require_events,
-    require_intervals,
-    require_pauses,
-    require_probe_pauses,
     require_watched_usable,
-    usual_poll_s,
     usual_timeout_s,
 )
 from spotlib.parameters import problems_of, require_no_problems

@@ -16,34 +16,24 @@ import pandas as pd
 
 from spotlib.cleanup.close import SETTLE_S
 from spotlib.cleanup.guard import Guard
-from spotlib.collect.batch import Batch, Progress, Run, Schedule, Waiting
+from spotlib.collect.batch import Batch, Progress, Run, Waiting
 from spotlib.collect.cost import PreflightReport, PreparedPlan, split_turns, split_waves
 from spotlib.collect.ending import finish, settle_batch
 from spotlib.collect.events import make_events
 from spotlib.collect.features import FeatureSource
 from spotlib.collect.preflight import preflight
+from spotlib.collect.schedule import ARM_PAUSE_S, schedule_of
 from spotlib.collect.stopping import Stopping, write_line
 from spotlib.collect.summary import BatchSummary, summary_of
 from spotlib.collect.watch import watch
 from spotlib.ec2.calls import warm
 from spotlib.ec2.connection import Connection, new_executor
 from spotlib.errors import ParameterError
-from spotlib.model import (
-    Plan,
-    Stage,
-    Target,
-    require_end,
-    require_intervals,
-    require_pauses,
-    require_probe_pauses,
-    usual_poll_s,
-)
+from spotlib.model import Plan, Target
 from spotlib.record.events import SkippedEvent
 from spotlib.record.history import earlier_usd
 from spotlib.record.log import EventLog
 from spotlib.words import counted
-
-ARM_PAUSE_S = 60.0  # a terminated instance's capacity may be free only after a while: a choice
 
 
 def collect_batch(
@@ -147,9 +137,7 @@ def collect_batch(
     ['ready', 'ready']
     """
     report = _checked(connection, plans, Path(log).stem, events)
-    if every_s is None:
-        every_s = report.usual_every_s(arm_pause_s)
-    schedule = _schedule(
+    schedule = schedule_of(
         report,
         rounds=rounds,
         every_s=every_s,
@@ -251,28 +239,6 @@ def _require_batch_id(name: str) -> None:
         )
 
 
-def _schedule(
-    report: PreflightReport,
-    *,
-    rounds: int,
-    every_s: float,
-    poll_s: float | None,
-    seed: int | None,
-    settle_s: float,
-    arm_pause_s: float,
-) -> Schedule:
-    """Check the schedule; draw its seed if there is none, and the phase of its polls."""
-    arms, wanted = len(split_turns(report.prepared)), _wanted(report.prepared)
-    poll_s = usual_poll_s(wanted) if poll_s is None else poll_s
-    for each in report.prepared:
-        require_intervals(timeout_s=each.plan.timeout_s, poll_s=poll_s)
-    require_rounds(wanted, rounds=rounds, every_s=every_s, arms=arms, arm_pause_s=arm_pause_s)
-    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
-    phase_s = random.Random(f"{seed} phase").uniform(0.0, poll_s)
-    pause_s = arm_pause_s if arms > 1 else 0.0
-    return Schedule(rounds, every_s, poll_s, phase_s, seed, settle_s, pause_s)
-
-
 def _require_same_events(events: bool | str, *, checked: bool | str, batch_id: str) -> None:
     """Refuse events that the preflight was not made for, and a name that no queue can have."""
     if events != checked:
@@ -284,30 +250,6 @@ def _require_same_events(events: bool | str, *, checked: bool | str, batch_id: s
         raise ParameterError(
             f"with events the log's name is that of a queue, which holds no '.', got {batch_id!r}"
         )
-
-
-def require_rounds(
-    wanted: Stage, *, rounds: int, every_s: float, arms: int, arm_pause_s: float
-) -> None:
-    """Refuse rounds, or pauses of a round, that cannot be, or that are too short for probes.
-
-    Raises
-    ------
-    ValueError
-        With the first that is wrong.
-    """
-    require_pauses(every_s=every_s, arm_pause_s=arm_pause_s)
-    require_end(rounds=rounds, every_s=every_s)
-    if wanted is Stage.GRANTED:
-        require_probe_pauses(rounds=rounds, every_s=every_s, arms=arms, arm_pause_s=arm_pause_s)
-
-
-def _wanted(prepared: Sequence[PreparedPlan]) -> Stage:
-    """The stage that the plans wait for, as far as it makes a difference to their schedule."""
-    probes = {each.plan.is_probe for each in prepared}
-    if len(probes) > 1:
-        raise ParameterError("a batch is of probes or of launches, got both: make two batches")
-    return Stage.GRANTED if probes == {True} else Stage.READY
 
 
 def _run_rounds(batch: Batch, features: FeatureSource) -> None:

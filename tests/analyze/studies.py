@@ -18,7 +18,7 @@ from analyze_truth import errors
 from spotlib.analyze.curve import Observed
 from spotlib.collect.preflight import preflight
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.connection import connect_in_process
+from spotlib.ec2.endpoints import connect_in_process
 from spotlib.model import Target, plan_launches
 from spotlib.sandbox.wire import attach
 from spotlib.sandbox.world import Fate, World

@@ -18,7 +18,8 @@ from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import unfinished
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.clock import VirtualClock
-from spotlib.ec2.connection import Connection, sandbox_session
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.credentials import sandbox_session
 from spotlib.record.log import EventLog
 
 BATCH = Path(NAME).stem

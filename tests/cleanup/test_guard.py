@@ -193,7 +193,7 @@ def leads_to(monkeypatch):
                 raise there
             return there if isinstance(there, Connection) else in_process(there)
 
-        monkeypatch.setattr("spotlib.ec2.connection.connect", connect)
+        monkeypatch.setattr("spotlib.ec2.endpoints.connect", connect)
         return asked
 
     return lead

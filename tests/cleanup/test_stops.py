@@ -37,7 +37,7 @@ from programs import (
 )
 
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.connection import connect
+from spotlib.ec2.endpoints import connect
 from spotlib.model import Stage, plan_launches
 from spotlib.record.tables import load_batches
 
@@ -349,7 +349,7 @@ COLLECT = """
     import multiprocessing, os, shutil, signal, sys, time
     from pathlib import Path
     from spotlib.collect.rounds import collect_batch
-    from spotlib.ec2.connection import connect
+    from spotlib.ec2.endpoints import connect
     from spotlib.model import Target, plan_launches
 
     url, log = sys.argv[1], Path(sys.argv[2])

@@ -706,7 +706,7 @@ def test_a_foreign_endpoint_that_was_restarted_is_given_up_in_minutes_with_one_s
 def test_its_guard_ends_too_and_that_of_an_endpoint_in_trouble_does_not(tmp_path, monkeypatch):
     log, restarted = tmp_path / NAME, scripted(seed=2)
     left_at(as_foreign(scripted()), log)
-    monkeypatch.setattr("spotlib.ec2.connection.connect", lambda *_, **__: as_foreign(restarted))
+    monkeypatch.setattr("spotlib.ec2.endpoints.connect", lambda *_, **__: as_foreign(restarted))
     monkeypatch.setattr(guard, "_TRY_S", 160.0)
     given = Namespace(log=log, endpoint="http://127.0.0.1:9", profile=None)
     failing = Fault(kind="internal_error", action="DescribeSpotInstanceRequests")
@@ -723,7 +723,7 @@ def test_a_guard_whose_log_was_deleted_tries_again_until_something_of_its_batch_
     """EC2 may list late what was launched, and nobody else is there to look."""
     world = scripted()
     connection = in_process(world)
-    monkeypatch.setattr("spotlib.ec2.connection.connect", lambda *_, **__: connection)
+    monkeypatch.setattr("spotlib.ec2.endpoints.connect", lambda *_, **__: connection)
     given = Namespace(log=tmp_path / "lost-000.jsonl", endpoint="aws", profile=None)
 
     assert not guard._closed(given, guard.NO_KEYS)

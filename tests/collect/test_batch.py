@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from spotlib.cleanup.close import Cleaned
-from spotlib.collect.batch import Batch, Run, Schedule, Waiting
+from spotlib.collect.batch import Batch, Run, Waiting
 from spotlib.collect.cost import PreparedPlan
+from spotlib.collect.schedule import Schedule
 from spotlib.collect.summary import batch_usd, summary_of
 from spotlib.model import Outcome, Plan, Target
 from spotlib.record.events import ReleaseEvent

@@ -7,7 +7,7 @@ from conftest import NANO, scripted
 from crashing import EMPTY
 
 from spotlib.collect.preflight import preflight
-from spotlib.ec2.connection import connect_in_process
+from spotlib.ec2.endpoints import connect_in_process
 from spotlib.model import Target, plan_launches
 from spotlib.sandbox.faults import fail
 from spotlib.sandbox.protocol import ApiError

@@ -31,8 +31,9 @@ from crashing import (
 from spotlib.cleanup.close import settle
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.clock import VirtualClock
-from spotlib.ec2.connection import Connection, connect_in_process
+from spotlib.ec2.connection import Connection
 from spotlib.ec2.credentials import Login
+from spotlib.ec2.endpoints import connect_in_process
 from spotlib.record.tables import load_launches
 from spotlib.sandbox.faults import KINDS, Fault
 from spotlib.sandbox.wire import attach

@@ -24,7 +24,8 @@ from spotlib.cleanup.unfinished import unfinished
 from spotlib.collect.preflight import preflight
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.clock import SystemClock
-from spotlib.ec2.connection import Connection, connect, connect_in_process
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.endpoints import connect, connect_in_process
 from spotlib.ec2.foreign import finds_by_request, request_of
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Kind, Target, plan_launches

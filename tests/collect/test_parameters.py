@@ -13,7 +13,7 @@ from spotlib.collect.parameters import (
     targets_to_collect,
 )
 from spotlib.collect.summary import BatchError
-from spotlib.ec2.connection import connect
+from spotlib.ec2.endpoints import connect
 from spotlib.errors import ParameterError
 from spotlib.model import LONGEST_PAUSE_S, Stage, Target
 from spotlib.parameters import check_parameters

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from spotlib.collect import rounds
-from spotlib.collect.batch import Schedule
 from spotlib.collect.cost import PreflightReport, PreparedPlan
+from spotlib.collect.schedule import Schedule, _wanted, schedule_of
 from spotlib.model import Plan, Stage, Target
 
 ONE = PreparedPlan(Plan(Target("t3.nano", "sa-east-1"), 1), "ami-1", "", 2, False, "standard")
@@ -127,7 +127,7 @@ def report(*prepared):
 
 def schedule(*prepared, **given):
     usual = {"rounds": 1, "every_s": 900.0, "poll_s": None, "seed": 7, "settle_s": 30.0}
-    return rounds._schedule(report(*prepared), **usual | {"arm_pause_s": 400.0} | given)
+    return schedule_of(report(*prepared), **usual | {"arm_pause_s": 400.0} | given)
 
 
 def test_a_schedule_has_the_usual_polls_a_phase_within_one_and_pauses_only_between_arms():
@@ -144,10 +144,10 @@ def test_a_schedule_has_the_usual_polls_a_phase_within_one_and_pauses_only_betwe
 
 
 def test_probes_and_launches_are_told_apart_and_an_empty_batch_is_one_of_launches():
-    assert rounds._wanted([PROBE, PROBE]) is Stage.GRANTED
-    assert rounds._wanted([ONE]) is rounds._wanted([]) is Stage.READY
+    assert _wanted([PROBE, PROBE]) is Stage.GRANTED
+    assert _wanted([ONE]) is _wanted([]) is Stage.READY
     with pytest.raises(ValueError, match="got both: make two batches"):
-        rounds._wanted([ONE, PROBE])
+        _wanted([ONE, PROBE])
 
 
 @pytest.mark.parametrize("name", ["a", "_", "0.b-c_D", "x" * 48])

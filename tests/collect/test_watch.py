@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from spotlib.collect import watch
-from spotlib.collect.batch import Batch, Run, Schedule
+from spotlib.collect.batch import Batch, Run
 from spotlib.collect.cost import PreparedPlan
+from spotlib.collect.schedule import Schedule
 from spotlib.ec2.console import ConsoleRead
 from spotlib.ec2.poll import Known, Poll
 from spotlib.ec2.resource import Survey

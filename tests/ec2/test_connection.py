@@ -15,7 +15,8 @@ from pages import shown_by
 
 from spotlib.__main__ import main
 from spotlib.ec2.clock import control
-from spotlib.ec2.connection import Connection, connect
+from spotlib.ec2.connection import Connection
+from spotlib.ec2.endpoints import connect
 
 PAGE = b"<!doctype html>\n<html><head><title>Welcome to\nnginx!</title></head><p>secret</html>"
 XHTML = b"<html><head/><body><p>secret</p></body></html>"
@@ -110,7 +111,7 @@ def test_a_connection_is_shown_by_where_it_leads_and_by_nothing_else():
 
 def test_a_sandbox_that_is_slow_to_answer_is_not_taken_for_another_endpoint(monkeypatch):
     """A guard that took it for one would believe that the market is gone."""
-    monkeypatch.setattr("spotlib.ec2.connection.control", answering(TimeoutError()))
+    monkeypatch.setattr("spotlib.ec2.endpoints.control", answering(TimeoutError()))
 
     with pytest.raises(OSError, match="listens but does not answer: try again"):
         connect("http://127.0.0.1:9")
@@ -125,7 +126,7 @@ def test_a_sandbox_that_does_not_say_how_its_world_is_is_refused(answers, about)
 @pytest.fixture
 def hasty(monkeypatch):
     """Ask a foreign endpoint without pauses."""
-    monkeypatch.setattr("spotlib.ec2.connection._FIRST_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("spotlib.ec2.endpoints._FIRST_PAUSES_S", (0.0, 0.0))
 
 
 @pytest.mark.usefixtures("hasty")
@@ -197,7 +198,7 @@ def test_an_endpoint_that_fails_at_first_is_asked_again(answers):
 
 def test_a_server_that_accepts_and_never_answers_is_given_up(answers, monkeypatch, capsys):
     hasty = partial(control, timeout_s=0.2)
-    monkeypatch.setattr("spotlib.ec2.connection.control", hasty)
+    monkeypatch.setattr("spotlib.ec2.endpoints.control", hasty)
     url = answers(None)
 
     assert main(["check", "--endpoint", url]) == 2
@@ -209,7 +210,7 @@ def test_an_endpoint_that_drips_is_given_up_soon_and_not_after_its_last_byte(
     answers, monkeypatch, capsys
 ):
     """No single read takes long, so no time-out of a read ends it."""
-    monkeypatch.setattr("spotlib.ec2.connection._FIRST_MOST_S", 0.3)
+    monkeypatch.setattr("spotlib.ec2.endpoints._FIRST_MOST_S", 0.3)
     at_once, drip = http(b"{}"), http(b" " * 400)
     for url in (answers(Drip(drip)), answers(at_once, Drip(drip))):
         began_s = time.monotonic()

@@ -28,8 +28,8 @@ from programs import PATIENCE_S, run, served
 
 from spotlib.cleanup.commands import aws_options
 from spotlib.collect.rounds import collect_batch
-from spotlib.ec2.connection import connect
 from spotlib.ec2.credentials import Login, SessionKeys
+from spotlib.ec2.endpoints import connect
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Kind
 from spotlib.sandbox import server
