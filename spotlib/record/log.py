@@ -187,9 +187,9 @@ class EventLog:
 
     def close(self) -> None:
         """Wait until everything is on the disk, as far as it takes it, and release the lock."""
-        with contextlib.suppress(OSError):  # `append` has already reported a full disk
-            os.fsync(self._file)
         if self._file >= 0:
+            with contextlib.suppress(OSError):  # `append` has already reported a full disk
+                os.fsync(self._file)
             with contextlib.suppress(OSError):  # only a lock on it means something
                 _beside(self.path).unlink()
         self._let_go()
@@ -307,8 +307,7 @@ def _is_held(file: int) -> bool:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    fcntl.flock(file, fcntl.LOCK_UN)
-    return False
+    return False  # the lock that it just took goes with the file, which the caller closes
 
 
 def _ask_lock(file: int, command: str, kind: int) -> bytes | None:
@@ -418,7 +417,7 @@ def _require_readable(path: Path, line: bytes) -> None:
 def _require_first(path: str | Path, line: bytes) -> None:
     """Refuse a file whose first line is no batch event of this schema, or cannot become one."""
     if not line.endswith(b"\n"):
-        if not _FIRST.startswith(line[: len(_FIRST)]) or len(line) == _FIRST_BYTES:
+        if not _FIRST.startswith(line[: len(_FIRST)]) or len(line) >= _FIRST_BYTES:
             raise ValueError(
                 f"{path} is not a log of spotlib: it does not begin with a batch event"
             )
