@@ -1,4 +1,4 @@
-"""What made-up logs say: each rule of replay and of the tables at its edges, with hand-worked rows."""
+"""What made-up logs say: each rule of replay and of the tables, at its edges and by hand."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
