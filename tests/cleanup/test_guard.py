@@ -99,6 +99,19 @@ def test_keys_are_with_the_guard_before_anything_can_kill_their_owner(started, t
     one.leave_to_it()
 
 
+def test_a_forked_child_of_a_collector_lets_go_of_its_guard(started, tmp_path, monkeypatch):
+    """Else the guard would wait for the end of that child too."""
+    hooks = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **given: hooks.append(given))
+    one = Guard(tmp_path / "a", endpoint="aws", profile=None)
+
+    [hook] = hooks
+    hook.pop("after_in_child")()
+    assert not hook
+    assert started.guards[0].stdin.closed
+    one.leave_to_it()
+
+
 def test_a_guard_that_was_killed_is_dismissed_all_the_same(started, tmp_path):
     one = Guard(tmp_path / "a", endpoint="aws", profile=None)
     started.told[0].close()
@@ -108,8 +121,9 @@ def test_a_guard_that_was_killed_is_dismissed_all_the_same(started, tmp_path):
     assert started.guards[0].stdin.closed
 
 
-def test_without_a_guard_nothing_is_launched_and_its_last_words_say_why(started, tmp_path):
-    started.code, started.said = 1, b"Traceback\nValueError: no such profile\n"
+@pytest.mark.parametrize("code", [1, -9], ids=["an error", "killed"])
+def test_without_a_guard_nothing_is_launched_and_its_last_words_say_why(started, tmp_path, code):
+    started.code, started.said = code, b"Traceback\nValueError: no such profile\n"
 
     with pytest.raises(OSError, match=r"nothing was launched: ValueError: no such profile$"):
         Guard(tmp_path / "a", endpoint="aws", profile=None)

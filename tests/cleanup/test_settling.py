@@ -113,9 +113,7 @@ def test_an_error_of_the_last_pass_is_told_with_what_was_known_before_it(settled
     error = Survey({}, {"sir-9": "running"}, frozenset(), "no answer")
     done = settled(one, error, give_up_s=25.0)
 
-    assert done.cleaned == Cleaned(
-        False, {HERE: ["sir-1"]}, {HERE: ["sir-9"]}, {HERE: "no answer"}
-    )
+    assert done.cleaned == Cleaned(False, {HERE: ["sir-1"]}, {HERE: ["sir-9"]}, {HERE: "no answer"})
     assert not settled(one, QUIET, give_up_s=1.0).cleaned.errors
 
 
@@ -137,7 +135,11 @@ def test_an_endpoint_that_forgot_a_batch_is_given_up_two_minutes_after_the_settl
 def test_a_quiet_foreign_endpoint_has_forgotten_nothing(settled):
     done = settled(QUIET, settle_s=150.0, foreign=True)
 
-    assert (done.cleaned.confirmed, done.cleaned.forgotten, done.cleaned.errors) == (True, False, {})
+    assert (done.cleaned.confirmed, done.cleaned.forgotten, done.cleaned.errors) == (
+        True,
+        False,
+        {},
+    )
 
 
 def test_whoever_waits_is_told_how_long_it_will_last_and_may_give_up(settled):
@@ -274,7 +276,7 @@ def test_each_error_of_a_pass_is_told_once(passed):
 
 @pytest.mark.parametrize(
     ("cancelled", "terminated", "error", "over"),
-    [each for each in itertools.product([(), ("sir-1",)], [(), ("i-1",)], [None, "x"], [(), "o"])],
+    list(itertools.product([(), ("sir-1",)], [(), ("i-1",)], [None, "x"], [(), "o"])),
 )
 def test_a_pass_is_recorded_if_it_did_or_saw_anything(cancelled, terminated, error, over):
     found = Survey({}, {}, frozenset(), None, frozenset(over))
