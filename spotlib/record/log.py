@@ -179,7 +179,7 @@ class EventLog:
         *whole, tail = self.path.read_bytes().split(b"\n")
         self._lines = sum(map(_is_json, [*whole, tail]))
         # An editor ends a torn line with a newline, or adds an empty one.
-        self._torn = tail != b"" or not all(map(_is_json, whole[-1:]))
+        self._torn = bool(tail) or not all(map(_is_json, whole[-1:]))
 
     def _write(self, data: bytes) -> None:
         if os.write(self._file, data) < len(data):
@@ -257,11 +257,11 @@ def ends_clean(path: str | Path) -> bool:
     """Whether a log's last line confirms that nothing is left of its batch; reads only the tail."""
     with open(path, "rb") as file:
         file.seek(max(os.path.getsize(path) - _TAIL_BYTES, 0))
-        last = file.read().splitlines(keepends=True)[-1:]
-    if not last or not last[0].endswith(b"\n"):
+        *_, last = [b"", *file.read().splitlines(keepends=True)]
+    if not last.endswith(b"\n"):
         return False
     try:
-        event = _decode(last[0])
+        event = _decode(last)
     except _UNREADABLE:
         return False
     return isinstance(event, CleanEvent) and event.confirmed
@@ -371,7 +371,7 @@ def read_lines(path: str | Path, *, polls: bool = True) -> Lines:
                 "lines were lost, added or moved"
             )
         events.append((number, event))
-    return Lines(events, torn > 0 or tail != b"")
+    return Lines(events, bool(torn or tail))
 
 
 def read_batch(path: str | Path) -> BatchEvent | None:

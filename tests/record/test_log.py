@@ -4,13 +4,17 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import stat
 import struct
 from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from conftest import NANO, plan_for, scripted
+from crashing import in_process
 
 from spotlib.cleanup.unfinished import read_folder, unfinished
 from spotlib.collect.rounds import collect_batch
@@ -30,14 +34,20 @@ from spotlib.record.log import (
 from spotlib.record.tables import load_batches, load_launches, load_polls
 
 
-@pytest.fixture
-def recorded(in_process, tmp_path):
+@pytest.fixture(scope="module")
+def log_of_a_batch(tmp_path_factory):
     """The log of one small batch."""
-    path = tmp_path / "20240901T000000Z-abcdef.jsonl"
+    path = tmp_path_factory.mktemp("recorded") / "20240901T000000Z-abcdef.jsonl"
     connection = in_process(scripted())
     checked = plan_for(connection, n=1)
     collect_batch(connection, checked, log=path, seed=1, placement_scores=False, guard=False)
     return path
+
+
+@pytest.fixture
+def recorded(log_of_a_batch, tmp_path):
+    """That log in a folder of its own."""
+    return Path(shutil.copy(log_of_a_batch, tmp_path))
 
 
 def without_byte_locks(monkeypatch, how):
@@ -221,6 +231,21 @@ def test_whoever_holds_a_log_without_writing_keeps_other_sweeps_out_until_it_is_
     with pytest.raises(KeyError), locked(ended):
         raise KeyError
     assert not is_alive(ended)
+
+
+def test_a_writer_waits_a_second_for_who_looks_whether_it_is_locked(ended, monkeypatch):
+    """Where a look itself takes the lock for a moment; it asks twenty times."""
+    slept_s = []
+    monkeypatch.setattr(log.sys, "platform", "darwin")
+    clock = SimpleNamespace(monotonic=lambda: sum(slept_s), sleep=slept_s.append)
+    monkeypatch.setattr(log, "time", clock)
+
+    with open(ended, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            EventLog.resume(ended)
+    assert set(slept_s) == {0.05}
+    assert 1.0 <= sum(slept_s) < 1.06
 
 
 def test_a_log_that_an_editor_saved_is_held_by_nobody_else_while_its_writer_lives(tmp_path):
