@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from made_events import ONE, at, batch, intent, outcome, refused, requested, stage, written
 
-from spotlib.cleanup import one_batch, sweep
+from spotlib.cleanup import guard, one_batch, sweep
 from spotlib.cleanup.close import Cleaned
 from spotlib.cleanup.commands import sweep_command
 from spotlib.cleanup.one_batch import (
@@ -27,13 +27,14 @@ from spotlib.cleanup.one_batch import (
     YOUNG,
     Job,
     Swept,
+    complete_ended,
     sweep_batch,
     why_kept,
 )
 from spotlib.cleanup.recovery import missing_events
 from spotlib.cleanup.search import Search
 from spotlib.cleanup.sweep import SweepReport
-from spotlib.cleanup.unfinished import CLOSING, Folder, Unfinished
+from spotlib.cleanup.unfinished import CLOSING, Folder, Unfinished, unfinished
 from spotlib.ec2.events import EVENTS, name_of
 from spotlib.ec2.instances import INSTANCES
 from spotlib.ec2.refusals import Refusal
@@ -205,6 +206,7 @@ def test_what_a_verdict_means_for_the_batch_and_for_the_whole_sweep(verdict, con
     assert not report.confirms("a")
     assert not SweepReport((one,), {HERE: "no"}).clean
     assert not SweepReport((one,), {HERE: "no"}).confirms("b")
+    assert not report.confirms("c")
     assert not SweepReport((one, Swept("c", FAILED))).confirms("b")
     assert SweepReport(()).lines() == ["nothing of ours is there"]
 
@@ -314,7 +316,8 @@ def noted(note):
 @pytest.mark.parametrize("confirmed", [True, False])
 def test_a_batch_with_a_log_is_completed_with_what_is_listed_in_the_end(there, tmp_path, confirmed):
     """Of a lost answer EC2 may list more later than the sweep began; of other batches never."""
-    late = [ours("sir-1"), ours("sir-2"), ours("sir-3", batch_id="other")]
+    others = [ours("sir-3", batch_id="c"), ours("sir-4", batch_id="a")]
+    late = [ours("sir-1"), ours("sir-2"), *others]
     _, swept = completed(there, tmp_path, intent(n=3), now=late, confirmed=confirmed)
 
     found = replay(tmp_path / "b.jsonl")
@@ -350,7 +353,7 @@ def missing(tmp_path, *events, listed=()):
 def test_rows_of_a_lost_answer_are_known_by_their_tags(tmp_path):
     runs = [intent(n=3), intent(0, 1), requested("sir-8", plan=1), intent(1, 0), refused(number=1)]
     there = [
-        *(ours("sir-1"), ours("i-9"), ours("sir-2"), ours("sir-3", number=0, plan=1)),
+        *(ours("sir-3", plan=1), ours("sir-1"), ours("i-9"), ours("sir-2")),
         *(ours("sir-4", number=1), ours("sir-5", plan=7), ours("sir-6", number=None, plan=None)),
     ]
     answer, *outcomes = missing(tmp_path, *runs, listed=there)
@@ -391,7 +394,10 @@ def test_a_recovered_outcome_is_what_was_last_seen(tmp_path):
 
 
 def test_rows_of_a_method_that_is_not_known_here_are_left_to_a_newer_release(tmp_path):
-    assert missing(tmp_path, intent(method="of_tomorrow"), listed=[ours("sir-1")]) == []
+    newer, here = intent(method="of_tomorrow"), intent(0, 1)
+    found = missing(tmp_path, newer, here, listed=[ours("sir-1"), ours("sir-2", plan=1)])
+    assert found[0].request_ids == ("sir-2",)
+    assert [each.request_id for each in found[1:]] == ["sir-2"]
     instances = intent(method="run_instances")
     known = missing(tmp_path / "known", instances, listed=[ours("sir-1"), ours("i-1")])
     assert known[0].request_ids == ("i-1",)
@@ -418,6 +424,7 @@ FOREIGN = {"endpoint": "http://127.0.0.1:9/"}
         (FOREIGN, {"endpoint": "http://127.0.0.1:99"}, False),
         (FOREIGN, AWS, False),
         (AWS, FOREIGN, False),
+        (AWS | {"endpoint": "sandbox"}, AWS, False),  # of no place that there is
         ({"endpoint": "https://ec2.eu-west-1.amazonaws.com"}, AWS, True),
     ],
 )
@@ -449,12 +456,15 @@ def test_the_printed_command_leaves_out_what_it_would_mean_anyway(tmp_path, fold
 
 @pytest.mark.parametrize(
     ("fault", "unbegun", "locked"),
-    [("b", (), True), ("other", (), False), (None, ("b",), True), (None, ("c",), False)],
+    [
+        *[("b", (), True), ("c", (), False), ("a", (), False)],
+        *[(None, ("b",), True), (None, ("c",), False), (None, ("a",), False)],
+    ],
 )
 def test_a_batch_whose_log_cannot_be_read_lives_if_that_log_is_locked(
     monkeypatch, fault, unbegun, locked
 ):
-    monkeypatch.setattr(sweep, "is_alive", lambda path: path.stem in ("b", "c"))
+    monkeypatch.setattr(sweep, "is_alive", lambda path: path.stem in "abc")
     faults = [Fault(Path("gone.jsonl"), "b", "x")] + [Fault(Path("b.jsonl"), fault, "x")] * bool(
         fault
     )
@@ -495,3 +505,242 @@ def test_the_guard_is_a_program_that_must_be_told_where_its_batch_is():
 
     assert done.returncode == 2
     assert "--endpoint" in done.stderr
+
+
+@pytest.fixture
+def leads_to_a_sweep(monkeypatch):
+    """A try of a guard: what its sweep is asked, and what comes of it."""
+    asked, there = [], SimpleNamespace(simulated=False, session=SimpleNamespace(region_name=None))
+    state = SimpleNamespace(swept=SweepReport(()), left=[], there=there, asked=asked)
+
+    def sweep_all(_, **given):
+        asked.append(given["regions"])
+        return state.swept
+
+    def left_of(path):
+        return state.left if asked else unfinished(path)
+
+    monkeypatch.setattr("spotlib.cleanup.unfinished.unfinished", left_of)
+    monkeypatch.setattr("spotlib.ec2.connection.connect", lambda *_, **__: there)
+    monkeypatch.setattr("spotlib.cleanup.sweep.sweep", sweep_all)
+    state.run = lambda path: guard._close(
+        SimpleNamespace(log=path, endpoint="aws", profile=None), guard.NO_KEYS
+    )
+    return state
+
+
+@pytest.mark.parametrize(
+    ("events", "region_name", "regions"),
+    [
+        ([], None, ("us-east-1",)),
+        ([], "eu-west-1", ("eu-west-1",)),
+        ([intent()], "eu-west-1", (HERE,)),
+    ],
+)
+def test_a_guard_searches_where_its_log_says_or_else_nearby(
+    leads_to_a_sweep, tmp_path, events, region_name, regions
+):
+    """Nothing was requested yet where the log names no region."""
+    leads_to_a_sweep.there.session.region_name = region_name
+
+    assert leads_to_a_sweep.run(written(tmp_path, *events))
+    assert leads_to_a_sweep.asked == [regions]
+
+
+def test_a_guard_searches_everywhere_if_nothing_whole_is_in_its_log(leads_to_a_sweep, tmp_path):
+    (tmp_path / "b.jsonl").touch()
+
+    assert leads_to_a_sweep.run(tmp_path / "b.jsonl")
+    assert leads_to_a_sweep.asked == [None]
+
+
+@pytest.mark.parametrize(
+    ("swept", "left", "done"),
+    [
+        (Swept("b", CLOSED), [], True),
+        (Swept("b", CLOSED), ["b"], False),  # another sweep is at it, and may fail
+        (Swept("b", FAILED), [], False),
+        (Swept("b", FAILED), ["b"], False),
+        (Swept("b", FAILED, Cleaned(False, forgotten=True)), ["b"], True),  # it would find the same
+    ],
+)
+def test_a_guard_is_done_once_its_log_confirms_it(leads_to_a_sweep, tmp_path, swept, left, done):
+    leads_to_a_sweep.left, leads_to_a_sweep.swept = left, SweepReport((swept,))
+
+    assert leads_to_a_sweep.run(written(tmp_path, intent())) is done
+
+
+def test_of_a_sandbox_that_has_ended_the_log_is_completed_as_clean(tmp_path):
+    path = written(tmp_path, *ONE, stage("ready", 11, 12))
+    complete_ended(Unfinished(path, False, replay(path)))
+
+    found = replay(path)
+    assert [each.outcome.outcome for each in found.requests.values()] == ["ready", "abandoned"]
+    assert found.clean.confirmed
+    assert found.clean.spent_at_most_usd == 2.0
+
+
+# The whole sweep.
+
+
+class Found:
+    """A search that finds these things, one list at each look."""
+
+    def __init__(self, *looks, logs=(), unlisted=(), errors=()):
+        self.looks, self.errors, self.batch_id = [*looks], [*errors], None
+        self.logs, self.unlisted = {each.batch_id: each for each in logs}, dict(unlisted)
+        self.connection, self.find = None, None
+
+    def account(self):
+        return "1"
+
+    def everywhere(self):
+        return self.looks.pop(0), self.errors.pop(0) if self.errors else {}
+
+
+@pytest.fixture
+def sweeping(monkeypatch):
+    """Sweep with a search that finds these things, where closing one batch takes some time."""
+
+    def run(here, search, *, lasts_s=0.0, **given):
+        seen = SimpleNamespace(slept_s=[], named=[], ended=[], now_s=100.0)
+        clock = SimpleNamespace(now_s=lambda: seen.now_s, sleep=seen.slept_s.append, inline=True)
+        memory = SimpleNamespace(named={}, cancelled=set())
+        there = SimpleNamespace(clock=clock, memory=memory, simulated=False, foreign=False)
+        there.endpoint, search.connection, seen.memory = "aws", there, memory
+
+        def made(_, logs, *, batch_id, **_more):
+            search.logs, search.batch_id = search.logs or logs, batch_id
+            return search
+
+        def sweep_one(job, *, named, dry_run, closing):
+            assert closing.keywords["settle_s"] == 30.0
+            seen.named.append((job.batch_id, named, dry_run, [e.thing_id for _, e in job.listed]))
+            seen.now_s += lasts_s
+            return Swept(job.batch_id, CLOSED)
+
+        monkeypatch.setattr(sweep, "Search", made)
+        monkeypatch.setattr(sweep, "read_folder", lambda *_, **__: here)
+        monkeypatch.setattr(sweep, "sweep_batch", sweep_one)
+        monkeypatch.setattr(sweep, "_end_known", lambda jobs: seen.ended.append(list(jobs)))
+        seen.report = sweep.sweep(there, folder="x", **given)
+        return seen
+
+    return run
+
+
+A, B, LATE = (HERE, ours("sir-1", batch_id="a")), (HERE, ours("sir-2")), (THERE, ours("sir-3"))
+
+
+def test_each_batch_is_closed_with_what_is_listed_of_it(sweeping):
+    done = sweeping(Folder(), Found([B, A, LATE]))
+
+    assert done.named == [("a", False, False, ["sir-1"]), ("b", False, False, ["sir-2", "sir-3"])]
+    assert done.slept_s == [], "no batch was named"
+    assert [each.batch_id for each in done.report.batches] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("lasts_s", "sleeps_s"), [(0.0, 30.0), (12.0, 18.0), (31.0, 0.0)])
+def test_a_named_batch_without_a_log_is_looked_for_again_after_the_settle_time(
+    sweeping, lasts_s, sleeps_s
+):
+    """From the end of the first search on; what comes late is closed with the rest."""
+    errors = [{HERE: "first", THERE: "once"}, {HERE: "second", "us-east-1": "new"}]
+    search = Found([B], [B, LATE], errors=errors)
+    done = sweeping(Folder(), search, lasts_s=lasts_s, batch_id="b")
+
+    assert done.slept_s == [sleeps_s]
+    assert done.named == [("b", True, False, ["sir-2"]), ("b", True, False, ["sir-2", "sir-3"])]
+    assert done.report.errors == {HERE: "first", "us-east-1": "new"}
+    same = sweeping(Folder(), Found([B], [B]), batch_id="b")
+    assert len(same.named) == 1
+
+
+@pytest.mark.parametrize(
+    ("dry_run", "clean", "known", "again"),
+    [
+        (False, False, False, True),
+        (True, False, False, False),
+        (False, True, False, False),
+        (False, False, True, False),
+    ],
+)
+def test_there_is_no_second_look_where_a_log_says_what_there_is(
+    sweeping, dry_run, clean, known, again
+):
+    left = log_of(batch_id="b", batch=batch(), regions=(HERE,), named_instances={"i-1": "sir-1"})
+    left.cancelled = frozenset({"sir-4"})
+    here = Folder(unfinished=[left] * known, clean={"b"} if clean else set())
+    done = sweeping(here, Found([B], [B]), batch_id="b", dry_run=dry_run)
+
+    assert bool(done.slept_s) is again
+    assert len(done.ended) == (not dry_run), "what a log names is ended before the search"
+    assert [job.batch_id for jobs in done.ended for job in jobs] == ["b"] * known
+    assert done.memory.named == ({"i-1": "sir-1"} if known else {})
+    assert done.memory.cancelled == ({"sir-4"} if known else set())
+
+
+@pytest.mark.parametrize(
+    ("here", "verdict"),
+    [
+        (Folder(clean={"b"}), CLEAN),
+        (Folder(unbegun=[Path("b.jsonl")]), UNBEGUN),
+        (Folder(), UNKNOWN),
+        (Folder(faults=[Fault(Path("x.jsonl"), "x", "no")]), sweep.UNREAD),
+    ],
+)
+def test_of_a_named_batch_that_is_nowhere_the_logs_tell_what_they_can(sweeping, here, verdict):
+    done = sweeping(here, Found([], []), batch_id="b")
+
+    assert [each.verdict for each in done.report.batches] == [verdict]
+    assert sweeping(here, Found([])).report.batches == ()
+
+
+def test_a_region_of_no_request_is_a_note_and_one_of_the_batch_an_error():
+    errors = {HERE: "denied", THERE: "refused"}
+    own = SimpleNamespace(batch_id="b", regions=(HERE,))
+    fault = Fault(Path("x.jsonl"), "x", "unreadable")
+
+    def report(search, here, batch_id):
+        search.batch_id = batch_id
+        return sweep._report(search, here, (), dict(errors))
+
+    logged = report(Found(logs=[own]), Folder(faults=[fault]), "b")
+    assert logged.errors == {HERE: "denied", "x": "unreadable"}
+    assert logged.notes == (sweep.NOT_ITS.format(THERE, "refused"),)
+    clean = report(Found(), Folder(clean={"b"}, notes=["a copy"]), "b")
+    assert (clean.errors, clean.notes[0], len(clean.notes)) == ({}, "a copy", 3)
+    for every in (report(Found(logs=[own]), Folder(), None), report(Found(), Folder(), "b")):
+        assert (every.errors, every.notes) == (errors, ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "passes"), [(Kind.THROTTLED, True), (Kind.SERVER, True), (Kind.PERMISSION, False)]
+)
+def test_queues_that_could_not_be_listed_are_a_note_and_an_error_only_if_that_passes(kind, passes):
+    refusal = Refusal("No", "not so", kind=kind, advice="", action="x", region=HERE)
+    found = sweep._report(Found(unlisted={HERE: refusal, THERE: refusal}), Folder(), (), {})
+
+    assert list(found.errors) == [HERE, THERE] * passes
+    assert found.notes == (sweep.NO_EVENTS.format("No"),)
+
+
+def test_what_dead_batches_name_is_ended_before_anything_is_searched(monkeypatch, tmp_path):
+    """Whatever is kept or has no log is left out, and so is a log that cannot be locked."""
+    ended = []
+    monkeypatch.setattr(
+        sweep, "release_all", lambda _, left, **given: ended.append((left, given["batch_id"]))
+    )
+    jobs = [Job(None, "lost", None, [], None)]
+    for name, account in (("kept", "2"), ("gone", "1"), ("dead", "1")):
+        path = written(tmp_path, first=batch(batch_id=name))
+        known = {"request_ids": {HERE: ("sir-1",)}, "alive_instances": {HERE: {"i-1"}}}
+        log = log_of(account, path=path, resources=(), **known)
+        jobs.append(Job(None, name, log, [], None, "1"))
+    jobs[2].log.path = tmp_path / "gone"
+    monkeypatch.setattr(sweep, "why_kept", lambda job, **_: "x" if job.batch_id == "kept" else None)
+
+    sweep._end_known(jobs)
+    [(left, name)] = ended
+    assert name == "dead"
+    assert (left[HERE].open_requests, left[HERE].live_instances) == (["sir-1"], ["i-1"])
