@@ -190,8 +190,7 @@ def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
             _take(found, event)
         except KeyError as error:
             raise ValueError(
-                f"{path}, line {number} is no valid event: no line before it names "
-                f"{error.args[0]!r}"
+                f"{path}, line {number} is no valid event: no line before it names {error}"
             ) from None
         except ValueError as error:
             raise ValueError(f"{path}, line {number} is no valid event: {error}") from None

@@ -73,6 +73,7 @@ def row_of(folder, *events, **given):
         ([intent(0, 1), requested(plan=1, answered_s=9)], "asked_s is 10, above answered_s"),
         ([poll({0: counts()}, error="lost")], "a poll has either counts or an error"),
         ([poll({0: None})], "a poll has either counts or an error"),
+        ([intent(0, 1), poll({0: None, 1: counts()}, error="lost")], "either counts or an error"),
         ([outcome("ready")], "outcome is ready, its stages say otherwise"),
         ([stage("ready", 11, 12), outcome()], "outcome is timed_out, its stages say otherwise"),
         ([stage("running", 11, 12), outcome("ready")], "outcome is ready, its stages say"),
@@ -168,6 +169,7 @@ def test_a_batch_of_three_rounds_cost_at_most_what_its_end_confirms_or_else_thei
 
     assert found.spent_at_most_usd == spent_usd
     assert found.bound_usd(0) == (None if bound_usd is None else 0.0)
+    assert not found.torn
 
 
 def test_a_request_is_watched_until_its_outcome_or_its_last_complete_poll(tmp_path):
@@ -382,6 +384,7 @@ def test_some_runs_keep_only_their_polls(parts):
 def test_each_poll_that_was_made_says_how_many_were_skipped_before_it(parts):
     made = Polled.joined(parts[1][:2]).made()
 
+    assert [*made.columns] == ["batch_id", "round", "region", "poll", "error", "skipped"]
     assert made["poll"].tolist() == [1, 3, 6] * 2
     assert made["skipped"].tolist() == [0.0, 1.0, 2.0] * 2
     assert made["batch_id"].tolist() == [*"aaabbb"]
@@ -420,6 +423,16 @@ def test_several_processes_read_only_as_many_parts_as_are_worth_it(
     assert seen == [(None, several)]
 
 
+def test_a_file_that_is_no_log_is_refused_before_the_others_are_read(tmp_path, monkeypatch):
+    def read(*_, **__):
+        raise AssertionError("the logs were read")
+
+    (tmp_path / "a.jsonl").mkdir()
+    monkeypatch.setattr(tables, "_read", read)
+    with pytest.raises(ValueError, match="is no file, so no log"):
+        load_batches(tmp_path)
+
+
 # What earlier batches tell.
 
 
@@ -451,6 +464,8 @@ def test_batches_cost_what_those_at_one_place_cost(tmp_path):
 
     assert earlier_usd(tmp_path, simulated=False) == 11.0
     assert earlier_usd(tmp_path, simulated=False, endpoint=there) == 111.0
+    for other in ("http://127.0.0.1:8", "http://127.0.0.1:99"):
+        assert earlier_usd(tmp_path, simulated=False, endpoint=other) == 11.0
     assert earlier_usd(tmp_path, simulated=True) == 1000.0
     written(tmp_path, first=batch(batch_id="e", bound_usd=None))
     assert np.isnan(earlier_usd(tmp_path, simulated=False))
