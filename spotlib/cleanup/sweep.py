@@ -222,7 +222,7 @@ def _same_place(batch: BatchEvent, connection: Connection) -> bool:
         return batch.world == connection.world
     if batch.foreign or connection.foreign:
         return batch.endpoint.rstrip("/") == connection.endpoint.rstrip("/")
-    return is_aws(batch.endpoint) == is_aws(connection.endpoint)
+    return is_aws(batch.endpoint)  # as the connection is
 
 
 def _end_known(jobs: Iterable[Job]) -> None:

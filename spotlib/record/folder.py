@@ -41,7 +41,7 @@ class Logs:
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def read(self, *, polls: bool = True) -> Iterator[RecordedBatch]:
+    def read(self, *, polls: bool) -> Iterator[RecordedBatch]:
         """Replay each log that has a whole line; one that is damaged is added to ``faults``."""
         for path in self.batches:
             try:

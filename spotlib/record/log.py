@@ -179,7 +179,7 @@ class EventLog:
         *whole, tail = self.path.read_bytes().split(b"\n")
         self._lines = sum(map(_is_json, [*whole, tail]))
         # An editor ends a torn line with a newline, or adds an empty one.
-        self._torn = tail != b"" or not all(map(_is_json, whole[-1:]))
+        self._torn = bool(tail) or not all(map(_is_json, whole[-1:]))
 
     def _write(self, data: bytes) -> None:
         if os.write(self._file, data) < len(data):
@@ -187,9 +187,9 @@ class EventLog:
 
     def close(self) -> None:
         """Wait until everything is on the disk, as far as it takes it, and release the lock."""
-        with contextlib.suppress(OSError):  # `append` has already reported a full disk
-            os.fsync(self._file)
         if self._file >= 0:
+            with contextlib.suppress(OSError):  # `append` has already reported a full disk
+                os.fsync(self._file)
             with contextlib.suppress(OSError):  # only a lock on it means something
                 _beside(self.path).unlink()
         self._let_go()
@@ -257,11 +257,11 @@ def ends_clean(path: str | Path) -> bool:
     """Whether a log's last line confirms that nothing is left of its batch; reads only the tail."""
     with open(path, "rb") as file:
         file.seek(max(os.path.getsize(path) - _TAIL_BYTES, 0))
-        last = file.read().splitlines(keepends=True)[-1:]
-    if not last or not last[0].endswith(b"\n"):
+        *_, last = [b"", *file.read().splitlines(keepends=True)]
+    if not last.endswith(b"\n"):
         return False
     try:
-        event = _decode(last[0])
+        event = _decode(last)
     except _UNREADABLE:
         return False
     return isinstance(event, CleanEvent) and event.confirmed
@@ -307,8 +307,7 @@ def _is_held(file: int) -> bool:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    fcntl.flock(file, fcntl.LOCK_UN)
-    return False
+    return False  # the lock that it just took goes with the file, which the caller closes
 
 
 def _ask_lock(file: int, command: str, kind: int) -> bytes | None:
@@ -372,7 +371,7 @@ def read_lines(path: str | Path, *, polls: bool = True) -> Lines:
                 "lines were lost, added or moved"
             )
         events.append((number, event))
-    return Lines(events, torn > 0 or tail != b"")
+    return Lines(events, bool(torn or tail))
 
 
 def read_batch(path: str | Path) -> BatchEvent | None:
@@ -418,7 +417,7 @@ def _require_readable(path: Path, line: bytes) -> None:
 def _require_first(path: str | Path, line: bytes) -> None:
     """Refuse a file whose first line is no batch event of this schema, or cannot become one."""
     if not line.endswith(b"\n"):
-        if not _FIRST.startswith(line[: len(_FIRST)]) or len(line) == _FIRST_BYTES:
+        if not _FIRST.startswith(line[: len(_FIRST)]) or len(line) >= _FIRST_BYTES:
             raise ValueError(
                 f"{path} is not a log of spotlib: it does not begin with a batch event"
             )

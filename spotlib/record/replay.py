@@ -182,8 +182,7 @@ def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
     if not events:
         return None
     _, first = events[0]
-    if not isinstance(first, BatchEvent):
-        raise ValueError(f"{path} is not a log of spotlib: its first line is no batch event")
+    assert isinstance(first, BatchEvent)  # else it was not read
     writers = [each.pid for _, each in events if isinstance(each, RecoveredEvent)]
     found = RecordedBatch(Path(path), first, torn=torn, writer_pid=[None, *writers][-1])
     for number, event in events[1:]:
@@ -191,8 +190,7 @@ def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
             _take(found, event)
         except KeyError as error:
             raise ValueError(
-                f"{path}, line {number} is no valid event: no line before it names "
-                f"{error.args[0]!r}"
+                f"{path}, line {number} is no valid event: no line before it names {error}"
             ) from None
         except ValueError as error:
             raise ValueError(f"{path}, line {number} is no valid event: {error}") from None

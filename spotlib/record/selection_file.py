@@ -62,18 +62,20 @@ def _problems(table: pd.DataFrame) -> Iterator[str]:
     for name in ("instance_type", "region"):
         if not table[name].map(lambda value: isinstance(value, str)).all():
             yield f"lacks the {name} in some rows"
-    if "market" in names and table["market"].nunique(dropna=False) != 1:
-        yield "has several markets, and those are never pooled"
-    elif "market" in names and table["source"].iloc[0] == "sandbox" and table["market"].hasnans:
-        yield "lacks the market of the sandbox that it was selected in"
-    elif (
-        "market" in names
-        and table["source"].iloc[0] == "spotlake"
-        and table["market"].notna().any()
-    ):
-        yield "names a market of the sandbox, and spotlake as its source"
-    elif "dataset" in names and (table["source"] == "spotlake").all() and _of_sandbox(table):
+    pretend = "sandbox" in set(table["source"])
+    if "market" in names:
+        yield from _problems_of(table["market"], pretend=pretend)
+    if "dataset" in names and not pretend and _of_sandbox(table):
         yield "names the sandbox as its dataset, and spotlake as its source"
+
+
+def _problems_of(market: "pd.Series[str]", *, pretend: bool) -> Iterator[str]:
+    if market.nunique(dropna=False) > 1:
+        yield "has several markets, and those are never pooled"
+    if pretend and market.hasnans:
+        yield "lacks the market of the sandbox that it was selected in"
+    if not pretend and market.notna().any():
+        yield "names a market of the sandbox, and spotlake as its source"
 
 
 def _of_sandbox(table: pd.DataFrame) -> bool:

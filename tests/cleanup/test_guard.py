@@ -99,6 +99,37 @@ def test_keys_are_with_the_guard_before_anything_can_kill_their_owner(started, t
     one.leave_to_it()
 
 
+def test_a_forked_child_of_a_collector_lets_go_of_its_guard(started, tmp_path, monkeypatch):
+    """Else the guard would wait for the end of that child too."""
+    hooks = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **given: hooks.append(given))
+    one = Guard(tmp_path / "a", endpoint="aws", profile=None)
+
+    [hook] = hooks
+    hook.pop("after_in_child")()
+    assert not hook
+    assert started.guards[0].stdin.closed
+    one.leave_to_it()
+
+
+def test_a_guard_is_dismissed_once_it_has_ended(started, tmp_path):
+    """What it holds closes then."""
+
+    class Held(io.BytesIO):
+        def read(self, *_):
+            read.append(started.guards[0].stdin.closed)
+            return b""
+
+    read = []
+    one = Guard(tmp_path / "a", endpoint="aws", profile=None)
+    one._gone.close()
+    one._gone = Held()
+    one.dismiss()
+
+    assert read == [True], "it is told first"
+    assert one._gone.closed
+
+
 def test_a_guard_that_was_killed_is_dismissed_all_the_same(started, tmp_path):
     one = Guard(tmp_path / "a", endpoint="aws", profile=None)
     started.told[0].close()
@@ -108,8 +139,9 @@ def test_a_guard_that_was_killed_is_dismissed_all_the_same(started, tmp_path):
     assert started.guards[0].stdin.closed
 
 
-def test_without_a_guard_nothing_is_launched_and_its_last_words_say_why(started, tmp_path):
-    started.code, started.said = 1, b"Traceback\nValueError: no such profile\n"
+@pytest.mark.parametrize("code", [1, -9], ids=["an error", "killed"])
+def test_without_a_guard_nothing_is_launched_and_its_last_words_say_why(started, tmp_path, code):
+    started.code, started.said = code, b"Traceback\n  File\nValueError: no such profile\n"
 
     with pytest.raises(OSError, match=r"nothing was launched: ValueError: no such profile$"):
         Guard(tmp_path / "a", endpoint="aws", profile=None)
@@ -120,7 +152,7 @@ def test_without_a_guard_nothing_is_launched_and_its_last_words_say_why(started,
 @pytest.fixture
 def waiting(monkeypatch):
     """A guard in this process, with what it is told, how its tries end and how long it slept."""
-    state = SimpleNamespace(tries=[], slept_s=[], ignored=[], given=[])
+    state = SimpleNamespace(tries=[], slept_s=[], ignored=[], given=[], moved=[])
 
     def closed(given, keys):
         state.given.append((given.log.name, given.endpoint, given.profile, keys))
@@ -132,7 +164,7 @@ def waiting(monkeypatch):
         monkeypatch.setattr(guard.os, "fork", lambda: 0 if child else 4321)
         return guard.main()
 
-    monkeypatch.setattr(guard.os, "dup2", lambda *_: None)
+    monkeypatch.setattr(guard.os, "dup2", lambda *pair: state.moved.append(pair[1]))
     monkeypatch.setattr(guard.signal, "signal", lambda *pair: state.ignored.append(pair))
     monkeypatch.setattr(guard.time, "sleep", state.slept_s.append)
     monkeypatch.setattr(guard, "_closed", closed)
@@ -163,11 +195,12 @@ def test_it_sweeps_nothing_if_it_was_told_that_all_is_clean(waiting):
     assert not waiting.given
 
 
-@pytest.mark.parametrize("told", [b"keys\n", b"keys\nclea", b"keys\n\n"])
+@pytest.mark.parametrize("told", [b"keys\n", b"keys\nclea", b"keys\n\n", b"keys\nclose\n"])
 def test_if_its_collector_died_it_tries_until_all_is_closed(waiting, told):
     waiting.tries = [False, False, True]
 
     assert waiting.run(told) == 0
+    assert sys.stderr.fileno() in waiting.moved, "its starter reads only what it says at first"
     assert waiting.given == [("b.jsonl", "aws", None, b"keys\n")] * 3
     assert waiting.slept_s == [5.0, 5.0]
 

@@ -41,16 +41,20 @@ def unfinished_of(*, alive=True, **known):
 
 def test_what_is_over_is_not_asked_for_and_an_instance_is_only_where_it_is_looked_for_alone():
     spot, alone = run_of(), run_of(THERE, "run_instances")
+    fleet = run_of(THERE, "create_fleet_request")
     requests = {
         "sir-1": request_of(spot, "i-1"),
         "sir-2": request_of(spot),
         "i-3": request_of(alone, "i-3"),
+        "fleet-1#1": request_of(fleet, "i-5"),
+        "fleet-1#2": request_of(fleet),
     }
     left = unfinished_of(
         regions=[HERE, THERE, "us-east-1"], requests=requests, over=frozenset({"sir-2"})
     )
 
-    assert left.request_ids == {HERE: ("sir-1",), THERE: ("i-3",), "us-east-1": ()}
+    there = ("i-3", "fleet-1#1", "i-5", "fleet-1#2")
+    assert left.request_ids == {HERE: ("sir-1",), THERE: there, "us-east-1": ()}
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,10 @@ def test_a_queue_is_looked_for_only_where_the_batch_made_one(events, queue, made
     assert left.makes_events is made
     assert left.request_ids == {HERE: (name_of("b"),) * made}
     assert left.resources == (INSTANCES, *[EVENTS] * made)
+    said = f"queue and rule {name_of('b')} not yet deleted in {HERE}, "
+    assert left._queues() == said * made
+    deleted = [SimpleNamespace(region=HERE, cancelled=(name_of("b"),), terminated=())]
+    assert unfinished_of(events=events, queue=queue, releases=deleted)._queues() == ""
 
 
 def test_an_instance_is_alive_until_it_is_over_or_was_terminated_wherever_it_was_named():

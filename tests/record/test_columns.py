@@ -4,7 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spotlib.record.columns import LAUNCH_COLUMNS, POLL_COLUMNS, concatenated, typed, whole
+from spotlib.record.columns import (
+    BATCH_COLUMNS,
+    LAUNCH_COLUMNS,
+    POLL_COLUMNS,
+    concatenated,
+    typed,
+    whole,
+)
 
 COLUMNS = ("started_at", "round", "ready_by_s", "price_usd", "clean", "kind", "if_score")
 
@@ -58,3 +65,30 @@ def test_whole_numbers_below_none_are_missing():
 @pytest.mark.parametrize("columns", [LAUNCH_COLUMNS, POLL_COLUMNS])
 def test_no_column_is_named_twice(columns):
     assert len(set(columns)) == len(columns)
+
+
+WHOLE = {"round", "plan", "n", "poll", "rounds", "plans", "requests", "ended", "seed", "sps", "t3"}
+YES_OR_NO = {"simulated", "clean", "torn", "guest_synchronised"}
+STAGES = {"accepted", "granted", "fulfilled", "running", "usable", "ready"}
+
+
+@pytest.mark.parametrize("columns", [BATCH_COLUMNS, LAUNCH_COLUMNS, POLL_COLUMNS])
+def test_every_column_of_the_tables_has_its_type(columns):
+    """Instants end in at, seconds in s, dollars in usd, and what is left is text."""
+    types = {}
+    for name in columns:
+        kind, value = "str", "x"
+        if name.split("_")[-1] == "at":
+            kind, value = "datetime64", "2026-01-02T12:00:00Z"
+        elif name in WHOLE | STAGES:
+            kind, value = "Int64", 2
+        elif name.split("_")[-1] in ("s", "usd") or name == "if_score":
+            kind, value = "float64", 2
+        elif name in YES_OR_NO:
+            kind, value = "boolean", True
+        types[name] = kind, value
+    table = typed([tuple(value for _, value in types.values())], columns)
+
+    assert {name: str(each).split("[")[0] for name, each in table.dtypes.items()} == {
+        name: kind for name, (kind, _) in types.items()
+    }

@@ -218,7 +218,7 @@ def test_a_log_that_is_gone_once_it_was_found_is_named_too(batch):
     found = find_logs(batch.parent)
     batch.unlink()
 
-    assert [*found.read()] == []
+    assert [*found.read(polls=True)] == []
     assert [each.words for each in found.faults] == [
         f"{batch} cannot be read: No such file or directory"
     ]
@@ -289,9 +289,10 @@ def test_a_copy_of_a_live_log_never_takes_its_place(batch, changed):
     writer.close()
 
 
-def test_two_logs_of_one_batch_that_differ_are_named_and_neither_is_read(batch):
+@pytest.mark.parametrize("changed", [(b'"plan":0', b'"plan":1'), (b"ready", b"beady")])
+def test_two_logs_of_one_batch_that_differ_are_named_and_neither_is_read(batch, changed):
     other = batch.with_name("other.jsonl")
-    other.write_bytes(batch.read_bytes().replace(b'"plan":0', b'"plan":1'))
+    other.write_bytes(batch.read_bytes().replace(*changed))
     words = f"{batch} and {other} are logs of batch {batch.stem} and differ: keep the true one"
 
     assert unreadable(batch.parent) == {batch.stem: words}

@@ -414,6 +414,22 @@ HEADER = "rank,instance_type,region,source\n"
             "names the sandbox as its dataset, and spotlake as its source",
         ),
         (f'{HEADER}1,"a.b,us-east-1,spotlake\n', "cannot be read"),
+        (
+            "rank,instance_type,region,source,market\n1,a.b,us-east-1,spotlake,calm\n",
+            "names a market of the sandbox, and spotlake as its source",
+        ),
+        (
+            "rank,instance_type,region,source,market\n"
+            "1,a.b,us-east-1,sandbox,calm\n2,a.b,us-east-1,sandbox,\n",
+            "has several markets",
+        ),
+        (
+            f"{HEADER}1,a.b,us-east-1,evil\n2,a.c,us-east-1,bad\n",
+            "has the source 'evil', not spotlake or sandbox",
+        ),
+        (f"{HEADER}1,a.b,us-east-1,evil\n2,a.c,us-east-1,\n", "has the source 'evil'"),
+        (f"{HEADER}inf,a.b,us-east-1,spotlake\n", "lacks a number as rank"),
+        (f"{HEADER}1,a.b,us-east-1,spotlake\n,a.c,us-east-1,spotlake\n", "lacks a number as"),
     ],
 )
 def test_a_file_that_is_no_selection_is_refused_in_a_sentence(tmp_path, text, words):
@@ -425,11 +441,24 @@ def test_a_file_that_is_no_selection_is_refused_in_a_sentence(tmp_path, text, wo
 
 
 @pytest.mark.parametrize("dataset", ["", "spot_dataset/aws", "/data/sandbox/aws-2024-08.zip"])
-def test_another_dataset_of_spotlake_is_no_sandbox(tmp_path, dataset):
+@pytest.mark.parametrize("market", ["", ","])
+def test_another_dataset_of_spotlake_is_no_sandbox(tmp_path, dataset, market):
+    path, column = tmp_path / "s.csv", ",market" * (market == ",")
+    rows = (
+        f"2,a.b,us-east-1,spotlake,{dataset}{market}\n1,a.c,us-east-1,spotlake,{dataset}{market}\n"
+    )
+    path.write_text(f"{HEADER[:-1]},dataset{column}\n{rows}")
+
+    assert read_selection(path)["instance_type"].tolist() == ["a.c", "a.b"]
+
+
+def test_a_selection_of_the_sandbox_names_its_market_and_its_dataset(tmp_path):
     path = tmp_path / "s.csv"
-    path.write_text(f"{HEADER[:-1]},dataset\n1,a.b,us-east-1,spotlake,{dataset}\n")
+    path.write_text(f"{HEADER[:-1]},market,dataset\n1,a.b,us-east-1,sandbox,calm,sandbox\n")
 
     assert len(read_selection(path)) == 1
+    with pytest.raises(ValueError, match="cannot be read: there is no such file"):
+        read_selection(tmp_path)
 
 
 def test_the_newest_selection_is_the_last_by_name(tmp_path):
