@@ -1,8 +1,10 @@
 """What a preflight decides about one plan, rule by rule, from answers that are made up."""
 
 import math
+import re
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +17,7 @@ from spotlib.collect.account import (
     regions_of_one_partition,
 )
 from spotlib.collect.answers import Answers, nearest
+from spotlib.collect.cost import PreparedPlan
 from spotlib.collect.dry_run import ask_dry_runs
 from spotlib.collect.features import PriceHistory
 from spotlib.collect.free_vcpus import free_vcpus_of
@@ -32,8 +35,8 @@ from spotlib.collect.preflight import (
 )
 from spotlib.collect.quotas import Quota, quota_of, vcpus_of
 from spotlib.ec2.caller import Caller
-from spotlib.ec2.refusals import Refusal
-from spotlib.model import ON_DEMAND, SPOT, Kind, Plan, Stage, Target
+from spotlib.ec2.refusals import Refusal, refusal_of_code
+from spotlib.model import ON_DEMAND, SPOT, Plan, Stage, Target
 
 NANO = Target("t3.nano", "sa-east-1")
 ZONE = Target("t3.nano", "us-east-1", "use1-az4")
@@ -61,10 +64,9 @@ class Answering(Caller):
 
     def call(self, region, action, /, **given):
         self.asked.append((region, action, given))
-        answer = self.answers.get(action, "No")
+        answer = self.answers.get(action, "UnauthorizedOperation")
         if isinstance(answer, str):
-            about = {"kind": Kind.PERMISSION, "advice": "", "action": action, "region": region}
-            raise Refusal(answer, "no", **about)
+            raise refusal_of_code(answer, "no", action=action, region=region)
         return answer(given) if callable(answer) else answer
 
 
@@ -381,16 +383,11 @@ def images_of(*some):
     def answer(given):
         wanted = given.get("ImageIds")
         found = [each for each in some if wanted is None or each["ImageId"] in wanted]
-        return {"Images": found} if found or wanted is None else "InvalidAMIID.NotFound"
+        if not found:
+            raise refusal_of_code("InvalidAMIID.NotFound", "no", action="describe_images")
+        return {"Images": found}
 
-    def called(given):
-        found = answer(given)
-        if isinstance(found, str):
-            about = {"kind": Kind.PARAMETERS, "advice": "", "action": "describe_images"}
-            raise Refusal(found, "no", region="x", **about)
-        return found
-
-    return called
+    return answer
 
 
 def parameters(**images):
@@ -463,7 +460,7 @@ def test_elsewhere_it_is_the_parameters_image_or_the_newest_of_those_that_are_li
     if listed:
         describe = images_of(*listed)
     elif listed is None:
-        describe = "No"
+        describe = "UnauthorizedOperation"
     there = answers_of(describe_images=describe, **given)
     there.connection.foreign = True
     plan = Plan(NANO, 1)
@@ -670,3 +667,113 @@ def test_the_switch_is_known_to_run_where_amazon_or_a_known_publisher_made_the_i
 
     assert (found.owner, found.runs_switch("t3.nano")) == (owner, runs)
     assert found.runs_switch("a1.medium") is (False if "al2023" in facts["Name"] else runs)
+
+
+YES, NO = "DryRunOperation", "UnauthorizedOperation"
+CANCEL, TERMINATE, CONSOLE = (
+    *("cancel_spot_instance_requests", "terminate_instances", "get_console_output"),
+)
+REQUEST, RUN, FLEET = "request_spot_instances", "run_instances", "create_fleet"
+
+
+def one_of(method=REQUEST, target=NANO, **plan):
+    """A plan that is prepared."""
+    return PreparedPlan(
+        *(Plan(target, 2, method=method, **plan), "ami-1", "", 2, False, STANDARD.name)
+    )
+
+
+def dry_runs(*prepared, foreign=False, **codes):
+    """Ask about these plans, where EC2 answers each action with yes or another code."""
+    actions = (CANCEL, TERMINATE, CONSOLE, REQUEST, RUN, FLEET, "create_launch_template")
+    answers = answers_of(**dict.fromkeys((*actions, "delete_launch_template"), YES) | codes)
+    answers.connection.foreign = foreign
+    ask_dry_runs(answers, "x", prepared)
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("prepared", "asked"),
+    [
+        ([one_of(), one_of()], [CANCEL, TERMINATE, REQUEST]),
+        ([one_of(RUN)], [TERMINATE, RUN]),
+        ([one_of(RUN, usable=True)], [TERMINATE, CONSOLE, RUN]),
+        (
+            [one_of("create_fleet_instant")],
+            ["delete_launch_template", TERMINATE, "create_launch_template", FLEET],
+        ),
+        ([one_of(), one_of(RUN), one_of(target=ZONE)], [CANCEL, TERMINATE, REQUEST, RUN]),
+        ([one_of(), replace(one_of(), subnet_id="s")], [CANCEL, TERMINATE, REQUEST, REQUEST]),
+    ],
+)
+def test_each_different_call_is_asked_about_once_those_of_the_clean_up_first(prepared, asked):
+    answers = dry_runs(*prepared)
+
+    assert (answers.problems, answers.warnings) == ([], [])
+    assert sorted(action for _, action, _ in answers.connection.asked) == sorted(asked)
+    ends = [each for each in asked if each.startswith(("cancel", "delete", "terminate"))]
+    assert [action for _, action, _ in answers.connection.asked][: len(ends)] == ends
+    assert all(given["DryRun"] is True for _, _, given in answers.connection.asked)
+
+
+def test_what_is_asked_about_would_end_by_itself_in_five_minutes_and_has_a_name_of_its_own():
+    """Also an endpoint that executes it launches nothing that stays."""
+    names = set()
+    for _ in range(2):
+        _, _, given = dry_runs(one_of()).connection.asked[-1]
+        assert given["ValidUntil"] == "2026-01-01T12:05:00+00:00"
+        [tags] = [each["Tags"] for each in given["TagSpecifications"]]
+        assert tags == [{"Key": "spotlib:batch", "Value": given["ClientToken"]}]
+        names.add(given["ClientToken"])
+    assert all(re.fullmatch("dry-run-[0-9a-f]{8}", each) for each in names)
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    ("prepared", "codes", "problems", "warnings"),
+    [
+        (one_of(), {CANCEL: NO, TERMINATE: NO, REQUEST: NO}, 3, 0),
+        (one_of(), {CANCEL: "InvalidSpotInstanceRequestID.NotFound"}, 0, 0),
+        (one_of(), {TERMINATE: "InvalidInstanceID.Malformed"}, 0, 0),
+        (one_of(), {TERMINATE: "AAA", REQUEST: "zzz"}, 2, 0),
+        (one_of(), {REQUEST: "InsufficientInstanceCapacity"}, 0, 0),  # it is measured
+        (one_of(), {REQUEST: "SpotMaxPriceTooLow"}, 0, 0),
+        # A policy may allow to end only what carries our tag, and the made-up id carries none.
+        (one_of(RUN), {TERMINATE: NO}, 0, 1),
+        (one_of(RUN), {TERMINATE: "OptInRequired"}, 1, 0),
+        (one_of(RUN), {TERMINATE: "InternalError"}, 1, 0),
+        (one_of(RUN, usable=True), {CONSOLE: NO}, 0, 1),
+        (one_of(RUN, usable=True), {CONSOLE: "InvalidInstanceID.NotFound"}, 0, 0),
+        (one_of(RUN, wanted=Stage.USABLE), {CONSOLE: NO}, 1, 0),
+        (one_of(RUN), {CONSOLE: NO}, 0, 0),
+    ],
+)
+def test_a_refusal_is_a_problem_unless_it_may_be_one_of_the_question_only(
+    prepared, codes, problems, warnings
+):
+    answers = dry_runs(prepared, **codes)
+
+    assert (len(answers.problems), len(answers.warnings)) == (problems, warnings)
+    starts = (*codes, "whether what is launched may be ended", "when a guest is usable cannot be")
+    assert all(each.startswith(starts) for each in (*answers.problems, *answers.warnings))
+
+
+def test_elsewhere_a_call_of_the_clean_up_that_fails_is_only_a_warning():
+    """Another program may fail at an id that is made up; what it forbids is forbidden."""
+    failing = dry_runs(one_of(), foreign=True, **{CANCEL: "InternalError", TERMINATE: NO})
+
+    assert [each.split(" in ")[0] for each in failing.warnings] == [CANCEL]
+    assert [each.split(" in ")[0] for each in failing.problems] == [TERMINATE]
+
+
+def test_one_plan_that_waits_for_a_usable_guest_makes_an_unreadable_console_a_problem():
+    both = one_of(RUN, usable=True), one_of(RUN, wanted=Stage.USABLE)
+
+    assert len(dry_runs(*both, **{CONSOLE: NO}).problems) == 1
+
+
+def test_a_clean_up_call_that_is_executed_ends_the_check_with_nothing_launched():
+    with pytest.raises(ValueError, match=f"executed {TERMINATE} in x, although .* nothing was lau"):
+        answers = answers_of(**{CANCEL: YES, TERMINATE: {}})
+        answers.connection.connection = SimpleNamespace(endpoint="http://x")
+        ask_dry_runs(answers, "x", [one_of()])
