@@ -292,9 +292,7 @@ def test_the_regions_of_a_batch_are_of_one_partition_and_its_home_is_asked_first
         regions("us-gov-east-1", "cn-north-1", "sa-east-1")
 
 
-@pytest.mark.parametrize(
-    ("wanted", "refused"), [(None, 0), ("", 0), ("2", 0), ("1", 1), ("3", 1)]
-)
+@pytest.mark.parametrize(("wanted", "refused"), [(None, 0), ("", 0), ("2", 0), ("1", 1), ("3", 1)])
 def test_an_account_is_refused_if_another_is_wanted(wanted, refused):
     answers = answers_of()
 
@@ -510,7 +508,11 @@ def test_what_a_quota_leaves_is_what_it_allows_less_what_counts_against_it():
     """Requests count against the spot quotas, other instances against those on demand."""
     there = counting(
         requests=["t3.nano", "c5.large", "inf1.xlarge", "t3.nano"],
-        instances=[("t3.nano", {}), ("inf1.xlarge", {}), ("t3.nano", {"InstanceLifecycle": "spot"})],
+        instances=[
+            ("t3.nano", {}),
+            ("inf1.xlarge", {}),
+            ("t3.nano", {"InstanceLifecycle": "spot"}),
+        ],
         list_service_quotas={STANDARD.code: 32.0, STANDARD_LATER.code: 5.0},
         list_aws_default_service_quotas={INF.code: 0.0, STANDARD.code: 1.0},
     )
@@ -529,7 +531,9 @@ def test_what_a_quota_leaves_is_what_it_allows_less_what_counts_against_it():
         "in x"
     ]
     filters = {
-        action: given["Filters"] for _, action, given in there.connection.asked if "Filters" in given
+        action: given["Filters"]
+        for _, action, given in there.connection.asked
+        if "Filters" in given
     }
     assert filters == {
         "describe_spot_instance_requests": [{"Name": "state", "Values": ["open", "active"]}],
@@ -538,9 +542,7 @@ def test_what_a_quota_leaves_is_what_it_allows_less_what_counts_against_it():
 
 
 def test_a_quota_that_is_not_listed_is_said_with_what_a_new_account_has():
-    there = counting(
-        list_service_quotas={STANDARD.code: 32.0}, list_aws_default_service_quotas={}
-    )
+    there = counting(list_service_quotas={STANDARD.code: 32.0}, list_aws_default_service_quotas={})
 
     assert free_vcpus_of(there, "x", {STANDARD, INF}) == {
         ("x", STANDARD.name): 32,
@@ -578,7 +580,9 @@ def test_a_quota_has_the_code_and_the_name_of_its_purchase(  # noqa: PLR0917 - a
     name, purchase, families, code, fresh
 ):
     assert quota_of(name, purchase) == Quota(families, code, fresh, purchase)
-    title = "All {} Spot Instance Requests" if purchase == SPOT else "Running On-Demand {} instances"
+    title = (
+        "All {} Spot Instance Requests" if purchase == SPOT else "Running On-Demand {} instances"
+    )
     assert quota_of(name, purchase).name == title.format(families)
 
 
@@ -653,7 +657,10 @@ def test_what_an_image_costs_beyond_plain_linux_is_an_objection(facts, said):
 @pytest.mark.parametrize(
     ("facts", "owner", "runs"),
     [
-        ({"OwnerId": "1", "ImageOwnerAlias": "amazon", "Name": "al2023-ami-2023.1"}, *("amazon", True)),
+        (
+            {"OwnerId": "1", "ImageOwnerAlias": "amazon", "Name": "al2023-ami-2023.1"},
+            *("amazon", True),
+        ),
         ({"OwnerId": "1", "ImageOwnerAlias": "amazon", "Name": "mine"}, "amazon", None),
         ({"OwnerId": "1", "ImageOwnerAlias": "aaa", "Name": "al2023-ami-2023.1"}, "1", None),
         ({"OwnerId": "1", "ImageOwnerAlias": "zzz", "Name": "al2023-ami-2023.1"}, "1", None),
