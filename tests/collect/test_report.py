@@ -218,7 +218,7 @@ def said(monkeypatch, tmp_path):
             batch=SimpleNamespace(rounds=2),
             spent_at_most_usd=spent_usd,
         )
-        monkeypatch.setattr(report, "replay", lambda _, polls: record)
+        monkeypatch.setattr(report, "replay", lambda _, polls: None if polls else record)
         monkeypatch.setattr(report, "ends_clean", lambda _: ends_clean)
         monkeypatch.setattr(report.Unfinished, "line", lambda _: "b: DEAD")
         (tmp_path / "b.jsonl").touch()

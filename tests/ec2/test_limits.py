@@ -16,12 +16,13 @@ from spotlib.ec2.console import read_console
 from spotlib.ec2.fleets import FLEETS, see_fleets
 from spotlib.ec2.foreign import finds_by_request
 from spotlib.ec2.instances import INSTANCES, see_instances, terminate
-from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES
+from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES, make
 from spotlib.ec2.methods.registry import METHODS
-from spotlib.ec2.poll import Known, Seen
+from spotlib.ec2.poll import Known, Seen, sighting_of
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.resource import NOT_DESCRIBED, Resource, Survey
 from spotlib.ec2.spot_requests import SPOT_REQUESTS, cancel, see_requests
+from spotlib.ec2.survey import end_things, survey
 from spotlib.model import Kind
 
 NOTHING = {
@@ -30,6 +31,7 @@ NOTHING = {
     "Fleets": [],
     "InstanceStatuses": [],
     "InstanceTypes": [],
+    "LaunchTemplates": [],
     "Quotas": [],
     "Reservations": [],
     "SpotInstanceRequests": [],
@@ -136,17 +138,17 @@ def test_what_is_only_read_is_given_up_soon_and_what_acts_is_waited_for():
     finds_by_request(there, "x")
     assert [given["quick"] for _, given in there.asked] == [True] * 4
 
-    class Away(Connection):
-        waits_s = []
+    waits_s, away = [], Connection("aws", SystemClock(), object)
 
-        def _new_client(self, service, region, read_s):
-            self.waits_s.append(read_s)
-            raise EndpointConnectionError(endpoint_url="x")
+    def new_client(_, __, read_s):
+        waits_s.append(read_s)
+        raise EndpointConnectionError(endpoint_url="x")
 
+    away._new_client = new_client
     for given in ({}, {"quick": False}, {"quick": True}):
         with pytest.raises(Refusal):
-            Away("aws", SystemClock(), object).call("x", "run_instances", **given)
-    assert Away.waits_s == [20, 20, 5]
+            away.call("x", "run_instances", **given)
+    assert waits_s == [20, 20, 5]
 
 
 @pytest.mark.parametrize(
@@ -306,3 +308,229 @@ def test_a_survey_that_is_refused_proves_nothing_and_says_so(kind):
     assert "InternalError (m)" in survey.error
     assert not survey.quiet
     assert (survey.requests, survey.instances, survey.over) == ({}, {}, frozenset())
+
+
+def listed_as(kind, name, batch=None, state="active"):
+    """A thing as EC2 lists it."""
+    key = {
+        FLEETS: "FleetId",
+        SPOT_REQUESTS: "SpotInstanceRequestId",
+        LAUNCH_TEMPLATES: "LaunchTemplateId",
+        INSTANCES: "InstanceId",
+    }[kind]
+    tags = [] if batch is None else [{"Key": "spotlib:batch", "Value": batch}]
+    states = {"State": {"Name": state}} if kind is INSTANCES else {"State": state}
+    return {key: name, "Tags": tags, "FleetState": state, **states}
+
+
+class Listing(Noting):
+    """An EC2 that lists the same things of a kind whatever it is asked."""
+
+    def __init__(self, kind, *things):
+        super().__init__()
+        key = {FLEETS: "Fleets", SPOT_REQUESTS: "SpotInstanceRequests"}.get(kind, "LaunchTemplates")
+        self.things = {key: list(things)}
+        if kind is INSTANCES:
+            self.things = {"Reservations": [{"Instances": list(things)}]}
+
+    def call(self, _, action, /, **given):
+        self.asked.append((action, given))
+        return NOTHING | self.things
+
+
+KINDS = pytest.mark.parametrize("kind", [FLEETS, SPOT_REQUESTS, LAUNCH_TEMPLATES, INSTANCES])
+
+
+@KINDS
+def test_ours_is_what_is_named_to_us_or_carries_the_batchs_tag_whatever_is_listed(kind):
+    names = [f"{kind.prefix}{number}" for number in range(1, 6)]
+    batches = [None, "b", "a", "c", None]
+    there = Listing(kind, *(listed_as(kind, *each) for each in zip(names, batches, strict=True)))
+
+    def found(batch_id, *ids):
+        survey = kind.survey(there, "x", batch_id=batch_id, ids=ids)
+        assert survey.error is None
+        if kind is not LAUNCH_TEMPLATES:  # one that is not listed is gone
+            lacking = {each for each in ids if each not in names}
+            assert survey.missing == lacking
+        return survey.requests.keys() | survey.instances.keys()
+
+    assert found("b", names[0], f"{kind.prefix}9") == set(names[:2])
+    assert found("b") == {names[1]}
+    assert found(None, names[0], names[2]) == {names[0], names[2]}
+    there.memory.owners.clear()
+    there.asked.clear()
+    assert found(None) == set()
+    assert kind is FLEETS or there.asked == []  # fleets are listed all, by no filter
+    if kind is INSTANCES:
+        found("b", names[0], names[2])
+        assert there.memory.owners == {names[1]: "b", names[2]: "a"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "over"),
+    [(FLEETS, {"deleted"}), (INSTANCES, {"shutting-down", "terminated"})],
+)
+def test_what_is_over_is_what_was_seen_to_have_ended_for_good(kind, over):
+    states = ["active", "deleted", "deleted_running", "running", "shutting-down", "terminated", "z"]
+    names = {state: f"{kind.prefix}{state}" for state in states}
+    there = Listing(kind, *(listed_as(kind, name, None, state) for state, name in names.items()))
+
+    survey = kind.survey(there, "x", batch_id=None, ids=[*names.values(), f"{kind.prefix}9"])
+
+    assert survey.over == {names[each] for each in over}
+
+
+def test_what_a_filter_of_launch_templates_is_depends_on_what_is_looked_for():
+    there = Listing(LAUNCH_TEMPLATES)
+    for batch_id, ids in (("b", ["lt-1"]), ("b", []), (None, ["lt-1"])):
+        LAUNCH_TEMPLATES.survey(there, "x", batch_id=batch_id, ids=ids)
+
+    ours = [{"Name": "tag-key", "Values": ["spotlib:batch"]}]
+    of_b = [{"Name": "tag:spotlib:batch", "Values": ["b"]}]
+    assert [given["Filters"] for _, given in there.asked] == [ours, of_b, of_b, ours]
+
+
+@pytest.mark.parametrize(
+    ("shown_at", "slept_s"), [(1, []), (3, [0.5, 1.0]), (9, [0.5, 1.0, 2.0, 4.0])]
+)
+def test_a_new_template_is_waited_for_until_it_is_listed_or_for_some_seconds(shown_at, slept_s):
+    there = Listing(LAUNCH_TEMPLATES)
+    slept, call = [], there.call
+    there.clock = SimpleNamespace(inline=True, now_s=lambda: 0.0, sleep=slept.append)
+
+    def shown(region, action, /, **given):
+        looks = [what for what, _ in there.asked if what.startswith("describe")]
+        there.things["LaunchTemplates"] = [{"A": 1}] if len(looks) + 1 >= shown_at else []
+        return call(region, action, **given)
+
+    there.call = shown
+    make(there, "x", {"LaunchTemplateName": "spotlib-t", "ClientToken": "t"})
+
+    made, *looks = there.asked
+    given = {"LaunchTemplateName": "spotlib-t", "ClientToken": "t"}
+    assert made == ("create_launch_template", given)
+    assert slept == slept_s
+    assert {str(each["Filters"]) for _, each in looks} == {
+        str([{"Name": "launch-template-name", "Values": ["spotlib-t"]}])
+    }
+
+
+@KINDS
+def test_what_is_left_comes_with_the_command_that_ends_it(kind):
+    commands = kind.commands("--region x", [f"{kind.prefix}1", f"{kind.prefix}2"])
+
+    ends = {
+        FLEETS: ["delete-fleets --region x --terminate-instances --fleet-ids fleet-1 fleet-2"],
+        INSTANCES: ["terminate-instances --region x --instance-ids i-1 i-2"],
+        LAUNCH_TEMPLATES: [
+            "delete-launch-template --region x --launch-template-id lt-1",
+            "delete-launch-template --region x --launch-template-id lt-2",
+        ],
+        SPOT_REQUESTS: [
+            "cancel-spot-instance-requests --region x --spot-instance-request-ids sir-1 sir-2",
+            "describe-instances --region x --filters Name=spot-instance-request-id,Values=sir-1,"
+            "sir-2 --query 'Reservations[].Instances[].[InstanceId,State.Name]'",
+        ],
+    }
+    assert commands == [f"aws ec2 {each}" for each in ends[kind]]
+
+
+# A poll.
+
+
+def test_a_poll_counts_its_calls_page_by_page_and_keeps_the_last_date():
+    pages = [
+        {"ResponseMetadata": {"HTTPHeaders": {"date": "a"}}, "NextToken": "t"},
+        {"ResponseMetadata": {"HTTPHeaders": {"date": "b"}}},
+    ]
+    there = Noting()
+    there.call = lambda *_, **given: there.asked.append(given) or pages[len(there.asked) - 1]
+    seen = Seen(there, "x")
+    assert seen.calls == 0
+
+    assert list(seen.replies("describe_instances", MaxResults=5)) == pages
+    assert (seen.calls, seen.server_date) == (2, "b")
+    assert [each.get("NextToken") for each in there.asked] == [None, "t"]
+
+
+def test_status_checks_are_asked_for_of_what_runs_and_of_nothing_else():
+    there = Noting()
+    seen = Seen(there, "x")
+    states = ["pending", "running", "stopped", "shutting-down", "terminated", "a", "z"]
+    for state in states:
+        seen.instances[state] = {"InstanceId": f"i-{state}", "State": {"Name": state}}
+    found = {"InstanceId": "i-running", "InstanceStatus": {"Status": "ok"}, "SystemStatus": None}
+    there.call = lambda *_, **given: (
+        there.asked.append(given) or NOTHING | {"InstanceStatuses": [found]}
+    )
+
+    seen.ask_checks()
+
+    assert [each["InstanceIds"] for each in there.asked] == [["i-running"]]
+    assert seen.sighting("running").checks == {"instance": "ok"}
+    assert seen.sighting("stopped").checks is None
+    seen.requests["only"] = {"State": "open"}
+    assert [seen.shows(each) for each in ("running", "only", "none")] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("request_", "instance", "shown"),
+    [
+        ({}, {}, {}),
+        ({"InstanceId": "i-1", "State": "active"}, {}, {"instance_id": "i-1"}),
+        ({"InstanceId": "i-1"}, {"InstanceId": "i-2"}, {"instance_id": "i-2"}),
+        ({}, {"InstanceId": "i-2"}, {"instance_id": "i-2"}),
+        (
+            {"LaunchedAvailabilityZoneId": "a"},
+            {"Placement": {"AvailabilityZoneId": "b"}},
+            {"availability_zone_id": "a"},
+        ),
+        ({}, {"Placement": {"AvailabilityZoneId": "b"}}, {"availability_zone_id": "b"}),
+        ({"LaunchedAvailabilityZoneId": "a"}, {}, {"availability_zone_id": "a"}),
+    ],
+)
+def test_what_a_request_or_its_instance_says_is_shown(request_, instance, shown):
+    found = sighting_of(request_, instance)
+
+    assert found.instance_id == shown.get("instance_id")
+    assert found.availability_zone_id == shown.get("availability_zone_id")
+    assert found.checks is None
+    assert sighting_of(request_, instance, {"i-2": {"system": "ok"}}).checks == (
+        {"system": "ok"} if shown.get("instance_id") == "i-2" else None
+    )
+
+
+# What several kinds share.
+
+
+def test_things_are_surveyed_by_their_kinds_and_ids_whatever_kind_they_are_of():
+    there = Listing(INSTANCES, listed_as(INSTANCES, "i-1", "b"))
+
+    def actions(*resources, ids=()):
+        there.asked.clear()
+        found = survey(there, "x", resources=resources, batch_id="b", ids=ids)
+        assert found.instances == ({"i-1": "running"} if INSTANCES in resources or ids else {})
+        return [action for action, _ in there.asked]
+
+    there.things["Reservations"][0]["Instances"][0]["State"]["Name"] = "running"
+    assert actions(INSTANCES) == ["describe_instances"]
+    assert set(actions(FLEETS)) == {"describe_fleets"}
+    assert set(actions(FLEETS, INSTANCES)) == {"describe_fleets", "describe_instances"}
+    assert set(actions(FLEETS, ids=["i-1"])) == {"describe_fleets", "describe_instances"}
+    assert set(actions(ids=["i-1"])) == {"describe_instances"}
+
+
+def test_each_thing_is_ended_in_the_way_of_its_kind():
+    there = Noting()
+
+    ended = end_things(there, "x", ["i-1", "sir-1", "lt-1", "i-2"])
+
+    assert [action for action, _ in there.asked] == [
+        "cancel_spot_instance_requests",
+        "delete_launch_template",
+        "terminate_instances",
+    ]
+    assert sorted(ended.ids) == ["i-1", "i-2", "lt-1", "sir-1"]
+    assert ended.errors == ()
+    assert there.memory.cancelled == {"sir-1"}

@@ -330,7 +330,7 @@ AWAY = Kind.UNREACHABLE
         ([TimeoutError()], 1, [], "http://x listens but does not answer: try again"),
     ],
 )
-def test_a_foreign_endpoint_is_asked_three_times_at_most(  # noqa: PLR0917 - a table
+def test_a_foreign_endpoint_is_asked_three_times_at_most(
     first_questions, answers, asked, slept_s, error
 ):
     assert first_questions(*answers) == (asked, slept_s, error)
