@@ -446,7 +446,7 @@ OTHERS = [
         (None, None, None, 1, 2),
     ],
 )
-def test_elsewhere_it_is_the_parameters_image_or_the_newest_of_those_that_are_listed(  # noqa: PLR0917
+def test_elsewhere_it_is_the_parameters_image_or_the_newest_of_those_that_are_listed(
     named, listed, chosen, problems, warnings
 ):
     given = {"get_parameters": parameters(x86_64=named)} if named else {}
@@ -576,9 +576,7 @@ def test_a_quota_that_is_not_listed_is_said_with_what_a_new_account_has():
         ("9", SPOT, "9", None, None),
     ],
 )
-def test_a_quota_has_the_code_and_the_name_of_its_purchase(  # noqa: PLR0917 - a table
-    name, purchase, families, code, fresh
-):
+def test_a_quota_has_the_code_and_the_name_of_its_purchase(name, purchase, families, code, fresh):
     assert quota_of(name, purchase) == Quota(families, code, fresh, purchase)
     title = (
         "All {} Spot Instance Requests" if purchase == SPOT else "Running On-Demand {} instances"
@@ -780,7 +778,8 @@ def test_one_plan_that_waits_for_a_usable_guest_makes_an_unreadable_console_a_pr
 
 
 def test_a_clean_up_call_that_is_executed_ends_the_check_with_nothing_launched():
+    answers = answers_of(**{CANCEL: YES, TERMINATE: {}})
+    answers.connection.connection = SimpleNamespace(endpoint="http://x")
+
     with pytest.raises(ValueError, match=f"executed {TERMINATE} in x, although .* nothing was lau"):
-        answers = answers_of(**{CANCEL: YES, TERMINATE: {}})
-        answers.connection.connection = SimpleNamespace(endpoint="http://x")
         ask_dry_runs(answers, "x", [one_of()])

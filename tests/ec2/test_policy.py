@@ -71,7 +71,7 @@ def test_what_is_optional_is_allowed_only_where_it_is_asked_for():
     ("methods", "given"), [(["run_instance"], {}), (["run_instances"], {"events": "no/queue"})]
 )
 def test_a_policy_for_what_does_not_exist_is_refused(methods, given):
-    with pytest.raises(ValueError, match=r'must be|is no'):
+    with pytest.raises(ValueError, match=r"must be|is no"):
         policy(methods, **given)
 
 
