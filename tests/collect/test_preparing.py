@@ -94,6 +94,7 @@ def test_an_image_is_refused_or_warned_of(  # noqa: PLR0917 - a table
     answers = Answers(Answering(), allow_any_image=allowed)
 
     assert _is_accepted(answers, Plan(NANO, 1, **changes), image) is accepted
+    assert not Answers(Answering()).allow_any_image  # unless somebody says so
     for said, words in ((answers.problems, problem), (answers.warnings, warning)):
         assert len(said) == bool(words)
         assert all(each.startswith("image ami-1 (") and words in each for each in said)
