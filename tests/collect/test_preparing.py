@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from spotlib.cleanup.close import Cleaned
+from spotlib.collect import dry_run
 from spotlib.collect.account import (
     check_account,
     check_currency,
@@ -35,8 +37,10 @@ from spotlib.collect.preflight import (
 )
 from spotlib.collect.quotas import Quota, quota_of, vcpus_of
 from spotlib.ec2.caller import Caller
+from spotlib.ec2.methods.registry import METHODS
 from spotlib.ec2.refusals import Refusal, refusal_of_code
 from spotlib.model import ON_DEMAND, SPOT, Plan, Stage, Target
+from spotlib.record.events import ReleaseEvent
 
 NANO = Target("t3.nano", "sa-east-1")
 ZONE = Target("t3.nano", "us-east-1", "use1-az4")
@@ -784,3 +788,53 @@ def test_a_clean_up_call_that_is_executed_ends_the_check_with_nothing_launched()
 
     with pytest.raises(ValueError, match=f"executed {TERMINATE} in x, although .* nothing was lau"):
         ask_dry_runs(answers, "x", [one_of()])
+
+
+MADE = "create_launch_template"
+
+
+@pytest.mark.parametrize(
+    ("method", "executed", "reply", "rows"),
+    [
+        (RUN, RUN, {"Instances": [{"InstanceId": "i-1"}]}, ("i-1",)),
+        (RUN, RUN, {"Instances": []}, ()),
+        ("create_fleet_instant", FLEET, {"Instances": [{"InstanceIds": ["i-1"]}]}, ("i-1",)),
+        ("create_fleet_instant", FLEET, {}, ()),
+        ("create_fleet_instant", MADE, {"Instances": [{"InstanceIds": ["i-1"]}]}, ()),
+        ("create_fleet_request", FLEET, {"FleetId": "fleet-1"}, ()),
+        (REQUEST, REQUEST, {"SpotInstanceRequests": [{"SpotInstanceRequestId": "s"}]}, ("s",)),
+    ],
+)
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_what_an_executed_question_launched_is_ended_by_its_rows_and_its_name(  # noqa: PLR0917
+    monkeypatch, method, executed, reply, rows, confirmed
+):
+    ended = []
+
+    def settle(connection, *, note, **given):
+        ended.append((connection, given))
+        note(ReleaseEvent(region="x", cancelled=("sir-9",), terminated=("i-9",), error=None))
+        return Cleaned(confirmed, {} if confirmed else {"x": ["sir-7"]})
+
+    monkeypatch.setattr(dry_run, "settle", settle)
+    ends = dict.fromkeys((CANCEL, TERMINATE, "delete_fleets", "delete_launch_template"), YES)
+    answers = answers_of(**ends, **{MADE: YES, FLEET: YES} | {executed: reply})
+    there = SimpleNamespace(endpoint="http://x", url="http://x", profile=None, simulated=False)
+    answers.connection.connection = there
+
+    with pytest.raises(ValueError, match=f"http://x executed {executed} in x, although") as caught:
+        ask_dry_runs(answers, "x", [one_of(method)])
+
+    [(connection, given)] = ended
+    _, _, asked = answers.connection.asked[-1]
+    assert connection is there
+    assert given == {
+        "batch_id": asked["ClientToken"],
+        "request_ids": {"x": rows},
+        "resources": METHODS[method].leaves,
+    }
+    names = ", ".join(sorted({*rows, "sir-9", "i-9"}))
+    said = f"what it launched was ended, and nothing of it is left ({names}); use another"
+    assert (said in str(caught.value)) is confirmed
+    left = "it is NOT confirmed that it was ended, finish with: aws ec2 cancel-spot-instance-req"
+    assert (left in str(caught.value)) is not confirmed
