@@ -1,5 +1,6 @@
 """The end of a batch, step by step: what is read, written and left to the guard, and when."""
 
+import threading
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -268,6 +269,17 @@ def test_calls_in_flight_are_taken_in_and_every_request_gets_its_outcome(batch, 
     assert len(batch.flying) == 1
     assert ended == [(batch.runs[0], Outcome.ABANDONED)]
     assert not batch.unwritten
+
+
+def test_a_call_that_is_answered_soon_is_waited_for(batch, monkeypatch):
+    late, landed = Future(), []
+    monkeypatch.setattr(ending, "end", lambda *_: None)
+    batch.flying = {late: landed.append}
+    threading.Timer(0.02, late.set_result, [1]).start()
+
+    ending._record_the_end(batch)
+
+    assert landed == [late]
 
 
 def test_a_log_that_somebody_moved_is_noticed_before_the_end_is_proved(batch, monkeypatch):
