@@ -245,7 +245,10 @@ def test_an_answer_that_cannot_be_read_is_a_lost_one_without_what_stands_in_it(e
 
 
 def test_an_error_of_botocore_keeps_its_name_also_if_it_is_a_value_error_too():
-    assert refusal_of(exceptions.NoRegionError(), action="x", region="r").code == "NoRegionError"
+    error = exceptions.InvalidRegionError(region_name="x")
+
+    assert isinstance(error, ValueError)
+    assert refusal_of(error, action="x", region="r").code == "InvalidRegionError"
 
 
 def test_what_an_answer_lacks_makes_it_a_lost_one():
