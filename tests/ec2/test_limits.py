@@ -14,7 +14,13 @@ from spotlib.ec2.clock import ScaledClock, SystemClock
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.console import read_console
 from spotlib.ec2.fleets import FLEETS, see_fleets
-from spotlib.ec2.foreign import finds_by_request
+from spotlib.ec2.foreign import (
+    finds_by_request,
+    forgotten,
+    instance_filter,
+    remember,
+    request_of,
+)
 from spotlib.ec2.instances import INSTANCES, see_instances, terminate
 from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES, make
 from spotlib.ec2.methods.registry import METHODS
@@ -534,3 +540,55 @@ def test_each_thing_is_ended_in_the_way_of_its_kind():
     assert sorted(ended.ids) == ["i-1", "i-2", "lt-1", "sir-1"]
     assert ended.errors == ()
     assert there.memory.cancelled == {"sir-1"}
+
+
+# Elsewhere.
+
+
+@pytest.mark.parametrize(
+    ("is_foreign", "over"), [(True, {"sir-1", "sir-4", "sir-9"}), (False, set())]
+)
+def test_only_elsewhere_a_request_may_be_forgotten_that_was_cancelled_or_has_ended(
+    is_foreign, over
+):
+    there = Noting()
+    there.foreign = is_foreign
+    remember(there, [{"SpotInstanceRequestId": f"sir-{n}", "InstanceId": f"i-{n}"} for n in (1, 2)])
+    remember(there, [{"SpotInstanceRequestId": "sir-3"}])
+    there.memory.named |= {"i-4": "sir-4", "i-5": "sir-5"}
+    there.memory.cancelled.add("sir-9")
+    states = {"i-1": "terminated", "i-2": "running", "i-4": "shutting-down"}
+
+    assert forgotten(there, states) == over
+    assert there.memory.named.keys() == {"i-1", "i-2", "i-4", "i-5"}
+
+
+def test_instances_are_found_by_their_request_or_by_the_ids_that_requests_name():
+    there = Noting()
+    there.memory.named = {"i-1": "sir-1", "i-2": "sir-2"}
+
+    assert instance_filter(there, "x", {"sir-1": 1}) == ("spot-instance-request-id", ["sir-1"])
+    assert request_of(there, {"InstanceId": "i-2"}) == "sir-2"
+    assert request_of(there, {"InstanceId": "i-9"}) is None
+    there.memory.finds_by_request = False
+    assert instance_filter(there, "x", ["sir-1", "sir-9"]) == ("instance-id", ["i-1"])
+    assert request_of(there, {"InstanceId": "i-2", "SpotInstanceRequestId": "sir-7"}) == "sir-7"
+    assert there.memory.finds_by_request is False  # what is known stays
+
+
+@pytest.mark.parametrize("latest", [True, False])
+def test_a_console_is_read_as_it_is_now_only_if_that_is_asked_for(latest):
+    there = Noting()
+    reply = NOTHING | {"Output": "words", "ResponseMetadata": {"HTTPHeaders": {"date": "d"}}}
+    there.call = lambda _, action, /, **given: there.asked.append((action, given)) or reply
+
+    read = read_console(there, "x", "i-1", latest=latest)
+
+    [(action, given)] = there.asked
+    assert action == "get_console_output"
+    assert given == {"InstanceId": "i-1", "quick": True} | ({"Latest": True} if latest else {})
+    assert (read.output, read.server_date, read.error, read.stamp) == ("words", "d", None, None)
+    there.call = lambda *_, **__: NOTHING
+    assert read_console(there, "x", "i-1", latest=latest).output == ""
+    refused = Refusing()
+    assert read_console(refused, "x", "i-1", latest=latest).error == "InternalError: m"

@@ -1,5 +1,8 @@
 """One attempt at one call: what is learnt from its answer, whatever it is, and what is not."""
 
+import gc
+import io
+import signal
 import subprocess
 import sys
 import threading
@@ -7,12 +10,19 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from urllib.error import URLError
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from spotlib.ec2 import connection as connections
-from spotlib.ec2.connection import Connection, _within, new_executor, require_endpoint
+from spotlib.ec2.connection import (
+    Connection,
+    _within,
+    connect,
+    new_executor,
+    require_endpoint,
+)
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Kind
 
@@ -249,13 +259,15 @@ def test_the_lifeline_is_the_pipe_to_the_sandbox_that_was_started_here(there):
 
 
 def test_closing_ends_the_sandbox_that_was_started_here_and_waits_for_it(there):
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, stdout=-1)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], stdin=-1, stdout=-1
+    )
     connection, _, _ = there(process=process)
 
     connection.close()
     connection.close()
 
-    assert process.returncode is not None
+    assert process.returncode == -signal.SIGTERM
     assert process.stdin.closed
     assert connection.process is None
 
@@ -362,3 +374,76 @@ def test_an_endpoint_is_the_sandbox_aws_or_a_web_address(endpoint, known):
     else:
         with pytest.raises(ValueError, match=f"endpoint '{endpoint}' is unknown: use 'sandbox'"):
             require_endpoint(endpoint)
+
+
+@pytest.mark.parametrize("connects", [require_endpoint, connect])
+def test_an_address_that_may_hold_a_password_is_refused_without_it(connects):
+    with pytest.raises(ValueError, match="endpoint") as caught:
+        connects("http://me:hunter2@127.0.0.1:9")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_is_no_endpoint_is_asked_nothing(monkeypatch):
+    monkeypatch.setattr(connections, "control", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(connections, "_real_connection", lambda *_, **__: pytest.fail("opened"))
+
+    for endpoint, words in (("asw", "is unknown"), ("amazonaws.com", "is Amazon's own")):
+        with pytest.raises(ValueError, match=words):
+            connect(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TimeoutError(), "listens but does not answer: try again"),
+        (URLError(TimeoutError()), "listens but does not answer: try again"),
+        (URLError(ConnectionRefusedError()), "nothing listens at http://127.0.0.1:9: check the"),
+        (ConnectionRefusedError(), "nothing listens at http://127.0.0.1:9: check the address"),
+    ],
+)
+def test_where_nothing_listens_or_answers_that_is_said_at_once(monkeypatch, error, reason):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(connections, "control", fail)
+    with pytest.raises(OSError, match=reason):
+        connect("http://127.0.0.1:9")
+
+
+ABOUT = {
+    **{"world_id": "w-1", "epoch": "2026-01-01T00:00:00+00:00", "now_s": 5.0, "mode": "virtual"},
+    **{"speed": 2.0, "seed": 7, "market": "calm"},
+}
+
+
+def test_a_sandbox_that_was_started_here_ends_with_the_connection_that_nobody_holds_any_more():
+    """The pipe to it is closed then."""
+    process = SimpleNamespace(stdin=io.BytesIO())
+    held = connections._sandbox_connection("sandbox", "http://x", ABOUT, process)
+    assert held.process is process
+    assert not process.stdin.closed
+
+    del held
+    gc.collect()
+
+    assert process.stdin.closed
+    without = SimpleNamespace(stdin=None)
+    assert connections._sandbox_connection("sandbox", "http://x", ABOUT, without).lifeline == ()
+
+
+@pytest.mark.parametrize(("mode", "virtual"), [("virtual", True), ("scaled", False)])
+def test_what_says_that_it_is_a_sandbox_is_one_and_anything_else_is_foreign(
+    monkeypatch, mode, virtual
+):
+    about = ABOUT | {"mode": mode}
+    monkeypatch.setattr(connections, "control", lambda *_: about)
+    found = connect("http://127.0.0.1:9")
+
+    assert (found.world, found.world_seed, found.market, found.url) == (
+        *("w-1", 7, "calm", "http://127.0.0.1:9"),
+    )
+    assert found.clock.inline is virtual
+    assert (found.clock.utc() - NOW).total_seconds() == pytest.approx(5.0, abs=60.0)
+    monkeypatch.setattr(connections, "_foreign_connection", lambda *given, **_: given)
+    about.pop("world_id")
+    assert connect("http://127.0.0.1:9") == ("http://127.0.0.1:9",)
