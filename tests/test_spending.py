@@ -126,7 +126,12 @@ def test_without_a_seed_each_sandbox_is_another_world():
 
 @pytest.mark.parametrize(
     "endpoint",
-    ["https://ec2.us-east-1.amazonaws.com", "ec2.eu-west-1.api.aws", "http://x.amazonaws.eu."],
+    [
+        "https://ec2.us-east-1.amazonaws.com",
+        "amazonaws.com",
+        "ec2.eu-west-1.api.aws",
+        "http://x.amazonaws.eu.",
+    ],
 )
 def test_an_address_of_amazon_is_refused_because_aws_has_many(sent, endpoint):
     with pytest.raises(ValueError, match=r"is Amazon's own: write 'aws' \(it costs money\)"):

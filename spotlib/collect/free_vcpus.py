@@ -8,6 +8,7 @@ from spotlib.collect.answers import Answers, describe_types
 from spotlib.collect.cost import PreparedPlan
 from spotlib.collect.quotas import Quota, quota_of, vcpus_of
 from spotlib.ec2.caller import Caller
+from spotlib.ec2.calls import PAGE
 from spotlib.ec2.instances import instances_by
 from spotlib.ec2.refusals import reading
 from spotlib.model import ON_DEMAND, Purchase
@@ -69,7 +70,7 @@ def _counts(answers: Answers, region: str, purchase: Purchase) -> Counter[str]:
         "describe_spot_instance_requests",
         "SpotInstanceRequests",
         Filters=[{"Name": "state", "Values": ["open", "active"]}],
-        MaxResults=1000,
+        MaxResults=PAGE,
     )
     return Counter(item["LaunchSpecification"]["InstanceType"] for item in requests)
 

@@ -27,8 +27,8 @@ class Quota:
 
     families: str
     code: str | None
-    fresh_vcpus: int | None = 0
-    purchase: Purchase = SPOT
+    fresh_vcpus: int | None
+    purchase: Purchase
 
     @property
     def name(self) -> str:

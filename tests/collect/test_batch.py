@@ -12,7 +12,7 @@ from spotlib.cleanup.close import Cleaned
 from spotlib.collect.batch import Batch, Run, Waiting
 from spotlib.collect.cost import PreparedPlan
 from spotlib.collect.schedule import Schedule
-from spotlib.collect.summary import batch_usd, summary_of
+from spotlib.collect.summary import BatchError, batch_usd, summary_of
 from spotlib.model import Outcome, Plan, Target
 from spotlib.record.events import ReleaseEvent
 from spotlib.record.log import LogError
@@ -260,3 +260,53 @@ def test_the_summary_counts_instances_by_what_became_of_them(batch):
     assert summary.last_line().startswith("open requests 2, live instances 3 (NOT CONFIRMED)")
     assert summary.problems[2] == "stopped by SIGINT: what was seen until then is recorded"
     assert summary.problems[3].startswith("it is NOT confirmed that nothing is left; finish with: ")
+
+
+def test_what_is_left_is_counted_by_kind_a_fleet_once_whatever_rows_it_has(batch):
+    left = Cleaned(False, {"x": ["fleet-1#1", "fleet-1#2", "lt-1", "sir-1"], "y": ["fleet-2#1"]})
+
+    line = summary_of(batch, left, ()).last_line()
+
+    assert line.startswith(
+        "open requests 1, live instances 0, fleets 2, launch templates 1 (NOT CONFIRMED); spent "
+    )
+    batch.connection.simulated = False
+    assert "; spent at most $0.0000 (each instance" in summary_of(batch, left, ()).last_line()
+
+
+def test_an_end_that_is_not_confirmed_says_why_and_how_to_finish_also_by_hand(batch):
+    left = Cleaned(False, {"x": ["sir-1"]}, errors={"x": "EC2 is busy", "y": "no answer"})
+
+    [said] = summary_of(batch, left, ()).problems
+    [plain] = summary_of(batch, Cleaned(False), ()).problems
+
+    sweep = "python -m spotlib sweep"
+    assert said.startswith(
+        "it is NOT confirmed that nothing is left (x: EC2 is busy; y: no answer); finish with: "
+    )
+    assert sweep in said
+    assert "; or by hand: aws ec2 cancel-spot-instance-requests --region x" in said
+    assert " && aws ec2 describe-instances --region x" in said
+    assert plain.startswith("it is NOT confirmed that nothing is left; finish with: ")
+    assert plain.endswith("; or by hand: in the EC2 console")
+
+
+@pytest.mark.parametrize(
+    ("unwritten", "exists", "said"),
+    [(True, True, True), (True, False, False), (False, True, False), (False, False, False)],
+)
+def test_a_log_that_is_there_and_lacks_something_is_to_be_completed(batch, unwritten, exists, said):
+    batch.unwritten = unwritten
+    if exists:
+        batch.log.path.touch()
+
+    problems = summary_of(batch, Cleaned(confirmed=True), ()).problems
+
+    words = "complete the log, once it can be written, with: "
+    assert [each.startswith(words) for each in problems] == [True] * said
+
+
+def test_a_summary_raises_only_if_anything_went_wrong(batch):
+    summary_of(batch, Cleaned(confirmed=True), ("a warning",)).require()
+    with pytest.raises(BatchError, match=r"^p; q$"):
+        replace(summary_of(batch, Cleaned(confirmed=True), ()), problems=("p", "q")).require()

@@ -36,6 +36,7 @@ HELD = Fate(held_s=None)
 REQUEST = "create_fleet_request"
 BOTH = [REQUEST, f"{REQUEST}:on-demand"]
 FLEET, OTHER = "fleet-a", "fleet-b"
+NOW = datetime(2024, 9, 1, tzinfo=UTC)
 ROUND = "batch/0"
 
 
@@ -306,7 +307,7 @@ class Answers:
         self.refusal, self.asked = refusal, []
 
     def server_utc(self):
-        return self.now_at or datetime(2024, 9, 1, tzinfo=UTC)
+        return self.now_at or NOW
 
     def call(self, _, action, /, **given):
         self.asked.append((action, given))
@@ -428,6 +429,13 @@ def test_a_new_fleet_that_is_not_known_yet_spoils_no_poll():
             {"FleetState": "deleted_terminating", "ActivityStatus": "pending_termination"},
             Sighting("deleted_terminating", "deleted_terminating"),
         ),
+        *(
+            (
+                {"FleetState": "deleted", "ValidUntil": NOW + timedelta(seconds=seconds)},
+                Sighting("deleted", "expired" if seconds < 0 else "deleted"),
+            )
+            for seconds in (-1, 0, 1)
+        ),
     ],
 )
 def test_a_row_without_an_instance_shows_the_state_of_its_fleet(fleet, sighting):
@@ -457,6 +465,27 @@ def test_fleets_are_deleted_once_each_and_at_most_a_hundred_per_call():
     assert all(given["TerminateInstances"] for _, given in connection.asked)
     assert set(names) - set(ended.ids) == set(rows_of(FLEET, 2))
     assert ended.errors == ("delete_fleets in us-east-1: fleet-a: unexpectedError (m)",)
+
+
+def test_a_call_that_fails_keeps_no_other_fleets_from_being_deleted_and_a_lost_one_is_no_error():
+    names = [f"fleet-{number}" for number in range(101)]
+    codes = ("fleetIdDoesNotExist", "fleetIdMalformed", "fleetNotInDeletableState")
+
+    class Failing(Answers):
+        def call(self, region, action, /, **given):
+            super().call(region, action, **given)
+            if len(self.asked) == 1:
+                raise Refusal("Busy", "m", kind=Kind.SERVER, advice="", action=action)
+            failed = [{"FleetId": each, "Error": {"Code": each}} for each in codes]
+            return {"UnsuccessfulFleetDeletions": failed, "SuccessfulFleetDeletions": []}
+
+    connection = Failing([], [])
+    ended = delete(connection, "us-east-1", names)
+
+    assert [len(given["FleetIds"]) for _, given in connection.asked] == [100, 1]
+    assert ended.ids == ()
+    [error] = ended.errors
+    assert "Busy (m)" in error
 
 
 def test_a_row_is_over_once_its_fleet_is_deleted_and_its_instances_have_ended(tmp_path):

@@ -1,5 +1,6 @@
 """The parameters of 02: each invalid one is one clear sentence, before anything is launched."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -74,6 +75,14 @@ def checked(injected="", **changes):
         ({"ready": "ok"}, "ready must be 'ready' .*, 'running', or 'granted' .* got 'ok'"),
         ({"region": "us-east-1"}, "instance_type and region belong together, got '' and 'us-east"),
         ({"availability_zone_id": "use1-az1"}, "availability_zone_id needs one instance_type"),
+        (
+            {"selection": "a.csv", "instance_type": "t3.nano", "region": "us-east-1"},
+            "set either a selection or an instance_type and a region, not both",
+        ),
+        (
+            {"availability_zone_id": "a", "instance_type": "t3.nano t3.micro", "region": "b"},
+            "availability_zone_id needs one instance_type and one region, got 'a' with 't3.nano",
+        ),
         ({"profile": "work"}, "profile is for AWS, the sandbox has none: set endpoint='aws'"),
         (
             {"market": "wild"},
@@ -249,6 +258,14 @@ class TestMarket:
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
 
         assert targets_to_collect(checked(), tmp_path).market == "tight"
+        path.write_text(path.read_text().replace("sandbox,tight", "spotlake,"))
+        on_aws = targets_to_collect(checked(endpoint="aws"), tmp_path)
+        assert on_aws.origin.endswith(
+            "the first 1 of 1 targets of 20260101T000000Z.csv, from spotlake"
+        )
+        path.write_text("rank,instance_type,region,source\n1,t3.nano,sa-east-1,sandbox\n")
+        older = targets_to_collect(checked(), tmp_path)  # which did not name it
+        assert (older.market, older.origin[-11:]) == ("calm", "market calm")
 
     def test_a_market_other_than_the_selections_is_refused(self, tmp_path):
         selection(tmp_path)
@@ -256,6 +273,11 @@ class TestMarket:
         words = "20260101T000000Z.csv was made in the sandbox's market tight, not in market='calm'"
         with pytest.raises(ValueError, match=words):
             targets_to_collect(checked(market="calm"), tmp_path)
+        with pytest.raises(
+            ValueError, match="in the sandbox's market tight, not in market='tight/7'"
+        ):
+            targets_to_collect(checked(market="tight/7"), tmp_path)
+        assert targets_to_collect(checked(market="tight"), tmp_path).market == "tight"
 
     def test_a_real_selection_and_a_named_target_are_launched_in_any(self, tmp_path):
         selection(tmp_path, "spotlake", market="")
@@ -273,6 +295,9 @@ class TestMarket:
         choice.require_market("tight")
         with pytest.raises(ValueError, match="market tight, but the endpoint plays calm"):
             choice.require_market("calm")
+        with pytest.raises(ValueError, match="market tight, but the endpoint plays tight/7"):
+            choice.require_market("tight/7")
+        replace(choice, market="").require_market("calm")  # it is not known
 
     def test_the_sandbox_plays_it_and_says_so(self):
         connection = connect("sandbox", market="tight/7", seed=1)

@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import boto3
 import pytest
@@ -12,11 +13,13 @@ from botocore.loaders import Loader
 from conftest import NANO, QUICK, plan_for, scripted
 
 import spotlib
+from spotlib.collect import preflight as preflight_module
 from spotlib.collect.account import check_currency
 from spotlib.collect.answers import Answers
 from spotlib.collect.cost import PreparedPlan, split_waves
 from spotlib.collect.features import on_demand_usd, spot_prices
 from spotlib.collect.free_vcpus import with_quota
+from spotlib.collect.images import Image
 from spotlib.collect.preflight import preflight
 from spotlib.collect.quotas import quota_of, vcpus_of
 from spotlib.collect.rounds import collect_batch
@@ -509,3 +512,79 @@ def test_every_family_of_ec2_counts_against_a_spot_quota_of_its_own_kind_or_none
     assert {each[:2] for each in unknown if each.startswith("p")} == {"p6"}
     for name in ("mac2.metal", "hpc7g.4xlarge", "u-6tb1.metal", "u7i-8tb.224xlarge", "new9.large"):
         assert quota_of(name).name not in (quota_of("t3.nano").name, quota_of("g5.large").name)
+
+
+def test_the_account_its_roles_its_currency_and_each_regions_calls_are_checked(
+    in_process, monkeypatch
+):
+    """And the events, whose name is checked before anything is asked."""
+    checked, names = [], ["check_account", "check_roles", "check_currency"]
+    for name in (*names, "ask_dry_runs", "check_events"):
+        monkeypatch.setattr(
+            preflight_module, name, lambda _, *given, name=name: checked.append((name, *given))
+        )
+    places = [Target("t3.micro", "us-east-1"), NANO, Target("t3.nano", "us-east-1")]
+    plans, world = plan_launches(places, count=1), scripted()
+
+    report = preflight(in_process(world), plans, account_id="7", events="mine")
+
+    account, roles, currency, *dry_runs, events = checked
+    assert account[2:] == ("7",)
+    assert roles == ("check_roles", "us-east-1", plans)
+    assert currency == ("check_currency", plans)
+    found = {region: [each.plan.target for each in some] for _, region, some in dry_runs}
+    assert found == {"sa-east-1": [NANO], "us-east-1": [places[0], places[2]]}
+    assert len(dry_runs) == 2
+    assert {region: len(some) for region, some in events[1].items()} == {
+        "sa-east-1": 1,
+        "us-east-1": 2,
+    }
+    assert events[2] == report.events == "mine"
+    assert [each.plan.target for each in report.prepared] == places  # in the plans' order
+    with pytest.raises(ValueError, match="events"):
+        preflight(None, plans, events="no/queue")
+    assert preflight(in_process(scripted()), plans).events is False
+
+
+def test_elsewhere_it_is_said_how_instances_are_found(monkeypatch):
+    """A foreign endpoint may lack the filter by request."""
+    answers = Answers(None)
+    for finds in (True, False):
+        monkeypatch.setattr(preflight_module, "finds_by_request", lambda *_, finds=finds: finds)
+        preflight_module._warn_foreign(answers, "x")
+
+    [warning] = answers.warnings
+    assert warning.startswith("this endpoint does not find instances by their request: they are")
+
+
+def test_a_price_that_is_not_listed_in_usd_is_a_warning_and_unknown(in_process, monkeypatch):
+    monkeypatch.setattr(preflight_module, "on_demand_usd", lambda *_, **__: math.nan)
+
+    checked = plan_for(in_process(scripted()), n=1)
+
+    assert math.isnan(checked.bound_usd)
+    [warning] = checked.warnings
+    assert warning.startswith("the on-demand price of t3.nano in sa-east-1, and so the hard bound")
+    assert warning.endswith(" is not known: no price in USD is listed")
+
+
+def test_prices_are_asked_for_each_product_of_the_types_that_run_it(monkeypatch):
+    asked = []
+
+    def prices(_, region, names, *, product):
+        asked.append((region, names, product))
+        return {product: 1}
+
+    monkeypatch.setattr(preflight_module, "spot_prices", prices)
+    linux = Image("ami-1", "", "x86_64", "1", of_amazon=False)
+    windows = replace(linux, product="Windows")
+    plans = [Plan(Target(name, "sa-east-1"), 1) for name in ("t3.nano", "t3.micro", "t3.small")]
+    images = dict(zip(plans, (linux, windows, linux), strict=True))
+
+    found = preflight_module._prices(Answers(SimpleNamespace()), "x", images)
+
+    assert found == {"Linux/UNIX": {"Linux/UNIX": 1}, "Windows": {"Windows": 1}}
+    assert asked == [
+        ("x", {"t3.nano", "t3.small"}, "Linux/UNIX"),
+        ("x", {"t3.micro"}, "Windows"),
+    ]

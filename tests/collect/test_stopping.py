@@ -16,11 +16,12 @@ def test_the_first_signal_says_what_the_stop_does_and_the_next_that_it_is_under_
     before = [signal.getsignal(each) for each in SIGNALS]
     with Stopping() as stopping:
         stopping.words = lambda: "stopping: cancelling 2 requests"
-        assert stopping.by is None
+        assert (stopping.by, stopping.twice) == (None, False)
         signal.raise_signal(number)
+        assert (stopping.by, stopping.twice) == (number.name, False)
         signal.raise_signal(signal.SIGTERM)
 
-    assert stopping.by == "SIGTERM"
+    assert (stopping.by, stopping.twice) == ("SIGTERM", True)
     assert [signal.getsignal(each) for each in SIGNALS] == before
     assert capfd.readouterr().err.splitlines() == [
         f"stopping: cancelling 2 requests ({number.name})",

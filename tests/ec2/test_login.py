@@ -9,10 +9,11 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 from botocore.credentials import Credentials
@@ -28,6 +29,7 @@ from programs import PATIENCE_S, run, served
 
 from spotlib.cleanup.commands import aws_options
 from spotlib.collect.rounds import collect_batch
+from spotlib.ec2 import credentials
 from spotlib.ec2.credentials import Login, SessionKeys
 from spotlib.ec2.endpoints import connect
 from spotlib.ec2.refusals import Refusal
@@ -542,3 +544,165 @@ def test_a_profile_that_the_keys_did_not_come_from_is_not_named(
     monkeypatch.setattr("spotlib.ec2.credentials._find", lambda *_: found)
 
     assert connect("aws").profile == used
+
+
+# By parts.
+
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+LATER, EARLIER = NOON + timedelta(hours=1), NOON - timedelta(hours=1)
+
+
+def keys_of(method, end_at=None):
+    """Credentials that came in this way."""
+    frozen = SimpleNamespace(access_key="A", secret_key="s", token="t")
+    return SimpleNamespace(
+        method=method, _expiry_time=end_at, get_frozen_credentials=lambda: frozen
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "end_at", "asked", "held"),
+    [
+        ("env", NOON, False, True),
+        ("env", None, False, False),
+        ("assume-role", NOON, True, True),
+        ("assume-role", NOON, False, False),  # botocore renews them
+        ("sso", NOON, False, False),
+        ("container-role", NOON, False, False),
+        ("shared-credentials-file", None, False, False),
+    ],
+)
+def test_only_what_a_person_or_the_environment_gave_is_read_once_and_held(  # noqa: PLR0917
+    monkeypatch, configure, method, end_at, asked, held
+):
+    configure("[profile research]\n")
+    monkeypatch.setenv("AWS_PROFILE", "research")
+    found = []
+
+    def find(_, prompts):
+        prompts += ["code?"] * asked
+        found.append(keys_of(method, end_at))
+        return found[-1]
+
+    monkeypatch.setattr(credentials, "_find", find)
+    login = Login()
+    session = login.open()
+    login.open()
+
+    assert login.keys == (SessionKeys("A", "s", "t", NOON) if held else None)
+    assert len(found) == (1 if held else 2)
+    assert login.used == (None if method in {"env", "container-role"} else "research")
+    if held:
+        shown = session.get_credentials()
+        assert (shown.access_key, shown.secret_key, shown.token) == ("A", "s", "t")
+        assert (shown.method, login.end_at(session)) == ("held", NOON)
+
+
+@pytest.mark.parametrize(
+    ("method", "variable", "of_profile"),
+    [
+        ("assume-role-with-web-identity", True, False),
+        ("assume-role-with-web-identity", False, True),
+        ("assume-role", True, True),
+        ("sso", True, True),
+        ("a", True, False),
+        ("env", False, False),
+        ("iam-role", False, False),
+    ],
+)
+def test_credentials_are_of_the_profile_unless_the_environment_or_the_machine_gave_them(
+    monkeypatch, method, variable, of_profile
+):
+    if variable:
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/x")
+
+    assert credentials._is_of_profile(keys_of(method)) is of_profile
+
+
+@pytest.mark.parametrize(
+    ("method", "token_end_at", "keys_end_at", "end_at"),
+    [
+        ("env", NOON, NOON, None),
+        ("sso", None, NOON, None),  # it is renewed
+        ("sso", NOON, None, NOON),
+        ("sso", NOON, LATER, LATER),
+        ("assume-role", NOON, EARLIER, NOON),
+        ("assume-role", NOON, LATER.astimezone(timezone(timedelta(hours=3))), LATER),
+    ],
+)
+def test_a_session_ends_when_neither_its_keys_nor_the_login_behind_them_last(
+    monkeypatch, method, token_end_at, keys_end_at, end_at
+):
+    monkeypatch.setattr(credentials, "_sso_end_at", lambda _: token_end_at)
+    session = SimpleNamespace(get_credentials=lambda: keys_of(method, keys_end_at))
+
+    found = Login().end_at(session)
+
+    assert found == end_at
+    assert found is None or found.utcoffset() == timedelta(0)
+
+
+def test_profiles_that_name_each_other_have_no_login_and_are_not_followed_for_ever(configure):
+    configure("[profile a]\nsource_profile = b\n[profile b]\nsource_profile = a\n")
+
+    assert credentials._sso_end_at("a") is None
+    assert credentials._sso_end_at("gone") is None
+
+
+def test_credentials_are_renewed_in_time_and_what_fails_then_was_never_sent():
+    asked = []
+
+    def renew():
+        asked.append(1)
+        raise EndpointConnectionError(endpoint_url="https://sts")
+
+    session = SimpleNamespace(get_credentials=lambda: SimpleNamespace(get_frozen_credentials=renew))
+    with pytest.raises(Refusal) as caught:
+        Login("default").renew(session)
+
+    assert asked == [1]
+    assert (caught.value.kind, caught.value.maybe_done) == (Kind.UNREACHABLE, False)
+
+
+def test_where_no_profile_is_configured_that_is_said(configure):
+    configure("")
+
+    with pytest.raises(ValueError, match="profile 'gone' is not configured; there are: none"):
+        Login("gone").open()
+
+
+@pytest.mark.parametrize(
+    ("config", "variables", "found"),
+    [
+        ("", {}, []),
+        ("", {"AWS_ENDPOINT_URL": "http://a"}, ["AWS_ENDPOINT_URL=http://a"]),
+        ("", {"AWS_ENDPOINT_URL_SQS": "http://a"}, ["AWS_ENDPOINT_URL_SQS=http://a"]),
+        ("", {"AWS_ENDPOINT_URL_S3": "http://a", "AWS_ENDPOINT_URL_EC2": ""}, []),
+        (
+            "[default]\nendpoint_url = http://a\nservices = s\n[services s]\nec2 =\n"
+            "  endpoint_url = http://b\ns3 =\n  endpoint_url = http://c\n",
+            {},
+            [
+                "endpoint_url = http://a in the profile",
+                "endpoint_url = http://b of ec2 in the profile",
+            ],
+        ),
+        (
+            "[default]\nendpoint_url = http://a\nignore_configured_endpoint_urls = true\n",
+            {"AWS_ENDPOINT_URL": "http://a"},
+            [],
+        ),
+    ],
+)
+def test_what_leads_calls_elsewhere_is_named_unless_it_is_to_be_ignored(
+    monkeypatch, configure, config, variables, found
+):
+    configure(config)
+    for name, url in variables.items():
+        monkeypatch.setenv(name, url)
+
+    redirected = Login().redirections()
+
+    assert isinstance(redirected, list)
+    assert redirected == found

@@ -209,3 +209,46 @@ def test_an_unreadable_page_is_one_sentence_without_the_page(struck):
 
     assert "cannot be read" in str(caught.value)
     assert "<" not in str(caught.value)
+
+
+def test_a_pause_is_at_least_half_of_what_doubles_up_to_sixteen_seconds():
+    connection, bounds = Failing("aws", RealClock(), None, reached=True), []
+    patient = Patient(connection)
+    patient._chance.uniform = lambda *given: bounds.append(given) or 1.0
+
+    with pytest.raises(Refusal) as caught:
+        patient.call(REGION, "describe_vpcs")
+
+    assert connection.clock.pauses_s == [1.0, 2.0, 4.0, 8.0, 16.0, 16.0]
+    assert set(bounds) == {(0.5, 1.0)}
+    assert (caught.value.attempts, caught.value.tried_s) == (7, 47.0)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "kind", "reached", "hopeless"),
+    [
+        ("aws", Kind.UNREACHABLE, False, True),
+        ("aws", Kind.UNREACHABLE, True, False),
+        ("aws", Kind.SERVER, False, False),
+        ("http://127.0.0.1:9", Kind.THROTTLED, True, False),
+        ("http://127.0.0.1:9", Kind.THROTTLED, False, False),
+        ("http://127.0.0.1:9", Kind.SERVER, True, True),
+    ],
+)
+def test_a_call_is_hopeless_if_nothing_was_reached_or_another_program_may_lack_it(
+    endpoint, kind, reached, hopeless
+):
+    connection = Failing(endpoint, RealClock(), None, reached=reached)
+    connection.kind = kind
+    patient = Patient(connection)
+    patient._chance.uniform = lambda *_: 1.0
+
+    with pytest.raises(Refusal) as caught:
+        patient.call(REGION, "describe_vpcs")
+
+    assert caught.value.attempts == (3 if hopeless else 7)
+    lacks = hopeless and endpoint != "aws"
+    assert (caught.value.advice == "this endpoint may lack the call") is lacks
+    with pytest.raises(Refusal) as caught:
+        Patient(connection, most_s=2.0).call(REGION, "describe_vpcs")
+    assert caught.value.tried_s <= 2.0

@@ -43,3 +43,44 @@ def test_fleets_and_templates_may_be_tagged_by_the_calls_that_make_them_only(met
         "Resource": "arn:aws:ec2:*:*:launch-template/*",
         "Condition": OURS,
     }
+
+
+def statements(*methods, **given):
+    return {each["Sid"]: each for each in policy(methods, **given)["Statement"]}
+
+
+def test_what_is_optional_is_allowed_only_where_it_is_asked_for():
+    plain = statements("run_instances")
+
+    assert plain.keys() == {
+        *("Launch", "TagWhatIsLaunched", "TerminateOnlyOurs", "Look", "OptionalFacts")
+    }
+    assert statements("run_instances:on-demand") == plain
+    usable = statements("run_instances", usable=True)
+    assert usable.keys() - plain.keys() == {"Usable"}
+    assert usable["Usable"]["Action"] == ["ec2:GetConsoleOutput"]
+    events = statements("run_instances", events=True)
+    assert events.keys() - plain.keys() == {"Events", "ListEvents"}
+    queue = statements("run_instances", events="mine")
+    assert queue.keys() - plain.keys() == {"Queue"}
+    assert queue["Queue"]["Resource"] == "arn:aws:sqs:*:*:mine"
+    assert plain["Look"]["Resource"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("methods", "given"), [(["run_instance"], {}), (["run_instances"], {"events": "no/queue"})]
+)
+def test_a_policy_for_what_does_not_exist_is_refused(methods, given):
+    with pytest.raises(ValueError, match=r"must be|is no"):
+        policy(methods, **given)
+
+
+def test_the_statements_of_several_methods_stand_once():
+    both = statements("run_instances", "create_fleet_instant", "run_instances")
+
+    assert (
+        both.keys()
+        == statements("run_instances").keys() | statements("create_fleet_instant").keys()
+    )
+    assert len(policy(["run_instances", "create_fleet_instant"])["Statement"]) == len(both)
+    assert policy(["run_instances"])["Version"] == "2012-10-17"
