@@ -58,15 +58,12 @@ def check_events(answers: Answers, regions: Iterable[str], events: bool | str) -
 
 
 def _cannot(caller: Caller, region: str, refusal: Refusal, queue: bool | str) -> str:
-    advice = _ALLOW * (refusal.kind is Kind.PERMISSION)
+    advice = _NOT_THERE if caller.foreign else _ALLOW * (refusal.kind is Kind.PERMISSION)
     if isinstance(queue, str):
         advice = advice.replace("--events", f"--events {queue}")
-    if caller.foreign:
-        advice = _NOT_THERE
     source = f" from queue {queue!r}" if isinstance(queue, str) else ""
-    return (
-        f"EC2's events{source} in {region} cannot be recorded: {refusal}; {advice}set events=False"
-    )
+    words = f"EC2's events{source} in {region} cannot be recorded: {refusal}"
+    return f"{words}; {advice}set events=False"
 
 
 def make_events(batch: "Batch") -> bool:

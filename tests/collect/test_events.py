@@ -363,7 +363,8 @@ def test_whichever_call_fails_the_batch_ends_and_every_word_of_it_is_true(
     missing = [each for each in summary.warnings if each.startswith("EC2's events may be missing")]
     assert bool(missing) == (launches and len(notices(log)) < 5)
     other = [each for each in summary.warnings if each not in missing]
-    assert bool(other) == (mine and bool(world.region(NANO.region).queues[name].messages))
+    left = world.region(NANO.region).queues[name].messages.values() if mine else ()
+    assert bool(other) == any(each.received for each in left)
 
 
 @pytest.mark.parametrize("action", MAKING)
@@ -611,6 +612,17 @@ def test_a_queue_is_asked_about_as_often_as_the_sentence_says_and_never_more_tha
     asked = sum(each.service == "sqs" for each in world.calls)
     assert asked <= most
     assert flooded or 0.5 * about < asked < 2 * about
+
+
+@pytest.mark.parametrize(("command", "meant"), [("check", "t3.nano"), ("policy", "run_instances")])
+def test_what_follows_the_option_and_is_no_queue_is_told_of_in_one_sentence(command, meant, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--events", meant])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(
+        f"argument --events: no queue can be called '{meant}': write --events after it, if it is "
+        "no queue\n"
+    )
 
 
 @pytest.mark.parametrize("events", ["true", "", "a b", "x" * 81, 1, None, "off", "run_instances"])
