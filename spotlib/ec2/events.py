@@ -16,7 +16,7 @@ from typing import Any, cast, get_args
 from spotlib.ec2.caller import Caller
 from spotlib.ec2.calls import TAG_BATCH, TAG_EXPIRES, Ended, batch_of, tag_list
 from spotlib.ec2.connection import Connection
-from spotlib.ec2.refusals import UNREADABLE, Refusal, refusal_of_code
+from spotlib.ec2.refusals import UNREADABLE, Refusal, refusal_of, refusal_of_code
 from spotlib.ec2.resource import Resource, Survey
 from spotlib.model import About, Kind, is_queue_name
 
@@ -162,8 +162,9 @@ def read_queue(
         answered_s, messages = clock.now_s(), reply.get("Messages", [])
         received = tuple(each["ReceiptHandle"] for each in messages)
         date = reply["ResponseMetadata"]["HTTPHeaders"].get("date")
-    except Refusal as refusal:
-        return QueueRead(asked_s, clock.now_s(), undeleted=undeleted, error=str(refusal))
+    except (Refusal, *UNREADABLE) as error:
+        words = _words(error, "receive_message", region)
+        return QueueRead(asked_s, clock.now_s(), undeleted=undeleted, error=words)
     notices = tuple(found for each in messages if (found := _notice(each)))
     oldest_at = _oldest_at(messages)
     return QueueRead(asked_s, answered_s, notices, received, oldest_at, undeleted, date)
@@ -177,12 +178,17 @@ def _delete_messages(
     entries = [{"Id": str(i), "ReceiptHandle": one} for i, one in enumerate(receipts)]
     try:
         reply = connection.call(region, action, Entries=entries, **place)
-    except Refusal as refusal:
-        return str(refusal)
-    for each in reply.get("Failed", ()):
-        code, message = each.get("Code", ""), each.get("Message", "")
-        return str(refusal_of_code(code, message, action=action, region=region))
+        for each in reply.get("Failed", ()):
+            code, message = each.get("Code", ""), each.get("Message", "")
+            raise refusal_of_code(code, message, action=action, region=region)
+    except (Refusal, *UNREADABLE) as error:
+        return _words(error, action, region)
     return None
+
+
+def _words(error: Exception, action: str, region: str) -> str:
+    known = isinstance(error, Refusal)
+    return str(error if known else refusal_of(error, action=action, region=region))
 
 
 def _oldest_at(messages: Sequence[Mapping[str, Any]]) -> datetime | None:
