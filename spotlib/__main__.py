@@ -23,7 +23,7 @@ from spotlib.ec2.endpoints import connect
 from spotlib.ec2.places import is_aws
 from spotlib.ec2.policy import policy
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import ARMS, DEFAULT_METHOD, WANTED, Stage, plan_launches
+from spotlib.model import ARMS, DEFAULT_METHOD, WANTED, Stage, plan_launches, require_events
 from spotlib.money import usd
 from spotlib.words import counted
 from spotlib.workspace import logs_folder
@@ -194,8 +194,19 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
 
 def _add_events(parser: argparse.ArgumentParser, words: str) -> None:
     parser.add_argument(
-        "--events", nargs="?", const=True, default=False, metavar="QUEUE", help=words
+        "--events", nargs="?", type=_queue, const=True, default=False, metavar="QUEUE", help=words
     )
+
+
+def _queue(name: str) -> str:
+    """Refuse what follows ``--events`` and is meant as something else."""
+    try:
+        require_events(name)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"no queue can be called {name!r}: write --events after it, if it is no queue"
+        ) from None
+    return name
 
 
 def _policy(given: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ VALID_MARGIN_S = 60  # a request stays valid this much longer than it is watched
 SWITCH_MARGIN_S = 300  # an instance shuts itself down this much later than its timeout
 READ_EVERY_S = 3.0  # from a read of a queue of EC2's events that showed nothing to the next
 READ_AGAIN_S = 0.2  # from one that showed some
+FIRST_READS_S = 60.0  # how long queues are read before a round or an arm that is waited for
 LAST_READS_S = 20.0  # how long queues are read once a wave has ended, at most
 CALLS_PER_READ = 2  # it deletes what is recorded, too
 CALLS_PER_QUEUE = 20  # to make it, to find it, to delete it
@@ -233,7 +234,7 @@ class PreflightReport:
         """
         regions = len({each.plan.target.region for each in self.prepared}) if self.events else 0
         waves_s = [max(each.plan.timeout_s for each in wave) for wave in self.waves]
-        ends_s = [watched_s + _END_S + LAST_READS_S for watched_s in waves_s]
+        ends_s = [FIRST_READS_S + each_s + _END_S + LAST_READS_S for each_s in waves_s]
         quiet, busy = (
             sum(math.ceil(each_s / pause_s) + 1 for each_s in lasts_s)
             for lasts_s, pause_s in ((waves_s, READ_EVERY_S), (ends_s, READ_AGAIN_S))

@@ -11,12 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from spotlib.collect.answers import Answers
-from spotlib.collect.cost import LAST_READS_S, READ_EVERY_S
+from spotlib.collect.cost import FIRST_READS_S, LAST_READS_S, READ_EVERY_S
 from spotlib.collect.recording import notice_event
 from spotlib.ec2.caller import Caller
 from spotlib.ec2.events import QueueRead, find_queue, list_queues, list_rules, make, read_queue
 from spotlib.ec2.patience import Patient
 from spotlib.ec2.refusals import Refusal
+from spotlib.model import Kind
 from spotlib.stamp import notice_bracket
 from spotlib.track import Bracket
 from spotlib.words import counted, listed
@@ -29,8 +30,9 @@ _MOST_LAST = 8  # nothing else needs them then
 _READ_S, _LEAST_S = 0.5, 0.1  # about what a read takes at most, and at least
 _LATEST_S = 2.0  # how long polls may keep a read waiting; twice, if they leave no time at all
 _STOPPED_READS_S = 5.0  # the last ones of a batch that was stopped
-_ADVICE = "allow what 'python -m spotlib policy --events' prints, or set events=False"
-_NOT_THERE = "an endpoint that is not Amazon's may have no SQS and no events: set events=False"
+_CUT = timedelta(seconds=1)  # EC2's time is cut to a second
+_ALLOW = "allow what 'python -m spotlib policy --events' prints, or "
+_NOT_THERE = "an endpoint that is not Amazon's may have no SQS and no events: "
 _SILENT = (
     "EC2's events: none was recorded of {} that ran: a queue of your own gets events only from a "
     "rule of yours in the same region, see docs/events.md"
@@ -56,11 +58,12 @@ def check_events(answers: Answers, regions: Iterable[str], events: bool | str) -
 
 
 def _cannot(caller: Caller, region: str, refusal: Refusal, queue: bool | str) -> str:
-    advice = _NOT_THERE if caller.foreign else _ADVICE
+    advice = _NOT_THERE if caller.foreign else _ALLOW * (refusal.kind is Kind.PERMISSION)
     if isinstance(queue, str):
         advice = advice.replace("--events", f"--events {queue}")
     source = f" from queue {queue!r}" if isinstance(queue, str) else ""
-    return f"EC2's events{source} in {region} cannot be recorded: {refusal}; {advice}"
+    words = f"EC2's events{source} in {region} cannot be recorded: {refusal}"
+    return f"{words}; {advice}set events=False"
 
 
 def make_events(batch: "Batch") -> bool:
@@ -106,8 +109,21 @@ def _begin(batch: "Batch", regions: Sequence[str], most: int) -> None:
     queues = batch.queues
     for region in regions[: max(most - queues.reading, 0)]:
         del queues.due_s[region]
-        call = (batch.connection, region, queues.urls[region], queues.receipts.pop(region, ()))
+        call = (batch.connection, region, queues.urls[region], queues.receipts.get(region, ()))
         batch.submit(partial(_take, batch, region), read_queue, *call)
+
+
+def read_before(batch: "Batch", due_s: float) -> float:
+    """Read the queues before a round; return when to go on with that, or when the round is due.
+
+    Else what others did in a long pause would keep a short round from reading its own events.
+    """
+    queues, now_s = batch.queues, batch.now_s()
+    if now_s < (starts_s := due_s - FIRST_READS_S):
+        return starts_s if queues.urls else due_s
+    _begin(batch, queues.due(now_s), _MOST_AT_ONCE)
+    batch.land()
+    return min(due_s, queues.next_s(batch.now_s()))
 
 
 def read_last_events(batch: "Batch") -> None:
@@ -115,9 +131,8 @@ def read_last_events(batch: "Batch") -> None:
 
     The queues take turns: one that is never empty delays no other.
     """
-    queues, began_s = batch.queues, batch.now_s()
-    queues.unread, queues.last_at = set(queues.urls), batch.connection.server_utc()
-    queues.due_s = dict.fromkeys(queues.due_s, began_s)
+    queues, began_s = batch.queues, batch.since_s(batch.connection.clock.now_s())
+    queues.read_to_end(began_s, batch.connection.server_utc() + _CUT)
     while queues.unread and not batch.stopping.twice:
         now_s = batch.now_s()
         most_s = LAST_READS_S if batch.stopping.by is None else _STOPPED_READS_S
@@ -135,19 +150,34 @@ def warn_of_events(batch: "Batch") -> None:
     queues, missing = batch.queues, list[str]()
     if not queues.urls:
         return
+    if left := sorted(region for region, error in queues.undeleted.items() if error):
+        _warn_of_left(batch, left)
     if queues.unread:
         missing.append(f"the queue in {listed(sorted(queues.unread))} was not read to its end")
-    if queues.failed:
-        failed = f"{queues.failed} of {counted(queues.reads, 'read')} failed"
-        missing.append(f"{failed}, the last of them with {queues.error}")
+    if errors := [queues.errors[each] for each in queues.errors if each in queues.unread]:
+        failed = sum(queues.failed[each] for each in queues.unread)
+        reads = counted(sum(queues.reads[each] for each in queues.unread), "read")
+        missing.append(f"{failed} of {reads} failed, the last of them with {errors[-1]}")
     owners = batch.connection.memory.owners
     ours = {*batch.terminated, *(each for each in owners if owners[each] == batch.batch_id)}
     if unknown := ours - _rows(batch).keys():
         missing.append(f"{counted(len(unknown), 'instance')} named no request that is recorded")
+    if late := ours & queues.forgotten:
+        missing.append(f"{counted(len(late), 'instance')} became known too late")
     if missing:
         batch.warnings.append(f"EC2's events may be missing: {'; '.join(missing)}")
     elif batch.terminated and not queues.told:
         batch.warnings.append(_SILENT.format(counted(len(batch.terminated), "instance")))
+
+
+def _warn_of_left(batch: "Batch", regions: Sequence[str]) -> None:
+    """Say that messages are left in the user's queue; one of ours is gone with what was in it."""
+    name, error = batch.preflight.events, batch.queues.undeleted[regions[-1]]
+    if isinstance(name, str):
+        batch.warnings.append(
+            f"what was read from queue {name!r} in {listed(regions)} may still be in it, no event "
+            f"is missing for that: {error}"
+        )
 
 
 def _take(batch: "Batch", region: str, future: Future[QueueRead]) -> None:

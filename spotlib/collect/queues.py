@@ -6,15 +6,16 @@ in memory only, because a poll may name the instance a moment later, and are nev
 
 import math
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from spotlib.collect.cost import CALLS_PER_QUEUE, CALLS_PER_READ, READ_AGAIN_S, READ_EVERY_S
-from spotlib.ec2.events import Notice, QueueRead
+from spotlib.ec2.events import HIDDEN_S, Notice, QueueRead
 from spotlib.track import Bracket
 
 _MOST_KEPT = 10_000  # then the oldest are forgotten
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _MOST_DOUBLINGS = 6  # of the second after a read that failed: a minute
 
 
@@ -34,19 +35,23 @@ class Queues:
     urls: dict[str, str] = field(default_factory=dict)  # none without the option
     due_s: dict[str, float] = field(default_factory=dict)  # of those that are not being read
     receipts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of what is recorded
-    kept: deque[Heard] = field(default_factory=lambda: deque(maxlen=_MOST_KEPT))
-    reads: int = 0
-    failed: int = 0  # of the reads
-    error: str | None = None  # of the last of these
+    kept: deque[Heard] = field(default_factory=deque)
+    forgotten: set[str] = field(default_factory=set)  # the instances of those that are not kept
+    reads: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)  # of the reads
+    errors: dict[str, str] = field(default_factory=dict)  # of the last of these, in their order
     down: Counter[str] = field(default_factory=Counter)  # how many of the last reads were in vain
-    last_at: datetime | None = None  # when the last reading began
+    hidden_s: dict[str, float] = field(default_factory=dict)  # what a failed one hid comes by then
+    undeleted: dict[str, str | None] = field(default_factory=dict)  # why the last one was in vain
+    last_s: float = math.inf  # when the last reading began
+    last_at: datetime = _NEVER  # the same, on EC2's clock
     unread: set[str] = field(default_factory=set)  # regions that are still to be read to the end
     told: dict[tuple[str, str, datetime], datetime] = field(default_factory=dict)  # when sent
 
     @property
     def calls(self) -> int:
         """How many requests were made to them at most."""
-        return CALLS_PER_READ * self.reads + CALLS_PER_QUEUE * len(self.urls)
+        return CALLS_PER_READ * self.reads.total() + CALLS_PER_QUEUE * len(self.urls)
 
     @property
     def reading(self) -> int:
@@ -62,33 +67,50 @@ class Queues:
         """When the next queue is due that is not yet; infinite if there is none."""
         return min((each for each in self.due_s.values() if each > now_s), default=math.inf)
 
+    def read_to_end(self, now_s: float, now_at: datetime) -> None:
+        """Let all be due, and unread until a read that is asked from now on shows its end."""
+        self.unread, self.last_s, self.last_at = set(self.urls), now_s, now_at
+        self.due_s = dict.fromkeys(self.due_s, now_s)
+
     def add(self, region: str, read: QueueRead, window: Bracket, now_s: float) -> None:
         """Keep what a read showed.
 
         The next is due soon if the queue may hold more, and ever later while it cannot be read.
         """
-        self.reads += 1
-        self.failed += read.error is not None
-        self.error = read.error or self.error
-        self.kept.extend(Heard(region, each, window) for each in read.notices)
-        if read.receipts is None:
+        self.reads[region] += 1
+        if self.receipts.pop(region, ()):
+            self.undeleted[region] = read.undeleted
+        self._keep(Heard(region, each, window) for each in read.notices)
+        if read.error is not None:
             pause_s = 2.0 ** min(self.down[region], _MOST_DOUBLINGS)
             self.down[region] += 1
+            self.failed[region] += 1
+            self.errors.pop(region, None)
+            self.errors[region] = read.error
+            self.hidden_s[region] = window.by_s + HIDDEN_S
         else:
             pause_s = READ_AGAIN_S if read.receipts else READ_EVERY_S
             self.down[region] = 0
             self.receipts[region] = read.receipts
-            if not read.receipts or self._is_news(read):
+            if self._is_end(region, read, window):
                 self.unread.discard(region)
         self.due_s[region] = now_s + pause_s
 
-    def _is_news(self, read: QueueRead) -> bool:
-        """Whether all that was read came since the last reading began: others launch all the time.
+    def _keep(self, heard: Iterable[Heard]) -> None:
+        self.kept.extend(heard)
+        while len(self.kept) > _MOST_KEPT:
+            self.forgotten.add(self.kept.popleft().notice.instance_id)
 
-        A queue shows about first what it got first.
+    def _is_end(self, region: str, read: QueueRead, window: Bracket) -> bool:
+        """Whether nothing is left that was sent before the last reading began.
+
+        That shows no read that was asked before, nor one while an answer that was lost may hide
+        some.  Others launch all the time, so newer ones may be there: a queue shows about first
+        what it got first.
         """
-        sent = [each.sent_at for each in read.notices]
-        return bool(sent) and self.last_at is not None and min(sent) > self.last_at
+        since_s = max(self.last_s, self.hidden_s.get(region, -math.inf))
+        newer = read.oldest_at is not None and read.oldest_at > self.last_at
+        return window.after_s >= since_s and (not read.receipts or newer)
 
     def claim(self, known: Collection[str]) -> list[Heard]:
         """Take out the events of known instances.
@@ -97,7 +119,7 @@ class Queues:
         taken, because its bracket is narrower.
         """
         mine = [each for each in self.kept if each.notice.instance_id in known]
-        self.kept = deque((e for e in self.kept if e.notice.instance_id not in known), _MOST_KEPT)
+        self.kept = deque(e for e in self.kept if e.notice.instance_id not in known)
         new: list[Heard] = []
         for each in sorted(mine, key=lambda each: each.notice.sent_at):
             event = each.notice

@@ -19,7 +19,7 @@ from spotlib.cleanup.guard import Guard
 from spotlib.collect.batch import Batch, Progress, Run, Waiting
 from spotlib.collect.cost import PreflightReport, PreparedPlan, split_turns, split_waves
 from spotlib.collect.ending import finish, settle_batch
-from spotlib.collect.events import make_events
+from spotlib.collect.events import make_events, read_before
 from spotlib.collect.features import FeatureSource
 from spotlib.collect.preflight import preflight
 from spotlib.collect.schedule import ARM_PAUSE_S, schedule_of
@@ -296,7 +296,7 @@ def _run_round(batch: Batch, number: int, features: FeatureSource) -> bool:
 def _wait_until(batch: Batch, due_s: float, words: str) -> None:
     while batch.now_s() < due_s and batch.stopping.by is None:
         batch.show_waiting(words, due_s - batch.now_s())
-        batch.rest(due_s)
+        batch.rest(read_before(batch, due_s))
 
 
 def _run_wave(

@@ -16,7 +16,7 @@ from typing import Any, cast, get_args
 from spotlib.ec2.caller import Caller
 from spotlib.ec2.calls import TAG_BATCH, TAG_EXPIRES, Ended, batch_of, tag_list
 from spotlib.ec2.connection import Connection
-from spotlib.ec2.refusals import UNREADABLE, Refusal
+from spotlib.ec2.refusals import UNREADABLE, Refusal, refusal_of, refusal_of_code
 from spotlib.ec2.resource import Resource, Survey
 from spotlib.model import About, Kind, is_queue_name
 
@@ -30,11 +30,12 @@ _ABOUT: Mapping[str, About] = MappingProxyType(
     }
 )
 _PATTERN = {"source": ["aws.ec2"], "detail-type": [_STATE, *_ABOUT]}
-_RETENTION_S = 3600  # of what nobody has read
+_RETENTION_S = 1_209_600  # of what nobody has read: the longest there is, for pauses of days
 _TARGET = "queue"
 _THERE = "there"  # the state of one of which anything exists
 _SENT = "SentTimestamp"
 _MOST_MESSAGES = 10  # per call
+HIDDEN_S = 10  # how long a message that was shown does not come again
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,17 @@ class QueueRead:
     """What a read of a queue showed.
 
     ``receipts`` delete its messages, once they are recorded.  There are none at the end of the
-    queue, as far as one read can tell; None is a read that failed.
+    queue, as far as one read can tell.  ``oldest_at`` is when the queue got the oldest of its
+    messages, whatever they tell; None if that is not known.  ``error`` is why a read failed,
+    ``undeleted`` why messages that were shown before may still be there.
     """
 
     asked_s: float
     answered_s: float
     notices: tuple[Notice, ...] = ()
-    receipts: tuple[str, ...] | None = None
+    receipts: tuple[str, ...] = ()
+    oldest_at: datetime | None = None
+    undeleted: str | None = None
     server_date: str | None = None
     error: str | None = None
 
@@ -140,14 +145,9 @@ def read_queue(
 
     A message that is not deleted comes again, so an error there loses nothing.
     """
-    clock, error = connection.clock, None
+    clock = connection.clock
     place: dict[str, Any] = {"service": "sqs", "quick": True, "QueueUrl": url}
-    try:
-        if receipts:
-            entries = [{"Id": str(i), "ReceiptHandle": one} for i, one in enumerate(receipts)]
-            connection.call(region, "delete_message_batch", Entries=entries, **place)
-    except Refusal as refusal:
-        error = str(refusal)
+    undeleted = _delete_messages(connection, region, receipts, place) if receipts else None
     asked_s = clock.now_s()
     try:
         reply = connection.call(
@@ -155,16 +155,50 @@ def read_queue(
             "receive_message",
             MaxNumberOfMessages=_MOST_MESSAGES,
             WaitTimeSeconds=0,
+            VisibilityTimeout=HIDDEN_S,
             MessageSystemAttributeNames=[_SENT],
             **place,
         )
         answered_s, messages = clock.now_s(), reply.get("Messages", [])
         received = tuple(each["ReceiptHandle"] for each in messages)
         date = reply["ResponseMetadata"]["HTTPHeaders"].get("date")
-    except Refusal as refusal:
-        return QueueRead(asked_s, clock.now_s(), error=str(refusal))
+    except (Refusal, *UNREADABLE) as error:
+        words = _words(error, "receive_message", region)
+        return QueueRead(asked_s, clock.now_s(), undeleted=undeleted, error=words)
     notices = tuple(found for each in messages if (found := _notice(each)))
-    return QueueRead(asked_s, answered_s, notices, received, date, error)
+    oldest_at = _oldest_at(messages)
+    return QueueRead(asked_s, answered_s, notices, received, oldest_at, undeleted, date)
+
+
+def _delete_messages(
+    connection: Connection, region: str, receipts: Sequence[str], place: Mapping[str, Any]
+) -> str | None:
+    """Delete messages; return why some may still be there, if so."""
+    action = "delete_message_batch"
+    entries = [{"Id": str(i), "ReceiptHandle": one} for i, one in enumerate(receipts)]
+    try:
+        reply = connection.call(region, action, Entries=entries, **place)
+        for each in reply.get("Failed", ()):
+            code, message = each.get("Code", ""), each.get("Message", "")
+            raise refusal_of_code(code, message, action=action, region=region)
+    except (Refusal, *UNREADABLE) as error:
+        return _words(error, action, region)
+    return None
+
+
+def _words(error: Exception, action: str, region: str) -> str:
+    known = isinstance(error, Refusal)
+    return str(error if known else refusal_of(error, action=action, region=region))
+
+
+def _oldest_at(messages: Sequence[Mapping[str, Any]]) -> datetime | None:
+    with suppress(*UNREADABLE, OverflowError, OSError, Refusal):
+        return min(map(_sent_at, messages), default=None)
+    return None
+
+
+def _sent_at(message: Mapping[str, Any]) -> datetime:
+    return datetime.fromtimestamp(int(message["Attributes"][_SENT]) / 1000, UTC)
 
 
 def _notice(message: Mapping[str, Any]) -> Notice | None:
@@ -174,10 +208,10 @@ def _notice(message: Mapping[str, Any]) -> Notice | None:
         kind, detail = event["detail-type"], event["detail"]
         about = detail["state"] if kind == _STATE else _ABOUT[kind]
         event_at = datetime.fromisoformat(event["time"])
-        sent_at = datetime.fromtimestamp(int(message["Attributes"][_SENT]) / 1000, UTC)
         known = about in get_args(About) and isinstance(detail["instance-id"], str)
         if known and event_at.tzinfo is not None:
-            return Notice(cast("About", about), detail["instance-id"], event_at, sent_at)
+            about = cast("About", about)
+            return Notice(about, detail["instance-id"], event_at, _sent_at(message))
     return None
 
 
