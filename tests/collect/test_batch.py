@@ -2,19 +2,23 @@
 
 import math
 import threading
+from collections import Counter
 from concurrent.futures import Future
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from conftest import NANO, plan_for, scripted
 
 from spotlib.cleanup.close import Cleaned
 from spotlib.collect.batch import Batch, Run, Schedule, Waiting
 from spotlib.collect.cost import PreparedPlan
+from spotlib.collect.rounds import collect_batch
 from spotlib.collect.summary import batch_usd, summary_of
+from spotlib.ec2.methods.registry import left_by
 from spotlib.model import Outcome, Plan, Target
 from spotlib.record.events import ReleaseEvent
-from spotlib.record.log import LogError
+from spotlib.record.log import EventLog, LogError
 from spotlib.track import Sighting, Track
 
 PER_HOUR_USD = 0.005 + 8 * 0.08 / 730  # address and disk
@@ -57,7 +61,7 @@ def batch(tmp_path):
     connection = SimpleNamespace(
         clock=StillClock(110.0), simulated=True, endpoint="sandbox", profile=None, url=None
     )
-    schedule = Schedule(3, 900.0, 3.0, 1.25, 7, 30.0)
+    schedule = Schedule(3, 900.0, 3.0, 1.25, 7, 30.0, 0.0)
     return Batch(connection, log, None, SimpleNamespace(by=None), None, schedule, began_s=100.0)
 
 
@@ -149,6 +153,9 @@ def test_progress_is_that_of_the_latest_round_that_was_sent(batch):
 
     assert (shown.round, shown.rounds, shown.elapsed_s, shown.timeout_s) == (1, 3, 3.5, 80.0)
     assert (shown.ready, shown.requests, shown.goal) == (2, 3, Outcome.READY)
+    batch.runs = [run_of(ready(), sent_s=0.0, number=each) for each in (0, 0, 1)]
+    shown = batch.progress()
+    assert (shown.round, shown.requests, shown.elapsed_s) == (1, 1, 10.0)
 
 
 def test_what_is_waited_for_is_said_with_whole_seconds_that_are_never_below_none():
@@ -259,3 +266,72 @@ def test_the_summary_counts_instances_by_what_became_of_them(batch):
     assert summary.last_line().startswith("open requests 2, live instances 3 (NOT CONFIRMED)")
     assert summary.problems[2] == "stopped by SIGINT: what was seen until then is recorded"
     assert summary.problems[3].startswith("it is NOT confirmed that nothing is left; finish with: ")
+
+
+def test_its_regions_kinds_and_requests_are_those_of_its_plans_and_runs(batch):
+    fleet = run_of(region="eu-west-1", given=("i-4",), instances={"i-4": "i-4", "x": "i-5"})
+    fleet.prepared = replace(fleet.prepared, plan=replace(fleet.plan, method="create_fleet_instant"))
+    spot = run_of(
+        *(Track("sir-1", 0.0), Track("sir-2", 0.0, sighting=Sighting("open")), Track("i-1", 0.0)),
+        Track("sir-3", 0.0, sighting=Sighting("cancelled")),
+        given=("sir-1", "sir-2", "sir-3"),
+        instances={"sir-1": "i-9"},
+    )
+    batch.runs = [spot, fleet, run_of(region="us-east-1")]
+    plans = [fleet.prepared, spot.prepared]
+    batch.preflight = SimpleNamespace(prepared=plans, events=True)
+    batch.cleared = {"sir-1", "i-5"}
+
+    assert (spot.ids, fleet.ids) == (("sir-1", "sir-2", "sir-3"), ("i-4", "i-5"))
+    assert spot.open_ids == ["sir-1", "sir-2"]
+    assert batch.uncleared == {
+        "sa-east-1": {"sir-2", "sir-3"},
+        "eu-west-1": {"i-4"},
+        "us-east-1": set(),
+    }
+    assert batch.resources == left_by(["create_fleet_instant", "request_spot_instances"])
+    assert batch.event_regions == ("eu-west-1", "sa-east-1")
+    batch.preflight.events = False
+    assert batch.event_regions == ()
+
+
+def test_what_is_waited_for_goes_to_the_caller_or_after_a_stop_to_the_terminal(batch, monkeypatch):
+    said, written = [], []
+    monkeypatch.setattr("spotlib.collect.batch.rewrite_line", written.append)
+    batch.show_waiting("a", 2.0)
+    batch.stopping.by = "SIGINT"
+    batch.show_waiting("b", 2.0)
+    batch.on_wait = said.append
+    batch.show_waiting("c", 2.0)
+
+    assert written == ["b, about 2 s"]
+    assert said == [Waiting("c", 2.0)]
+
+
+def test_a_batch_begins_with_the_first_poll_of_an_unshifted_schedule_and_looks_at_nothing(batch):
+    assert (batch.next_poll, batch.shift_s, batch.look_at_s) == (0, 0.0, math.inf)
+    assert not batch.unwritten
+    assert batch.schedule.rhythm == {"rounds": 3, "every_s": 900.0, "arm_pause_s": 0.0}
+
+
+def test_what_a_crash_may_not_lose_is_on_the_disk_before_anything_follows(
+    in_process, log, monkeypatch
+):
+    """The first line, what is asked for, and what was given."""
+    synced, append = Counter(), EventLog.append
+
+    def noted(self, event, *, sync=False):
+        synced[type(event).__name__, sync] += 1
+        append(self, event, sync=sync)
+
+    monkeypatch.setattr(EventLog, "append", noted)
+    connection = in_process(scripted())
+    checked = plan_for(connection, NANO, n=1)
+    collect_batch(connection, checked, log=log, seed=1, placement_scores=False)
+
+    assert {name for name, sync in synced if sync} >= {
+        *("BatchEvent", "IntentEvent", "RequestedEvent")
+    }
+    assert not any(
+        synced[name, False] for name in ("BatchEvent", "IntentEvent", "RequestedEvent")
+    )

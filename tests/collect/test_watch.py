@@ -35,7 +35,7 @@ def batch():
         return Future()
 
     executor = SimpleNamespace(submit=submit, calls=calls)
-    schedule = Schedule(3, 900.0, 3.0, 1.25, 7, 30.0)
+    schedule = Schedule(3, 900.0, 3.0, 1.25, 7, 30.0, 0.0)
     connection = SimpleNamespace(clock=clock)
     return Batch(connection, log, executor, SimpleNamespace(by=None), None, schedule, 100.0)
 
