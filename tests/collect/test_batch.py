@@ -1,26 +1,26 @@
 """The state of a batch, call by call: its seconds, the schedule of its polls, what it says."""
 
 import math
+import os
 import threading
-from collections import Counter
 from concurrent.futures import Future
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
-from conftest import NANO, plan_for, scripted
 
 from spotlib.cleanup.close import Cleaned
 from spotlib.collect.batch import Batch, Run, Schedule, Waiting
-from spotlib.collect.cost import PreparedPlan
-from spotlib.collect.rounds import collect_batch
+from spotlib.collect.cost import PreflightReport, PreparedPlan
 from spotlib.collect.summary import batch_usd, summary_of
 from spotlib.ec2.methods.registry import left_by
 from spotlib.model import Outcome, Plan, Target
 from spotlib.record.events import ReleaseEvent
-from spotlib.record.log import EventLog, LogError
+from spotlib.record.log import LogError
 from spotlib.track import Sighting, Track
 
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 PER_HOUR_USD = 0.005 + 8 * 0.08 / 730  # address and disk
 
 
@@ -161,7 +161,7 @@ def test_progress_is_that_of_the_latest_round_that_was_sent(batch):
 def test_what_is_waited_for_is_said_with_whole_seconds_that_are_never_below_none():
     assert str(Waiting("a", 2.01)) == "a, about 3 s"
     assert str(Waiting("a", 3.0)) == "a, about 3 s"
-    assert str(Waiting("a", -0.5)) == "a, about 0 s"
+    assert str(Waiting("a", -2.5)) == "a, about 0 s"
 
 
 def test_a_stop_says_what_it_ends_and_leaves_out_what_is_over_or_taken(batch):
@@ -270,7 +270,9 @@ def test_the_summary_counts_instances_by_what_became_of_them(batch):
 
 def test_its_regions_kinds_and_requests_are_those_of_its_plans_and_runs(batch):
     fleet = run_of(region="eu-west-1", given=("i-4",), instances={"i-4": "i-4", "x": "i-5"})
-    fleet.prepared = replace(fleet.prepared, plan=replace(fleet.plan, method="create_fleet_instant"))
+    fleet.prepared = replace(
+        fleet.prepared, plan=replace(fleet.plan, method="create_fleet_instant")
+    )
     spot = run_of(
         *(Track("sir-1", 0.0), Track("sir-2", 0.0, sighting=Sighting("open")), Track("i-1", 0.0)),
         Track("sir-3", 0.0, sighting=Sighting("cancelled")),
@@ -314,24 +316,20 @@ def test_a_batch_begins_with_the_first_poll_of_an_unshifted_schedule_and_looks_a
     assert batch.schedule.rhythm == {"rounds": 3, "every_s": 900.0, "arm_pause_s": 0.0}
 
 
-def test_what_a_crash_may_not_lose_is_on_the_disk_before_anything_follows(
-    in_process, log, monkeypatch
-):
-    """The first line, what is asked for, and what was given."""
-    synced, append = Counter(), EventLog.append
+@pytest.mark.parametrize(("events", "queue"), [(False, None), (True, None), ("mine", "mine")])
+def test_its_first_line_is_on_the_disk_before_anything_follows(batch, monkeypatch, events, queue):
+    written = []
+    monkeypatch.setattr(batch.log, "append", lambda *event, **how: written.append((*event, how)))
+    plans = (run_of().prepared,)
+    batch.preflight = PreflightReport("1", "arn", plans, {}, events=events)
+    there = {"world": "w", "world_seed": 5, "market": "m"}
+    vars(batch.connection).update(there)
+    batch.connection.clock.utc = lambda: NOON
 
-    def noted(self, event, *, sync=False):
-        synced[type(event).__name__, sync] += 1
-        append(self, event, sync=sync)
+    batch.begin({"selection": "s"})
 
-    monkeypatch.setattr(EventLog, "append", noted)
-    connection = in_process(scripted())
-    checked = plan_for(connection, NANO, n=1)
-    collect_batch(connection, checked, log=log, seed=1, placement_scores=False)
-
-    assert {name for name, sync in synced if sync} >= {
-        *("BatchEvent", "IntentEvent", "RequestedEvent")
-    }
-    assert not any(
-        synced[name, False] for name in ("BatchEvent", "IntentEvent", "RequestedEvent")
-    )
+    [(first, how)] = written
+    assert how == {"sync": True}
+    assert (first.rounds, first.every_s, first.phase_s, first.seed) == (3, 900.0, 1.25, 7)
+    assert (first.queue, first.events) == (queue, ("sa-east-1",) if events else ())
+    assert (first.host.pid, first.notes) == (os.getpid(), {"selection": "s"})
