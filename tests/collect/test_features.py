@@ -303,24 +303,24 @@ def test_an_answer_is_not_kept_beyond_ten_minutes(source, scored):
 
 
 @pytest.mark.parametrize(
-    ("near", "far", "capacities", "t3"),
+    ("here", "capacities", "t3"),
     [
-        ([1], [2], [1], (0, 0)),
-        ([3, 2], [2], [1, 2], (1, 0)),  # the other is not asked for alone
-        ([3, 3, 1], [9, 4, 3, 2], [1, 2, 5, 10], (2, 5)),
-        ([9, None], [3, 3, 2], [1, 2, 5], (None, 2)),  # it was not among the best any more
-        ([3, None], [2], [1, 2], (None, 0)),
-        ([3] * 6, [0], [1, 2, 5, 10, 20, 50], (50, 0)),
+        (([1], [2]), [1], (0, 0)),
+        (([3, 2], [2]), [1, 2], (1, 0)),  # the other is not asked for alone
+        (([3, 3, 1], [9, 4, 3, 2]), [1, 2, 5, 10], (2, 5)),
+        (([9, None], [3, 3, 2]), [1, 2, 5], (None, 2)),  # it was not among the best any more
+        (([3, None], [2]), [1, 2], (None, 0)),
+        (([3] * 6, [0]), [1, 2, 5, 10, 20, 50], (50, 0)),
     ],
 )
 def test_larger_capacities_are_asked_for_as_long_as_a_place_is_scored_3(
-    source, scored, near, far, capacities, t3
+    source, scored, here, capacities, t3
 ):
     """A place without a score in an answer is undecided, and ends nothing."""
 
     def answer(question):
         step = LADDER.index(question.capacity)
-        both = zip(("sa-east-1", "eu-west-1"), (near, far), strict=True)
+        both = zip(("sa-east-1", "eu-west-1"), here, strict=True)
         found = {place: (scores[step:] or scores[-1:])[0] for place, scores in both}
         return {place: score for place, score in found.items() if score is not None}
 
