@@ -347,8 +347,8 @@ def test_after_a_question_that_fails_no_larger_capacity_is_asked_for(source, sco
     }
 
 
-@pytest.mark.parametrize(("place", "key"), [(None, "Region"), ("sae1-az2", "AvailabilityZoneId")])
-def test_a_question_is_for_regions_or_for_zones_and_a_round_does_not_wait_long_for_it(place, key):
+@pytest.mark.parametrize(("zones", "key"), [(False, "Region"), (True, "AvailabilityZoneId")])
+def test_a_question_is_for_regions_or_for_zones_and_a_round_does_not_wait_long_for_it(zones, key):
     given = []
 
     def call(region, action, **how):
@@ -356,20 +356,20 @@ def test_a_question_is_for_regions_or_for_zones_and_a_round_does_not_wait_long_f
         scores = [{key: "a", "Score": 7}, {key: "b", "Score": 2}]
         return {"SpotPlacementScores": scores}
 
-    plans = plan_launches([replace(NANO, availability_zone_id=place)], count=2)
-    question = features._question(plans, 5)
+    targets = (ZONE, replace(FAR, availability_zone_id="euw1-az1")) if zones else (NANO, FAR)
+    question = features._question(plan_launches(targets, count=2), 5)
 
     found = features._placement_scores(SimpleNamespace(call=call), question)
 
     assert found == {"a": 7, "b": 2}
     [(region, action, how)] = given
-    assert (region, action) == ("sa-east-1", "get_spot_placement_scores")
+    assert (region, action) == ("eu-west-1", "get_spot_placement_scores")
     assert how == {
         "quick": True,
         "InstanceTypes": ["t3.nano"],
         "TargetCapacity": 5,
-        "SingleAvailabilityZone": place is not None,
-        "RegionNames": ["sa-east-1"],
+        "SingleAvailabilityZone": zones,
+        "RegionNames": ["eu-west-1", "sa-east-1"],
         "MaxResults": 10,
     }
 
