@@ -468,6 +468,10 @@ def test_a_probe_is_polled_at_once_after_its_answer_shows_what_it_gave(batch):
     assert batch.due_s(4) == pytest.approx(10.1)
     assert run.tracks["i-1"].brackets[Stage.GRANTED] == Bracket(5.0, 6.0)
     assert run.tracks["sir-2"].brackets == {Stage.ACCEPTED: Bracket(5.0, 6.0)}
+    requested, granted, ended = batch.log.events
+    assert requested.request_ids == ("i-1", "sir-2")
+    assert (granted.request_id, granted.stage) == ("i-1", "granted")
+    assert (ended.request_id, ended.outcome) == ("i-1", Outcome.GRANTED)
 
 
 @pytest.mark.parametrize("error", [None, "InternalError"])
