@@ -172,7 +172,7 @@ class Batch:
     taken: set[str] = field(default_factory=set)  # ids that EC2 took a cancel or terminate of
     terminated: dict[str, str] = field(default_factory=dict)  # instances of these: their regions
     cleared: set[str] = field(default_factory=set)  # rows and instances that are known to be over
-    look_at_s: float = 0.0  # when it is next looked what is over
+    look_at_s: float = math.inf  # when it is next looked what is over
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     unwritten: bool = False  # whether the log lacks something

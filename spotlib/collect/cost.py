@@ -163,7 +163,7 @@ class PreflightReport:
             )
 
     def require_lasting_credentials(
-        self, *, now_at: datetime, rounds: int, every_s: float, arm_pause_s: float = 0.0
+        self, *, now_at: datetime, rounds: int, every_s: float, arm_pause_s: float
     ) -> None:
         """Refuse a batch whose credentials may end before its clean-up.
 
@@ -181,7 +181,7 @@ class PreflightReport:
                 "role: with a longer duration_seconds), or use fewer rounds or a shorter timeout_s"
             )
 
-    def over_by_s(self, *, rounds: int, every_s: float, arm_pause_s: float = 0.0) -> float:
+    def over_by_s(self, *, rounds: int, every_s: float, arm_pause_s: float) -> float:
         """Return the seconds after its start until nothing of a batch runs, even after a crash."""
         longest_s = [max(each.life_bound_s for each in wave) for wave in self.waves]
         pauses_s = max(len(split_turns(self.prepared)) - 1, 0) * arm_pause_s

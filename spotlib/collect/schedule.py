@@ -28,7 +28,7 @@ class Schedule:
     phase_s: float
     seed: int
     settle_s: float
-    arm_pause_s: float = 0.0
+    arm_pause_s: float
 
     @property
     def rhythm(self) -> dict[str, Any]:

@@ -521,7 +521,7 @@ def leads_to_a_sweep(monkeypatch):
         return state.left if asked else unfinished(path)
 
     monkeypatch.setattr("spotlib.cleanup.unfinished.unfinished", left_of)
-    monkeypatch.setattr("spotlib.ec2.connection.connect", lambda *_, **__: there)
+    monkeypatch.setattr("spotlib.ec2.endpoints.connect", lambda *_, **__: there)
     monkeypatch.setattr("spotlib.cleanup.sweep.sweep", sweep_all)
     state.run = lambda path: guard._close(
         SimpleNamespace(log=path, endpoint="aws", profile=None), guard.NO_KEYS

@@ -1,23 +1,27 @@
 """The state of a batch, call by call: its seconds, the schedule of its polls, what it says."""
 
 import math
+import os
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
 
 from spotlib.cleanup.close import Cleaned
 from spotlib.collect.batch import Batch, Run, Waiting
-from spotlib.collect.cost import PreparedPlan
+from spotlib.collect.cost import PreflightReport, PreparedPlan
 from spotlib.collect.schedule import Schedule
 from spotlib.collect.summary import BatchError, batch_usd, summary_of
+from spotlib.ec2.methods.registry import left_by
 from spotlib.model import Outcome, Plan, Target
 from spotlib.record.events import ReleaseEvent
 from spotlib.record.log import LogError
 from spotlib.track import Sighting, Track
 
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 PER_HOUR_USD = 0.005 + 8 * 0.08 / 730  # address and disk
 
 
@@ -58,7 +62,7 @@ def batch(tmp_path):
     connection = SimpleNamespace(
         clock=StillClock(110.0), simulated=True, endpoint="sandbox", profile=None, url=None
     )
-    schedule = Schedule(3, 900.0, 3.0, 1.25, 7, 30.0)
+    schedule = Schedule(3, 900.0, 3.0, 1.25, 7, 30.0, 0.0)
     return Batch(connection, log, None, SimpleNamespace(by=None), None, schedule, began_s=100.0)
 
 
@@ -150,12 +154,15 @@ def test_progress_is_that_of_the_latest_round_that_was_sent(batch):
 
     assert (shown.round, shown.rounds, shown.elapsed_s, shown.timeout_s) == (1, 3, 3.5, 80.0)
     assert (shown.ready, shown.requests, shown.goal) == (2, 3, Outcome.READY)
+    batch.runs = [run_of(ready(), sent_s=0.0, number=each) for each in (0, 0, 1)]
+    shown = batch.progress()
+    assert (shown.round, shown.requests, shown.elapsed_s) == (1, 1, 10.0)
 
 
 def test_what_is_waited_for_is_said_with_whole_seconds_that_are_never_below_none():
     assert str(Waiting("a", 2.01)) == "a, about 3 s"
     assert str(Waiting("a", 3.0)) == "a, about 3 s"
-    assert str(Waiting("a", -0.5)) == "a, about 0 s"
+    assert str(Waiting("a", -2.5)) == "a, about 0 s"
 
 
 def test_a_stop_says_what_it_ends_and_leaves_out_what_is_over_or_taken(batch):
@@ -310,3 +317,68 @@ def test_a_summary_raises_only_if_anything_went_wrong(batch):
     summary_of(batch, Cleaned(confirmed=True), ("a warning",)).require()
     with pytest.raises(BatchError, match=r"^p; q$"):
         replace(summary_of(batch, Cleaned(confirmed=True), ()), problems=("p", "q")).require()
+def test_its_regions_kinds_and_requests_are_those_of_its_plans_and_runs(batch):
+    fleet = run_of(region="eu-west-1", given=("i-4",), instances={"i-4": "i-4", "x": "i-5"})
+    fleet.prepared = replace(
+        fleet.prepared, plan=replace(fleet.plan, method="create_fleet_instant")
+    )
+    spot = run_of(
+        *(Track("sir-1", 0.0), Track("sir-2", 0.0, sighting=Sighting("open")), Track("i-1", 0.0)),
+        Track("sir-3", 0.0, sighting=Sighting("cancelled")),
+        given=("sir-1", "sir-2", "sir-3"),
+        instances={"sir-1": "i-9"},
+    )
+    batch.runs = [spot, fleet, run_of(region="us-east-1")]
+    plans = [fleet.prepared, spot.prepared]
+    batch.preflight = SimpleNamespace(prepared=plans, events=True)
+    batch.cleared = {"sir-1", "i-5"}
+
+    assert (spot.ids, fleet.ids) == (("sir-1", "sir-2", "sir-3"), ("i-4", "i-5"))
+    assert spot.open_ids == ["sir-1", "sir-2"]
+    assert batch.uncleared == {
+        "sa-east-1": {"sir-2", "sir-3"},
+        "eu-west-1": {"i-4"},
+        "us-east-1": set(),
+    }
+    assert batch.resources == left_by(["create_fleet_instant", "request_spot_instances"])
+    assert batch.event_regions == ("eu-west-1", "sa-east-1")
+    batch.preflight.events = False
+    assert batch.event_regions == ()
+
+
+def test_what_is_waited_for_goes_to_the_caller_or_after_a_stop_to_the_terminal(batch, monkeypatch):
+    said, written = [], []
+    monkeypatch.setattr("spotlib.collect.batch.rewrite_line", written.append)
+    batch.show_waiting("a", 2.0)
+    batch.stopping.by = "SIGINT"
+    batch.show_waiting("b", 2.0)
+    batch.on_wait = said.append
+    batch.show_waiting("c", 2.0)
+
+    assert written == ["b, about 2 s"]
+    assert said == [Waiting("c", 2.0)]
+
+
+def test_a_batch_begins_with_the_first_poll_of_an_unshifted_schedule_and_looks_at_nothing(batch):
+    assert (batch.next_poll, batch.shift_s, batch.look_at_s) == (0, 0.0, math.inf)
+    assert not batch.unwritten
+    assert batch.schedule.rhythm == {"rounds": 3, "every_s": 900.0, "arm_pause_s": 0.0}
+
+
+@pytest.mark.parametrize(("events", "queue"), [(False, None), (True, None), ("mine", "mine")])
+def test_its_first_line_is_on_the_disk_before_anything_follows(batch, monkeypatch, events, queue):
+    written = []
+    monkeypatch.setattr(batch.log, "append", lambda *event, **how: written.append((*event, how)))
+    plans = (run_of().prepared,)
+    batch.preflight = PreflightReport("1", "arn", plans, {}, events=events)
+    there = {"world": "w", "world_seed": 5, "market": "m"}
+    vars(batch.connection).update(there)
+    batch.connection.clock.utc = lambda: NOON
+
+    batch.begin({"selection": "s"})
+
+    [(first, how)] = written
+    assert how == {"sync": True}
+    assert (first.rounds, first.every_s, first.phase_s, first.seed) == (3, 900.0, 1.25, 7)
+    assert (first.queue, first.events) == (queue, ("sa-east-1",) if events else ())
+    assert (first.host.pid, first.notes) == (os.getpid(), {"selection": "s"})

@@ -52,14 +52,17 @@ def test_the_bound_is_every_instance_on_demand_until_its_switch_with_address_and
 def test_a_batch_lasts_until_the_bound_of_its_last_round():
     slow, quick = prepared(timeout_s=600.0), prepared("t3.micro", timeout_s=300.0)
 
-    assert report(slow, quick).over_by_s(rounds=1, every_s=900.0) == 1020
-    assert report(slow, quick).over_by_s(rounds=3, every_s=900.0) == 2 * 900 + 1020
+    batch, pauses = report(slow, quick), {"every_s": 900.0, "arm_pause_s": 70.0}
+    assert batch.over_by_s(rounds=1, **pauses) == 1020
+    assert batch.over_by_s(rounds=3, **pauses) == 2 * 900 + 1020
+    assert report().over_by_s(rounds=1, **pauses) == 0
 
 
 def test_waves_follow_each_other_so_their_bounds_add_up():
     slow, quick = prepared(timeout_s=600.0), prepared("t3.micro", timeout_s=300.0)
 
-    assert report(slow, quick, free=4).over_by_s(rounds=2, every_s=900.0) == 900 + 1020 + 720
+    batch = report(slow, quick, free=4)
+    assert batch.over_by_s(rounds=2, every_s=900.0, arm_pause_s=70.0) == 900 + 1020 + 720
 
 
 @pytest.mark.parametrize("early_s", [1, 0])
@@ -68,7 +71,8 @@ def test_credentials_must_last_to_the_end_of_the_last_round(early_s):
     batch = report(prepared(), credentials_end_at=ends_at)
 
     def require():
-        batch.require_lasting_credentials(now_at=NOON, rounds=3, every_s=900.0)
+        rhythm = {"rounds": 3, "every_s": 900.0, "arm_pause_s": 70.0}
+        batch.require_lasting_credentials(now_at=NOON, **rhythm)
 
     if early_s:
         with pytest.raises(ValueError, match="clean-up until 2026-01-02 12:47:00 UTC"):
@@ -137,7 +141,9 @@ def test_a_round_that_may_outlast_the_pause_to_the_next_is_warned_of(methods, la
     given = {"rounds": 2, "arm_pause_s": 70.0}
 
     assert report(*plans).late_rounds(every_s=lasts_s, **given) == []
+    assert report(*plans).late_rounds(every_s=lasts_s + 1, **given) == []
     assert report(*plans).late_rounds(every_s=lasts_s - 1, **given | {"rounds": 1}) == []
+    assert report(*plans).late_rounds(every_s=lasts_s - 1, **given | {"rounds": 3})
     [warning] = report(*plans).late_rounds(every_s=lasts_s - 1, **given)
     assert f"a round may last {lasts_s} s ({words}), longer than every_s={lasts_s - 1}" in warning
     assert warning.endswith(f"set every_s to at least {lasts_s}")

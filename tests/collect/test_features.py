@@ -1,7 +1,9 @@
 """What is known of a target before it is requested: from which answer, how old, or unknown."""
 
 import io
+import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -11,8 +13,10 @@ from conftest import ARM, NANO, scripted
 
 from spotlib.collect import features
 from spotlib.collect.features import (
+    LADDER,
     FeatureSource,
     advisor_score,
+    score_questions,
     since_last_launch_s,
     spot_prices,
     t3_of,
@@ -82,7 +86,9 @@ def test_the_advisors_range_is_a_score_from_3_down_to_1(range_, score):
         ([3], None),
         ([2], 0),
         ([3, None], None),
+        ([3, 3, 2], 2),
         ([3, 3, 3, 2], 5),
+        ([3, 3, 3, 3, 2], 10),
         ([3, 2, 9], 1),
         ([3, 3, 3, 3, 3, 2], 20),
         ([3, 3, 3, 3, 3, 3], 50),
@@ -115,8 +121,11 @@ def source(in_process):
     [(0, 0), ("7", 7), (1000, 1000), (1001, None), (-1, None), ("many", None), (math.nan, None)],
 )
 def test_the_t3_of_a_selection_is_a_possible_number_of_instances_of_a_region(source, t3, known):
-    names = {"instance_type": ["t3.micro", "t3.nano"], "region": "sa-east-1"}
-    table = pd.DataFrame(names | {"t3": [5, t3], "t3_at": "2026-01-01", "if_mean": 2.5})
+    names = {
+        "instance_type": ["t3.micro", "t3.small", "t3.nano", "t3.nano", "t3.nano"],
+        "region": ["sa-east-1", "sa-east-1", "us-east-1", "ca-west-1", "sa-east-1"],
+    }
+    table = pd.DataFrame(names | {"t3": [5, 6, 7, 8, t3], "t3_at": "2026-01-01", "if_mean": 2.5})
     found = source(NANO, ZONE, ARM, placement_scores=False, selection=table).ask()
 
     assert found[NANO].t3 == known
@@ -125,6 +134,8 @@ def test_the_t3_of_a_selection_is_a_possible_number_of_instances_of_a_region(sou
     assert (found[ZONE].t3, found[ARM].t3) == (None, None)
     interruption = [(each.if_score, each.if_source) for each in found.values()]
     assert interruption == [(2.5, "selection"), (2.5, "selection"), (None, "not known")]
+    without = source(placement_scores=False, selection=table.drop(columns="region")).ask()[NANO]
+    assert (without.t3, without.if_score) == (None, None)  # it may be of any region
 
 
 def test_scores_are_asked_again_after_ten_minutes_and_prices_each_time(source):
@@ -154,7 +165,8 @@ def test_the_advisor_is_asked_once_also_if_it_fails(source, monkeypatch):
         return {"spot_advisor": {"sa-east-1": {"Linux": {"t3.nano": {"r": 1}}}}}
 
     monkeypatch.setattr(features, "_read_advisor", read)
-    good, bad = source(NANO, ARM, advisor=True), source(NANO, ARM, advisor=True)
+    there, plans = source().connection, plan_launches((NANO, ARM), count=2)
+    good, bad = (FeatureSource(there, plans, placement_scores=False) for _ in range(2))
     for each in (good, good, bad, bad):
         found = each.ask()
 
@@ -209,3 +221,173 @@ def test_amazons_advisor_is_read_from_its_page(monkeypatch):
 
     assert features._read_advisor(there) == {"spot_advisor": {}}
     assert asked == [("https://spot-bid-advisor.s3.amazonaws.com/spot-advisor-data.json", 10)]
+
+
+FAR = Target("t3.nano", "eu-west-1")
+
+
+def test_each_price_is_from_the_history_of_its_own_region_and_product(source, monkeypatch):
+    usd = {("eu-west-1", "Linux/UNIX"): 0.1, ("sa-east-1", "Linux/UNIX"): 0.2}
+    usd["sa-east-1", "Windows"] = 0.4
+    asked = []
+
+    def prices(_patient, region, names, *, product):
+        asked.append((region, product, names))
+        price = (usd[region, product], AT)
+        return {name: {"sae1-az2": price} for name in ("t3.nano", "t3.micro", "t4g.medium")}
+
+    monkeypatch.setattr(features, "spot_prices", prices)
+    micro, windows = replace(NANO, instance_type="t3.micro"), ZONE
+    targets = (NANO, FAR, windows, micro)
+    found = source(*targets, placement_scores=False, products={windows: "Windows"}).ask()
+
+    assert [found[each].price_usd for each in targets] == [0.2, 0.1, 0.4, 0.2]
+    assert {each.price_source for each in found.values()} == {"spot price history"}
+    assert asked == [
+        ("eu-west-1", "Linux/UNIX", {"t3.nano"}),
+        ("sa-east-1", "Linux/UNIX", {"t3.nano", "t3.micro"}),
+        ("sa-east-1", "Windows", {"t3.nano"}),
+    ]
+
+
+def test_no_price_in_another_currency_is_taken_for_one_in_dollars():
+    answers = Prices(item(0.05, 1))
+
+    assert spot_prices(answers, "cn-north-1", ["t3.nano"]) == {}
+    assert spot_prices(answers, "eusc-de-east-1", ["t3.nano"]) == {}
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """``scored(lambda question: {place: score})`` answers from now on; it keeps the questions."""
+    asked = []
+
+    def play(answer):
+        def scores(_patient, question):
+            asked.append(question)
+            return answer(question)
+
+        monkeypatch.setattr(features, "_placement_scores", scores)
+        return asked
+
+    return play
+
+
+def test_one_question_is_for_ten_regions_at_most(source, scored):
+    asked = scored(lambda question: dict.fromkeys(question.regions, 2))
+    regions = [f"eu-{side}-{number}" for side in ("west", "north") for number in range(6)][:11]
+    plans = plan_launches([Target("t3.nano", each) for each in regions], count=3)
+    each = source(placement_scores=True, t3=True)
+    each.plans = plans
+
+    each._ask_scores(None)
+
+    assert sorted(len(question.regions) for question in asked) == [1, 1, 10, 10]
+    assert {question.capacity for question in asked} == {3, 1}
+    assert {each._scores[plan.target]["sps"] for plan in plans} == {2}
+    assert score_questions(plans, placement_scores=True, t3=False) == 2
+    assert score_questions(plans, placement_scores=False, t3=True) == 12
+    assert score_questions(plans, placement_scores=True, t3=True) == 14
+    assert score_questions(plans, placement_scores=False, t3=False) == 0
+
+
+def test_an_answer_is_not_kept_beyond_ten_minutes(source, scored):
+    asked = scored(lambda _: {"sa-east-1": len(asked)})
+    each = source()
+
+    found = [each.ask()[NANO].sps]
+    each.connection.clock.sleep(700.0)
+    found.append(each.ask()[NANO].sps)
+
+    assert found == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("here", "capacities", "t3"),
+    [
+        (([1], [2]), [1], (0, 0)),
+        (([3, 2], [2]), [1, 2], (1, 0)),  # the other is not asked for alone
+        (([3, 3, 1], [9, 4, 3, 2]), [1, 2, 5, 10], (2, 5)),
+        (([9, None], [3, 3, 2]), [1, 2, 5], (None, 2)),  # it was not among the best any more
+        (([3, None], [2]), [1, 2], (None, 0)),
+        (([3] * 6, [0]), [1, 2, 5, 10, 20, 50], (50, 0)),
+    ],
+)
+def test_larger_capacities_are_asked_for_as_long_as_a_place_is_scored_3(
+    source, scored, here, capacities, t3
+):
+    """A place without a score in an answer is undecided, and ends nothing."""
+
+    def answer(question):
+        step = LADDER.index(question.capacity)
+        both = zip(("sa-east-1", "eu-west-1"), here, strict=True)
+        found = {place: (scores[step:] or scores[-1:])[0] for place, scores in both}
+        return {place: score for place, score in found.items() if score is not None}
+
+    asked = scored(answer)
+    found = source(NANO, FAR, placement_scores=False, t3=True).ask()
+
+    assert [question.capacity for question in asked] == capacities
+    assert (found[NANO].t3, found[FAR].t3) == t3
+    known, unknown = "placement scores", "not known: another place had a better score"
+    for target, each in zip((NANO, FAR), t3, strict=True):
+        assert found[target].t3_source == (unknown if each is None else known)
+
+
+def test_after_a_question_that_fails_no_larger_capacity_is_asked_for(source, scored):
+    asked = scored(lambda _: 1 / 0)
+    each = source(placement_scores=False, t3=True)
+    found = each.ask()[NANO]
+
+    assert len(asked) == 1
+    assert (found.t3, found.t3_source) == (None, "not known: ZeroDivisionError")
+    assert each.warnings == {
+        "the T3 of t3.nano": "the T3 of t3.nano is not recorded: ZeroDivisionError('division by "
+        "zero')"
+    }
+
+
+@pytest.mark.parametrize(("zones", "key"), [(False, "Region"), (True, "AvailabilityZoneId")])
+def test_a_question_is_for_regions_or_for_zones_and_a_round_does_not_wait_long_for_it(zones, key):
+    given = []
+
+    def call(region, action, **how):
+        given.append((region, action, how))
+        scores = [{key: "a", "Score": 7}, {key: "b", "Score": 2}]
+        return {"SpotPlacementScores": scores}
+
+    targets = (ZONE, replace(FAR, availability_zone_id="euw1-az1")) if zones else (NANO, FAR)
+    question = features._question(plan_launches(targets, count=2), 5)
+
+    found = features._placement_scores(SimpleNamespace(call=call), question)
+
+    assert found == {"a": 7, "b": 2}
+    [(region, action, how)] = given
+    assert (region, action) == ("eu-west-1", "get_spot_placement_scores")
+    assert how == {
+        "quick": True,
+        "InstanceTypes": ["t3.nano"],
+        "TargetCapacity": 5,
+        "SingleAvailabilityZone": zones,
+        "RegionNames": ["eu-west-1", "sa-east-1"],
+        "MaxResults": 10,
+    }
+
+
+def test_the_on_demand_price_is_the_highest_that_is_listed_in_dollars():
+    """A bound must not be too low."""
+
+    def listed(*prices):
+        dimensions = {str(n): {"pricePerUnit": each} for n, each in enumerate(prices)}
+        return json.dumps({"terms": {"OnDemand": {"x": {"priceDimensions": dimensions}}}})
+
+    lists = [listed({"USD": "0.1"}, {"CNY": "9"}), listed({"USD": "0.3"}, {"USD": "0.2"})]
+    reply, regions = {"PriceList": lists}, ["us-east-1"]
+    there = SimpleNamespace(region_names=lambda *_: regions, call=lambda *_, **__: reply)
+
+    assert features.on_demand_usd(there, NANO) == 0.3
+    reply["PriceList"] = [listed({"CNY": "9"}), json.dumps({"terms": {}})]
+    assert math.isnan(features.on_demand_usd(there, NANO))
+    regions.clear()
+    reply["PriceList"] = lists
+    assert math.isnan(features.on_demand_usd(there, NANO))

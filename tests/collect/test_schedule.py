@@ -1,11 +1,13 @@
 """The rules of a batch's rounds, each by itself: when they begin, what is between, what is said."""
 
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import scripted
 
 from spotlib.collect import rounds
 from spotlib.collect.cost import PreflightReport, PreparedPlan
@@ -96,6 +98,7 @@ def test_after_a_stop_no_round_begins_and_nothing_is_waited_for(happened, stop_s
 
     assert [each[0] for each in happened if each[1] != "settle"] == waves
     assert batch.at_s <= max(stop_s, 100.0 * bool(waves)) + 100.0
+    assert batch.warnings == []
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,17 @@ def test_a_round_may_begin_a_poll_late_and_else_is_skipped(happened, monkeypatch
     )
 
 
+def test_all_rounds_that_were_skipped_are_counted(happened, monkeypatch):
+    monkeypatch.setattr(rounds, "settle_batch", lambda batch: setattr(batch, "at_s", 2000.0))
+    batch = Batch(ONE)
+    rounds._run_rounds(batch, None)
+
+    assert batch.warnings == [
+        "2 of 3 rounds were skipped, because the round before lasted longer than every_s=900"
+    ]
+    assert len(happened) == 1
+
+
 def report(*prepared):
     return PreflightReport(None, None, prepared, {})
 
@@ -140,7 +154,31 @@ def test_a_schedule_has_the_usual_polls_a_phase_within_one_and_pauses_only_betwe
     assert 0 < one.phase_s < 3.0
     assert one.seed == 7
     assert schedule(ONE, seed=0).seed == 0
-    assert 0 <= schedule(ONE, seed=None).seed < 2**31
+    assert schedule().arm_pause_s == 0.0
+
+
+def test_a_seed_that_is_not_given_is_drawn_from_31_bits(monkeypatch):
+    highest = SimpleNamespace(randrange=lambda end: end - 1)
+    monkeypatch.setattr(rounds.random, "SystemRandom", lambda: highest)
+
+    assert schedule(ONE, seed=None).seed == 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"poll_s": 0.0}, "poll_s"),
+        ({"rounds": 0}, "rounds"),
+        ({"every_s": -1.0}, "every_s"),
+        ({"arm_pause_s": -1.0}, "arm_pause_s"),
+        ({"rounds": 2, "every_s": 299.0, "probe": True}, "299"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(wrong, words):
+    plan = PROBE if wrong.pop("probe", False) else ONE
+
+    with pytest.raises(ValueError, match=words):
+        schedule(plan, **wrong)
 
 
 def test_probes_and_launches_are_told_apart_and_an_empty_batch_is_one_of_launches():
@@ -162,6 +200,9 @@ def test_events_must_be_those_of_the_preflight_and_their_queue_has_no_dot_in_its
     same(False, checked=False, batch_id="a.b")
     with pytest.raises(ValueError, match=r"events=True, but the preflight was made with events=F"):
         same(True, checked=False, batch_id="a")
+    for given, checked in ((False, True), ("a", "b"), ("b", "a")):
+        with pytest.raises(ValueError, match="give both the same"):
+            same(given, checked=checked, batch_id="a")
     with pytest.raises(ValueError, match=r"which holds no '\.', got 'a\.b'"):
         same(True, checked=True, batch_id="a.b")
 
@@ -205,3 +246,117 @@ def test_a_guard_is_told_where_the_batch_is_and_gets_keys_only_of_a_login(
     usual = {"endpoint": told, "profile": "p", "lifeline": (7,)}
     assert [each for _, each in started] == [usual | {"keys": None}, usual | {"keys": "keys"}]
     assert {each for each, _ in started} == {(tmp_path / "b.jsonl",)}
+
+
+def test_each_region_of_a_wave_is_warmed_once_and_its_runs_are_watched(monkeypatch):
+    """What is known of the targets is asked for before; a run has the number of its plan."""
+    did = []
+    far = replace(ONE, plan=replace(ONE.plan, target=Target("t3.nano", "eu-west-1")))
+    batch = Batch(far, ONE, OTHER)
+    batch.connection, batch.runs, batch.round_tag = "there", ["earlier"], "b/{}".format
+    monkeypatch.setattr(rounds, "warm", lambda *where, **tag: did.append(("warm", *where, tag)))
+    monkeypatch.setattr(rounds, "watch", lambda *given: did.append(("watch", *given)))
+    source = SimpleNamespace(ask=lambda: did.append("ask") or "known")
+
+    rounds._run_wave(batch, 2, [OTHER, far, ONE], source)
+
+    runs = batch.runs[1:]
+    tag = {"round_tag": "b/2"}
+    assert did == [
+        *("ask", ("warm", "there", "eu-west-1", tag), ("warm", "there", "sa-east-1", tag)),
+        ("watch", batch, runs, "known"),
+    ]
+    assert [(each.prepared, each.round, each.index) for each in runs] == [
+        *((OTHER, 2, 2), (far, 2, 0), (ONE, 2, 1))
+    ]
+
+
+@pytest.fixture
+def collecting(monkeypatch):
+    """What ``_collect`` does with a batch, in order."""
+    did = []
+
+    @contextmanager
+    def tolerating():
+        did.append("tolerating")
+        yield
+
+    batch = SimpleNamespace(
+        stopping=SimpleNamespace(by=None),
+        stop_words=lambda: "words",
+        begin=lambda notes: did.append(("begin", notes)),
+        tolerating_log_errors=tolerating,
+        on_wait=None,
+        unwritten=False,
+        makes_events=True,
+    )
+    monkeypatch.setattr(rounds, "_guard", lambda _: "guard")
+    monkeypatch.setattr(rounds, "make_events", lambda batch: batch.makes_events)
+    monkeypatch.setattr(rounds, "_run_rounds", lambda *_: did.append("rounds"))
+    monkeypatch.setattr(rounds, "finish", lambda _, guard: did.append(("finish", guard)))
+    summary = SimpleNamespace(last_line=lambda: "the end")
+    monkeypatch.setattr(rounds, "summary_of", lambda *_: summary)
+    monkeypatch.setattr(rounds, "write_line", did.append)
+    batch.collect = lambda guard=True: rounds._collect(
+        batch, SimpleNamespace(warnings={}), {"a": 1}, guard=guard
+    )
+    return batch, did, summary
+
+
+def test_a_batch_is_begun_under_its_guard_and_finished_however_it_ends(collecting, monkeypatch):
+    batch, did, summary = collecting
+
+    assert batch.collect() is summary
+    assert did == [("begin", {"a": 1}), "tolerating", "rounds", ("finish", "guard")]
+    assert not batch.unwritten
+    did.clear()
+    batch.makes_events = False  # then it could not be measured as asked for: nothing is launched
+    batch.collect(guard=False)
+    assert did == [("begin", {"a": 1}), "tolerating", ("finish", None)]
+    did.clear()
+    monkeypatch.setattr(rounds, "make_events", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        batch.collect()
+    assert did[-1] == ("finish", "guard")
+    assert batch.unwritten
+
+
+@pytest.mark.parametrize(
+    ("by", "on_wait", "written"),
+    [("SIGINT", None, True), (None, None, False), ("SIGINT", print, False), (None, print, False)],
+)
+def test_a_stop_is_answered_with_the_end_where_no_view_shows_it(collecting, by, on_wait, written):
+    batch, did, _ = collecting
+    batch.stopping.by, batch.on_wait = by, on_wait
+    batch.collect()
+
+    assert ("the end" in did) is written
+
+
+def test_by_default_a_batch_is_one_guarded_round_with_scores_and_advisor_but_no_t3_and_no_events(
+    in_process, log, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(rounds, "FeatureSource", lambda *_, **given: given)
+    monkeypatch.setattr(rounds, "_collect", lambda *given, **how: asked.append((given, how)) or 1)
+    checked = PreflightReport(None, None, (ONE, OTHER), {})
+
+    assert rounds.collect_batch(in_process(scripted()), checked, log=log) == 1
+    [((batch, features, notes), how)] = asked
+    assert how == {"guard": True}
+    assert features == {
+        **{"placement_scores": True, "t3": False, "advisor": True, "selection": None}
+    }
+    assert (notes, batch.last_launches) == ({}, {})
+    schedule = batch.schedule
+    assert (schedule.rounds, schedule.arm_pause_s, schedule.poll_s) == (1, 60.0, 3.0)
+    assert schedule.every_s == 2 * (600 + 60 + 60)  # of two launch methods
+    rounds.collect_batch(
+        *(in_process(scripted()), checked),
+        log=log.with_name("b.jsonl"),
+        every_s=2000.0,
+        notes={"a": 1},
+        last_launches={"x": 2},
+    )
+    (batch, _, notes), _ = asked[-1]
+    assert (batch.schedule.every_s, notes, batch.last_launches) == (2000.0, {"a": 1}, {"x": 2})
