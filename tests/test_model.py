@@ -244,5 +244,5 @@ def test_only_a_probe_records_that_it_was_granted():
 )
 def test_the_releases_of_amazon_linux_are_one_family_and_any_other_image_is_its_own(name, family):
     assert image_family("ami-1", name, "amazon") == family
-    assert image_family("ami-1", name, None) == "ami-1"
-    assert image_family("ami-1", name, "123456789012") == "ami-1"
+    for owner in (None, "123456789012", "aws-marketplace"):
+        assert image_family("ami-1", name, owner) == "ami-1"

@@ -220,8 +220,9 @@ def test_what_cannot_be_scored_is_one_clear_sentence():
     training = training_table(table_of(*(run_rows([9.0], number=i) for i in range(8))))
     rng = np.random.default_rng(9)
 
-    with pytest.raises(ValueError, match="never rows of a run"):
-        score_forecasts(training, rng=rng, split="row")
+    for split in ("row", "week"):
+        with pytest.raises(ValueError, match=f"never rows of a run, got '{split}'"):
+            score_forecasts(training, rng=rng, split=split)
     with pytest.raises(ValueError, match="at least two targets"):
         score_forecasts(training, rng=rng, split="target")
     with pytest.raises(ValueError, match="at least 6 runs watched to the end, got 5"):
