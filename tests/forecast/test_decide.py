@@ -1,17 +1,20 @@
 """What to do is decided and said by rules whose edges are worked out by hand."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from launch_rows import INF, run_rows, table_of
 
+from spotlib.forecast import decide
 from spotlib.forecast.decide import (
     decision_words,
     decisions,
     forecast_words,
     formatted_decisions,
+    requests_needed,
     waiting_pays_until_s,
 )
 from spotlib.forecast.forecast import Forecast, fit_forecaster
@@ -29,13 +32,31 @@ def forecast_of(*chances, times_s=None):
 
 
 def test_the_most_and_the_least_are_by_the_share_of_n_and_not_by_the_count():
-    """Of the counts 3 of 4 and 2 of 2, the first is the larger count and the smaller share."""
-    most = forecast_of([0.0, 0.0, 1.0])
-    least = replace(forecast_of([0.0, 0.0, 0.0, 1.0, 0.0]), target=MICRO)
+    """Of the counts 3 of 4 and 2 of 2, the first is the larger count and the smaller share.
+
+    Before the end it was the other way round.
+    """
+    most = forecast_of([1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0])
+    three = [0.0, 0.0, 0.0, 1.0, 0.0]
+    least = replace(forecast_of(three, three, three), target=MICRO)
 
     assert forecast_words([most, least]) == (
-        "After 10 s, expect 3.0 of 4 at t3.micro in sa-east-1 to all 2 at t3.nano in sa-east-1."
+        "After 30 s, expect 3.0 of 4 at t3.micro in sa-east-1 to all 2 at t3.nano in sa-east-1."
     )
+
+
+@pytest.mark.parametrize(
+    ("enough", "needed"), [(1, 2), (2, 2), (3, 3), (19, 19), (20, 20), (21, None)]
+)
+def test_up_to_ten_times_as_many_are_tried_until_the_chance_is_nine_in_ten(
+    enough, needed, monkeypatch
+):
+    def forecast(*_, n, **__):
+        return SimpleNamespace(at_least=lambda _: np.array([0.9 if n >= enough else 0.8999]))
+
+    monkeypatch.setattr(decide, "forecast_ready", forecast)
+
+    assert requests_needed(None, NANO, k=2, by_s=60.0) == needed
 
 
 def decided(**values):

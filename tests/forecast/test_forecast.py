@@ -334,16 +334,16 @@ def forecast_of(expected, *, n=1):
 
 def test_the_figure_draws_each_forecast_from_none_at_the_request():
     forecasts = [
-        replace(forecast_of([0.2, 0.9], n=4), target=target) for target in (NANO, ELSEWHERE)
+        replace(forecast_of([0.2, 0.5, 0.9], n=4), target=target) for target in (NANO, ELSEWHERE)
     ]
-    forecasts[1] = replace(forecasts[1], times_s=np.array([10.0, 45.0]))
+    forecasts[1] = replace(forecasts[1], times_s=np.array([10.0, 20.0, 45.0]))
     styles = Styles.of(map(str, (NANO, ELSEWHERE)))
     figure = forecast_figure(forecasts, styles, simulated=True)
 
     panels = [ax for ax in figure.axes if ax.lines]
     assert len(panels) == 2
     for ax, forecast in zip(panels, forecasts, strict=True):
-        [line] = [each for each in ax.lines if len(each.get_xdata()) == 3]
+        [line] = [each for each in ax.lines if len(each.get_xdata()) == 4]
         assert line.get_xdata().tolist() == [0.0, *forecast.times_s]
         assert line.get_ydata().tolist() == [0.0, *forecast.expected]
         assert line.get_color() == styles.colours[str(forecast.target)]
