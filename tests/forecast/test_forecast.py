@@ -411,7 +411,7 @@ def test_the_time_to_k_is_the_first_with_that_chance():
 
 
 def test_no_rounding_takes_a_probability_beyond_0_or_1():
-    forecast = replace(forecast_of([0.0]), probabilities=np.array([[1 + 1e-12, -1e-12]]))
+    forecast = replace(forecast_of([0.0]), probabilities=np.array([[1 + 1e-12, -1e-13]]))
 
     assert [forecast.at_least(k).tolist() for k in (0, 1)] == [[1.0], [0.0]]
 
