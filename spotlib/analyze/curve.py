@@ -140,8 +140,6 @@ class Curve:
     def interquartile_s(self) -> float:
         """The interquartile range of the finite times of a single curve; 0 without one."""
         shown = self.shown_share()
-        if shown < 1e-6:
-            return 0.0
         return float(self.quantile(0.75 * shown) - self.quantile(0.25 * shown))
 
     def shown_share(self) -> float:

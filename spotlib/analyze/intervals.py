@@ -198,7 +198,7 @@ def _effective_sizes(shares: Floats, resampled: Floats, *, runs: int, requests: 
     rises = np.diff(shares, prepend=0.0)
     whole = (binomial @ rises + 0.1 / runs) / (variance @ rises + 0.1 / runs**2)
     sizes: Floats = (binomial + 0.5 / runs) / (variance + 0.5 / (runs * whole))
-    return sizes.clip(1.0, requests)
+    return sizes.clip(max=requests)
 
 
 def _too_few(runs: int) -> str:

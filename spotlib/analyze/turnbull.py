@@ -49,7 +49,7 @@ class _Brackets:
     def chance(self, mass: Floats) -> Floats:
         """The mass within each bracket."""
         below = np.append(0.0, np.cumsum(mass))
-        chance: Floats = np.maximum(below[self.last + 1] - below[self.first], 1e-300)
+        chance: Floats = below[self.last + 1] - below[self.first]
         return chance
 
     def score(self, weight: Floats, chance: Floats) -> Floats:
@@ -143,9 +143,9 @@ def _innermost(observed: Observed) -> tuple[Floats, Floats, tuple[Floats, Floats
     after_s = np.where(np.isinf(observed.after_s), beyond, observed.after_s)
     left, right = np.unique(after_s), np.unique(observed.by_s)
     # A piece reaches from a left end to the next right end, if no other left end lies between.
-    end = right[np.searchsorted(right, left, side="right").clip(max=len(right) - 1)]
+    end = right[np.searchsorted(right, left, side="right")]  # each bracket ends after its left end
     following = np.append(left[1:], np.inf)
-    inner = (end > left) & (end <= following)
+    inner = end <= following
     return left[inner], end[inner], (after_s, observed.by_s)
 
 
@@ -233,10 +233,10 @@ def _uphill(
             return -np.inf
         return float(weight @ np.log(chance) - here.sum())
 
-    now, slope = gain(mass), float((aim - mass) @ (score - 1))
+    now, slope = gain(mass), float(aim @ (score - 1))  # at the mass itself it is 0
     for part in 0.5 ** np.arange(20):
         there = mass + part * (aim - mass)
-        if slope > 0 and gain(there) >= now + part * slope / 3:
+        if gain(there) >= now + part * slope / 3:
             break
     else:
         there = mass * score

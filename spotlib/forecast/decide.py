@@ -161,7 +161,7 @@ def requests_needed(
     """
     for n in range(k, _MOST_TIMES * k + 1):
         forecast = forecast_ready(forecaster, target, n=n, features=features, times_s=[by_s])
-        if forecast.at_least(k)[0] >= _PROBABILITY:
+        if forecast.at_least(k).item() >= _PROBABILITY:
             return n
     return None
 

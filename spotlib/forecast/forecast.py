@@ -211,7 +211,7 @@ def _best(runs: Runs, fits: Mapping[str, Fit], *, parts: Parts) -> str:
             for rows, chances in counts
         )
 
-    return min(fits, key=lost) if len(fits) > 1 else next(iter(fits))
+    return min(fits, key=lost)
 
 
 def _correlation(tested: Runs, shares: Floats) -> Floats:

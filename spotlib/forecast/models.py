@@ -282,7 +282,7 @@ def _fit_regression(runs: Runs) -> Shares:
 
 def _shape_of_time(runs: Runs) -> Floats:
     """Return the share ready over time of those ready at the end, (times,)."""
-    total = np.maximum.accumulate((runs.weight * runs.share).sum(axis=0) / len(runs))
+    total = np.maximum.accumulate((runs.weight * runs.share).sum(axis=0))
     return np.asarray(total / total[-1] if total[-1] > 0 else np.ones_like(total))
 
 

@@ -89,7 +89,7 @@ def score_forecasts(
     by_model = runs.groupby("model")
     table = by_model[[*_SCORES]].mean()
     open_ = by_model[["covered_open", "cells_open"]].sum()
-    table["coverage_open"] = open_["covered_open"] / open_["cells_open"].replace(0, np.nan)
+    table["coverage_open"] = open_["covered_open"] / open_["cells_open"]
     table = table.join(_gains(runs, unit=unit, rng=rng)).assign(runs=by_model.size()).reset_index()
     return Scores(table.sort_values("crps", ignore_index=True)[_TABLE], runs, pit, split, unit)
 

@@ -350,7 +350,7 @@ def _never(requests: pd.DataFrame) -> NDArray[np.bool_]:
 def _weights(requests: pd.DataFrame, first: NDArray[np.intp], *, times_s: Floats) -> Floats:
     """Return 1 / P(watched until min(t, the run's last event)), (runs, times)."""
     lower, upper = (requests[name].to_numpy() for name in ("lower_s", "upper_s"))
-    open_ = (requests["event"].to_numpy() == 0) & ~_never(requests)[:, 0]
+    open_ = (requests["event"].to_numpy() == 0) & ~_never(requests).ravel()
     until = np.minimum.reduceat(np.where(open_, lower, np.inf), first)
     reached = np.where(np.isfinite(upper), upper, 0.0)
     done = np.where(np.isinf(until), np.maximum.reduceat(reached, first), np.inf)

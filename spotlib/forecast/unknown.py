@@ -45,6 +45,6 @@ def _likeness(asked: pd.DataFrame, runs: pd.DataFrame) -> Floats:
     """
     rows = pd.DataFrame(regressors(runs))
     at = np.clip(regressors(asked)[0], rows.min(), rows.max())
-    gaps = ((rows - at) / rows.std(ddof=0).replace(0.0, np.nan)) ** 2
-    distance = gaps.fillna(1.0).sum(axis=1).to_numpy()  # the same for all runs where it is unknown
+    gaps = ((rows - at) / rows.std(ddof=0)) ** 2  # NaN where unknown, or where all are the same
+    distance = gaps.fillna(1.0).sum(axis=1).to_numpy()
     return np.asarray(np.exp((distance.min() - distance) / 2.0))

@@ -111,7 +111,7 @@ def score_targets(
     variation : DataFrame
         Needs instance_type, region, sps_cov and if_cov; other columns are kept.
     sizes : iterable of str or None
-        Sizes by their exact token, the part after the first dot: ``large`` does not match
+        Sizes by their exact token, the part after the dot: ``large`` does not match
         ``xlarge``.  None takes all.
 
     Returns
@@ -184,7 +184,7 @@ def is_of_size(table: pd.DataFrame, sizes: Iterable[str] | None) -> "pd.Series[b
         return pd.Series(True, index=table.index)
     if isinstance(sizes, str):
         raise ValueError(f"sizes must be a list of sizes, got the text {sizes!r}")
-    return table["instance_type"].str.split(".", n=1).str[1].isin(set(sizes))
+    return table["instance_type"].str.split(".").str[1].isin(set(sizes))
 
 
 def require_columns(table: pd.DataFrame, names: Iterable[str]) -> None:

@@ -150,6 +150,18 @@ def test_where_a_resample_repeats_one_run_the_percentiles_serve():
     assert estimate == run_level_interval(EIGHT_MEANS_S.mean(), resampled, runs=8)
 
 
+def test_a_standard_error_that_rounding_makes_less_than_none_is_none():
+    """Seven times 0.1 squared, over 7, is less than 7 times 0.1, over 7, squared."""
+    scores = np.array([0.1, 0.4, 0.5, 0.7, 0.8, 0.9, 1.1])
+    counted = np.vstack([np.full((99, 7), 1), [7, 0, 0, 0, 0, 0, 0]])
+    resampled = counted @ scores / 7
+    assert counted[-1] @ scores**2 / 7 < resampled[-1] ** 2
+
+    estimate = studentized(scores.mean(), resampled, scores=scores, draws=counted)
+
+    assert estimate == run_level_interval(scores.mean(), resampled, runs=7)
+
+
 def jeffreys_area(low, high, *, ready, size):
     """The share of Jeffreys' posterior of a share below ``low`` and above ``high``.
 

@@ -17,7 +17,16 @@ from studies import observed
 from spotlib.analyze import turnbull as estimator
 from spotlib.analyze.curve import Curve, Observed, smoothed, widened
 from spotlib.analyze.lognormal import fit_lognormal
-from spotlib.analyze.turnbull import _best_of_gaps, _nonnegative, influence, refitted, turnbull
+from spotlib.analyze.turnbull import (
+    _best_of_gaps,
+    _Brackets,
+    _nonnegative,
+    _regular,
+    _uphill,
+    influence,
+    refitted,
+    turnbull,
+)
 
 INF = np.inf
 THREE_PARTS = np.array([0.5, 0.3, 0.2])
@@ -105,9 +114,16 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize(("middle", "seed"), [(4, 0), (4, 40), (5, 0), (5, 1), (5, 39)])
-def test_a_study_polled_in_many_schedules_ends_at_the_maximum_soon(calls, middle, seed):
+def test_a_study_polled_in_many_schedules_ends_at_the_maximum_soon(
+    calls, middle, seed, monkeypatch
+):
     """A step that leaves out a piece for good went on for hundreds of steps and did not end."""
-    steps = calls(estimator, "_uphill")
+    steps, sizes = calls(estimator, "_uphill"), []
+    monkeypatch.setattr(
+        estimator,
+        "_nonnegative",
+        lambda *given: sizes.append(len(given[1])) or _nonnegative(*given),
+    )
     rng = np.random.default_rng(seed)
     phase_s = rng.uniform(0, 5, 11)[rng.integers(0, 11, 200)].repeat(5)
     pace = rng.lognormal(0, 0.4, 200).repeat(5)
@@ -121,6 +137,7 @@ def test_a_study_polled_in_many_schedules_ends_at_the_maximum_soon(calls, middle
 
     assert gain.max() <= 1 + 1e-6
     assert len(steps) <= 15  # it takes 8 to 12
+    assert max(sizes) <= 2 / 3 * len(curve.by_s)  # of all pieces it looks at 54 to 58 %
 
 
 @QUICKLY
@@ -135,6 +152,62 @@ def test_a_step_is_the_least_squares_solution_that_scipy_finds(size, rows, seed)
     least = optimize.nnls(design, aim)[1]
     assert found.min() >= 0
     assert np.linalg.norm(design @ found - aim) == pytest.approx(least, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "right", "expected"),
+    [
+        (np.eye(3), [1.0, -0.5, 0.5], [1.0, 0.0, 0.5]),  # what is below 0 is left out
+        ([[2.0, 1.0], [1.0, 2.0]], [3.0, 1.0], [1.5, 0.0]),  # it would lose: 1.5 * 1 > 1
+        # Without rounding, x is 1, 0 and 2 everywhere; here 0 comes out as -3e-13.
+        ([[108, 94, 96], [94, 82, 83], [96, 83, 94]], [300.0, 260.0, 284.0], [1.0, 0.0, 2.0]),
+    ],
+)
+def test_a_step_is_found_without_going_round_in_circles(matrix, right, expected, monkeypatch):
+    """So scipy's slower way, which never does, is not asked."""
+    monkeypatch.setattr(estimator.optimize, "nnls", None)
+    found = _nonnegative(np.array(matrix, dtype=float), np.array(right))
+
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert found.min() >= 0.0
+
+
+def test_pieces_that_no_bracket_tells_apart_have_a_step_nevertheless():
+    """Of two of them the one matrix has no inverse; a ten billionth of their mean is added."""
+    regular = _regular(np.ones((2, 2)))
+
+    assert (regular - 1.0).tolist() == [[pytest.approx(1e-10, rel=1e-5), 0.0]] + [
+        [0.0, pytest.approx(1e-10, rel=1e-5)]
+    ]
+    assert np.isfinite(np.linalg.cholesky(regular)).all()
+
+
+@pytest.mark.parametrize(
+    ("weight", "mass", "aim", "expected"),
+    [
+        ([0.5, 0.5], [0.8, 0.2], [0.5, 0.5], [0.5, 0.5]),  # all the way
+        ([0.5, 0.5], [0.9, 0.1], [0.02, 0.98], [0.68, 0.32]),  # a quarter of it
+        ([0.5, 0.5], [0.6, 0.4], [0.9, 0.1], [0.5, 0.5]),  # away from the maximum: EM
+        ([1 - 1e-9, 1e-9], [0.5, 0.5], [1 - 1e-14, 1e-14], [1.0, 0.0]),  # next to nothing is none
+        ([1 - 1e-9, 1e-9], [0.5, 0.5], [1.0, 0.0], [0.75, 0.25]),  # no bracket is emptied
+    ],
+)
+def test_a_step_goes_as_far_as_it_gains_a_third_of_what_its_slope_promises(
+    weight, mass, aim, expected
+):
+    """Two brackets with a piece each; gains are 0.5 * log(mass) of each, less the mass.
+
+    From 0.9 and 0.1, where it is -1.204, the slope is 3.911: at the aim, half way and a quarter of
+    it are -1.966, -0.696 and -0.763, and need 0.100, -0.552 and -0.878.
+    """
+    brackets = _Brackets.of(observed([0, 3], [3, 6], run=[0, 1]))
+    mass, weight = np.array(mass), np.array(weight)
+    score = brackets.score(weight, brackets.chance(mass))
+
+    found = _uphill(brackets, weight, mass, np.array(aim), score)
+
+    assert found.tolist() == pytest.approx(expected, abs=1e-12)
+    assert (found > 0).tolist() == [each > 0 for each in expected]
 
 
 @pytest.mark.parametrize(
@@ -272,6 +345,19 @@ def test_a_share_of_nothing_is_never_minus_nothing():
         assert not np.signbit(each.share_by([0.0, 5.5, 7.0])).any()
 
 
+def test_a_share_is_at_most_one_and_never_falls_even_by_rounding():
+    """A sum in another order at each time would fall here once."""
+    rng = np.random.default_rng(4)
+    mass, after_s = rng.random(8), np.sort(rng.random(8))
+    curve = Curve(after_s, after_s + 0.1, mass / mass.sum() * (1 + 1e-9), INF)
+    shares = curve.share_by(np.linspace(0.0, 1.5, 307))
+
+    assert (np.diff(shares) >= 0).all()
+    assert shares[-1] == 1.0
+    many = replace(curve, mass=np.stack([mass, mass / 2]) / mass.sum())
+    assert many.share_by([0.0, 1.5]) == pytest.approx(np.array([[0.0, 1.0], [0.0, 0.5]]))
+
+
 def test_beyond_what_was_watched_nothing_is_known():
     curve = turnbull(observed([0, 10], [3, INF]))
 
@@ -398,6 +484,35 @@ def test_a_resample_estimated_anew_is_the_curve_of_the_runs_drawn_and_is_found_s
         assert shares == pytest.approx(turnbull(alone).share_by(times_s), abs=0.02)
 
 
+def test_resamples_of_what_leaves_no_choice_are_that_curve():
+    """All is in one piece; or two thirds are at each end, so the piece between ends empty."""
+    one = observed([0, 0], [3, 3], run=[0, 1])
+    ends = observed([0, 0, 2, 4, 6, 6], [3, 3, 5, 7, 9, 9], run=[0] * 6)
+
+    assert refitted(one, [[2, 0], [1, 1]], near=turnbull(one)).mass.tolist() == [[1.0], [1.0]]
+    curve = turnbull(ends)
+    assert curve.mass == pytest.approx([0.5, 0.0, 0.5])
+    assert refitted(ends, [[1], [3]], near=curve).mass == pytest.approx(
+        np.array([[0.5, 0.0, 0.5]] * 2), abs=1e-3
+    )
+
+
+def test_no_mass_of_a_resample_is_below_zero_and_that_of_runs_not_drawn_fades():
+    """Their pieces are in no bracket that counts."""
+    rng = np.random.default_rng(2)
+    after_s = rng.integers(0, 400, 120) / 4
+    seen = observed(after_s, after_s + 1.1, np.arange(40).repeat(3))
+    draws = rng.multinomial(40, np.full(40, 1 / 40), size=50)
+
+    found = refitted(seen, draws, near=turnbull(seen))
+
+    assert found.mass.min() >= 0.0
+    assert found.mass.sum(axis=1) == pytest.approx(1.0)
+    inside = (seen.after_s[:, None] <= found.after_s) & (found.by_s <= seen.by_s[:, None])
+    for drawn, mass in zip(draws, found.mass, strict=True):
+        assert mass[~inside[np.repeat(drawn > 0, 3)].any(axis=0)].max(initial=0.0) < 1e-6
+
+
 def test_equal_brackets_counted_once_are_the_same_curve():
     seen = observed([0, 0, 3, 3, 3, 9], [3, 3, 6, 6, 6, INF], run=[0, 0, 1, 1, 2, 2])
     apart = observed([0, 3, 3, 9], [3, 6, 6, INF], run=[0, 1, 2, 2])
@@ -454,10 +569,8 @@ def test_what_the_brackets_leave_open_holds_the_quantile_and_the_mean_of_the_tim
         assert low_s <= true_s <= high_s
         mean_s = np.average(np.minimum(time_s, 3.0), weights=1 / np.bincount(run)[run])
         assert low_mean_s <= mean_s <= high_mean_s
-    assert Observed(np.array([1.0, 2.0]), np.array([3.0, 5.0]), np.arange(2)).left_open(0.5) == (
-        1.0,
-        3.0,
-    )
+    two = Observed(np.array([1.0, 2.0]), np.array([3.0, 5.0]), np.arange(2))
+    assert two.left_open(0.0) == two.left_open(0.5) == (1.0, 3.0)
 
 
 @pytest.mark.parametrize("sizes", [(6, 6), (1, 6), (3, 6), (3,) * 10, (7,), (1, 2, 3, 4)])
@@ -496,7 +609,8 @@ def test_what_is_read_off_a_curve_by_hand():
     assert np.isnan(curve.share_by(40.001))
     assert curve.shown_share() == pytest.approx(0.8)
     assert [float(curve.quantile(each)) for each in (0.2, 0.5, 0.6)] == pytest.approx(
-        [4.0, 10.0, 20 + 10 / 3], abs=1e-4
+        [4.0 - 2e-5, 10.0 - 2e-5, 20 + 10 / 3 - 1e-4 / 3],  # at a share less by a millionth
+        abs=1e-9,
     )
     assert curve.quantile(0.8001) == INF
     assert curve.interquartile_s() == pytest.approx(16 + 10 / 3, abs=1e-4)

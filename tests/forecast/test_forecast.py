@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from launch_rows import INF, drawn_training, run_rows, table_of
 from scipy import stats
 
+from spotlib.analyze.comparable import RUN
 from spotlib.analyze.figures import Styles
 from spotlib.figures import target_names
 from spotlib.forecast.decide import (
@@ -333,16 +334,16 @@ def forecast_of(expected, *, n=1):
 
 def test_the_figure_draws_each_forecast_from_none_at_the_request():
     forecasts = [
-        replace(forecast_of([0.2, 0.9], n=4), target=target) for target in (NANO, ELSEWHERE)
+        replace(forecast_of([0.2, 0.5, 0.9], n=4), target=target) for target in (NANO, ELSEWHERE)
     ]
-    forecasts[1] = replace(forecasts[1], times_s=np.array([10.0, 45.0]))
+    forecasts[1] = replace(forecasts[1], times_s=np.array([10.0, 20.0, 45.0]))
     styles = Styles.of(map(str, (NANO, ELSEWHERE)))
     figure = forecast_figure(forecasts, styles, simulated=True)
 
     panels = [ax for ax in figure.axes if ax.lines]
     assert len(panels) == 2
     for ax, forecast in zip(panels, forecasts, strict=True):
-        [line] = [each for each in ax.lines if len(each.get_xdata()) == 3]
+        [line] = [each for each in ax.lines if len(each.get_xdata()) == 4]
         assert line.get_xdata().tolist() == [0.0, *forecast.times_s]
         assert line.get_ydata().tolist() == [0.0, *forecast.expected]
         assert line.get_color() == styles.colours[str(forecast.target)]
@@ -405,6 +406,14 @@ def test_the_time_to_k_is_the_first_with_that_chance():
     assert forecast.time_to(1) == 30.0
     assert forecast.time_to(1, level=0.9) == 40.0
     assert forecast.time_to(1, level=0.99) == INF
+    half = replace(forecast, probabilities=np.array([[1, 0], [0.5, 0.5], [0.25, 0.75], [0, 1]]))
+    assert half.time_to(1) == 20.0
+
+
+def test_no_rounding_takes_a_probability_beyond_0_or_1():
+    forecast = replace(forecast_of([0.0]), probabilities=np.array([[1 + 1e-12, -1e-13]]))
+
+    assert [forecast.at_least(k).tolist() for k in (0, 1)] == [[1.0], [0.0]]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -442,6 +451,9 @@ def test_too_few_runs_and_one_target_are_one_clear_sentence():
         ({"n": 1, "features": {"weather": 1.0}}, "features may hold .* and .*, got weather$"),
         ({"n": 1, "features": {"sps": -4}}, "sps must be from 1 to 10 .* got -4"),
         ({"n": 1, "features": {"hour_utc": 77}}, "hour_utc must be from 0 to 24 .* got 77"),
+        ({"n": 1, "features": {"hour_utc": 24.5}}, "hour_utc must be from 0 to 24 .* got 24.5"),
+        ({"n": 1, "features": {"hour_utc": -0.5}}, "hour_utc must be from 0 to 24 .* got -0.5"),
+        ({"n": 1, "features": {"sps": 0.9}}, "sps must be from 1 to 10 .* got 0.9"),
         ({"n": 1, "features": {"if_score": 0.5}}, "if_score must be from 1 to 3"),
         ({"n": 1, "features": {"last_share": 1.5}}, "last_share must be from 0 to 1"),
         ({"n": 1, "features": {"price_share": -0.1}}, "price_share must be 0 or more"),
@@ -497,6 +509,18 @@ def test_a_table_that_went_through_a_file_still_serves(tmp_path):
     ]
 
     assert (forecasts[0] == forecasts[1]).all()
+
+
+def test_runs_are_in_the_order_of_time_whatever_the_order_of_the_rows():
+    training = drawn_training(targets=4, rounds=6)
+    known, mixed = Runs.of(training), Runs.of(training.sample(frac=1.0, random_state=1))
+
+    assert known.features["sent_at"].is_monotonic_increasing
+    assert known.features.columns.tolist()[:4] == [*RUN, "simulated"]
+    assert known.features.index.equals(pd.RangeIndex(24))
+    pd.testing.assert_frame_equal(known.features, mixed.features, check_categorical=False)
+    for name in ("times_s", "ready", "weight"):
+        np.testing.assert_array_equal(getattr(known, name), getattr(mixed, name))
 
 
 def test_the_shares_in_training_are_those_of_the_table():

@@ -117,8 +117,8 @@ def probe_at(seconds, granted, **fields):
         yield (
             row
             | {"wanted": "granted", "watched_s": 1.0, "sent_at": at(seconds)}
-            | fields
             | (seen if good else held)
+            | fields
         )
 
 
@@ -167,3 +167,13 @@ def test_the_forecast_of_now_knows_the_newest_probe():
     now = history_now(requests, table_of(probe_at(9000.0, [False]))).loc["t3.nano in sa-east-1"]
 
     assert now.tolist() == pytest.approx([0.0, 2 / 3, 1.0])
+
+
+@pytest.mark.parametrize(("seconds", "share"), [(899.5, 0.0), (900.0, 1.0)])
+def test_a_probe_that_was_never_polled_had_ended_when_it_was_sent(seconds, share):
+    """So the run that is sent at 900 s knows it if it was sent strictly before."""
+    launches = [list(run_rows([200.0], number=i)) for i in range(2)]
+    refused = {"outcome": "refused", "kind": "capacity", "watched_s": np.nan, "request_id": None}
+
+    found = with_probes(launches, probe_at(seconds, [False], **refused))
+    assert found.loc[1, "last_share"] == share

@@ -233,6 +233,8 @@ def test_what_no_part_predicts_is_left_out():
 
     tested, shares = held_out(runs, number_of_runs, parts=parts)
     assert tested.features["round"].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert tested.features.columns.equals(runs.features.columns)
+    assert tested.features.index.equals(pd.RangeIndex(8))
     assert shares[:, 0].tolist() == [2, 2, 4, 4, 6, 6, 8, 8]
     assert (tested.ready == runs.ready[2:]).all()
     assert (tested.weight == runs.weight[2:]).all()
@@ -244,6 +246,8 @@ def test_four_of_the_times_are_enough_to_compare_and_the_last_is_among_them():
 
     assert many.thinned().times_s.tolist() == [2.0, 4.0, 6.0, 8.0]
     assert many.thinned().ready[0].tolist() == [1.0, 3.0, 5.0, 7.0]
+    more = Runs(runs.features, np.arange(38.0), *[np.zeros((30, 38))] * 2)
+    assert more.thinned().times_s.tolist() == [9.0, 18.0, 27.0, 37.0]
     assert runs.thinned().times_s.tolist() == [60.0, 120.0, 180.0]
 
 

@@ -220,8 +220,9 @@ def test_what_cannot_be_scored_is_one_clear_sentence():
     training = training_table(table_of(*(run_rows([9.0], number=i) for i in range(8))))
     rng = np.random.default_rng(9)
 
-    with pytest.raises(ValueError, match="never rows of a run"):
-        score_forecasts(training, rng=rng, split="row")
+    for split in ("row", "week"):
+        with pytest.raises(ValueError, match=f"never rows of a run, got '{split}'"):
+            score_forecasts(training, rng=rng, split=split)
     with pytest.raises(ValueError, match="at least two targets"):
         score_forecasts(training, rng=rng, split="target")
     with pytest.raises(ValueError, match="at least 6 runs watched to the end, got 5"):
@@ -258,13 +259,16 @@ def test_the_gain_on_thousands_of_runs_is_resampled_in_bounded_memory():
     [
         ((0.16, 0.02, 0.3), "16 % below", "2 % below to 30 % below"),
         ((-0.16, -0.3, 0.02), "16 % above", "30 % above to 2 % below"),
+        ((0.0, -0.1, 0.1), "0 % below", "10 % above to 10 % below"),
     ],
 )
 def test_an_error_larger_than_that_of_one_curve_is_said_to_be_above_it(gain, side, interval):
     row = dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True))
     row |= {"model": CHOSEN, "coverage_drawn": 0.93, "coverage_randomised": 0.9}
 
-    said = score_words(Scores(pd.DataFrame([row]), pd.DataFrame(), {}, "time", "run"))
+    others = [row | {"model": name, "gain": 0.5} for name in ("a model", "global")]
+
+    said = score_words(Scores(pd.DataFrame([*others, row]), pd.DataFrame(), {}, "time", "run"))
 
     assert said == (
         f"The error (crps) of the chosen model is {side} that of one curve for all targets (95 % "

@@ -208,6 +208,29 @@ def test_the_table_of_scores_is_that_of_plain_loops():
     ] * 3
 
 
+def test_without_the_global_model_gains_are_over_the_first_by_name():
+    """That of one share everywhere is the better one here, and the one chosen."""
+    models = {"a share by size": MODELS["by size"], "everywhere": MODELS["global"]}
+    scores = score_forecasts(some_runs(), rng=Half(3), models=models)
+    table = scores.table.set_index("model")
+    error = table["crps"]
+
+    assert scores.table["model"].tolist()[-1] == "a share by size"
+    assert table["gain"].to_dict() == pytest.approx((1 - error / error.max()).to_dict())
+    assert scores.table.index.equals(pd.RangeIndex(3))
+    assert scores.runs.index.equals(pd.RangeIndex(18))
+
+
+def test_where_some_count_is_certain_at_every_time_no_coverage_is_known():
+    sure = {"global": lambda _: lambda _: lambda features: np.zeros((len(features), 3))}
+    runs = some_runs()
+    none = Runs(runs.features, runs.times_s, np.zeros_like(runs.ready), runs.weight)
+    [row] = score_forecasts(none, rng=Half(3), models=sure).table.to_dict("records")
+
+    assert (row["coverage_drawn"], row["crps"]) == (1.0, pytest.approx(0.0))
+    assert np.isnan(row["coverage_open"])
+
+
 def chosen_rounds(features, **settings):
     return [features["round"][part].tolist() for part in split_by_time(features, **settings)]
 

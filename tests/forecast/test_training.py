@@ -43,6 +43,48 @@ def test_a_run_that_ended_because_all_were_ready_stays_at_n():
     assert (training["weight"] == 1.0).all()
 
 
+def test_times_are_every_quarter_of_a_minute_to_95_of_100_parts_of_the_timeout():
+    launches = table_of(run_rows([20.0], timeout_s=100.0, until_s=99.0))
+    expected = [15.0, 30.0, 45.0, 60.0, 75.0, 90.0]
+
+    assert training_table(launches)["elapsed_s"].tolist() == expected
+    assert Runs.of_requests(request_table(launches)).times_s.tolist() == expected
+    assert training_table(launches, step_s=47.5)["elapsed_s"].tolist() == [47.5, 95.0]
+    tenths = training_table(launches, step_s=0.1, horizon_s=0.3)  # three of 0.1 are more than 0.3
+    assert tenths["elapsed_s"].tolist() == pytest.approx([0.1, 0.2, 0.3])
+    seconds = training_table(launches, step_s=1.0, horizon_s=3.0)
+    assert seconds["elapsed_s"].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_what_was_known_before_the_request_by_hand():
+    """13:45:36 is 13.76 h; 0.002 of 0.008 USD is a quarter."""
+    sent_at = pd.Timestamp("2024-09-01 13:45:36", tz="UTC")
+    rows = [run_rows([20.0], sent_at=sent_at, t3=5, t3_source="selection")]
+    [row] = request_table(table_of(*rows)).to_dict("records")
+
+    assert row["hour_utc"] == pytest.approx(13.76)
+    assert (row["price_share"], row["sps"], row["t3"]) == (0.25, 3.0, 5.0)
+    assert (row["simulated"], row["t3_source"]) == (True, "selection")
+
+
+def test_a_run_that_was_refused_at_once_was_watched_to_its_end_for_sure():
+    """Also where another was lost before the first second."""
+    refused = {"outcome": "refused", "kind": "capacity", "watched_s": 0.0, "request_id": None}
+    lost = run_rows([INF], number=0, until_s=0.5, outcome="abandoned")
+    rows = [run_rows([INF], number=1, **refused), run_rows([20.0], number=2)]
+    weights = training_table(table_of(lost, *rows)).groupby("round")["weight"].agg(set)
+
+    assert weights.to_dict() == {1: {1.0}, 2: {2.0}}
+
+
+def test_where_all_runs_are_lost_early_none_weighs_more_than_any():
+    cut = [run_rows([INF], number=i, until_s=50.0, outcome="abandoned") for i in range(3)]
+    training = training_table(table_of(*cut))
+
+    assert training["elapsed_s"].max() == 45.0
+    assert (training["weight"] == 1.0).all()
+
+
 def test_a_run_has_no_row_after_its_last_poll():
     rows = run_rows([20.0, INF], until_s=100.0, outcome="abandoned")
     training = training_table(table_of(rows, run_rows([30.0, 40.0], number=1)), step_s=50.0)
@@ -187,6 +229,11 @@ def test_different_variables_are_never_pooled(name, value):
 def test_a_stage_that_was_not_watched_for_is_refused():
     with pytest.raises(ValueError, match="ready was not watched for"):
         training_table(table_of(run_rows([20.0], wanted="running")))
+
+
+def test_a_stage_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="wanted must be a stage, got 'set'"):
+        training_table(table_of(run_rows([20.0], wanted="set")))
 
 
 def test_no_launch_and_no_grid_are_one_clear_sentence():

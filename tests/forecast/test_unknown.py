@@ -129,6 +129,29 @@ def test_a_run_weighs_the_less_the_more_standard_deviations_it_is_away_by_hand()
     assert (second / first, third / first) == pytest.approx((np.exp(-0.75), np.exp(-3.0)))
 
 
+def test_a_run_in_which_what_is_asked_was_not_known_is_one_standard_deviation_away():
+    """The scores 1 and 3 have the mean 2 and the deviation 1: they are 0 and 2 away from 1.
+
+    A run without a score is 1 away, and less likely than the nearest by exp(-1 / 2).
+    """
+    runs = pd.concat([asked(t3=t3, if_score=score) for t3, score in ((1, 1), (2, 3), (3, np.nan))])
+    values, weight = complete(asked(if_score=1.0).assign(target="x"), runs)
+
+    near, far, unknown = weight[np.argsort(values["t3"])]
+    assert (far / near, unknown / near) == pytest.approx((np.exp(-2.0), np.exp(-0.5)))
+
+
+def test_what_was_never_known_together_is_taken_as_it_was():
+    """Of three runs one had a score and no T3, two a T3 and no score."""
+    known = [{"if_score": 2.0}, {"t3": 5.0}, {"t3": 5.0}]
+    runs = pd.concat([asked(**each) for each in known], ignore_index=True)
+    values, weight = complete(asked(), runs)
+
+    assert sorted(weight) == pytest.approx([1 / 3, 2 / 3])
+    assert values["if_score"].fillna(0) @ weight == pytest.approx(2.0 / 3)
+    assert values["t3"].fillna(0) @ weight == pytest.approx(10.0 / 3)
+
+
 def test_nan_is_left_out():
     assert expected(CHOSEN, NEW, sps=1, t3=np.nan) == expected(CHOSEN, NEW, sps=1)
 

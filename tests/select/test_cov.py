@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from spotlib.select.cov import score_targets, variation
+from spotlib.select.cov import score_targets, snapshots_by_value, variation
 
 NAN = float("nan")
 SPS = st.one_of(st.integers(1, 10), st.just(NAN))
@@ -257,6 +257,44 @@ def test_nothing_seen_is_no_pair(form):
 def test_unknown_options_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         variation(_toy([3], [2.5]), **change)
+
+
+def test_a_row_of_no_zone_or_pair_is_in_no_pair():
+    named = _toy([1, 2, 3], [2.0, 2.5, 3.0])
+    for name in ("instance_type", "region", "availability_zone_id"):
+        table = pd.concat([named, named.assign(**{name: None}).iloc[:1]])
+        pd.testing.assert_frame_equal(variation(table), variation(named))
+
+
+def test_the_columns_are_the_names_the_counts_and_those_of_each_feature_with_the_rank_first():
+    table = variation(_toy([1, 2, 3], [2.0, 2.0, 3.0]))
+    names = ["instance_type", "region", "zones", "snapshots"]
+    each = ["snapshots", "mean", "std", "cov"]
+    names += [f"{feature}_{name}" for feature in ("sps", "if") for name in each]
+
+    assert [*table] == names
+    assert [*score_targets(table)] == ["rank", *names, "score"]
+
+
+def test_days_are_added_up_by_zone_and_value_also_where_it_is_missing():
+    rows = [(3.0, 2.5, 4), (NAN, 2.5, 1), (3.0, NAN, 2), (NAN, 2.5, 5), (3.0, 2.5, 6)]
+    days = counts_of([("t3.nano", "sa-east-1", "az1", *each) for each in rows])
+    texts = ["instance_type", "region", "availability_zone_id"]
+    days = days.assign(surplus_rows=[1, 0, 2, 0, 0])
+    values = pd.CategoricalDtype(["t3.nano", "sa-east-1", "az1", "never seen"])
+
+    for counts in (days, days.astype(dict.fromkeys(texts, values))):
+        found = snapshots_by_value(counts).fillna({"sps": -1, "if_score": -1})
+        found = found[["sps", "if_score", "snapshots", "surplus_rows"]].to_numpy().tolist()
+        assert sorted(found) == [[-1, 2.5, 6, 0], [3, -1, 2, 2], [3, 2.5, 10, 1]]
+
+
+def test_a_mean_of_zero_has_no_cov():
+    """One and what the study took for -1, as often."""
+    table = variation(_toy([1, NAN], [1.0, NAN]), missing="as_value")
+
+    assert (table[["sps_mean", "if_mean"]] == 0).all(axis=None)
+    assert table[["sps_cov", "if_cov"]].isna().all(axis=None)
 
 
 def test_sums_do_not_overflow_the_small_integers_that_counts_are_kept_in():
