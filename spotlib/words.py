@@ -1,6 +1,9 @@
 """How numbers, names and times are said: the same in every sentence, table and figure."""
 
+import math
 from collections.abc import Sequence
+
+_TINY = 1e-9  # more than arithmetic changes a number, and less than anybody sees
 
 
 def one_line(text: str, *, longest: int = 300) -> str:
@@ -18,9 +21,14 @@ def _shown(letter: str) -> str:
     return " " if letter.isspace() else letter.encode("unicode_escape").decode()
 
 
+def rounded(number: float, digits: int) -> str:
+    """``0.38`` of 0.375: a half goes up, also one that arithmetic left a little too small."""
+    return f"{number + math.copysign(_TINY, number):z.{digits}f}"
+
+
 def percent(share: float, *, digits: int = 0) -> str:
     """``45 %``."""
-    return f"{100 * share:.{digits}f} %"
+    return f"{rounded(100 * share, digits)} %"
 
 
 def counted(number: int, noun: str) -> str:

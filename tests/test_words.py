@@ -2,12 +2,31 @@
 
 import pytest
 
-from spotlib.words import counted, listed, one_line, percent, span_words, which, within_words
+from spotlib.words import (
+    counted,
+    listed,
+    one_line,
+    percent,
+    rounded,
+    span_words,
+    which,
+    within_words,
+)
 
 
 def test_a_share_is_said_in_one_form():
     assert percent(0.456) == "46 %"
     assert percent(0.0004, digits=2) == "0.04 %"
+
+
+@pytest.mark.parametrize("noise", [-1e-12, 0.0, 1e-12])
+def test_a_half_is_rounded_up_whatever_arithmetic_left_of_it(noise):
+    assert [rounded(each + noise, 2) for each in (0.375, 0.125, 0.625)] == ["0.38", "0.13", "0.63"]
+    assert rounded(-0.125 + noise, 2) == "-0.13"
+    assert percent(0.125 + noise) == "13 %"
+    assert percent(0.0625 + noise, digits=1) == "6.3 %"
+    assert rounded(0.0 + noise, 2) == "0.00"
+    assert [rounded(each, 1) for each in (float("inf"), float("nan"))] == ["inf", "nan"]
 
 
 def test_what_a_file_says_is_one_printable_line_of_bounded_length():

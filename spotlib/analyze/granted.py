@@ -7,6 +7,7 @@ was bought, n, or times to wait.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from spotlib.analyze.comparable import arm_names, is_probe
 from spotlib.analyze.intervals import Estimate, ShareLimits
 from spotlib.analyze.launch_times import draw_runs, round_of
 from spotlib.model import Outcome
-from spotlib.words import counted, which
+from spotlib.words import counted, rounded, which
 
 _SAME = ["target", "asked_by", "how", "n", "within_s"]
 _RESAMPLES = 999
@@ -99,7 +100,7 @@ def granted_sentences(table: pd.DataFrame) -> Iterator[str]:
 
 def _shares_alike(rows: pd.DataFrame) -> Iterator[str]:
     """Each share and where it is; one that several rows have is said of them together."""
-    said = rows["share"].map("{:.2f}".format)
+    said = rows["share"].map(partial(rounded, digits=2))
     for (row, name), share in zip(_named(rows), said, strict=True):
         alike = [
             other for (_, other), same in zip(_named(rows), said == share, strict=True) if same
@@ -142,4 +143,4 @@ def _share_words(row: "pd.Series[Any]", *, interval: str = "") -> str:
     estimate = Estimate(row["share"], row["low"], row["high"], row["why_no_interval"])
     if np.isnan(estimate.low):
         return estimate.words("", digits=2)
-    return f"{estimate.value:.2f} ({interval}{estimate.ends(2)})"
+    return f"{rounded(estimate.value, 2)} ({interval}{estimate.ends(2)})"

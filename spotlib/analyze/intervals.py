@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from spotlib.analyze.curve import Floats
+from spotlib.words import rounded
 
 FEWEST_RUNS = 6  # the range of 6 draws covers their median in 97 % of cases, of 5 in 94 %
 NOT_REACHED = "not reached while watched"
@@ -35,15 +36,15 @@ class Estimate:
         """``21.3 s (19.8 to 23.1)``, ``21.3 s (19.8 or more)``, or what is not known."""
         if np.isnan(self.value):
             return NOT_REACHED
-        here = f"{self.value:.{digits}f}{unit and ' '}{unit}"
+        here = f"{rounded(self.value, digits)}{unit and ' '}{unit}"
         if np.isnan(self.low):
             return f"{here} (no interval: {self.why})"
         return f"{here} ({self.ends(digits)})"
 
     def ends(self, digits: int) -> str:
         """``19.8 to 23.1``, or ``19.8 or more``."""
-        high = f"to {self.high:.{digits}f}" if np.isfinite(self.high) else "or more"
-        return f"{self.low:.{digits}f} {high}"
+        high = f"to {rounded(self.high, digits)}" if np.isfinite(self.high) else "or more"
+        return f"{rounded(self.low, digits)} {high}"
 
 
 @lru_cache(maxsize=256)  # thousands of pairs of targets ask for the same

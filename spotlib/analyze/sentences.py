@@ -5,6 +5,7 @@ Wording only: every estimate comes from elsewhere, and what is unknown is said t
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from spotlib.analyze.launch_times import LaunchTimes
 from spotlib.analyze.load import Comparable
 from spotlib.analyze.summaries import common_n
 from spotlib.model import Stage
-from spotlib.words import counted, listed, percent, which, within_words
+from spotlib.words import counted, listed, percent, rounded, which, within_words
 
 _MEANING = {
     Stage.GRANTED: "EC2 has decided for the request, or it has an instance",
@@ -135,10 +136,10 @@ class _Answer:
         half = _estimate(row, "half_s")
         if np.isfinite(half.value):
             digits = _second_digits(half.value)
-            words = _with_interval(f"{half.value:.{digits}f} s", half, digits=digits)
+            words = _with_interval(f"{rounded(half.value, digits)} s", half, digits=digits)
             return f"{row['target']}: half of its instances were {self.stage.label} after {words}"
         end, digits = _estimate(row, self._end), _digits(row["n"])
-        amount = _with_interval(f"{end.value:.{digits}f} of {row['n']}", end, digits=digits)
+        amount = _with_interval(f"{rounded(end.value, digits)} of {row['n']}", end, digits=digits)
         return f"{row['target']}: {amount} were {self.stage.label} after {_time(self._end)}"
 
     def _also(self, target: str) -> str:
@@ -158,7 +159,7 @@ class _Answer:
         n = common_n(self.of_n)
         said = share.loc[known.index].map(percent)  # counts of different n cannot be compared
         if n is not None:
-            said = known[moment].map(f"{{:.{_digits(n)}f}}".format)
+            said = known[moment].map(partial(rounded, digits=_digits(n)))
         most, alike = f"{said.iloc[0]} of {n or 'n'}", said == said.iloc[0]
         if alike.all():
             return most + " at every target" * (len(known) > 1)
@@ -325,7 +326,7 @@ def _cells(table: pd.DataFrame, name: str, *, missing: str, digits: int) -> list
     """
     values, lows, highs = (table[f"{name}{end}"] for end in ("", "_low", "_high"))
     return [
-        (missing if np.isnan(value) else f"{value:.{digits}f}")
+        (missing if np.isnan(value) else rounded(value, digits))
         + ("" if np.isnan(low) else f" ({Estimate(value, low, high).ends(digits)})")
         for value, low, high in zip(values, lows, highs, strict=True)
     ]

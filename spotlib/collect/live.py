@@ -3,16 +3,19 @@
 import io
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
 from IPython.display import DisplayHandle, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from spotlib.collect.batch import Progress, Waiting
@@ -29,18 +32,68 @@ from spotlib.figures import (
     picture,
     target_colours,
 )
-from spotlib.model import Stage
-from spotlib.record.tables import load_polls
+from spotlib.model import OUTCOME_KINDS, Outcome, Stage
+from spotlib.record.tables import load_launches
 from spotlib.words import counted
 from spotlib.workspace import LAUNCHES
 
 _SECONDS = "seconds since the request was sent"
+_REFUSED, _CUT, _UNDER_WAY = "refused at once", "cut short", "under way"
+_CUT_BEFORE = 0.5  # of its timeout: nobody watched a run to its end that was last polled so early
 _LONG_NAME = 36  # characters: three of them do not fit beside each other
 _MOST_WRITTEN = 24  # columns of the strip whose numbers can be read
+_STAGES = (Stage.GRANTED, Stage.RUNNING, Stage.USABLE, Stage.READY)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One request call: the rows of its requests, and what is unusual about its end."""
+
+    rows: pd.DataFrame
+    fate: str
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> "_Run":
+        """What became of it follows from the outcomes of its requests."""
+        outcomes = rows["outcome"]
+        late = rows.loc[outcomes == Outcome.TIMED_OUT, ["watched_s", "timeout_s"]]
+        if (outcomes == Outcome.REFUSED).all():
+            return cls(rows, _REFUSED)
+        if outcomes.isna().any():
+            return cls(rows, _UNDER_WAY)
+        early = (late["watched_s"] < _CUT_BEFORE * late["timeout_s"]).any()
+        return cls(rows, _CUT if early or (outcomes == Outcome.ABANDONED).any() else "")
+
+    @property
+    def name(self) -> str:
+        """Its target, and its launch method where there are several."""
+        return str(self.rows["target"].iloc[0])
+
+    @property
+    def watched_s(self) -> float:
+        """When it was last polled."""
+        ends = ["watched_s", *(f"{stage.label}_by_s" for stage in _STAGES)]
+        return float(np.nanmax(self.rows[ends].to_numpy(float)))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its last count stays as it is: it was watched to its end, or refused."""
+        return self.fate in ("", _REFUSED)
+
+    def counts(self, stage: Stage) -> "pd.Series[float]":
+        """How many were shown at a stage, from each moment on at which one more was."""
+        by_s = self.rows[f"{stage.label}_by_s"].dropna().sort_values()
+        steps = pd.Series(np.arange(len(by_s) + 1.0), index=[0.0, *by_s])
+        return steps[~steps.index.duplicated(keep="last")]
+
+    def at_its_end(self, stage: Stage) -> float:
+        """The last count; NaN if nobody looked."""
+        seen = self.is_whole or self.watched_s > 0
+        return float(self.counts(stage).iloc[-1]) if seen else math.nan
 
 
 @drawing
-def ready_counts_figure(polls: pd.DataFrame) -> Figure:
+def ready_counts_figure(launches: pd.DataFrame) -> Figure:
     """How many instances were running, and how many ready, since the request.
 
     Of probes it is how many were granted.
@@ -50,36 +103,37 @@ def ready_counts_figure(polls: pd.DataFrame) -> Figure:
     Launch methods of a target are drawn apart.
     Targets that were launched more than once have a panel each, with their runs and the mean, and
     above them a strip shows how many were ready at the end of each round.  A run that EC2 refused
-    at once has no poll, so it is not drawn, and no part of the mean.
+    at once has 0 all the time.  One that was cut short, or is under way, is part of the mean until
+    its last poll.  One that was refused for a reason of the account's own is not drawn.
 
     Parameters
     ----------
-    polls
-        As ``load_polls`` returns it.
+    launches
+        As ``load_launches`` returns it.
     """
-    seen = polls.assign(target=target_and_arm(polls))
-    seen = seen[seen["ready"].notna()]  # a missed poll shows nothing
-    colours = target_colours(seen["target"])
-    runs = [run for _, run in seen.groupby(["target", "batch_id", "round"])]
+    own = (launches["outcome"] == Outcome.REFUSED) & ~launches["kind"].isin(OUTCOME_KINDS)
+    seen = launches.assign(target=target_and_arm(launches))[~own]
+    runs = [_Run.of(rows) for _, rows in seen.groupby(["target", "batch_id", "round"])]
+    colours = target_colours(run.name for run in runs)
     draw = _together if len(runs) == len(colours) else _by_round
     with mpl.rc_context(THEME):
         figure = draw(runs, colours)
-    if polls["simulated"].any():
+    if launches["simulated"].any():
         mark_simulated(figure)
-    elif mark := foreign_mark(polls):
+    elif mark := foreign_mark(launches):
         mark_figure(figure, mark)
     return figure
 
 
-def _together(runs: list[pd.DataFrame], colours: Colours) -> Figure:
+def _together(runs: list[_Run], colours: Colours) -> Figure:
     """Draw one run per target: running above, what comes next below; of probes only granted."""
     stages = _drawn(runs)
     figure = Figure(figsize=(9.0, 2.6 * len(stages)), layout="constrained")
     axes = figure.subplots(len(stages), 1, sharex=True, squeeze=False)[:, 0]
     for ax, stage in zip(axes, stages, strict=True):
         for run in runs:
-            name = run["target"].iloc[0]
-            _draw_run(ax, run, stage, colours[name], label=name)
+            words = f" ({run.fate})" if run.fate in (_REFUSED, _CUT) else ""
+            _draw_run(ax, run, stage, colours[run.name], _end_s(runs), label=run.name + words)
         _label_counts(ax, f"{stage.label}, instances", runs)
     axes[-1].set_xlabel(_SECONDS)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -89,11 +143,11 @@ def _together(runs: list[pd.DataFrame], colours: Colours) -> Figure:
     return figure
 
 
-def _by_round(runs: list[pd.DataFrame], colours: Colours) -> Figure:
+def _by_round(runs: list[_Run], colours: Colours) -> Figure:
     """Draw several runs per target: a strip of all rounds, and a panel per target."""
     columns = min(3, len(colours))
     rows = math.ceil(len(colours) / columns)
-    heights = 0.3 * len(colours) + 1.1, 2.4 * rows + 0.5
+    heights = 0.3 * len(colours) + 1.2, 2.6 * rows + 0.5
     figure = Figure(figsize=(max(3.6 * columns, 8.0), sum(heights)), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     stage = _wanted(runs)
@@ -101,69 +155,87 @@ def _by_round(runs: list[pd.DataFrame], colours: Colours) -> Figure:
     axes = below.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     _draw_panels(axes, runs, colours, stage)
     below.supylabel(f"{stage.label}, instances", fontsize="medium")
-    below.supxlabel(
-        f"{_SECONDS} (thin: each run that was not refused at once, black: their mean)",
-        fontsize="medium",
-    )
+    below.supxlabel(f"{_SECONDS} ({_mean_words(runs)})", fontsize="medium")
     return figure
 
 
-def _drawn(runs: list[pd.DataFrame]) -> tuple[Stage, ...]:
-    """The stages of which runs are drawn: USABLE where it was counted."""
+def _mean_words(runs: list[_Run]) -> str:
+    refused = any(run.fate == _REFUSED for run in runs)
+    partial = not all(run.is_whole for run in runs)
+    words = "thin: each run, black: the mean of all"
+    words += " that were watched so long" * partial
+    return words + ", refused ones as 0" * refused
+
+
+def _drawn(runs: list[_Run]) -> tuple[Stage, ...]:
+    """The stages that were watched for: USABLE where it was recorded."""
     wanted = _wanted(runs) if runs else Stage.READY
     if wanted is Stage.GRANTED:
         return (Stage.GRANTED,)
-    counted_usable = any(run["usable"].notna().any() for run in runs)
-    last = () if wanted is Stage.USABLE else (Stage.READY,)
-    return (Stage.RUNNING, *((Stage.USABLE,) if counted_usable else ()), *last)
+    names = ["usable_by_s", "usable_watched_s"]
+    usable = any(run.rows[names].notna().any(axis=None) for run in runs)
+    stages = (Stage.RUNNING, *((Stage.USABLE,) if usable else ()), Stage.READY)
+    return tuple(each for each in stages if each <= wanted)
 
 
-def _wanted(runs: list[pd.DataFrame]) -> Stage:
-    return Stage[str(runs[0]["wanted"].iloc[0]).upper()]
+def _wanted(runs: list[_Run]) -> Stage:
+    return Stage[str(runs[0].rows["wanted"].iloc[0]).upper()]
 
 
-def _draw_strip(ax: Axes, runs: list[pd.DataFrame], names: list[str], stage: Stage) -> None:
+def _draw_strip(ax: Axes, runs: list[_Run], names: list[str], stage: Stage) -> None:
     """Draw how many were ready at the end of each round: a row per target, a column per round."""
-    ends = pd.concat([run.sort_values("poll").iloc[[-1]] for run in runs])
+    ends = pd.DataFrame(
+        run.rows[["target", "batch_id", "round", "n"]].iloc[0].to_dict()
+        | {"count": run.at_its_end(stage), "partial": not run.is_whole}
+        for run in runs
+    )
     column = ends["round"] + 1
     if ends["batch_id"].nunique() > 1:
         column = ends.groupby(["batch_id", "round"]).ngroup() + 1
     cells = ends.assign(column=column).set_index(["target", "column"])
     # A round that was skipped is an empty column.
     every: dict[str, Any] = {"index": names, "columns": range(1, int(column.max()) + 1)}
-    counts = cells[stage.label].unstack().reindex(**every)
-    share = (cells[stage.label] / cells["n"]).astype(float).unstack().reindex(**every)
+    counts = cells["count"].unstack().reindex(**every)
+    share = (cells["count"] / cells["n"]).astype(float).unstack().reindex(**every)
+    written = counts.shape[1] <= _MOST_WRITTEN
     sns.heatmap(
         share,
         ax=ax,
-        annot=counts.astype(object).fillna("") if counts.shape[1] <= _MOST_WRITTEN else None,
+        annot=counts.astype("Int64").astype(object).fillna("") if written else None,
         fmt="",
         annot_kws={"fontsize": "small"},
         cmap="Blues",
         **{"vmin": 0.0, "vmax": 1.0, "cbar": False, "linewidths": 0.5},
     )
+    for name, place in cells.index[cells["partial"]]:
+        corner = place - 1, names.index(name)
+        style: dict[str, Any] = {"fill": False, "hatch": "///", "edgecolor": "0.6", "linewidth": 0}
+        ax.add_patch(Rectangle(corner, 1, 1, **style))
     asked = " or ".join(map(str, sorted(set(ends["n"]))))
+    hatched = "; hatched: the last count of a run that was cut short, or is under way"
     ax.set_title(
-        f"{stage.label} at the end of each round, of {asked} (darkest: all; "
-        "blank: refused, or not watched)",
+        f"{stage.label} at the end of each round, of {asked} (darkest: all; blank: not watched"
+        + hatched * bool(cells["partial"].any())
+        + ")",
         fontsize="medium",
         loc="left",
+        wrap=True,
     )
     ax.set(xlabel="round", ylabel="")
     ax.grid(visible=False)
     ax.tick_params(labelrotation=0, labelsize="small")
 
 
-def _draw_panels(axes: Any, runs: list[pd.DataFrame], colours: Colours, stage: Stage) -> None:
+def _draw_panels(axes: Any, runs: list[_Run], colours: Colours, stage: Stage) -> None:
     """Draw a panel per target: each run thin, their mean thick."""
+    end_s = _end_s(runs)
     for number, (ax, (name, colour)) in enumerate(zip(axes.flat, colours.items(), strict=False)):
-        mine = [run for run in runs if run["target"].iloc[0] == name]
+        mine = [run for run in runs if run.name == name]
         for run in mine:
-            _draw_run(ax, run, stage, colour, thin=True)
-        times, mean = _mean_count(mine, stage)
+            _draw_run(ax, run, stage, colour, end_s, thin=True)
+        times, mean = _mean_count(mine, stage, end_s)
         ax.step(times, mean, where="post", color="black", linewidth=2, label="mean")
-        words = f"{name} ({counted(len(mine), 'run')})".replace(", ", ",\n")  # method below target
-        ax.set_title(words, fontsize="small", loc="left")
+        ax.set_title(_panel_title(name, mine), fontsize="small", loc="left")
         ax.tick_params(
             labelbottom=number + axes.shape[1] >= len(colours)
         )  # the lowest of its column
@@ -172,49 +244,66 @@ def _draw_panels(axes: Any, runs: list[pd.DataFrame], colours: Colours, stage: S
         ax.set_axis_off()
 
 
+def _panel_title(name: str, runs: list[_Run]) -> str:
+    """Name the target, its method below it, and how many runs ended in an unusual way."""
+    fates = [run.fate for run in runs]
+    unusual = [each for each in (_REFUSED, _CUT, _UNDER_WAY) if each in fates]
+    said = ", ".join(f"{fates.count(each)} {each}" for each in unusual)
+    words = name.replace(", ", ",\n") + f" ({counted(len(runs), 'run')}"
+    return words + f",\n{said}" * bool(said) + ")"
+
+
 def _draw_run(
     ax: Axes,
-    run: pd.DataFrame,
+    run: _Run,
     stage: Stage,
     colour: object,
+    end_s: float,
     *,
     label: str | None = None,
     thin: bool = False,
 ) -> None:
-    rows = run.sort_values("poll")
-    times = [0.0, *rows["answered_s"]]
-    counts = [0, *rows[stage.label].astype(int)]
+    counts, refused = run.counts(stage), run.fate == _REFUSED
+    last_s = end_s if refused else run.watched_s
     style = {"linewidth": 1, "alpha": 0.5} if thin else {"linewidth": 2}
-    ax.step(times, counts, where="post", color=colour, label=label, **style)
-    ax.plot(times[-1], counts[-1], "o", color=colour, markersize=4 if thin else 6)
-    asked = [0.0, *rows["asked_s"].shift(fill_value=0.0)]
-    for after, by, low, high in zip(asked[1:], times[1:], counts, counts[1:], strict=False):
-        if high > low and not thin:  # somewhere in this bracket
-            ax.fill_betweenx([low, high], after, by, color=colour, alpha=0.25, linewidth=0)
+    steps = [*counts, counts.iloc[-1]]
+    ax.step([*counts.index, last_s], steps, where="post", color=colour, label=label, **style)
+    if not refused:
+        ax.plot(last_s, steps[-1], "o", color=colour, markersize=4 if thin else 6)
+    if thin:
+        return
+    afters = run.rows.groupby(f"{stage.label}_by_s")[f"{stage.label}_after_s"].min()
+    for low, high, by, after in zip(counts, counts[1:], afters.index, afters, strict=False):
+        # it was shown somewhere in this bracket
+        ax.fill_betweenx([low, high], after, by, color=colour, alpha=0.25, linewidth=0)
 
 
-def _mean_count(runs: list[pd.DataFrame], stage: Stage) -> tuple[list[float], list[float]]:
-    """Return times and the mean count over runs; a run that ended keeps its count."""
-    times = sorted({0.0, *(time for run in runs for time in run["answered_s"])})
-    counts = [
-        run.sort_values("poll")
-        .drop_duplicates("answered_s", keep="last")
-        .set_index("answered_s")[stage.label]
-        .astype(float)
-        .reindex(times, method="ffill")
-        .fillna(0.0)
-        for run in runs
+def _mean_count(runs: list[_Run], stage: Stage, end_s: float) -> tuple[list[float], list[float]]:
+    """Return times and the mean count over the runs that were watched then, or are over."""
+    counts = [run.counts(stage) for run in runs]
+    known_s = [math.inf if run.is_whole else run.watched_s for run in runs]
+    ends_s = {each for each in known_s if each < end_s} | {end_s}
+    times = pd.Index(sorted({time for each in counts for time in each.index} | ends_s))
+    known = [
+        each.reindex(times, method="ffill").where(times < until_s)
+        for each, until_s in zip(counts, known_s, strict=True)
     ]
-    return times, pd.concat(counts, axis=1).mean(axis=1).tolist()
+    return times.tolist(), pd.concat(known, axis=1).mean(axis=1).tolist()
 
 
-def _label_counts(ax: Axes, words: str, runs: list[pd.DataFrame]) -> None:
+def _end_s(runs: list[_Run]) -> float:
+    """When the last poll was; the timeout if there was none."""
+    polled_s = [run.watched_s for run in runs if run.fate != _REFUSED]
+    return max(polled_s, default=0.0) or max(float(run.rows["timeout_s"].max()) for run in runs)
+
+
+def _label_counts(ax: Axes, words: str, runs: list[_Run]) -> None:
     ax.set_ylabel(words)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     if runs:
-        most = max(int(run["n"].max()) for run in runs)
+        most = max(int(run.rows["n"].max()) for run in runs)
         ax.set_ylim(-0.03 * most, most * 1.08)
-        ax.set_xlim(0, 1.03 * max(float(run["answered_s"].max()) for run in runs))
+        ax.set_xlim(0, 1.03 * _end_s(runs))
 
 
 class LiveView:
@@ -275,7 +364,7 @@ class LiveView:
     def _draw(self, plot: DisplayHandle) -> None:
         began_s = time.monotonic()
         image = io.BytesIO()
-        figure = ready_counts_figure(load_polls([self._log]))
+        figure = ready_counts_figure(load_launches([self._log]))
         figure.savefig(image, format="png", dpi=80)
         told = {"image/png": {"alt": figure.get_label()}}
         plot.update({"image/png": image.getvalue()}, raw=True, metadata=told)
@@ -294,7 +383,7 @@ def show_newest(results: Path) -> None:
         return
     print(ending(log))
     try:
-        figure = ready_counts_figure(load_polls([log]))
+        figure = ready_counts_figure(load_launches([log]))
         saved = results / "figures" / f"ready-counts-{log.stem}.png"
         shown = picture(figure, saved, width=800)
     except Exception as error:  # noqa: BLE001 - drawing may fail in any way, and ends nothing

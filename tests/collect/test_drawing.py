@@ -14,35 +14,38 @@ from spotlib.collect.live import LiveView, ready_counts_figure
 NAMES = ("t3.nano in sa-east-1", "t3.micro in sa-east-1")
 
 
-def polls_of(*runs, n=4, wanted="ready", usable=None):
-    """One row for each poll; a run is (type, round, [(asked_s, answered_s, running, ready)])."""
+def launches_of(*runs, n=4, wanted="ready", usable=None, fate="timed_out"):
+    """One row for each request; a run is (type, round, [(asked_s, answered_s, running, ready)]).
+
+    ``fate`` is the outcome of what was never at the stage that is waited for.
+    """
     rows = []
     for name, number, polled in runs:
-        for poll, (asked_s, answered_s, running, ready) in enumerate(polled):
-            rows.append(
-                {
-                    "simulated": True,
-                    "endpoint": "sandbox",
-                    "batch_id": "b",
-                    "round": number,
-                    "poll": poll,
-                    "instance_type": name,
-                    "region": "sa-east-1",
-                    "availability_zone_id": None,
-                    "method": "request_spot_instances",
-                    "purchase": "spot",
-                    "wanted": wanted,
-                    "n": n,
-                    "asked_s": asked_s,
-                    "answered_s": answered_s,
-                    "granted": ready,
-                    "running": running,
-                    "usable": usable,
-                    "ready": ready,
-                }
-            )
-    counts = dict.fromkeys(("granted", "running", "usable", "ready"), "Int64")
-    return pd.DataFrame(rows).astype(counts).sample(frac=1.0, random_state=1)  # in any order
+        for each in range(n):
+            row = {
+                "simulated": True,
+                "endpoint": "sandbox",
+                "batch_id": "b",
+                "round": number,
+                "instance_type": name,
+                "region": "sa-east-1",
+                "availability_zone_id": None,
+                "method": "request_spot_instances",
+                "purchase": "spot",
+                "wanted": wanted,
+                "n": n,
+                "timeout_s": 12.0,
+                "watched_s": polled[-1][0] if polled else 0.0,
+                "usable_watched_s": usable,
+                "kind": "capacity" if fate == "refused" else None,
+            }
+            for column, stage in ((2, "running"), (3, "ready"), (3, "granted"), (3, "usable")):
+                shown = [poll for poll, seen in enumerate(polled) if seen[column] > each]
+                shown = shown if stage != "usable" or usable is not None else []
+                row[f"{stage}_after_s"] = polled[shown[0] - 1][0] if shown and shown[0] else 0.0
+                row[f"{stage}_by_s"] = polled[shown[0]][1] if shown else np.nan
+            rows.append(row | {"outcome": wanted if row[f"{wanted}_by_s"] > 0 else fate})
+    return pd.DataFrame(rows).sample(frac=1.0, random_state=1)  # in any order
 
 
 FIRST = ("t3.nano", 0, [(1.0, 1.5, 0, 0), (4.0, 4.5, 2, 0), (7.0, 7.5, 3, 1), (10.0, 10.5, 3, 3)])
@@ -71,15 +74,18 @@ def shades(ax):
 
 
 def test_a_step_goes_up_at_the_answer_and_its_shade_reaches_back_to_the_poll_before():
-    running, ready = ready_counts_figure(polls_of(FIRST, OTHER)).axes
+    running, ready = ready_counts_figure(launches_of(FIRST, OTHER)).axes
 
     nano, micro = NAMES
     assert sorted(steps(ready)) == [
-        (micro, [0.0, 2.5, 5.5], [0, 0, 4]),
-        (nano, [0.0, 1.5, 4.5, 7.5, 10.5], [0, 0, 0, 1, 3]),
+        (micro, [0.0, 5.5, 5.5], [0, 4, 4]),
+        (nano, [0.0, 7.5, 10.5, 10.5], [0, 1, 3, 3]),
     ]
     assert (running.get_xlabel(), ready.get_xlabel()) == ("", "seconds since the request was sent")
-    assert {name: y for name, _, y in steps(running)} == {nano: [0, 0, 2, 3, 3], micro: [0, 1, 4]}
+    assert {name: y for name, _, y in steps(running)} == {
+        nano: [0, 2, 3, 3],
+        micro: [0, 1, 4, 4],
+    }
     assert dots(ready) == [(5.5, 4), (10.5, 3)]
     assert shades(ready) == [(2.0, 5.5, 0, 4), (4.0, 7.5, 0, 1), (7.0, 10.5, 1, 3)]
     assert shades(running) == [
@@ -99,12 +105,12 @@ def test_a_step_goes_up_at_the_answer_and_its_shade_reaches_back_to_the_poll_bef
         ("ready", None, ["running", "ready"]),
         ("ready", 0, ["running", "usable", "ready"]),
         ("usable", 0, ["running", "usable"]),
-        ("running", None, ["running", "ready"]),
+        ("running", None, ["running"]),
         ("granted", None, ["granted"]),
     ],
 )
 def test_what_is_drawn_follows_the_stage_that_is_waited_for(wanted, usable, drawn):
-    figure = ready_counts_figure(polls_of(FIRST, OTHER, wanted=wanted, usable=usable))
+    figure = ready_counts_figure(launches_of(FIRST, OTHER, wanted=wanted, usable=usable))
 
     assert [ax.get_ylabel() for ax in figure.axes] == [f"{each}, instances" for each in drawn]
 
@@ -113,22 +119,22 @@ def test_what_is_drawn_follows_the_stage_that_is_waited_for(wanted, usable, draw
 def test_long_names_stand_two_in_a_row(length, columns):
     names = [f"{letter}{'x' * (length - 1 - len(' in sa-east-1'))}" for letter in "abc"]
     runs = [(name, 0, OTHER[2]) for name in names]
-    [legend] = ready_counts_figure(polls_of(*runs)).legends
+    [legend] = ready_counts_figure(launches_of(*runs)).legends
 
     assert len(legend.get_texts()[0].get_text()) == length
     assert legend._ncols == columns
 
 
 def test_several_rounds_have_thin_runs_and_a_thick_mean_that_keeps_the_count_of_what_ended():
-    figure = ready_counts_figure(polls_of(FIRST, OTHER, AGAIN))
+    figure = ready_counts_figure(launches_of(FIRST, OTHER, AGAIN))
     strip, *panels = [ax for ax in figure.axes if ax.axison]
 
     by_title = {ax.get_title(loc="left"): ax for ax in panels}
     assert [*by_title] == [f"{NAMES[1]} (1 run)", f"{NAMES[0]} (2 runs)"]
     nano = by_title[f"{NAMES[0]} (2 runs)"]
     [mean] = [each for each in steps(nano) if each[0] == "mean"]
-    assert mean[1] == [0.0, 1.5, 3.5, 4.5, 6.5, 7.5, 10.5]
-    assert mean[2] == [0.0, 0.0, 0.0, 0.0, 1.0, 1.5, 2.5]
+    assert mean[1] == [0.0, 6.5, 7.5, 10.5]
+    assert mean[2] == [0.0, 1.0, 1.5, 2.5]
     assert dots(nano) == [(6.5, 2), (10.5, 3)]
     assert shades(nano) == []  # of many runs they would hide each other
     drawn = [each for each in nano.lines if len(each.get_xdata()) > 2]
@@ -146,26 +152,125 @@ def test_several_rounds_have_thin_runs_and_a_thick_mean_that_keeps_the_count_of_
     _, below = figure.subfigs
     assert below.get_supylabel() == "ready, instances"
     assert below.get_supxlabel() == (
-        "seconds since the request was sent (thin: each run that was not refused at "
-        "once, black: their mean)"
+        "seconds since the request was sent (thin: each run, black: the mean of all)"
     )
     for ax in panels:
         assert ax.get_ylabel() == ""
         assert all(float(tick).is_integer() for tick in ax.get_yticks())
 
 
+def panels_of(*parts):
+    """The strip and the panels, by the first words of their titles, of several tables."""
+    figure = ready_counts_figure(pd.concat(parts))
+    strip, *panels = [ax for ax in figure.axes if ax.axison]
+    titles = {ax.get_title(loc="left").partition(" ")[0]: ax for ax in panels}
+    return figure, strip, titles
+
+
+def mean_of(ax):
+    [(_, times, counts)] = [each for each in steps(ax) if each[0] == "mean"]
+    return dict(zip(times, counts, strict=True))
+
+
+def hatched(strip):
+    return sorted(each.get_xy() for each in strip.patches if each.get_hatch())
+
+
+def refused(*numbers, name="t3.nano"):
+    return launches_of(*((name, number, []) for number in numbers), fate="refused")
+
+
+def test_a_run_that_was_refused_at_once_counts_as_none_ready_all_the_time():
+    figure, strip, panels = panels_of(launches_of(FIRST, OTHER), refused(1, 2, 3))
+
+    nano = panels["t3.nano"]
+    assert nano.get_title(loc="left") == f"{NAMES[0]} (4 runs,\n3 refused at once)"
+    assert mean_of(nano) == {0.0: 0.0, 7.5: 0.25, 10.5: 0.75}
+    assert ("black: the mean of all, refused ones as 0)") in figure.subfigs[1].get_supxlabel()
+    assert [(x, y) for _, x, y in steps(nano)].count(([0.0, 10.5], [0.0, 0.0])) == 3
+    assert dots(nano) == [(10.5, 3)]  # nothing was polled of the others
+    assert [text.get_text() for text in strip.texts if text.get_text()] == ["4", "3", *"000"]
+    assert hatched(strip) == []
+    assert panels["t3.micro"].get_title(loc="left") == f"{NAMES[1]} (1 run)"
+
+
+def test_where_all_runs_were_refused_at_once_none_are_ready_until_the_timeout():
+    _, strip, panels = panels_of(refused(0, 1))
+
+    assert mean_of(panels["t3.nano"]) == {0.0: 0.0, 12.0: 0.0}
+    assert dots(panels["t3.nano"]) == []
+    assert [text.get_text() for text in strip.texts] == ["0", "0"]
+
+
+def test_a_refusal_that_says_nothing_about_the_market_is_not_drawn():
+    ours = refused(1).assign(kind="quota")
+    _, strip, panels = panels_of(launches_of(FIRST, ("t3.nano", 2, OTHER[2])), ours)
+
+    assert panels["t3.nano"].get_title(loc="left") == f"{NAMES[0]} (2 runs)"
+    assert [text.get_text() for text in strip.texts if text.get_text()] == ["3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"), [("abandoned", "cut short"), (None, "under way")], ids=str
+)
+def test_what_nobody_watched_to_its_end_is_part_of_the_mean_until_then(outcome, words):
+    part = ("t3.nano", 1, [(2.0, 2.5, 4, 2), (8.0, 8.5, 4, 2)])
+    figure, strip, panels = panels_of(launches_of(FIRST, OTHER), launches_of(part, fate=outcome))
+
+    nano = panels["t3.nano"]
+    assert nano.get_title(loc="left") == f"{NAMES[0]} (2 runs,\n1 {words})"
+    assert mean_of(nano) == {0.0: 0.0, 2.5: 1.0, 7.5: 1.5, 8.0: 1.0, 10.5: 3.0}
+    assert "the mean of all that were watched so long)" in figure.subfigs[1].get_supxlabel()
+    assert dots(nano) == [(8.0, 2), (10.5, 3)]
+    assert hatched(strip) == [(1, 1)]
+    assert [text.get_text() for text in strip.texts if text.get_text()] == ["4", "3", "2"]
+    assert "hatched: the last count of a run that was cut short, or is " in strip.get_title("left")
+
+
+def test_nothing_is_known_of_a_run_that_was_stopped_before_its_first_poll():
+    unseen = launches_of(("t3.nano", 1, []), fate="abandoned")
+    _, strip, panels = panels_of(launches_of(FIRST), unseen)
+
+    assert mean_of(panels["t3.nano"]) == {0.0: 0.0, 7.5: 1.0, 10.5: 3.0}
+    assert [text.get_text() for text in strip.texts if text.get_text()] == ["3"]
+    assert hatched(strip) == [(1, 0)]
+
+
+@pytest.mark.parametrize(("last_s", "words"), [(5.9, "\n1 cut short"), (6.0, "")])
+def test_a_run_whose_polls_failed_from_early_on_was_not_watched_to_its_timeout(last_s, words):
+    part = ("t3.nano", 1, [(last_s, last_s + 0.1, 0, 0)])
+    _, _, panels = panels_of(launches_of(FIRST, part))
+
+    comma = "," * bool(words)
+    assert panels["t3.nano"].get_title(loc="left") == f"{NAMES[0]} (2 runs{comma}{words})"
+
+
+def test_one_run_per_target_says_in_the_legend_what_was_refused_or_cut_short():
+    cut = launches_of((*OTHER[:2], [(2.0, 2.5, 1, 0)]), fate="abandoned")
+    figure = ready_counts_figure(pd.concat([refused(0), cut]))
+
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        f"{NAMES[1]} (cut short)",
+        f"{NAMES[0]} (refused at once)",
+    ]
+    assert {name: x[-1] for name, x, _ in steps(figure.axes[1])} == {
+        f"{NAMES[1]} (cut short)": 2.5,
+        f"{NAMES[0]} (refused at once)": 2.5,
+    }
+
+
 @pytest.mark.parametrize(("rounds", "written"), [(24, True), (25, False)])
 def test_of_many_rounds_only_the_shades_are_shown(rounds, written):
     runs = [("t3.nano", number, OTHER[2]) for number in range(rounds)]
-    strip = ready_counts_figure(polls_of(*runs)).axes[0]
+    strip = ready_counts_figure(launches_of(*runs)).axes[0]
 
     assert bool(strip.texts) is written
     assert strip.collections[0].get_array().shape == (1, rounds)
 
 
 def test_two_batches_count_their_rounds_on_and_a_skipped_round_is_an_empty_column():
-    skipped = polls_of(FIRST, ("t3.nano", 2, OTHER[2]))
-    two = pd.concat([polls_of(FIRST, AGAIN), polls_of(FIRST).assign(batch_id="c")])
+    skipped = launches_of(FIRST, ("t3.nano", 2, OTHER[2]))
+    two = pd.concat([launches_of(FIRST, AGAIN), launches_of(FIRST).assign(batch_id="c")])
     shapes = [
         ready_counts_figure(each).axes[0].collections[0].get_array() for each in (skipped, two)
     ]
@@ -177,7 +282,7 @@ def test_two_batches_count_their_rounds_on_and_a_skipped_round_is_an_empty_colum
 @pytest.mark.parametrize(("targets", "grid"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 3))])
 def test_up_to_three_panels_are_in_a_row_and_the_lowest_of_each_column_has_times(targets, grid):
     runs = [(f"t{k}.nano", number, OTHER[2]) for k in range(targets) for number in range(2)]
-    _, *panels = ready_counts_figure(polls_of(*runs)).axes
+    _, *panels = ready_counts_figure(launches_of(*runs)).axes
 
     shape = panels[0].get_subplotspec().get_gridspec()
     assert (shape.nrows, shape.ncols) == grid
@@ -219,6 +324,6 @@ def test_the_bar_says_how_much_of_all_rounds_is_over(monkeypatch, tmp_path):
 
 
 def test_each_target_is_drawn_in_its_own_colour():
-    _, ready = ready_counts_figure(polls_of(FIRST, OTHER)).axes
+    _, ready = ready_counts_figure(launches_of(FIRST, OTHER)).axes
 
     assert len({to_rgba(each.get_color()) for each in ready.lines}) == 2

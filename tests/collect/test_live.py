@@ -11,21 +11,21 @@ from spotlib.collect.batch import Progress, Waiting
 from spotlib.collect.live import LiveView, ready_counts_figure, show_newest
 from spotlib.collect.rounds import collect_batch
 from spotlib.figures import SIMULATED, save, target_colours
-from spotlib.record.tables import load_polls
+from spotlib.record.tables import load_launches
 from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.world import Fate
 
 
 @pytest.fixture
-def polls_of(in_process, log):
-    def polls(rounds=1):
+def launches_of(in_process, log):
+    def launches(rounds=1):
         world = scripted(QUICK, Fate(held_s=None))
         connection = in_process(world)
         checked = plan_for(connection, NANO, ARM, n=2, timeout_s=60)
         collect_batch(connection, checked, log=log, seed=1, rounds=rounds, every_s=200.0)
-        return load_polls(log)
+        return load_launches(log)
 
-    return polls
+    return launches
 
 
 class Handle:
@@ -57,24 +57,25 @@ def lines(ax):
     return [line for line in ax.lines if len(line.get_xdata()) > 1]
 
 
-def test_one_run_per_target_is_drawn_as_it_was_recorded(polls_of):
-    polls = polls_of()
-    figure = ready_counts_figure(polls)
+def test_one_run_per_target_is_drawn_as_it_was_recorded(launches_of):
+    launches = launches_of()
+    figure = ready_counts_figure(launches)
 
     running, ready = figure.axes
     assert SIMULATED in words(figure)
     assert len(lines(ready)) == len(lines(running)) == 2
     for line in lines(ready):
-        rows = polls[(polls["instance_type"] + " in " + polls["region"]) == line.get_label()]
-        assert list(line.get_xdata()[1:]) == list(rows["answered_s"])
-        assert list(line.get_ydata()[1:]) == list(rows["ready"])
-    assert ready.get_xlim() == (0, pytest.approx(1.03 * polls["answered_s"].max()))
-    assert ready.get_ylim()[0] < 0 < polls["n"].max() < ready.get_ylim()[1]
+        here = launches["instance_type"] + " in " + launches["region"] == line.get_label()
+        shown_s = launches.loc[here, "ready_by_s"].dropna()
+        assert list(line.get_xdata()[1:-1]) == sorted(set(shown_s))
+        assert line.get_ydata()[-1] == len(shown_s)
+    assert ready.get_xlim() == (0, pytest.approx(1.03 * launches["watched_s"].max()))
+    assert ready.get_ylim()[0] < 0 < launches["n"].max() < ready.get_ylim()[1]
 
 
-def test_several_runs_have_a_panel_per_target_with_their_mean(polls_of):
-    polls = polls_of(rounds=3)
-    figure = ready_counts_figure(polls)
+def test_several_runs_have_a_panel_per_target_with_their_mean(launches_of):
+    launches = launches_of(rounds=3)
+    figure = ready_counts_figure(launches)
 
     _, *panels = [ax for ax in figure.axes if ax.axison]
     assert all(ax.xaxis.get_tick_params()["labelbottom"] for ax in panels)
@@ -83,18 +84,19 @@ def test_several_runs_have_a_panel_per_target_with_their_mean(polls_of):
         "t4g.medium in ap-northeast-3 (3 runs)",
     ]
     for ax, name in zip(panels, ("t3.nano", "t4g.medium"), strict=True):
-        last = polls[polls["instance_type"] == name].groupby("round")["ready"].max().mean()
+        mine = launches[launches["instance_type"] == name]
+        last = mine.groupby("round")["ready_by_s"].count().mean()
         [mean] = [line for line in lines(ax) if line.get_label() == "mean"]
         assert mean.get_ydata()[-1] == pytest.approx(float(last))
-        assert ax.get_xlim()[1] > polls["answered_s"].max()
+        assert ax.get_xlim()[1] > launches["watched_s"].max()
 
 
-def test_several_rounds_are_a_strip_of_what_was_ready_at_the_end_of_each(polls_of):
-    polls = polls_of(rounds=3)
-    polls = polls[(polls["round"] != 1) | (polls["instance_type"] != "t3.nano")]  # not watched
-    strip, *_ = ready_counts_figure(polls).axes
+def test_several_rounds_are_a_strip_of_what_was_ready_at_the_end_of_each(launches_of):
+    launches = launches_of(rounds=3)
+    launches = launches[(launches["round"] != 1) | (launches["instance_type"] != "t3.nano")]
+    strip, *_ = ready_counts_figure(launches).axes
 
-    ends = polls.sort_values("poll").groupby(["instance_type", "round"])["ready"].last()
+    ends = launches.groupby(["instance_type", "round"])["ready_by_s"].count()
     assert strip.get_yticklabels()[0].get_text() == "t3.nano in sa-east-1"
     assert [text.get_text() for text in strip.get_xticklabels()] == ["1", "2", "3"]
     assert [text.get_text() for text in strip.texts if text.get_text()] == [
@@ -103,8 +105,8 @@ def test_several_rounds_are_a_strip_of_what_was_ready_at_the_end_of_each(polls_o
     assert strip.collections[0].get_array().mask.ravel().tolist() == [False, True, *[False] * 4]
 
 
-def test_a_batch_without_any_poll_is_an_empty_figure_and_no_error(polls_of):
-    assert ready_counts_figure(polls_of().iloc[:0]).axes
+def test_a_batch_without_any_poll_is_an_empty_figure_and_no_error(launches_of):
+    assert ready_counts_figure(launches_of().iloc[:0]).axes
 
 
 @pytest.mark.usefixtures("shown")
@@ -126,12 +128,14 @@ def test_a_poll_that_fails_is_missed_and_the_live_view_waits_for_the_next(in_pro
 
     assert summary.outcomes == {"ready" if "nth" in failing else "timed_out": 2}
     assert summary.warnings == summary.problems == ()
-    assert ready_counts_figure(load_polls(log)).axes
+    assert ready_counts_figure(load_launches(log)).axes
 
 
-def test_a_figure_that_cannot_be_drawn_is_said_and_ends_nothing(polls_of, log, monkeypatch, capsys):
-    polls_of()
-    monkeypatch.setattr("spotlib.collect.live.load_polls", lambda _: 1 / 0)
+def test_a_figure_that_cannot_be_drawn_is_said_and_ends_nothing(
+    launches_of, log, monkeypatch, capsys
+):
+    launches_of()
+    monkeypatch.setattr("spotlib.collect.live.load_launches", lambda _: 1 / 0)
 
     show_newest(log.parents[1])
 
@@ -140,8 +144,8 @@ def test_a_figure_that_cannot_be_drawn_is_said_and_ends_nothing(polls_of, log, m
     assert "could not be drawn: ZeroDivisionError" in capsys.readouterr().out
 
 
-def test_the_newest_batch_is_shown_from_its_log_alone(polls_of, log, tmp_path, capsys):
-    polls_of()
+def test_the_newest_batch_is_shown_from_its_log_alone(launches_of, log, tmp_path, capsys):
+    launches_of()
     log.with_name("20230101T000000Z-abcdef.jsonl").write_text("older")
 
     show_newest(tmp_path)
@@ -164,15 +168,15 @@ def test_the_colour_of_a_target_does_not_depend_on_the_order_of_the_rows():
     assert len(set(target_colours(names).values())) == 3
 
 
-def test_a_figure_is_saved_as_png_and_svg(polls_of, tmp_path):
-    png = save(ready_counts_figure(polls_of()), tmp_path / "deep" / "figure.png")
+def test_a_figure_is_saved_as_png_and_svg(launches_of, tmp_path):
+    png = save(ready_counts_figure(launches_of()), tmp_path / "deep" / "figure.png")
 
     assert png.read_bytes().startswith(b"\x89PNG")
     assert "<svg" in png.with_suffix(".svg").read_text()
 
 
-def test_the_text_changes_at_every_poll_and_the_figure_seldom(polls_of, log, shown):
-    polls_of()
+def test_the_text_changes_at_every_poll_and_the_figure_seldom(launches_of, log, shown):
+    launches_of()
     view = LiveView(log, simulated=True)
     for second in range(5):
         view(Progress(0, 1, 3.0 * second, 60.0, 1, 4))
@@ -193,8 +197,8 @@ def test_the_text_changes_at_every_poll_and_the_figure_seldom(polls_of, log, sho
     assert shown[-1] == {"text/html": ""}, "the figure is drawn once, from the log"
 
 
-def test_drawing_takes_at_most_a_tenth_of_the_time(polls_of, log, shown, monkeypatch):
-    polls_of()
+def test_drawing_takes_at_most_a_tenth_of_the_time(launches_of, log, shown, monkeypatch):
+    launches_of()
     now_s = [0.0]
     figure = Figure()
     monkeypatch.setattr("spotlib.collect.live.time.monotonic", lambda: now_s[0])
@@ -213,8 +217,8 @@ def test_drawing_takes_at_most_a_tenth_of_the_time(polls_of, log, shown, monkeyp
     assert 0.08 < 2.0 * drawings / now_s[0] <= 0.11
 
 
-def test_a_quick_drawing_is_made_once_a_second(polls_of, log, shown, monkeypatch):
-    polls_of()
+def test_a_quick_drawing_is_made_once_a_second(launches_of, log, shown, monkeypatch):
+    launches_of()
     now_s = [0.0]
     monkeypatch.setattr("spotlib.collect.live.time.monotonic", lambda: now_s[0])
     monkeypatch.setattr("spotlib.collect.live.ready_counts_figure", lambda _: Figure())
