@@ -317,6 +317,8 @@ def test_a_summary_raises_only_if_anything_went_wrong(batch):
     summary_of(batch, Cleaned(confirmed=True), ("a warning",)).require()
     with pytest.raises(BatchError, match=r"^p; q$"):
         replace(summary_of(batch, Cleaned(confirmed=True), ()), problems=("p", "q")).require()
+
+
 def test_its_regions_kinds_and_requests_are_those_of_its_plans_and_runs(batch):
     fleet = run_of(region="eu-west-1", given=("i-4",), instances={"i-4": "i-4", "x": "i-5"})
     fleet.prepared = replace(

@@ -11,7 +11,17 @@ from conftest import scripted
 
 from spotlib.collect import rounds
 from spotlib.collect.cost import PreflightReport, PreparedPlan
-from spotlib.collect.schedule import Schedule, _wanted, schedule_of
+from spotlib.collect.queues import Queues
+from spotlib.collect.schedule import (
+    Schedule,
+    _wanted,
+    require_end,
+    require_intervals,
+    require_pauses,
+    require_probe_pauses,
+    schedule_of,
+    usual_poll_s,
+)
 from spotlib.model import Plan, Stage, Target
 
 ONE = PreparedPlan(Plan(Target("t3.nano", "sa-east-1"), 1), "ami-1", "", 2, False, "standard")
@@ -26,7 +36,7 @@ class Batch:
         self.preflight = SimpleNamespace(prepared=prepared, free_vcpus={})
         self.schedule = Schedule(count, 900.0, 3.0, 0.0, 7, 30.0, 60.0)
         self.at_s, self.stop_s, self.said, self.warnings = 0.0, stop_s, [], []
-        self.events = []
+        self.events, self.queues = [], Queues()
         self.log = SimpleNamespace(append=self.events.append)
 
     @property
@@ -360,3 +370,52 @@ def test_by_default_a_batch_is_one_guarded_round_with_scores_and_advisor_but_no_
     )
     (batch, _, notes), _ = asked[-1]
     assert (batch.schedule.every_s, notes, batch.last_launches) == (2000.0, {"a": 1}, {"x": 2})
+
+
+YEAR_S = 366 * 86_400
+
+
+def test_launches_are_polled_every_3_s_and_probes_every_half_second():
+    assert (usual_poll_s(Stage.READY), usual_poll_s(Stage.RUNNING)) == (3.0, 3.0)
+    assert usual_poll_s(Stage.GRANTED) == 0.5
+
+
+def test_pauses_and_intervals_end_at_their_limits():
+    require_intervals(timeout_s=3.0, poll_s=3.0)
+    require_intervals(timeout_s=YEAR_S, poll_s=YEAR_S)
+    require_pauses(every_s=1e-9, arm_pause_s=0.0)
+    require_pauses(every_s=YEAR_S, arm_pause_s=YEAR_S)
+    require_probe_pauses(rounds=2, every_s=300.0, arms=2, arm_pause_s=300.0)
+    require_probe_pauses(rounds=1, every_s=1.0, arms=1, arm_pause_s=1.0)
+    for timeout_s, poll_s in (
+        (3.0, 3.1),
+        (3.0, 0.0),
+        (3.0, -1.0),
+        (3.0, True),
+        (3.0, float("inf")),
+        (YEAR_S + 1, 3.0),
+    ):
+        with pytest.raises(ValueError, match="need 0 < poll_s <= timeout_s"):
+            require_intervals(timeout_s=timeout_s, poll_s=poll_s)
+    for every_s in (0.0, -1.0, YEAR_S + 1, float("nan")):
+        with pytest.raises(ValueError, match="every_s must be above 0 and at most 31622400"):
+            require_pauses(every_s=every_s, arm_pause_s=0.0)
+    for pause_s in (-1e-9, YEAR_S + 1, float("nan")):
+        with pytest.raises(ValueError, match="arm_pause_s must be from 0 to 31622400"):
+            require_pauses(every_s=1.0, arm_pause_s=pause_s)
+    with pytest.raises(ValueError, match="every_s must be at least 300 seconds, got 299"):
+        require_probe_pauses(rounds=2, every_s=299.0, arms=1, arm_pause_s=0.0)
+    with pytest.raises(ValueError, match="arm_pause_s must be at least 300 seconds, got 299"):
+        require_probe_pauses(rounds=1, every_s=1.0, arms=2, arm_pause_s=299.0)
+
+
+def test_rounds_are_at_most_a_million_and_ten_years():
+    require_end(rounds=1, every_s=YEAR_S * 11.0)  # of one round nothing comes after it
+    require_end(rounds=1_000_000, every_s=300.0)
+    require_end(rounds=11, every_s=YEAR_S)
+    for count in (0, -1, 1_000_001, 2.0, True, "2"):
+        with pytest.raises(ValueError, match=r"rounds must be a whole number from 1 to 1000000, g"):
+            require_end(rounds=count, every_s=1.0)
+    for count, every_s in ((11, YEAR_S + 0.1), (12, YEAR_S)):
+        with pytest.raises(ValueError, match="would take more than ten years"):
+            require_end(rounds=count, every_s=every_s)

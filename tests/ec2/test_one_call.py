@@ -15,14 +15,9 @@ from urllib.error import URLError
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from spotlib.ec2 import connection as connections
-from spotlib.ec2.connection import (
-    Connection,
-    _within,
-    connect,
-    new_executor,
-    require_endpoint,
-)
+from spotlib.ec2 import endpoints
+from spotlib.ec2.connection import Connection, new_executor
+from spotlib.ec2.endpoints import _within, connect, require_endpoint
 from spotlib.ec2.refusals import Refusal
 from spotlib.model import Kind
 
@@ -314,9 +309,9 @@ def first_questions(monkeypatch, there):
                 raise Refusal("No", "m", kind=found, advice="")
 
         connection.call = call
-        monkeypatch.setattr(connections, "_real_connection", lambda *_, **__: connection)
+        monkeypatch.setattr(endpoints, "_real_connection", lambda *_, **__: connection)
         try:
-            connections._foreign_connection("http://x", login=None)
+            endpoints._foreign_connection("http://x", login=None)
             error = None
         except OSError as caught:
             error = str(caught)
@@ -384,8 +379,8 @@ def test_an_address_that_may_hold_a_password_is_refused_without_it(connects):
 
 
 def test_what_is_no_endpoint_is_asked_nothing(monkeypatch):
-    monkeypatch.setattr(connections, "control", lambda *_: pytest.fail("asked"))
-    monkeypatch.setattr(connections, "_real_connection", lambda *_, **__: pytest.fail("opened"))
+    monkeypatch.setattr(endpoints, "control", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(endpoints, "_real_connection", lambda *_, **__: pytest.fail("opened"))
 
     for endpoint, words in (("asw", "is unknown"), ("amazonaws.com", "is Amazon's own")):
         with pytest.raises(ValueError, match=words):
@@ -405,7 +400,7 @@ def test_where_nothing_listens_or_answers_that_is_said_at_once(monkeypatch, erro
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(connections, "control", fail)
+    monkeypatch.setattr(endpoints, "control", fail)
     with pytest.raises(OSError, match=reason):
         connect("http://127.0.0.1:9")
 
@@ -419,7 +414,7 @@ ABOUT = {
 def test_a_sandbox_that_was_started_here_ends_with_the_connection_that_nobody_holds_any_more():
     """The pipe to it is closed then."""
     process = SimpleNamespace(stdin=io.BytesIO())
-    held = connections._sandbox_connection("sandbox", "http://x", ABOUT, process)
+    held = endpoints._sandbox_connection("sandbox", "http://x", ABOUT, process)
     assert held.process is process
     assert not process.stdin.closed
 
@@ -428,7 +423,7 @@ def test_a_sandbox_that_was_started_here_ends_with_the_connection_that_nobody_ho
 
     assert process.stdin.closed
     without = SimpleNamespace(stdin=None)
-    assert connections._sandbox_connection("sandbox", "http://x", ABOUT, without).lifeline == ()
+    assert endpoints._sandbox_connection("sandbox", "http://x", ABOUT, without).lifeline == ()
 
 
 @pytest.mark.parametrize(("mode", "virtual"), [("virtual", True), ("scaled", False)])
@@ -436,7 +431,7 @@ def test_what_says_that_it_is_a_sandbox_is_one_and_anything_else_is_foreign(
     monkeypatch, mode, virtual
 ):
     about = ABOUT | {"mode": mode}
-    monkeypatch.setattr(connections, "control", lambda *_: about)
+    monkeypatch.setattr(endpoints, "control", lambda *_: about)
     found = connect("http://127.0.0.1:9")
 
     assert (found.world, found.world_seed, found.market, found.url) == (
@@ -444,6 +439,6 @@ def test_what_says_that_it_is_a_sandbox_is_one_and_anything_else_is_foreign(
     )
     assert found.clock.inline is virtual
     assert (found.clock.utc() - NOW).total_seconds() == pytest.approx(5.0, abs=60.0)
-    monkeypatch.setattr(connections, "_foreign_connection", lambda *given, **_: given)
+    monkeypatch.setattr(endpoints, "_foreign_connection", lambda *given, **_: given)
     about.pop("world_id")
     assert connect("http://127.0.0.1:9") == ("http://127.0.0.1:9",)
