@@ -49,6 +49,9 @@ class Batch:
     def rest(self, until_s):
         self.at_s = min(until_s, max(self.stop_s, self.at_s))
 
+    def land(self):
+        """No call is in flight."""
+
     def show_waiting(self, words, left_s):
         self.said.append((words, left_s))
 
