@@ -255,8 +255,8 @@ def test_each_region_has_a_queue():
     here = prepared(timeout_s=60.0)
     there = replace(here, plan=replace(here.plan, target=Target("t3.nano", "eu-west-1")))
 
-    assert report(here, events="mine")._queue_calls == (21, 2 * 701 + 20)
-    assert report(here, there, events=True)._queue_calls == (42, 2 * (2 * 701 + 20))
+    assert report(here, events="mine")._queue_calls == (21, 2 * 1001 + 20)
+    assert report(here, there, events=True)._queue_calls == (42, 2 * (2 * 1001 + 20))
 
 
 def test_all_problems_are_said_at_once_and_without_any_the_report_is_given_back():
