@@ -238,10 +238,13 @@ def test_a_budget_may_be_used_up_to_its_last_cent_alone_and_with_earlier_batches
 
 @pytest.mark.parametrize(
     ("free", "quiet", "busy"),
-    [(None, 201, 3401), (4, 201 + 101, 3401 + 1901)],
+    [(None, 201, 3701), (4, 201 + 101, 3701 + 2201)],
 )
 def test_queues_are_read_while_a_wave_is_watched_and_its_end_is_told(free, quiet, busy):
-    """Every 3 s if there is nothing, every 0.2 s if there is much; the first read is at 0 s."""
+    """Every 3 s if there is nothing, every 0.2 s if there is much; the first read is at 0 s.
+
+    The second may begin a minute before the wave does, and go on for 80 s after it.
+    """
     plans = prepared(on_demand_usd=0.04), prepared("t3.micro", timeout_s=300.0, on_demand_usd=0.04)
     without, batch = (report(*plans, free=free, events=each) for each in (False, True))
     most = 2 * busy + 20
@@ -258,8 +261,8 @@ def test_each_region_has_a_queue():
     here = prepared(timeout_s=60.0)
     there = replace(here, plan=replace(here.plan, target=Target("t3.nano", "eu-west-1")))
 
-    assert report(here, events="mine")._queue_calls == (21, 2 * 701 + 20)
-    assert report(here, there, events=True)._queue_calls == (42, 2 * (2 * 701 + 20))
+    assert report(here, events="mine")._queue_calls == (21, 2 * 1001 + 20)
+    assert report(here, there, events=True)._queue_calls == (42, 2 * (2 * 1001 + 20))
 
 
 def test_all_problems_are_said_at_once_and_without_any_the_report_is_given_back():
