@@ -67,8 +67,8 @@ def score_forecasts(
     over runs; times after a run was last watched are covered by the censoring weights.  ``gain``
     is 1 - crps / crps of ``global``; its 95 % interval ``gain_low`` to ``gain_high`` resamples
     whole runs (whole targets if ``split="target"``), and is NaN below 6 of these.
-     ``coverage_drawn`` is how often the count
-    lay in the band that is drawn, which holds at least 90 %: a count has steps.
+    ``coverage_drawn`` is how often the count lay in the band that is drawn, which holds at least
+    90 %: a count has steps.
     ``coverage_randomised`` counts the steps at its ends in part, so that it is 90 % if the
     forecast is calibrated; ``coverage_open`` is the same at times at which no count had a
     probability of 95 % or more.
