@@ -301,7 +301,7 @@ def test_limits_between_two_shares_do_not_fall_by_rounding_either():
     assert _between(shares, knots, limits).tolist() == [0.014, 0.014]
 
 
-def test_limits_that_would_fall_are_put_in_order():
+def test_of_limits_that_would_fall_the_further_counts():
     """A share that is known worse than the share a little later."""
     worse = ShareLimits(20, np.array([0.4, 0.41]), np.array([20.0, 400.0]), beyond=2.5)
     alone = [worse.sizes[[place]] for place in (0, 1)]
@@ -312,7 +312,8 @@ def test_limits_that_would_fall_are_put_in_order():
 
     first, second = apart[0][1][0], apart[1][1][0]
     assert first > second
-    assert worse.pointwise(worse.shares)[1].tolist() == [second, first]
+    assert second < first
+    assert worse.pointwise(worse.shares)[1].tolist() == [first, first]
 
 
 def test_a_share_is_reached_between_the_places_where_the_limits_reach_it():
