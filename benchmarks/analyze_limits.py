@@ -122,9 +122,13 @@ def effective(ready: Floats) -> tuple[Floats, Floats]:
     shares, off = by_run.mean(axis=0), by_run.std(axis=0) / np.sqrt(runs)
     two = np.array([shares - off, shares + off])
     sizes = _effective_sizes(shares, two, runs=runs, requests=ready.size)
-    student = stats.norm.ppf(1 - TAIL) / stats.t.ppf(1 - TAIL, 2 * (runs - 1))
     places = np.searchsorted(knots, SHARES)
-    return shares[places], sizes[places] * student**2
+    return shares[places], sizes[places] * student(runs)
+
+
+def student(runs: int) -> float:
+    """What Student's t leaves of an effective size."""
+    return float((stats.norm.ppf(1 - TAIL) / stats.t.ppf(1 - TAIL, 2 * (runs - 1))) ** 2)
 
 
 def print_alike(*, studies: int, runs: int) -> None:
@@ -137,6 +141,8 @@ def print_alike(*, studies: int, runs: int) -> None:
             share, size = (np.array(each) for each in zip(*map(effective, drawn), strict=True))
             for name, rule in RULES.items():
                 low, high = limits(rule, share, size)
+                most = rule(np.array([1.0]), np.array([runs * student(runs)]))
+                low, high = np.minimum(low, most), np.maximum(high, 1 - most)
                 covers = ((low <= SHARES) & (high >= SHARES)).mean(axis=0)
                 row = {"alike": "copied" if copied else "normal scores", "rule": name}
                 row |= {f"{each:.1%}": part for each, part in zip(SHARES, covers, strict=True)}

@@ -14,7 +14,7 @@ import pandas as pd
 
 from spotlib.analyze.comparable import arm_names
 from spotlib.analyze.intervals import Estimate
-from spotlib.analyze.lag import with_all
+from spotlib.analyze.lag import ALL, with_all
 from spotlib.analyze.launch_times import launch_times
 from spotlib.model import Outcome, Stage, watched_stages
 from spotlib.record.columns import TOLD
@@ -68,7 +68,8 @@ def second_clock(
         these have an event too: the two brackets ``agree`` or ``contradict``.  ``poll_width_s``,
         ``event_width_s`` and ``both_width_s`` are the median widths over those that agree.
         ``median_s`` is the median time to the stage by the polls, ``median_both_s`` by the
-        intersection of both brackets, where they agree; each with its 95 % interval over runs.
+        intersection of both brackets, where they agree; each with its 95 % interval over runs, and
+        only of single targets.
     """
     found = []
     for stage, here in told_twice(launches, last).items():
@@ -83,6 +84,8 @@ def second_clock(
             row |= {"runs": polls.observed.runs}
             row |= _counts(each, stage) | _widths(each, stage)
             medians = {"median_s": polls.quantile(0.5), "median_both_s": both.quantile(0.5)}
+            if target == ALL:  # of some targets nearly nothing came: their mix has no median
+                medians = dict.fromkeys(medians, Estimate(np.nan, np.nan, np.nan))
             for name, median in medians.items():
                 row |= {name: median.value, f"{name}_low": median.low, f"{name}_high": median.high}
             row |= {
@@ -131,10 +134,9 @@ def clock_sentences(table: pd.DataFrame) -> Iterator[str]:
             poll_s, both_s = row["poll_width_s"], row["both_width_s"]
             words += f" Both clocks together leave {both_s:.1f} s open, polls alone {poll_s:.1f} s "
             words += f"(medians): {poll_s / both_s:.1f} times narrower."
-            words += (
-                f" The median time to {stage}: {_median(row, 'median_both_s').words()} by both, "
-            )
-            words += f"{_median(row, 'median_s').words()} by the polls."
+            if row["target"] != ALL:
+                both, polls = (_median(row, name).words() for name in ("median_both_s", "median_s"))
+                words += f" The median time to {stage}: {both} by both, {polls} by the polls."
         if row[CONTRADICT]:
             words += f" They contradict each other in {row[CONTRADICT]}: there the poll's bracket "
             words += "is kept."
@@ -142,7 +144,10 @@ def clock_sentences(table: pd.DataFrame) -> Iterator[str]:
     if len(table):
         yield (
             "A poll tells when the API first showed a stage, an event when the stage was reached: "
-            "the API may be later. All other numbers of this page are the polls' alone."
+            "the API may be later. Within a bracket the times are spread evenly, so a narrower "
+            "bracket can move a median to either side. All other numbers of this page are the "
+            f"polls' alone. Shown are launches by {table['asked_by'].iloc[0]}: set arm for others. "
+            "On demand there is no spot request, so nothing says when it was fulfilled."
         )
 
 
@@ -162,7 +167,9 @@ def formatted_clocks(table: pd.DataFrame) -> pd.DataFrame:
         ]
         shown[f"{clock} width, s"] = words
     for heading, name in (("median by polls, s", "median_s"), ("by both, s", "median_both_s")):
-        shown[heading] = [_median(row, name).words("") for row in rows]
+        shown[heading] = [
+            "-" if row["target"] == ALL else _median(row, name).words("") for row in rows
+        ]
     return shown
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from spotlib.analyze.curve import Floats
-from spotlib.words import rounded
+from spotlib.words import counted, rounded
 
 FEWEST_RUNS = 6  # the range of 6 draws covers their median in 97 % of cases, of 5 in 94 %
 NOT_REACHED = "not reached while watched"
@@ -64,7 +64,7 @@ def run_level_interval(
     so they are moved outwards by Student's t and the divisor n - 1.  Infinite replicates (a median
     that was not reached) count as infinite.
     """
-    why = _too_few(runs)
+    why = too_few(runs)
     point = value if np.isfinite(value) else np.nan
     known = resampled[~np.isnan(resampled)]
     if why or len(known) < len(resampled) or len(known) == 0:
@@ -88,7 +88,7 @@ def studentized(
     and ``draws`` (resamples, runs) yield the standard errors of the mean and of its resamples.
     """
     runs = len(scores)
-    if _too_few(runs) or np.isnan(value) or np.isnan(resampled).any():
+    if too_few(runs) or np.isnan(value) or np.isnan(resampled).any():
         return run_level_interval(value, resampled, runs=runs)
     moments = [draws @ scores**power / runs for power in (1, 2)]
     errors = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0.0) / (runs - 1))
@@ -105,11 +105,16 @@ class ShareLimits:
     """Limits of the shares of a curve: at each place, and for the whole curve at once.
 
     Jeffreys' limits (Brown, Cai, DasGupta, Statistical Science 2001) at the effective sample size
-    of each share (see ``_effective_sizes``), with Student's t.  They follow from the share alone
-    and never fall as it rises.  Should they, they are put in order, which does not worsen a band
-    (Chernozhukov, Fernandez-Val, Galichon, Biometrika 2009).  In studies 94 to 97 % of intervals
-    hold the share, but 97 to 99 % where it is below 3 % or above 97 %: nothing seen is likely
-    there, and of five known rules none is narrower (``benchmarks/README.md``).
+    of each share (see ``_effective_sizes``), with Student's t.  No lower limit is above, and no
+    upper one below, that of runs which all ended alike.  Such runs do not tell how alike their
+    requests are, so each counts as one request: a run may yet come that fails as a whole.  So
+    stages that the same requests reached have the same limits.
+
+    Limits follow from the share alone and never fall as it rises.  Should they, the further one
+    counts, so that the limits of the last share do not depend on those before it.
+    In studies 92 to 97 % of intervals hold the share, and more where runs that all end alike are
+    likely: no rule can avoid that which also serves where runs fail as a whole
+    (``benchmarks/README.md``).
 
     ``shares`` of the curve from the lowest to the highest, ``sizes`` of these, and ``beyond`` how
     many standard errors a resampled curve is away at most, with 95 % probability.
@@ -128,7 +133,7 @@ class ShareLimits:
         where the standard error is 1 / (2 sqrt(size)) at any share.  Resampled runs vary by only
         (n - 1) / n of the variance between runs.
         """
-        if _too_few(runs):
+        if too_few(runs):
             return cls(runs, shares, np.full_like(shares, np.nan), np.nan)
         sizes = _effective_sizes(shares, resampled, runs=runs, requests=requests)
         off = np.arcsin(np.sqrt(resampled)) - np.arcsin(np.sqrt(shares))
@@ -139,7 +144,7 @@ class ShareLimits:
     @property
     def why(self) -> str:
         """Why there is no limit; "" if there is."""
-        return _too_few(self.runs)
+        return too_few(self.runs)
 
     def interval(self, share: float, *, level: float = 0.95) -> Estimate:
         """The share with its interval."""
@@ -167,14 +172,15 @@ class ShareLimits:
         return float(lowest), float(highest)
 
     def _limits(self, shares: Floats, *, tail: float, level: float) -> tuple[Floats, Floats]:
-        # A size rests on the whole curve, where a variance between runs has about 2.5 (runs - 1)
-        # degrees of freedom: as the Cramer-von Mises statistic, (1/6)^2 / (1/90).  Less, as it also
-        # rests on its own place.
+        # Twice the degrees of freedom of a variance between runs: it is drawn towards what is known
+        # beforehand (see ``_effective_sizes``), and studies confirm it (``benchmarks/README.md``).
         ends, freedom = 0.5 + level / 2, 2 * (self.runs - 1)
-        size = self.sizes * (stats.norm.ppf(ends) / stats.t.ppf(ends, freedom)) ** 2
-        counts = self.shares * size + 0.5, (1 - self.shares) * size + 0.5
-        low = np.sort(np.minimum(stats.beta.ppf(tail, *counts), self.shares))
-        high = np.sort(np.maximum(stats.beta.isf(tail, *counts), self.shares))
+        student = (stats.norm.ppf(ends) / stats.t.ppf(ends, freedom)) ** 2
+        counts = [each * self.sizes * student + 0.5 for each in (self.shares, 1 - self.shares)]
+        alike = float(stats.beta.ppf(tail, self.runs * student + 0.5, 0.5))  # limit if all ended so
+        low = np.minimum(stats.beta.ppf(tail, *counts), np.minimum(self.shares, alike))
+        high = np.maximum(stats.beta.isf(tail, *counts), np.maximum(self.shares, 1 - alike))
+        low, high = np.minimum.accumulate(low[::-1])[::-1], np.maximum.accumulate(high)
         return _between(shares, self.shares, low), _between(shares, self.shares, high)
 
 
@@ -188,22 +194,18 @@ def _effective_sizes(shares: Floats, resampled: Floats, *, runs: int, requests: 
     """How many independent requests are as sure of each share of a curve.
 
     It is the binomial variance over that between runs (Korn and Graubard, Survey Methodology
-    1998), at most ``requests``.  The first to be ready are in one run, as if requests of a run were
-    independent, and before them nothing varies.  So where less than about half a run is ready, or
-    not yet, the size is drawn towards that of the whole curve.  That in turn is drawn towards the
-    number of runs if the whole curve tells as little, as if all requests of a run were alike.
-    What was never seen is thus assumed to be as alike within a run as the rest of the curve.
+    1998), at most ``requests``.  Where next to nothing or next to everything is ready, few runs
+    differ, and their variance says little.  So it is drawn towards the number of runs, as if all
+    requests of a run were alike, with the weight of a tenth of a run.
     """
     binomial = shares * (1 - shares)
     variance = resampled.var(axis=0) * runs / (runs - 1)
-    rises = np.diff(shares, prepend=0.0)
-    whole = (binomial @ rises + 0.1 / runs) / (variance @ rises + 0.1 / runs**2)
-    sizes: Floats = (binomial + 0.5 / runs) / (variance + 0.5 / (runs * whole))
+    sizes: Floats = (binomial + 0.1 / runs) / (variance + 0.1 / runs**2)
     return sizes.clip(max=requests)
 
 
-def _too_few(runs: int) -> str:
-    """Why so few runs have no interval; "" if they are enough."""
+def too_few(runs: int, unit: str = "run") -> str:
+    """Why so few runs (or other units) have no interval; "" if they are enough."""
     if runs >= FEWEST_RUNS:
         return ""
-    return f"{runs} run{'s' * (runs != 1)}, at least {FEWEST_RUNS} are needed"
+    return f"{counted(runs, unit)}, at least {FEWEST_RUNS} are needed"

@@ -48,7 +48,7 @@ _REFITTED = 40  # runs, up to which resamples are estimated anew
 # Estimating so many takes longer than starting processes.
 _NO_WAIT_S = 1e-3  # a bracket needs a width
 _MANY_TARGETS, _MANY_REQUESTS = 20, 20_000
-_WATCHED = 0.9  # of a horizon; the last poll of what times out is sent a little before its timeout
+WATCHED = 0.9  # of a horizon; the last poll of what times out is sent a little before its timeout
 _KNOTS = 201  # shares of a curve at which its limits are made
 
 
@@ -248,9 +248,19 @@ class LaunchTimes:
         """How many runs were watched until each time, as in ``run_shares``."""
         return np.asarray(self._watched(time_s).sum(axis=-1))
 
+    @property
+    def half_watched_s(self) -> float:
+        """The longest time until which at least half of the runs were watched."""
+        return float(np.sort(self._last_s)[len(self._last_s) // 2])
+
+    def last_polls_s(self, from_s: float) -> Floats:
+        """The last polls of what was not shown, of those from a time on."""
+        polled_s = self.observed.after_s[np.isposinf(self.observed.by_s)]
+        return polled_s[np.isfinite(polled_s) & (polled_s >= from_s)]
+
     def _watched(self, time_s: ArrayLike) -> NDArray[np.bool_]:
         """Whether each run was watched until each time, (times, runs)."""
-        return np.asarray(self._last_s >= _WATCHED * np.asarray(time_s)[..., None])
+        return np.asarray(self._last_s >= WATCHED * np.asarray(time_s)[..., None])
 
     @cached_property
     def _last_s(self) -> Floats:

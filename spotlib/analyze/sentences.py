@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spotlib.analyze.comparable import stopped
+from spotlib.analyze.comparable import arm_names, stopped
 from spotlib.analyze.compare import SIGNIFICANT, TOO_WIDE, rounds_needed, slower_first
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate
-from spotlib.analyze.launch_times import LaunchTimes
+from spotlib.analyze.launch_times import WATCHED, LaunchTimes
 from spotlib.analyze.load import Comparable
-from spotlib.analyze.summaries import common_n
+from spotlib.analyze.summaries import common_horizon_s, common_n, planned_s
 from spotlib.model import Stage
 from spotlib.words import counted, listed, percent, rounded, which, within_words
 
@@ -41,8 +41,9 @@ def data_sentence(data: Comparable) -> str:
     elif data.mark:
         endpoint = data.launches["endpoint"].iloc[0]
         origin = f"{data.mark} but {endpoint}: these data say nothing about AWS"
+    arms = set(arm_names(data.launches))
     words = f"{origin}. {counted(data.launches['target'].nunique(), 'target')}"
-    words += f", {size_words(data.launches)}."
+    words += f", {size_words(data.launches)}, asked for by {listed(sorted(arms))}."
     if data.wanted is Stage.GRANTED:
         words += " These are probes: EC2 granted an instance or not, and it was ended at once."
     if early := stopped(data.launches)["run"].nunique():
@@ -50,6 +51,19 @@ def data_sentence(data: Comparable) -> str:
     if not data.not_read:
         return words
     return f"{words} {counted(data.not_read, 'file')} could not be read: see what was left out."
+
+
+def left_out_sentence(data: Comparable) -> str:
+    """How many requests are analyzed, how many are not, and how many of these are other arms."""
+    gone = data.left_out["requests"].sum()
+    words = f"Requests read: {len(data.launches)}. Left out: {gone:.0f}"
+    others = data.arms["run"].isin(set(data.launches["run"])).eq(False).sum()
+    if not others:
+        return f"{words}."
+    alone = ": they" if others == gone else f", of which {others}"
+    return (
+        f"{words}{alone} were asked for in other ways, which are never pooled, but compared above."
+    )
 
 
 def size_words(launches: pd.DataFrame) -> str:
@@ -139,6 +153,8 @@ class _Answer:
             words = _with_interval(f"{rounded(half.value, digits)} s", half, digits=digits)
             return f"{row['target']}: half of its instances were {self.stage.label} after {words}"
         end, digits = _estimate(row, self._end), _digits(row["n"])
+        if np.isnan(end.value):
+            return f"{row['target']}, which was not watched until {_time(self._end)}"
         amount = _with_interval(f"{rounded(end.value, digits)} of {row['n']}", end, digits=digits)
         return f"{row['target']}: {amount} were {self.stage.label} after {_time(self._end)}"
 
@@ -248,6 +264,28 @@ def runs_sentence(
     )
 
 
+def end_sentence(
+    distributions: Mapping[str, LaunchTimes], launches: pd.DataFrame, *, horizon_s: float
+) -> str:
+    """Which moment the end is, and how many runs were not watched so long."""
+    until_s = planned_s(launches)
+    why = f"the last polls before the timeout of {until_s:g} s"
+    if horizon_s < common_horizon_s(distributions, launches):
+        why = "as asked (horizon_s)"
+    elif horizon_s < WATCHED * until_s:
+        why = "until then at least half of the runs of each target were watched"
+    each = distributions.values()
+    early = sum(times.observed.runs - int(times.runs_watched(horizon_s)) for times in each)
+    words = f"End: {horizon_s:.0f} s, {why}."
+    if not early:
+        return words
+    one = early == 1
+    return (
+        f"{words} {counted(early, 'run')} that {'was' if one else 'were'} watched for less "
+        f"{'counts as far as it was' if one else 'count as far as they were'} watched."
+    )
+
+
 def ready_caption(table: pd.DataFrame, stage: Stage, ranked: Sequence[str]) -> str:
     """What the numbers of ``formatted_ready`` are, and which targets are not among its rows."""
     n, runs = common_n(table), sorted(set(table["runs"]))
@@ -259,7 +297,6 @@ def ready_caption(table: pd.DataFrame, stage: Stage, ranked: Sequence[str]) -> s
     if runs[0] < FEWEST_RUNS:
         words += f" (none below {FEWEST_RUNS} runs)"
     words += f". {stage.label.capitalize()}: {_MEANING[stage]}."
-    words += " End: every run was watched until then."
     if (table["least_n"] < table["most_n"]).any():
         words += " n is that of a target's last run; its runs of another n count by their share."
     if len(table) < len(ranked):

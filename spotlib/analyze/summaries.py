@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from spotlib.analyze.intervals import Estimate
-from spotlib.analyze.launch_times import LaunchTimes, launch_times_of
+from spotlib.analyze.launch_times import WATCHED, LaunchTimes, launch_times_of
 from spotlib.analyze.lognormal import fit_lognormal
-from spotlib.model import Outcome, Stage, watched_stages
+from spotlib.model import Stage, watched_stages
 
 # From which stage to which; none is the request.
 DURATIONS = {
@@ -75,23 +75,29 @@ def ready_counts(polls: pd.DataFrame, stage: Stage = Stage.READY) -> pd.DataFram
     return table.assign(share=table["count"] / table["n"]).reset_index(drop=True)
 
 
-def common_horizon_s(distributions: Mapping[str, LaunchTimes], launches: pd.DataFrame) -> float:
-    """The longest time for which every target was watched, in whole seconds.
+def planned_s(launches: pd.DataFrame) -> float:
+    """The shortest timeout of the targets, in each the one that nine of ten runs had at least."""
+    timeouts_s = launches.drop_duplicates("run").groupby("target")["timeout_s"]
+    return float(timeouts_s.quantile(0.1, interpolation="lower").min())
 
-    The last poll of a request that times out is sent a little before its timeout.  Nine of ten of
-    these polls were sent later than the horizon, so what is not ready by then was seen not ready.
+
+def common_horizon_s(distributions: Mapping[str, LaunchTimes], launches: pd.DataFrame) -> float:
+    """The end of what is compared, in whole seconds: the last polls before the planned timeout.
+
+    It follows from what was planned (``planned_s``), not from what became of it.  A run that was
+    stopped is censored there, and shortens the end only with half of the runs of its target.
     """
-    known_s = [each.curve.known_until_s for each in distributions.values()]
-    timed_out = launches["outcome"] == Outcome.TIMED_OUT
-    last_s = launches.loc[timed_out, "watched_s"].quantile(0.1, interpolation="lower")
-    return float(np.floor(np.nanmin([*known_s, launches["timeout_s"].max(), last_s])))
+    ends_s = [until_s := planned_s(launches)]
+    for each in distributions.values():
+        ends_s += [each.half_watched_s, *each.last_polls_s(WATCHED * until_s)]
+    return float(np.floor(min(ends_s)))
 
 
 def fastest_first(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> list[str]:
     """The targets by their median; those without one come last, by their share at the horizon."""
 
     def place(name: str) -> tuple[float, float]:
-        share = round(distributions[name].share_ready(horizon_s).value, 9)
+        share = np.nan_to_num(round(distributions[name].share_ready(horizon_s).value, 9))
         return np.nan_to_num(distributions[name].quantile(0.5).value, nan=np.inf), -share
 
     return sorted(distributions, key=place)

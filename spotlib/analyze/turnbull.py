@@ -82,7 +82,7 @@ def turnbull(observed: Observed) -> Curve:
     """
     brackets = _Brackets.of(observed)
     mass = _most_likely(brackets, brackets.weight.sum(axis=0) / observed.runs)
-    return Curve(brackets.after_s, brackets.by_s, mass, _known_until_s(observed))
+    return Curve(brackets.after_s, brackets.by_s, mass, _known_until_s(observed, brackets))
 
 
 def refitted(observed: Observed, draws: ArrayLike, *, near: Curve) -> Curve:
@@ -129,11 +129,18 @@ def influence(observed: Observed, curve: Curve) -> Curve:
     return replace(curve, after_s=curve.after_s[pieces], by_s=curve.by_s[pieces], mass=moved)
 
 
-def _known_until_s(observed: Observed) -> float:
-    """The last time at which anything was watched; infinity if no request was left waiting."""
+def _known_until_s(observed: Observed, brackets: _Brackets) -> float:
+    """The last time at which anything was watched; infinity if all of the curve is known.
+
+    It is where no request was left waiting, and where each was left before the last that came: what
+    came of those that were watched for longer says when it would have come, if ever.
+    """
     waiting = np.isfinite(observed.after_s) & np.isposinf(observed.by_s)
+    last_s = brackets.after_s[np.isfinite(brackets.by_s)].max(initial=-np.inf)
+    if np.all(observed.after_s[waiting] <= last_s):
+        return np.inf
     seen = np.concatenate([observed.after_s[waiting], observed.by_s[np.isfinite(observed.by_s)]])
-    return float(seen.max()) if waiting.any() else np.inf
+    return float(seen.max())
 
 
 def _innermost(observed: Observed) -> tuple[Floats, Floats, tuple[Floats, Floats]]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from spotlib.analyze.comparable import RUN
+from spotlib.analyze.intervals import too_few
 from spotlib.figures import target_names
 from spotlib.forecast.forecast import CHOSEN, Forecast, Forecaster, forecast_ready
 from spotlib.forecast.history import history_now
@@ -133,9 +135,13 @@ def score_words(scores: Scores) -> str:
     """Say what the chosen model gained, and how often its band held the count."""
     [chosen] = scores.table[scores.table["model"] == CHOSEN].to_dict("records")
     gain, low, high = (_below(chosen[name]) for name in ("gain", "gain_low", "gain_high"))
+    ends = f"95 % interval: {low} to {high}"
+    if np.isnan(chosen["gain_low"]):
+        units = scores.runs[RUN if scores.resampled == "run" else ["target"]]
+        ends = f"no interval: {too_few(len(units.drop_duplicates()), scores.resampled)}"
     return (
         f"The error (crps) of the chosen model is {gain} that of one curve for all targets "
-        f"(95 % interval: {low} to {high}).  "
+        f"({ends}).  "
         f"The shade held {percent(chosen['coverage_drawn'])} of the counts, and "
         f"{percent(chosen['coverage_randomised'])} with its ends counted in part."
     )

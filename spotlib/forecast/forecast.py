@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from spotlib.analyze.intervals import FEWEST_RUNS
 from spotlib.forecast.models import (
     FEATURES,
     MODELS,
@@ -35,7 +36,6 @@ from spotlib.model import Target
 from spotlib.words import listed
 
 CHOSEN = "chosen"  # for a model: the best on held-out runs
-FEWEST_RUNS = 6
 BAND = (0.05, 0.95)
 _POSSIBLE = {
     "sps": (1, 10),

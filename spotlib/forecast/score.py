@@ -15,6 +15,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
 from spotlib.analyze.comparable import RUN
+from spotlib.analyze.intervals import too_few
 from spotlib.forecast.forecast import BAND, CHOSEN, Forecaster, band, crps, fit_forecasters
 from spotlib.forecast.models import MODELS, Fitting, Part, Runs
 from spotlib.forecast.training import Floats
@@ -65,8 +66,9 @@ def score_forecasts(
     The table has these columns per model.  ``crps`` is in shares of n, averaged over time, then
     over runs; times after a run was last watched are covered by the censoring weights.  ``gain``
     is 1 - crps / crps of ``global``; its 95 % interval ``gain_low`` to ``gain_high`` resamples
-    whole runs (whole targets if ``split="target"``).  ``coverage_drawn`` is how often the count
-    lay in the band that is drawn, which holds at least 90 %: a count has steps.
+    whole runs (whole targets if ``split="target"``), and is NaN below 6 of these.
+    ``coverage_drawn`` is how often the count lay in the band that is drawn, which holds at least
+    90 %: a count has steps.
     ``coverage_randomised`` counts the steps at its ends in part, so that it is 90 % if the
     forecast is calibrated; ``coverage_open`` is the same at times at which no count had a
     probability of 95 % or more.
@@ -247,5 +249,7 @@ def _gains(runs: pd.DataFrame, *, unit: str, rng: Generator) -> pd.DataFrame:
     at = list(sums.columns).index(base)
     gains = (total[:, [at]] - total) / total[:, [at]]
     low, high = np.quantile(gains, [0.025, 0.975], axis=0)
+    if too_few(len(sums)):
+        low, high = np.full((2, len(gains[0])), np.nan)
     gain = (sums[base].sum() - sums.sum()) / sums[base].sum()
     return pd.DataFrame({"gain": gain, "gain_low": low, "gain_high": high}, index=sums.columns)

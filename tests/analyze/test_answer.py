@@ -15,6 +15,7 @@ from spotlib.analyze.figures import Styles, phases_figure
 from spotlib.analyze.launch_times import launch_times
 from spotlib.analyze.sentences import (
     answer_sentences,
+    end_sentence,
     formatted_ready,
     phase_sentence,
     ready_caption,
@@ -28,6 +29,7 @@ from spotlib.analyze.summaries import (
     fastest_first,
     only,
     phases,
+    planned_s,
     ready_of_n,
 )
 from spotlib.figures import table_html
@@ -133,12 +135,57 @@ def test_a_median_has_one_interval_wherever_it_stands():
     assert drawn == fulfilled[["median_s_low", "median_s_high"]].to_numpy().tolist()
 
 
-def test_the_end_is_before_the_last_polls_of_what_timed_out():
-    launches, times = times_of(a=0.5)
+def test_the_end_is_the_last_poll_before_the_timeout():
+    launches, _ = times_of(a=0.5)
     waits = launches["outcome"] == "timed_out"
-    launches.loc[waits, "watched_s"] = np.linspace(250.5, 260.0, waits.sum())
+    launches.loc[waits, "watched_s"] = np.linspace(590.5, 599.0, waits.sum())
+    times = launch_times(launches, Stage.READY, resamples=9)
 
-    assert 250 <= common_horizon_s(times, launches) <= 252
+    assert common_horizon_s(times, launches) == 590
+    assert "the last polls before the timeout" in end_sentence(times, launches, horizon_s=590.0)
+    assert end_sentence(times, launches, horizon_s=90.0).startswith("End: 90 s, as asked")
+
+
+@pytest.mark.parametrize("runs", [2, 3, 8])
+@pytest.mark.parametrize("never", [0.0, 0.4])
+def test_a_run_that_was_stopped_changes_neither_the_end_nor_the_shares_by_then(runs, never):
+    """It is censored where it was stopped, and the others say what came later."""
+    launches, whole = times_of(runs=runs, a=never, b=0.0)
+    launches.loc[launches["outcome"] == "timed_out", "watched_s"] = 598.0
+    whole = launch_times(launches, Stage.READY, resamples=99)
+    more = launches[launches["run"] == launches["run"].iloc[0]]
+    ends = {"outcome": "abandoned", "watched_s": 9.0, "ready_after_s": np.nan, "ready_by_s": np.nan}
+    stopped = pd.concat([launches, more.assign(**ends, run="stopped/0/0")], ignore_index=True)
+    times = launch_times(stopped, Stage.READY, resamples=99)
+
+    end_s = common_horizon_s(whole, launches)
+    assert common_horizon_s(times, stopped) == end_s
+    for name, each in whole.items():
+        share, again = each.share_ready(end_s), times[name].share_ready(end_s)
+        assert again.value == pytest.approx(share.value, abs=1e-6)
+        assert again.low == pytest.approx(share.low, abs=0.04, nan_ok=True)
+    said = end_sentence(times, stopped, horizon_s=end_s)
+    assert said.endswith("1 run that was watched for less counts as far as it was watched.")
+
+
+def test_where_most_runs_were_stopped_the_end_is_until_when_half_were_watched():
+    launches, _ = times_of(a=0.5)
+    launches[["ready_after_s", "ready_by_s"]] = np.nan
+    stops_s = launches["run"].map({run: 10.5 * n for n, run in enumerate(set(launches["run"]), 1)})
+    launches = launches.assign(outcome="abandoned", watched_s=stops_s)
+    times = launch_times(launches, Stage.READY, resamples=9)
+
+    assert common_horizon_s(times, launches) == 52  # the fifth of eight
+    assert "at least half of the runs" in end_sentence(times, launches, horizon_s=52.0)
+
+
+def test_one_run_of_a_shorter_timeout_in_ten_does_not_shorten_the_end():
+    launches, _ = times_of(runs=12, a=0.0)
+    first = launches["run"] == launches["run"].iloc[0]
+
+    assert planned_s(launches.assign(timeout_s=launches["timeout_s"].mask(first, 60.0))) == 600.0
+    half = launches["run"].isin(sorted(set(launches["run"]))[:6])
+    assert planned_s(launches.assign(timeout_s=launches["timeout_s"].mask(half, 60.0))) == 60.0
 
 
 def pairs_of(**columns):

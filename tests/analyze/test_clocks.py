@@ -126,6 +126,9 @@ def test_several_targets_have_a_row_for_all_of_them_first_in_each_stage():
     assert table["stage"].tolist() == ["fulfilled"] * 3 + ["running"] * 3
     assert table["target"].tolist() == [ALL, "a1.large in sa-east-1", NANO] * 2
     assert table["both_clocks"].tolist() == [1, 0, 1, 3, 1, 2]
+    assert table["median_s"].isna().tolist() == [True, True, False, True, False, False]
+    assert formatted_clocks(table)["by both, s"].tolist()[3] == "-"  # a mix has no median
+    assert not any("median time" in each for each in clock_sentences(table))
 
 
 def test_the_sentences_say_how_much_narrower_and_what_each_clock_is_of():

@@ -224,3 +224,22 @@ def test_03_of_probes_alone_says_what_was_granted_and_never_that_it_was_ready(lo
     assert "The longest phase is from request to granted" in text
     assert not re.search(r"(were|n|number|half) ready\b", text)
     assert {str(NANO), str(SMALL)} == set(tables["share-granted"]["target"])
+
+
+@pytest.mark.parametrize("good", [8, 7])
+def test_what_all_runs_reached_has_one_interval_at_every_stage(good):
+    """Whatever the times are: one instance that was ready was also running and fulfilled."""
+    seen = {"fulfilled_after_s": 1.0, "fulfilled_by_s": 4.0}
+    seen |= {"running_after_s": 9.0, "running_by_s": 12.0}
+    runs = (
+        [row | (seen if number < good else {}) for row in run_rows(ends, number=number)]
+        for number in range(8)
+        for ends in [[100.0 + 9 * number, 140.0] if number < good else [INF, INF]]
+    )
+    launches = name_runs(table_of(*runs))
+    [granted] = share_granted(launches)[["share", "low", "high"]].to_numpy().tolist()
+
+    for stage in (Stage.FULFILLED, Stage.RUNNING, Stage.READY):
+        [times] = launch_times(launches, stage).values()
+        share = times.share_ready(590.0)
+        assert [share.value, share.low, share.high] == pytest.approx(granted, abs=2e-3)

@@ -179,7 +179,7 @@ def test_the_limits_of_a_share_leave_a_fortieth_of_jeffreys_posterior_on_each_si
 
     2.10092 is the table's entry for 18 degrees of freedom, twice as many as there are between runs.
     """
-    shares = np.array([0.0, 0.02, 0.3, 0.5, 0.95, 1.0])
+    shares = np.array([0.0, 0.3, 0.4, 0.5, 0.6, 1.0])
     sizes = np.array([60.0, 55.0, 44.0, 30.0, 60.0, 80.0])
     limits = ShareLimits(10, shares, sizes, beyond=2.5)
     size, share = 0.870315 * sizes[place], shares[place]
@@ -202,8 +202,8 @@ def test_what_was_never_or_always_seen_is_limited_on_one_side():
 
     assert (low, high) == (0.0, 1.0)
     assert below == pytest.approx(1 - above)
-    # (1.95996 / 2.02439)^2 of 40 is 37.494: 38 degrees of freedom.
-    assert jeffreys_area(-1.0, below, ready=0.0, size=37.494)[1] == pytest.approx(0.025, abs=2e-4)
+    # Each of the 20 runs is one request; (1.95996 / 2.02439)^2 of it: 38 degrees of freedom.
+    assert jeffreys_area(-1.0, below, ready=0.0, size=18.747)[1] == pytest.approx(0.025, abs=2e-4)
 
 
 def test_an_adjusted_level_leaves_less_on_each_side():
@@ -217,30 +217,38 @@ def test_an_adjusted_level_leaves_less_on_each_side():
     )
 
 
-def test_the_effective_size_is_the_design_effect_drawn_towards_the_curves():
+def test_the_effective_size_is_the_design_effect_drawn_towards_the_runs():
     """Ten runs of 5 at the shares 0, 0.5 and 0.8, with the variances 0, 0.0125 and 0.01.
 
-    Weighted by the rises of the curve, the binomial variances add up to 0.5 * 0.25 + 0.3 * 0.16 =
-    0.173, those between runs to 0.5 * 0.0125 + 0.3 * 0.01 = 0.00925.  With a tenth of a run alike
-    the curve counts (0.173 + 0.01) / (0.00925 + 0.01 / 10) = 17.854 requests.  With half a run of
-    it, 0.5 / 10 = 0.05, the places count 17.854, (0.25 + 0.05) / (0.0125 + 0.05 / 17.854) = 19.608
-    and (0.16 + 0.05) / (0.01 + 0.05 / 17.854) = 16.406.
+    With a tenth of a run, 0.1 / 10 = 0.01, whose requests are alike, they count 0.01 / 0.001 = 10,
+    (0.25 + 0.01) / (0.0125 + 0.001) = 19.259 and (0.16 + 0.01) / (0.01 + 0.001) = 15.455.
     """
     shares = np.array([0.0, 0.5, 0.8])
     off = np.sqrt(np.array([0.0, 0.0125, 0.01]) * 9 / 10)  # resamples vary by 9 / 10 of it
 
     limits = ShareLimits.of(shares, np.array([shares - off, shares + off]), runs=10, requests=50)
 
-    assert limits.sizes == pytest.approx([17.854, 19.608, 16.406], abs=1e-3)
+    assert limits.sizes == pytest.approx([10.0, 19.259, 15.455], abs=1e-3)
 
 
-@pytest.mark.parametrize(("most", "size"), [(0.0, 10), (1.0, 50)])
-def test_if_nothing_varies_the_size_is_runs_without_an_event_and_at_most_the_requests(most, size):
-    shares = np.linspace(0.0, most, 5)
+def test_if_nothing_varies_the_size_is_the_requests_but_the_runs_where_all_ended_alike():
+    shares = np.linspace(0.0, 1.0, 5)
 
     limits = ShareLimits.of(shares, np.tile(shares, (9, 1)), runs=10, requests=50)
 
-    assert limits.sizes == pytest.approx(size)
+    assert limits.sizes == pytest.approx([10, 50, 50, 50, 10])
+
+
+@pytest.mark.parametrize("share", [0.98, 0.995])
+def test_no_lower_limit_is_above_that_of_runs_that_all_ended_alike(share):
+    """Eight runs of 50 that were all ready tell as much as eight requests."""
+    shares = np.array([0.5, share, 1.0])
+    limits = ShareLimits.of(shares, np.tile(shares, (9, 1)), runs=8, requests=400)
+    [low, all_low], _ = limits.pointwise(shares[1:])
+
+    assert low == all_low == pytest.approx(0.696, abs=1e-3)
+    curve_low, _ = limits.whole_curve(shares[1:])
+    assert (curve_low <= low + 1e-12).all()
 
 
 def test_the_band_reaches_as_far_as_95_of_100_resampled_curves():
@@ -305,9 +313,9 @@ def test_limits_between_two_shares_do_not_fall_by_rounding_either():
     assert _between(shares, knots, limits).tolist() == [0.014, 0.014]
 
 
-def test_limits_that_would_fall_are_put_in_order():
-    """Nothing is ready, and that is known worse than what is ready a little later."""
-    worse = ShareLimits(20, np.array([0.0, 0.01]), np.array([20.0, 90.0]), beyond=2.5)
+def test_of_limits_that_would_fall_the_further_counts():
+    """A share that is known worse than the share a little later."""
+    worse = ShareLimits(20, np.array([0.4, 0.41]), np.array([20.0, 400.0]), beyond=2.5)
     alone = [worse.sizes[[place]] for place in (0, 1)]
     apart = [
         ShareLimits(20, worse.shares[[place]], alone[place], beyond=2.5).pointwise(worse.shares)
@@ -316,7 +324,8 @@ def test_limits_that_would_fall_are_put_in_order():
 
     first, second = apart[0][1][0], apart[1][1][0]
     assert first > second
-    assert worse.pointwise(worse.shares)[1].tolist() == [second, first]
+    assert second < first
+    assert worse.pointwise(worse.shares)[1].tolist() == [first, first]
 
 
 def test_a_share_is_reached_between_the_places_where_the_limits_reach_it():

@@ -33,7 +33,7 @@ def folder(source, tmp_path):
 
 def test_the_banner_says_first_whether_the_data_are_of_aws(folder):
     data = load_comparable(folder)
-    size = "2 targets, 1 run per target, 2 instances per run."
+    size = "2 targets, 1 run per target, 2 instances per run, asked for by request_spot_instances."
     aws = data.launches.assign(simulated=False, endpoint="aws")
     other = aws.assign(endpoint="http://127.0.0.1:5000")
 

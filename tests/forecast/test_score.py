@@ -19,6 +19,7 @@ from spotlib.forecast.forecast import CHOSEN, count_distribution, crps
 from spotlib.forecast.models import MODELS, Runs
 from spotlib.forecast.score import (
     Scores,
+    _gains,
     pinball_loss,
     randomised_pit,
     score_forecasts,
@@ -275,3 +276,19 @@ def test_an_error_larger_than_that_of_one_curve_is_said_to_be_above_it(gain, sid
         f"interval: {interval}).  The shade held 93 % of the counts, and 90 % with its ends "
         "counted in part."
     )
+
+
+def test_a_gain_over_fewer_than_six_scored_runs_has_no_interval():
+    runs = pd.DataFrame({"batch_id": "a", "round": range(4), "plan": 0, "target": "t"})
+    both = [runs.assign(model=name, crps=0.1 * n) for n, name in enumerate(("global", CHOSEN), 1)]
+    scored = pd.concat(both)
+    more = pd.concat([scored.assign(batch_id=name) for name in "ab"])
+
+    gains = _gains(scored, unit="run", rng=np.random.default_rng(0))
+    row = {"model": CHOSEN, "coverage_drawn": 0.93, "coverage_randomised": 0.9}
+    table = pd.DataFrame([row | gains.loc[CHOSEN].to_dict()])
+    said = score_words(Scores(table, scored, {}, "time", "run"))
+
+    assert gains[["gain_low", "gain_high"]].isna().all(axis=None)
+    assert _gains(more, unit="run", rng=np.random.default_rng(0)).notna().all(axis=None)
+    assert "all targets (no interval: 4 runs, at least 6 are needed)." in said
