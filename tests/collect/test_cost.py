@@ -225,6 +225,7 @@ def test_a_budget_may_be_used_up_to_its_last_cent_alone_and_with_earlier_batches
 
     require()
     require(both_usd, both_usd + 1.5)
+    require(both_usd + 0.1, both_usd + 1.6)
     with pytest.raises(ValueError, match=r"the batch can cost .* over budget_usd="):
         require(both_usd * 0.9999)
     with pytest.raises(ValueError, match=r"with \$1.5000 of earlier batches .* campaign"):
