@@ -364,6 +364,7 @@ def test_what_is_waited_for_goes_to_the_caller_or_after_a_stop_to_the_terminal(b
 def test_a_batch_begins_with_the_first_poll_of_an_unshifted_schedule_and_looks_at_nothing(batch):
     assert (batch.next_poll, batch.shift_s, batch.look_at_s) == (0, 0.0, math.inf)
     assert not batch.unwritten
+    assert (batch.batch_id, batch.round_tag(2)) == ("b", "b/2")
     assert batch.schedule.rhythm == {"rounds": 3, "every_s": 900.0, "arm_pause_s": 0.0}
 
 

@@ -200,12 +200,12 @@ def test_what_is_expected_is_the_price_until_the_usual_time_of_the_stage(stage, 
 
 
 def test_the_bound_counts_surplus_credits_whole_hours_and_a_missing_switch():
-    one = prepared(count=2, on_demand_usd=0.04)
+    one = prepared(count=2, price_usd=0.01, on_demand_usd=0.04)
     burstable, hourly = replace(one, burstable=True), replace(one, by_the_hour=True)
 
     surplus = 2 * 2 * 0.05 * 1020 / 3600  # 2 vCPUs of 2 instances
     assert burstable.bound_usd == pytest.approx(one.bound_usd + surplus)
-    assert burstable.expected_usd == pytest.approx(one.expected_usd, nan_ok=True)
+    assert burstable.expected_usd == pytest.approx(one.expected_usd)
     assert hourly.bound_usd == pytest.approx(2 * (0.04 + PER_HOUR_USD * 1020 / 3600))
     assert math.isnan(replace(one, has_switch=False).bound_usd)
     assert report(one, hourly).bound_usd == pytest.approx(one.bound_usd + hourly.bound_usd)
@@ -225,6 +225,7 @@ def test_a_budget_may_be_used_up_to_its_last_cent_alone_and_with_earlier_batches
 
     require()
     require(both_usd, both_usd + 1.5)
+    require(both_usd + 0.1, both_usd + 1.6)
     with pytest.raises(ValueError, match=r"the batch can cost .* over budget_usd="):
         require(both_usd * 0.9999)
     with pytest.raises(ValueError, match=r"with \$1.5000 of earlier batches .* campaign"):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from spotlib.cleanup.close import Released
 from spotlib.collect import watch
 from spotlib.collect.batch import Batch, Run
 from spotlib.collect.cost import PreparedPlan
@@ -402,6 +403,29 @@ def test_it_sends_looks_and_polls_when_each_is_due_and_rests_in_between(batch, m
     assert batch.look_at_s == 1810.0
 
 
+def test_it_goes_on_until_all_runs_have_ended_and_every_call_is_answered(batch, monkeypatch):
+    """Queues are read until the runs have ended; what is done is taken in before it decides."""
+    did, run = [], run_of(sent_s=None)
+
+    def send(*_):
+        did.append("send")
+        run.ended, batch.flying = True, {Future(): print}
+
+    def rest(_):
+        did.append("rest")
+        batch.flying.clear()
+
+    for name in ("read_due", "_note_missed", "_end_due"):
+        monkeypatch.setattr(watch, name, lambda *_, name=name: did.append(name))
+    monkeypatch.setattr(watch, "_send", send)
+    monkeypatch.setattr(batch, "land", lambda: did.append("land"))
+    monkeypatch.setattr(batch, "rest", rest)
+    watch.watch(batch, [run], {run.plan.target: "known"})
+
+    turn = ["land", "_note_missed", "_end_due"]
+    assert did == ["read_due", *turn, "send", *turn, "rest", *turn]
+
+
 def test_without_a_run_nothing_is_waited_for_and_the_next_poll_is_the_first_not_yet_due(batch):
     watch.watch(batch, [run_of(ended=True)], {})
 
@@ -539,8 +563,28 @@ def test_a_failure_that_nothing_was_seen_of_is_no_problem_of_our_own(batch):
 def test_a_failed_status_check_is_recorded_when_it_is_first_shown(batch):
     sound = Track("a", 1.0, sighting=Sighting(instance_id="i-1"))
     failed = replace(sound, impaired=Bracket(2.0, 3.0))
+    recorded = []
 
-    for before, after in ((sound, failed), (failed, failed), (sound, sound)):
+    for before, after in ((sound, sound), (sound, failed), (failed, failed), (failed, sound)):
         watch._note_progress(batch, run_of(before), before, after)
+        recorded.append([(each.request_id, each.by_s) for each in batch.log.events])
 
-    assert [(each.request_id, each.by_s) for each in batch.log.events] == [("a", 3.0)]
+    assert recorded == [[], *[[("a", 3.0)]] * 3]
+
+
+@pytest.mark.parametrize("error", [None, "UnauthorizedOperation"])
+def test_whether_an_instance_was_tagged_is_recorded(batch, error):
+    watch._tagged(batch, HERE, ("i-1",), answered(error))
+
+    said = [(each.region, each.instance_ids, each.error) for each in batch.log.events]
+    assert said == [(HERE, ("i-1",), error)]
+
+
+def test_what_was_released_of_a_run_is_recorded_with_its_plan(batch):
+    released = Released(HERE, ("sir-1",), ("i-1",), Survey({}, {}, frozenset()))
+
+    watch._released(batch, run_of(index=4), answered(released))
+
+    [event] = batch.log.events
+    assert (event.round, event.plan, event.terminated) == (1, 4, ("i-1",))
+    assert batch.taken == {"sir-1", "i-1"}
