@@ -459,3 +459,14 @@ def test_a_warning_of_a_copy_names_the_line_that_read_the_logs(recorded):
         with pytest.warns(UserWarning, match="is a copy of") as warned:
             load(recorded.parent)
         assert [each.filename for each in warned] == [__file__]
+
+
+def test_a_sweep_that_is_interrupted_as_it_begins_to_write_holds_no_lock(ended, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EventLog, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            EventLog.resume(ended)
+    assert not is_alive(ended)
