@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from conftest import NANO, plan_for, scripted
 from crashing import in_process
+from made_events import intent
 
 from spotlib.cleanup.unfinished import read_folder, unfinished
 from spotlib.collect.rounds import collect_batch
@@ -459,3 +460,28 @@ def test_a_warning_of_a_copy_names_the_line_that_read_the_logs(recorded):
         with pytest.warns(UserWarning, match="is a copy of") as warned:
             load(recorded.parent)
         assert [each.filename for each in warned] == [__file__]
+
+
+def test_a_sweep_that_is_interrupted_as_it_begins_to_write_holds_no_lock(ended, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EventLog, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            EventLog.resume(ended)
+    assert not is_alive(ended)
+
+
+def test_nothing_more_is_launched_once_another_file_is_in_the_place_of_the_log(tmp_path):
+    """What is still to be recorded goes to the file that was there before."""
+    events = EventLog(tmp_path / "b.jsonl")
+    events.append(intent())
+    events.path.rename(tmp_path / "moved")
+    events.path.touch()
+
+    events.append(SKIPPED)
+    with pytest.raises(LogError, match="was replaced, moved or removed during the batch"):
+        events.append(intent(1))
+    events.close()
+    assert (tmp_path / "moved").read_bytes().count(b"\n") == 2

@@ -25,7 +25,7 @@ from made_events import (
 )
 from msgspec import UNSET
 
-from spotlib.model import Kind
+from spotlib.model import Kind, Stage, Target
 from spotlib.record import tables
 from spotlib.record.columns import STAGES
 from spotlib.record.events import (
@@ -35,8 +35,10 @@ from spotlib.record.events import (
     IntentEvent,
     Lacking,
     OutcomeEvent,
+    ReleaseEvent,
     RequestedEvent,
     StageCounts,
+    TaggedEvent,
 )
 from spotlib.record.history import earlier_usd, last_launches
 from spotlib.record.polled import Polled, Polls
@@ -177,6 +179,7 @@ def test_a_request_is_watched_until_its_outcome_or_its_last_complete_poll(tmp_pa
     found = replay(written(tmp_path, *ONE, intent(0, 1), requested("sir-3", plan=1), *polls))
     assert [each.watched_s for each in found.requests.values()] == [20.0, 20.0, 10.0]
     assert found.requests["sir-1"].instance_id is None
+    assert found.runs[0, 0].wanted is Stage.READY
 
     ended = replay(written(tmp_path, *ONE, *polls, outcome(), first=batch(batch_id="c")))
     assert [each.watched_s for each in ended.requests.values()] == [50.0, 20.0]
@@ -195,10 +198,26 @@ def test_only_the_stage_that_is_waited_for_is_the_goal(tmp_path, wanted):
 
 def test_what_has_ended_for_good_is_over_with_its_instance(tmp_path):
     gone = outcome("interrupted", instance_state="terminated")
-    found = replay(written(tmp_path, *ONE, stage("running", 11, 12), gone))
+    shown = stage("fulfilled", 11, 12, instance_id=None), stage("running", 12, 13)
+    found = replay(written(tmp_path, *ONE, *shown, gone))
 
     assert found.over == {"sir-1", "i-1"}
+    alone = replay(written(tmp_path, intent(), requested("i-7"), first=batch(batch_id="c")))
+    assert alone.requests["i-7"].instance_id == "i-7", "a row may be an instance itself"
     assert not outcome(instance_state="running").is_over
+
+
+def test_what_clean_up_did_and_saw_is_kept_in_order(tmp_path):
+    nothing = {"cancelled": (), "terminated": (), "error": None, "region": "sa-east-1"}
+    passes = [ReleaseEvent(**nothing, over=over) for over in (("sir-2",), ("sir-1", "i-9"))]
+    tagged = TaggedEvent(region="sa-east-1", instance_ids=("i-9",), error=None)
+    events = [stage("running", 11, 12), passes[0], tagged, passes[1]]
+    found = replay(written(tmp_path, *ONE, *events, notice("running", 11, 12)))
+
+    assert [each.over for each in found.releases] == [("sir-2",), ("sir-1", "i-9")]
+    assert [each.instance_ids for each in found.tagged] == [("i-9",)]
+    assert found.over == {"sir-1", "sir-2", "i-1", "i-9"}
+    assert [each.about for each in found.requests["sir-1"].notices] == ["running"]
 
 
 # The tables.
@@ -449,7 +468,7 @@ def test_a_target_was_last_launched_by_the_latest_real_batch_since_then(tmp_path
     (tmp_path / "g.jsonl").touch()  # not begun
 
     found = last_launches(tmp_path, since=NOON)
-    assert [*found.values()] == [at(300)]
+    assert found == {Target("t3.nano", "sa-east-1"): at(300)}
     assert last_launches(tmp_path, since=at(1)) == {}
 
 
