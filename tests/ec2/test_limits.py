@@ -592,3 +592,38 @@ def test_a_console_is_read_as_it_is_now_only_if_that_is_asked_for(latest):
     assert read_console(there, "x", "i-1", latest=latest).output == ""
     refused = Refusing()
     assert read_console(refused, "x", "i-1", latest=latest).error == "InternalError: m"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown", "asked", "finds"),
+    [
+        (Kind.UNKNOWN, [], 3, False),  # refused twice, and another filter is answered
+        (None, [{"Instances": []}], 1, False),  # ignored
+        (None, [], 1, True),
+        (Kind.THROTTLED, [], 1, None),
+    ],
+)
+def test_a_filter_that_may_be_lacking_is_asked_for_twice_and_then_another(
+    kind, shown, asked, finds
+):
+    there = Noting()
+    there.foreign = True
+
+    def call(region, action, /, *, quick, Filters):  # noqa: N803 - EC2's own name
+        [named] = Filters
+        there.asked.append((named["Name"], named["Values"], quick))
+        if named["Name"] == "spot-instance-request-id" and kind is not None:
+            raise Refusal("No", "m", kind=kind, advice="", action=action, region=region)
+        return {"Reservations": shown}
+
+    there.call = call
+    if finds is None:
+        with pytest.raises(Refusal):
+            finds_by_request(there, "x")
+    else:
+        assert finds_by_request(there, "x") is finds
+
+    by_request = ("spot-instance-request-id", ["sir-00000000"], True)
+    by_id = ("instance-id", ["i-00000000000000000"], True)
+    assert there.asked == ([by_request] * 2 + [by_id])[:asked]
+    assert there.memory.finds_by_request is (False if finds is False else None)
