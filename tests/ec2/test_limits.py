@@ -609,7 +609,7 @@ def test_a_filter_that_may_be_lacking_is_asked_for_twice_and_then_another(
     there = Noting()
     there.foreign = True
 
-    def call(region, action, /, *, quick, Filters):  # noqa: N803 - EC2's own name
+    def call(region, action, /, *, quick, Filters):
         [named] = Filters
         there.asked.append((named["Name"], named["Values"], quick))
         if named["Name"] == "spot-instance-request-id" and kind is not None:
