@@ -507,6 +507,24 @@ def test_what_a_request_or_its_instance_says_is_shown(request_, instance, shown)
     )
 
 
+@pytest.mark.parametrize("kind", [INSTANCES, SPOT_REQUESTS])
+def test_a_poll_shows_nothing_that_was_not_asked_for(kind):
+    """An endpoint may ignore the filter."""
+    owners = {"i-1": "sir-1", "i-2": "sir-2"}
+    listed = [
+        listed_as(INSTANCES, name) | {"SpotInstanceRequestId": owner}
+        for name, owner in owners.items()
+    ]
+    seen = Seen(Listing(INSTANCES, *listed), "x")
+
+    if kind is INSTANCES:
+        see_instances(seen, "", ["i-1"])
+        assert seen.instances == {"i-1": listed[0]}
+    else:
+        see_requests(seen, "b/0", ["sir-1"])
+        assert seen.instances == {"sir-1": listed[0]}
+
+
 # What several kinds share.
 
 
