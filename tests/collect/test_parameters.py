@@ -1,5 +1,6 @@
 """The parameters of 02: each invalid one is one clear sentence, before anything is launched."""
 
+import argparse
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -10,6 +11,8 @@ from spotlib.collect.cost import PreflightError, PreflightReport, PreparedPlan
 from spotlib.collect.parameters import (
     BUILTIN_TARGETS,
     CollectParameters,
+    add_methods,
+    named_arms,
     named_target,
     targets_to_collect,
 )
@@ -410,3 +413,16 @@ def test_a_refusal_is_shown_in_a_notebook_as_one_sentence_and_is_still_an_error(
 
     assert shown == [[f"{kind.__name__}: n must be at least 1, got 0"]]
     assert isinstance(done.error_in_exec, kind)
+
+
+def test_the_methods_of_a_command_may_be_named_in_one_value_or_in_several():
+    parser = argparse.ArgumentParser()
+    add_methods(parser)
+    parser.add_argument("targets", nargs="*")
+
+    given = parser.parse_args(["--methods", "a b", "--methods", "c", "t3.nano"])
+
+    assert named_arms(given.methods) == ["a", "b", "c"]
+    assert given.targets == ["t3.nano"]
+    assert named_arms(parser.parse_args([]).methods) == ["request_spot_instances"]
+    assert named_arms([]) == []

@@ -588,3 +588,18 @@ def test_prices_are_asked_for_each_product_of_the_types_that_run_it(monkeypatch)
         ("x", {"t3.nano", "t3.small"}, "Linux/UNIX"),
         ("x", {"t3.micro"}, "Windows"),
     ]
+
+
+@pytest.mark.parametrize(("sold", "has_vpc"), [(True, False), (False, True), (False, False)])
+def test_a_region_where_nothing_can_be_launched_is_asked_for_no_image(
+    in_process, monkeypatch, sold, has_vpc
+):
+    asked, images = [], []
+    monkeypatch.setattr(preflight_module, "_is_sold", lambda *_: sold)
+    monkeypatch.setattr(preflight_module, "_has_default_vpc", lambda *_: asked.append(1) or has_vpc)
+    monkeypatch.setattr(preflight_module, "choose_images", lambda *_: images.append(1) or {})
+
+    checked = preflight(in_process(scripted()), plan_launches([NANO], count=1))
+
+    assert (checked.prepared, images) == ((), [])
+    assert len(asked) == sold  # where nothing is sold, no network is looked for

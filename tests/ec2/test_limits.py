@@ -507,6 +507,24 @@ def test_what_a_request_or_its_instance_says_is_shown(request_, instance, shown)
     )
 
 
+@pytest.mark.parametrize("kind", [INSTANCES, SPOT_REQUESTS])
+def test_a_poll_shows_nothing_that_was_not_asked_for(kind):
+    """An endpoint may ignore the filter."""
+    owners = {"i-1": "sir-1", "i-2": "sir-2"}
+    listed = [
+        listed_as(INSTANCES, name) | {"SpotInstanceRequestId": owner}
+        for name, owner in owners.items()
+    ]
+    seen = Seen(Listing(INSTANCES, *listed), "x")
+
+    if kind is INSTANCES:
+        see_instances(seen, "", ["i-1"])
+        assert seen.instances == {"i-1": listed[0]}
+    else:
+        see_requests(seen, "b/0", ["sir-1"])
+        assert seen.instances == {"sir-1": listed[0]}
+
+
 # What several kinds share.
 
 
@@ -592,3 +610,38 @@ def test_a_console_is_read_as_it_is_now_only_if_that_is_asked_for(latest):
     assert read_console(there, "x", "i-1", latest=latest).output == ""
     refused = Refusing()
     assert read_console(refused, "x", "i-1", latest=latest).error == "InternalError: m"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown", "asked", "finds"),
+    [
+        (Kind.UNKNOWN, [], 3, False),  # refused twice, and another filter is answered
+        (None, [{"Instances": []}], 1, False),  # ignored
+        (None, [], 1, True),
+        (Kind.THROTTLED, [], 1, None),
+    ],
+)
+def test_a_filter_that_may_be_lacking_is_asked_for_twice_and_then_another(
+    kind, shown, asked, finds
+):
+    there = Noting()
+    there.foreign = True
+
+    def call(region, action, /, *, quick, Filters):
+        [named] = Filters
+        there.asked.append((named["Name"], named["Values"], quick))
+        if named["Name"] == "spot-instance-request-id" and kind is not None:
+            raise Refusal("No", "m", kind=kind, advice="", action=action, region=region)
+        return {"Reservations": shown}
+
+    there.call = call
+    if finds is None:
+        with pytest.raises(Refusal):
+            finds_by_request(there, "x")
+    else:
+        assert finds_by_request(there, "x") is finds
+
+    by_request = ("spot-instance-request-id", ["sir-00000000"], True)
+    by_id = ("instance-id", ["i-00000000000000000"], True)
+    assert there.asked == ([by_request] * 2 + [by_id])[:asked]
+    assert there.memory.finds_by_request is (False if finds is False else None)
