@@ -123,3 +123,15 @@ def test_when_to_stop_waiting_is_told_in_whole_seconds():
 
     assert row["wait_until_s"] == 87.0
     assert row["by_s"] == pytest.approx(297.6)
+
+
+def test_what_is_decided_is_about_the_last_elapsed_time():
+    """The second of the two was never ready before it, and always by then."""
+    launches = table_of(*(run_rows([90.0, 290.0], number=i) for i in range(12)))
+    training = training_table(launches, step_s=15.0, horizon_s=300.0)
+    forecaster = fit_forecaster(training, model="global")
+    [row] = decisions(forecaster, request_table(launches)).to_dict("records")
+
+    assert (row["by_s"], row["ready_at_least"], row["to_request"]) == (300.0, 2, 2.0)
+    assert row["all_ready"] > 0.9
+    assert np.isnan(row["wait_until_s"])  # within the last minute all that waited became ready
