@@ -432,8 +432,8 @@ def require_events(events: bool | str) -> None:
     named = isinstance(events, str) and is_queue_name(events)
     if not said and (not named or str(events).lower() in _NO_QUEUES):
         raise ParameterError(
-            "events must be False, True (without quotes; with papermill by -p), or the name of a "
-            f"queue of yours (1 to 80 letters, digits, - or _), got {events!r}"
+            "events must be on (True, not as text), off (False), or the name of a queue of yours "
+            f"(1 to 80 letters, digits, - or _), got {events!r}"
         )
 
 

@@ -16,7 +16,10 @@ from spotlib.model import LONGEST_PAUSE_S, ON_DEMAND, Plan, Stage, Target
 from spotlib.money import SURPLUS_USD_PER_VCPU_HOUR, held_usd, requests_usd, usd
 from spotlib.words import counted
 
-IF_ALL_DIES = "if every program of ours dies and only the instances' own switches end them"
+IF_ALL_DIES = (
+    "if every program of ours dies and only the instances' own switches end them, CPU credits "
+    "included"
+)
 VALID_MARGIN_S = 60  # a request stays valid this much longer than it is watched
 SWITCH_MARGIN_S = 300  # an instance shuts itself down this much later than its timeout
 READ_EVERY_S = 3.0  # from a read of a queue of EC2's events that showed nothing to the next

@@ -52,7 +52,7 @@ class BatchSummary:
         left = ", ".join(f"{what} {number}" for what, number in _left(self.cleaned).items())
         sure = "confirmed" if self.cleaned.confirmed else "NOT CONFIRMED"
         money = "simulated " if self.simulated else ""
-        how = "each instance on demand, from its request until all had ended"
+        how = "each instance on demand, CPU credits included, until all had ended"
         if math.isnan(self.spent_at_most_usd):
             how = "an on-demand price is not known"
         return f"{left} ({sure}); spent at most {money}{usd(self.spent_at_most_usd)} ({how})"

@@ -259,7 +259,7 @@ def test_the_summary_counts_instances_by_what_became_of_them(batch):
     assert summary.problems == ("p", "q")
     assert summary.last_line() == (
         "open requests 0, live instances 0 (confirmed); spent at most simulated $0.0000 "
-        "(each instance on demand, from its request until all had ended)"
+        "(each instance on demand, CPU credits included, until all had ended)"
     )
     left = Cleaned(False, {"x": ["sir-1", "sir-2"]}, {"x": ["i-1"], "y": ["i-2", "i-3"]})
     batch.stopping.by = "SIGINT"

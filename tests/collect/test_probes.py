@@ -283,7 +283,7 @@ def test_the_command_shows_cost_share_and_that_nothing_is_left(to, tmp_path, cap
         r"t3.nano in sa-east-1: granted \d of 3 in 1 probe, share \d\.\d\d \(no interv", said
     )
     assert "open requests 0, live instances 0 (confirmed); spent at most simulated $" in said
-    assert "(each instance on demand, from its request until all had ended)" in said
+    assert "(each instance on demand, CPU credits included, until all had ended)" in said
     assert "(if every program of ours dies and only the instances' own switches" in said
     [log] = (tmp_path / "launches").glob("*.jsonl")
     assert load_launches(log)["wanted"].unique().tolist() == ["granted"]
