@@ -5,7 +5,7 @@ is one.  It resamples nothing itself.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from scipy import stats
 from spotlib.analyze.curve import Floats
 from spotlib.words import counted, rounded
 
+_LEVEL = 0.95  # of an interval, if nothing else is asked for
 FEWEST_RUNS = 6  # the range of 6 draws covers their median in 97 % of cases, of 5 in 94 %
 NOT_REACHED = "not reached while watched"
 
@@ -146,19 +147,21 @@ class ShareLimits:
         """Why there is no limit; "" if there is."""
         return too_few(self.runs)
 
-    def interval(self, share: float, *, level: float = 0.95) -> Estimate:
+    def interval(self, share: float, *, level: float = _LEVEL) -> Estimate:
         """The share with its interval."""
         low, high = self.pointwise(np.array(share), level=level)
         why = "not watched so long" if np.isnan(share) else ""
         return Estimate(share, float(low), float(high), self.why or why)
 
-    def pointwise(self, shares: Floats, *, level: float = 0.95) -> tuple[Floats, Floats]:
+    def pointwise(self, shares: Floats, *, level: float = _LEVEL) -> tuple[Floats, Floats]:
         """The limits of each of these shares of the curve."""
-        return self._limits(shares, tail=(1 - level) / 2, level=level)
+        if level == _LEVEL:
+            return self._of(shares, self._usual)
+        return self._of(shares, self._limits(tail=(1 - level) / 2, level=level))
 
     def whole_curve(self, shares: Floats) -> tuple[Floats, Floats]:
         """Limits between which the curve lies at all places at once, with 95 % probability."""
-        return self._limits(shares, tail=float(stats.norm.sf(self.beyond)), level=0.95)
+        return self._of(shares, self._limits(tail=float(stats.norm.sf(self.beyond)), level=_LEVEL))
 
     def reaching(self, share: float) -> tuple[float, float]:
         """The shares of the curve at which the upper and the lower limit reach a share.
@@ -171,7 +174,17 @@ class ShareLimits:
         highest = np.interp(share, low, self.shares, right=np.inf)
         return float(lowest), float(highest)
 
-    def _limits(self, shares: Floats, *, tail: float, level: float) -> tuple[Floats, Floats]:
+    def _of(self, shares: Floats, limits: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+        low, high = (_between(shares, self.shares, each) for each in limits)
+        return low, high
+
+    @cached_property
+    def _usual(self) -> tuple[Floats, Floats]:
+        """The limits that each share and quantile asks for; to make them takes milliseconds."""
+        return self._limits(tail=(1 - _LEVEL) / 2, level=_LEVEL)
+
+    def _limits(self, *, tail: float, level: float) -> tuple[Floats, Floats]:
+        """The limits of its own shares."""
         # Twice the degrees of freedom of a variance between runs: it is drawn towards what is known
         # beforehand (see ``_effective_sizes``), and studies confirm it (``benchmarks/README.md``).
         ends, freedom = 0.5 + level / 2, 2 * (self.runs - 1)
@@ -180,8 +193,7 @@ class ShareLimits:
         alike = float(stats.beta.ppf(tail, self.runs * student + 0.5, 0.5))  # limit if all ended so
         low = np.minimum(stats.beta.ppf(tail, *counts), np.minimum(self.shares, alike))
         high = np.maximum(stats.beta.isf(tail, *counts), np.maximum(self.shares, 1 - alike))
-        low, high = np.minimum.accumulate(low[::-1])[::-1], np.maximum.accumulate(high)
-        return _between(shares, self.shares, low), _between(shares, self.shares, high)
+        return np.minimum.accumulate(low[::-1])[::-1], np.maximum.accumulate(high)
 
 
 def _between(shares: Floats, knots: Floats, limits: Floats) -> Floats:
