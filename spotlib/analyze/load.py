@@ -28,6 +28,10 @@ from spotlib.record.tables import load_readable
 
 _STUDY = 'read the study that make study wrote, with results = "results/study"'
 _LEFT_OUT = ["batch_id", "target", "requests", "why"]
+_ASKED = [  # a few columns, as these rows are a copy of all requests
+    *("target", "run", "method", "purchase", "wanted", "n", "timeout_s"),
+    *("outcome", "granted_by_s", "fulfilled_by_s"),
+]
 # Runs whose polls are kept for figures: of each target its share of them all, or at least so many.
 _SHOWN_RUNS, _FEWEST_SHOWN = 1600, 20
 
@@ -61,9 +65,13 @@ class Comparable:
 
     @property
     def asked(self) -> pd.DataFrame:
-        """Every request that counts: launches, those of other arms beside them, and probes."""
+        """Every request that counts: launches, those of other arms beside them, and probes.
+
+        It has the columns that tell what was asked for and whether it was granted.
+        """
         others = self.arms[~self.arms["run"].isin(set(self.launches["run"]))]
-        return pd.concat([self.launches, others, self.probes], ignore_index=True)
+        tables = [each[_ASKED] for each in (self.launches, others, self.probes)]
+        return pd.concat(tables, ignore_index=True)
 
     @property
     def lines(self) -> str:
