@@ -5,7 +5,7 @@ is one.  It resamples nothing itself.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from scipy import stats
 
 from spotlib.analyze.curve import Floats
 
+_LEVEL = 0.95
 FEWEST_RUNS = 6  # the range of 6 draws covers their median in 97 % of cases, of 5 in 94 %
 NOT_REACHED = "not reached while watched"
 
@@ -140,19 +141,27 @@ class ShareLimits:
         """Why there is no limit; "" if there is."""
         return _too_few(self.runs)
 
-    def interval(self, share: float, *, level: float = 0.95) -> Estimate:
+    def interval(self, share: float, *, level: float = _LEVEL) -> Estimate:
         """The share with its interval."""
         low, high = self.pointwise(np.array(share), level=level)
         why = "not watched so long" if np.isnan(share) else ""
         return Estimate(share, float(low), float(high), self.why or why)
 
-    def pointwise(self, shares: Floats, *, level: float = 0.95) -> tuple[Floats, Floats]:
+    def pointwise(self, shares: Floats, *, level: float = _LEVEL) -> tuple[Floats, Floats]:
         """The limits of each of these shares of the curve."""
-        return self._limits(shares, tail=(1 - level) / 2, level=level)
+        if level == _LEVEL:
+            return self._between(shares, self._at_knots)
+        return self._between(shares, self._limits(tail=(1 - level) / 2, level=level))
+
+    @cached_property
+    def _at_knots(self) -> tuple[Floats, Floats]:
+        """The usual limits: they take milliseconds, and each share and quantile asks for them."""
+        return self._limits(tail=(1 - _LEVEL) / 2, level=_LEVEL)
 
     def whole_curve(self, shares: Floats) -> tuple[Floats, Floats]:
         """Limits between which the curve lies at all places at once, with 95 % probability."""
-        return self._limits(shares, tail=float(stats.norm.sf(self.beyond)), level=0.95)
+        tail = float(stats.norm.sf(self.beyond))
+        return self._between(shares, self._limits(tail=tail, level=_LEVEL))
 
     def reaching(self, share: float) -> tuple[float, float]:
         """The shares of the curve at which the upper and the lower limit reach a share.
@@ -165,7 +174,12 @@ class ShareLimits:
         highest = np.interp(share, low, self.shares, right=np.inf)
         return float(lowest), float(highest)
 
-    def _limits(self, shares: Floats, *, tail: float, level: float) -> tuple[Floats, Floats]:
+    def _between(self, shares: Floats, limits: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+        low, high = (_between(shares, self.shares, each) for each in limits)
+        return low, high
+
+    def _limits(self, *, tail: float, level: float) -> tuple[Floats, Floats]:
+        """The limits of its own shares."""
         # A size rests on the whole curve, where a variance between runs has about 2.5 (runs - 1)
         # degrees of freedom: as the Cramer-von Mises statistic, (1/6)^2 / (1/90).  Less, as it also
         # rests on its own place.
@@ -174,7 +188,7 @@ class ShareLimits:
         counts = self.shares * size + 0.5, (1 - self.shares) * size + 0.5
         low = np.sort(np.minimum(stats.beta.ppf(tail, *counts), self.shares))
         high = np.sort(np.maximum(stats.beta.isf(tail, *counts), self.shares))
-        return _between(shares, self.shares, low), _between(shares, self.shares, high)
+        return low, high
 
 
 def _between(shares: Floats, knots: Floats, limits: Floats) -> Floats:
