@@ -124,9 +124,9 @@ def launch_times(
     >>> times = launch_times(launches, Stage.READY)
     >>> nano = times["t3.nano in sa-east-1"]
     >>> print("median:", nano.quantile(0.5).words())
-    median: 25.5 s (20.9 or more)
+    median: 25.5 s (20.8 or more)
     >>> print("share ready by 30 s:", nano.share_ready(30.0).words("", digits=2))
-    share ready by 30 s: 0.62 (0.24 to 0.91)
+    share ready by 30 s: 0.63 (0.24 to 0.91)
     """
     spans = {str(stage.label): (since, stage)}
     return launch_times_of(launches, spans, resamples=resamples, executor=executor)[stage.label]

@@ -69,7 +69,7 @@ def batch(tmp_path):
         None,
         SimpleNamespace(by=None),
         preflight,
-        Schedule(1, 900.0, 3.0, 1.25, 7, 30.0),
+        Schedule(1, 900.0, 3.0, 1.25, 7, 30.0, 0.0),
         began_s=100.0,
     )
     found.runs = [Run(prepared, 0, 0, given=(*tracks,), tracks=tracks, instances={"i-1": "i-1"})]

@@ -25,7 +25,7 @@ NO = Refusal("InsufficientInstanceCapacity", "m", kind=Kind.CAPACITY, advice="a"
 @pytest.fixture
 def batch():
     """A batch that began at 100 s, with a poll every third of a second from then on."""
-    schedule = Schedule(1, 900.0, 1 / 3, 0.25, 7, 30.0)
+    schedule = Schedule(1, 900.0, 1 / 3, 0.25, 7, 30.0, 0.0)
     return Batch(SimpleNamespace(clock=None), None, None, None, None, schedule, began_s=100.0)
 
 
