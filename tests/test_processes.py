@@ -1,12 +1,13 @@
 """Work is done at once where that pays, and here where it cannot be."""
 
 import os
+import platform
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import joblib
 
-from spotlib.processes import each_of
+from spotlib.processes import each_of, release_memory
 
 
 def work(number, *, kills=None):
@@ -41,3 +42,17 @@ def test_if_a_process_is_killed_the_rest_is_done_here():
 
     assert [number for number, _ in found] == list(range(4))
     assert os.getpid() in {pid for _, pid in found}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others give back of themselves")
+def test_memory_that_is_free_between_what_is_kept_goes_back_to_the_system():
+    process = psutil.Process()
+    many = [bytes(1000) for _ in range(200_000)]
+    kept = many[::1000]
+    del many
+    before = process.memory_info().rss
+
+    release_memory()
+
+    assert before - process.memory_info().rss > 100_000_000
+    assert len(kept) == 200

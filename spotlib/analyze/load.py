@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa  # type: ignore[import-untyped]
 
 from spotlib.analyze.comparable import (
     is_probe,
@@ -24,6 +23,7 @@ from spotlib.analyze.comparable import (
 )
 from spotlib.figures import foreign_mark
 from spotlib.model import Stage
+from spotlib.processes import release_memory
 from spotlib.record.folder import Paths
 from spotlib.record.tables import load_readable
 
@@ -162,17 +162,8 @@ def load_comparable(
         not_read=len(found.faults),
     )
     del found
-    _release()
+    release_memory()
     return loaded
-
-
-def _release() -> None:
-    """Give back what reading took: of a year of hourly launches a third of this process.
-
-    Only the system's allocator does so; pyarrow makes the texts of the tables.
-    """
-    pa.set_memory_pool(pa.system_memory_pool())  # release_unused() is of the pool in use
-    pa.default_memory_pool().release_unused()
 
 
 def _nothing(paths: object, unreadable: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ from spotlib.analyze.intervals import Estimate
 from spotlib.analyze.launch_times import WATCHED, LaunchTimes, launch_times_of
 from spotlib.analyze.lognormal import fit_lognormal
 from spotlib.model import Stage, watched_stages
+from spotlib.processes import release_memory
 
 # From which stage to which; none is the request.
 DURATIONS = {
@@ -52,6 +53,7 @@ def durations(
     known = {None, *watched}
     spans = {name: span for name, span in DURATIONS.items() if known.issuperset(span)}
     found = launch_times_of(launches, spans, resamples=resamples, executor=executor)
+    release_memory()
     return {name: each for name, each in found.items() if each}
 
 

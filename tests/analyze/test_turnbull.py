@@ -660,6 +660,16 @@ class TestLognormal:
         assert medians.mean() == pytest.approx(median_s, rel=4 * sigma / np.sqrt(2000) + 0.01)
         assert np.mean([fit.sigma for fit in fits]) == pytest.approx(sigma, rel=0.06)
 
+    @pytest.mark.parametrize(("median_s", "sigma", "poll_s"), [(20, 0.6, 3.0), (250, 0.1, 15.0)])
+    def test_it_is_what_scipy_finds_bracket_by_bracket(self, median_s, sigma, poll_s):
+        seen = self.brackets(np.random.default_rng(4), median_s, sigma, 200, poll_s)
+        ends = np.column_stack([seen.after_s, seen.by_s])
+
+        fit = fit_lognormal(seen)
+
+        shape, _, scale = stats.lognorm.fit(stats.CensoredData(interval=ends), 0.5, floc=0)
+        assert (fit.median_s, fit.sigma) == pytest.approx((scale, shape), rel=1e-3)
+
     def test_the_never_ready_do_not_stretch_it(self):
         rng = np.random.default_rng(3)
         ready = self.brackets(rng, 20.0, 0.6, 300)
