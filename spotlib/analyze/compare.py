@@ -207,18 +207,18 @@ def _p_values(
         name: pd.Series(each.run_means_s(horizon_s)).groupby(list(each.rounds)).mean().dropna()
         for name, each in distributions.items()
     }
-    alike: dict[tuple[str, ...], list[int]] = {}
-    for place, (first, second) in enumerate(pairs):
-        shared = scores[first].index.intersection(scores[second].index)
-        alike.setdefault(tuple(shared), []).append(place)
-    found = dict.fromkeys(range(len(pairs)), (0, np.nan))
     table = pd.DataFrame(scores)
-    for rounds, places in alike.items():
-        here = table.loc[list(rounds)]
+    columns = {name: table[name].notna().to_numpy() for name in scores}
+    alike: dict[bytes, list[int]] = {}  # the pairs of the same shared rounds
+    for place, (first, second) in enumerate(pairs):
+        both = columns[first] & columns[second]
+        alike.setdefault(both.tobytes(), []).append(place)
+    found = dict.fromkeys(range(len(pairs)), (0, np.nan))
+    for shared, places in alike.items():
+        here = table[np.frombuffer(shared, dtype=np.bool_)]
         firsts, seconds = (here[[pairs[k][end] for k in places]].to_numpy() for end in (0, 1))
-        paired = firsts - seconds
-        each = exchange_p_values(paired)
-        found |= {place: (len(rounds), float(p)) for place, p in zip(places, each, strict=True)}
+        each = exchange_p_values(firsts - seconds)
+        found |= {place: (len(here), float(p)) for place, p in zip(places, each, strict=True)}
     return [found[place] for place in range(len(pairs))]
 
 
