@@ -103,7 +103,8 @@ class _Answer:
         best = self.of_n.iloc[0]
         if len(self.of_n) == 1:
             return f"The only target is {self._how_fast(best)}."
-        return f"Fastest is {self._how_fast(best)}{self._also(best['target'])}."
+        also = self._also(best["target"])
+        return f"Fastest{' seen' * bool(also)} is {self._how_fast(best)}{also}."
 
     def ready(self) -> str:
         """How many of n at one moment of the table, and at its end."""

@@ -175,24 +175,24 @@ def requests_needed(
 def waiting_pays_until_s(
     forecast: Forecast, *, within_s: float = _WITHIN_S, least_probability: float = 0.05
 ) -> float:
-    """Return the last time at which a pending instance was likely enough to be ready soon.
+    """Return from when on a pending instance is no longer likely enough to be ready soon.
 
     Likely enough: ``least_probability`` of becoming ready within the next ``within_s``, that is
-    (S(t) - S(t + within_s)) / S(t) with S the share still pending.  After this time, cancel and
-    request elsewhere.  0.0 if waiting never pays: request elsewhere at once.  NaN if the time is
-    not known: the forecast is shorter than ``within_s``, or waiting still pays at the last time
-    that can be tested, ``within_s`` before its end.
+    (S(t) - S(t + within_s)) / S(t) with S the share still pending.  From this time on, in whole
+    seconds, cancel and request elsewhere.  0.0 if waiting never pays: request elsewhere at once.
+    NaN if the time is not known: the forecast is shorter than ``within_s``, or waiting still pays
+    at the last time that can be tested, ``within_s`` before its end.
     """
     times_s = np.concatenate([[0.0], forecast.times_s])
     pending = np.concatenate([[1.0], 1.0 - forecast.expected / forecast.n])
     last_s = float(times_s[-1]) - within_s
     if last_s < 0:
         return float("nan")
-    now = np.union1d(times_s[times_s <= last_s], last_s)
+    now = np.append(np.arange(0.0, last_s), last_s)
     still = np.interp(now, times_s, pending)
     later = np.interp(now + within_s, times_s, pending)
     pays = (still - later) >= least_probability * np.maximum(still, 1e-12)
-    return float("nan") if pays[-1] else float(now[pays].max(initial=0.0))
+    return float("nan") if pays[-1] else float(now[np.flatnonzero(pays).max(initial=-1) + 1])
 
 
 def _last_runs(

@@ -368,19 +368,19 @@ def test_the_figure_of_a_single_instance_has_no_parts_of_an_instance_on_its_axis
 def test_waiting_pays_until_no_more_becomes_ready():
     flat = forecast_of([0.0, 0.2, 0.6, 0.8, 0.8, 0.8, 0.8])
 
-    assert waiting_pays_until_s(flat, within_s=10.0) == 30.0
+    assert waiting_pays_until_s(flat, within_s=10.0) == 40.0
     assert waiting_pays_until_s(forecast_of([0.0] * 9), within_s=10.0) == 0.0
     assert np.isnan(waiting_pays_until_s(flat, within_s=900.0))
 
 
 def test_a_chance_of_exactly_the_least_still_pays():
-    """Of the half that is pending, a twentieth becomes ready within 10 s: 0.025 of all."""
+    """At 10 s of the half that is pending a twentieth becomes ready within 10 s, later less."""
     forecast = forecast_of([0.5, 0.525, 0.525, 0.525])
 
-    assert waiting_pays_until_s(forecast, within_s=10.0, least_probability=0.04999) == 10.0
-    assert waiting_pays_until_s(forecast, within_s=10.0, least_probability=0.05001) == 0.0
+    assert waiting_pays_until_s(forecast, within_s=10.0, least_probability=0.04999) == 11.0
+    assert waiting_pays_until_s(forecast, within_s=10.0, least_probability=0.05001) == 10.0
     halved = forecast_of([0.5, 0.75, 0.75])
-    assert waiting_pays_until_s(halved, within_s=10.0, least_probability=0.5) == 10.0
+    assert waiting_pays_until_s(halved, within_s=10.0, least_probability=0.5) == 11.0
 
 
 def test_when_to_stop_is_not_known_where_waiting_still_pays_at_the_end():
@@ -390,7 +390,7 @@ def test_when_to_stop_is_not_known_where_waiting_still_pays_at_the_end():
     assert np.isnan(waiting_pays_until_s(rising, within_s=10.0))
     late = forecast_of([0.2, 0.4, 0.4, 0.9])  # it pays at 28 s, between two elapsed times
     assert np.isnan(waiting_pays_until_s(late, within_s=12.0, least_probability=0.2))
-    assert waiting_pays_until_s(forecast_of([0.2, 0.4, 0.4, 0.4]), within_s=15.0) == 10.0
+    assert waiting_pays_until_s(forecast_of([0.2, 0.4, 0.4, 0.4]), within_s=15.0) == 19.0
     slow = forecast_of([0.0, 0.04])  # at 5 s all are pending, and too few become ready
     assert waiting_pays_until_s(slow, within_s=15.0) == 0.0
 
