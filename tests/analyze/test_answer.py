@@ -312,6 +312,7 @@ def test_targets_that_cannot_be_told_apart_are_named_beside_the_fastest_and_the_
         "Slowest is c.nano in x: half of its instances were ready after 95.0 s (95 % interval "
         "85.0 to 99.0); b.nano in x cannot be told apart from it."
     )
+    assert untold[0].startswith("Fastest seen is ")
     assert untold[0].endswith("; no other target can be told apart from it.")
     assert untold[2] == "No target is shown to be slower than another."
 
