@@ -150,24 +150,25 @@ def warn_of_events(batch: "Batch") -> None:
     queues, missing = batch.queues, list[str]()
     if not queues.urls:
         return
-    if left := sorted(region for region, error in queues.undeleted.items() if error):
-        _warn_of_left(batch, left)
-    if queues.unread:
-        missing.append(f"the queue in {listed(sorted(queues.unread))} was not read to its end")
+    if undeleted := sorted(region for region, error in queues.undeleted.items() if error):
+        _warn_of_left(batch, undeleted)
+    if left := queues.unread | queues.expired:
+        missing.append(f"the queue in {listed(sorted(left))} was not read to its end")
     if errors := [queues.errors[each] for each in queues.errors if each in queues.unread]:
         failed = sum(queues.failed[each] for each in queues.unread)
         reads = counted(sum(queues.reads[each] for each in queues.unread), "read")
         missing.append(f"{failed} of {reads} failed, the last of them with {errors[-1]}")
-    owners = batch.connection.memory.owners
+    owners, rows = batch.connection.memory.owners, _rows(batch)
     ours = {*batch.terminated, *(each for each in owners if owners[each] == batch.batch_id)}
-    if unknown := ours - _rows(batch).keys():
+    if unknown := ours - rows.keys():
         missing.append(f"{counted(len(unknown), 'instance')} named no request that is recorded")
-    if late := ours & queues.forgotten:
+    ours |= rows.keys()  # EC2 may have ended some before we did
+    if late := ours & queues.lost():
         missing.append(f"{counted(len(late), 'instance')} became known too late")
     if missing:
         batch.warnings.append(f"EC2's events may be missing: {'; '.join(missing)}")
-    elif batch.terminated and not queues.told:
-        batch.warnings.append(_SILENT.format(counted(len(batch.terminated), "instance")))
+    elif ours and not queues.told:
+        batch.warnings.append(_SILENT.format(counted(len(ours), "instance")))
 
 
 def _warn_of_left(batch: "Batch", regions: Sequence[str]) -> None:
@@ -175,8 +176,7 @@ def _warn_of_left(batch: "Batch", regions: Sequence[str]) -> None:
     name, error = batch.preflight.events, batch.queues.undeleted[regions[-1]]
     if isinstance(name, str):
         batch.warnings.append(
-            f"what was read from queue {name!r} in {listed(regions)} may still be in it, no event "
-            f"is missing for that: {error}"
+            f"what was read from queue {name!r} in {listed(regions)} may still be in it: {error}"
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from spotlib.collect.cost import CALLS_PER_QUEUE, CALLS_PER_READ, READ_AGAIN_S, READ_EVERY_S
-from spotlib.ec2.events import HIDDEN_S, Notice, QueueRead
+from spotlib.ec2.events import HIDDEN_S, RETENTION_S, Notice, QueueRead
 from spotlib.track import Bracket
 
 _MOST_KEPT = 10_000  # then the oldest are forgotten
@@ -36,7 +36,7 @@ class Queues:
     due_s: dict[str, float] = field(default_factory=dict)  # of those that are not being read
     receipts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of what is recorded
     kept: deque[Heard] = field(default_factory=deque)
-    forgotten: set[str] = field(default_factory=set)  # the instances of those that are not kept
+    forgotten: set[tuple[str, str, datetime]] = field(default_factory=set)  # of those not kept
     reads: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)  # of the reads
     errors: dict[str, str] = field(default_factory=dict)  # of the last of these, in their order
@@ -46,6 +46,7 @@ class Queues:
     last_s: float = math.inf  # when the last reading began
     last_at: datetime = _NEVER  # the same, on EC2's clock
     unread: set[str] = field(default_factory=set)  # regions that are still to be read to the end
+    expired: set[str] = field(default_factory=set)  # those that were not in time
     told: dict[tuple[str, str, datetime], datetime] = field(default_factory=dict)  # when sent
 
     @property
@@ -69,6 +70,8 @@ class Queues:
 
     def read_to_end(self, now_s: float, now_at: datetime) -> None:
         """Let all be due, and unread until a read that is asked from now on shows its end."""
+        if now_s - self.last_s > RETENTION_S:
+            self.expired |= self.unread
         self.unread, self.last_s, self.last_at = set(self.urls), now_s, now_at
         self.due_s = dict.fromkeys(self.due_s, now_s)
 
@@ -99,7 +102,7 @@ class Queues:
     def _keep(self, heard: Iterable[Heard]) -> None:
         self.kept.extend(heard)
         while len(self.kept) > _MOST_KEPT:
-            self.forgotten.add(self.kept.popleft().notice.instance_id)
+            self.forgotten.add(_what(self.kept.popleft().notice))
 
     def _is_end(self, region: str, read: QueueRead, window: Bracket) -> bool:
         """Whether nothing is left that was sent before the last reading began.
@@ -112,6 +115,10 @@ class Queues:
         newer = read.oldest_at is not None and read.oldest_at > self.last_at
         return window.after_s >= since_s and (not read.receipts or newer)
 
+    def lost(self) -> set[str]:
+        """The instances of events that were forgotten, and of which no copy is recorded."""
+        return {instance for instance, *_ in self.forgotten - self.told.keys()}
+
     def claim(self, known: Collection[str]) -> list[Heard]:
         """Take out the events of known instances.
 
@@ -122,9 +129,13 @@ class Queues:
         self.kept = deque(e for e in self.kept if e.notice.instance_id not in known)
         new: list[Heard] = []
         for each in sorted(mine, key=lambda each: each.notice.sent_at):
-            event = each.notice
-            what = event.instance_id, event.about, event.event_at
+            event, what = each.notice, _what(each.notice)
             if what not in self.told or event.sent_at < self.told[what]:
                 self.told[what] = event.sent_at
                 new.append(each)
         return new
+
+
+def _what(notice: Notice) -> tuple[str, str, datetime]:
+    """What an event and its copies have in common."""
+    return notice.instance_id, notice.about, notice.event_at

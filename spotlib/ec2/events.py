@@ -30,7 +30,7 @@ _ABOUT: Mapping[str, About] = MappingProxyType(
     }
 )
 _PATTERN = {"source": ["aws.ec2"], "detail-type": [_STATE, *_ABOUT]}
-_RETENTION_S = 1_209_600  # of what nobody has read: the longest there is, for pauses of days
+RETENTION_S = 1_209_600  # of what nobody has read: the longest there is, for pauses of days
 _TARGET = "queue"
 _THERE = "there"  # the state of one of which anything exists
 _SENT = "SentTimestamp"
@@ -105,7 +105,7 @@ def make(caller: Caller, region: str, batch_id: str, *, expires_at: datetime) ->
         service="sqs",
         QueueName=name,
         Attributes={
-            "MessageRetentionPeriod": str(_RETENTION_S),
+            "MessageRetentionPeriod": str(RETENTION_S),
             "Policy": json.dumps(_policy(queue, rule)),
         },
         tags=tags,

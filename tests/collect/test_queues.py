@@ -209,7 +209,7 @@ def test_a_flood_of_foreign_events_takes_little_memory_and_of_what_is_forgotten_
         add(queues, shown(f"i-{2 * number}", f"i-{2 * number + 1}"))
         queues.claim({"i-11"})
     assert [each.notice.instance_id for each in queues.kept] == ["i-8", "i-9", "i-10"]
-    assert queues.forgotten == {f"i-{number}" for number in range(8)}
+    assert queues.lost() == {f"i-{number}" for number in range(8)}
 
 
 def test_ten_thousand_events_are_kept():
@@ -217,4 +217,25 @@ def test_ten_thousand_events_are_kept():
     for number in range(1001):
         add(queues, shown(*(f"i-{10 * number + each}" for each in range(10))))
     assert len(queues.kept) == 10_000
-    assert queues.forgotten == {f"i-{number}" for number in range(10)}
+    assert queues.lost() == {f"i-{number}" for number in range(10)}
+
+
+def test_what_was_forgotten_is_not_lost_once_a_copy_is_recorded(monkeypatch):
+    monkeypatch.setattr(module, "_MOST_KEPT", 1)
+    queues = queues_in(HERE)
+    add(queues, shown("i-1", "i-2"))
+    assert queues.lost() == {"i-1"}
+    add(queues, shown("i-1"))
+    queues.claim({"i-1"})
+    assert queues.lost() == {"i-2"}
+
+
+@pytest.mark.parametrize(("pause_s", "expired"), [(14 * 86400.0, set()), (14 * 86400.1, {HERE})])
+def test_what_is_unread_for_longer_than_a_queue_keeps_it_is_gone(pause_s, expired):
+    queues = queues_in(HERE)
+    queues.read_to_end(100.0, at(0))
+    queues.read_to_end(100.0 + pause_s, at(9))
+    assert queues.expired == expired
+    queues.unread.clear()
+    queues.read_to_end(100.0 + 3 * pause_s, at(9))
+    assert queues.expired == expired
