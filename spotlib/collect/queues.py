@@ -70,8 +70,7 @@ class Queues:
 
     def read_to_end(self, now_s: float, now_at: datetime) -> None:
         """Let all be due, and unread until a read that is asked from now on shows its end."""
-        if now_s - self.last_s > RETENTION_S:
-            self.expired |= self.unread
+        self._expire(now_s)
         self.unread, self.last_s, self.last_at = set(self.urls), now_s, now_at
         self.due_s = dict.fromkeys(self.due_s, now_s)
 
@@ -80,6 +79,7 @@ class Queues:
 
         The next is due soon if the queue may hold more, and ever later while it cannot be read.
         """
+        self._expire(now_s)
         self.reads[region] += 1
         if self.receipts.pop(region, ()):
             self.undeleted[region] = read.undeleted
@@ -98,6 +98,11 @@ class Queues:
             if self._is_end(region, read, window):
                 self.unread.discard(region)
         self.due_s[region] = now_s + pause_s
+
+    def _expire(self, now_s: float) -> None:
+        """What was not read to its end for so long is gone by now."""
+        if now_s - self.last_s > RETENTION_S:
+            self.expired |= self.unread
 
     def _keep(self, heard: Iterable[Heard]) -> None:
         self.kept.extend(heard)
