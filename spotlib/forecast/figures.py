@@ -26,6 +26,7 @@ def forecast_figure(forecasts: Sequence[Forecast], styles: Styles, *, simulated:
         styles.time_axis(ax, last_s)
         ax.set_ylim(-0.03 * each.n, 1.05 * each.n)
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.supxlabel("seconds since the request was sent", fontsize="medium")
-    figure.supylabel("ready, instances (line: expected, shade: at least 90 %)", fontsize="medium")
+    when = "seconds since the request was sent (line: expected, shade: at least 90 %)"
+    figure.supxlabel(when, fontsize="medium")
+    figure.supylabel("ready, instances", fontsize="medium")
     return figure
