@@ -5,20 +5,23 @@ botocore never retries here, because a retry inside a measured interval would be
 Amazon are refused.  Any other URL is a foreign endpoint; see ``foreign``.
 """
 
+import json
 import math
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from spotlib.ec2.caller import Caller, Memory, Reply
 from spotlib.ec2.clock import (
@@ -33,7 +36,6 @@ _REREAD_S = 1.0  # opening a Session anew takes a quarter of a second of work
 _POLL_READ_S = 5  # a slower poll counts as missed: the schedule must not wait for it
 _ACT_READ_S = 20
 _MAY_BE_EMPTY = frozenset({"list_queue_tags", "list_queues", "receive_message"})  # their answers
-_NOTHING = ("0", "2")  # bytes of an answer that is {}; one that was cut off has more
 
 
 @dataclass
@@ -147,9 +149,8 @@ class Connection(Caller):
         if "date" in headers:
             with suppress(ValueError):  # of a proxy, say: the last good date still counts
                 self._server = (parsedate_to_datetime(headers["date"]), self.clock.now_s())
-        members = _members(client, action)
-        empty = action in _MAY_BE_EMPTY and headers.get("content-length", "0") in _NOTHING
-        if members and not members & reply.keys() and not empty:
+        members = _members(client, action) if action not in _MAY_BE_EMPTY else ()
+        if members and not members & reply.keys():
             raise garbled(" or ".join(sorted(members)), action=action, region=region)
         self.reached = True
         for each in reply.get("FailedEntries", ()):  # EventBridge: of a call that succeeds
@@ -191,6 +192,7 @@ class Connection(Caller):
         client = self.session.client(
             service, region_name=region, endpoint_url=self.url, config=config
         )
+        client.meta.events.register("before-parse.sqs", _require_json)
         if self.attach is not None:
             self.attach(client)
         return client
@@ -205,6 +207,15 @@ class Connection(Caller):
             self.process.terminate()
             self.process.communicate()
             self.process = None
+
+
+def _require_json(response_dict: Mapping[str, Any], **_: Any) -> None:
+    """Refuse an answer that was cut off: botocore would read it as an empty one."""
+    try:
+        json.loads(response_dict["body"] or b"{}")
+    except ValueError as error:
+        if response_dict["status_code"] < HTTPStatus.MULTIPLE_CHOICES:
+            raise ResponseParserError(f"an answer that is no JSON: {error}") from error
 
 
 def _members(client: Any, action: str) -> frozenset[str]:

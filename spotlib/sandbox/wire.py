@@ -45,8 +45,7 @@ def attach(world: World, client: Any) -> None:
             world, request.url, headers, body, read_timeout_s=read_timeout_s
         )
         raw = HTTPResponse(body=BytesIO(answer_body), preload_content=False)
-        sent = {**answer_headers, "Content-Length": str(len(answer_body))}
-        return AWSResponse(request.url, status, sent, raw)
+        return AWSResponse(request.url, status, answer_headers, raw)
 
     events = client.meta.events
     events.unregister("before-send", unique_id="sandbox")  # a client has one world at a time

@@ -238,7 +238,7 @@ def test_a_read_that_fails_ends_no_batch_misses_no_poll_and_is_said_once(in_proc
         "EC2's events may be missing: the queue in sa-east-1 was not read to its end; "
         f"{reads} of {reads} reads failed, the last of them with receive_message in sa-east-1: "
     )
-    assert {"internal_error": "InternalError", "malformed": "Messages"}[kind] in warning
+    assert {"internal_error": "InternalError", "malformed": "no JSON"}[kind] in warning
     assert world.leftovers() == EMPTY
 
 
