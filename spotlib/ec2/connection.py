@@ -192,7 +192,8 @@ class Connection(Caller):
         client = self.session.client(
             service, region_name=region, endpoint_url=self.url, config=config
         )
-        client.meta.events.register("before-parse.sqs", _require_json)
+        if service == "sqs":
+            client.meta.events.register("before-parse.sqs", _require_json)
         if self.attach is not None:
             self.attach(client)
         return client

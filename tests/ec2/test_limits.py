@@ -170,10 +170,10 @@ def test_what_is_only_read_is_given_up_soon_and_what_acts_is_waited_for():
 )
 def test_a_client_makes_one_attempt_and_asks_no_proxy_for_this_machine(url, clock, read_s, proxies):
     session = SimpleNamespace(client=lambda service, **given: given | {"service": service})
-    made = Connection("http://x", clock, lambda: session, url=url)._client("sqs", "eu-west-1", 5)
+    made = Connection("http://x", clock, lambda: session, url=url)._client("events", "eu-west-1", 5)
 
     config = made.pop("config")
-    assert made == {"service": "sqs", "region_name": "eu-west-1", "endpoint_url": url}
+    assert made == {"service": "events", "region_name": "eu-west-1", "endpoint_url": url}
     assert config.retries == {"mode": "standard", "total_max_attempts": 1}
     assert (config.connect_timeout, config.read_timeout) == (3, read_s)
     assert config.proxies == proxies
