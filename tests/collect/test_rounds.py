@@ -5,6 +5,7 @@ import os
 import signal
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from conftest import ARM, NANO, QUICK, plan_for, read_events, scripted
@@ -454,6 +455,21 @@ def test_a_batch_over_its_budget_is_refused_before_anything_is_sent(in_process, 
 
     with pytest.raises(ValueError, match=r"can cost \$0\.\d+ at most, over budget_usd=0\.01"):
         collect_batch(connection, checked, log=log, budget_usd=0.01)
+
+    assert world.truth() == []
+    assert not log.exists()
+
+
+def test_a_batch_that_may_outlive_its_credentials_is_refused_before_anything_is_sent(
+    in_process, log
+):
+    world = scripted()
+    connection = in_process(world)
+    ends_at = connection.server_utc() + timedelta(hours=1)
+    checked = replace(plan_for(connection, n=1), credentials_end_at=ends_at)
+
+    with pytest.raises(ValueError, match="the credentials end at"):
+        collect_batch(connection, checked, log=log, rounds=2, every_s=3600)
 
     assert world.truth() == []
     assert not log.exists()

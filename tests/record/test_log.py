@@ -379,6 +379,17 @@ def test_a_log_ends_clean_if_its_last_line_is_whole_and_confirms_it(tmp_path, te
     assert ends_clean(path) is clean
 
 
+def test_only_the_end_of_a_log_is_read_to_know_whether_it_ends_clean(tmp_path):
+    """More than any memory holds lies before the last line; it takes no room on the disk."""
+    path = tmp_path / "b.jsonl"
+    with path.open("wb") as file:
+        file.truncate(8 * 1024**4)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n" + END)
+
+    assert ends_clean(path)
+
+
 FIRST = b'{"event":"batch"'
 
 
