@@ -142,7 +142,7 @@ _CODES: dict[str, tuple[Kind, str]] = {
 # What botocore's parsers raise at an answer that is not EC2's.
 UNREADABLE = (ResponseParserError, AttributeError, KeyError, TypeError, ValueError)
 
-# EC2 and JSON services report a wrong clock as a wrong signature; only the message names the clock.
+# EC2 and JSON services report a wrong clock as a wrong signature; the message says which it is.
 _WRONG_CLOCK = re.compile(r"signature (expired|not yet current)|too skewed", re.IGNORECASE)
 _DENIED_BY = re.compile(
     r"explicit deny(?: in an? (?P<policy>[a-z -]*(?:policy|boundary)))?"
