@@ -73,7 +73,7 @@ def _refuse_forked(executor: Executor) -> None:
 
 
 def release_memory() -> None:
-    """Give back to the system what is free in this process: a year of launches leaves 200 MB.
+    """Return free memory of this process to the system: a year of launches leaves 200 MB.
 
     Only the system's allocator does so.  pyarrow, which makes the texts of tables, has a function
     for it, of the pool in use.
