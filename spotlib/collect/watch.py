@@ -41,7 +41,7 @@ from spotlib.stamp import Stamp
 from spotlib.track import Bracket, Sighting, Track, advance, conclude, failure_kind
 
 _LAST_READS_S = 20.0  # to read the consoles of ended instances: nothing waits for these reads
-_LOOK_EVERY_S = 900.0  # several times before EC2 forgets a thing, because a call may fail
+_LOOK_EVERY_S = 900.0  # several times before EC2 forgets anything, because a call may fail
 _ADVICE = {
     Kind.PARAMETERS: "check image, type and zone",
     Kind.QUOTA: "see Service Quotas > EBS",
