@@ -23,7 +23,7 @@ from spotlib.record.events import CleanEvent, ReleaseEvent
 
 SETTLE_S = 30.0  # how long a launch may be in flight is not documented: a choice
 GIVE_UP_S = 1800.0
-_FORGETS_S = 120.0  # a foreign endpoint that lists nothing of a batch for so long never will
+_FORGETS_S = 120.0  # after so long a foreign endpoint that lists nothing of a batch never will
 _FORGOTTEN = (
     "this endpoint answers, but for {:.0f} s it has listed neither {} nor an instance of it: if it "
     "was restarted, nothing of that is left there; if not, look there; a sweep some hours later "
