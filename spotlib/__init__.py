@@ -1,8 +1,8 @@
 """How long do EC2 spot instances take from request to ready?
 
 The notebooks call this package.  What they use most can be imported from here; everything else is
-imported from its room, for example ``from spotlib.analyze import checks``.  Importing ``spotlib``
-loads no other library: a name is loaded when it is first used.
+imported from its subpackage, for example ``from spotlib.analyze import checks``.  Importing
+``spotlib`` loads no other library: a name is loaded when it is first used.
 
 Read the core in ten minutes, about 300 lines:
 
@@ -11,9 +11,9 @@ Read the core in ten minutes, about 300 lines:
 3. ``cleanup.close``: ``release`` and ``settle``, which leave nothing behind.
 4. ``select.cov``: ``variation``, ``_moments`` and ``score_targets``, the CoV math.
 
-The rooms, in the order of the data: ``select`` chooses targets, ``collect`` measures them with
-``ec2`` and ``cleanup``, ``record`` keeps what was seen, ``analyze`` and ``forecast`` read it.
-``sandbox`` is a pretend spot market.  ``spotlib --help`` lists what runs without a notebook.
+The subpackages, in the order of the data: ``select`` chooses targets, ``collect`` measures them
+with ``ec2`` and ``cleanup``, ``record`` keeps what was seen, ``analyze`` and ``forecast`` read it.
+``sandbox`` is a simulated spot market.  ``spotlib --help`` lists what runs without a notebook.
 """
 
 from importlib import import_module

@@ -199,7 +199,7 @@ def _add_events(parser: argparse.ArgumentParser, words: str) -> None:
 
 
 def _queue(name: str) -> str:
-    """Refuse what follows ``--events`` and is meant as something else."""
+    """Refuse a value after ``--events`` that was meant as something else."""
     try:
         require_events(name)
     except ValueError:
@@ -258,7 +258,7 @@ def _sweep_at(connection: Connection, folder: Path | None, given: argparse.Names
 
 
 def _sweep_sandboxes(given: argparse.Namespace, folder: Path) -> int:
-    """Sweep each sandbox that a log names, and name what this does not reach."""
+    """Sweep each sandbox that a log names, and name the batches that this does not reach."""
     here = read_folder(folder, batch_id=given.batch)
     simulated = [each for each in here.unfinished if each.batch.simulated]
     elsewhere = [
@@ -286,7 +286,7 @@ def _sweep_sandboxes(given: argparse.Namespace, folder: Path) -> int:
 def _sweep_sandbox(
     url: str, batches: Sequence[Unfinished], folder: Path, given: argparse.Namespace
 ) -> int:
-    """Sweep one sandbox; one that cannot be asked does not keep others from being swept."""
+    """Sweep one sandbox; if it cannot be reached, the others are still swept."""
     try:
         connection = _sandbox_at(url)
         here = connection.world if connection else None
@@ -305,7 +305,7 @@ def _sweep_sandbox(
 
 
 def _end(batch: Unfinished, *, dry_run: bool) -> str:
-    """Complete the log of a batch whose sandbox has ended, and return what became of it."""
+    """Complete the log of a batch whose sandbox has ended, and return the result."""
     if batch.is_closing:
         return CLOSING
     try:
@@ -317,7 +317,7 @@ def _end(batch: Unfinished, *, dry_run: bool) -> str:
 
 
 def _sandbox_at(url: str) -> Connection | None:
-    """Connect to what is there; None if nothing is, or nothing that answers as EC2 does."""
+    """Connect to the sandbox; None if nothing is there, or nothing that answers as EC2 does."""
     with suppress(ConnectionError):
         return connect(url) if url else None
     return None

@@ -1,6 +1,6 @@
-"""What an address tells: whether it is Amazon's, and secrets that must not be in it.
+"""What is in an address: whether it is Amazon's, and secrets that must not be in it.
 
-An address is recorded, shown, and given to other processes.  A password in it would go with it.
+An address is recorded, shown, and given to other processes, and so would be a password in it.
 """
 
 import re

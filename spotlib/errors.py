@@ -2,7 +2,7 @@
 
 
 class OneSentence(Exception):
-    """An error that a notebook shows as its sentence alone: where it was raised helps nobody."""
+    """An error of which a notebook shows only the sentence, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:  # IPython asks for it by this name
         return [f"{type(self).__name__}: {self}"]

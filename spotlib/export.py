@@ -239,7 +239,7 @@ def _tables(
 
 
 def _require_same_use(to: Path, *, public: bool) -> None:
-    """Refuse to mix what is published with what is not, or with what cannot be told."""
+    """Refuse a folder that holds an export of another kind (public, private) or unknown files."""
     mine = _PUBLIC if public else _PRIVATE
     for folder in (to / kind for kind in _KINDS_OF_EXPORT):
         readme = folder / "README.md"
@@ -253,7 +253,7 @@ def _require_same_use(to: Path, *, public: bool) -> None:
 
 
 def _require_public(tables: Mapping[str, pd.DataFrame], readme: str) -> None:
-    """Look at what will be written itself, in case something was not replaced."""
+    """Check the text that will be written, in case something was not replaced."""
     for name, table in tables.items():
         require_public(table, name)
     if found := _IDENTITY.search(readme):
@@ -264,7 +264,7 @@ def _require_public(tables: Mapping[str, pd.DataFrame], readme: str) -> None:
 
 
 def _alias_lines(launches: pd.DataFrame) -> Iterator[str]:
-    """Say which exported names became aliases although such names usually are public knowledge."""
+    """Name the exported texts that became aliases although such texts are usually public."""
     found: dict[str, list[str]] = {}
     used = launches[why_not(launches) == ""]
     for column, text in not_public(used.assign(t3_source=known_t3_source(used))):

@@ -1,4 +1,4 @@
-"""The nouns: what we ask EC2 for, how far a request gets, how it ends; and what can be asked for.
+"""The data types: what we ask EC2 for, how far a request gets, how it ends, and valid values.
 
 Every request walks one timeline::
 
@@ -7,12 +7,11 @@ Every request walks one timeline::
              an id        decided     instance      "running"   says so    are "ok"
                           for it
 
-A *probe* waits for GRANTED only, and only a probe records it.  USABLE is recorded where it is asked
-for: no poll shows it, the guest writes it to its console (see ``stamp``).
+A *probe* waits for GRANTED only, and only a probe records it.  USABLE is recorded only if it is
+asked for: no poll shows it, the guest writes it to its console (see ``stamp``).
 
-Names carry their unit: ``*_s`` is seconds on a clock that does not stop, ``*_at`` an aware UTC
-instant that is never subtracted to get a duration.  Nothing here reads a clock, a file or the
-network.
+Names carry their unit: ``*_s`` is seconds on a monotonic clock, ``*_at`` a timezone-aware UTC
+instant, from which no duration is computed.  Nothing here reads a clock, a file or the network.
 """
 
 import math
@@ -62,7 +61,7 @@ AMAZON_LINUX = re.compile(r"(amzn2?|al20\d\d)-ami-")
 _RELEASE = re.compile(r"(?<=-)(\d+\.){1,3}\d{8}(\.\d+)?-", re.ASCII)  # 2023.6.20250128.0-
 
 StageName = Literal["accepted", "granted", "fulfilled", "running", "usable", "ready"]
-# What an event of EC2 tells of an instance: its state, or what happens to it.
+# What an EC2 event reports about an instance: its state, or what happens to it.
 About = Literal[
     "pending",
     "running",
@@ -79,7 +78,7 @@ About = Literal[
 class Stage(IntEnum):
     """How far a request has got; a later stage implies the earlier ones.
 
-    Only USABLE is implied by none: it is known from the guest's console or not at all.
+    Only USABLE is not implied by a later stage: nothing but the guest's console shows it.
 
     Examples
     --------
@@ -111,7 +110,7 @@ class Outcome(StrEnum):
 
     READY = "ready"  # the stage that its plan waits for was shown
     GRANTED = "granted"  # the same of a probe: its instance is ended before it can be ready
-    HELD = "held"  # of a probe: EC2 holds the request, because the market has none for it now
+    HELD = "held"  # of a probe: EC2 holds the request for lack of capacity, or for its price
     TIMED_OUT = "timed_out"  # still waiting at the timeout: right-censored
     REFUSED = "refused"  # the request call itself was refused: there is no request id
     FAILED = "failed"  # EC2 or its user ended it for another reason than capacity or price
@@ -121,9 +120,9 @@ class Outcome(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a refused call is about."""
+    """Why a call was refused."""
 
-    CAPACITY = "capacity"  # an outcome: the market has none
+    CAPACITY = "capacity"  # an outcome: EC2 has none
     PRICE = "price"  # an outcome: the highest price we allow is below the market's
     QUOTA = "quota"
     PERMISSION = "permission"
@@ -141,9 +140,9 @@ OUTCOME_KINDS = frozenset({Kind.CAPACITY, Kind.PRICE})
 
 
 def recorded_stages(wanted: Stage, *, usable: bool) -> tuple[Stage, ...]:
-    """Return the stages that a plan records which waits for this one.
+    """Return the stages that are recorded by a plan that waits for ``wanted``.
 
-    GRANTED only a probe records, and USABLE only a plan that waits for it or asks for it.
+    Only a probe records GRANTED.  Only a plan that waits for USABLE, or asks for it, records it.
     """
     optional = {
         Stage.GRANTED: wanted is Stage.GRANTED,
@@ -153,7 +152,7 @@ def recorded_stages(wanted: Stage, *, usable: bool) -> tuple[Stage, ...]:
 
 
 def watched_stages(wanted: Stage, *, usable: bool = False) -> tuple[Stage, ...]:
-    """Return the stages that are watched for until the wanted one, so that times to them count."""
+    """Return the recorded stages up to the wanted one: requests are watched until these."""
     return tuple(each for each in recorded_stages(wanted, usable=usable) if each <= wanted)
 
 
@@ -163,10 +162,11 @@ def is_instance_id(name: str) -> bool:
 
 
 def image_family(image: str, name: str, owner: str | None) -> str:
-    """Return what all releases of an image share: al2023-ami-kernel-6.1-arm64, ...
+    """Return the name that all releases of an image share: al2023-ami-kernel-6.1-arm64, ...
 
-    Amazon releases its Linux every two weeks, by a new id and name.  Any other image, and one
-    whose owner is not recorded (whoever likes can give a name), stands for itself by its id.
+    Amazon releases its Linux every two weeks, with a new id and name.  Any other image is a family
+    of its own, named by its id.  So is an image whose owner is not recorded, because anybody can
+    give an image such a name.
 
     Examples
     --------
@@ -311,12 +311,12 @@ class Plan:
 
     @property
     def arm(self) -> str:
-        """Method and purchase as parameters name them: the purchase only where it is not spot."""
+        """Method and purchase as parameters name them: the purchase only if it is not spot."""
         return self.method if self.purchase == SPOT else f"{self.method}:{self.purchase}"
 
     @property
     def key(self) -> tuple[Target, str]:
-        """What tells it from the other plans of its round: target and arm."""
+        """What distinguishes it from the other plans of its round: target and arm."""
         return self.target, self.arm
 
     @property
@@ -331,7 +331,7 @@ class Plan:
 
     @property
     def is_stamped(self) -> bool:
-        """Whether its guests say when they are usable."""
+        """Whether its guests report when they are usable."""
         return Stage.USABLE in self.stages
 
 

@@ -1,7 +1,7 @@
-"""Probe: ask whether EC2 grants instances, end them at once, and say what share it granted.
+"""Probe: ask whether EC2 grants instances, end them at once, and print the share granted.
 
-A probe is a plan that waits for ``Stage.GRANTED``.  Its batch is that of ``collect_batch``, with
-guard, log and clean-up, and its log lies beside those of launches.
+A probe is a plan that waits for ``Stage.GRANTED``.  Its batch is made by ``collect_batch``, with
+guard, log and clean-up, and its log is in the same folder as those of launches.
 """
 
 import argparse

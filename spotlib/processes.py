@@ -1,8 +1,8 @@
 """Many pieces of work at once: in a process per core of this machine, or on any executor.
 
-Owns what happens where no process can be started.  The processes are joblib's: they start without
-a fork and without running the caller's script again, so they work in a notebook and in a script
-that has no ``if __name__ == "__main__"``.
+Owns the fallback for systems on which no process can be started.  The processes are joblib's: they
+start without a fork and without running the caller's script again, so they work in a notebook and
+in a script that has no ``if __name__ == "__main__"``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -73,7 +73,7 @@ def _refuse_forked(executor: Executor) -> None:
 
 
 def release_memory() -> None:
-    """Give back to the system what is free in this process: a year of launches leaves 200 MB.
+    """Return free memory of this process to the system: a year of launches leaves 200 MB.
 
     Only the system's allocator does so.  pyarrow, which makes the texts of tables, has a function
     for it, of the pool in use.

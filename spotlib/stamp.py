@@ -1,10 +1,10 @@
 """The guest's own stamp: what it writes to its console once it is usable, and when that was.
 
-The script in the user data runs when the guest has reached multi-user.  Its one line says how long
-the kernel had run then, what the guest's clock showed a little later, whether that clock was
-synchronised, and when EC2 says that the instance began (``pendingTime``).  Here the line is read,
-and turned into a bracket on our own clock that is never narrower than the truth;
-``docs/usable.md`` derives it.
+The script in the user data runs when the guest has reached multi-user mode.  It writes one line:
+how long the kernel had run then, what the guest's clock showed a little later, whether that clock
+was synchronised, and when EC2 says that the instance began (``pendingTime``).  This module reads
+the line and turns it into a bracket on our own clock.  The true moment lies within that bracket;
+``docs/usable.md`` derives it and states the assumptions.
 
 Pure: nothing here reads a clock, a file or the network.
 """
@@ -22,9 +22,9 @@ SYNCHRONISED_S = 1.1  # how far a synchronised guest's clock is off at most
 SERVERS_S = 0.1  # how far EC2's own clocks are apart at most
 DRIFT = 500e-6  # how much faster or slower than UTC a clock runs at most
 
-_WHOLE_S = 1.0  # EC2's times are cut to whole seconds
+_WHOLE_S = 1.0  # EC2's times are truncated to whole seconds
 _MILLISECOND_S = 1e-3  # and those of a queue to milliseconds
-_NARROWINGS = 3  # each puts the moment nearer to the dates that it is told by
+_NARROWINGS = 3  # repetitions: in a narrower bracket, clocks have drifted less from the dates
 _LINE = re.compile(
     r"spotlib-usable (?P<uptime>\d{1,7}\.\d{1,9}) (?P<later>\d{1,7}\.\d{1,9}) "
     r"(?P<clock>\d{1,10}\.\d{1,9}) "
@@ -36,11 +36,11 @@ _LINE = re.compile(
 
 @dataclass(frozen=True)
 class Stamp:
-    """What the guest's line says; None is what it could not find out.
+    """The values in the guest's line; None if the guest could not find one out.
 
-    ``uptime_s`` is since its kernel started.  ``clock_at`` is what its clock showed a little later,
-    at ``clock_uptime_s``.  ``pending_at`` is when EC2 says that the instance began, cut to a whole
-    second.
+    ``uptime_s`` counts from the start of its kernel.  ``clock_at`` is what its clock showed a
+    little later, at ``clock_uptime_s``.  ``pending_at`` is when EC2 says that the instance began,
+    truncated to a whole second.
     """
 
     uptime_s: float
@@ -53,7 +53,7 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Dated:
-    """A call that EC2 answered with its time, cut to a whole second; ``*_s`` are on our clock."""
+    """A call whose answer has EC2's time, truncated to a second; ``*_s`` are on our clock."""
 
     asked_s: float
     answered_s: float
@@ -61,11 +61,12 @@ class Dated:
 
 
 def script_lines() -> str:
-    """Return what a guest runs to write its line, behind the dead-man's switch.
+    """Return the commands by which a guest writes its line, to run after the dead-man's switch.
 
-    What counts is the moment of its first line.  Then it waits some seconds for the clock to be
-    right, if need be, and asks whether it is before it reads it: it does not get worse.  All that
-    may take long has a limit, and nothing that fails keeps the line from being written.
+    USABLE is the moment of the first command.  The guest then waits some seconds until its clock
+    is synchronised, if it is not yet.  It asks whether the clock is synchronised before it reads
+    the clock, because a synchronised clock stays so.  Each slow command has a time limit, and
+    a command that fails does not prevent the line from being written.
     """
     return (
         "uptime=$(cut -d ' ' -f 1 /proc/uptime)\n"
@@ -124,9 +125,9 @@ def usable_bracket(
 ) -> Bracket:
     """Return when the guest wrote its stamp, on our clock: ``(after_s, by_s]``.
 
-    It was after the request was sent, and by the answer of the read that first showed the stamp.
-    What EC2 and the guest say narrows this, each with its error.  What contradicts the rest is not
-    believed: the guest's clock first.
+    That was after the request was sent, and before the read that first showed the stamp was
+    answered.  The times that EC2 and the guest give narrow this bracket, each with its error.
+    A time that contradicts the others is ignored: the guest's clock first.
 
     Parameters
     ----------
@@ -135,9 +136,9 @@ def usable_bracket(
     sent_s, read_s
         When the request was sent, and when the read was answered.
     launched_at
-        EC2's LaunchTime of the instance, cut to a whole second.
+        EC2's LaunchTime of the instance, truncated to a whole second.
     dates
-        Calls answered by the same region's EC2, which tell its time on our clock.
+        Calls that EC2 answered in the same region; they relate its time to our clock.
     """
     widest = Bracket(sent_s, read_s)
     begun_at = [each for each in (stamp.pending_at, launched_at) if each is not None]
@@ -163,22 +164,22 @@ def notice_bracket(
     read_s: float,
     dates: Sequence[Dated],
 ) -> Bracket:
-    """Return when that happened which an event of EC2 tells of, on our clock: ``(after_s, by_s]``.
+    """Return when the thing that an EC2 event reports happened, on our clock: ``(after_s, by_s]``.
 
-    It was after the request was sent, and by the answer of the read that showed the event.  It was
-    within the second that EC2 names, and before the queue took the event in.  If these contradict
-    each other, only the first two count.
+    It happened after the request was sent, and before the read that showed the event was answered.
+    It also happened within the second that EC2 names, and before the queue received the event.  If
+    the last two limits contradict the first two, only the first two count.
 
     Parameters
     ----------
     event_at
-        EC2's time of the event, cut to a whole second.
+        EC2's time of the event, truncated to a whole second.
     sent_at
-        When the queue took it in, cut to a millisecond.
+        When the queue received the event, truncated to a millisecond.
     sent_s, read_s
         When the request was sent, and when the read was answered.
     dates
-        Calls answered in the same region, which tell EC2's time on our clock.
+        Calls that EC2 answered in the same region; they relate its time to our clock.
     """
     widest = Bracket(sent_s, read_s)
     earliest = event_at.timestamp()
@@ -189,7 +190,7 @@ def notice_bracket(
 def _on_our_clock(
     earliest: float, latest: float, widest: Bracket, dates: Sequence[Dated]
 ) -> Bracket | None:
-    """Return when UTC was between these, within ``widest``; None if that contradicts it."""
+    """Return when UTC was between the two, within ``widest``; None if it was not within it."""
     after_s, by_s = widest.after_s, widest.by_s
     for _ in range(_NARROWINGS):
         ahead = _utc_ahead_s(dates, after_s, by_s)
@@ -203,10 +204,10 @@ def _on_our_clock(
 
 
 def _utc_ahead_s(dates: Iterable[Dated], after_s: float, by_s: float) -> tuple[float, float] | None:
-    """Return how far EC2's UTC was ahead of our clock within a bracket: at least, at most.
+    """Return how many seconds EC2's UTC was ahead of our clock within a bracket: least, most.
 
-    EC2 read its clock between the call and its answer.  Dates that contradict each other leave all
-    that any of them allows.
+    EC2 read its clock between the call and its answer.  If dates contradict each other, everything
+    that any of them allows remains possible.
     """
     lows, highs = list[float](), list[float]()
     for each in dates:

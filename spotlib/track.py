@@ -1,8 +1,8 @@
 """What polls showed of a request, and the pure rule that turns it into brackets and an outcome.
 
-A poll shows only that a stage was reached since the poll before.  So a stage carries a bracket,
-the two polls around it, and never an invented instant.  Nothing here reads a clock, a file or the
-network.
+A poll shows only that a stage was reached since the previous poll.  Therefore a stage has a
+bracket, between these two polls, and never an invented instant.  Nothing here reads a clock, a
+file or the network.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,9 +12,9 @@ from types import MappingProxyType
 
 from spotlib.model import Kind, Outcome, Stage
 
-# EC2 User Guide, "Get the status of a Spot Instance request".  A code that is not listed here ends
-# nothing: it holds the request, as constraint-not-fulfillable does while the request is open, or a
-# running instance may stand behind it.
+# EC2 User Guide, "Get the status of a Spot Instance request".  A code that is not listed here does
+# not end a request: it holds the request, as constraint-not-fulfillable does while the request is
+# open, or the request may have a running instance.
 INTERRUPTED_CODES = frozenset(
     {
         "instance-stopped-by-price",
@@ -28,7 +28,7 @@ INTERRUPTED_CODES = frozenset(
     }
 )
 EXPIRED_CODES = frozenset({"schedule-expired", "expired"})  # of a request, of a fleet
-# The same as the StateReason of an instance, where no spot request of it is looked at.
+# The same for an instance whose spot request is not polled: its StateReason.
 INTERRUPTED_REASONS = frozenset({"Server.SpotInstanceShutdown", "Server.SpotInstanceTermination"})
 DELETED_STATES = frozenset({"deleted", "deleted_running", "deleted_terminating"})  # of a fleet
 # Of these only system-error is EC2's; the others are about our own account.
@@ -45,13 +45,13 @@ FAILED_CODES: Mapping[str, Kind | None] = MappingProxyType(
         **dict.fromkeys(sorted(DELETED_STATES), Kind.ACCOUNT),  # by somebody, or above a limit
     }
 )
-# EC2 has decided for the request; an instance also says so.
+# EC2 has granted the request; an instance shows this too.
 GRANTED_CODES = frozenset({"pending-fulfillment", "fulfilled"})
-# EC2 has decided against it for now, because of the market; it will look again later.
+# EC2 does not grant it for now, because of the market; it evaluates the request again later.
 HELD_CODES = frozenset({"capacity-not-available", "capacity-oversubscribed", "price-too-low"})
 # Of a request or of a fleet that launches nothing more.
 ENDED_STATES = frozenset({"cancelled", "closed", "failed", *DELETED_STATES})
-GONE_STATES = frozenset({"shutting-down", "terminated"})  # of an instance that costs nothing
+GONE_STATES = frozenset({"shutting-down", "terminated"})  # of an instance that is not billed
 # What a poll can show.
 POLLED: tuple[Stage, ...] = tuple(stage for stage in Stage if stage is not Stage.USABLE)
 
@@ -60,8 +60,9 @@ POLLED: tuple[Stage, ...] = tuple(stage for stage in Stage if stage is not Stage
 class Bracket:
     """``(after_s, by_s]``: when the API first showed a stage.
 
-    After the last poll without it was *sent*, by the time the first poll with it was *answered*.
-    Reads can be stale, so only ``by_s`` bounds the event itself.
+    It begins when the last poll that did not show the stage was *sent*, and ends when the first
+    poll that showed it was *answered*.  Reads can be stale, so only ``by_s`` bounds the event
+    itself.
     """
 
     after_s: float
@@ -142,10 +143,10 @@ def checks_passed(checks: Mapping[str, str] | None) -> bool:
 class Track:
     """What is known of one request so far.
 
-    ``polled_s`` is when the last complete poll was sent (at first: when the request was).  It is
-    the lower end of the next bracket, and where the record is censored if there is no next one.
-    ``impaired`` is the bracket of the first failed status check, if there was one, and ``held``
-    that of the first poll that showed that EC2 holds the request.
+    ``polled_s`` is when the last complete poll was sent (before the first poll: when the request
+    was sent).  It is the lower end of the next bracket; if there is no next one, the record is
+    censored there.  ``impaired`` is the bracket of the first failed status check, ``held`` that of
+    the first poll that showed that EC2 holds the request; None if there was none.
     """
 
     request_id: str
@@ -165,9 +166,9 @@ class Track:
 def advance(track: Track, sighting: Sighting | None, *, asked_s: float, answered_s: float) -> Track:
     """Return ``track`` after one more complete poll; ``sighting`` is None if it was not listed.
 
-    A stage first shown now was first shown after the previous poll was sent and by the time this
-    one was answered.  Stages first shown together share that bracket: we know that they were
-    reached, not when.  A track with an outcome is closed and stays as it is.
+    The bracket of a stage that is shown for the first time begins when the previous poll was sent
+    and ends when this one was answered.  Stages that are first shown together share that bracket.
+    A track with an outcome does not change any more.
     """
     if track.outcome is not None:
         return track
@@ -194,8 +195,9 @@ def add_usable(track: Track, bracket: Bracket) -> Track:
 def conclude(track: Track, *, wanted: Stage) -> Track:
     """Return ``track`` with its outcome if it has one: the wanted stage, or EC2's end.
 
-    The wanted stage wins over an end shown by the same poll: the API did show it.  A probe also
-    ends when EC2 holds the request: that is the answer to it, anybody else waits on.
+    If one poll shows both the wanted stage and an end, the wanted stage counts: the API did show
+    it.  A probe also ends when EC2 holds the request, because that answers its question; a launch
+    goes on waiting.
     """
     if track.outcome is not None or track.sighting is None:
         return track
@@ -212,11 +214,11 @@ def reached(wanted: Stage) -> Outcome:
 
 
 def failure_kind(status_code: str | None, instance_reason: str | None) -> Kind | None:
-    """What a failed request is about: our own account, or None if EC2 or the market ended it.
+    """Return what in our own account made a request fail; None if EC2 or the market ended it.
 
-    The instance's own StateReason says it best: ``Client.*`` is the account (its key, its quota,
-    its people and their tools, the guest itself), ``Server.*`` is EC2.  Without one it is the
-    request's status code.
+    The instance's StateReason is the best source: ``Client.*`` is the account (its key, its quota,
+    its people and their tools, the guest itself), ``Server.*`` is EC2.  If there is none, the
+    request's status code decides.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How numbers, names and times are said: the same in every sentence, table and figure."""
+"""The wording of numbers, names and times: the same in every sentence, table and figure."""
 
 import math
 from collections.abc import Sequence

@@ -18,9 +18,9 @@ _PARTS = (LAUNCHES, "selection", "counts", "figures", "tables")  # the folders i
 def workspace() -> Path:
     """Return the folder of ``notebooks/`` and ``results/``.
 
-    It is the one that holds the package.  If the package is installed elsewhere (plain ``pip
-    install .``) it is the nearest folder with the notebooks, from the current one up, else the
-    current one.
+    It is the folder that holds the package.  If the package is installed elsewhere (plain ``pip
+    install .``), it is the nearest folder with the notebooks, searched from the current folder
+    upwards; if there is none, it is the current folder.
     """
     here = Path.cwd()
     for folder in (Path(spotlib.__file__).parents[1], here, *here.parents):
@@ -65,8 +65,8 @@ def results_folder(results: str | Path = "") -> Path:
     ------
     ValueError
         If nothing can be written there, or a file has the name of one of its folders: a measurement
-        that cannot be kept must not be paid for.  Or if the folder that it is to be made in does
-        not exist: a mistyped path must not lead astray.
+        that cannot be kept must not be paid for.  Or if its parent folder does not exist: a
+        mistyped path must not create folders elsewhere.
     """
     folder = results_path(results)
     if not folder.parent.exists():

@@ -1,8 +1,8 @@
-"""Whether it matters how one asks: the arms of a study, compared within targets.
+"""Whether the launch method matters: the arms of a study, compared within targets.
 
-Owns the comparison of arms (a launch method and what is bought: spot or on demand).  Arms are
-never pooled.  They are compared within a target and a round, in which all of them met the same
-pool within minutes, in random order.
+Owns the comparison of arms (a launch method and what is bought: spot or on demand).  Arms are never
+pooled.  They are compared within a target and a round: there, all arms used the same pool within
+minutes, in random order.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ def arm_times(
 def arms_horizon_s(
     distributions: Mapping[str, LaunchTimes], launches: pd.DataFrame, horizon_s: float
 ) -> float:
-    """The horizon of one arm, or until when all were watched if that is earlier."""
+    """The horizon of one arm, or the time until which all were watched if that is earlier."""
     return min(horizon_s, common_horizon_s(distributions, launches))
 
 
@@ -140,7 +140,7 @@ def compare_arms_overall(
 
 
 def _difference(later_s: "pd.Series[float]", *, level: float) -> dict[str, float]:
-    """The mean difference.  Rounds are the sample, because targets of a round share its hour."""
+    """The mean difference.  Rounds are the sample, because a round's targets share its hour."""
     by_round = np.asarray(later_s.groupby("round").mean(), dtype=np.float64)
     low_s = high_s = np.nan
     if len(by_round) >= FEWEST_RUNS and np.ptp(by_round) > 0:  # alike in all tells no error

@@ -234,12 +234,12 @@ def _daily_scores(launches: pd.DataFrame, times: LaunchTimes, horizon_s: float) 
 
 
 def release_p_value(daily: Sequence[Floats]) -> float:
-    """P-value of the differences between releases if whole days are exchanged between them.
+    """P-value of the differences between releases, by a permutation test over whole days.
 
-    Runs of one day share the state of the market, so days are exchanged, not runs.  It is exact
-    up to 4,096 ways to exchange them, and from random ones beyond.  A release of one day is not
+    Runs of one day share the state of the market, so days are permuted, not runs.  It is exact up
+    to 4,096 permutations, and uses random ones beyond.  A release with only one day is not
     compared.  NaN if the days are too few for any p-value below 0.05.  Releases follow each other
-    in time: a slow change of the market is found too.
+    in time, so a slow change of the market is also found.
     """
     compared = [each for each in daily if len(each) > 1]  # scipy needs two of each
     sizes = [len(each) for each in compared]
@@ -260,7 +260,7 @@ def release_p_value(daily: Sequence[Floats]) -> float:
 
 
 def _versions(data: Comparable) -> Check:
-    """How many versions of what measured there are; launches are not split by them."""
+    """How many versions of the measuring software there are; launches are not split by them."""
     counts = []
     for name in ("spotlib", "python", "botocore"):
         found = data.batches[f"{name}_version"]
@@ -298,9 +298,9 @@ def effective_sample_size(times: LaunchTimes) -> float:
     """How many independent requests a target's requests are worth.
 
     n / (1 + (m - 1) ICC) with m requests per run (Kish, Survey Sampling 1965).  The intraclass
-    correlation of the times is from a one-way analysis of variance; a request never shown at the
-    stage counts as the longest time seen, and a run that was not watched so long is worth nothing.
-    A single run is worth one request.
+    correlation of the times is from a one-way analysis of variance; a request that was never shown
+    at the stage counts with the longest time seen, and a run that was not watched so long counts
+    for nothing.  A single run counts as one request.
     """
     seen = times.observed
     longest = float(seen.by_s[np.isfinite(seen.by_s)].max(initial=1.0))
@@ -333,7 +333,7 @@ def _wide_brackets(distributions: Mapping[str, LaunchTimes]) -> Check:
 
 
 def _moment_of_reading(data: Comparable, distributions: Mapping[str, LaunchTimes]) -> Check:
-    """How much it matters when within a call EC2 reads the state that it answers with."""
+    """How much depends on when, during a call, EC2 reads the state that it returns."""
     answered = data.polls[data.polls["error"].isna()]
     answered = answered.drop_duplicates(["batch_id", "round", "region", "poll"])
     half_s = float((answered["answered_s"] - answered["asked_s"]).mean()) / 2
@@ -347,7 +347,7 @@ def _moment_of_reading(data: Comparable, distributions: Mapping[str, LaunchTimes
 
 
 def _two_clocks(data: Comparable) -> Iterator[Check]:
-    """Whether EC2's events and the polls tell the same; nothing where no events were recorded."""
+    """Whether EC2's events and the polls agree; nothing if no events were recorded."""
     told, against, earlier = 0, 0, 0
     for stage, rows in told_twice(data.launches, data.wanted).items():
         clocks = rows[f"{stage.label}_clocks"]
@@ -369,9 +369,9 @@ def _two_clocks(data: Comparable) -> Iterator[Check]:
 def stale_medians(distributions: Mapping[str, LaunchTimes]) -> pd.DataFrame:
     """Sensitivity of the medians to stale reads, one row per target and ``stale_s``.
 
-    A poll may have shown the state of up to ``stale_s`` (0, 2, 5, 30) before it.  ``median_s``
-    widens every bracket by that and estimates again.  ``least_s`` moves every bracket back by all
-    of it.
+    A poll may have shown a state that was up to ``stale_s`` (0, 2, 5, 30) seconds old.  For
+    ``median_s``, every bracket is widened by ``stale_s`` and the median estimated again.  For
+    ``least_s``, every bracket is moved back by ``stale_s``.
     """
     rows = [
         {
@@ -397,7 +397,7 @@ def stale_orders(distributions: Mapping[str, LaunchTimes]) -> pd.DataFrame:
     """Whether two medians keep their order if only the slower target's reads were stale.
 
     One row per pair and ``stale_s``: ``faster``, ``slower``, ``stale_s``, ``holds``.  This is the
-    worst case: all reads of one region are late by ``stale_s``, those of the other by nothing.
+    worst case: all reads of one region are late by ``stale_s``, those of the other are not late.
     """
     medians = {name: _reached(each.curve.quantile(0.5)) for name, each in distributions.items()}
     known = sorted((s, name) for name, s in medians.items() if not np.isnan(s))

@@ -1,8 +1,8 @@
-"""EC2's own events beside the polls: whether both say the same, and what the events sharpen.
+"""EC2's own events compared with the polls: whether both agree, and how much narrower brackets get.
 
-Owns what counts as told by both clocks, the tables of it, and the table of warnings.  A poll's
-bracket is of when the API first showed a stage, an event's of when the stage was reached
-(``docs/events.md``).  Every other estimate rests on the polls alone.
+Owns which launches both clocks have timed, the tables of them, and the table of warnings.  A poll's
+bracket says when the API first showed a stage, an event's bracket when the stage was reached
+(``docs/events.md``).  Every other estimate uses the polls alone.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,10 +42,11 @@ _WARNING_COLUMNS = (
 
 
 def told_twice(launches: pd.DataFrame, last: Stage) -> dict[Stage, pd.DataFrame]:
-    """Return the launches of each stage that both clocks told of; empty where nothing was recorded.
+    """Return the launches by stage where events were recorded; empty if they never were.
 
-    They are those of the batches that recorded its events: with them also the requests whose event
-    was lost, and those that never came so far.  ``last`` is what the launches waited for.
+    They are all launches of the batches that recorded events of that stage.  This includes requests
+    whose event was lost, and requests that never reached the stage.  ``last`` is the stage that the
+    launches waited for.
     """
     found = {}
     for stage in watched_stages(last):
@@ -176,10 +177,10 @@ def formatted_clocks(table: pd.DataFrame) -> pd.DataFrame:
 def warning_table(launches: pd.DataFrame) -> pd.DataFrame:
     """Return how many instances EC2 warned of, and how much later a poll showed their end.
 
-    One row per ``notice`` that came at all.  Of the ``instances`` that had it, polls showed so many
-    ``interrupted``; ``until_shown_s`` is the median time from the notice to that poll, with the
-    least and the most.  EC2 leaves an instance two minutes from its warning on, but says at once
-    that it interrupts it.
+    One row per kind of ``notice`` that came.  ``instances`` had it, and polls showed
+    ``interrupted`` of them as interrupted; ``until_shown_s`` is the median time from the notice to
+    that poll, with the least and the most.  EC2 lets an instance run for two minutes after its
+    warning, but its status says at once that it will be interrupted.
     """
     found = []
     for name, words in _WARNINGS.items():

@@ -1,13 +1,13 @@
 """Which launches are observations of the market, and which of them may be pooled.
 
-Owns these rules, each only here: what competes with becoming ready and what is censored
-(``ended_by_ec2``), what is no observation (``no_observation``), what repeats one (``repeated``),
-what is another variable (``other_variable``), what is a probe (``is_probe``), what an arm is, and
-which arms met side by side (``arm_names``, ``side_by_side``).  It reads no file and estimates
-nothing.
+Owns these rules, and no other module repeats them: which outcomes compete with becoming ready and
+which are censored (``ended_by_ec2``), which requests are no observations (``no_observation``) or
+repeat one (``repeated``), which measure another variable (``other_variable``), which are probes
+(``is_probe``), what an arm is (``arm_names``), and which launches compare arms side by side
+(``side_by_side``).  It reads no file and estimates nothing.
 
-A **run** is one plan in one round of a batch: one request call.  Its instances share one moment
-of one pool, so the run, not the instance, is the sample of every statistic.
+A **run** is one plan in one round of a batch: one request call.  Its instances meet one pool at
+one moment, so the run, not the instance, is the sampling unit of every statistic.
 """
 
 from collections.abc import Sequence
@@ -19,48 +19,48 @@ from spotlib.model import DEFAULT_METHOD, OUTCOME_KINDS, Outcome, Stage
 from spotlib.words import listed
 
 RUN = ["batch_id", "round", "plan"]  # the columns that name a run
-# Launches that differ in one of these are different variables: never pooled.  Images differ
-# between architectures, so their families are compared within a target.
+# Launches that differ in one of these columns measure different variables and are never pooled.
+# Images differ between architectures, so image families are compared only within a target.
 SAME_VARIABLE = ("simulated", "endpoint", "method", "purchase", "placement", "wanted")
-ARM = ("method", "purchase")  # how a run was asked for: what arms of one study may differ in
-# After such an outcome a request can never reach a later stage: a competing event, unless the
-# account itself ended it, which says nothing of what EC2 would have done.
+ARM = ("method", "purchase")  # how a run was requested: the arms of a study differ in these
+# A request with such an outcome can never reach a later stage: a competing event.  If the account
+# itself ended the request it is none, because that does not show what EC2 would have done.
 COMPETING = frozenset({Outcome.HELD, Outcome.REFUSED, Outcome.FAILED, Outcome.INTERRUPTED})
 NOT_THE_MARKET = "says nothing about the market"
 _POOL = ["world", "instance_type", "region", "availability_zone_id", "n", "method", "purchase"]
-_SAME_MOMENT = pd.Timedelta(seconds=60)  # of a world's clock, which a repeated seed starts again
+_SAME_MOMENT = pd.Timedelta(seconds=60)  # on the world's clock: an equal seed starts it again
 
 
 def ended_by_ec2(launches: pd.DataFrame) -> "pd.Series[bool]":
     """Whether each request ended in a competing event: held, refused, failed or interrupted by EC2.
 
-    Such a request stays in the count with the time infinity.  Any other that was not shown at the
-    stage is right-censored where it was last polled.
+    Such a request still counts, with an infinite time.  Any other request that was not shown at
+    the stage is right-censored at its last poll.
     """
     return launches["outcome"].isin(COMPETING) & ~_is_our_own(launches)
 
 
 def stopped(launches: pd.DataFrame) -> pd.DataFrame:
-    """The requests that were no longer watched, because their batch was stopped or died."""
+    """The requests that were abandoned, because their batch was stopped or died."""
     return launches[launches["outcome"] == Outcome.ABANDONED]
 
 
 def why_not(launches: pd.DataFrame) -> "pd.Series[str]":
-    """Why each request does not count; "" where it does.
+    """Why each request is left out; "" if it counts.
 
-    A request that is no observation gets that reason.  Repeats are sought among the others only.
+    It is no observation, or it repeats one.  Repeats are looked for only among observations.
     """
     why = no_observation(launches)
     return why.mask(why == "", repeated(launches[why == ""]))
 
 
 def no_observation(launches: pd.DataFrame) -> "pd.Series[str]":
-    """Why each request says nothing about the market; "" where it does say something.
+    """Why each request says nothing about the market; "" if it is an observation.
 
     A refusal for capacity or price is an observation.  A refusal for another reason (quota,
-    permission, parameters) is our own, and so is a failure that has a kind (see
-    ``model.failure_kind``): the account's key, limit, people or tools ended it.  One such request
-    excludes its whole run.
+    permission, parameters) comes from our own account.  So does a failure that has a kind (see
+    ``track.failure_kind``): a key, a limit, a person or a tool of the account ended the request.
+    One such request excludes its whole run.
     """
     outcome, kind, reason = (
         launches[name].astype(object) for name in ("outcome", "kind", "instance_reason")
@@ -79,11 +79,11 @@ def _is_our_own(launches: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def repeated(launches: pd.DataFrame) -> "pd.Series[str]":
-    """Which simulated world each request repeats; "" where it repeats none or is real.
+    """Why each request repeats an observation; "" if it does not, or if it is real.
 
-    The same seed makes the same world again, which shows the same pool at the same moment.  If
-    several runs asked for equal n from one pool at one moment of one world, only the run of the
-    largest batch counts (the newest of equally large ones).
+    The same seed creates the same simulated world again, with the same pools at the same moments.
+    If several runs requested the same n from one pool at the same moment of one world, only the
+    run of the largest batch counts (of the newest, if several are equally large).
     """
     simulated = launches["simulated"].fillna(False).astype(bool)
     runs = launches[simulated].drop_duplicates(RUN).sort_values("sent_at")
@@ -101,10 +101,10 @@ def repeated(launches: pd.DataFrame) -> "pd.Series[str]":
 def other_variable(
     launches: pd.DataFrame, *, columns: Sequence[str] = SAME_VARIABLE
 ) -> "pd.Series[str]":
-    """Why each request is not the same variable as the newest batch; "" where it is.
+    """Why each request measures another variable than the newest batch; "" if it does not.
 
-    The newest batch fixes every one of the columns, by its most frequent values.  Within a target
-    only the family of its newest image counts, in all its releases.
+    The most frequent combination of the columns in the newest batch is kept.  Within a target only
+    the family of its newest image is kept, with all its releases.
     """
     newest = launches[launches["batch_id"] == launches["batch_id"].max()]
     sizes = newest.groupby(list(columns)).size()
@@ -124,9 +124,9 @@ def other_variable(
 
 
 def censored_s(launches: pd.DataFrame, stage: Stage) -> "pd.Series[float]":
-    """Until when each request is known not to have been at a stage that it was not shown at.
+    """The seconds until which each request is known not to have reached a stage.
 
-    NaN where the stage was not recorded, or was shown.
+    NaN if the stage was shown, or was not recorded.
     """
     unshown = launches[f"{stage.label}_by_s"].isna()
     name = "usable_watched_s" if stage is Stage.USABLE else "watched_s"
@@ -134,12 +134,12 @@ def censored_s(launches: pd.DataFrame, stage: Stage) -> "pd.Series[float]":
 
 
 def is_probe(launches: pd.DataFrame) -> "pd.Series[bool]":
-    """Whether each request is of a probe, which is no launch: it waits for no instance."""
+    """Whether each request is of a probe.  A probe is no launch: it waits for no instance."""
     return launches["wanted"] == Stage.GRANTED.label
 
 
 def other_market(probes: pd.DataFrame, launches: pd.DataFrame) -> "pd.Series[str]":
-    """Why each probe says nothing of the market of these launches; "" where it does."""
+    """Why each probe is of another market than these launches; "" if it is of the same."""
     why = pd.Series("", index=probes.index)
     for name in ("simulated", "endpoint"):
         here = launches[name].iloc[0]
@@ -149,13 +149,13 @@ def other_market(probes: pd.DataFrame, launches: pd.DataFrame) -> "pd.Series[str
 
 
 def arm_names(launches: pd.DataFrame) -> "pd.Series[str]":
-    """The arm of each request: its method, and ``:on-demand`` if that was bought."""
+    """The arm of each request: its method, with ``:on-demand`` if it was not bought as spot."""
     bought = ":" + launches["purchase"].astype(str)
     return launches["method"].astype(str) + bought.where(bought != ":spot", "")
 
 
 def other_arm(launches: pd.DataFrame, *, arm: str) -> "pd.Series[str]":
-    """Why each request is not of an arm; "" where it is, and everywhere for the arm ""."""
+    """Why each request is not of this arm; "" if it is.  The arm "" stands for all arms."""
     names = arm_names(launches)
     if arm and arm not in set(names):
         found = ", ".join(sorted(set(names)))
@@ -164,7 +164,7 @@ def other_arm(launches: pd.DataFrame, *, arm: str) -> "pd.Series[str]":
 
 
 def side_by_side(launches: pd.DataFrame) -> pd.DataFrame:
-    """The launches of which a target met several arms in one round, one variable otherwise."""
+    """The launches of targets that met several arms in one round, otherwise of one variable."""
     if len(launches[list(ARM)].drop_duplicates()) == 1:
         return launches.iloc[:0]
     same = tuple(name for name in SAME_VARIABLE if name not in ARM)
@@ -174,7 +174,7 @@ def side_by_side(launches: pd.DataFrame) -> pd.DataFrame:
 
 
 def _families(launches: pd.DataFrame) -> "pd.Series[str]":
-    """The family of each image.  One log that knows it says it for all of the same image."""
+    """The family of each image.  If one log names it, it holds for that image in every log."""
     image = launches["image"].astype(object).fillna("").astype(str)
     family = launches["image_family"].astype(object).fillna(image).astype(str)
     known = family != image

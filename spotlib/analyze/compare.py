@@ -1,8 +1,8 @@
 """Which of two targets is faster, and how sure that is.
 
-Owns the comparisons between targets.  Targets launched in one round share its time of day and
-the state of the market, so labels are exchanged only within a round: a difference between times
-is never read as a difference between targets.
+Owns the comparisons between targets.  Targets launched in one round share its time of day and the
+state of the market, so labels are exchanged only within a round: a difference between rounds is
+never taken for a difference between targets.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,7 +108,7 @@ def most_different(pairs: pd.DataFrame, *, most: int = 20, every: bool = False) 
 
 
 def slower_first(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The pairs, turned so that the first has the longer median, else the smaller share."""
+    """The pairs, each ordered: first the target with the longer median, else the smaller share."""
     ratio, difference = pairs["ratio"], pairs["difference"]
     low, high = pairs["ratio_low_adjusted"], pairs["ratio_high_adjusted"]
     turned = pairs.assign(
@@ -126,9 +126,10 @@ def slower_first(pairs: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Half:
-    """When half of a target's requests were at the stage; infinity is after ``known_s``.
+    """When half of a target's requests had reached the stage; infinity is later than ``known_s``.
 
-    ``runs`` were watched until then.  ``ends_s`` is between which times their brackets leave it.
+    ``runs`` were watched until then.  ``ends_s`` are the limits between which the brackets alone
+    leave it.
     """
 
     value_s: float
@@ -150,7 +151,7 @@ class _Half:
         return _over(self.resampled_s, other.resampled_s)
 
     def left_open(self, other: "_Half") -> tuple[float, float]:
-        """Between which ratios the brackets leave that of these very launches."""
+        """The limits between which the brackets alone leave the ratio of these very launches."""
         (low_s, high_s), (other_low_s, other_high_s) = self.ends_s, other.ends_s
         return low_s / other_high_s, high_s / other_low_s if other_low_s > 0 else np.inf
 
@@ -162,7 +163,7 @@ def _over(first: Floats, second: Floats) -> Floats:
 
 
 def _ratio(first: _Half, second: _Half, *, runs: int, level: float) -> Estimate:
-    """The ratio with its interval; a half that was not reached is after what was watched.
+    """The ratio with its interval; a median that was not reached lies after the time watched.
 
     The interval holds at least what the brackets leave open, as in ``LaunchTimes.quantile``.
     """
@@ -225,9 +226,9 @@ def _p_values(
 def exchange_p_values(differences: ArrayLike) -> Floats:
     """Two-sided p-values of mean differences if labels are exchanged within each round.
 
-    Under the hypothesis that labels mean nothing they are exact up to 12 rounds (Fisher 1935), and
-    from 100,000 random exchanges beyond, the same for the same number of rounds.  They are NaN
-    without a round and at least 2 / 2^rounds.
+    Under the hypothesis that labels mean nothing they are exact up to 12 rounds (Fisher 1935);
+    beyond, they use 100,000 random exchanges, which are the same for the same number of rounds.
+    They are NaN without a round, and at least 2 / 2^rounds.
 
     Parameters
     ----------
@@ -252,7 +253,7 @@ def exchange_p_values(differences: ArrayLike) -> Floats:
 
 
 def _exchanges(rounds: int) -> Iterator[NDArray[np.float32]]:
-    """Signs of the differences, (exchanges, rounds), in parts: all there are, or random ones."""
+    """Signs of the differences, (exchanges, rounds), in parts: all that exist, or random ones."""
     if rounds <= _ALL_EXCHANGES:
         bits = np.arange(2**rounds)[:, None] >> np.arange(rounds) & 1
         yield (2 * bits - 1).astype(np.float32)
@@ -265,7 +266,7 @@ def _exchanges(rounds: int) -> Iterator[NDArray[np.float32]]:
 
 
 def rounds_needed(tests: int) -> int:
-    """How many rounds could show one difference among so many tests at once, adjusted by Holm."""
+    """How many rounds are needed to detect one difference among so many tests (Holm)."""
     return int(log2(2 * tests / SIGNIFICANT)) + 1  # the smallest p-value is 2 / 2^rounds
 
 
@@ -283,7 +284,7 @@ def holm(p_values: ArrayLike) -> Floats:
 
 
 def runs_needed(resampled: Floats, *, runs: int, precision: float) -> float:
-    """How many runs yield a ratio, or a time, within a factor of 1 + precision at 95 %.
+    """How many runs are needed to know a ratio, or a time, to a factor of 1 + precision at 95 %.
 
     The standard error of its logarithm falls with the root of the runs.  NaN below 6 runs or if a
     resample is infinite, because the scatter is then unknown.

@@ -1,7 +1,7 @@
 """Brackets of launch times, and the curves through them.
 
-Owns what a bracket is, and what is read off a curve.  It knows nothing of EC2, reads no table and
-no file, and estimates nothing.
+Owns the type of the brackets, and everything that is computed from a curve.  It knows nothing of
+EC2, reads no table and no file, and estimates nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ class Observed:
         return float(np.median(widths)) if len(widths) else 0.0
 
     def left_open(self, share: float) -> tuple[float, float]:
-        """Between which times the share of these very requests was reached, whatever their law.
+        """The limits between which these very requests reached the share, for any distribution.
 
         Each run has the same weight.  No time lies before its bracket begins or after it ends, so
         neither does a quantile of the times.
@@ -81,7 +81,7 @@ class Observed:
 
 
 def widened(observed: Observed, seconds: float) -> Observed:
-    """The same brackets if each poll may have shown the state of up to ``seconds`` before it."""
+    """The same brackets if each poll may have shown a state that was up to ``seconds`` old."""
     return replace(observed, after_s=np.maximum(observed.after_s - seconds, 0.0))
 
 
@@ -147,7 +147,7 @@ class Curve:
         return float(self.mass[np.isfinite(self.by_s)].sum())
 
     def restricted_mean_s(self, horizon_s: float) -> Floats:
-        """The mean of min(time, horizon): the area above the curve up to the horizon.
+        """The restricted mean, of min(time, horizon): the area above the curve up to the horizon.
 
         Irwin, Journal of Hygiene 1949.  It assumes no distribution and counts the never ready.
         """

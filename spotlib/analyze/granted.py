@@ -1,9 +1,9 @@
 """What share of the instances asked for EC2 granted: per target, of probes and of launches.
 
 Owns what counts as granted and the table of it.  A probe says whether EC2 granted a request at
-once.  A launch also waits for what EC2 holds: an instance means granted, none until the timeout
-means not granted.  So these are two variables.  They are never pooled, nor are launch methods, what
-was bought, n, or times to wait.
+once.  A launch also waits while EC2 holds a request: it counts as granted if it got an instance
+before the timeout, else as not granted.  These are two different variables and are never pooled.
+Neither are runs that differ in launch method, purchase, n, or waiting time.
 """
 
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def share_granted(requests: pd.DataFrame) -> pd.DataFrame:
 
 
 def _granted(requests: pd.DataFrame) -> "pd.Series[float]":
-    """1 if EC2 granted a request, 0 if not, NaN if that is not known: nobody watched any more."""
+    """1 if EC2 granted a request, 0 if not, NaN if it is unknown because watching had stopped."""
     granted = requests["granted_by_s"].notna() | requests["fulfilled_by_s"].notna()
     unknown = requests["outcome"].isna() | (requests["outcome"] == Outcome.ABANDONED)
     return granted.astype(float).mask(unknown & ~granted)
@@ -87,7 +87,7 @@ def _share(rows: pd.DataFrame) -> dict[str, object]:
 
 
 def granted_sentences(table: pd.DataFrame) -> Iterator[str]:
-    """Of probes, and of launches: where EC2 granted the largest and the smallest share."""
+    """Sentences that name the largest and the smallest share granted, for probes and launches."""
     if table.empty:
         yield "Not known is whether EC2 granted anything: no run was watched until it was decided."
     for how, rows in table.groupby("how", sort=False):
@@ -99,7 +99,7 @@ def granted_sentences(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _shares_alike(rows: pd.DataFrame) -> Iterator[str]:
-    """Each share and where it is; one that several rows have is said of them together."""
+    """Each share with its rows; rows with the same share are named together."""
     said = rows["share"].map(partial(rounded, digits=2))
     for (row, name), share in zip(_named(rows), said, strict=True):
         alike = [
@@ -131,7 +131,7 @@ def formatted_granted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _named(table: pd.DataFrame) -> "Iterator[tuple[pd.Series[Any], str]]":
-    """Each row and its target, with what else tells it from the others."""
+    """Each row and its target, with whatever else distinguishes it from the others."""
     names = table["target"].astype(str)
     for column, words in (("asked_by", ", by {}"), ("n", ", n={}"), ("within_s", ", {:g} s")):
         if table[column].nunique() > 1:

@@ -1,7 +1,7 @@
 """95 % intervals over runs, and the estimate that carries one.
 
-Owns how a resampled quantile, mean or share becomes an interval, and from how many runs on there
-is one.  It resamples nothing itself.
+Owns how a resampled quantile, mean or share becomes an interval, and how many runs an interval
+needs.  It resamples nothing itself.
 """
 
 from dataclasses import dataclass
@@ -106,16 +106,16 @@ class ShareLimits:
     """Limits of the shares of a curve: at each place, and for the whole curve at once.
 
     Jeffreys' limits (Brown, Cai, DasGupta, Statistical Science 2001) at the effective sample size
-    of each share (see ``_effective_sizes``), with Student's t.  No lower limit is above, and no
-    upper one below, that of runs which all ended alike.  Such runs do not tell how alike their
-    requests are, so each counts as one request: a run may yet come that fails as a whole.  So
-    stages that the same requests reached have the same limits.
+    of each share (see ``_effective_sizes``), with Student's t.  If all runs ended alike, they do
+    not show how strongly the requests of a run are correlated, because a run that fails as a whole
+    may still come.  Then each run counts as one request.  These limits also bound all others: no
+    lower limit is above, and no upper one below, that of runs which all ended alike.  So stages
+    that the same requests reached have the same limits.
 
-    Limits follow from the share alone and never fall as it rises.  Should they, the further one
-    counts, so that the limits of the last share do not depend on those before it.
-    In studies 92 to 97 % of intervals hold the share, and more where runs that all end alike are
-    likely: no rule can avoid that which also serves where runs fail as a whole
-    (``benchmarks/README.md``).
+    Limits follow from the share alone and never fall as it rises.  Where the formula would let one
+    fall, the limit that is further from its share counts.  In simulated studies 92 to 97 % of
+    intervals contain the share, and more where runs that all end alike are likely.  No rule that is
+    also valid for runs that fail as a whole can avoid this (``benchmarks/README.md``).
 
     ``shares`` of the curve from the lowest to the highest, ``sizes`` of these, and ``beyond`` how
     many standard errors a resampled curve is away at most, with 95 % probability.
@@ -203,12 +203,12 @@ def _between(shares: Floats, knots: Floats, limits: Floats) -> Floats:
 
 
 def _effective_sizes(shares: Floats, resampled: Floats, *, runs: int, requests: int) -> Floats:
-    """How many independent requests are as sure of each share of a curve.
+    """The effective sample size of each share: as many independent requests have its variance.
 
-    It is the binomial variance over that between runs (Korn and Graubard, Survey Methodology
-    1998), at most ``requests``.  Where next to nothing or next to everything is ready, few runs
-    differ, and their variance says little.  So it is drawn towards the number of runs, as if all
-    requests of a run were alike, with the weight of a tenth of a run.
+    It is the binomial variance over that between runs (Korn and Graubard, Survey Methodology 1998),
+    at most ``requests``.  If nearly none or nearly all are ready, few runs differ, and their
+    variance says little.  Therefore the size is shrunk towards the number of runs (as if all
+    requests of a run were alike), with the weight of a tenth of a run.
     """
     binomial = shares * (1 - shares)
     variance = resampled.var(axis=0) * runs / (runs - 1)

@@ -1,7 +1,7 @@
 """How much later EC2's status checks are "ok" than the guest was usable, and what that costs.
 
 Both ends are brackets, so the lag of an instance is one too: interval-censored, as all times here.
-Only launches count that recorded when the guest was usable and waited for the checks.
+Only launches that recorded when the guest was usable, and waited for the checks, count.
 """
 
 from collections.abc import Iterator, Mapping
@@ -59,10 +59,9 @@ def lag_table(lags: Mapping[str, LaunchTimes], launches: pd.DataFrame) -> pd.Dat
     Returns
     -------
     DataFrame, one row per target, ``ALL`` first
-        ``median_s`` of the lag and ``saved_s``, its mean, with their 95 % intervals over runs.
-        A lag longer than the longest that was seen counts with that.  ``saved_usd`` is the mean of
-        what the launches that reached both stages would have cost less; NaN where a price is not
-        known.
+        ``median_s`` of the lag and ``saved_s``, its mean, with their 95 % intervals over runs.  A
+        lag longer than the longest lag seen counts as the longest.  ``saved_usd`` is the mean
+        saving of the launches that reached both stages; NaN if a price is unknown.
     """
     rows = _recorded(launches)
     saved = np.array([_saved_usd(row) for row in rows.to_dict("records")], dtype=np.float64)

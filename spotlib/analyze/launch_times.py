@@ -170,7 +170,7 @@ class LaunchTimes:
 
     @property
     def draws(self) -> Draws:
-        """How often each run is drawn, (resamples, runs): drawn anew, as they are seldom wanted."""
+        """How often each run is drawn, (resamples, runs): computed on demand, as seldom needed."""
         return draw_runs(self.rounds, len(self.resampled.mass))
 
     def __repr__(self) -> str:

@@ -52,7 +52,7 @@ def fit_lognormal(observed: Observed) -> LognormalFit:
 
 
 def _unlikely(shape: Floats, ends: Floats, counts: Floats) -> float:
-    """Minus the logarithm of the likelihood of brackets of a normal law, in the upper tail too."""
+    """The negative log-likelihood of brackets of a normal distribution, in the upper tail too."""
     middle, width = shape
     begin, end = ((ends - middle) / np.exp(width)).T
     begin, end = np.where(begin > 0, (-end, -begin), (begin, end))

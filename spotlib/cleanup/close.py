@@ -1,12 +1,13 @@
 """Leave nothing behind: release a plan, then a whole batch until nothing of it is left.
 
-What is known to be open or alive is cancelled and terminated at once, whether or not EC2 can
-describe it.  Then the order is always cancel, *then* survey, then terminate: a cancelled request
-can no longer launch, but one fulfilled a moment before has an instance that only the survey shows.
-A launch can even be in flight while its request is cancelled.  So a batch is clean only after a
-settle time in which nothing was open or alive, and only if every request we know of was seen.
-EC2 forgets what has ended after some time.  So what was once seen ended is over and not asked for
-again; what was not, and is not found, is never taken for ended.
+First, requests and instances that are known to be open or alive are cancelled and terminated, even
+if EC2 cannot describe them.  After that the order is always: cancel, *then* survey, then terminate.
+A cancelled request can no longer launch, but if it was fulfilled a moment before, only the survey
+shows its instance.  A launch can even be in flight while its request is cancelled.  Therefore
+a batch is clean only after a settle time in which nothing was open or alive, and only if every
+request we know of was seen.  EC2 forgets ended things after some time.  A thing that was once seen
+ended is over and is not looked for again.  One that was never seen ended, and is not found, does
+not count as ended.
 """
 
 import math
@@ -30,7 +31,8 @@ _FORGOTTEN = (
 )
 
 Note = Callable[[ReleaseEvent], None]  # writes the event of one pass
-# Rests between two passes: so many seconds, of about so many until all is quiet.  False gives up.
+# Waits between two passes: for how many seconds, and about how many are left until all is quiet.
+# It returns False to give up.
 Rest = Callable[[float, float], bool]
 
 
@@ -46,7 +48,7 @@ class Released:
 
     @property
     def did_something(self) -> bool:
-        """Whether there is something to record: something was ended, or seen to be over."""
+        """Whether there is something to record: it ended something, saw something over, failed."""
         return bool(self.cancelled or self.terminated or self.error or self.found.over)
 
 
@@ -62,14 +64,15 @@ def release(
 ) -> Released:
     """One pass: end what is known, survey by ids and tag, end what that shows.
 
-    ``request_ids`` are rows, of whatever kind; ``resources`` are the kinds of things that are
-    looked for by the batch's tag too.
+    ``request_ids`` are rows of any kind; ``resources`` are the kinds of things that are also
+    looked for by the batch's tag.
 
-    If the survey shows requests that had still to be cancelled, it is made once more.  Whatever
-    fails keeps nothing else from being tried.  Errors are returned; ``settle`` will try again.
+    If the survey shows requests that still had to be cancelled, it is made once more.  If one step
+    fails, the others are still tried.  Errors are returned; ``settle`` will try again.
 
-    A foreign endpoint may forget a cancelled request, and with it which instance is ours: there
-    what the requests name is terminated first, and nothing is cancelled until that is known.
+    A foreign endpoint may forget a cancelled request, and with it which instance is ours.  There,
+    the instances that the requests name are terminated first, and nothing is cancelled until they
+    are known.
     """
     cancelled, terminated, errors = dict[str, None](), dict[str, None](), dict[str, None]()
 
@@ -113,10 +116,10 @@ def release_all(
     resources: Iterable[Resource],
     ended: Collection[str] = (),
 ) -> list[Released]:
-    """One pass in every region at once: one that fails or hangs keeps no other waiting.
+    """One pass in every region, in parallel: a region that fails or hangs delays no other.
 
-    ``left`` is what may be there.  What is among ``ended`` is ended again only if a survey still
-    shows it open or alive.
+    ``left`` is what may still be there.  Things in ``ended`` are ended again only if a survey still
+    shows them open or alive.
     """
 
     def release_in(region: str) -> Released:
@@ -136,10 +139,10 @@ def release_all(
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Whether it is confirmed that nothing of a batch is left, and what is if it is not.
+    """Whether it is confirmed that nothing of a batch is left; if not, what may be left.
 
-    ``forgotten`` if a foreign endpoint answers as if the batch had never been: to ask it again
-    would change nothing.
+    ``forgotten`` says that a foreign endpoint answers as if the batch had never existed, so there
+    is no use in asking it again.
     """
 
     confirmed: bool
@@ -194,8 +197,8 @@ def settle(
 ) -> Cleaned:
     """Repeat ``release`` until every region was quiet for ``settle_s``, or give up.
 
-    A foreign endpoint that forgot the batch (it was restarted) is given up earlier: it would never
-    list the requests that must be seen.  Amazon's is never taken for one that forgets.
+    A foreign endpoint that forgot the batch (because it was restarted) is given up earlier: it
+    would never list the requests that must be seen.  For AWS itself this is never assumed.
 
     Parameters
     ----------
@@ -208,7 +211,7 @@ def settle(
     alive
         By region, the instances of these requests that were last seen alive.
     ended
-        Requests and instances that EC2 already took a cancel or terminate of.
+        Requests and instances for which EC2 already accepted a cancel or terminate call.
     settle_s, give_up_s
         Seconds of quiet that confirm the end, and seconds after which it is not confirmed.
     rest
@@ -251,7 +254,7 @@ def settle(
 
 
 def _keep_since(since: dict[str, float], passed: Released, asked_s: float, *, holds: bool) -> None:
-    """Keep since when something holds in a region; a failed survey proves nothing."""
+    """Remember since when something holds in a region; a failed survey proves nothing."""
     if holds:
         since.setdefault(passed.region, asked_s)
     elif passed.found.error is None:
@@ -273,7 +276,7 @@ def until_quiet_s(settle_s: float, passes: int = 0) -> float:
 
 
 def unseen(request_ids: Collection[str], alive: Collection[str]) -> Survey:
-    """What a region may still hold, until a survey has seen it: a row may be an instance itself."""
+    """What may be in a region before any survey.  A row may itself be an instance."""
     requests = [each for each in sorted(request_ids) if not is_instance_id(each)]
     instances = sorted({*alive, *request_ids}.difference(requests))
     states = [dict.fromkeys(some, NOT_DESCRIBED) for some in (requests, instances)]
@@ -281,7 +284,7 @@ def unseen(request_ids: Collection[str], alive: Collection[str]) -> Survey:
 
 
 def _left(before: Survey, found: Survey) -> Survey:
-    """What may still be there: what a survey that is not complete does not show is not gone."""
+    """What may still be there.  What an incomplete survey does not show may still exist."""
     if found.error is None:
         return found
     requests, instances = before.requests | found.requests, before.instances | found.instances

@@ -1,4 +1,4 @@
-"""What a preflight has asked, and what it has found out: problems and warnings, a sentence each."""
+"""What a preflight was answered, and what it found: problems and warnings, a sentence each."""
 
 import difflib
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ class Answers:
     warnings: list[str] = field(default_factory=list)
 
     def lacks(self, what: str) -> None:
-        """Note what AWS must have, and another program that answers for EC2 may do without."""
+        """Note what is missing: a problem on AWS, only a warning at another program."""
         (self.warnings if self.connection.foreign else self.problems).append(what)
 
     def optional(self, what: str, ask: Callable[[], Any], default: Any) -> Any:

@@ -57,7 +57,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Waiting:
-    """What a batch waits for while it polls nothing, and about how long by its own clock."""
+    """What a batch waits for while it polls nothing, and for about how long on its own clock."""
 
     words: str
     left_s: float
@@ -108,7 +108,7 @@ class Run:
 
     @property
     def fate(self) -> str:
-        """What became of a run that has no request."""
+        """The outcome of a run that has no request."""
         if self.refused:
             return str(Outcome.REFUSED)
         return "not sent" if self.asked_s is None else "not answered"
@@ -257,14 +257,14 @@ class Batch:
             self.flying.pop(future)(future)
 
     def rest(self, until_s: float) -> None:
-        """Wait until then, or until something may have changed if that is earlier."""
+        """Wait until that time, or until something may have changed, if that is earlier."""
         if self.flying and not self.connection.clock.inline:
             wait(self.flying, timeout=_SLICE_S, return_when=FIRST_COMPLETED)
         else:
             self.nap(until_s)
 
     def nap(self, until_s: float) -> None:
-        """Wait until then, but in real time only for as long as a stop may go unnoticed."""
+        """Wait until that time, but never so long in real time that a stop would go unnoticed."""
         self.connection.clock.nap(max(until_s - self.now_s(), _TINY_S), _SLICE_S)
 
     def show_progress(self) -> None:
@@ -281,7 +281,7 @@ class Batch:
             rewrite_line(str(waiting))
 
     def _show(self, view: Callable[[Shown], None], shown: Callable[[], Shown]) -> None:
-        """Drawing never ends a batch: what it raises is reported once."""
+        """Drawing never ends a batch: an error in it is reported once."""
         try:
             view(shown())
         except Exception as error:  # noqa: BLE001 - a view may fail in any way
@@ -325,7 +325,7 @@ class Batch:
 
     @contextmanager
     def tolerating_log_errors(self) -> Iterator[None]:
-        """Report a failed write to the log, but go on cleaning up."""
+        """Report a failed write to the log, and continue cleaning up."""
         try:
             yield
         except LogError as error:

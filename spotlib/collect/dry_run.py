@@ -40,7 +40,7 @@ _NO_SUCH_ID = re.compile(
 
 
 def ask_dry_runs(answers: Answers, region: str, prepared: Sequence[PreparedPlan]) -> None:
-    """Note what stands in the way of the calls in a region, those of the clean-up first.
+    """Note what would prevent the calls in a region; those of the clean-up are tried first.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The end of a batch, or of a part of it: nothing is left behind, and every row has its outcome."""
+"""The end of a batch, or of a part of it: nothing is left behind, every row gets its outcome."""
 
 import itertools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ _LAST_CALLS_S = 60  # how long calls in flight may take when everything ends
 def finish(batch: Batch, guarding: Guard | None) -> Cleaned:
     """End everything: first what costs money, then the record, then the proof.
 
-    If one of them fails, the next is done all the same, and the guard learns how it went.
+    If one step fails, the next is still done, and the guard is told the result.
     """
     cleaned, words = Cleaned(confirmed=False), ""
     try:
@@ -107,7 +107,7 @@ def settle_batch(batch: Batch, words: str = "", *, last: bool = False) -> Cleane
 
 
 def _learn(batch: Batch, what: str, read: Callable[[Batch], None]) -> None:
-    """Learn what is still to be learnt; whatever fails must not keep the end from being written."""
+    """Make the last reads; an error in them must not prevent the end from being written."""
     try:
         with batch.tolerating_log_errors():
             read(batch)
@@ -116,7 +116,7 @@ def _learn(batch: Batch, what: str, read: Callable[[Batch], None]) -> None:
 
 
 def _end_events(batch: Batch, cleaned: Cleaned) -> Cleaned:
-    """Delete what the batch made for EC2's events, now that everything has been read.
+    """Delete the queues and rules that the batch made for EC2's events, after the last read.
 
     Requests that are open, and instances that are alive, are known whether that is confirmed or
     not.  A queue is listed for up to a minute after its end.
@@ -137,7 +137,7 @@ def _end_events(batch: Batch, cleaned: Cleaned) -> Cleaned:
 
 
 def _rest(batch: Batch, words: str, pause_s: float, left_s: float, *, last: bool) -> bool:
-    """Count down between two passes; a stop ends all but the last clean-up, which does it all."""
+    """Count down between two passes; a stop ends every clean-up but the last, which ends all."""
     ends_s = batch.now_s() + pause_s
     while (rest_s := ends_s - batch.now_s()) > 0:
         if not last and batch.stopping.by is not None:

@@ -1,7 +1,7 @@
-"""EC2's own events as a second clock: its queues are made, read, and what they tell is recorded.
+"""EC2's own events as a second clock: their queues are made and read, and the events recorded.
 
-A queue is read beside the polls, on a schedule of its own, and keeps none waiting.  An error there
-never ends a batch.  What may not have been read is said at the end.
+A queue is read in addition to the polls, on a schedule of its own, and delays none of them.  An
+error there never ends a batch.  A warning at the end says what may not have been read.
 """
 
 from collections.abc import Iterable, Sequence
@@ -42,7 +42,7 @@ _SILENT = (
 def check_events(answers: Answers, regions: Iterable[str], events: bool | str) -> None:
     """Ask whether queues and rules may be listed, or whether there is the user's own queue.
 
-    What another program than Amazon's lacks in one region, it lacks in all.
+    If a program other than Amazon's lacks them in one region, it lacks them in all.
     """
     for region in regions if events else ():
         try:
@@ -94,9 +94,8 @@ def _queue_in(batch: "Batch", caller: Caller, region: str, events: bool | str) -
 def read_due(batch: "Batch") -> None:
     """Begin to read the queues that are due.
 
-    In virtual time a poll waits until a read is over.  So there a poll that is due soon comes
-    first, but not for ever.  To read a little later loses nothing: the queue knows when it got an
-    event.
+    In virtual time a poll waits until a read is over.  Therefore a poll that is due soon comes
+    first there, up to a limit.  A later read loses nothing: the queue records when it got an event.
     """
     now_s, waits_s = batch.now_s(), 0.0
     left_s = batch.due_s(batch.next_poll) - now_s
@@ -114,9 +113,10 @@ def _begin(batch: "Batch", regions: Sequence[str], most: int) -> None:
 
 
 def read_before(batch: "Batch", due_s: float) -> float:
-    """Read the queues before a round; return when to go on with that, or when the round is due.
+    """Read the queues before a round; return when to read again, or when the round is due.
 
-    Else what others did in a long pause would keep a short round from reading its own events.
+    Otherwise the events of other instances from a long pause could keep a short round from reading
+    its own.
     """
     queues, now_s = batch.queues, batch.now_s()
     if now_s < (starts_s := due_s - FIRST_READS_S):
@@ -127,7 +127,7 @@ def read_before(batch: "Batch", due_s: float) -> float:
 
 
 def read_last_events(batch: "Batch") -> None:
-    """Read each queue to its end, but for some seconds only: fewer after a stop, none after two.
+    """Read each queue to its end, for some seconds at most: fewer after a stop, none after two.
 
     The queues take turns: one that is never empty delays no other.
     """
@@ -146,7 +146,7 @@ def read_last_events(batch: "Batch") -> None:
 
 
 def warn_of_events(batch: "Batch") -> None:
-    """Say which events may be missing, or that none came of our instances, if there were any."""
+    """Warn which events may be missing, or that none of our instances, if any, had an event."""
     queues, missing = batch.queues, list[str]()
     if not queues.urls:
         return
@@ -172,7 +172,7 @@ def warn_of_events(batch: "Batch") -> None:
 
 
 def _warn_of_left(batch: "Batch", regions: Sequence[str]) -> None:
-    """Say that messages are left in the user's queue; one of ours is gone with what was in it."""
+    """Warn that messages are left in the user's queue; ours is deleted with its messages."""
     name, error = batch.preflight.events, batch.queues.undeleted[regions[-1]]
     if isinstance(name, str):
         batch.warnings.append(
@@ -190,7 +190,7 @@ def _take(batch: "Batch", region: str, future: Future[QueueRead]) -> None:
 
 
 def _rows(batch: "Batch") -> dict[str, tuple["Run", str]]:
-    """The instances that are known by now: of which run and row each is.
+    """The instances that are known so far, with the run and the row of each.
 
     One that no poll showed is known if its request has named it.
     """

@@ -1,7 +1,8 @@
 """What is known of a target just before it is requested: price, placement scores, IF.
 
-It cannot be asked for later, so every batch records it beside each request, with when it was taken
-and from where.  A value that cannot be had is missing and says why; nothing here stops a batch.
+These values cannot be queried later, so every batch records them with each request, with their time
+and source.  If a value is not available it is missing, and the source says why; nothing here stops
+a batch.
 """
 
 import json
@@ -30,7 +31,7 @@ _ADVISOR_HOST = "https://spot-bid-advisor.s3.amazonaws.com"
 _ADVISOR_PATH = "/spot-advisor-data.json"
 _MOST_SCORED_REGIONS = 10  # in one GetSpotPlacementScores
 _SCORE_AGE_S = 600  # SpotLake sees scores change at most this often
-# T3 is asked at these capacities, always the same: another one would be a new question.
+# T3 is always asked at these same capacities: another one would be a new question.
 LADDER = (1, 2, 5, 10, 20, 50)
 # Asked for one type, EC2 gives 1 to 3 of its 10; since September 2025 some GPU types get more.
 _GOOD_SCORE = 3
@@ -122,14 +123,14 @@ def on_demand_usd(connection: Caller, target: Target, *, operation: str = RUN_LI
 class FeatureSource:
     """Asks for the features of the targets, once per round.
 
-    AWS limits how many *new* placement-score questions an account may ask per day (types, regions
-    and count make one).  So the same question is asked for the whole batch, and its answer is kept
-    for ten minutes.  ``t3`` asks up to six more for each type.  ``selection`` supplies IF where the
-    advisor cannot be had, and T3 where it is not asked; ``products`` what a target's image runs if
-    it is not Linux.  ``warnings`` says what could not be had, and why.
+    AWS limits how many *new* placement-score questions an account may ask per day (a question is a
+    combination of types, regions and count).  Therefore the whole batch asks the same questions,
+    and an answer is kept for ten minutes.  ``t3`` asks up to six more for each type.  ``selection``
+    supplies IF where the advisor cannot be had, and T3 where it is not asked; ``products`` what a
+    target's image runs if it is not Linux.  ``warnings`` says what could not be had, and why.
 
-    A round waits for these answers, so each region is asked again for ``_PATIENCE_S`` only: a
-    target is sent late by a few seconds at most, which is no measured time.
+    A round waits for these answers, so a region is retried for ``_PATIENCE_S`` only.  A target is
+    then sent a few seconds late at most, which is not part of a measured time.
     """
 
     connection: Connection
@@ -294,7 +295,7 @@ class FeatureSource:
 
 
 class _Question(NamedTuple):
-    """What AWS counts: any other type, capacity or set of regions is a new question."""
+    """A question as AWS counts it: another type, capacity or set of regions is a new one."""
 
     instance_type: str
     capacity: int
@@ -403,7 +404,7 @@ def _grouped(plans: Sequence[Plan], key: Callable[[Plan], tuple[Any, ...]]) -> l
 def since_last_launch_s(
     last_launches: Mapping[Target, datetime], target: Target, now: datetime
 ) -> float | None:
-    """Return the seconds since our own last launch of a target: its effect may still be felt."""
+    """Return the seconds since our own last launch of a target: it may still affect the pool."""
     if target not in last_launches:
         return None
     return (now - last_launches[target]) / timedelta(seconds=1)

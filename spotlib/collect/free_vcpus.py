@@ -1,4 +1,4 @@
-"""How many vCPUs each quota of the account leaves, and so how many instances of a plan."""
+"""How many vCPUs each quota of the account leaves, and how many instances a plan can have."""
 
 from collections import Counter
 from dataclasses import replace
@@ -86,7 +86,7 @@ def _used_vcpus(
 
 
 def with_quota(answers: Answers, each: PreparedPlan, free: int | None) -> PreparedPlan:
-    """Return the plan with the largest n that its quota leaves; it is a problem to ask for more."""
+    """Return the plan with the largest n that its quota allows; a larger n is a problem."""
     if free is None:
         return each
     largest, plan = max(free, 0) // each.vcpus, each.plan

@@ -52,7 +52,7 @@ class Image:
         return True if of_amazon or self.owner_id in _PUBLISHERS else None
 
     def objections(self, instance_type: str) -> list[str]:
-        """Return why it is not launched unless it is accepted expressly, one phrase each."""
+        """Return why it is launched only if it is accepted expressly, one phrase per reason."""
         no_switch = "so no switch in it turns an instance off, and the cost has no hard bound"
         found = [f"{each}, {no_switch}" for each in self._obstacles(instance_type)]
         if (self.product, self.operation) != (LINUX, RUN_LINUX):

@@ -77,17 +77,17 @@ class _Run:
 
     @property
     def is_whole(self) -> bool:
-        """Whether its last count stays as it is: it was watched to its end, or refused."""
+        """Whether its last count is final: it was watched to its end, or refused."""
         return self.fate in ("", _REFUSED)
 
     def counts(self, stage: Stage) -> "pd.Series[float]":
-        """How many were shown at a stage, from each moment on at which one more was."""
+        """The steps of the count shown at a stage: the times at which it rose, and the counts."""
         by_s = self.rows[f"{stage.label}_by_s"].dropna().sort_values()
         steps = pd.Series(np.arange(len(by_s) + 1.0), index=[0.0, *by_s])
         return steps[~steps.index.duplicated(keep="last")]
 
     def at_its_end(self, stage: Stage) -> float:
-        """The last count; NaN if nobody looked."""
+        """The last count; NaN if there was no poll."""
         seen = self.is_whole or self.watched_s > 0
         return float(self.counts(stage).iloc[-1]) if seen else math.nan
 
@@ -98,13 +98,13 @@ def ready_counts_figure(launches: pd.DataFrame) -> Figure:
 
     Of probes it is how many were granted.
 
-    A step goes up at the poll that first showed the instance; the shade reaches back to the poll
-    before, because it got there some time between the two.  A dot marks the last poll of a run.
-    Launch methods of a target are drawn apart.
-    Targets that were launched more than once have a panel each, with their runs and the mean, and
-    above them a strip shows how many were ready at the end of each round.  A run that EC2 refused
-    at once has 0 all the time.  One that was cut short, or is under way, is part of the mean until
-    its last poll.  One that was refused for a reason of the account's own is not drawn.
+    A step is at the poll that first showed the instance; the shade reaches back to the previous
+    poll, because the instance reached the stage between the two.  A dot marks the last poll of a
+    run.  Launch methods of a target are drawn apart.  Targets that were launched more than once
+    have a panel each, with their runs and the mean, and above them a strip shows how many were
+    ready at the end of each round.  A run that EC2 refused at once has 0 all the time.  One that
+    was cut short, or is under way, is part of the mean until its last poll.  One that was refused
+    for a reason of the account's own is not drawn.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def _mean_words(runs: list[_Run]) -> str:
 
 
 def _drawn(runs: list[_Run]) -> tuple[Stage, ...]:
-    """The stages that were watched for: USABLE where it was recorded."""
+    """The stages that were watched for; USABLE if it was recorded."""
     wanted = _wanted(runs) if runs else Stage.READY
     if wanted is Stage.GRANTED:
         return (Stage.GRANTED,)

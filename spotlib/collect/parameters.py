@@ -188,7 +188,7 @@ class CollectParameters:
         }
 
     def rhythm(self, checked: PreflightReport) -> dict[str, Any]:
-        """When rounds begin, and the pause within one; what is usual follows from the plans."""
+        """When rounds begin, and the pause within one; the default depends on the plans."""
         every_s = self.every_s or checked.usual_every_s(self.arm_pause_s)
         return {"rounds": self.rounds, "every_s": every_s, "arm_pause_s": self.arm_pause_s}
 

@@ -1,7 +1,7 @@
-"""The queues of a batch: when each is read, and the events that no instance of ours explains yet.
+"""The queues of a batch: when each is read, and the events whose instance is not known (yet).
 
-Events come late, twice or never, and in no order.  Those of instances that nobody here knows stay
-in memory only, because a poll may name the instance a moment later, and are never written down.
+Events come late, twice or never, and in no order.  Events of unknown instances are kept in memory,
+because a poll may name the instance a moment later, and are never written to the log.
 """
 
 import math
@@ -30,7 +30,7 @@ class Heard:
 
 @dataclass
 class Queues:
-    """What a batch knows of its queues, by region, and the events that no instance explains yet."""
+    """The state of a batch's queues, by region, and the events whose instance is not known yet."""
 
     urls: dict[str, str] = field(default_factory=dict)  # none without the option
     due_s: dict[str, float] = field(default_factory=dict)  # of those that are not being read
@@ -69,7 +69,7 @@ class Queues:
         return min((each for each in self.due_s.values() if each > now_s), default=math.inf)
 
     def read_to_end(self, now_s: float, now_at: datetime) -> None:
-        """Let all be due, and unread until a read that is asked from now on shows its end."""
+        """Make all due; each is unread until a read that is sent from now on shows its end."""
         self._expire(now_s)
         self.unread, self.last_s, self.last_at = set(self.urls), now_s, now_at
         self.due_s = dict.fromkeys(self.due_s, now_s)
@@ -77,7 +77,7 @@ class Queues:
     def add(self, region: str, read: QueueRead, window: Bracket, now_s: float) -> None:
         """Keep what a read showed.
 
-        The next is due soon if the queue may hold more, and ever later while it cannot be read.
+        The next read is due soon if the queue may hold more; while reads fail, pauses grow.
         """
         self._expire(now_s)
         self.reads[region] += 1
@@ -100,7 +100,7 @@ class Queues:
         self.due_s[region] = now_s + pause_s
 
     def _expire(self, now_s: float) -> None:
-        """What was not read to its end for so long is gone by now."""
+        """Note the queues that were not read for so long that their messages have expired."""
         if now_s - self.last_s > RETENTION_S:
             self.expired |= self.unread
 
@@ -110,11 +110,11 @@ class Queues:
             self.forgotten.add(_what(self.kept.popleft().notice))
 
     def _is_end(self, region: str, read: QueueRead, window: Bracket) -> bool:
-        """Whether nothing is left that was sent before the last reading began.
+        """Whether no message is left that was sent before the last reading began.
 
-        That shows no read that was asked before, nor one while an answer that was lost may hide
-        some.  Others launch all the time, so newer ones may be there: a queue shows about first
-        what it got first.
+        A read that was sent earlier does not show this.  Neither does a read while messages of a
+        lost answer may be hidden.  Newer messages may be there, because other instances start all
+        the time: a queue shows its oldest messages roughly first.
         """
         since_s = max(self.last_s, self.hidden_s.get(region, -math.inf))
         newer = read.oldest_at is not None and read.oldest_at > self.last_at
@@ -127,8 +127,8 @@ class Queues:
     def claim(self, known: Collection[str]) -> list[Heard]:
         """Take out the events of known instances.
 
-        Of copies that one counts which the queue got first.  If it is read after another, both are
-        taken, because its bracket is narrower.
+        If there are copies of an event, the one that the queue got first counts.  If it is read
+        after another copy, both are taken, because its bracket is narrower.
         """
         mine = [each for each in self.kept if each.notice.instance_id in known]
         self.kept = deque(e for e in self.kept if e.notice.instance_id not in known)

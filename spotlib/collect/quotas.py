@@ -91,7 +91,7 @@ def _quota(families: str, purchase: Purchase) -> Quota:
 def vcpus_of(items: Iterable[Mapping[str, Any]], quotas: Iterable[Quota]) -> dict[Quota, int]:
     """Return the vCPUs of those of the quotas that Service Quotas shows.
 
-    Where it has an error of its own, it shows an ErrorReason in place of the value.
+    If Service Quotas itself has an error, it shows an ErrorReason in place of the value.
     """
     shown = [item for item in items if "Value" in item]
     return {

@@ -126,7 +126,7 @@ def _counts(run: Run) -> StageCounts:
 
 
 def _instance_ids(poll: Poll) -> dict[str, str]:
-    """What a failed poll did see: no proof of absence, but ids that the clean-up may need."""
+    """The ids that a failed poll saw: the clean-up may need them.  They prove no absence."""
     found = {each: sighting.instance_id for each, sighting in poll.sightings.items()}
     return {each: instance_id for each, instance_id in found.items() if instance_id}
 
@@ -170,7 +170,7 @@ def console_event(
 def notice_event(
     run: Run, row: str, notice: Notice, *, read: Bracket, reached: Bracket
 ) -> NoticeEvent:
-    """Build the event of what an event of EC2 tells of a row, from the read that showed it."""
+    """Build the event that records one of EC2's own events about a row."""
     return NoticeEvent(
         **_key(run),
         **vars(notice),

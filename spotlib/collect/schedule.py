@@ -46,7 +46,7 @@ def schedule_of(
     settle_s: float,
     arm_pause_s: float,
 ) -> Schedule:
-    """Check a schedule, take what is usual where nothing is given, draw its seed and phase."""
+    """Check a schedule, fill in defaults, and draw its seed and phase."""
     arms, wanted = len(split_turns(report.prepared)), _wanted(report.prepared)
     every_s = report.usual_every_s(arm_pause_s) if every_s is None else every_s
     poll_s = usual_poll_s(wanted) if poll_s is None else poll_s
@@ -60,7 +60,7 @@ def schedule_of(
 
 
 def _wanted(prepared: Sequence[PreparedPlan]) -> Stage:
-    """The stage that the plans wait for, as far as it makes a difference to their schedule."""
+    """GRANTED if the plans are probes, else READY: only this makes a difference to the schedule."""
     probes = {each.plan.is_probe for each in prepared}
     if len(probes) > 1:
         raise ParameterError("a batch is of probes or of launches, got both: make two batches")
@@ -70,7 +70,7 @@ def _wanted(prepared: Sequence[PreparedPlan]) -> Stage:
 def require_rounds(
     wanted: Stage, *, rounds: int, every_s: float, arms: int, arm_pause_s: float
 ) -> None:
-    """Refuse rounds, or pauses of a round, that cannot be, or that are too short for probes.
+    """Refuse rounds or pauses that are invalid, or too short for probes.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def require_intervals(*, timeout_s: float, poll_s: float) -> None:
 
 
 def require_pauses(*, every_s: float, arm_pause_s: float) -> None:
-    """Refuse times between rounds or arms after which nothing would ever go on."""
+    """Refuse times between rounds or arms that are not positive, or longer than a year."""
     if not 0 < every_s <= LONGEST_PAUSE_S:
         raise ParameterError(
             f"every_s must be above 0 and at most {LONGEST_PAUSE_S:.0f} (a year), got {every_s!r}"
@@ -105,7 +105,7 @@ def require_pauses(*, every_s: float, arm_pause_s: float) -> None:
 
 
 def require_end(*, rounds: int, every_s: float) -> None:
-    """Refuse rounds that are none, or that would never be over."""
+    """Refuse fewer than one round, and rounds that would take more than ten years."""
     if not is_whole(rounds) or not 1 <= rounds <= MOST_ROUNDS:
         raise ParameterError(
             f"rounds must be a whole number from 1 to {MOST_ROUNDS}, got {rounds!r}"
@@ -130,5 +130,5 @@ def require_probe_pauses(*, rounds: int, every_s: float, arms: int, arm_pause_s:
 
 
 def usual_poll_s(wanted: Stage) -> float:
-    """Return how often EC2 is polled if nobody says otherwise, in seconds."""
+    """Return the default seconds between two polls."""
     return 0.5 if wanted is Stage.GRANTED else 3.0

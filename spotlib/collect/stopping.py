@@ -1,7 +1,8 @@
 """Ctrl-C and signals as a flag that the loop reads.  Nothing is raised here.
 
-A handler that raises could cut a line of the log, or the clean-up itself.  So the first signal asks
-for an orderly end, and a further one changes nothing of it: what was launched is always cleaned up.
+A handler that raises could interrupt a write to the log, or the clean-up itself.  Therefore the
+first signal asks for an orderly end, and further signals do not change that: what was launched is
+always cleaned up.
 """
 
 import os
@@ -20,10 +21,9 @@ _CLEAR = "\r\x1b[K"  # back to the start of the line, which is emptied
 class Stopping:
     """While entered, ``by`` is the name of the signal that asked to stop, or None.
 
-    ``twice`` says that another one did so again: then nothing is waited for but the clean-up.
+    ``twice`` says that a second signal came: then only the clean-up is waited for.
 
-    ``words`` says what the stop will do; a signal is answered with it at once, wherever the batch
-    is.
+    ``words`` returns what the stop will do; it is printed as soon as a signal comes.
     """
 
     def __init__(self) -> None:

@@ -108,10 +108,10 @@ def _problems(batch: Batch, cleaned: Cleaned) -> list[str]:
 
 
 def batch_usd(batch: Batch) -> float:
-    """Every instance that was launched, on demand, from the request until all were gone.
+    """The cost of every launched instance at the on-demand price, from request until all were gone.
 
-    One that only clean-up saw may be of any run of its region: it counts as one of the dearest.
-    The requests to the queues of EC2's events are added.
+    An instance that only the clean-up saw may be of any run of its region: it counts as the
+    dearest.  The requests to the queues of EC2's events are added.
     """
     seen: set[str] = set()
     costs_usd: list[float] = []
@@ -130,7 +130,7 @@ def batch_usd(batch: Batch) -> float:
 
 
 def _left(cleaned: Cleaned) -> dict[str, int]:
-    """How much is left of which kind; of requests and instances also if there are none."""
+    """How many of each kind are left; requests and instances are named also if there are none."""
     regions = cleaned.open_requests.values()
     ids = [name for some in regions for name in dict.fromkeys(r.partition("#")[0] for r in some)]
     also = {words: len(kind.of(ids)) for kind, words in _ALSO.items()}

@@ -1,7 +1,7 @@
-"""The stage USABLE: which guest's console is read when, and what a read tells of its request.
+"""The stage USABLE: when each guest's console is read, and what a read says about its request.
 
-One call reads one console, and how many calls EC2 allows is not published: so few are made at once,
-none before a guest can be usable, and of each guest ever fewer.
+One call reads one console, and EC2 does not publish how many calls it allows.  Therefore only a few
+are made at once, none before a guest can be usable, and for each guest less and less often.
 """
 
 from collections import deque
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from spotlib.collect.batch import Run
 
 MOST_AT_ONCE = 3
-_FIRST_S = 10.0  # from the poll that showed it running to its first read: it boots till then
+_FIRST_S = 10.0  # from the poll that showed it running to its first read: it boots in that time
 _NEXT_S = 5.0  # from the first read to the next
 _SLOWER = 1.25  # each pause is so many times the one before
 _LONGEST_S = 60.0
-_DATES = 200  # of a region; they tell EC2's time, and old ones tell it less well
+_DATES = 200  # per region; they give EC2's time, old ones less precisely
 
 
 @dataclass
@@ -37,17 +37,17 @@ class Consoles:
     dates: dict[str, deque[Dated]] = field(default_factory=dict)
 
     def hear(self, region: str, asked_s: float, answered_s: float, date: str | None) -> None:
-        """Remember EC2's time at a call; a date that cannot be read tells nothing."""
+        """Remember EC2's time at a call; ignore a date that cannot be read."""
         with suppress(TypeError, ValueError):
             told = Dated(asked_s, answered_s, parsedate_to_datetime(date or ""))
             self.dates.setdefault(region, deque(maxlen=_DATES)).append(told)
 
     def told(self, region: str) -> Sequence[Dated]:
-        """What is known of EC2's time in a region: nothing where no answer has a date."""
+        """The dated calls of a region, which give EC2's time; none if no answer has a date."""
         return self.dates.get(region, ())
 
     def due(self, runs: Sequence["Run"], now_s: float) -> list[tuple["Run", str]]:
-        """Return whose consoles are to be read now, those first that have waited longest."""
+        """Return the rows whose consoles are to be read now, those that waited longest first."""
         unread = [(run, row) for run, row in unstamped(runs) if _runs(run.tracks[row])]
         for _, row in unread:
             self.due_s.setdefault(row, now_s + _FIRST_S)
@@ -65,7 +65,7 @@ class Consoles:
 
 
 def unstamped(runs: Iterable["Run"]) -> Iterator[tuple["Run", str]]:
-    """Yield the rows whose guests are to say when they are usable, and have not been heard yet."""
+    """Yield the rows whose guests should report when they are usable, and have not done so yet."""
     for run in runs:
         if run.plan.is_stamped:
             for row, track in run.tracks.items():

@@ -1,6 +1,6 @@
 """Watch a wave of runs: send each, poll all on one schedule, end each when it is due.
 
-The rules are ``track``'s; here they are applied to EC2's answers, and everything is recorded.
+The rules are in ``track``; this module applies them to EC2's answers and records everything.
 """
 
 import itertools
@@ -40,7 +40,7 @@ from spotlib.record.events import Features, SkippedEvent, TaggedEvent
 from spotlib.stamp import Stamp
 from spotlib.track import Bracket, Sighting, Track, advance, conclude, failure_kind
 
-_LAST_READS_S = 20.0  # for the consoles of what has ended: nothing waits for them
+_LAST_READS_S = 20.0  # to read the consoles of ended instances: nothing waits for these reads
 _LOOK_EVERY_S = 900.0  # several times before EC2 forgets anything, because a call may fail
 _ADVICE = {
     Kind.PARAMETERS: "check image, type and zone",
@@ -52,7 +52,7 @@ _ADVICE = {
 def watch(batch: Batch, runs: Sequence[Run], features: Mapping[Target, Features]) -> None:
     """Send the runs and watch them until all have ended, or a stop is asked for.
 
-    Requests are sent between polls, never instead of one that is due.
+    Requests are sent between polls; a poll that is due comes first.
     """
     unsent = deque(runs)
     batch.look_at_s = batch.now_s() + _LOOK_EVERY_S
@@ -123,7 +123,7 @@ def _send(batch: Batch, run: Run, features: Features) -> None:
 def _sent(batch: Batch, run: Run, future: Future[Answer]) -> None:
     answer = future.result()
     event, given = answer_event(batch, run, answer), answer.given
-    run.given = given.rows  # they are ended even if the log cannot say that they came
+    run.given = given.rows  # they are ended even if the next line cannot be written
     run.instances = {row: row for row in given.rows if is_instance_id(row)}
     batch.log.append(event, sync=True)  # before any line that names one of them
     if given.lacking is not None and not given.lacking.is_outcome:
@@ -144,7 +144,7 @@ def _sent(batch: Batch, run: Run, future: Future[Answer]) -> None:
 
 
 def _accepted(row: str, given: Given, answered: Bracket) -> Track:
-    """A new row.  What the answer shows of it was reached between the call and its answer."""
+    """The track of a new row.  Stages that the answer shows were reached during the call."""
     track = Track(row, answered.after_s, {Stage.ACCEPTED: answered})
     if row not in given.shown:
         return track
@@ -252,9 +252,9 @@ def _take_read(batch: Batch, run: Run, row: str, read: ConsoleRead, *, last: boo
 
 
 def read_last_consoles(batch: Batch) -> None:
-    """Read the consoles of what has ended without a stamp, for some seconds, or until a stop.
+    """Read the consoles of ended instances without a stamp, for some seconds, or until a stop.
 
-    Where the newest console cannot be had any more, what EC2 posted at the end is looked at.
+    If the newest output is not available any more, the output that EC2 posted at the end is read.
     """
     ends_s = batch.now_s() + _LAST_READS_S
     for run, row in [*unstamped(batch.runs)]:
@@ -271,7 +271,7 @@ def read_last_consoles(batch: Batch) -> None:
 def _note_progress(
     batch: Batch, run: Run, before: Track, after: Track, stamp: Stamp | None = None
 ) -> None:
-    """Record what is new of a row; that it was accepted, its answer says."""
+    """Record what is new about a row.  The line of the answer already says that it was accepted."""
     new = after.brackets.keys() - before.brackets.keys() - {Stage.ACCEPTED}
     for stage in sorted(new.intersection(run.plan.stages)):
         assert after.sighting is not None
@@ -301,7 +301,7 @@ def _own_failure(target: Target, sighting: Sighting) -> list[str]:
 
 
 def _new_instances(run: Run, shown: Poll) -> list[str]:
-    """Remember which instances a poll showed first, and return those without tags.
+    """Remember the instances that a poll showed for the first time; return those without tags.
 
     A poll that failed may show some too.
     """
@@ -325,7 +325,7 @@ def _tagged(batch: Batch, region: str, ids: tuple[str, ...], future: Future[str 
 
 
 def _end_due(batch: Batch, runs: Sequence[Run]) -> None:
-    """End the runs that are done or timed out; one whose poll is in flight waits for it."""
+    """End the runs that are done or timed out; if their region is being polled, after that."""
     for run in runs:
         if not run.watched or run.region in batch.polling:
             continue
@@ -345,7 +345,7 @@ def _end_due(batch: Batch, runs: Sequence[Run]) -> None:
 def _look_what_is_over(batch: Batch) -> None:
     """See what has ended before EC2 forgets it: an instance after an hour, a request after four.
 
-    A request that has its outcome is not polled any more, but its run may go on for hours.
+    A request that has an outcome is not polled any more, but its run may last for hours.
     """
     batch.look_at_s += _LOOK_EVERY_S
     for region, ids in batch.uncleared.items():
@@ -360,9 +360,9 @@ def _looked(batch: Batch, region: str, future: Future[Survey]) -> None:
 
 
 def end(batch: Batch, run: Run, outcome: Outcome) -> None:
-    """Give every request of a run that has none yet this outcome: it is censored there.
+    """Give this outcome to every request of a run that has none yet.
 
-    One whose guest was heard to be usable since the last poll has the outcome of that.
+    If the guest has reported since the last poll that it is usable, that decides the outcome.
     """
     run.ended = True
     late = {item: conclude(run.tracks[item], wanted=run.plan.wanted) for item in run.pending}

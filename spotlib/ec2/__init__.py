@@ -1,4 +1,4 @@
-"""How we speak to EC2: one attempt per call, on an injected clock.  Nothing here knows of batches.
+"""Calls to EC2: one attempt per call, on an injected clock.  Nothing here knows of batches.
 
 Read in this order: ``clock`` (the machine's time and a pretend market's), ``refusals`` (what an
 error means and what to do), ``places`` (what is Amazon's, and its partitions), ``credentials``

@@ -24,7 +24,7 @@ _NOT_KNOWN = ("InvalidInstanceID", "InvalidSpotInstanceRequestID", "InvalidLaunc
 
 
 def warm(connection: Connection, region: str, *, round_tag: str) -> None:
-    """Open the connection that a request call will use: its handshake is no launch time."""
+    """Open the connection of a request call beforehand: a handshake is no part of a launch time."""
     filters = [{"Name": f"tag:{TAG_ROUND}", "Values": [round_tag]}]
     with contextlib.suppress(Refusal):  # the request call itself will say what is wrong
         connection.call(region, "describe_spot_instance_requests", Filters=filters)
@@ -50,8 +50,8 @@ def ask_near(
 ) -> dict[str, Any]:
     """Ask about the account in the first of these regions that answers.
 
-    An organisation may forbid the use of a whole region, also of the partition's home region, and
-    a private network may reach its own region only.
+    An organisation may forbid a whole region, even the partition's home region, and a private
+    network may reach only its own region.
 
     Raises
     ------
@@ -96,10 +96,10 @@ def end_each(
     given: Callable[[list[str]], dict[str, Any]],
     sets: Iterable[list[str]],
 ) -> Ended:
-    """One call for each set of ids; one that fails keeps no other from being made.
+    """One call for each set of ids; if one fails, the others are still made.
 
-    One bad id fails a whole call, so then each is tried by itself.  A single one that is not known
-    is no error, and never "gone": the next survey says what is.
+    One bad id makes a whole call fail, so then each id is tried by itself.  A single unknown id is
+    no error, but it does not count as gone: only the next survey decides that.
     """
     ended, errors = list[str](), list[str]()
     for some in sets:

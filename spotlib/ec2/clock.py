@@ -177,7 +177,7 @@ def control(
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A sandbox redirects nobody; who does is something else, and is not followed."""
+    """A sandbox never redirects; a server that does is another program, and is not followed."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         """Follow nothing: the redirect itself is the answer."""

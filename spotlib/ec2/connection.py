@@ -72,7 +72,7 @@ class Connection(Caller):
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __repr__(self) -> str:
-        """Where it leads; what it works with would fill pages."""
+        """Its endpoint only; all its attributes would fill pages."""
         return f"<Connection to {self.endpoint}{f', world {self.world}' if self.world else ''}>"
 
     @property
@@ -87,7 +87,7 @@ class Connection(Caller):
 
     @property
     def lifeline(self) -> tuple[int, ...]:
-        """The pipe to a sandbox started here, which ends with all who hold it, if all is clean."""
+        """The pipe to a sandbox started here, which ends with the last holder if all is clean."""
         pipe = self.process.stdin if self.process is not None else None
         return (pipe.fileno(),) if pipe is not None else ()
 
@@ -166,7 +166,7 @@ class Connection(Caller):
             return self._clients[key]
 
     def _forget_credentials(self) -> None:
-        """Read them again for the next call, but not again for each call of one pass."""
+        """Read the credentials again for the next call, but only once for all calls of one pass."""
         with self._lock:
             if self.clock.now_s() - self._forgot_s < _REREAD_S:
                 return

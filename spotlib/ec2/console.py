@@ -1,7 +1,7 @@
 """Reads a guest's console: what it wrote there, and the stamp in it.
 
-Only types on Nitro show what was written just now.  Without that, EC2 posts a console minutes late,
-and once more when the instance ends.
+Only types on Nitro show the newest output.  For other types, EC2 posts a console minutes late, and
+once more when the instance ends.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
-"""Whose credentials are used, until when they last, and how a guard gets them.
+"""Which credentials are used, when they end, and how a guard gets them.
 
 botocore finds them, and renews those that need no person.  The others are read once and *held*:
-session keys that an MFA code was given for, and those in the environment that say when they end.
-A guard gets held keys through a pipe, so that they stand in no file, argument or environment.
+session keys that needed an MFA code, and keys in the environment with a stated end.  A guard gets
+held keys through a pipe, so they are in no file, argument or environment.
 """
 
 import getpass
@@ -72,9 +72,9 @@ class Login:
     keys
         Session keys to use instead of the profile's credentials.
 
-    ``used`` is the profile to name so that another program finds the same credentials: the one
-    given, or one that the environment chose and that they came from.  To name it beside keys in
-    the environment would switch those off.
+    ``used`` is the profile by which another program finds the same credentials: the one given, or
+    the one that the environment chose, if they came from it.  Otherwise it is None: naming a
+    profile would disable keys in the environment.
     """
 
     def __init__(self, profile: str | None = None, keys: SessionKeys | None = None) -> None:
@@ -147,7 +147,7 @@ class Login:
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Whatever goes wrong, also in a program or file of the user, is said in one sentence."""
+        """Turn any error, also one in a program or file of the user, into one sentence."""
         try:
             yield
         except ProfileNotFound as error:
@@ -160,7 +160,7 @@ class Login:
 
 @dataclass(frozen=True)
 class _HeldKeys:
-    """Provides session keys, in the place of everything that botocore would look through."""
+    """Provides session keys, in place of all sources that botocore would search."""
 
     keys: SessionKeys
     METHOD = "held"

@@ -1,8 +1,8 @@
 """EC2's own events: a rule of EventBridge passes them on to a queue of SQS, which a batch reads.
 
 Both have the batch's name, ``spotlib-<batch id>``, and are one thing for the clean-up.  They cost
-nothing while they wait.  A rule cannot choose by tag, so it passes on the events of everybody's
-instances in the account.  The user may name a queue of their own instead: then nothing is made.
+nothing while they wait.  A rule cannot select by tag, so it passes on the events of all instances
+in the account.  The user may name a queue of their own instead: then nothing is made.
 """
 
 import json
@@ -40,7 +40,7 @@ HIDDEN_S = 10  # how long a message that was shown does not come again
 
 @dataclass(frozen=True)
 class Notice:
-    """What an event tells: of which instance, EC2's whole second, and when the queue had it."""
+    """An event: its instance, EC2's time in whole seconds, and when the queue received it."""
 
     about: About
     instance_id: str
@@ -54,8 +54,8 @@ class QueueRead:
 
     ``receipts`` delete its messages, once they are recorded.  There are none at the end of the
     queue, as far as one read can tell.  ``oldest_at`` is when the queue got the oldest of its
-    messages, whatever they tell; None if that is not known.  ``error`` is why a read failed,
-    ``undeleted`` why messages that were shown before may still be there.
+    messages of any kind; None if unknown.  ``error`` is why a read failed, ``undeleted`` why
+    messages that were shown before may still be there.
     """
 
     asked_s: float
@@ -202,7 +202,7 @@ def _sent_at(message: Mapping[str, Any]) -> datetime:
 
 
 def _notice(message: Mapping[str, Any]) -> Notice | None:
-    """What a message tells; None if it is no event of this kind, whoever sent it."""
+    """The event in a message; None if the message is no event of this kind."""
     with suppress(*UNREADABLE, RecursionError, OverflowError, OSError, Refusal):
         event = json.loads(message["Body"])
         kind, detail = event["detail-type"], event["detail"]
@@ -218,7 +218,7 @@ def _notice(message: Mapping[str, Any]) -> Notice | None:
 def _survey(
     connection: Connection, region: str, *, batch_id: str | None, ids: Collection[str]
 ) -> Survey:
-    """What is not found by its name is gone: it is made long before clean-up."""
+    """A queue or rule that is not found by its name is gone: it was made long before clean-up."""
     names = {*ids, *([name_of(batch_id)] if batch_id is not None else [])}
     try:
         found = [name for name, _ in _parts(connection, region, sorted(names))]
@@ -264,7 +264,7 @@ def _parts(
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield each queue and each rule of these names that carries our tag, with its tags.
 
-    One whose tags may not be read is raised at the end: the others are found all the same.
+    If tags may not be read, the error is raised at the end: the others are still found.
     """
     denied: Refusal | None = None
     for name in filter(is_queue_name, names):
@@ -297,7 +297,7 @@ def _rule_tags(caller: Caller, region: str, name: str) -> list[dict[str, str]]:
 
 
 def _delete(connection: Connection, region: str, names: Sequence[str]) -> Ended:
-    """Delete rule and queue; a failure keeps nothing else from being deleted."""
+    """Delete rule and queue; if one cannot be deleted, the other still is."""
     ended, errors = list[str](), list[str]()
     for name in names:
         failed = [

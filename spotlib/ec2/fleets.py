@@ -1,8 +1,9 @@
 """Fleets that wait for capacity: how they and their instances are polled, what is left, their end.
 
-Nobody names the instances of such a fleet before they are there.  So each instance asked for has a
-row from the answer on, ``fleet-...#1`` and so on, and an instance that is shown for the first time
-is given to the first row that has none.  Rows are alike, so it does not matter which.
+The instances of such a fleet have no names before they exist.  Therefore each requested instance
+has a row from the answer on (``fleet-...#1`` and so on), and an instance that is shown for the
+first time is assigned to the first row that has none.  All rows are equal, so it does not matter
+which.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -43,8 +44,9 @@ def _fleet_of(name: str) -> str:
 def see_fleets(seen: Seen, round_tag: str, rows: Sequence[str]) -> None:
     """Look for the instances of fleets by their round's tag, and give them to the rows of a plan.
 
-    An instance stays with its row.  Those beyond what was asked for have none: clean-up finds them
-    by their tag.  A row without an instance shows the state of its fleet.
+    An instance stays with its row.  If there are more instances than were requested, the others
+    have no row: clean-up finds them by their tag.  A row without an instance shows the state of its
+    fleet.
     """
     owners = {known.instance_id: row for row, known in seen.known.items() if known.instance_id}
     wanted, free = set(rows), dict[str, list[str]]()
@@ -104,7 +106,7 @@ def _code(fleet: Mapping[str, Any], now_at: datetime) -> str:
 def _survey(
     connection: Connection, region: str, *, batch_id: str | None, ids: Collection[str]
 ) -> Survey:
-    """Find fleets among all of them: no filter finds one by its tag, an unknown id is refused.
+    """Find fleets by listing all: no filter finds one by its tag, and an unknown id is refused.
 
     Their instances carry the batch's tag too, and are surveyed for themselves.
     """
@@ -132,7 +134,7 @@ def _tagged(
 
 
 def delete(connection: Connection, region: str, names: Sequence[str]) -> Ended:
-    """Delete fleets with their instances.  What was not deleted stands in an answer 200."""
+    """Delete fleets with their instances.  An answer 200 may name fleets that were not deleted."""
     done, errors = set[str](), list[str]()
     for some in chunks(fleets_of(names), _MOST_NAMED):
         try:

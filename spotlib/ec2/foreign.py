@@ -1,9 +1,10 @@
-"""Another program that answers for EC2, such as moto: what it may lack, and how we do without.
+"""Another program that answers for EC2, such as moto: what it may lack, and how we work without it.
 
-EC2 finds instances by their request, and lists an ended request for hours.  Others may do neither.
-Then an instance is found by its id, which its request names, and a request that is not listed is
-not waited for if it was cancelled or its instance has ended.  Nothing here depends on an error
-code: each program has its own.  Amazon's endpoint and the sandbox are not judged by these rules.
+EC2 finds instances by their request, and lists an ended request for hours.  Other programs may do
+neither.  Then an instance is found by its id, which its request names, and a request that is not
+listed is no longer expected if it was cancelled or its instance has ended.  Nothing here depends on
+an error code: each program has its own.  Amazon's endpoint and the sandbox are not judged by these
+rules.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -21,9 +22,10 @@ _BY_REQUEST = "spot-instance-request-id"
 def finds_by_request(connection: Caller, region: str) -> bool:
     """Whether instances are found by their request's id, as far as is known.
 
-    It is asked until an answer decides it, and then no more.  A filter may be refused: twice, while
-    the same call with another filter is answered.  Or it may be ignored: then instances are found
-    for a request that does not exist.  Where there are no instances yet, both may not show.
+    The question is asked until an answer decides it.  The program may refuse the filter: it does so
+    twice, and answers the same call with another filter.  Or it may ignore the filter: then it
+    finds instances for a request that does not exist.  As long as there are no instances, neither
+    may show.
 
     Raises
     ------

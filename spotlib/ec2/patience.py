@@ -25,9 +25,8 @@ _AGAIN = PASSING_KINDS - {Kind.NOT_FOUND}
 class Patient(Caller):
     """A connection whose calls are made again after a passing error, for at most ``most_s``.
 
-    A service that stayed in trouble in a region is not waited for again until it answers.  The
-    pauses grow, and their length is drawn, so that clients that failed together do not come back
-    together.
+    If a service did not recover in a region, it is not waited for again until it answers.  The
+    pauses grow, and are random: clients that failed together then do not retry together.
     """
 
     def __init__(self, connection: Connection, *, most_s: float = _MOST_S) -> None:

@@ -1,7 +1,7 @@
 """Where Amazon is: its domains, and the home region and currency of each of its partitions.
 
-A *partition* (``aws``, ``aws-cn``, ``aws-us-gov``, ...) is a world of its own: its accounts,
-domains and prices mean nothing in another.  botocore's own data say which there are.
+A *partition* (``aws``, ``aws-cn``, ``aws-us-gov``, ...) is separate from the others: its accounts,
+domains and prices mean nothing there.  The list of partitions is botocore's.
 """
 
 import re

@@ -1,6 +1,6 @@
 """One poll of a region: what EC2 shows of every row that is watched there.
 
-A *row* is what one instance asked for is known by: the id of its spot request, or its own, or its
+A *row* stands for one requested instance: it is the id of its spot request, or its own id, or its
 number in a fleet.  Each launch method says how its rows are seen (``See``); status checks are asked
 for all of them at once.
 """
@@ -35,7 +35,7 @@ class Poll:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a row before a poll: the plan that its tags name, and its instance."""
+    """What is known about a row before a poll: the plan that its tags name, and its instance."""
 
     plan: str
     instance_id: str | None = None

@@ -142,7 +142,7 @@ _CODES: dict[str, tuple[Kind, str]] = {
 # What botocore's parsers raise at an answer that is not EC2's.
 UNREADABLE = (ResponseParserError, AttributeError, KeyError, TypeError, ValueError)
 
-# EC2 and JSON services call a wrong clock a wrong signature, and say more in the message.
+# EC2 and JSON services report a wrong clock as a wrong signature; the message says which it is.
 _WRONG_CLOCK = re.compile(r"signature (expired|not yet current)|too skewed", re.IGNORECASE)
 _DENIED_BY = re.compile(
     r"explicit deny(?: in an? (?P<policy>[a-z -]*(?:policy|boundary)))?"
@@ -150,7 +150,7 @@ _DENIED_BY = re.compile(
     re.IGNORECASE,
 )
 
-# Nothing was sent, therefore nothing was executed.
+# Errors before anything was sent: the call cannot have been executed.
 _NEVER_SENT = (
     botocore_errors.EndpointConnectionError,
     botocore_errors.ConnectTimeoutError,
@@ -169,7 +169,7 @@ class NoTerminal(Exception):
     """A person must be asked, and there is no terminal and no notebook to ask in."""
 
 
-# What each error of this machine's own set-up means; the first that fits counts.
+# What each error in the set-up of this machine means; the first that matches counts.
 _LOGIN_ERRORS: dict[type[Exception], str] = {
     NoTerminal: "there is no terminal to ask at: run it in one or in JupyterLab, or leave the "
     "profile out and set the variables that 'aws configure export-credentials{option} "
@@ -212,7 +212,7 @@ _BUNDLE = "check the file that AWS_CA_BUNDLE or the profile's ca_bundle names"
 _NO_BUNDLE = re.compile(r"\[Errno (2|13|20|21)\]|X509|PEM")  # it cannot be opened, or is none
 _PROXY = "the proxy does not answer: check HTTPS_PROXY and NO_PROXY"
 _NO_ANSWER = "no answer: check the connection, or try again later"
-# The first that fits counts: botocore's network errors are RuntimeErrors, too.
+# The first that matches counts: botocore's network errors are RuntimeErrors, too.
 _LOCAL_ERRORS: dict[type[Exception], tuple[Kind, str]] = {
     ResponseParserError: (Kind.UNREACHABLE, _GARBLED),
     botocore_errors.ProxyConnectionError: (Kind.UNREACHABLE, _PROXY),
@@ -230,7 +230,7 @@ class Refusal(Exception):
     """A call that did not succeed: EC2's code and message, their kind, and what to do.
 
     ``maybe_done`` says that EC2 may have executed the call: the answer was lost, or EC2 failed
-    internally.  ``attempts`` of ``tried_s`` seconds in all were made; see ``patience``.
+    internally.  ``attempts`` were made, within ``tried_s`` seconds; see ``patience``.
     """
 
     attempts = 1
@@ -290,7 +290,7 @@ def _not_refused(error: Exception, *, action: str, region: str) -> Refusal:
 
 
 def garbled(lacks: str, *, action: str, region: str) -> Refusal:
-    """Return the refusal for an answer without what it must have, as if it had been lost."""
+    """Return the refusal for an incomplete answer; it counts as a lost answer."""
     return Refusal(
         "GarbledAnswer",
         f"the answer has no {lacks}",
@@ -304,7 +304,7 @@ def garbled(lacks: str, *, action: str, region: str) -> Refusal:
 
 @contextmanager
 def reading(what: str, *, action: str, region: str) -> Iterator[None]:
-    """While entered, what cannot be read of an answer makes it garbled, whatever is wrong."""
+    """While entered, any error in reading an answer becomes the refusal of a garbled answer."""
     try:
         yield
     except UNREADABLE as error:
@@ -312,7 +312,7 @@ def reading(what: str, *, action: str, region: str) -> Iterator[None]:
 
 
 def login_refusal(error: Exception, *, profile: str) -> Refusal:
-    """Translate what went wrong when credentials were read or renewed: nothing was called yet."""
+    """Translate an error in reading or renewing credentials: no call of ours was made yet."""
     where = {"action": "credentials", "region": f"profile {profile}"}
     if not isinstance(error, botocore_errors.ClientError):
         refusal = _not_refused(error, **where)
@@ -333,13 +333,13 @@ def login_refusal(error: Exception, *, profile: str) -> Refusal:
 
 
 def refusal_of_code(code: str, message: str, *, action: str, region: str = "") -> Refusal:
-    """Translate an error that stands within an answer; its region may be added by who asked."""
+    """Translate an error that is part of an answer; the caller may add its region."""
     response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {}}
     return _refused(response, action=action, region=region)
 
 
 def fewer_came(message: str, *, action: str) -> Refusal:
-    """Return the refusal of instances that did not come, for which EC2 gives no code."""
+    """Return the refusal of instances that EC2 did not launch, without giving a code."""
     kind, advice = Kind.CAPACITY, _NO_CAPACITY
     return Refusal("", message, kind=kind, advice=advice, action=action)
 
@@ -370,7 +370,7 @@ def _refused(response: dict[str, Any], *, action: str, region: str) -> Refusal:
 
 
 def _forbidden(message: str) -> str | None:
-    """What to do about a denial that no permission of the caller's own can lift."""
+    """Advice on a denial that the caller's own policy cannot lift; None if it is another."""
     denied = _DENIED_BY.search(message)
     if denied is None:
         return None
@@ -381,7 +381,7 @@ def _forbidden(message: str) -> str | None:
 def _local(
     error: Exception, otherwise: tuple[Kind, str] = (Kind.UNREACHABLE, _NO_ANSWER)
 ) -> tuple[Kind, str]:
-    """What an error of this machine means; ``{option}`` stands for the CLI's --profile."""
+    """Kind and advice for an error on this machine; ``{option}`` stands for the CLI's --profile."""
     words = str(error)
     if isinstance(error, botocore_errors.SSLError) and "CERTIFICATE_VERIFY" in words:
         return Kind.PARAMETERS, _CERTIFICATE
@@ -401,7 +401,7 @@ def _parser_words(error: Exception) -> str:
 
 
 def _one_line(message: str) -> str:
-    """Shorten what may be a page: of HTML only the title is kept."""
+    """Shorten a message that may be a web page: of HTML only the title is kept."""
     title = _TITLE.search(message)
     if title:
         words = title[1].replace("\\n", " ").split()  # a parser's message quotes the bytes

@@ -1,4 +1,4 @@
-"""The kinds of things that a launch leaves at EC2, and what clean-up must know of each.
+"""The kinds of resources that a launch leaves at EC2, and what clean-up must know about each.
 
 A kind is named by how EC2's ids of it begin.  It reads and ends only what carries our tag or was
 named to it.
@@ -59,12 +59,12 @@ class Survey:
 
     @property
     def idle(self) -> bool:
-        """Nothing open and nothing alive is shown, whatever is unaccounted for."""
+        """Nothing open and nothing alive is shown, even if something is missing."""
         return not (self.error or self.open_requests or self.live_instances)
 
     @property
     def quiet(self) -> bool:
-        """Nothing open, nothing alive, and nothing unaccounted for."""
+        """Nothing open, nothing alive, and nothing missing."""
         return self.idle and not self.missing
 
     @classmethod

@@ -54,11 +54,11 @@ def _survey(
     """Find requests, by id and by a batch's tag, and their instances.
 
     It uses filters only: EC2 answers "none yet" to a filter, but NotFound to an id.  An endpoint
-    may ignore a filter, so everything found must itself name what it was found by.  An instance
-    that a request of ours names is ours even if it is not shown, until the request says it ended.
+    may ignore a filter, so every result is checked against the filter.  An instance that a request
+    of ours names is ours even if it is not shown, until the request says it ended.
 
-    A request is over if it and its instance have ended.  One without an instance may have ended
-    with a launch in flight.
+    A request is over if it and its instance have ended.  If it has no instance, a launch may have
+    been in flight when it ended.
     """
     wanted = set(ids)
     requests, error = _requests(connection, region, wanted, batch_id)
@@ -137,7 +137,7 @@ def _may_run(request: Mapping[str, Any]) -> bool:
 
 
 def _since(request: Mapping[str, Any], moment: datetime) -> bool:
-    """Whether a request has been as it is since then, as far as it says."""
+    """Whether a request has not changed since then, according to its own timestamp."""
     changed_at = request.get("Status", {}).get("UpdateTime")
     return changed_at is not None and changed_at <= moment
 

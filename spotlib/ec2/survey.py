@@ -1,4 +1,4 @@
-"""What is left at EC2, and its end, of every kind: so clean-up needs to know none of them."""
+"""Find and end what is left at EC2, of every kind, so that clean-up need not know the kinds."""
 
 from collections.abc import Collection, Iterable, Sequence
 

@@ -233,7 +233,7 @@ def _groups(runs: Runs, levels: Levels) -> Callable[[pd.DataFrame], list[Sums]]:
 
 
 def _keys(features: pd.DataFrame, names: Sequence[str]) -> "pd.Index[int]":
-    """Return a number for each run's group; an unknown score is a group of its own."""
+    """Return the number of each run's group; runs with an unknown score form their own group."""
     columns = features[list(names)].astype({"sps": float} if "sps" in names else {})
     return pd.Index(pd.util.hash_pandas_object(columns, index=False))
 
@@ -242,9 +242,9 @@ def _fit_regression(runs: Runs) -> Shares:
     """Fit a logistic regression of the share at the last time, times a shape of time.
 
     Each run counts once.  Regressors are standardised and penalised; each target has an effect of
-    its own, shrunk toward 0.  A fractional response (Papke and Wooldridge, J. Appl. Econom. 1996).
-    A value beyond those in training counts as the nearest of them.  Whether a feature is unknown
-    may tell something, if it was so in training.
+    its own, shrunk toward 0.  A fractional response (Papke and Wooldridge, J. Appl. Econom.
+    1996).  A value beyond those in training counts as the nearest of them.  If a feature was
+    sometimes unknown in training, being unknown is a regressor too.
     """
     targets = pd.Index(np.asarray(runs.features["target"].unique()))
     typical = runs.features[[*HISTORY]].mean()  # of which one may be known without another

@@ -1,9 +1,9 @@
 """Launches as tables to learn from: per run and elapsed time, and per request.
 
-A run is one plan in one round of a batch; it is the sample.  Both tables hold what was known
-before the request beside what happened after it.  ``COLUMNS`` describes each column once, and
-the data dictionary is made from it.  No file is read or written, nothing is estimated but the
-censoring weights, and a mixture of simulated and real launches is refused.
+A run is one plan in one round of a batch; it is the sampling unit.  Both tables hold what was known
+before the request, and what happened after it.  ``COLUMNS`` describes each column once, and the
+data dictionary is made from it.  No file is read or written, nothing is estimated but the censoring
+weights, and a mixture of simulated and real launches is refused.
 """
 
 from dataclasses import dataclass

@@ -14,10 +14,11 @@ _MOST_RUNS = 200  # to average over: of more, so many are drawn
 
 
 def complete(asked: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, Floats]:
-    """Return the one row of ``asked`` with each set of values for what is NaN in it, and weights.
+    """Return the one row of ``asked`` with each set of values for its NaN, and their weights.
 
-    The values are those of ``runs``: of the same target if there are such, else of all.  Runs
-    weigh the more, the more they are like what is known.  What was never known in them stays NaN.
+    The values are those of ``runs``: of the same target if there are any, else of all.  A run has
+    more weight if it is more similar to the known values.  A feature that was never known in them
+    stays NaN.
     """
     unknown = [name for name in FEATURES if asked[name].isna().item()]
     own = runs[runs["target"] == asked["target"].item()]

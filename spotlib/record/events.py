@@ -199,7 +199,7 @@ class IntentEvent(_RunEvent, frozen=True, kw_only=True, tag="intent", omit_defau
 
 
 class Lacking(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """The instances that a call did not give although it gave others: how many, and why.
+    """The instances that a call did not launch although it launched others: how many, and why.
 
     ``code`` is null where EC2 gives none.
     """
@@ -212,7 +212,7 @@ class Lacking(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=
 
 
 class RequestedEvent(_AnswerEvent, frozen=True, kw_only=True, tag="requested"):
-    """The call was answered: the ids of the rows that came, and why others did not.
+    """The call was answered: the ids of its rows, and why other instances were not launched.
 
     A row is a spot request, or an instance where the method launches at once, or one of those that
     a fleet waits for, by its number: ``fleet-...#1``.
@@ -264,7 +264,7 @@ class PollEvent(_Event, frozen=True, kw_only=True, tag="poll"):
 
 
 class GuestStamp(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """What the guest wrote when it was usable; null is what it could not find out."""
+    """What the guest wrote when it was usable; null if the guest could not find a value out."""
 
     uptime_s: Seconds  # since its kernel started
     clock_uptime_s: Seconds  # the same when it read its clock, a little later
@@ -307,7 +307,7 @@ class ConsoleEvent(_RunEvent, frozen=True, kw_only=True, tag="console"):
 
 
 class NoticeEvent(_RunEvent, frozen=True, kw_only=True, tag="notice"):
-    """One of EC2's own events about an instance of ours, and when what it tells of was reached.
+    """One of EC2's own events about an instance of ours, and when what it reports happened.
 
     ``event_at`` is EC2's time, cut to a whole second, ``sent_at`` when the queue took the event
     in, and ``asked_s`` to ``answered_s`` the read that showed it.  ``after_s`` to ``by_s`` is the

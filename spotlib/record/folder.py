@@ -71,7 +71,7 @@ class Logs:
         self.faults.append(Fault(path, one_line(name), words))
 
     def add_note(self, words: str) -> None:
-        """Record what a file is that holds nothing of its own."""
+        """Note a file that holds nothing of its own, with a sentence."""
         self.notes.append(one_line(words, longest=_LONGEST))
 
     def require(self) -> None:

@@ -1,6 +1,6 @@
 """What earlier batches tell the next one: when each target was last launched, and what they cost.
 
-A log that cannot be read keeps nobody from collecting; its cost is then unknown.
+A log that cannot be read does not prevent a collection; its cost is then unknown.
 """
 
 import math
@@ -14,7 +14,7 @@ from spotlib.record.folder import find_logs
 def last_launches(folder: Path, *, since: datetime) -> dict[Target, datetime]:
     """Return when each target was last launched for real, in a folder's batches since then.
 
-    Our own demand may still be felt in a pool, so the time since is recorded as a feature.
+    Our own demand may still affect a pool, so the time since then is recorded as a feature.
     """
     logs = find_logs(folder)
     # Every simulated batch has a world of its own, and a foreign one is in no pool of AWS.
@@ -35,8 +35,8 @@ def last_launches(folder: Path, *, since: datetime) -> dict[Target, datetime]:
 def earlier_usd(folder: Path, *, simulated: bool, endpoint: str = "aws") -> float:
     """Return the most that the batches of a folder have cost; NaN if that of one is unknown.
 
-    A batch that was not confirmed clean counts with its hard bound.  What ran at another foreign
-    endpoint than this one costs nothing here.
+    A batch that was not confirmed clean counts with its hard bound.  Batches at a foreign endpoint
+    other than this one do not count.
     """
     logs = find_logs(folder)
     costs_usd = [

@@ -36,7 +36,7 @@ _POLL = b'{"event":"poll"'
 _FIRST_BYTES = 2**20  # longer than any first line
 _TAIL_BYTES = 4096  # longer than the line of a confirmed end
 # The writer's lock is on this one byte, far behind the end of any log.  So a lock that another
-# program holds on the file is not taken for it.
+# program holds on the file is not mistaken for it.
 _LOCKED_BYTE = (2**62, 1)
 _LOCK = "hhqqi"  # struct flock of Linux: kind, from where, start, length, process
 _PATIENCE_S = 1.0
@@ -186,7 +186,7 @@ class EventLog:
             raise OSError("the disk took only a part of a line; is it full?")
 
     def close(self) -> None:
-        """Wait until everything is on the disk, as far as it takes it, and release the lock."""
+        """Wait until everything possible is on the disk, and release the lock."""
         if self._file >= 0:
             with contextlib.suppress(OSError):  # `append` has already reported a full disk
                 os.fsync(self._file)
@@ -284,7 +284,7 @@ def _new_file(path: Path) -> int:
 
 
 def _lock(file: int) -> None:
-    """Become the writer; BlockingIOError if that is not possible now."""
+    """Become the writer; raise BlockingIOError if there is another one."""
     if _ask_lock(file, "F_OFD_SETLK", fcntl.F_WRLCK) is not None:
         return
     until_s = time.monotonic() + _PATIENCE_S  # `_is_held` takes a lock for a moment

@@ -1,4 +1,4 @@
-"""Polls as they are kept: what is the same for all rows of a run, or of a poll, stands once."""
+"""Polls in compact form: values that all rows of a run, or of a poll, share are kept once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,8 +1,8 @@
-"""What a log says happened: its events replayed once into batch, runs and requests.
+"""What a log says happened: its events, replayed in order into a batch, its runs and requests.
 
-Tables, history, clean-up and recovery all read this and no event line of their own.  Nothing is
-estimated here, and what the log does not say is None.  A line that contradicts an earlier one is
-refused.
+Tables, history, clean-up and recovery all use this result; none of them reads event lines itself.
+Nothing is estimated here.  A value that the log does not have is None.  A line that contradicts an
+earlier line is refused.
 """
 
 from dataclasses import dataclass, field
@@ -39,8 +39,8 @@ Key = tuple[int, int]  # round and plan: they name a run within its batch
 class RecordedRun:
     """One request call: its intent, the answer or the refusal, and when it was last polled.
 
-    ``polled_s`` is when its last complete poll was sent.  Neither an answer nor a refusal means
-    that the writer died first.
+    ``polled_s`` is when its last complete poll was sent.  If there is neither an answer nor
+    a refusal, the writer died before it could record one.
     """
 
     intent: IntentEvent
@@ -74,12 +74,12 @@ class RecordedRun:
 class RecordedRequest:
     """One row: the stages it was shown at, in order, and its outcome if it has one.
 
-    It is a spot request, or an instance where the method launches at once, or one of those that a
-    fleet waits for (``fleet-...#1``); so is ``request_id``.
+    A row is a spot request, or an instance (with a method that launches at once), or one of the
+    instances that a fleet waits for (``fleet-...#1``).  ``request_id`` is its id.
 
     ``impaired`` is when its instance was first shown with a failed status check, if it was.
     ``console`` is the last read of its console that showed no stamp.
-    ``notices`` are what EC2's own events tell of it, in no order.
+    ``notices`` are EC2's own events about it, in no order.
     """
 
     request_id: str
@@ -93,14 +93,14 @@ class RecordedRequest:
 
     @property
     def watched_s(self) -> float:
-        """Until when it was watched: its outcome says so, or else the last complete poll."""
+        """The time until which it was watched: of its outcome, else of its last complete poll."""
         if self.outcome is not None:
             return self.outcome.watched_s
         return self.sent_s if self.run.polled_s is None else self.run.polled_s
 
     @property
     def instance_id(self) -> str | None:
-        """Its instance, as far as it was shown."""
+        """The id of its instance; None if none was shown."""
         if is_instance_id(self.request_id):
             return self.request_id
         return self.stages[-1].instance_id if self.stages else None
@@ -113,10 +113,10 @@ class RecordedRequest:
 
 @dataclass
 class RecordedBatch:
-    """All that one log says; ``torn`` if its last line is not whole, or is being written.
+    """The content of one log; ``torn`` if its last line is incomplete, or is being written.
 
-    ``refused`` are the runs of which all instances were refused, or some.  ``writer_pid`` is the
-    process of its last writer: the collector's, or that of a sweep or guard.
+    ``refused`` are the runs in which some or all instances were refused.  ``writer_pid`` is the
+    process of its last writer, as far as recorded: the collector, a sweep or a guard.
     """
 
     path: Path
@@ -152,9 +152,9 @@ class RecordedBatch:
 
     @property
     def spent_at_most_usd(self) -> float | None:
-        """What the batch cost at most: as its confirmed end says, else its hard bound; or None.
+        """The most that the batch can have cost: as its confirmed end says, else its hard bound.
 
-        A simulated amount is as large as its real one would have been.
+        None if no price is known.  A simulated amount is as large as a real one would be.
         """
         spent_usd = self.clean.spent_at_most_usd if self.clean else None
         if spent_usd is not None and self.clean is not None and self.clean.confirmed:
@@ -168,15 +168,15 @@ class RecordedBatch:
 
 
 def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
-    """Replay a log; None where nothing whole is in it yet.
+    """Replay a log; None if it has no complete line yet.
 
-    Without ``polls`` these are not read, which is quicker, and ``polled_s`` stays None.
+    Without ``polls`` the polls are not read, which is quicker, and ``polled_s`` stays None.
 
     Raises
     ------
     ValueError
-        As ``read_lines``, or if an event speaks of a run or request that no earlier line names,
-        or contradicts what an earlier line says.
+        As ``read_lines``, or if an event is about a run or request that no earlier line names,
+        or contradicts an earlier line.
     """
     events, torn = read_lines(path, polls=polls)
     if not events:
@@ -200,8 +200,7 @@ def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
 def _take(found: RecordedBatch, event: Event) -> None:
     """Add one event.
 
-    KeyError if it speaks of something unknown, ValueError if it cannot be true after the earlier
-    ones.
+    KeyError if it is about something unknown, ValueError if it contradicts earlier events.
     """
     match event:  # the most frequent first
         case PollEvent():
@@ -288,7 +287,7 @@ def _take_answer(found: RecordedBatch, event: RequestedEvent | RefusedEvent) -> 
 
 
 def _take_poll(found: RecordedBatch, event: PollEvent) -> None:
-    """Add a poll.  There are many: what is in order is seen by plain comparisons."""
+    """Add a poll.  There are many polls, so valid ones need only plain comparisons."""
     found.polls.append(event)
     if event.asked_s > event.answered_s:
         _require_order(asked_s=event.asked_s, answered_s=event.answered_s)

@@ -1,4 +1,4 @@
-"""Events become rows: batches, and launches with what is the same for all of a run kept once."""
+"""Events become rows: batches, and launches whose shared values are kept once per run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -116,7 +116,7 @@ def _known_before(place: dict[str, Any], run: RecordedRun) -> dict[str, Any]:
 
 
 def _refused_rows(run: RecordedRun) -> list[dict[str, Any]]:
-    """One row per instance that was refused: all of the run, or those that others came without."""
+    """One row per instance that was refused: all of the run, or those that were not launched."""
     answer, lacking = run.refused or run.requested, run.requested and run.requested.lacking
     why, count = (lacking, lacking.count) if lacking else (run.refused, run.intent.n)
     assert answer is not None
@@ -176,13 +176,13 @@ def _ending(event: OutcomeEvent) -> dict[str, Any]:
 
 
 def _hold(event: OutcomeEvent, sent_s: float) -> dict[str, float]:
-    """When EC2 was first seen to hold a request, if that ended it."""
+    """The bracket in which EC2 was first seen to hold a request, if that ended it."""
     ends = {"held_after_s": event.held_after_s, "held_by_s": event.held_by_s}
     return {name: end - sent_s for name, end in ends.items() if end is not UNSET}
 
 
 def _told(request: RecordedRequest, row: dict[str, Any]) -> dict[str, Any]:
-    """What EC2's own events tell, beside what the polls showed.  Of copies the earliest counts."""
+    """What EC2's own events report, in addition to the polls.  Of copies the earliest counts."""
     first: dict[str, tuple[float, float]] = {}
     for each in sorted(request.notices, key=lambda each: -each.by_s):
         first[each.about] = each.after_s - request.sent_s, each.by_s - request.sent_s

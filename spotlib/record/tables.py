@@ -161,7 +161,7 @@ def load_polls(paths: Paths, *, executor: Executor | None = None) -> pd.DataFram
 
 @dataclass(frozen=True)
 class Readable:
-    """What the logs that can be read say, and of every other file a sentence.
+    """The content of the logs that can be read, and a sentence for every other file.
 
     ``launches`` and ``batches`` are as from ``load_launches`` and ``load_batches``; ``polled`` has
     what ``load_polls`` shows.  ``faults`` cannot be read, ``notes`` are of copies and hidden files.
@@ -175,7 +175,7 @@ class Readable:
 
 
 def load_readable(paths: Paths, *, executor: Executor | None = None) -> Readable:
-    """Read every log that can be read whole, also its polls; no damaged one hides the others.
+    """Read every log that is undamaged, with its polls; a damaged one does not hide the others.
 
     Raises
     ------

@@ -26,7 +26,7 @@ def choose_targets(
     max_per_region: int | None = None,
     max_per_family: int | None = None,
 ) -> pd.DataFrame:
-    """Take the best ``top`` of a ranking, without those whose region or family is full.
+    """Take the best ``top`` of a ranking; skip those whose region or family is full.
 
     Parameters
     ----------

@@ -40,11 +40,11 @@ def _read(reply: Mapping[str, Any], count: int) -> Given:
 
 
 def _why(errors: Sequence[Mapping[str, Any]]) -> Refusal:
-    """Why instances did not come.  There is an error for each pool, not for each instance.
+    """Why instances were not launched.  There is an error for each pool, not for each instance.
 
     A pool that was not tried, because a quota was full or the fleet was throttled, might have had
-    capacity: then it is not the market's answer.  A pool that does not offer the type at all says
-    nothing beside others.
+    capacity: then the refusal says nothing about the market.  A pool that does not offer the type
+    at all counts only if there is no other error.
 
     Raises
     ------

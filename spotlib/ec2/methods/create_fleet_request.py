@@ -1,8 +1,8 @@
 """CreateFleet of type ``request``, spot or on demand: EC2 holds it until it has capacity.
 
-It is what AWS recommends instead of RequestSpotInstances.  A row is an instance asked for: it is
-accepted at the answer, and fulfilled when an instance of the fleet is first shown for it.  EC2
-itself deletes the fleet with its instances when it expires.
+AWS recommends it instead of RequestSpotInstances.  A row is a requested instance: it is accepted at
+the answer, and fulfilled when an instance of the fleet is first assigned to it.  EC2 itself deletes
+the fleet with its instances when it expires.
 """
 
 from collections.abc import Mapping

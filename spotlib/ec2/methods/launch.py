@@ -1,4 +1,4 @@
-"""What a launch says of its instances, whichever method sends it."""
+"""What a launch specifies about its instances, the same for every method."""
 
 import base64
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def tag_specifications(order: Order) -> list[Parameters]:
     """Tag the instances, and what comes with each, from birth.
 
     Spot requests get no tags here: each is one-time and has its instance at the answer, so it
-    closes with it and nothing of it is ever looked for.
+    closes with its instance and is never searched for.
     """
     tags = tag_list(order.tags)
     return [{"ResourceType": kind, "Tags": tags} for kind in _BORN_TAGGED]
@@ -78,7 +78,7 @@ def tag_specifications(order: Order) -> list[Parameters]:
 def script(order: Order) -> str:
     """Return what each instance runs: the dead-man's switch, with which it shuts itself down.
 
-    Where the plan records when a guest is usable, it says so then, after the switch is set.
+    If the plan records when a guest is usable, the guest reports it after the switch is set.
     """
     minutes = order.shutdown_after_min
     switch = f'#!/bin/sh\nshutdown -h +{minutes} "spotlib dead-man\'s switch"\n'

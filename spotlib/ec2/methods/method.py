@@ -38,7 +38,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Given:
-    """What an answer gives: the rows that came, and why the others did not.
+    """What an answer gives: the rows of what was launched, and why the others were not launched.
 
     ``shown`` is what the answer says of a row beyond its id.
     """
@@ -103,7 +103,7 @@ class Answer:
     """How a request call went: what it gave or the refusal, and when it was sent and answered.
 
     ``attempts`` has the codes of the failed attempts.  The time starts with the first attempt that
-    EC2 may have executed: one that was certainly not executed is no part of the launch.
+    EC2 may have executed; earlier attempts are not part of the launch.
     """
 
     given: Given
