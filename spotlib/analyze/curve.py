@@ -100,14 +100,13 @@ class Curve:
     known_until_s: float
 
     def share_by(self, time_s: ArrayLike) -> Floats:
-        """The share at the stage by each time; shape ``mass.shape[:-1] + time_s.shape``."""
+        """The share at the stage by one time or (times,); ``mass.shape[:-1] + time_s.shape``."""
         time_s = np.asarray(time_s, dtype=np.float64)
         width = np.where(np.isfinite(self.by_s), self.by_s - self.after_s, np.inf)
         part = np.clip((time_s[..., None] - self.after_s) / width, 0.0, 1.0)
-        if self.mass.ndim == 1:  # summed in one order at every time, so rounding makes none fall
-            share = (self.mass * part).sum(axis=-1)
-        else:
-            share = np.tensordot(self.mass, part, axes=(-1, -1))
+        # A single curve is summed in one order at every time, so rounding makes none fall.
+        single = self.mass.ndim == 1
+        share = (self.mass * part).sum(axis=-1) if single else self.mass @ part.T
         share = np.clip(share, 0.0, 1.0)
         return np.where(time_s > self.known_until_s, np.nan, share)
 
@@ -128,8 +127,7 @@ class Curve:
         finite = np.isfinite(self.by_s)
         after_s, by_s, mass = self.after_s[finite], self.by_s[finite], self.mass[..., finite]
         reached = mass.sum(axis=-1) >= share - _ROUNDING
-        low = np.zeros(mass.shape[:-1])
-        high = np.full(mass.shape[:-1], by_s.max(initial=0.0))
+        low, high = np.zeros_like(reached, float), by_s.max(initial=0.0)
         for _ in range(40):  # halves the longest time to well below a microsecond
             middle = (low + high) / 2.0
             part = np.clip((middle[..., None] - after_s) / (by_s - after_s), 0.0, 1.0)

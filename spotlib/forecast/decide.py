@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from spotlib.analyze.comparable import RUN
 from spotlib.analyze.intervals import too_few
 from spotlib.figures import target_names
 from spotlib.forecast.forecast import CHOSEN, Forecast, Forecaster, forecast_ready
 from spotlib.forecast.history import history_now
 from spotlib.forecast.models import FEATURES
-from spotlib.forecast.score import Scores
+from spotlib.forecast.score import UNITS, Scores
 from spotlib.model import Stage, Target
 from spotlib.words import counted, listed, percent, which
 
@@ -88,11 +87,11 @@ def _count_words(forecast: Forecast) -> str:
 
 def decision_words(table: pd.DataFrame, stage: Stage = Stage.READY) -> str:
     """Say at how many targets n is enough, more than n and not even 10 n, and where to wait."""
-    enough = int((table["to_request"] == table["n"]).sum())
+    more = int((table["to_request"] > table["n"]).sum())
     never = int(table["to_request"].isna().sum())
     ways = {
-        "request n": enough,
-        "request more than n": len(table) - enough - never,
+        "request n": len(table) - more - never,
+        "request more than n": more,
         f"not even {_MOST_TIMES} times n is enough": never,
     }
     by_s = float(table["by_s"].iloc[0])
@@ -137,7 +136,7 @@ def score_words(scores: Scores) -> str:
     gain, low, high = (_below(chosen[name]) for name in ("gain", "gain_low", "gain_high"))
     ends = f"95 % interval: {low} to {high}"
     if np.isnan(chosen["gain_low"]):
-        units = scores.runs[RUN if scores.resampled == "run" else ["target"]]
+        units = scores.runs[UNITS[scores.resampled]]
         ends = f"no interval: {too_few(len(units.drop_duplicates()), scores.resampled)}"
     return (
         f"The error (crps) of the chosen model is {gain} that of one curve for all targets "

@@ -399,7 +399,7 @@ def _require_possible(features: Mapping[str, float]) -> Mapping[str, float]:
 
 
 def _require_within(asked_s: Floats, last_s: float) -> Floats:
-    if asked_s.size == 0 or asked_s.min() < 0 or asked_s.max() > last_s:
+    if not asked_s.size or asked_s.min() < 0 or asked_s.max() > last_s:
         raise ValueError(f"times_s must be from 0 to {last_s:g}, the last elapsed time of training")
     if np.any(np.diff(asked_s) <= 0):
         raise ValueError("times_s must rise")

@@ -161,8 +161,8 @@ def target_parts(features: pd.DataFrame) -> Parts:
 
 
 def _each_from_the_others(codes: NDArray[np.intp]) -> Parts:
-    found = np.unique(codes)
-    return [(codes != each, codes == each) for each in found] if found.size > 1 else []
+    parts = [(codes != each, codes == each) for each in np.unique(codes)]
+    return [part for part in parts if part[0].any()]
 
 
 def held_out(runs: Runs, fit: Fit, *, parts: Parts) -> tuple[Runs, Floats]:

@@ -21,6 +21,7 @@ from spotlib.forecast.models import MODELS, Fitting, Part, Runs
 from spotlib.forecast.training import Floats
 from spotlib.words import percent
 
+UNITS = {"run": RUN, "target": ["target"]}  # the columns that name what an interval resamples
 _LEVELS = (0.1, 0.5, 0.9)  # of the quantiles of the time to k
 _RESAMPLES = 2000
 _TARGET_PARTS = 5
@@ -87,7 +88,7 @@ def score_forecasts(
     ]
     runs = pd.concat([each for each, _ in scored], ignore_index=True)
     pit = {name: np.concatenate([values[name] for _, values in scored]) for name in _names(models)}
-    unit = "target" if split == "target" else "run"
+    unit = {"time": "run", "target": "target"}[split]
     by_model = runs.groupby("model")
     table = by_model[[*_SCORES]].mean()
     open_ = by_model[["covered_open", "cells_open"]].sum()
@@ -114,7 +115,7 @@ def randomised_pit(probabilities: Floats, observed: NDArray[np.int64], *, rng: G
 def pinball_loss(quantile: ArrayLike, observed: ArrayLike, *, level: float) -> Floats:
     """Return (observed - q) * (level - 1{observed < q}), least at the true quantile."""
     over = np.asarray(observed, float) - np.asarray(quantile, float)
-    return np.asarray(over * (level - (over < 0)))
+    return np.asarray(np.maximum(level * over, (level - 1.0) * over))
 
 
 def split_by_time(
@@ -175,7 +176,8 @@ def _parts(features: pd.DataFrame, split: str, *, rng: Generator) -> Iterator[Pa
 
 def _names(models: Mapping[str, Fitting]) -> list[str]:
     """Return the models to score: each of them, and the choice among them."""
-    return [*models, CHOSEN] if len(models) > 1 else list(models)
+    first, *others = models
+    return [first, *others, CHOSEN] if others else [first]
 
 
 def _score_part(
@@ -239,9 +241,8 @@ def _first_s(times_s: Floats, reached: NDArray[np.bool_]) -> Floats:
 
 def _gains(runs: pd.DataFrame, *, unit: str, rng: Generator) -> pd.DataFrame:
     """Return 1 - crps / crps of global per model, with a percentile interval over units."""
-    key = ["target"] if unit == "target" else RUN
     wide = runs.pivot_table(index=[*RUN, "target"], columns="model", values="crps")
-    sums = wide.groupby(level=key).sum()
+    sums = wide.groupby(level=UNITS[unit]).sum()
     base = "global" if "global" in sums else str(sums.columns[0])
     errors = sums.to_numpy()
     draws = (rng.integers(len(sums), size=len(sums)) for _ in range(_RESAMPLES))  # never all kept
@@ -250,6 +251,6 @@ def _gains(runs: pd.DataFrame, *, unit: str, rng: Generator) -> pd.DataFrame:
     gains = (total[:, [at]] - total) / total[:, [at]]
     low, high = np.quantile(gains, [0.025, 0.975], axis=0)
     if too_few(len(sums)):
-        low, high = np.full((2, len(gains[0])), np.nan)
+        low, high = np.full_like(gains[:2], np.nan)
     gain = (sums[base].sum() - sums.sum()) / sums[base].sum()
     return pd.DataFrame({"gain": gain, "gain_low": low, "gain_high": high}, index=sums.columns)

@@ -298,9 +298,9 @@ def _require_alike(launches: pd.DataFrame, stage: Stage) -> None:
         raise ValueError("there is no launch to learn from: run 02_collect first")
     for name in SAME_VARIABLE:
         found = sorted(map(str, launches[name].unique()))
-        if len(found) > 1:
+        if found[1:]:
             raise ValueError(f"launches of different {name} are never pooled, got {found}")
-    words = str(launches["wanted"].iloc[0])
+    [words] = map(str, launches["wanted"].unique())
     wanted = next((each for each in Stage if each.label == words), None)
     if wanted is None:
         raise ValueError(f"wanted must be a stage, got {words!r}")

@@ -206,14 +206,18 @@ def test_what_was_never_or_always_seen_is_limited_on_one_side():
     assert jeffreys_area(-1.0, below, ready=0.0, size=18.747)[1] == pytest.approx(0.025, abs=2e-4)
 
 
-def test_an_adjusted_level_leaves_less_on_each_side():
-    """0.99 with 8 runs: (2.57583 / 2.97684)^2 = 0.748725 of the size, at 14 degrees of freedom."""
+@pytest.mark.parametrize(("level", "part"), [(0.99, 0.748725), (0.9, 0.872134)])
+def test_another_level_leaves_its_own_area_on_each_side(level, part):
+    """8 runs have 14 degrees of freedom: for 0.99 it is (2.57583 / 2.97684)^2 of the size.
+
+    For 0.9 it is (1.64485 / 1.76131)^2 of it.
+    """
     limits = ShareLimits(8, np.array([0.0, 0.4, 1.0]), np.array([9.0, 50.0, 9.0]), beyond=2.5)
-    estimate = limits.interval(0.4, level=0.99)
-    size = 50 * 0.748725
+    estimate = limits.interval(0.4, level=level)
+    size = 50 * part
 
     assert jeffreys_area(estimate.low, estimate.high, ready=0.4 * size, size=size) == pytest.approx(
-        [0.005, 0.005], abs=1e-4
+        [(1 - level) / 2] * 2, abs=1e-4
     )
 
 

@@ -185,6 +185,7 @@ def test_pieces_that_no_bracket_tells_apart_have_a_step_nevertheless():
     [
         ([0.5, 0.5], [0.8, 0.2], [0.5, 0.5], [0.5, 0.5]),  # all the way
         ([0.5, 0.5], [0.9, 0.1], [0.02, 0.98], [0.68, 0.32]),  # a quarter of it
+        ([0.5, 0.5], [0.9, 0.1], [2.0, 1.0], [0.83, 0.17]),  # an eighth: too much mass loses
         ([0.5, 0.5], [0.6, 0.4], [0.9, 0.1], [0.5, 0.5]),  # away from the maximum: EM
         ([1 - 1e-9, 1e-9], [0.5, 0.5], [1 - 1e-14, 1e-14], [1.0, 0.0]),  # next to nothing is none
         ([1 - 1e-9, 1e-9], [0.5, 0.5], [1.0, 0.0], [0.75, 0.25]),  # no bracket is emptied
@@ -376,6 +377,14 @@ def test_an_end_of_ours_is_censored_and_its_weight_goes_to_later_times():
 
     assert curve.share_by(12.0) == pytest.approx(1.0)
     assert curve.share_by(8.0) == pytest.approx(1 / 3)
+
+
+def test_what_waited_until_just_where_the_last_came_would_have_come_with_it():
+    """Both that were there at 9 s count as the one that came after it: the whole curve is known."""
+    curve = turnbull(observed([0, 9, 9], [3, INF, 12]))
+
+    assert curve.known_until_s == INF
+    assert curve.share_by([8.0, 1e6]) == pytest.approx([1 / 3, 1.0])
 
 
 def test_every_run_weighs_the_same_whatever_its_n():
@@ -597,7 +606,8 @@ def test_a_narrow_piece_becomes_as_wide_as_the_window_around_its_middle_by_hand(
 def test_what_is_read_off_a_curve_by_hand():
     """Half is ready evenly from 0 to 10 s, three tenths from 20 to 30 s, and the rest never.
 
-    Of the 0.8 shown a quarter is reached at 0.2: 4 s; three quarters at 0.6: 20 + 10 / 3 s.  To 25
+    Of the 0.8 shown a quarter is reached at 0.2: 4 s; three quarters at 0.6: 20 + 10 / 3 s.
+    Each is found at a share that is less by a millionth.  To 25
     s the area above the curve is 10 - 2.5 below 10 s, 5 to 20 s and 2.5 - 0.75 / 2 beyond.
     """
     curve = Curve(np.array([0.0, 20.0, 40.0]), np.array([10.0, 30.0, INF]), THREE_PARTS, 40.0)
@@ -606,8 +616,8 @@ def test_what_is_read_off_a_curve_by_hand():
     assert curve.share_by([0.0, 4.0, 15.0, 25.0, 40.0]).tolist() == [0.0, 0.2, 0.5, 0.65, 0.8]
     assert np.isnan(curve.share_by(40.001))
     assert curve.shown_share() == pytest.approx(0.8)
-    assert [float(curve.quantile(each)) for each in (0.2, 0.5, 0.6)] == pytest.approx(
-        [4.0 - 2e-5, 10.0 - 2e-5, 20 + 10 / 3 - 1e-4 / 3],  # at a share less by a millionth
+    assert [float(curve.quantile(each)) for each in (0.0, 0.2, 0.5, 0.6, 0.8)] == pytest.approx(
+        [0.0, 4.0 - 2e-5, 10.0 - 2e-5, 20 + 10 / 3 - 1e-4 / 3, 30 - 1e-4 / 3],
         abs=1e-9,
     )
     assert curve.quantile(0.8001) == INF

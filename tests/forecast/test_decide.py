@@ -125,6 +125,15 @@ def test_when_to_stop_waiting_is_told_in_whole_seconds():
     assert row["by_s"] == pytest.approx(297.6)
 
 
+def test_a_time_to_stop_waiting_between_two_seconds_is_rounded(monkeypatch):
+    monkeypatch.setattr(decide, "waiting_pays_until_s", lambda _: 237.6)
+    launches = table_of(*(run_rows([90.0], number=i) for i in range(6)))
+    forecaster = fit_forecaster(training_table(launches), model="global")
+    table = decisions(forecaster, request_table(launches))
+
+    assert table["wait_until_s"].tolist() == [238.0]
+
+
 def test_what_is_decided_is_about_the_last_elapsed_time():
     """The second of the two was never ready before it, and always by then."""
     launches = table_of(*(run_rows([90.0, 290.0], number=i) for i in range(12)))

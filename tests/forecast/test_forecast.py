@@ -79,7 +79,7 @@ def test_without_correlation_counts_are_binomial_and_with_it_wider():
     assert together @ np.arange(11) == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("n", [1, 2, 7, 300])
 @pytest.mark.parametrize(
     ("correlation", "used"), [(0.0, 1e-4), (0.3, 0.3), (0.999, 0.999), (1.0, 0.999)]
 )
@@ -91,6 +91,12 @@ def test_counts_are_scipys_beta_binomial(n, correlation, used):
     for share, chances in zip(shares, found, strict=True):
         exactly = stats.betabinom.pmf(np.arange(n + 1), n, share * spread, (1 - share) * spread)
         assert chances == pytest.approx(exactly, abs=1e-7)
+
+
+def test_where_none_or_all_are_sure_to_be_ready_no_other_count_is_possible():
+    found = count_distribution(np.array([0.0, 1.0]), np.array([0.0, 0.5]), n=3)
+
+    assert found == pytest.approx(np.array([[1.0, 0, 0, 0], [0, 0, 0, 1.0]]), abs=1e-6)
 
 
 def test_a_change_of_correlation_alone_takes_no_ready_count_back():
@@ -111,6 +117,8 @@ def test_the_correlation_is_that_of_the_formula_by_hand():
     share, weight = np.array([[0.5, 0.5], [0.25, 0.25]]), np.array([[1.0, 1.0], [2.0, 2.0]])
 
     assert estimate_correlation(ready, n, share=share, weight=weight).tolist() == [0.999, 0.0]
+    two, half, one = np.array([[2.0]]), np.array([[0.5]]), np.ones((1, 1))  # 0.5 of at most 0.5
+    assert estimate_correlation(two, np.array([2]), share=half, weight=one).tolist() == [0.999]
     less = np.array([[1.0], [0.0]])
     [found] = estimate_correlation(
         np.array([[2.0], [2.0]]), n, share=share[:, :1], weight=less + 2.0 - 2 * less
@@ -281,17 +289,21 @@ def test_before_the_first_elapsed_time_the_count_rises_from_none():
     forecaster = fit_forecaster(two_targets(), model="target")
     whole = forecast_ready(forecaster, NANO, n=4)
     first_s = whole.times_s[0]
-    again = forecast_ready(forecaster, NANO, n=4, times_s=[0.0, first_s / 4, first_s, 202.5, 570.0])
+    times_s = [0.0, first_s / 5, first_s / 4, first_s, 202.5, 570.0]  # two are less than 1 s apart
+    again = forecast_ready(forecaster, NANO, n=4, times_s=times_s)
 
     assert whole.times_s[[0, -1]].tolist() == [15.0, 570.0]
     last, after = (whole.expected[whole.times_s == at_s][0] for at_s in (195.0, 210.0))
     assert again.expected == pytest.approx(
-        [0.0, whole.expected[0] / 4, whole.expected[0], (last + after) / 2, whole.expected[-1]],
+        [
+            *(0.0, whole.expected[0] / 5, whole.expected[0] / 4, whole.expected[0]),
+            *((last + after) / 2, whole.expected[-1]),
+        ],
         abs=1e-6,
     )
     assert again.probabilities[0] == pytest.approx([1.0, 0.0, 0.0, 0.0, 0.0], abs=1e-6)
     known = again.times_s.tolist(), again.n, again.model, again.runs, again.target
-    assert known == ([0.0, 3.75, 15.0, 202.5, 570.0], 4, "target", 24, NANO)
+    assert known == ([0.0, 3.0, 3.75, 15.0, 202.5, 570.0], 4, "target", 24, NANO)
 
 
 def test_the_band_and_the_quantiles_are_the_first_counts_that_reach_their_level():
@@ -340,6 +352,10 @@ def test_the_figure_draws_each_forecast_from_none_at_the_request():
     styles = Styles.of(map(str, (NANO, ELSEWHERE)))
     figure = forecast_figure(forecasts, styles, simulated=True)
 
+    below = figure.get_supxlabel()
+    assert below.startswith("seconds since the request was sent")
+    assert below.endswith("(line: expected, shade: at least 90 %)")
+    assert figure.get_supylabel() == "ready, instances"
     panels = [ax for ax in figure.axes if ax.lines]
     assert len(panels) == 2
     for ax, forecast in zip(panels, forecasts, strict=True):

@@ -1,5 +1,6 @@
 """Each model equals plain loops, or scipy, on a few runs; parts and blocks are those by hand."""
 
+from dataclasses import replace
 from math import cos, log, log1p, pi, sin
 
 import numpy as np
@@ -265,8 +266,13 @@ def test_where_all_become_ready_at_the_end_none_is_forecast_before():
     runs = some_runs()
     late = Runs(runs.features, runs.times_s, np.tile([0.0, 0.0, 1.0], (30, 1)), np.ones((30, 3)))
     none = Runs(runs.features, runs.times_s, np.zeros((30, 3)), np.ones((30, 3)))
-    at_end, never = (MODELS["regression"](each)(each)(each.features) for each in (late, none))
+    hardly = replace(none, ready=none.ready.copy())
+    hardly.ready[0, 2] = 1.0  # one instance of one run
+    at_end, never, once = (
+        MODELS["regression"](each)(each)(each.features) for each in (late, none, hardly)
+    )
 
     assert (at_end[:, :2] == 0.0).all()
+    assert (once[:, :2] == 0.0).all()
     assert (at_end[:, 2] > 0.1).all()
     assert (never == never[:, [2]]).all()  # however few: the shape of time is not known

@@ -289,6 +289,9 @@ def test_a_gain_over_fewer_than_six_scored_runs_has_no_interval():
     table = pd.DataFrame([row | gains.loc[CHOSEN].to_dict()])
     said = score_words(Scores(table, scored, {}, "time", "run"))
 
+    by_target = score_words(Scores(table, scored, {}, "target", "target"))
+
+    assert "(no interval: 1 target, at least 6 are needed)." in by_target
     assert gains[["gain_low", "gain_high"]].isna().all(axis=None)
     assert _gains(more, unit="run", rng=np.random.default_rng(0)).notna().all(axis=None)
     assert "all targets (no interval: 4 runs, at least 6 are needed)." in said

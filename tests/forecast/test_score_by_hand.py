@@ -7,7 +7,12 @@ import pandas as pd
 import pytest
 
 from spotlib.forecast.models import Runs
-from spotlib.forecast.score import score_forecasts, split_by_target, split_by_time
+from spotlib.forecast.score import (
+    _time_losses,
+    score_forecasts,
+    split_by_target,
+    split_by_time,
+)
 
 TIMES_S = (60.0, 120.0, 180.0)
 NEW = "t3.new in sa-east-1"
@@ -229,6 +234,19 @@ def test_where_some_count_is_certain_at_every_time_no_coverage_is_known():
 
     assert (row["coverage_drawn"], row["crps"]) == (1.0, pytest.approx(0.0))
     assert np.isnan(row["coverage_open"])
+
+
+def test_a_quantile_of_the_time_is_the_first_time_that_reaches_its_level_exactly():
+    """Of one instance with the chances 0.25, 0.5 and 0.75, ready at the last time.
+
+    A tenth is reached at 60 s and a half at 120 s.  Nine tenths are never reached, which counts
+    as 180 s.  So the losses are 0.1 * 120, 0.5 * 60 and 0.
+    """
+    chances = np.array([[[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]])
+    features = features_of([(0, 0, NEW)]).assign(n=1)
+    runs = Runs(features, np.array(TIMES_S), np.array([[0.0, 0.0, 1.0]]), np.ones((1, 3)))
+
+    assert _time_losses(chances, runs, rows=np.array([0]), k=1) == pytest.approx([42 / 3])
 
 
 def chosen_rounds(features, **settings):

@@ -62,7 +62,7 @@ def test_what_was_known_before_the_request_by_hand():
     rows = [run_rows([20.0], sent_at=sent_at, t3=5, t3_source="selection")]
     [row] = request_table(table_of(*rows)).to_dict("records")
 
-    assert row["hour_utc"] == pytest.approx(13.76)
+    assert row["hour_utc"] == pytest.approx(13.76, abs=1e-9)
     assert (row["price_share"], row["sps"], row["t3"]) == (0.25, 3.0, 5.0)
     assert (row["simulated"], row["t3_source"]) == (True, "selection")
 
