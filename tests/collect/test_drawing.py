@@ -150,8 +150,6 @@ def test_several_rounds_have_thin_runs_and_a_thick_mean_that_keeps_the_count_of_
     shown = strip.collections[0].get_array()
     assert np.ma.filled(shown, -1.0).tolist() == [[1.0, -1.0], [0.75, 0.5]]
     assert [text.get_text() for text in strip.get_yticklabels()] == [NAMES[1], NAMES[0]]
-    names = strip.get_xticklabels() + strip.get_yticklabels()
-    assert {text.get_rotation() for text in names} == {0.0}
     title = strip.get_title(loc="left")
     assert "ready at the end of each round, of 4 (" in title
     assert "hatched" not in title
@@ -262,6 +260,8 @@ def test_runs_of_a_single_instance_are_drawn_like_others_and_counted_in_whole_nu
 
     assert steps(alone[1]) == [(NAMES[1], [0.0, 5.5, 5.5], [0, 1, 1])]
     assert [text.get_text() for text in strip.texts] == ["1", "1"]
+    names = strip.get_xticklabels() + strip.get_yticklabels()
+    assert {text.get_rotation() for text in names} == {0.0}, "seaborn writes one name upwards"
     assert mean_of(panel) == {0.0: 0.0, 6.5: 0.5, 7.5: 1.0, 10.0: 1.0}
     sizes = [
         {line.get_markersize() for line in ax.lines if len(line.get_xdata()) == 1}
