@@ -282,7 +282,7 @@ def _mean_count(runs: list[_Run], stage: Stage, end_s: float) -> tuple[list[floa
     """Return times and the mean count over the runs that were watched then, or are over."""
     counts = [run.counts(stage) for run in runs]
     known_s = [math.inf if run.is_whole else run.watched_s for run in runs]
-    ends_s = {each for each in known_s if each < end_s} | {end_s}
+    ends_s = {end_s, *(min(each, end_s) for each in known_s)}
     times = pd.Index(sorted({time for each in counts for time in each.index} | ends_s))
     known = [
         each.reindex(times, method="ffill").where(times < until_s)

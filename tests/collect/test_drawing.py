@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
+from matplotlib.text import Text
 
 from spotlib.collect import live
 from spotlib.collect.batch import Progress, Waiting
 from spotlib.collect.live import LiveView, ready_counts_figure
+from spotlib.figures import NOT_AWS
 
 NAMES = ("t3.nano in sa-east-1", "t3.micro in sa-east-1")
 
@@ -82,6 +84,8 @@ def test_a_step_goes_up_at_the_answer_and_its_shade_reaches_back_to_the_poll_bef
         (nano, [0.0, 7.5, 10.5, 10.5], [0, 1, 3, 3]),
     ]
     assert (running.get_xlabel(), ready.get_xlabel()) == ("", "seconds since the request was sent")
+    numbered = [ax.xaxis.get_tick_params()["labelbottom"] for ax in (running, ready)]
+    assert numbered == [False, True]
     assert {name: y for name, _, y in steps(running)} == {
         nano: [0, 2, 3, 3],
         micro: [0, 1, 4, 4],
@@ -113,6 +117,7 @@ def test_what_is_drawn_follows_the_stage_that_is_waited_for(wanted, usable, draw
     figure = ready_counts_figure(launches_of(FIRST, OTHER, wanted=wanted, usable=usable))
 
     assert [ax.get_ylabel() for ax in figure.axes] == [f"{each}, instances" for each in drawn]
+    assert 2 < figure.get_figheight() / len(drawn) < 3  # inches for each panel
 
 
 @pytest.mark.parametrize(("length", "columns"), [(35, 3), (36, 2)])
@@ -139,13 +144,16 @@ def test_several_rounds_have_thin_runs_and_a_thick_mean_that_keeps_the_count_of_
     assert shades(nano) == []  # of many runs they would hide each other
     drawn = [each for each in nano.lines if len(each.get_xdata()) > 2]
     widths = {each.get_label(): each.get_linewidth() for each in drawn}
-    assert widths.pop("mean") > max(widths.values())
+    assert widths.pop("mean") > max(widths.values()) >= min(widths.values()) > 0
     assert len(steps(nano)) == 3
     assert [text.get_text() for text in strip.texts] == ["4", "3", "2"]
     shown = strip.collections[0].get_array()
     assert np.ma.filled(shown, -1.0).tolist() == [[1.0, -1.0], [0.75, 0.5]]
     assert [text.get_text() for text in strip.get_yticklabels()] == [NAMES[1], NAMES[0]]
-    assert "ready at the end of each round, of 4 (" in strip.get_title(loc="left")
+    title = strip.get_title(loc="left")
+    assert "ready at the end of each round, of 4 (" in title
+    assert "hatched" not in title
+    assert [text.get_wrap() for text in strip.findobj(Text) if text.get_text() == title] == [True]
     assert strip.collections[0].get_clim() == (0.0, 1.0)
     assert (strip.get_xlabel(), strip.get_ylabel()) == ("round", "")
     assert not any(line.get_visible() for line in strip.get_xgridlines() + strip.get_ygridlines())
@@ -223,6 +231,9 @@ def test_what_nobody_watched_to_its_end_is_part_of_the_mean_until_then(outcome, 
     assert "the mean of all that were watched so long)" in figure.subfigs[1].get_supxlabel()
     assert dots(nano) == [(8.0, 2), (10.5, 3)]
     assert hatched(strip) == [(1, 1)]
+    [mark] = [each for each in strip.patches if each.get_hatch()]
+    assert (mark.get_width(), mark.get_height()) == (1, 1)  # its cell, whose number it leaves
+    assert (mark.get_fill(), mark.get_linewidth()) == (False, 0)
     assert [text.get_text() for text in strip.texts if text.get_text()] == ["4", "3", "2"]
     assert "hatched: the last count of a run that was cut short, or is " in strip.get_title("left")
 
@@ -234,6 +245,38 @@ def test_nothing_is_known_of_a_run_that_was_stopped_before_its_first_poll():
     assert mean_of(panels["t3.nano"]) == {0.0: 0.0, 7.5: 1.0, 10.5: 3.0}
     assert [text.get_text() for text in strip.texts if text.get_text()] == ["3"]
     assert hatched(strip) == [(1, 0)]
+
+
+def test_a_run_that_was_stopped_soon_after_its_first_poll_shows_what_that_saw():
+    soon = launches_of(("t3.nano", 1, [(0.5, 0.7, 0, 0)]), fate="abandoned")
+    _, strip, _ = panels_of(launches_of(FIRST), soon)
+
+    assert [text.get_text() for text in strip.texts if text.get_text()] == ["3", "0"]
+
+
+def test_runs_of_a_single_instance_are_drawn_like_others_and_counted_in_whole_numbers():
+    alone = ready_counts_figure(launches_of(OTHER, n=1)).axes
+    strip, panel = ready_counts_figure(launches_of(FIRST, AGAIN, n=1)).axes
+
+    assert steps(alone[1]) == [(NAMES[1], [0.0, 5.5, 5.5], [0, 1, 1])]
+    assert [text.get_text() for text in strip.texts] == ["1", "1"]
+    names = strip.get_xticklabels() + strip.get_yticklabels()
+    assert {text.get_rotation() for text in names} == {0.0}, "seaborn writes one name upwards"
+    assert mean_of(panel) == {0.0: 0.0, 6.5: 0.5, 7.5: 1.0, 10.0: 1.0}
+    sizes = [
+        {line.get_markersize() for line in ax.lines if len(line.get_xdata()) == 1}
+        for ax in (panel, alone[1])
+    ]
+    assert max(sizes[0]) < min(sizes[1]), "the dots of many runs would hide each other"
+    for ax in (*alone, panel):
+        assert all(float(tick).is_integer() for tick in ax.get_yticks())
+
+
+def test_what_another_program_than_amazons_answered_is_marked():
+    for endpoint, marks in (("http://127.0.0.1:5000", [NOT_AWS]), ("aws", [])):
+        launches = launches_of(FIRST).assign(simulated=False, endpoint=endpoint)
+        figure = ready_counts_figure(launches)
+        assert [text.get_text() for text in figure.texts] == marks
 
 
 @pytest.mark.parametrize(("last_s", "words"), [(5.9, "\n1 cut short"), (6.0, "")])
@@ -289,6 +332,20 @@ def test_up_to_three_panels_are_in_a_row_and_the_lowest_of_each_column_has_times
     assert [ax.axison for ax in panels] == [number < targets for number in range(grid[0] * grid[1])]
     labelled = [ax.xaxis.get_tick_params()["labelbottom"] for ax in panels[:targets]]
     assert labelled == [number + grid[1] >= targets for number in range(targets)]
+
+
+@pytest.mark.parametrize(
+    ("targets", "strip_in", "panels_in"), [(1, 1.5, 3.1), (3, 2.1, 3.1), (4, 2.4, 5.7)]
+)
+def test_each_target_adds_a_line_to_the_strip_and_every_third_a_row_of_panels(
+    targets, strip_in, panels_in
+):
+    """A line of 0.3 inches holds a number, a panel of 2.6 its title and its axes."""
+    runs = [(f"t{k}.nano", number, OTHER[2]) for k in range(targets) for number in range(2)]
+    figure = ready_counts_figure(launches_of(*runs, n=1))
+    heights_in = [each.bbox.height / figure.dpi for each in figure.subfigs]
+
+    assert heights_in == pytest.approx([strip_in, panels_in], abs=0.2)
 
 
 class Handle:

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.error import HTTPError
 
@@ -34,6 +34,17 @@ def test_a_scaled_clock_runs_as_many_times_faster_as_it_says():
     assert passed_s >= 50.0
     assert passed_s <= 1000.0 * (real.now_s() - real_s)
     assert (clock.utc() - began).total_seconds() >= 50.0
+
+
+def test_a_scaled_clock_shows_the_date_of_its_beginning_and_what_has_passed_since(monkeypatch):
+    real_s = [100.0]
+    monkeypatch.setattr(clocks.time, "clock_gettime", lambda _: real_s[0])
+    began = datetime(2024, 9, 1, tzinfo=UTC)
+    clock = ScaledClock(speed=10.0, utc=began)
+    real_s[0] = 103.0
+
+    assert clock.now_s() == 1030.0
+    assert clock.utc() == began + timedelta(seconds=30)
 
 
 def test_a_virtual_clock_is_moved_by_sleeping_alone():
@@ -132,6 +143,7 @@ def test_a_remote_market_is_moved_by_post_and_told_the_time_by_its_answers(marke
     now = ("GET", "/sandbox/now", b"", "application/json")
     advanced = ("POST", "/sandbox/advance", b'{"seconds": 4.0}', "application/json")
     assert asked == [advanced, now, now]
+    assert world.advance(1.0) == 9.5
 
 
 def test_its_endpoint_answers_with_an_object_and_sends_nobody_on(market):
