@@ -127,13 +127,22 @@ def answer_figure(
     simulated: bool,
     since: str = "the request was sent",
 ) -> Figure:
-    """The share at the stage over the seconds since the request, one line per target."""
+    """The share at the stage over the seconds since the request, one line per target.
+
+    A line is missing where polls tell nothing but limits of it (``LaunchTimes.shares``).
+    """
     figure, [[ax]] = styles.figure(1, 1, 0.28 * styles.width_in, simulated=simulated)
     times_s = np.linspace(0.0, until_s, 241)
     for number, (target, each) in enumerate(distributions.items()):
         marks = {"marker": styles.point(target)["marker"], "markevery": (5 + 3 * number, 40)}
-        shares = each.curve.share_by(times_s)
-        ax.plot(times_s, shares, linewidth=1.8, label=target, **marks, **styles.line(target))
+        ax.plot(
+            times_s,
+            each.shares(times_s),
+            linewidth=1.8,
+            label=target,
+            **marks,
+            **styles.line(target),
+        )
     styles.share_axis(ax, until_s)
     stage = next(iter(distributions.values())).stage
     ax.set(xlabel=f"seconds since {since}", ylabel=styles.share_label(stage))
@@ -280,7 +289,10 @@ def distribution_figure(
 
 @drawing
 def phases_figure(phases: pd.DataFrame, styles: Styles, *, simulated: bool) -> Figure:
-    """The median of each phase by target with its interval, one panel per phase."""
+    """The median of each phase by target with its interval, one panel per phase.
+
+    Where polls tell limits only, these are drawn and no point.
+    """
     names = [name for name in PHASES if name in set(phases["phase"])]
     targets = list(dict.fromkeys(phases["target"]))
     height_in = 0.42 * len(targets) + 1.6
@@ -345,18 +357,22 @@ def timeline_figure(launches: pd.DataFrame, styles: Styles, *, simulated: bool) 
 
 @drawing
 def comparison_figure(pairs: pd.DataFrame, styles: Styles, *, simulated: bool) -> Figure:
-    """The ratio of medians and the difference of shares of each pair, with adjusted intervals.
+    """How much later the first of each pair is, the ratio of medians, the difference of shares.
 
-    A pair without a ratio (a median was not reached) has its difference, and a bound of the ratio
-    if there is one.
+    The first of these is what is tested; intervals are adjusted.  A pair without a ratio (a median
+    was not reached, or polls tell limits of it only) has its other numbers, and a bound of the
+    ratio if there is one.
     """
     height_in = 0.38 * max(len(pairs), 1) + 1.7
-    figure, grid = styles.figure(1, 2, height_in, simulated=simulated, sharey=True)
-    ratios, differences = grid[0]
+    figure, grid = styles.figure(1, 3, height_in, simulated=simulated, sharey=True)
+    means, ratios, differences = grid[0]
+    seconds = pairs[["later_s", "later_s_low_adjusted", "later_s_high_adjusted"]].abs()
+    most_s = _finite_ends(seconds)[1]
     ends = _finite_ends(pairs[["ratio", "ratio_low_adjusted", "ratio_high_adjusted"]])
     for y, row in enumerate(pairs.to_dict("records")):
         face = "black" if row["p_holm"] < SIGNIFICANT else "white"
         for what, ax, within in (
+            ("later_s", means, (-most_s, most_s)),
             ("ratio", ratios, ends),
             ("difference", differences, (-1.0, 1.0)),
         ):
@@ -372,16 +388,18 @@ def comparison_figure(pairs: pd.DataFrame, styles: Styles, *, simulated: bool) -
     ratios.xaxis.set_major_locator(AutoLocator() if within_decade else LogLocator(subs=(1, 2, 5)))
     ratios.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     ratios.minorticks_off()
+    means.set_xlim(-1.05 * most_s, 1.05 * most_s)
     differences.set(xlim=(-1.05, 1.05), xticks=(-1.0, -0.5, 0.0, 0.5, 1.0))
     for ax, same, words in (
+        (means, 0.0, "mean later by, s (tested)"),
         (ratios, 1.0, "ratio of medians"),
         (differences, 0.0, "difference of shares"),
     ):
         ax.axvline(same, color="0.3", linewidth=1, linestyle="--")
         ax.set_xlabel(words)
     labels = (pairs["first"] + "\nover " + pairs["second"]).tolist()
-    ratios.set_yticks(range(len(pairs)), labels, fontsize="small")
-    ratios.set_ylim(len(pairs) - 0.5, -0.5)
+    means.set_yticks(range(len(pairs)), labels, fontsize="small")
+    means.set_ylim(len(pairs) - 0.5, -0.5)
     return figure
 
 
@@ -404,8 +422,8 @@ def arms_figure(
     for target, ax in zip(targets, axes, strict=True):
         for name, each in distributions.items():
             if target_of(name) == target:
-                arm, shares = arm_of(name), each.curve.share_by(times_s)
-                ax.plot(times_s, shares, linewidth=2, label=arm, **arms.line(arm))
+                arm = arm_of(name)
+                ax.plot(times_s, each.shares(times_s), linewidth=2, label=arm, **arms.line(arm))
         styles.share_axis(ax, until_s)
     stage = next(iter(distributions.values())).stage
     figure.supylabel(styles.share_label(stage), fontsize="medium")

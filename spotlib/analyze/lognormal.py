@@ -32,7 +32,8 @@ def fit_lognormal(observed: Observed) -> LognormalFit:
     Raises
     ------
     ValueError
-        With fewer than 5 such requests or 3 different brackets.  scipy would still return numbers.
+        With fewer than 5 such requests or 3 different brackets, and if the brackets are as wide as
+        the times in them.  A maximum would still be found, and say nothing.
     """
     shown = np.isfinite(observed.by_s)
     brackets = np.column_stack([observed.after_s, observed.by_s])[shown]
@@ -42,7 +43,13 @@ def fit_lognormal(observed: Observed) -> LognormalFit:
             f"a fit needs at least 5 requests shown at the stage and 3 different brackets, "
             f"got {len(brackets)} and {len(distinct)}"
         )
-    times = np.log(brackets.mean(axis=1))
+    middle_s, width_s = brackets.mean(axis=1), brackets[:, 1] - brackets[:, 0]
+    if np.median(width_s) >= np.median(middle_s):
+        raise ValueError(
+            f"a fit needs brackets that are narrower than the times in them, got a median width of "
+            f"{np.median(width_s):.1f} s around {np.median(middle_s):.1f} s: poll more often"
+        )
+    times = np.log(middle_s)
     start = [np.median(times), np.log(max(times.std(), 0.05))]
     with np.errstate(divide="ignore"):
         ends = np.log(distinct)  # a bracket may begin at 0

@@ -201,7 +201,10 @@ def test_runs_of_a_stopped_batch_are_named_and_are_no_finding(clean):
     assert (fine["warns"], found["warns"]) == (False, True)
     assert "Watching stopped" not in data_sentence(clean)
     said = data_sentence(replace(clean, launches=stopped))
-    assert said.endswith("by request_spot_instances. Watching stopped early in 4 runs.")
+    assert said.endswith(
+        "by request_spot_instances. Watching stopped early in 4 runs, which "
+        "count as far as they were watched."
+    )
     assert found["found"].startswith("8 of 24 requests, in 4 of 12 runs, stopped being watched")
     assert words == (
         "Within a target all runs ended alike, after 39 s. Not counted here: 4 runs not watched so "
