@@ -91,7 +91,7 @@ def compare_targets(
     tests = _tests(distributions, names, horizon_s=horizon_s, level=level)
     rows = []
     for (first, second), test in zip(names, tests, strict=True):
-        rounds = test["rounds"]
+        rounds = int(test["rounds"])
         runs = min(halves[first].runs, halves[second].runs)
         ratio = _ratio(halves[first], halves[second], runs=runs, level=level)
         needed = runs_needed(halves[first].over(halves[second]), runs=runs, precision=precision)
@@ -272,10 +272,10 @@ def _tests(
         later_s = firsts - seconds
         p_values = exchange_p_values(later_s)
         for column, place in enumerate(places):
-            first, second = (distributions[name] for name in pairs[place])
+            one, other = (distributions[name] for name in pairs[place])
             row = _later(later_s[:, column], level=level) | {"p_value": float(p_values[column])}
-            if first.is_mean_open(horizon_s) or second.is_mean_open(horizon_s):
-                row = _within_limits(row, first, second, horizon_s=horizon_s)
+            if one.is_mean_open(horizon_s) or other.is_mean_open(horizon_s):
+                row = _within_limits(row, one, other, horizon_s=horizon_s)
             found[place] = {"rounds": len(here)} | row
     return found
 

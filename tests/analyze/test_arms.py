@@ -25,8 +25,9 @@ from spotlib.analyze.comparable import (
     side_by_side,
 )
 from spotlib.analyze.compare import exchange_p_values, holm, rounds_needed
-from spotlib.analyze.figures import Styles, arms_figure
-from spotlib.analyze.sentences import arm_sentences, formatted_arms
+from spotlib.analyze.comparison_figures import arms_figure
+from spotlib.analyze.comparison_sentences import arm_sentences, formatted_arms
+from spotlib.analyze.figures import Styles
 from spotlib.model import Stage
 
 REQUEST = {"method": "request_spot_instances", "purchase": "spot"}

@@ -17,10 +17,11 @@ from spotlib.analyze.checks import (
     stale_orders,
 )
 from spotlib.analyze.compare import compare_targets
+from spotlib.analyze.comparison_sentences import stale_sentences
 from spotlib.analyze.launch_times import launch_times
 from spotlib.analyze.load import load_comparable
 from spotlib.analyze.selectors import target_outcomes
-from spotlib.analyze.sentences import data_sentence, runs_sentence, stale_sentences
+from spotlib.analyze.sentences import data_sentence, runs_sentence
 from spotlib.analyze.summaries import ready_of_n
 from spotlib.model import Stage
 from spotlib.sandbox.world import Fate

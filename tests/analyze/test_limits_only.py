@@ -10,6 +10,7 @@ from spotlib.analyze.arms import arm_times, compare_arms_overall
 from spotlib.analyze.checks import stale_medians
 from spotlib.analyze.comparable import name_runs
 from spotlib.analyze.compare import compare_targets
+from spotlib.analyze.comparison_sentences import arm_sentences
 from spotlib.analyze.figures import Styles, answer_figure, phases_figure
 from spotlib.analyze.intervals import Estimate
 from spotlib.analyze.launch_times import launch_times
@@ -17,7 +18,6 @@ from spotlib.analyze.lognormal import fit_lognormal
 from spotlib.analyze.selectors import target_outcomes
 from spotlib.analyze.sentences import (
     answer_sentences,
-    arm_sentences,
     formatted_ready,
     phase_sentence,
     ready_caption,
@@ -93,7 +93,8 @@ def test_a_bracket_as_wide_as_its_middle_tells_limits_only(after_s, by_s, is_ope
     assert np.isnan(found.quantile(0.5).value) == is_open
     assert np.isnan(found.restricted_mean(300.0).value) == is_open
     assert np.isnan(found.share_ready((after_s + by_s) / 2).value) == is_open
-    assert (found.share_ready(by_s).value, found.share_ready(after_s).value) == (1.0, 0.0)
+    ends = [found.share_ready(each).value for each in (after_s, by_s)]
+    assert ends == pytest.approx([0.0, 1.0])
     assert np.isnan(found.band(np.array([by_s - 0.1]))["share"]).tolist() == [is_open]
 
 
@@ -122,7 +123,8 @@ def test_limits_are_said_in_the_table_the_answer_and_the_phases(launches, times)
     assert "tell only limits" in phase_sentence(only)
     both = phases({"request to fulfilled": times})
     assert phase_sentence(both).endswith(
-        "Of request to fulfilled polls tell only limits (a bar without a point)."
+        "Of request to fulfilled only limits are known, at some targets or all (bars without a "
+        "point)."
     )
 
 
@@ -173,8 +175,10 @@ def test_arms_of_which_only_limits_are_known_are_not_compared():
 def test_what_rests_on_middles_of_such_brackets_is_unknown(times):
     nano = {NANO: times[NANO]}
 
-    assert target_outcomes(nano, horizon_s=HORIZON_S)[["median_s", "spread_s"]].isna().all(None)
-    assert stale_medians(nano)[["median_s", "least_s"]].isna().all(None)
+    assert (
+        target_outcomes(nano, horizon_s=HORIZON_S)[["median_s", "spread_s"]].isna().all(axis=None)
+    )
+    assert stale_medians(nano)[["median_s", "least_s"]].isna().all(axis=None)
     with pytest.raises(ValueError, match="narrower than the times in them, got a median width"):
         fit_lognormal(observed([0.0] * 6, [1.2, 1.3, 1.4, 1.5, 1.6, 1.7]))
 
