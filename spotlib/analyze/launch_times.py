@@ -204,6 +204,11 @@ class LaunchTimes:
 
     def _share_ends(self, time_s: Floats) -> tuple[Floats, Floats]:
         """Between which shares the curve lies at each time: apart only within an open piece."""
+        earlier_s, later_s = self._around(time_s)
+        return self.curve.share_by(earlier_s), self.curve.share_by(later_s)
+
+    def _around(self, time_s: Floats) -> tuple[Floats, Floats]:
+        """The ends of the open piece in which each time lies; else twice the time itself."""
         earlier_s, later_s = time_s, time_s
         is_open = self.pieces.is_open
         for after_s, by_s in zip(
@@ -212,7 +217,7 @@ class LaunchTimes:
             inside = (after_s < time_s) & (time_s < by_s)
             earlier_s = np.where(inside, after_s, earlier_s)
             later_s = np.where(inside, min(by_s, self.curve.known_until_s), later_s)
-        return self.curve.share_by(earlier_s), self.curve.share_by(later_s)
+        return earlier_s, later_s
 
     def quantile(self, share: float = 0.5) -> Estimate:
         """The time by which a share of the requested is at the stage; 0.5 is the median.
@@ -221,6 +226,7 @@ class LaunchTimes:
         Biometrics 1982), but holds at least what the brackets leave open (``left_open``).  Where
         times differ by less than a bracket is wide, all mass is where brackets overlap, and so is
         that of each resample: the band alone is then far too narrow (``benchmarks/README.md``).
+        Where a piece as wide as the time itself holds that share, there is no value, only limits.
         """
         value = float(self.curve.quantile(share))
         reached_s = value if np.isfinite(value) else np.nan
@@ -229,8 +235,11 @@ class LaunchTimes:
         point = np.nan if known else reached_s
         if self._limits.why:
             return self._sure(Estimate(point, np.nan, np.nan, self._limits.why), np.nan, known)
-        low, high = (float(self.curve.quantile(each)) for each in self._limits.reaching(share))
+        least, most = (self.curve.quantile(each) for each in self._limits.reaching(share))
+        low, high = float(self._around(least)[0]), float(self._around(most)[1])
         low = min(low, first) if np.isfinite(low) else np.nan
+        if low == 0 and np.isnan(reached_s):
+            low = np.nan  # no bound
         return self._sure(Estimate(point, low, max(high, last)), reached_s, known)
 
     def restricted_mean(self, horizon_s: float) -> Estimate:

@@ -80,6 +80,20 @@ def test_few_runs_have_no_interval_but_the_same_limits():
     assert "3 runs" in median.why
 
 
+def test_an_end_of_an_interval_is_not_made_up_within_such_a_bracket_either():
+    """A third came before the first poll, the others never: when half come has no lower bound."""
+    rows = [run_rows([1.5, INF, INF], number=number) for number in range(8)]
+    rows = [
+        [each | {"ready_after_s": 0.0 * each.get("ready_by_s", np.nan)} for each in run]
+        for run in rows
+    ]
+    [found] = launch_times(name_runs(table_of(*rows)), Stage.READY, resamples=99).values()
+
+    median = found.quantile(0.5)
+    assert np.isnan([median.value, median.low]).all()
+    assert np.isinf(median.high)
+
+
 @pytest.mark.parametrize(
     ("after_s", "by_s", "is_open"),
     [(0.0, 3.0, True), (1.0, 3.0, True), (1.01, 3.0, False), (240.0, 252.0, False)],
@@ -179,7 +193,7 @@ def test_what_rests_on_middles_of_such_brackets_is_unknown(times):
         target_outcomes(nano, horizon_s=HORIZON_S)[["median_s", "spread_s"]].isna().all(axis=None)
     )
     assert stale_medians(nano)[["median_s", "least_s"]].isna().all(axis=None)
-    with pytest.raises(ValueError, match="narrower than the times in them, got a median width"):
+    with pytest.raises(ValueError, match="needs brackets that begin after 0"):
         fit_lognormal(observed([0.0] * 6, [1.2, 1.3, 1.4, 1.5, 1.6, 1.7]))
 
 
