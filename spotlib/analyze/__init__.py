@@ -8,5 +8,6 @@ reads tables of launches and polls, never EC2, and writes no file.  Read it in t
 3. ``curve``, ``turnbull``, ``lognormal``, ``intervals``: the mathematics, which know nothing of EC2
 4. ``launch_times``: the distribution of the times to a stage, per target
 5. ``summaries``, ``compare``, ``selectors``, ``checks``: tables made from these distributions
-6. ``sentences``, ``figures``: how the notebook says and shows them; ``parameters``: its parameters
+6. ``sentences``, ``figures``, and of comparisons ``comparison_sentences``, ``comparison_figures``:
+   how the notebook says and shows them; ``parameters``: its parameters
 """

@@ -11,22 +11,34 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from spotlib.analyze.comparable import arm_names
-from spotlib.analyze.compare import compare_targets, exchange_p_values, holm
-from spotlib.analyze.curve import Floats
-from spotlib.analyze.intervals import FEWEST_RUNS
+from spotlib.analyze.compare import (
+    compare_targets,
+    exchange_p_values,
+    holm,
+    means_left_open,
+)
+from spotlib.analyze.intervals import student_interval
 from spotlib.analyze.launch_times import LaunchTimes, launch_times
 from spotlib.analyze.summaries import common_horizon_s, summarize
 from spotlib.model import Outcome, Stage
 
 _BY = " by "
 _SUMMED = (
-    *("target", "asked_by", "runs", "requests", "refused"),
+    *("target", "asked_by", "runs", "watched", "requests", "refused"),
     *(f"{each}{end}" for each in ("median_s", "share") for end in ("", "_low", "_high")),
 )
-_COLUMNS = ("first", "second", "targets", "rounds", "later_s", "later_low_s", "later_high_s")
+_COLUMNS = (
+    "first",
+    "second",
+    "targets",
+    "left_open",
+    "rounds",
+    "later_s",
+    "later_low_s",
+    "later_high_s",
+)
 
 
 def arm_times(
@@ -67,7 +79,8 @@ def arm_table(
     Returns
     -------
     DataFrame
-        ``target``, ``asked_by``, and ``runs``; ``requests``, and ``refused``, those of them that
+        ``target``, ``asked_by``, ``runs`` and how many of them were ``watched`` until the horizon;
+        ``requests``, and ``refused``, those of them that
         were refused at once.  ``median_s`` of the time to the stage, and ``share``, which was there
         by the horizon, with their 95 % intervals over runs.
     """
@@ -113,6 +126,8 @@ def compare_arms_overall(
     -------
     DataFrame
         ``first``, ``second``: the arms; ``targets`` and ``rounds`` in which both were launched.
+        So many more targets are ``left_open``: their polls do not tell which arm is later
+        (``means_left_open``), so they do not count.
         ``later_s``: how much later the first is, in seconds, the mean over targets and rounds,
         with a 95 % interval over rounds (Student's t; NaN below 6 rounds, and where all are the
         same), adjusted for the number of pairs (Bonferroni).
@@ -130,11 +145,19 @@ def compare_arms_overall(
     paired = means_s.pivot_table(index=["target", "round"], columns="arm", values="mean_s")
     pairs = list(combinations(paired.columns, 2))
     level = 1 - 0.05 / max(len(pairs), 1)
-    rows = [
-        {"first": first, "second": second}
-        | _difference((paired[first] - paired[second]).dropna(), level=level)
-        for first, second in pairs
-    ]
+    rows = []
+    for first, second in pairs:
+        later_s = (paired[first] - paired[second]).dropna()
+        unknown = [
+            target
+            for target in set(later_s.index.get_level_values("target"))
+            if means_left_open(
+                *(distributions[f"{target}{_BY}{arm}"] for arm in (first, second)),
+                horizon_s=horizon_s,
+            )
+        ]
+        row = _difference(later_s.drop(index=unknown, level="target"), level=level)
+        rows.append({"first": first, "second": second, "left_open": len(unknown)} | row)
     table = pd.DataFrame(rows, columns=[*_COLUMNS, "p_value"])
     return table.assign(p_holm=holm(table["p_value"].to_numpy(dtype=np.float64)))
 
@@ -142,9 +165,7 @@ def compare_arms_overall(
 def _difference(later_s: "pd.Series[float]", *, level: float) -> dict[str, float]:
     """The mean difference.  Rounds are the sample, because a round's targets share its hour."""
     by_round = np.asarray(later_s.groupby("round").mean(), dtype=np.float64)
-    low_s = high_s = np.nan
-    if len(by_round) >= FEWEST_RUNS and np.ptp(by_round) > 0:  # alike in all tells no error
-        low_s, high_s = _student(by_round, level=level)
+    low_s, high_s = student_interval(by_round, level=level)
     return {
         "targets": later_s.index.get_level_values("target").nunique(),
         "rounds": len(by_round),
@@ -153,10 +174,3 @@ def _difference(later_s: "pd.Series[float]", *, level: float) -> dict[str, float
         "later_high_s": high_s,
         "p_value": float(exchange_p_values(by_round[:, None])[0]),
     }
-
-
-def _student(values: Floats, *, level: float) -> tuple[float, float]:
-    """Student's interval of the mean of independent values."""
-    error = float(values.std(ddof=1)) / np.sqrt(len(values))
-    beyond = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
-    return float(values.mean()) - beyond, float(values.mean()) + beyond

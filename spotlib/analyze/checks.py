@@ -17,7 +17,7 @@ from scipy import stats
 from spotlib.analyze.clocks import CLOCKS, CONTRADICT, told_twice
 from spotlib.analyze.comparable import NOT_THE_MARKET, stopped
 from spotlib.analyze.compare import holm
-from spotlib.analyze.curve import Curve, Floats, smoothed, widened
+from spotlib.analyze.curve import Floats, smoothed, widened
 from spotlib.analyze.intervals import FEWEST_RUNS
 from spotlib.analyze.launch_times import LaunchTimes, round_of
 from spotlib.analyze.load import Comparable
@@ -337,7 +337,7 @@ def _moment_of_reading(data: Comparable, distributions: Mapping[str, LaunchTimes
     answered = data.polls[data.polls["error"].isna()]
     answered = answered.drop_duplicates(["batch_id", "round", "region", "poll"])
     half_s = float((answered["answered_s"] - answered["asked_s"]).mean()) / 2
-    medians_s = [_reached(each.curve.quantile(0.5)) for each in distributions.values()]
+    medians_s = [each.quantile(0.5).value for each in distributions.values()]
     least_s = float(np.nanmin([*medians_s, np.inf]))
     words = (
         f"times assume that EC2 reads the state half-way through a poll; if at its start or end, "
@@ -377,8 +377,8 @@ def stale_medians(distributions: Mapping[str, LaunchTimes]) -> pd.DataFrame:
         {
             "target": name,
             "stale_s": seconds,
-            "median_s": _reached(_if_stale(each, seconds).quantile(0.5)),
-            "least_s": max(_reached(each.curve.quantile(0.5)) - seconds, 0.0),
+            "median_s": _median_if_stale(each, seconds),
+            "least_s": np.maximum(each.quantile(0.5).value - seconds, 0.0),
         }
         for name, each in distributions.items()
         for seconds in (0.0, *STALE_S)
@@ -386,11 +386,12 @@ def stale_medians(distributions: Mapping[str, LaunchTimes]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _if_stale(times: LaunchTimes, seconds: float) -> Curve:
+def _median_if_stale(times: LaunchTimes, seconds: float) -> float:
     if seconds == 0:
-        return times.curve
-    wide = widened(times.observed, seconds)
-    return smoothed(turnbull(wide), times.observed.width_s / 2)
+        return times.quantile(0.5).value
+    found = turnbull(widened(times.observed, seconds))
+    median_s = float(smoothed(found, times.observed.width_s / 2).quantile(0.5))
+    return np.nan if found.is_open_at(0.5) or np.isinf(median_s) else median_s
 
 
 def stale_orders(distributions: Mapping[str, LaunchTimes]) -> pd.DataFrame:
@@ -399,7 +400,7 @@ def stale_orders(distributions: Mapping[str, LaunchTimes]) -> pd.DataFrame:
     One row per pair and ``stale_s``: ``faster``, ``slower``, ``stale_s``, ``holds``.  This is the
     worst case: all reads of one region are late by ``stale_s``, those of the other are not late.
     """
-    medians = {name: _reached(each.curve.quantile(0.5)) for name, each in distributions.items()}
+    medians = {name: each.quantile(0.5).value for name, each in distributions.items()}
     known = sorted((s, name) for name, s in medians.items() if not np.isnan(s))
     rows = [
         {"faster": a, "slower": b, "stale_s": seconds, "holds": slow_s - seconds > fast_s}
@@ -407,7 +408,3 @@ def stale_orders(distributions: Mapping[str, LaunchTimes]) -> pd.DataFrame:
         for seconds in STALE_S
     ]
     return pd.DataFrame(rows, columns=["faster", "slower", "stale_s", "holds"])
-
-
-def _reached(quantile: Floats) -> float:
-    return float(quantile) if np.isfinite(quantile) else np.nan

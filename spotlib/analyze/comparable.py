@@ -2,16 +2,18 @@
 
 Owns these rules, and no other module repeats them: which outcomes compete with becoming ready and
 which are censored (``ended_by_ec2``), which requests are no observations (``no_observation``) or
-repeat one (``repeated``), which measure another variable (``other_variable``), which are probes
-(``is_probe``), what an arm is (``arm_names``), and which launches compare arms side by side
-(``side_by_side``).  It reads no file and estimates nothing.
+repeat one (``repeated``), which batch a page is about (``whole_batches``, ``deciding_batch``),
+which requests measure another variable (``other_variable``), which are probes (``is_probe``), what
+an arm is (``arm_names``), and which launches compare arms side by side (``side_by_side``).  It reads
+no file and estimates nothing.
 
 A **run** is one plan in one round of a batch: one request call.  Its instances meet one pool at
 one moment, so the run, not the instance, is the sampling unit of every statistic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+import numpy as np
 import pandas as pd
 
 from spotlib.figures import target_names
@@ -98,16 +100,46 @@ def repeated(launches: pd.DataFrame) -> "pd.Series[str]":
     return words.where(repeats, "").astype("str")
 
 
-def other_variable(
-    launches: pd.DataFrame, *, columns: Sequence[str] = SAME_VARIABLE
-) -> "pd.Series[str]":
-    """Why each request measures another variable than the newest batch; "" if it does not.
+def complete(launches: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether each request was watched to its end: it has an outcome, and nobody stopped it."""
+    return launches["outcome"].notna() & (launches["outcome"] != Outcome.ABANDONED)
 
-    The most frequent combination of the columns in the newest batch is kept.  Within a target only
-    the family of its newest image is kept, with all its releases.
+
+def whole_batches(launches: pd.DataFrame, batches: pd.DataFrame) -> set[str]:
+    """The batches that were not stopped and are not under way: all that they planned was watched.
+
+    Rounds may be skipped, also the last: such a batch is whole if the next round, as far from the
+    last as its rounds were apart, would come after those planned.
     """
-    newest = launches[launches["batch_id"] == launches["batch_id"].max()]
-    sizes = newest.groupby(list(columns)).size()
+    ended = complete(launches).groupby(launches["batch_id"]).all()
+    begun = launches[["batch_id", "round"]].drop_duplicates().sort_values(["batch_id", "round"])
+    rounds = begun["round"].astype("float64").groupby(begun["batch_id"])
+    apart = rounds.agg(lambda numbers: np.diff(numbers).max(initial=1.0))
+    planned = batches.set_index("batch_id")["rounds"].astype("float64").reindex(ended.index)
+    return set(ended.index[ended & (rounds.max() + apart >= planned)])
+
+
+def deciding_batch(launches: pd.DataFrame, whole: Collection[str] = ()) -> str:
+    """The batch whose kind of launch is analyzed: the newest whole one, or, of none, the newest."""
+    names = set(launches["batch_id"])
+    return str(max(names.intersection(whole) or names))
+
+
+def other_variable(
+    launches: pd.DataFrame,
+    *,
+    columns: Sequence[str] = SAME_VARIABLE,
+    deciding: str | None = None,
+) -> "pd.Series[str]":
+    """Why each request measures another variable than the deciding batch; "" if it does not.
+
+    The most frequent combination of the columns among the complete requests of that batch (see
+    ``deciding_batch``; by default the newest) is kept.  Within a target only the family of its
+    newest image is kept, with all its releases.
+    """
+    chosen = launches[launches["batch_id"] == (deciding or deciding_batch(launches))]
+    ended = chosen[complete(chosen)]
+    sizes = (chosen if ended.empty else ended).groupby(list(columns)).size()
     most = sizes[sizes == sizes.max()].index
     kept = next((each for each in most if DEFAULT_METHOD in each), most[0])
     values = dict(zip(columns, kept, strict=True))
@@ -163,14 +195,25 @@ def other_arm(launches: pd.DataFrame, *, arm: str) -> "pd.Series[str]":
     return ("asked for by " + names + f", not {arm}").where(bool(arm) & (names != arm), "")
 
 
-def side_by_side(launches: pd.DataFrame) -> pd.DataFrame:
-    """The launches of targets that met several arms in one round, otherwise of one variable."""
+def side_by_side(launches: pd.DataFrame, *, deciding: str | None = None) -> pd.DataFrame:
+    """The launches of targets that met several arms in one round, otherwise of one variable.
+
+    ``deciding`` is as for ``other_variable``.
+    """
     if len(launches[list(ARM)].drop_duplicates()) == 1:
         return launches.iloc[:0]
     same = tuple(name for name in SAME_VARIABLE if name not in ARM)
-    here = launches[other_variable(launches, columns=same) == ""]
+    here = launches[other_variable(launches, columns=same, deciding=deciding) == ""]
     arms = arm_names(here).groupby([here[name] for name in ("batch_id", "round", "target")])
     return here[arms.transform("nunique") > 1]
+
+
+def runs_by_arm(launches: pd.DataFrame) -> pd.DataFrame:
+    """How many ``runs`` each arm has, and how many of them are ``complete``; indexed by arm."""
+    ended = complete(launches).groupby(launches["run"]).all()
+    runs = launches.drop_duplicates("run").set_index("run")
+    found = ended.reindex(runs.index).groupby(arm_names(runs)).agg(["size", "sum"])
+    return found.set_axis(["runs", "complete"], axis=1).rename_axis("arm")
 
 
 def _families(launches: pd.DataFrame) -> "pd.Series[str]":

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import ceil, log, log2
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from spotlib.analyze.curve import Floats
-from spotlib.analyze.intervals import FEWEST_RUNS, Estimate, run_level_interval
+from spotlib.analyze.intervals import (
+    FEWEST_RUNS,
+    Estimate,
+    run_level_interval,
+    student_interval,
+)
 from spotlib.analyze.launch_times import LaunchTimes
 
+SAME_LIMITS = "brackets as wide as the times leave open which mean time is longer"
 TOO_WIDE = "more runs do not help where brackets are too wide: poll more often"
 SIGNIFICANT = 0.05  # the adjusted p-value below which two targets are said to differ
 _TWO_SIDED = float(stats.norm.ppf(0.975))
@@ -28,6 +35,7 @@ _AT_ONCE = 2_000_000  # labels, or sums of them
 _COLUMNS = (
     *("first", "second", "rounds", "ratio", "ratio_low_adjusted", "ratio_high_adjusted"),
     *("difference", "difference_low_adjusted", "difference_high_adjusted"),
+    *("later_s", "later_s_low_adjusted", "later_s_high_adjusted"),
     *("p_value", "p_holm", "more_runs", "why"),
 )
 
@@ -63,11 +71,16 @@ def compare_targets(
         NaN if one median was not reached; the interval may still bound it from one side.
         ``difference`` of the shares by the horizon, with Newcombe's interval (Statistics in
         Medicine 1998), adjusted.
-        ``p_value`` of the difference in restricted mean if labels are exchanged within rounds,
+        ``later_s``: how much later the first is on average, which is what is tested: the mean over
+        shared rounds of the difference in the mean of min(time, horizon), with Student's interval
+        over rounds, adjusted.
+        ``p_value`` of that difference if labels are exchanged within rounds,
         and ``p_holm``, adjusted over all pairs (Holm, Scandinavian Journal of Statistics 1979).
         ``more_runs`` that the ratio alone needs for ``precision``, at the scatter seen; NaN where
         these are enough and the brackets alone leave more open.
-        ``why`` something is missing.
+        ``why`` something is missing.  Where polls tell limits only of a median, there is no ratio;
+        where they leave open which mean is longer (``means_left_open``), there is no ``later_s``
+        and no p-value.
     """
     names = list(combinations(sorted(distributions), 2)) if pairs is None else list(pairs)
     level = 1 - 0.05 / max(len(names), 1)
@@ -75,20 +88,24 @@ def compare_targets(
     shares = {
         name: each.share_ready(horizon_s, level=level) for name, each in distributions.items()
     }
-    p_values = _p_values(distributions, names, horizon_s=horizon_s)
+    tests = _tests(distributions, names, horizon_s=horizon_s, level=level)
     rows = []
-    for (first, second), (rounds, p_value) in zip(names, p_values, strict=True):
+    for (first, second), test in zip(names, tests, strict=True):
+        rounds = int(test["rounds"])
         runs = min(halves[first].runs, halves[second].runs)
         ratio = _ratio(halves[first], halves[second], runs=runs, level=level)
         needed = runs_needed(halves[first].over(halves[second]), runs=runs, precision=precision)
         low, high = halves[first].left_open(halves[second])
-        if too_wide := needed <= runs and high > low * (1 + precision) ** 2:
-            needed = np.nan
+        limits_only = halves[first].is_open or halves[second].is_open
+        too_wide = limits_only or (needed <= runs and high > low * (1 + precision) ** 2)
+        needed = np.nan if too_wide else needed
         difference = _difference(shares[first], shares[second])
         unreached = [name for name in (first, second) if np.isinf(halves[name].value_s)]
-        row = {"first": first, "second": second, "rounds": rounds, "p_value": p_value}
+        row: dict[str, Any] = {"first": first, "second": second} | test
         row |= {"more_runs": max(needed - runs, 0.0), "why": _missing(rounds, ratio, unreached)}
-        row["why"] = row["why"] or TOO_WIDE * too_wide
+        row["why"] = row["why"] or (
+            SAME_LIMITS if rounds and np.isnan(test["p_value"]) else TOO_WIDE * too_wide
+        )
         for what, each in (("ratio", ratio), ("difference", difference)):
             row |= {what: each.value}
             row |= {f"{what}_low_adjusted": each.low, f"{what}_high_adjusted": each.high}
@@ -108,20 +125,41 @@ def most_different(pairs: pd.DataFrame, *, most: int = 20, every: bool = False) 
 
 
 def slower_first(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The pairs, each ordered: first the target with the longer median, else the smaller share."""
-    ratio, difference = pairs["ratio"], pairs["difference"]
+    """The pairs, turned so that the first is later on average (``later_s``, which is tested).
+
+    Where that is not known, the first has the longer median, else the smaller share.
+    """
+    later_s, longer = pairs["later_s"], _has_shorter_median_first(pairs)
+    return _turned(pairs, (later_s < 0) | (~(later_s > 0) & longer))
+
+
+def longer_median_first(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The pairs, turned so that the first has the longer median, else the smaller share."""
+    return _turned(pairs, _has_shorter_median_first(pairs))
+
+
+def _has_shorter_median_first(pairs: pd.DataFrame) -> "pd.Series[bool]":
+    ratio = pairs["ratio"]
+    return (ratio < 1) | (ratio.isna() & (pairs["difference"] > 0))
+
+
+def _turned(pairs: pd.DataFrame, where: "pd.Series[bool]") -> pd.DataFrame:
+    """The pairs, those ``where`` it is true with the second first."""
     low, high = pairs["ratio_low_adjusted"], pairs["ratio_high_adjusted"]
     turned = pairs.assign(
         first=pairs["second"],
         second=pairs["first"],
-        ratio=1 / ratio,
+        ratio=1 / pairs["ratio"],
         ratio_low_adjusted=1 / high,
         ratio_high_adjusted=(1 / low).fillna(np.inf).where(high.notna()),
-        difference=-difference,
+        later_s=-pairs["later_s"],
+        later_s_low_adjusted=-pairs["later_s_high_adjusted"],
+        later_s_high_adjusted=-pairs["later_s_low_adjusted"],
+        difference=-pairs["difference"],
         difference_low_adjusted=-pairs["difference_high_adjusted"],
         difference_high_adjusted=-pairs["difference_low_adjusted"],
     )
-    return pairs.where(~((ratio < 1) | (ratio.isna() & (difference > 0))), turned)
+    return pairs.where(~where, turned)
 
 
 @dataclass(frozen=True)
@@ -129,7 +167,7 @@ class _Half:
     """When half of a target's requests had reached the stage; infinity is later than ``known_s``.
 
     ``runs`` were watched until then.  ``ends_s`` are the limits between which the brackets alone
-    leave it.
+    leave it, and ``is_open`` says that nothing more is known of it.
     """
 
     value_s: float
@@ -137,6 +175,7 @@ class _Half:
     known_s: float
     runs: int
     ends_s: tuple[float, float]
+    is_open: bool
 
     @classmethod
     def of(cls, times: LaunchTimes) -> "_Half":
@@ -144,7 +183,8 @@ class _Half:
         value_s, resampled_s = halves
         known_s = times.curve.known_until_s
         runs = int(times.runs_watched(min(float(value_s), known_s)))
-        return cls(float(value_s), resampled_s, known_s, runs, times.observed.left_open(0.5))
+        ends_s, is_open = times.observed.left_open(0.5), times.pieces.is_open_at(0.5)
+        return cls(float(value_s), resampled_s, known_s, runs, ends_s, is_open)
 
     def over(self, other: "_Half") -> Floats:
         """The resampled ratios; NaN where neither half was reached."""
@@ -182,6 +222,10 @@ def _ratio(first: _Half, second: _Half, *, runs: int, level: float) -> Estimate:
     if np.isfinite(here):
         least, most = first.left_open(second)
         low_end, high_end = float(np.minimum(low_end, least)), max(high_end, most)
+    if first.is_open or second.is_open:
+        here = np.nan
+        low_end, high_end = (low_end if low_end > 0 else np.nan), float(high_end)
+        high_end = np.nan if np.isnan(low_end) and np.isinf(high_end) else high_end
     return Estimate(here, low_end, high_end, ends[0].why)
 
 
@@ -200,10 +244,17 @@ def _missing(rounds: int, ratio: Estimate, unreached: Sequence[str]) -> str:
     return f"no interval: {ratio.why}" if ratio.why else ""
 
 
-def _p_values(
-    distributions: Mapping[str, LaunchTimes], pairs: Sequence[tuple[str, str]], *, horizon_s: float
-) -> list[tuple[int, float]]:
-    """The number of shared rounds and the p-value of each pair, by ``run_means_s``."""
+def _tests(
+    distributions: Mapping[str, LaunchTimes],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    horizon_s: float,
+    level: float,
+) -> list[dict[str, float]]:
+    """The shared rounds of each pair, its ``later_s`` over them and its p-value.
+
+    The scores are ``run_means_s``.
+    """
     scores = {
         name: pd.Series(each.run_means_s(horizon_s)).groupby(list(each.rounds)).mean().dropna()
         for name, each in distributions.items()
@@ -214,13 +265,55 @@ def _p_values(
     for place, (first, second) in enumerate(pairs):
         both = columns[first] & columns[second]
         alike.setdefault(both.tobytes(), []).append(place)
-    found = dict.fromkeys(range(len(pairs)), (0, np.nan))
+    found: list[dict[str, float]] = [{} for _ in pairs]
     for shared, places in alike.items():
         here = table[np.frombuffer(shared, dtype=np.bool_)]
         firsts, seconds = (here[[pairs[k][end] for k in places]].to_numpy() for end in (0, 1))
-        each = exchange_p_values(firsts - seconds)
-        found |= {place: (len(here), float(p)) for place, p in zip(places, each, strict=True)}
-    return [found[place] for place in range(len(pairs))]
+        later_s = firsts - seconds
+        p_values = exchange_p_values(later_s)
+        for column, place in enumerate(places):
+            one, other = (distributions[name] for name in pairs[place])
+            row = _later(later_s[:, column], level=level) | {"p_value": float(p_values[column])}
+            if one.is_mean_open(horizon_s) or other.is_mean_open(horizon_s):
+                row = _within_limits(row, one, other, horizon_s=horizon_s)
+            found[place] = {"rounds": len(here)} | row
+    return found
+
+
+def _later(later_s: Floats, *, level: float) -> dict[str, float]:
+    low_s, high_s = student_interval(later_s, level=level)
+    mean_s = float(later_s.mean()) if len(later_s) else np.nan
+    return {"later_s": mean_s, "later_s_low_adjusted": low_s, "later_s_high_adjusted": high_s}
+
+
+def _within_limits(
+    test: dict[str, float], first: LaunchTimes, second: LaunchTimes, *, horizon_s: float
+) -> dict[str, float]:
+    """A test with what the polls leave open of it, which may be everything."""
+    if means_left_open(first, second, horizon_s=horizon_s):
+        return dict.fromkeys(test, np.nan)
+    (least, most), (other_least, other_most) = (
+        each.observed.mean_left_open(horizon_s) for each in (first, second)
+    )
+    low_s, high_s = test["later_s_low_adjusted"], test["later_s_high_adjusted"]
+    return test | {
+        "later_s_low_adjusted": float(np.minimum(low_s, least - other_most)),
+        "later_s_high_adjusted": float(np.maximum(high_s, most - other_least)),
+    }
+
+
+def means_left_open(first: LaunchTimes, second: LaunchTimes, *, horizon_s: float) -> bool:
+    """Whether polls leave open which of two means of min(time, horizon) is longer.
+
+    Only where they tell limits of one of them and no value: elsewhere errors of brackets average
+    out over runs.
+    """
+    if not (first.is_mean_open(horizon_s) or second.is_mean_open(horizon_s)):
+        return False
+    (least, most), (other_least, other_most) = (
+        each.observed.mean_left_open(horizon_s) for each in (first, second)
+    )
+    return least < other_most and other_least < most
 
 
 def exchange_p_values(differences: ArrayLike) -> Floats:

@@ -14,6 +14,7 @@ Floats = NDArray[np.float64]
 
 
 _ROUNDING = 1e-6  # by which a sum of many weights may miss a share
+_NO_WAIT_S = 0.01  # a piece that ends so early tells the time, however short it is
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,30 @@ class Curve:
             enough = (mass * part).sum(axis=-1) >= share - _ROUNDING
             low, high = np.where(enough, low, middle), np.where(enough, middle, high)
         return np.where(reached, high, np.inf)
+
+    @property
+    def is_open(self) -> NDArray[np.bool_]:
+        """Which pieces of a single curve are at least as wide as the time in their middle.
+
+        Where in a piece its mass lies is an assumption.  In these nothing but the assumption would
+        make a time: the data tell limits only.
+        """
+        has_mass = (self.mass > _ROUNDING) & np.isfinite(self.by_s) & (self.by_s > _NO_WAIT_S)
+        return has_mass & (self.by_s - self.after_s >= (self.by_s + self.after_s) / 2)
+
+    def is_open_at(self, share: float) -> bool:
+        """Whether a single curve reaches a share within an open piece."""
+        place = int(np.searchsorted(np.cumsum(self.mass), share - _ROUNDING))
+        return place < len(self.mass) and bool(self.is_open[place])
+
+    def is_mean_open(self, horizon_s: float) -> bool:
+        """Whether the mean of min(time, horizon) may vary within pieces by as much as it is."""
+        never = ~np.isfinite(self.by_s)
+        first_s, last_s = (
+            float(self.mass @ np.where(never, horizon_s, np.minimum(each, horizon_s)))
+            for each in (self.after_s, self.by_s)
+        )
+        return last_s > _NO_WAIT_S and last_s - first_s >= (first_s + last_s) / 2
 
     def interquartile_s(self) -> float:
         """The interquartile range of the finite times of a single curve; 0 without one."""

@@ -17,17 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import (
-    AutoLocator,
     FormatStrFormatter,
     LogLocator,
     NullFormatter,
     PercentFormatter,
 )
 
-from spotlib.analyze.arms import arm_of, target_of
 from spotlib.analyze.clocks import AGREE, CLOCKS
 from spotlib.analyze.comparable import ended_by_ec2
-from spotlib.analyze.compare import SIGNIFICANT
 from spotlib.analyze.launch_times import LaunchTimes
 from spotlib.analyze.summaries import PHASES
 from spotlib.figures import drawing, new_figure, target_colours
@@ -40,7 +37,6 @@ _DECADES = 100.0  # last over first time of a logarithmic axis
 _MOST_BANDS = 4  # more would hide each other
 _LOG_FROM = 30  # longest over shortest time, from which an axis is logarithmic
 _MOST_ROWS = 40  # requests of a panel, each a row
-_LEGEND_ROW_IN = 0.24  # so much higher is a figure for each row of a legend below it
 _STAGE_SHADES = {
     Stage.FULFILLED: "0.75",
     Stage.RUNNING: "0.5",
@@ -127,13 +123,22 @@ def answer_figure(
     simulated: bool,
     since: str = "the request was sent",
 ) -> Figure:
-    """The share at the stage over the seconds since the request, one line per target."""
+    """The share at the stage over the seconds since the request, one line per target.
+
+    A line is missing where polls tell nothing but limits of it (``LaunchTimes.shares``).
+    """
     figure, [[ax]] = styles.figure(1, 1, 0.28 * styles.width_in, simulated=simulated)
     times_s = np.linspace(0.0, until_s, 241)
     for number, (target, each) in enumerate(distributions.items()):
         marks = {"marker": styles.point(target)["marker"], "markevery": (5 + 3 * number, 40)}
-        shares = each.curve.share_by(times_s)
-        ax.plot(times_s, shares, linewidth=1.8, label=target, **marks, **styles.line(target))
+        ax.plot(
+            times_s,
+            each.shares(times_s),
+            linewidth=1.8,
+            label=target,
+            **marks,
+            **styles.line(target),
+        )
     styles.share_axis(ax, until_s)
     stage = next(iter(distributions.values())).stage
     ax.set(xlabel=f"seconds since {since}", ylabel=styles.share_label(stage))
@@ -280,7 +285,10 @@ def distribution_figure(
 
 @drawing
 def phases_figure(phases: pd.DataFrame, styles: Styles, *, simulated: bool) -> Figure:
-    """The median of each phase by target with its interval, one panel per phase."""
+    """The median of each phase by target with its interval, one panel per phase.
+
+    Where polls tell limits only, these are drawn and no point.
+    """
     names = [name for name in PHASES if name in set(phases["phase"])]
     targets = list(dict.fromkeys(phases["target"]))
     height_in = 0.42 * len(targets) + 1.6
@@ -290,7 +298,7 @@ def phases_figure(phases: pd.DataFrame, styles: Styles, *, simulated: bool) -> F
         ends_s = _seconds_axis(ax, here[["median_s", "low_s", "high_s"]])
         for row in here.to_dict("records"):
             y, point = targets.index(row["target"]), styles.point(row["target"])
-            _draw_interval(ax, y, row["low_s"], row["high_s"], ends_s, colour=point["color"])
+            draw_interval(ax, y, row["low_s"], row["high_s"], ends_s, colour=point["color"])
             ax.plot(row["median_s"], y, markersize=8, **point)
         ax.set_title(name, loc="left", fontsize="medium")
         ax.set(xlabel="median, seconds", yticks=range(len(targets)), yticklabels=targets)
@@ -301,7 +309,7 @@ def phases_figure(phases: pd.DataFrame, styles: Styles, *, simulated: bool) -> F
 
 def _seconds_axis(ax: Axes, numbers: pd.DataFrame) -> tuple[float, float]:
     """Make the axis logarithmic if the shortest time would vanish; return its ends."""
-    least_s, most_s = _finite_ends(numbers)
+    least_s, most_s = finite_ends(numbers)
     if most_s < _LOG_FROM * least_s:
         return 0.0, most_s
     ax.set_xscale("log")
@@ -343,112 +351,14 @@ def timeline_figure(launches: pd.DataFrame, styles: Styles, *, simulated: bool) 
     return figure
 
 
-@drawing
-def comparison_figure(pairs: pd.DataFrame, styles: Styles, *, simulated: bool) -> Figure:
-    """The ratio of medians and the difference of shares of each pair, with adjusted intervals.
-
-    A pair without a ratio (a median was not reached) has its difference, and a bound of the ratio
-    if there is one.
-    """
-    height_in = 0.38 * max(len(pairs), 1) + 1.7
-    figure, grid = styles.figure(1, 2, height_in, simulated=simulated, sharey=True)
-    ratios, differences = grid[0]
-    ends = _finite_ends(pairs[["ratio", "ratio_low_adjusted", "ratio_high_adjusted"]])
-    for y, row in enumerate(pairs.to_dict("records")):
-        face = "black" if row["p_holm"] < SIGNIFICANT else "white"
-        for what, ax, within in (
-            ("ratio", ratios, ends),
-            ("difference", differences, (-1.0, 1.0)),
-        ):
-            low, high = (row[f"{what}_{end}_adjusted"] for end in ("low", "high"))
-            if not np.isnan([low, high]).all():
-                low, high = (-np.inf if np.isnan(low) else low, np.inf if np.isnan(high) else high)
-                _draw_interval(ax, y, low, high, within, colour="0.55")
-            ax.plot(row[what], y, "o", color="black", markerfacecolor=face, markersize=8)
-    ratios.set_xscale("log")
-    ratios.set_xlim(*ends)
-    # Within a decade 1, 2 and 5 are too few: in 0.7 to 1.5 there is a single one.
-    within_decade = ends[1] < 10 * ends[0]
-    ratios.xaxis.set_major_locator(AutoLocator() if within_decade else LogLocator(subs=(1, 2, 5)))
-    ratios.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-    ratios.minorticks_off()
-    differences.set(xlim=(-1.05, 1.05), xticks=(-1.0, -0.5, 0.0, 0.5, 1.0))
-    for ax, same, words in (
-        (ratios, 1.0, "ratio of medians"),
-        (differences, 0.0, "difference of shares"),
-    ):
-        ax.axvline(same, color="0.3", linewidth=1, linestyle="--")
-        ax.set_xlabel(words)
-    labels = (pairs["first"] + "\nover " + pairs["second"]).tolist()
-    ratios.set_yticks(range(len(pairs)), labels, fontsize="small")
-    ratios.set_ylim(len(pairs) - 0.5, -0.5)
-    return figure
-
-
-@drawing
-def arms_figure(
-    distributions: Mapping[str, LaunchTimes],
-    targets: Sequence[str],
-    styles: Styles,
-    *,
-    until_s: float,
-    simulated: bool,
-) -> Figure:
-    """One panel per target: the share at the stage over time, one line per arm.
-
-    ``distributions`` are as from ``arm_times``.
-    """
-    arms = Styles.of(sorted({arm_of(name) for name in distributions}))
-    figure, axes = panel_grid(targets, styles, simulated=simulated)
-    times_s = np.linspace(0.0, until_s, 241)
-    for target, ax in zip(targets, axes, strict=True):
-        for name, each in distributions.items():
-            if target_of(name) == target:
-                arm, shares = arm_of(name), each.curve.share_by(times_s)
-                ax.plot(times_s, shares, linewidth=2, label=arm, **arms.line(arm))
-        styles.share_axis(ax, until_s)
-    stage = next(iter(distributions.values())).stage
-    figure.supylabel(styles.share_label(stage), fontsize="medium")
-    handles = [Line2D([], [], linewidth=2, label=arm, **arms.line(arm)) for arm in arms.colours]
-    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW_IN * ceil(len(handles) / 2))
-    figure.legend(
-        handles=handles,
-        title="seconds since the request was sent",  # a label of the figure would lie behind it
-        title_fontsize="medium",
-        loc="outside lower center",
-        ncols=2,
-        frameon=False,
-        handlelength=3.5,
-    )
-    return figure
-
-
-@drawing
-def association_figure(
-    table: pd.DataFrame, outcome: str, styles: Styles, *, simulated: bool
-) -> Figure:
-    """The rank correlation of each feature with an outcome over targets, with its interval."""
-    shown = table[(table["outcome"] == outcome) & table["rho"].notna()].reset_index(drop=True)
-    height_in = 0.36 * max(len(shown), 1) + 1.5
-    figure, [[ax]] = styles.figure(1, 1, height_in, simulated=simulated)
-    for y, row in enumerate(shown.to_dict("records")):
-        ax.plot([row["low"], row["high"]], [y, y], color="0.55", linewidth=3)
-        ax.plot(row["rho"], y, "o", color="black", markersize=8)
-    ax.axvline(0.0, color="0.3", linewidth=1, linestyle="--")
-    ax.set_yticks(range(len(shown)), shown["feature"].tolist())
-    ax.set(xlim=(-1, 1), ylim=(max(len(shown), 1) - 0.5, -0.5))
-    ax.set_xlabel(f"rank correlation with {outcome} over targets")
-    return figure
-
-
-def _finite_ends(numbers: pd.DataFrame) -> tuple[float, float]:
+def finite_ends(numbers: pd.DataFrame) -> tuple[float, float]:
     """Where an interval without an end is cut: beyond all finite numbers above 0."""
     values = numbers.to_numpy(dtype=np.float64)
     known = values[np.isfinite(values) & (values > 0)]
     return (known.min() / 1.2, known.max() * 1.2) if known.size else (0.5, 2.0)
 
 
-def _draw_interval(
+def draw_interval(
     ax: Axes, y: float, low: float, high: float, ends: tuple[float, float], *, colour: Any
 ) -> None:
     """A bar from low to high; an arrow where it has no end within the panel."""

@@ -25,7 +25,8 @@ class Estimate:
 
     ``value`` is NaN if it is unknown or was not reached while watched.  ``high`` is infinity if
     the interval does not end within that time.  Without an interval both ends are NaN and ``why``
-    has the reason.
+    has the reason.  Where polls tell no more than limits, ``value`` is NaN and both ends are
+    finite, for few runs too.
     """
 
     value: float
@@ -35,12 +36,23 @@ class Estimate:
 
     def words(self, unit: str = "s", *, digits: int = 1) -> str:
         """``21.3 s (19.8 to 23.1)``, ``21.3 s (19.8 or more)``, or what is not known."""
+        if self.has_limits_only:
+            return f"{self.limits(digits)}{unit and ' '}{unit}"
         if np.isnan(self.value):
             return NOT_REACHED
         here = f"{rounded(self.value, digits)}{unit and ' '}{unit}"
         if np.isnan(self.low):
             return f"{here} (no interval: {self.why})"
         return f"{here} ({self.ends(digits)})"
+
+    @property
+    def has_limits_only(self) -> bool:
+        """Whether nothing but limits is known, because brackets are as wide as the number."""
+        return bool(np.isnan(self.value) and np.isfinite(self.high))
+
+    def limits(self, digits: int) -> str:
+        """``at most 1.5``, or ``1.0 to 3.0``, of a number that ``has_limits_only``."""
+        return self.ends(digits) if self.low > 0 else f"at most {rounded(self.high, digits)}"
 
     def ends(self, digits: int) -> str:
         """``19.8 to 23.1``, or ``19.8 or more``."""
@@ -99,6 +111,15 @@ def studentized(
     high, low = np.quantile(off, [0.5 - level / 2, 0.5 + level / 2])
     error = float(scores.std(ddof=1) / np.sqrt(runs))
     return Estimate(value, max(value - float(low) * error, 0.0), value - float(high) * error)
+
+
+def student_interval(values: Floats, *, level: float = _LEVEL) -> tuple[float, float]:
+    """Student's interval of the mean of independent values; NaN below 6 and if all are alike."""
+    if too_few(len(values)) or np.ptp(values) == 0:  # alike in all tells no error
+        return np.nan, np.nan
+    error = float(values.std(ddof=1)) / np.sqrt(len(values))
+    beyond = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
+    return float(values.mean()) - beyond, float(values.mean()) + beyond
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ def lag_table(lags: Mapping[str, LaunchTimes], launches: pd.DataFrame) -> pd.Dat
     DataFrame, one row per target, ``ALL`` first
         ``median_s`` of the lag and ``saved_s``, its mean, with their 95 % intervals over runs.  A
         lag longer than the longest lag seen counts as the longest.  ``saved_usd`` is the mean
-        saving of the launches that reached both stages; NaN if a price is unknown.
+        saving of the launches that reached both stages; NaN if a price is unknown, or if the polls
+        tell only limits of what is saved.
     """
     rows = _recorded(launches)
     saved = np.array([_saved_usd(row) for row in rows.to_dict("records")], dtype=np.float64)
@@ -75,7 +76,8 @@ def lag_table(lags: Mapping[str, LaunchTimes], launches: pd.DataFrame) -> pd.Dat
         for what, estimate in (("median_s", median), ("saved_s", mean)):
             row |= {what: estimate.value}
             row |= {f"{what}_low": estimate.low, f"{what}_high": estimate.high}
-        found.append(row | {"saved_usd": _mean(here), "why_no_interval": median.why})
+        saved_usd = np.nan if mean.has_limits_only else _mean(here)
+        found.append(row | {"saved_usd": saved_usd, "why_no_interval": median.why})
     return pd.DataFrame(found, columns=list(_COLUMNS))
 
 

@@ -157,8 +157,12 @@ def launch_times_of(
 class LaunchTimes:
     """The distribution of one target's times to a stage, its resamples over runs, its rounds.
 
-    ``curve`` is the estimate, ``resampled`` has one curve per row of ``draws``, and ``rounds``
-    names the round of each run.
+    ``curve`` is the estimate, ``resampled`` has one curve per row of ``draws``, ``pieces`` is the
+    curve before it was smoothed, and ``rounds`` names the round of each run.
+
+    Within a piece times are taken as spread evenly.  Where a piece is as wide as the times in it
+    (``Curve.is_open``), that assumption alone would make the number: then it is NaN, and both ends
+    are what is known.
     """
 
     target: str
@@ -166,6 +170,7 @@ class LaunchTimes:
     observed: Observed
     curve: Curve
     resampled: Curve
+    pieces: Curve
     rounds: tuple[str, ...]
 
     @property
@@ -184,8 +189,35 @@ class LaunchTimes:
 
         See ``ShareLimits``.  There is no interval if fewer than 6 runs were watched so long.
         """
-        share = self._limits.interval(float(self.curve.share_by(time_s)), level=level)
-        return self._sure(share, time_s)
+        least, most = (float(each) for each in self._share_ends(np.array(time_s)))
+        if least == most or np.isnan(most):
+            return self._sure(self._limits.interval(most, level=level), time_s)
+        low = self._limits.interval(least, level=level).low
+        high = self._limits.interval(most, level=level).high
+        share = Estimate(np.nan, low, high, self._limits.why)
+        return self._sure(share, time_s, known=(least, most))
+
+    def shares(self, time_s: Floats) -> Floats:
+        """The curve at some times; NaN within a piece that tells limits only."""
+        least, most = self._share_ends(time_s)
+        return np.where(least == most, least, np.nan)
+
+    def _share_ends(self, time_s: Floats) -> tuple[Floats, Floats]:
+        """Between which shares the curve lies at each time: apart only within an open piece."""
+        earlier_s, later_s = self._around(time_s)
+        return self.curve.share_by(earlier_s), self.curve.share_by(later_s)
+
+    def _around(self, time_s: Floats) -> tuple[Floats, Floats]:
+        """The ends of the open piece in which each time lies; else twice the time itself."""
+        earlier_s, later_s = time_s, time_s
+        is_open = self.pieces.is_open
+        for after_s, by_s in zip(
+            self.pieces.after_s[is_open], self.pieces.by_s[is_open], strict=True
+        ):
+            inside = (after_s < time_s) & (time_s < by_s)
+            earlier_s = np.where(inside, after_s, earlier_s)
+            later_s = np.where(inside, min(by_s, self.curve.known_until_s), later_s)
+        return earlier_s, later_s
 
     def quantile(self, share: float = 0.5) -> Estimate:
         """The time by which a share of the requested is at the stage; 0.5 is the median.
@@ -194,15 +226,21 @@ class LaunchTimes:
         Biometrics 1982), but holds at least what the brackets leave open (``left_open``).  Where
         times differ by less than a bracket is wide, all mass is where brackets overlap, and so is
         that of each resample: the band alone is then far too narrow (``benchmarks/README.md``).
+        Where a piece as wide as the time itself holds that share, there is no value, only limits.
         """
         value = float(self.curve.quantile(share))
-        point = value if np.isfinite(value) else np.nan
-        if self._limits.why:
-            return Estimate(point, np.nan, np.nan, self._limits.why)
-        low, high = (float(self.curve.quantile(each)) for each in self._limits.reaching(share))
+        reached_s = value if np.isfinite(value) else np.nan
         first, last = self.observed.left_open(share)
+        known = (first, last) if self.pieces.is_open_at(share) else None
+        point = np.nan if known else reached_s
+        if self._limits.why:
+            return self._sure(Estimate(point, np.nan, np.nan, self._limits.why), np.nan, known)
+        least, most = (self.curve.quantile(each) for each in self._limits.reaching(share))
+        low, high = float(self._around(least)[0]), float(self._around(most)[1])
         low = min(low, first) if np.isfinite(low) else np.nan
-        return self._sure(Estimate(point, low, max(high, last)), point)
+        if low == 0 and np.isnan(reached_s):
+            low = np.nan  # no bound
+        return self._sure(Estimate(point, low, max(high, last)), reached_s, known)
 
     def restricted_mean(self, horizon_s: float) -> Estimate:
         """The mean of min(time, horizon), with a bootstrap-t interval (see ``studentized``).
@@ -218,7 +256,13 @@ class LaunchTimes:
         )
         first, last = self.observed.mean_left_open(horizon_s)
         high = min(max(mean.high, last), horizon_s)
-        return self._sure(replace(mean, low=min(mean.low, first), high=high), horizon_s)
+        known = (first, last) if self.is_mean_open(horizon_s) else None
+        mean = replace(mean, low=min(mean.low, first), high=high)
+        return self._sure(replace(mean, value=np.nan) if known else mean, horizon_s, known)
+
+    def is_mean_open(self, horizon_s: float) -> bool:
+        """Whether polls tell limits of the restricted mean only (see ``Curve.is_mean_open``)."""
+        return horizon_s <= self.pieces.known_until_s and self.pieces.is_mean_open(horizon_s)
 
     def run_means_s(self, horizon_s: float) -> Floats:
         """The mean of min(time, horizon) of each run, with the middle of a bracket as the time.
@@ -270,13 +314,19 @@ class LaunchTimes:
         np.minimum.at(last_s, seen.run, np.where(np.isinf(seen.by_s), seen.after_s, np.inf))
         return last_s
 
-    def _sure(self, estimate: Estimate, time_s: float) -> Estimate:
-        """The estimate without its interval if too few runs were watched until a time."""
-        watched = int(self.runs_watched(time_s))
-        if watched >= FEWEST_RUNS or estimate.why or np.isnan(time_s):
+    def _sure(
+        self, estimate: Estimate, time_s: float, known: tuple[float, float] | None = None
+    ) -> Estimate:
+        """The estimate without its interval if too few runs were watched until a time.
+
+        Of limits that are all that is ``known``, those of these very requests then remain.
+        """
+        why, watched = estimate.why, int(self.runs_watched(np.nan_to_num(time_s)))
+        if not why and not np.isnan(time_s) and watched < FEWEST_RUNS:
+            why = f"{counted(watched, 'run')} watched so long, at least {FEWEST_RUNS} are needed"
+        if not why:
             return estimate
-        why = f"{counted(watched, 'run')} watched so long, at least {FEWEST_RUNS} are needed"
-        return Estimate(estimate.value, np.nan, np.nan, why)
+        return Estimate(estimate.value, *(known or (np.nan, np.nan)), why)
 
     def band(self, time_s: Floats) -> pd.DataFrame:
         """The curve at some times, with two 95 % bands.
@@ -284,11 +334,15 @@ class LaunchTimes:
         ``low`` and ``high`` are pointwise: at each time the interval of ``share_ready``.
         ``curve_low`` and ``curve_high`` hold for the whole curve at once.  No limit depends on
         which other times are asked for, and none falls (see ``ShareLimits``).  They end where fewer
-        than 6 runs were watched so long.
+        than 6 runs were watched so long.  ``share`` is as from ``shares``.
         """
-        shares = self.curve.share_by(time_s)
-        (low, high), whole = self._limits.pointwise(shares), self._limits.whole_curve(shares)
-        limits = {"low": low, "high": high, "curve_low": whole[0], "curve_high": whole[1]}
+        least, most = self._share_ends(time_s)
+        shares = np.where(least == most, least, np.nan)
+        limits = {
+            f"{name}{end}": of(each)[place]
+            for name, of in (("", self._limits.pointwise), ("curve_", self._limits.whole_curve))
+            for place, (end, each) in enumerate((("low", least), ("high", most)))
+        }
         known = self.runs_watched(time_s) >= FEWEST_RUNS
         limits = {name: np.where(known, limit, np.nan) for name, limit in limits.items()}
         return pd.DataFrame({"time_s": time_s, "share": shares, **limits})
@@ -364,8 +418,8 @@ def _jobs(
 
 def _estimated(
     job: tuple[str, str, Observed, tuple[str, ...]], *, resamples: int
-) -> tuple[Curve, Curve]:
-    """The smoothed curve and its smoothed resamples."""
+) -> tuple[Curve, Curve, Curve]:
+    """The smoothed curve, its smoothed resamples, and the curve before it was smoothed."""
     _, _, observed, rounds = job
     draws = draw_runs(rounds, resamples)
     found = turnbull(observed)
@@ -376,7 +430,7 @@ def _estimated(
         once = found.mass[found.mass > 0] - moved.mass.sum(axis=0)
         again = replace(moved, mass=once + draws @ moved.mass)
     width_s = min(observed.width_s / 2, found.interquartile_s())
-    return smoothed(found, width_s), smoothed(again, width_s)
+    return smoothed(found, width_s), smoothed(again, width_s), found
 
 
 @lru_cache(maxsize=4)  # targets of the same rounds, and each of their stages, share a drawing

@@ -13,12 +13,15 @@ import numpy as np
 import pandas as pd
 
 from spotlib.analyze.comparable import (
+    deciding_batch,
     is_probe,
     name_runs,
     other_arm,
     other_market,
     other_variable,
+    runs_by_arm,
     side_by_side,
+    whole_batches,
     why_not,
 )
 from spotlib.figures import foreign_mark
@@ -48,7 +51,9 @@ class Comparable:
     while a run was watched).  ``left_out`` has the columns ``batch_id``, ``target``, ``requests``
     and ``why``; ``not_read`` counts its logs that cannot be read.  ``arms`` has these launches
     beside those that differ from them only in how they were asked for (``comparable.arm_names``);
-    it is empty if there are none.
+    it is empty if there are none.  ``ways`` counts the runs of every arm in the same market
+    (``runs_by_arm``), and ``passed_over`` is the newest batch if nothing of it counts because it
+    was stopped or is under way (``deciding_batch``).
     ``probes`` has the probes of the same market; where nothing but probes was asked, they are the
     ``launches``.
     """
@@ -62,6 +67,8 @@ class Comparable:
     simulated: bool
     arms: pd.DataFrame
     probes: pd.DataFrame
+    ways: pd.DataFrame
+    passed_over: str = ""
     not_read: int = 0
 
     @property
@@ -110,16 +117,17 @@ def load_comparable(
         Keep only targets whose name contains one of these comma-separated words.
     arm : str, optional
         Keep only what was asked for like this, such as ``run_instances:on-demand``.  By default
-        the arm of most requests in the newest batch, the study's own of equally many.
+        the arm of most requests in the newest batch that is whole (``deciding_batch``), the study's
+        own of equally many.
     executor : Executor, optional
         Reads many logs at once, as for ``load_launches``.
 
     Returns
     -------
     Comparable
-        Requests that count (``why_not``) and are the same variable as the newest batch that is
-        not of probes (``other_variable``).  Logs that cannot be read, and copies, are among
-        ``left_out``, with NaN requests.
+        Requests that count (``why_not``) and are the same variable as the newest whole batch
+        that is not of probes (``deciding_batch``, ``other_variable``).  Logs that cannot be read,
+        and copies, are among ``left_out``, with NaN requests.
 
     Raises
     ------
@@ -139,9 +147,16 @@ def load_comparable(
         launches = launches[~is_probe(launches)]
     else:
         probes = probes.iloc[:0]  # nothing but probes: they are what is analyzed
-    arms = side_by_side(launches)
+    everything = launches
     launches = _kept(launches, partial(other_arm, arm=arm), left_out)
-    launches = _kept(launches, other_variable, left_out)
+    deciding = deciding_batch(launches, whole_batches(found.launches, found.batches))
+    newest = deciding_batch(launches)
+    launches = _kept(launches, partial(other_variable, deciding=deciding), left_out)
+    arms = side_by_side(everything, deciding=deciding)
+    market = ["simulated", "endpoint"]
+    ways = runs_by_arm(everything[(everything[market] == launches[market].iloc[0]).all(axis=1)])
+    passed_over = "" if newest in set(launches["batch_id"]) else newest
+    del everything
     left_out.append(_left_out(probes, other_market(probes, launches)))
     probes = probes[other_market(probes, launches) == ""]
     launches, probes = _chosen(launches, targets), probes[_named(probes, targets)]
@@ -159,6 +174,8 @@ def load_comparable(
         simulated=bool(launches["simulated"].iloc[0]),
         arms=arms.reset_index(drop=True),
         probes=probes.reset_index(drop=True),
+        ways=ways,
+        passed_over=passed_over,
         not_read=len(found.faults),
     )
     del found

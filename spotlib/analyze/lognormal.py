@@ -32,7 +32,8 @@ def fit_lognormal(observed: Observed) -> LognormalFit:
     Raises
     ------
     ValueError
-        With fewer than 5 such requests or 3 different brackets.  scipy would still return numbers.
+        With fewer than 5 such requests or 3 different brackets, where numbers would still be found,
+        and if all brackets begin at 0: nothing says then how short the times may be.
     """
     shown = np.isfinite(observed.by_s)
     brackets = np.column_stack([observed.after_s, observed.by_s])[shown]
@@ -42,6 +43,8 @@ def fit_lognormal(observed: Observed) -> LognormalFit:
             f"a fit needs at least 5 requests shown at the stage and 3 different brackets, "
             f"got {len(brackets)} and {len(distinct)}"
         )
+    if not brackets[:, 0].any():
+        raise ValueError("a fit needs brackets that begin after 0, got none: poll more often")
     times = np.log(brackets.mean(axis=1))
     start = [np.median(times), np.log(max(times.std(), 0.05))]
     with np.errstate(divide="ignore"):

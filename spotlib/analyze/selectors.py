@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from spotlib.analyze.curve import Floats
 from spotlib.analyze.launch_times import LaunchTimes
 from spotlib.figures import target_names
 
@@ -51,21 +50,23 @@ def target_outcomes(distributions: Mapping[str, LaunchTimes], *, horizon_s: floa
         name: {
             "share": each.share_ready(horizon_s).value,
             "median_s": each.quantile(0.5).value,
-            "spread_s": _spread_s(each.run_means_s(horizon_s), horizon_s=horizon_s),
+            "spread_s": _spread_s(each, horizon_s=horizon_s),
         }
         for name, each in distributions.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")
 
 
-def _spread_s(scores: Floats, *, horizon_s: float) -> float:
+def _spread_s(times: LaunchTimes, *, horizon_s: float) -> float:
     """The standard deviation between runs (divisor n - 1).
 
     Only runs that were watched until then count (see ``run_shares``).  NaN for a single run, and if
-    nothing was ready by the horizon: no time was seen that could vary.
+    nothing was ready by the horizon: no time was seen that could vary.  NaN also where polls tell
+    limits only of the mean: what varies there is when they were answered.
     """
+    scores = times.run_means_s(horizon_s)
     scores = scores[~np.isnan(scores)]
-    seen = len(scores) > 1 and scores.min() < horizon_s
+    seen = len(scores) > 1 and scores.min() < horizon_s and not times.is_mean_open(horizon_s)
     return float(np.std(scores, ddof=1)) if seen else np.nan
 
 

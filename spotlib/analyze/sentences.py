@@ -6,13 +6,14 @@ Wording only: every estimate comes from elsewhere, and what is unknown is said t
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from spotlib.analyze.comparable import arm_names, stopped
-from spotlib.analyze.compare import SIGNIFICANT, TOO_WIDE, rounds_needed, slower_first
+from spotlib.analyze.comparable import arm_names, runs_by_arm, stopped
+from spotlib.analyze.compare import SIGNIFICANT
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate
 from spotlib.analyze.launch_times import WATCHED, LaunchTimes
 from spotlib.analyze.load import Comparable
@@ -30,7 +31,6 @@ _MEANING = {
 _MOMENT_S = 180  # beside the end, the moment of the table that the answer names
 _WHOLE_FROM_S = 100  # from here on times are said in whole seconds
 _MOST_NAMES = 8  # of a list in a sentence
-_MOST_PAIRS = 6  # of arms, each with a sentence of its own
 
 
 def data_sentence(data: Comparable) -> str:
@@ -47,10 +47,41 @@ def data_sentence(data: Comparable) -> str:
     if data.wanted is Stage.GRANTED:
         words += " These are probes: EC2 granted an instance or not, and it was ended at once."
     if early := stopped(data.launches)["run"].nunique():
-        words += f" Watching stopped early in {counted(early, 'run')}."
+        words += (
+            f" Watching stopped early in {counted(early, 'run')}, which "
+            f"{'counts as far as it was' if early == 1 else 'count as far as they were'} watched."
+        )
     if not data.not_read:
         return words
     return f"{words} {counted(data.not_read, 'file')} could not be read: see what was left out."
+
+
+def choice_sentences(data: Comparable) -> Iterator[str]:
+    """Which way to ask this page is about, which others have runs, and how to see those.
+
+    Nothing is said where there was no choice.
+    """
+    here = arm_names(data.launches).iloc[0]
+    if data.passed_over:
+        rows = data.left_out[data.left_out["batch_id"] == data.passed_over]
+        why = listed(list(dict.fromkeys(rows["why"])))
+        yield (
+            f"The newest batch, {data.passed_over}, was stopped or is still running, so it does "
+            f"not decide what this page is about; it is left out here ({why}). To see it alone, "
+            "set launches to its log."
+        )
+    if len(others := data.ways.drop(index=here, errors="ignore")):
+        own = _runs_words(runs_by_arm(data.launches).to_dict("index")[here])
+        each = [f"{arm} ({_runs_words(row)})" for arm, row in others.to_dict("index").items()]
+        yield (
+            f"This page is about launches by {here} ({own}). Not mixed with them: {listed(each)}. "
+            f"To see those, set arm, for example -p arm {others.index[0]}."
+        )
+
+
+def _runs_words(row: Mapping[Any, int]) -> str:
+    runs, stopped_early = row["runs"], row["runs"] - row["complete"]
+    return counted(runs, "run") + f", {stopped_early} not watched to the end" * bool(stopped_early)
 
 
 def left_out_sentence(data: Comparable) -> str:
@@ -132,13 +163,19 @@ class _Answer:
 
     def unknown(self, launches: pd.DataFrame) -> Iterator[str]:
         targets = counted(len(self.of_n), "target")
-        if few := int((self.of_n["runs"] < FEWEST_RUNS).sum()):
+        if few := int((self.of_n["watched"] < FEWEST_RUNS).sum()):
             yield f"how sure this is for {few} of {targets} (an interval needs {FEWEST_RUNS} runs)"
         if alike := int((~(self.pairs["p_holm"] < SIGNIFICANT)).sum()):
             several = f"which is faster in {alike} of {len(self.pairs)} pairs of targets"
             yield several if len(self.pairs) > 1 else "which of the two targets is faster"
-        if late := int(self.of_n["half_s"].isna().sum()):
+        bounded = np.isfinite(self.of_n["half_s_high"]) & self.of_n["half_s"].isna()
+        if late := int((self.of_n["half_s"].isna() & ~bounded).sum()):
             yield f"when half are {self.stage.label} at {late} of {targets}"
+        if wide := int(bounded.sum()):
+            yield (
+                f"exactly when half are {self.stage.label} at {wide} of {targets} (polls are too "
+                "far apart for these times)"
+            )
         sent = launches["sent_at"]
         span_s = (sent.max() - sent.min()).total_seconds()
         yield f"what happens at other times (all were requested {within_words(span_s)})"
@@ -152,6 +189,9 @@ class _Answer:
         if np.isfinite(half.value):
             digits = _second_digits(half.value)
             words = _with_interval(f"{rounded(half.value, digits)} s", half, digits=digits)
+            return f"{row['target']}: half of its instances were {self.stage.label} after {words}"
+        if half.has_limits_only:
+            words = f"{half.limits(_second_digits(half.high))} s"
             return f"{row['target']}: half of its instances were {self.stage.label} after {words}"
         end, digits = _estimate(row, self._end), _digits(row["n"])
         if np.isnan(end.value):
@@ -188,10 +228,10 @@ class _Answer:
     def _named(self, targets: Sequence[str]) -> str:
         if len(targets) > _MOST_NAMES:
             return f"{len(targets)} of {counted(len(self.of_n), 'target')}"
-        return _named(targets)
+        return named(targets)
 
 
-def _named(targets: Sequence[str]) -> str:
+def named(targets: Sequence[str]) -> str:
     """The names of targets, those in one place together."""
     by_place: dict[str, list[str]] = {}
     for name in targets:
@@ -227,7 +267,7 @@ def _second_digits(time_s: float) -> int:
     return 1 if time_s < _WHOLE_FROM_S else 0
 
 
-def _estimate(row: "pd.Series[Any]", name: str) -> Estimate:
+def _estimate(row: "pd.Series[Any] | Mapping[Any, Any]", name: str) -> Estimate:
     return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
 
 
@@ -289,20 +329,42 @@ def end_sentence(
 
 def ready_caption(table: pd.DataFrame, stage: Stage, ranked: Sequence[str]) -> str:
     """What the numbers of ``formatted_ready`` are, and which targets are not among its rows."""
-    n, runs = common_n(table), sorted(set(table["runs"]))
+    n, runs, watched = common_n(table), sorted(set(table["runs"])), table["watched"]
     of_n = counted(n, "requested instance") if n else "n requested instances"
     words = f"Average number {stage.label} of {of_n}, after so many seconds, over "
     words += counted(runs[0], "run") if len(runs) == 1 else "the runs"
-    if runs[-1] >= FEWEST_RUNS:
+    if watched.max() >= FEWEST_RUNS:
         words += "; in brackets its 95 % interval"
-    if runs[0] < FEWEST_RUNS:
-        words += f" (none below {FEWEST_RUNS} runs)"
+    if watched.min() < FEWEST_RUNS:
+        words += f" (none where fewer than {FEWEST_RUNS} runs were watched so long)"
     words += f". {stage.label.capitalize()}: {_MEANING[stage]}."
     if (table["least_n"] < table["most_n"]).any():
         words += " n is that of a target's last run; its runs of another n count by their share."
     if len(table) < len(ranked):
         words += f" Shown are the fastest and the slowest {len(table)} of {len(ranked)} targets."
+    words += _alike_words(table, stage)
     return f"{words} With all digits: tables/ready-of-n.csv"
+
+
+def _alike_words(table: pd.DataFrame, stage: Stage) -> str:
+    """Why an interval is wide although all runs had the same result; of the fewest runs."""
+    rows = table.sort_values("runs", kind="stable").to_dict("records")
+    for row, name in product(rows, _moments(table)):
+        count, n = _estimate(row, name), row["n"]
+        if np.isnan(count.low) or count.value not in (0, n):
+            continue
+        digits = _digits(n)
+        seen = f"none were {stage.label} in any run"
+        far = f"as high as {rounded(count.high, digits)}"
+        if count.value == n:
+            seen = f"all were {stage.label} in every run"
+            far = f"as low as {rounded(count.low, digits)}"
+        return (
+            f" {_cell(count, missing='', digits=digits)} means that {seen} by then; but instances "
+            f"of one run share their luck, so {counted(row['runs'], 'run')} cannot exclude a true "
+            f"average {far}."
+        )
+    return ""
 
 
 def formatted_ready(table: pd.DataFrame) -> pd.DataFrame:
@@ -310,19 +372,29 @@ def formatted_ready(table: pd.DataFrame) -> pd.DataFrame:
 
     ``runs`` and ``n`` are columns if they differ; else the caption says them.
     """
-    shown = table[["target", *(["runs"] if table["runs"].nunique() > 1 else [])]]
+    shown = table[["target"]]
+    if table["runs"].nunique() > 1 or (table["watched"] < table["runs"]).any():
+        shown = shown.assign(runs=run_cells(table, _time(_moments(table)[-1])))
     if common_n(table) is None:
         shown = shown.assign(n=[_n_words(row) for row in table.to_dict("records")])
     moments = _moments(table)
     digits = max(map(_digits, table["n"]))
     for name in moments:
-        cells = _cells(table, name, missing="not watched", digits=digits)
+        cells = table_cells(table, name, missing="not watched", digits=digits)
         shown = shown.assign(**{_time(name) + " (end)" * (name == moments[-1]): cells})
     never = f"not by {_time(moments[-1])}"
-    digits = max(map(_second_digits, table["half_s"]))
+    digits = max(map(_second_digits, table["half_s"].fillna(table["half_s_high"])))
     return shown.assign(
-        **{"seconds until half": _cells(table, "half_s", missing=never, digits=digits)}
+        **{"seconds until half": table_cells(table, "half_s", missing=never, digits=digits)}
     )
+
+
+def run_cells(table: pd.DataFrame, until: str) -> list[str]:
+    """``8``, or ``8 (7 until 360 s)`` where one was not watched so long."""
+    return [
+        str(runs) + f" ({watched} until {until})" * (watched < runs)
+        for runs, watched in zip(table["runs"], table["watched"], strict=True)
+    ]
 
 
 def _n_words(row: Mapping[Any, Any]) -> str:
@@ -330,15 +402,6 @@ def _n_words(row: Mapping[Any, Any]) -> str:
     if row["least_n"] == row["most_n"]:
         return str(row["n"])
     return f"{row['n']} (runs of {row['least_n']} to {row['most_n']})"
-
-
-def formatted_arms(table: pd.DataFrame, stage: Stage, *, horizon_s: float) -> pd.DataFrame:
-    """The rows of ``arm_table``, each number in one cell with its interval."""
-    median = _cells(table, "median_s", missing=f"not by {horizon_s:.0f} s", digits=1)
-    share = _cells(table, "share", missing="not watched", digits=2)
-    ends = [f"{name}{end}" for name in ("median_s", "share") for end in ("", "_low", "_high")]
-    shown = table.drop(columns=ends).rename(columns={"asked_by": "asked by"})
-    return shown.assign(**{"median, s": median, f"share {stage.label} by {horizon_s:.0f} s": share})
 
 
 def formatted_checks(found: pd.DataFrame) -> pd.DataFrame:
@@ -349,30 +412,39 @@ def formatted_checks(found: pd.DataFrame) -> pd.DataFrame:
 
 def formatted_summary(summary: pd.DataFrame) -> pd.DataFrame:
     """The rows of ``summarize``, each number in one cell with its interval."""
-    shown = summary[[name for name in ("time", "target", "runs", "requests") if name in summary]]
+    names = ("time", "target", "runs", "watched", "requests")
+    shown = summary[[name for name in names if name in summary]]
     for name in ("share", "median_s", "p90_s", "restricted_mean_s"):
         missing = "not seen" if name in ("median_s", "p90_s") else "not watched"
-        cells = _cells(summary, name, missing=missing, digits=2 if name == "share" else 1)
+        cells = table_cells(summary, name, missing=missing, digits=2 if name == "share" else 1)
         shown = shown.assign(**{name: cells})
     return shown
 
 
-def _cells(table: pd.DataFrame, name: str, *, missing: str, digits: int) -> list[str]:
+def table_cells(table: pd.DataFrame, name: str, *, missing: str, digits: int) -> list[str]:
     """``3.4 (2.9 to 3.9)``; a number alone has no interval, as too few runs have.
 
-    Without a number the interval may still bound it from below.
+    Without a number the interval may still bound it from below, or be all that is known:
+    ``at most 1.5``.
     """
     values, lows, highs = (table[f"{name}{end}"] for end in ("", "_low", "_high"))
-    return [
-        (missing if np.isnan(value) else rounded(value, digits))
-        + ("" if np.isnan(low) else f" ({Estimate(value, low, high).ends(digits)})")
-        for value, low, high in zip(values, lows, highs, strict=True)
-    ]
+    estimates = (Estimate(*each) for each in zip(values, lows, highs, strict=True))
+    return [_cell(each, missing=missing, digits=digits) for each in estimates]
+
+
+def _cell(estimate: Estimate, *, missing: str, digits: int) -> str:
+    if estimate.has_limits_only:
+        return estimate.limits(digits)
+    words = missing if np.isnan(estimate.value) else rounded(estimate.value, digits)
+    return words + ("" if np.isnan(estimate.low) else f" ({estimate.ends(digits)})")
 
 
 def phase_sentence(phases: pd.DataFrame) -> str:
     """Which phase is the longest, and its shortest and longest median."""
     middle = phases.groupby("phase")["median_s"].median().dropna()
+    bounded = phases["median_s"].isna() & np.isfinite(phases["high_s"])
+    if middle.empty and bounded.any():
+        return "No phase has a known median: polls are too far apart and tell only limits."
     if middle.empty:
         return "No phase was completed by half of the requests that began it."
     here = phases[phases["phase"] == middle.idxmax()].dropna(subset="median_s")
@@ -381,132 +453,10 @@ def phase_sentence(phases: pd.DataFrame) -> str:
         f"{each} at {which(here.loc[said.index[said == each], 'target'].tolist(), of=len(here))}"
         for each in dict.fromkeys((said.iloc[0], said.iloc[-1]))
     ]
-    return f"The longest phase is from {middle.idxmax()}: its median is {' to '.join(words)}."
-
-
-def comparison_sentences(
-    pairs: pd.DataFrame, *, drawn: int, shown: Sequence[str] = ()
-) -> Iterator[str]:
-    """How many pairs differ, which do not, the largest ratio, how many runs the ratios still need.
-
-    ``shown`` are the targets whose pairs are named if they do not differ.
-    """
-    if pairs.empty:
-        yield "There is one target: nothing to compare."
-        return
-    differ = int((pairs["p_holm"] < SIGNIFICANT).sum())
-    yield (
-        f"Pairs that differ by more than chance (p below {SIGNIFICANT}, adjusted for the number of "
-        f"pairs by Holm's method): {differ} of {len(pairs)}. Drawn here: {drawn}; all are in "
-        "tables/comparisons.csv."
-    )
-    for number, target in enumerate(shown):
-        alike = set(not_told_apart(pairs, target))
-        if names := [name for name in shown[number + 1 :] if name in alike]:
-            yield f"Not told apart from {target}: {_named(names)}."
-    known = slower_first(pairs.dropna(subset="ratio"))
-    if len(known):
-        largest = known.sort_values("ratio").iloc[-1]
-        yield f"Largest ratio of medians: {_ratio_words(largest)}."
-    needed = pairs["more_runs"].dropna()
-    if needed.empty:
-        yield f"How many runs a ratio needs is not known: {_why_not_needed(pairs)}."
-        return
-    most, enough = int(needed.max()), int((needed == 0).sum())
-    others = f"; the others need up to {most:,} more run{'s' * (most != 1)}" if most else ""
-    yield f"{enough} of {len(needed)} ratios are known within 10 %{others}."
-
-
-def _why_not_needed(pairs: pd.DataFrame) -> str:
-    few = pairs["why"].str.startswith("no interval")
-    reasons = [f"there are too few runs (at least {FEWEST_RUNS} are needed)"] * bool(few.any())
-    wide = pairs["why"] == TOO_WIDE
-    reasons += [TOO_WIDE] * bool(wide.any())
-    reasons += ["too few medians were reached"] * (not (few | wide).all())
-    return " and ".join(reasons)
-
-
-def _ratio_words(pair: "pd.Series[Any]") -> str:
-    low, high = pair["ratio_low_adjusted"], pair["ratio_high_adjusted"]
-    ratio = Estimate(pair["ratio"], low, high, why=pair["why"].removeprefix("no interval: "))
-    words: str = ratio.words("", digits=2)
-    return f"{pair['first']} over {pair['second']}, {words}"
-
-
-def arm_sentences(overall: pd.DataFrame, stage: Stage) -> Iterator[str]:
-    """For each pair of arms, over all targets, which takes longer and how sure that is.
-
-    Too few rounds for any difference are said once.  Of many pairs only those are said that differ.
-    """
-    tests = max(int(overall["p_value"].notna().sum()), 1)
-    most = int(overall["rounds"].max()) if len(overall) else 0
-    if most < (needed := rounds_needed(tests)):
-        yield (
-            f"No difference between ways to ask can be shown: that needs {needed} rounds in which "
-            f"both were launched (for {counted(tests, 'comparison')} at once), and there are at "
-            f"most {most}. What was seen is in tables/arms.csv."
-        )
-        return
-    differs = overall["p_holm"] < SIGNIFICANT
-    told = overall[differs] if len(overall) > _MOST_PAIRS else overall
-    for pair in told.to_dict("records"):
-        first, second, later_s = pair["first"], pair["second"], pair["later_s"]
-        ends_s = pair["later_low_s"], pair["later_high_s"]
-        if later_s < 0:
-            first, second, later_s, ends_s = second, first, -later_s, (-ends_s[1], -ends_s[0])
-        few = f", because there are fewer than {FEWEST_RUNS} rounds" * (
-            pair["rounds"] < FEWEST_RUNS
-        )
-        ends = f"{ends_s[0]:.0f} to {ends_s[1]:.0f}"
-        ends = f"no interval{few}" if np.isnan(ends_s[0]) else f"95 % interval {ends}"
-        verdict = ": no difference is shown"
-        if ends_s[0] > 0:  # the test asks for more rounds than the interval does
-            verdict = f": for {counted(tests, 'comparison')} at once this is no proof"
-        verdict *= not pair["p_holm"] < SIGNIFICANT
-        yield (
-            f"{first} took {later_s:.0f} s ({ends}) longer than {second}, on average over "
-            f"{pair['targets']} target{'s' * (pair['targets'] != 1)}{verdict}."
-        )
-    if len(told):
-        yield (
-            f"In these means a request that was refused, or not {stage.label} by the end, counts "
-            "with the time of the end."
-        )
-    if left := len(overall) - len(told):
-        yield (
-            f"{left} of {counted(len(overall), 'pair')} of ways to ask are not shown to differ: "
-            "see tables/arms.csv."
-        )
-
-
-def selector_sentence(associations: pd.DataFrame, outcome: str = "spread_s") -> str:
-    """Which feature correlates most with an outcome, and whether that is more than chance.
-
-    The default outcome is the spread, because a selector is to find targets whose launches differ
-    from run to run.
-    """
-    here = associations[associations["outcome"] == outcome]
-    known = here[here["rho"].notna()].to_dict("records")
-    if not known:
-        why = here["why"].iloc[0] if len(here) else "there is no feature"
-        return f"Nothing can be said of selectors: {why}."
-    sizes = [round(abs(row["rho"]), 2) for row in known]
-    best = known[sizes.index(max(sizes))]
-    alike = [row["feature"] for row, size in zip(known, sizes, strict=True) if size == max(sizes)]
-    verdict = "The interval contains 0: no selector is shown to work."
-    if best["low"] > 0 or best["high"] < 0:
-        verdict = (
-            "The interval excludes 0, but it is that of the strongest of "
-            f"{counted(len(known), 'feature')}: confirm it on other targets."
-        )
+    said_so = f"The longest phase is from {middle.idxmax()}: its median is {' to '.join(words)}."
+    limits = listed(sorted(set(phases.loc[bounded, "phase"]))) if bounded.any() else ""
     return (
-        f"Over {best['targets']} targets {outcome} correlates most with {listed(alike)}: "
-        f"rank correlation {best['rho']:.2f} ({best['low']:.2f} to {best['high']:.2f}). {verdict}"
+        said_so
+        + f" Of {limits} only limits are known, at some targets or all (bars without a point)."
+        * bool(limits)
     )
-
-
-def stale_sentences(orders: pd.DataFrame) -> Iterator[str]:
-    """How many pairs keep their order, per staleness."""
-    for seconds, rows in orders.groupby("stale_s"):
-        kept = f"{rows['holds'].sum()} of {len(rows)} pairs of medians keep their order"
-        yield f"Reads stale by up to {seconds:.0f} s: {kept}."

@@ -96,11 +96,16 @@ def common_horizon_s(distributions: Mapping[str, LaunchTimes], launches: pd.Data
 
 
 def fastest_first(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> list[str]:
-    """The targets by their median; those without one come last, by their share at the horizon."""
+    """The targets by their median; those without one come last, by their share at the horizon.
+
+    A median of which only limits are known has the place of its upper one.
+    """
 
     def place(name: str) -> tuple[float, float]:
         share = np.nan_to_num(round(distributions[name].share_ready(horizon_s).value, 9))
-        return np.nan_to_num(distributions[name].quantile(0.5).value, nan=np.inf), -share
+        median = distributions[name].quantile(0.5)
+        median_s = median.high if median.has_limits_only else median.value
+        return np.nan_to_num(median_s, nan=np.inf), -share
 
     return sorted(distributions, key=place)
 
@@ -116,8 +121,9 @@ def ready_of_n(
 ) -> pd.DataFrame:
     """How many of n instances are ready on average at ``READY_AT_S`` and at the horizon.
 
-    One row per target, fastest first: ``target``, ``runs`` that were watched until the horizon,
-    ``n`` of its last request, ``least_n`` and ``most_n`` of all its requests, and the columns
+    One row per target, fastest first: ``target``, ``runs`` and how many of them were ``watched``
+    until the horizon (the others count as far as they were watched), ``n`` of its last request,
+    ``least_n`` and ``most_n`` of all its requests, and the columns
     ``ready_60s``, ``ready_60s_low``, ``ready_60s_high`` and so on: n times the share ready and the
     ends of its interval.  ``half_s`` is the time by which half are ready, with its ends.
     """
@@ -127,13 +133,18 @@ def ready_of_n(
     rows = []
     for target in fastest_first(distributions, horizon_s=horizon_s):
         each, requested = distributions[target], int(n[target])
-        row = {"target": target, "runs": int(each.runs_watched(horizon_s)), "n": requested}
+        row = {"target": target, **_runs(each, horizon_s), "n": requested}
         row |= {"least_n": int(least[target]), "most_n": int(most[target])}
         for time_s in times_s:
             share = each.share_ready(time_s)
             row |= _with_ends(f"ready_{time_s:.0f}s", share, times=requested)
         rows.append(row | _with_ends("half_s", each.quantile(0.5)))
     return pd.DataFrame(rows)
+
+
+def _runs(times: LaunchTimes, horizon_s: float) -> dict[str, int]:
+    """How many runs an estimate rests on, and how many of them were watched until the horizon."""
+    return {"runs": times.observed.runs, "watched": int(times.runs_watched(horizon_s))}
 
 
 def common_n(of_n: pd.DataFrame) -> int | None:
@@ -150,7 +161,7 @@ def _with_ends(name: str, estimate: Estimate, *, times: float = 1.0) -> dict[str
 def summarize(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> pd.DataFrame:
     """One row per target: share, median, 90th percentile and restricted mean, with intervals.
 
-    ``runs`` were watched until the horizon.
+    ``runs`` and ``watched`` are as in ``ready_of_n``.
     """
     rows = []
     for target, each in distributions.items():
@@ -160,8 +171,8 @@ def summarize(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> 
             "p90_s": each.quantile(0.9),
             "restricted_mean_s": each.restricted_mean(horizon_s),
         }
-        runs, seen = int(each.runs_watched(horizon_s)), each.observed
-        row = {"target": target, "stage": each.stage.label, "runs": runs}
+        seen = each.observed
+        row = {"target": target, "stage": each.stage.label, **_runs(each, horizon_s)}
         row |= {"requests": len(seen.run), "shown": seen.events}
         for name, estimate in estimates.items():
             row |= _with_ends(name, estimate)
@@ -227,7 +238,7 @@ def lognormal_table(distributions: Mapping[str, LaunchTimes]) -> pd.DataFrame:
         else:
             p90_s = fit.quantile_s(0.9)
             row |= {"median_s": fit.median_s, "sigma": fit.sigma, "p90_s": p90_s, "why": ""}
-            row |= {"curve_median_s": float(each.curve.quantile(0.5 * each.curve.shown_share()))}
+            row |= {"curve_median_s": each.quantile(0.5 * each.curve.shown_share()).value}
         rows.append(row)
     names = ["target", "events", "median_s", "curve_median_s", "sigma", "p90_s", "why"]
     return pd.DataFrame(rows, columns=names)
@@ -238,8 +249,9 @@ def server_times(launches: pd.DataFrame) -> pd.DataFrame:
 
     ``created_to_fulfilled_s`` and ``created_to_launched_s`` are mean differences of EC2's
     whole-second timestamps.  Their rounding cancels in the mean and no clock of ours enters, but
-    they miss the time before EC2 created the request.  ``request_to_fulfilled_s`` is the mean of
-    the middles of our brackets over the same requests.
+    they miss the time before EC2 created the request.  ``request_to_fulfilled_least_s`` and
+    ``request_to_fulfilled_most_s`` are the means of both ends of our brackets, over the same
+    requests.
     """
     names = ["fulfilled_at", "created_at", "launched_at", "fulfilled_after_s", "fulfilled_by_s"]
     rows = []
@@ -247,14 +259,14 @@ def server_times(launches: pd.DataFrame) -> pd.DataFrame:
         stamped = here[here["fulfilled_at"].notna() & here["created_at"].notna()]
         fulfilled = stamped["fulfilled_at"] - stamped["created_at"]
         launched = stamped["launched_at"] - stamped["created_at"]
-        middle_s = (stamped["fulfilled_after_s"] + stamped["fulfilled_by_s"]) / 2
         rows.append(
             {
                 "target": target,
                 "requests": len(stamped),
                 "created_to_fulfilled_s": fulfilled.dt.total_seconds().mean(),
                 "created_to_launched_s": launched.dt.total_seconds().mean(),
-                "request_to_fulfilled_s": middle_s.mean(),
+                "request_to_fulfilled_least_s": stamped["fulfilled_after_s"].mean(),
+                "request_to_fulfilled_most_s": stamped["fulfilled_by_s"].mean(),
             }
         )
     return pd.DataFrame(rows)

@@ -69,7 +69,7 @@ def test_the_six_runs_of_an_interval_are_those_that_were_watched_so_long(whole):
     assert times.runs_watched([90.0, 300.0]).tolist() == [whole + 4, whole]
     assert early.low < early.value < early.high
     assert times.quantile().why == ""
-    assert row["runs"] == whole
+    assert row["watched"] == whole
     why = "" if whole == 6 else "5 runs watched so long, at least 6 are needed"
     for each in (late, times.restricted_mean(300.0)):
         assert np.isfinite(each.value)
@@ -165,19 +165,19 @@ def test_a_median_is_covered_where_times_differ_by_less_than_a_bracket_is_wide(l
 
 
 def test_where_runs_are_the_same_every_limit_is_jeffreys_for_all_requests():
-    """Ten runs of four, one ready within each 3 s: nothing varies between runs.
+    """Ten runs of four, one ready within each 3 s from 20 s on: nothing varies between runs.
 
     Near 0 and 1 the limit is that of ten runs which all ended alike.
     """
-    by_s = np.tile([3.0, 6.0, 9.0, 12.0], 10)
+    by_s = 20.0 + np.tile([3.0, 6.0, 9.0, 12.0], 10)
     launches = pd.DataFrame({"ready_after_s": by_s - 3, "ready_by_s": by_s}).assign(
         target="t", outcome="ready", kind=None, watched_s=by_s - 3
     )
     launches["run"] = [f"batch/{number}/0" for number in np.repeat(range(10), 4)]
     [times] = launch_times(launches, Stage.READY, resamples=49).values()
-    time_s = np.linspace(0.1, 11.9, 60)
+    time_s = 20.0 + np.linspace(0.1, 11.9, 60)
     size = 40 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 18)) ** 2
-    ready = size * time_s / 12
+    ready = size * (time_s - 20.0) / 12
 
     band = times.band(time_s)
 

@@ -10,7 +10,7 @@ from studies import Truth, simulate
 
 from spotlib.analyze import launch_times as launch_times_module
 from spotlib.analyze.comparable import name_runs
-from spotlib.analyze.compare import compare_targets, most_different
+from spotlib.analyze.compare import compare_targets, longer_median_first, most_different
 from spotlib.analyze.figures import Styles, phases_figure
 from spotlib.analyze.launch_times import launch_times
 from spotlib.analyze.sentences import (
@@ -190,7 +190,7 @@ def test_one_run_of_a_shorter_timeout_in_ten_does_not_shorten_the_end():
 
 def pairs_of(**columns):
     """Pairs of a and b as from ``compare_targets``, what is not given being unknown."""
-    names = ("ratio", "difference")
+    names = ("ratio", "difference", "later_s")
     ends = [f"{name}_{end}_adjusted" for name in names for end in ("low", "high")]
     return pd.DataFrame(
         {"first": "a", "second": "b"} | dict.fromkeys([*names, *ends], np.nan) | columns
@@ -223,6 +223,27 @@ def test_each_pair_that_is_shown_is_turned_so_that_the_slower_is_first():
     assert a["difference"].tolist() == [0.0, -0.5]
 
 
+def test_the_first_of_a_pair_is_the_later_by_what_is_tested_whatever_its_median():
+    pairs = pairs_of(
+        p_holm=0.01,
+        later_s=[-5.0, 5.0],
+        later_s_low_adjusted=[-9.0, 1.0],
+        later_s_high_adjusted=[-1.0, 9.0],
+        ratio=[2.0, 0.5],
+        difference=0.0,
+    )
+
+    turned = most_different(pairs).set_index("first")
+
+    assert turned["later_s"].to_dict() == {"b": 5.0, "a": 5.0}
+    assert turned["later_s_low_adjusted"].tolist() == [1.0, 1.0]
+    assert turned["later_s_high_adjusted"].tolist() == [9.0, 9.0]
+    assert turned["ratio"].tolist() == [0.5, 0.5]
+    longer = longer_median_first(pairs)
+    assert longer["ratio"].tolist() == [2.0, 2.0]
+    assert longer["first"].tolist() == ["a", "b"]
+
+
 def test_only_pairs_that_differ_are_shown_and_every_one_on_request():
     pairs = pairs_of(p_holm=[0.5, 0.01, np.nan, 0.01], difference=[0.9, -0.1, 0.2, -0.4])
 
@@ -244,7 +265,7 @@ def of_n(*rows, runs=20):
     names = ["ready_180s", "ready_350s", "half_s"]
     return pd.DataFrame(
         [
-            {"target": target, "runs": runs, "n": n, "least_n": n, "most_n": n}
+            {"target": target, "runs": runs, "watched": runs, "n": n, "least_n": n, "most_n": n}
             | {
                 name + end: value
                 for name, values in zip(names, estimates, strict=True)
@@ -363,7 +384,7 @@ def test_a_phase_that_takes_equally_long_at_several_targets_singles_out_none():
     def said(*medians_s):
         names = "abcdefgh"[: len(medians_s)]
         rows = [
-            {"target": name, "phase": "running to ready", "median_s": median_s}
+            {"target": name, "phase": "running to ready", "median_s": median_s, "high_s": np.nan}
             for name, median_s in zip(names, medians_s, strict=True)
         ]
         return phase_sentence(pd.DataFrame(rows)).partition("its median is ")[2]

@@ -25,8 +25,9 @@ from spotlib.analyze.comparable import (
     side_by_side,
 )
 from spotlib.analyze.compare import exchange_p_values, holm, rounds_needed
-from spotlib.analyze.figures import Styles, arms_figure
-from spotlib.analyze.sentences import arm_sentences, formatted_arms
+from spotlib.analyze.comparison_figures import arms_figure
+from spotlib.analyze.comparison_sentences import arm_sentences, formatted_arms
+from spotlib.analyze.figures import Styles
 from spotlib.model import Stage
 
 REQUEST = {"method": "request_spot_instances", "purchase": "spot"}
@@ -180,7 +181,9 @@ def test_without_a_difference_one_study_in_twenty_is_a_false_alarm():
         times_s = moment_s + np.minimum(rng.exponential(30.0, (2, rounds)), 90.0)
         names = tuple(map(str, range(rounds)))
         arms = {
-            f"t3.nano by {arm}": SimpleNamespace(run_means_s=lambda _, t=each: t, rounds=names)
+            f"t3.nano by {arm}": SimpleNamespace(
+                run_means_s=lambda _, t=each: t, is_mean_open=lambda _: False, rounds=names
+            )
             for arm, each in enumerate(times_s)
         }
         [row] = compare_arms_overall(arms, horizon_s=300.0).to_dict("records")
@@ -200,8 +203,8 @@ def test_below_six_rounds_there_is_no_interval_and_the_sentence_says_how_many_ar
 def compared(pairs, *, rounds, differ=0, **ends):
     """A table as from ``compare_arms_overall``, in which some pairs differ."""
     rows = [
-        {"first": f"a{n}", "second": f"b{n}", "targets": 2, "rounds": rounds, "later_s": 161.0}
-        | {"later_low_s": 79.0, "later_high_s": 242.0, "p_value": 0.03}
+        {"first": f"a{n}", "second": f"b{n}", "targets": 2, "left_open": 0, "rounds": rounds}
+        | {"later_s": 161.0, "later_low_s": 79.0, "later_high_s": 242.0, "p_value": 0.03}
         | ends
         | {"p_holm": 0.01 if n < differ else 0.4}
         for n in range(pairs)

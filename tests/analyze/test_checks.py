@@ -17,10 +17,11 @@ from spotlib.analyze.checks import (
     stale_orders,
 )
 from spotlib.analyze.compare import compare_targets
+from spotlib.analyze.comparison_sentences import stale_sentences
 from spotlib.analyze.launch_times import launch_times
 from spotlib.analyze.load import load_comparable
 from spotlib.analyze.selectors import target_outcomes
-from spotlib.analyze.sentences import data_sentence, runs_sentence, stale_sentences
+from spotlib.analyze.sentences import data_sentence, runs_sentence
 from spotlib.analyze.summaries import ready_of_n
 from spotlib.model import Stage
 from spotlib.sandbox.world import Fate
@@ -201,7 +202,10 @@ def test_runs_of_a_stopped_batch_are_named_and_are_no_finding(clean):
     assert (fine["warns"], found["warns"]) == (False, True)
     assert "Watching stopped" not in data_sentence(clean)
     said = data_sentence(replace(clean, launches=stopped))
-    assert said.endswith("by request_spot_instances. Watching stopped early in 4 runs.")
+    assert said.endswith(
+        "by request_spot_instances. Watching stopped early in 4 runs, which "
+        "count as far as they were watched."
+    )
     assert found["found"].startswith("8 of 24 requests, in 4 of 12 runs, stopped being watched")
     assert words == (
         "Within a target all runs ended alike, after 39 s. Not counted here: 4 runs not watched so "

@@ -100,7 +100,7 @@ def test_the_analysis_and_the_forecast_leave_out_the_same(tmp_path, monkeypatch)
     launches = table_of(run_rows([20.0, 30.0]), again, quota).assign(
         image="ami-1", availability_zone_id=None
     )
-    found = replace(load_readable([]), launches=launches, batches=table_of())
+    found = replace(load_readable([]), launches=launches)
     monkeypatch.setattr("spotlib.analyze.load.load_readable", lambda _, **__: found)
     analysed = load_comparable(tmp_path)
 

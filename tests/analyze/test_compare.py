@@ -12,9 +12,9 @@ from scipy import stats
 from studies import Truth, simulate
 
 from spotlib.analyze.compare import compare_targets, exchange_p_values, holm, runs_needed
+from spotlib.analyze.comparison_sentences import comparison_sentences, selector_sentence
 from spotlib.analyze.launch_times import launch_times
 from spotlib.analyze.selectors import associations, target_features, target_outcomes
-from spotlib.analyze.sentences import comparison_sentences, selector_sentence
 from spotlib.model import Stage
 
 A, B = "t3.nano in sa-east-1", "t3.small in sa-east-1"

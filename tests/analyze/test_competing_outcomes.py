@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 from studies import NANO, SMALL, record
 
+from spotlib.analyze import (
+    comparison_figures,
+    comparison_sentences,
+    selectors,
+    sentences,
+    summaries,
+)
 from spotlib.analyze import figures as plots
-from spotlib.analyze import selectors, sentences, summaries
 from spotlib.analyze.checks import self_check, stale_medians, stale_orders
 from spotlib.analyze.compare import compare_targets, most_different
 from spotlib.analyze.load import load_comparable
@@ -79,9 +85,9 @@ def test_every_function_of_the_analysis_takes_competing_outcomes_without_a_warni
         ]
         words = [
             *sentences.answer_sentences(of_n, pairs, data.launches, Stage.READY),
-            *sentences.comparison_sentences(pairs, drawn=len(pairs)),
+            *comparison_sentences.comparison_sentences(pairs, drawn=len(pairs)),
             sentences.runs_sentence(ready, of_n, horizon_s=HORIZON_S),
-            *(sentences.phase_sentence(parts), sentences.selector_sentence(ranks)),
+            *(sentences.phase_sentence(parts), comparison_sentences.selector_sentence(ranks)),
             *(sentences.formatted_summary(tables[0]), sentences.formatted_ready(of_n)),
         ]
         shown = {name: estimates[name] for name in summaries.SHOWN if name in estimates}
@@ -90,8 +96,8 @@ def test_every_function_of_the_analysis_takes_competing_outcomes_without_a_warni
             plots.distribution_figure(shown, styles, only=list(ready), simulated=True),
             plots.phases_figure(parts, styles, simulated=True),
             plots.timeline_figure(data.launches, styles, simulated=True),
-            plots.comparison_figure(pairs, styles, simulated=True),
-            plots.association_figure(ranks, "share", styles, simulated=True),
+            comparison_figures.comparison_figure(pairs, styles, simulated=True),
+            comparison_figures.association_figure(ranks, "share", styles, simulated=True),
         ]
         for number, figure in enumerate(figures):
             save(figure, tmp_path / f"{number}.png")

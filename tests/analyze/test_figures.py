@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from spotlib.analyze.figures import Styles, comparison_figure, phases_figure
+from spotlib.analyze.comparison_figures import comparison_figure
+from spotlib.analyze.figures import Styles, phases_figure
 from spotlib.figures import SIMULATED, new_figure, target_colours
 from spotlib.forecast.figures import forecast_figure
 from spotlib.forecast.forecast import Forecast
@@ -56,6 +57,7 @@ def pairs_of(*ratios, difference=0.1, p_holm=0.5):
     """Pairs whose ratio has these values: value, low, high."""
     names = ["ratio", "ratio_low_adjusted", "ratio_high_adjusted"]
     ends = {"difference_low_adjusted": -0.1, "difference_high_adjusted": 0.3}
+    ends |= {"later_s": 30.0, "later_s_low_adjusted": 10.0, "later_s_high_adjusted": 50.0}
     return pd.DataFrame(ratios, columns=names).assign(
         first=A, second=B, p_holm=p_holm, difference=difference, **ends
     )
@@ -63,15 +65,27 @@ def pairs_of(*ratios, difference=0.1, p_holm=0.5):
 
 def test_an_interval_without_an_end_leaves_by_an_arrow_on_its_side():
     pairs = pairs_of((0.5, np.nan, 0.9), (2.0, 1.1, np.inf), (1.0, 0.9, 1.1))
-    ratios, _ = comparison_figure(pairs, STYLES, simulated=True).axes
+    means, ratios, _ = comparison_figure(pairs, STYLES, simulated=True).axes
 
     assert len(markers(ratios, "<")) == len(markers(ratios, ">")) == 1
-    assert len(ratios.get_yticks()) == 3
+    assert len(means.get_yticks()) == 3
+
+
+def test_the_quantity_that_is_tested_is_drawn_with_its_interval_and_filled_where_it_differs():
+    pairs = pairs_of((1.0, 0.9, 1.1), (1.0, 0.9, 1.1), p_holm=[0.01, 0.5])
+    means, *_ = comparison_figure(pairs, STYLES, simulated=True).axes
+    points = markers(means, "o")
+
+    assert "tested" in means.get_xlabel()
+    assert [each.get_xdata()[0] for each in points] == [30.0, 30.0]
+    assert [each.get_markerfacecolor() for each in points] == ["black", "white"]
+    bars = [line.get_xdata() for line in means.lines if line.get_linewidth() == 3]
+    assert [list(each) for each in bars] == [[10.0, 50.0], [10.0, 50.0]]
 
 
 def test_a_pair_without_a_ratio_is_drawn_by_its_difference_of_shares():
     pairs = pairs_of((np.nan, np.nan, np.nan), (2.0, 1.1, 4.0), difference=[0.4, 0.1])
-    ratios, differences = comparison_figure(pairs, STYLES, simulated=True).axes
+    _, ratios, differences = comparison_figure(pairs, STYLES, simulated=True).axes
     points = [line.get_xdata()[0] for line in markers(differences, "o")]
 
     assert points == [0.4, 0.1]
@@ -103,11 +117,11 @@ def test_each_forecast_has_a_panel_with_its_band_and_its_own_colour(targets):
 
 
 @pytest.mark.parametrize(
-    ("ratios", "ticks"), [([0.8, 1.3], [0.8, 1.0, 1.2]), ([0.02, 30.0], [0.02, 0.5, 20.0])]
+    ("ratios", "ticks"), [([0.8, 1.3], [1.0]), ([0.02, 30.0], [0.02, 0.5, 20.0])]
 )
 def test_a_ratio_axis_has_ticks_within_a_decade_and_beyond(ratios, ticks):
     pairs = pairs_of(*[(ratio, ratio / 1.1, ratio * 1.1) for ratio in ratios])
-    ax, _ = comparison_figure(pairs, STYLES, simulated=True).axes
+    _, ax, _ = comparison_figure(pairs, STYLES, simulated=True).axes
     low, high = ax.get_xlim()
     shown = [tick for tick in ax.get_xticks() if low <= tick <= high]
 

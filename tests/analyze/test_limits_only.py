@@ -1,0 +1,228 @@
+"""Where brackets are as wide as the times in them, limits are said and no number is made up."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from launch_rows import INF, run_rows, table_of
+from studies import observed
+
+from spotlib.analyze.arms import arm_times, compare_arms_overall
+from spotlib.analyze.checks import stale_medians
+from spotlib.analyze.comparable import name_runs
+from spotlib.analyze.compare import compare_targets
+from spotlib.analyze.comparison_sentences import arm_sentences
+from spotlib.analyze.figures import Styles, answer_figure, phases_figure
+from spotlib.analyze.intervals import Estimate
+from spotlib.analyze.launch_times import launch_times
+from spotlib.analyze.lognormal import fit_lognormal
+from spotlib.analyze.selectors import target_outcomes
+from spotlib.analyze.sentences import (
+    answer_sentences,
+    formatted_ready,
+    phase_sentence,
+    ready_caption,
+)
+from spotlib.analyze.summaries import fastest_first, phases, ready_of_n
+from spotlib.model import Stage
+
+NANO, MICRO, SMALL = (f"t3.{size} in sa-east-1" for size in ("nano", "micro", "small"))
+HORIZON_S = 300.0
+
+
+def study(*, runs=8, targets=("t3.nano", "t3.micro", "t3.small"), **fields):
+    """Answers after about 1.5 s, before which nothing was polled; t3.small takes a minute."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for number in range(runs):
+        for plan, name in enumerate(targets):
+            base_s = 58.0 if name == "t3.small" else 1.2 + 0.1 * plan
+            run = list(
+                run_rows(
+                    base_s + rng.uniform(0.0, 0.6, 3),
+                    number=number,
+                    plan=plan,
+                    instance_type=name,
+                    **fields,
+                )
+            )
+            rows.append([each | {"ready_after_s": max(each["ready_by_s"] - 3, 0)} for each in run])
+    return name_runs(table_of(*rows))
+
+
+@pytest.fixture(scope="module")
+def launches():
+    return study()
+
+
+@pytest.fixture(scope="module")
+def times(launches):
+    return launch_times(launches, Stage.READY, resamples=99)
+
+
+def test_a_median_before_the_first_answer_is_at_most_the_median_of_the_answers(launches, times):
+    answers_s = launches.loc[launches["target"] == NANO, "ready_by_s"]
+    median = times[NANO].quantile(0.5)
+
+    assert np.isnan(median.value)
+    assert (median.low, median.high) == (0.0, np.quantile(answers_s, 0.5, method="inverted_cdf"))
+    assert median.words() == f"at most {median.high:.1f} s"
+    assert np.isnan(times[NANO].restricted_mean(HORIZON_S).value)
+    assert times[NANO].restricted_mean(HORIZON_S).high == pytest.approx(answers_s.mean(), abs=0.3)
+    assert times[SMALL].quantile(0.5).value == pytest.approx(57.0, abs=1.6)
+
+
+def test_few_runs_have_no_interval_but_the_same_limits():
+    few = launch_times(study(runs=3), Stage.READY, resamples=9)[NANO]
+
+    median = few.quantile(0.5)
+    assert (np.isnan(median.value), median.low) == (True, 0.0)
+    assert 1.2 < median.high < 1.8
+    assert "3 runs" in median.why
+
+
+def test_an_end_of_an_interval_is_not_made_up_within_such_a_bracket_either():
+    """A third came before the first poll, the others never: when half come has no lower bound."""
+    rows = [run_rows([1.5, INF, INF], number=number) for number in range(8)]
+    rows = [
+        [each | {"ready_after_s": 0.0 * each.get("ready_by_s", np.nan)} for each in run]
+        for run in rows
+    ]
+    [found] = launch_times(name_runs(table_of(*rows)), Stage.READY, resamples=99).values()
+
+    median = found.quantile(0.5)
+    assert np.isnan([median.value, median.low]).all()
+    assert np.isinf(median.high)
+
+
+@pytest.mark.parametrize(
+    ("after_s", "by_s", "is_open"),
+    [(0.0, 3.0, True), (1.0, 3.0, True), (1.01, 3.0, False), (240.0, 252.0, False)],
+)
+def test_a_bracket_as_wide_as_its_middle_tells_limits_only(after_s, by_s, is_open):
+    rows = pd.DataFrame(
+        {"target": "a", "run": [f"b/{n}/0" for n in range(8)], "outcome": "ready", "kind": None}
+    ).assign(watched_s=after_s, ready_after_s=after_s, ready_by_s=by_s)
+    [found] = launch_times(rows, Stage.READY, resamples=9).values()
+
+    assert np.isnan(found.quantile(0.5).value) == is_open
+    assert np.isnan(found.restricted_mean(300.0).value) == is_open
+    assert np.isnan(found.share_ready((after_s + by_s) / 2).value) == is_open
+    ends = [found.share_ready(each).value for each in (after_s, by_s)]
+    assert ends == pytest.approx([0.0, 1.0])
+    assert np.isnan(found.band(np.array([by_s - 0.1]))["share"]).tolist() == [is_open]
+
+
+def test_polls_at_other_moments_make_a_short_time_known():
+    """What matters is the width of the pieces that brackets cut, not that of the brackets."""
+    after_s = np.linspace(0.0, 1.9, 39)
+    rows = pd.DataFrame({"target": "a", "run": [f"b/{n}/0" for n in range(39)], "kind": None})
+    rows = rows.assign(ready_after_s=after_s, ready_by_s=after_s + 2.0, outcome="ready")
+    [found] = launch_times(rows.assign(watched_s=after_s), Stage.READY, resamples=9).values()
+
+    assert 1.5 < found.quantile(0.5).value < 2.5
+
+
+def test_limits_are_said_in_the_table_the_answer_and_the_phases(launches, times):
+    table = ready_of_n(times, launches, horizon_s=HORIZON_S)
+    pairs = compare_targets(times, horizon_s=HORIZON_S)
+    fastest, *_, unknown = answer_sentences(table, pairs, launches, Stage.READY)
+    shown = formatted_ready(table).set_index("target")["seconds until half"]
+    high_s = times[NANO].quantile(0.5).high
+
+    assert fastest_first(times, horizon_s=HORIZON_S)[2] == SMALL
+    assert shown[NANO] == f"at most {high_s:.1f}"
+    assert f"{NANO}: half of its instances were ready after at most {high_s:.1f} s" in fastest
+    assert "exactly when half are ready at 2 of 3 targets" in unknown
+    only = phases({"request to fulfilled": {NANO: times[NANO]}})
+    assert "tell only limits" in phase_sentence(only)
+    both = phases({"request to fulfilled": times})
+    assert phase_sentence(both).endswith(
+        "Of request to fulfilled only limits are known, at some targets or all (bars without a "
+        "point)."
+    )
+
+
+def test_figures_draw_the_limits_and_no_point_and_no_line_between_them(times):
+    styles = Styles.of(times)
+    ax, *_ = phases_figure(
+        phases({"request to fulfilled": {NANO: times[NANO]}}), styles, simulated=True
+    ).axes
+    [line, *_] = (
+        answer_figure({NANO: times[NANO]}, styles, until_s=2.4, simulated=True).axes[0].lines
+    )
+    shares, seconds = np.asarray(line.get_ydata()), np.asarray(line.get_xdata())
+
+    points = [each for each in ax.lines if each.get_marker() == styles.point(NANO)["marker"]]
+    assert np.isnan([each.get_xdata()[0] for each in points]).all()
+    assert [each.get_xdata()[0] for each in ax.lines if each.get_linewidth() == 3] == [0.0]
+    first_s = times[NANO].observed.by_s.min()
+    assert np.isnan(shares[(seconds > 0) & (seconds < first_s)]).all()
+    assert (shares[seconds >= first_s] == 1.0).all()
+
+
+def test_two_targets_of_which_only_limits_are_known_are_not_told_apart(times):
+    pairs = compare_targets(times, horizon_s=HORIZON_S).set_index(["first", "second"])
+    alike, apart = pairs.loc[(MICRO, NANO)], pairs.loc[(NANO, SMALL)]
+
+    assert np.isnan([alike["p_value"], alike["later_s"], alike["ratio"]]).all()
+    assert "leave open which mean time is longer" in alike["why"]
+    assert apart["p_value"] < 0.05
+    assert np.isnan(apart["ratio"])
+    least_s = times[NANO].observed.by_s.mean() - times[SMALL].observed.by_s.mean()
+    assert apart["later_s_high_adjusted"] >= least_s
+
+
+def test_arms_of_which_only_limits_are_known_are_not_compared():
+    two = [study(targets=("t3.nano",)), study(targets=("t3.nano",), method="run_instances")]
+    second = two[1].assign(plan=1, ready_by_s=two[1]["ready_by_s"] + 0.3)
+    overall = compare_arms_overall(
+        arm_times(name_runs(pd.concat([two[0], second])), Stage.READY), horizon_s=HORIZON_S
+    )
+
+    assert overall[["left_open", "targets", "rounds"]].to_numpy().tolist() == [[1, 0, 0]]
+    assert overall["later_s"].isna().all()
+    assert "too far apart to tell which way to ask is later" in next(
+        arm_sentences(overall, Stage.READY)
+    )
+
+
+def test_what_rests_on_middles_of_such_brackets_is_unknown(times):
+    nano = {NANO: times[NANO]}
+
+    assert (
+        target_outcomes(nano, horizon_s=HORIZON_S)[["median_s", "spread_s"]].isna().all(axis=None)
+    )
+    assert stale_medians(nano)[["median_s", "least_s"]].isna().all(axis=None)
+    with pytest.raises(ValueError, match="needs brackets that begin after 0"):
+        fit_lognormal(observed([0.0] * 6, [1.2, 1.3, 1.4, 1.5, 1.6, 1.7]))
+
+
+def test_limits_from_above_zero_are_two_numbers():
+    assert Estimate(np.nan, 1.0, 3.0).words() == "1.0 to 3.0 s"
+    assert Estimate(np.nan, 0.0, 3.0).words() == "at most 3.0 s"
+    assert not Estimate(np.nan, 1.0, np.inf).has_limits_only
+
+
+def test_an_interval_of_runs_that_were_all_alike_is_explained_beside_it():
+    rows = [run_rows([INF] * 5, number=number) for number in range(8)]
+    launches = name_runs(table_of(*rows))
+    found = launch_times(launches, Stage.READY, resamples=99)
+    table = ready_of_n(found, launches, horizon_s=HORIZON_S)
+
+    assert (
+        "0.0 (0.0 to 1.5) means that none were ready in any run by then; but instances of one run "
+        "share their luck, so 8 runs cannot exclude a true average as high as 1.5."
+    ) in ready_caption(table, Stage.READY, [NANO])
+
+
+def test_after_a_stop_the_number_of_runs_is_the_same_everywhere_and_how_many_ended_beside_it():
+    stopped = {"outcome": "abandoned", "watched_s": 9.0}
+    rows = [run_rows([20.0] * 2, number=number) for number in range(7)]
+    launches = name_runs(table_of(*rows, run_rows([INF] * 2, number=7, **stopped)))
+    found = launch_times(launches, Stage.READY, resamples=99)
+    [row] = ready_of_n(found, launches, horizon_s=HORIZON_S).to_dict("records")
+    shown = formatted_ready(pd.DataFrame([row]))
+
+    assert (row["runs"], row["watched"], found[NANO].observed.runs) == (8, 7, 8)
+    assert shown["runs"].tolist() == ["8 (7 until 300 s)"]
+    assert "over 8 runs" in ready_caption(pd.DataFrame([row]), Stage.READY, [NANO])
