@@ -4,8 +4,8 @@ Owns these rules, and no other module repeats them: which outcomes compete with 
 which are censored (``ended_by_ec2``), which requests are no observations (``no_observation``) or
 repeat one (``repeated``), which batch a page is about (``whole_batches``, ``deciding_batch``),
 which requests measure another variable (``other_variable``), which are probes (``is_probe``), what
-an arm is (``arm_names``), and which launches compare arms side by side (``side_by_side``).  It reads
-no file and estimates nothing.
+an arm is (``arm_names``), and which launches compare arms side by side (``side_by_side``).  It
+reads no file and estimates nothing.
 
 A **run** is one plan in one round of a batch: one request call.  Its instances meet one pool at
 one moment, so the run, not the instance, is the sampling unit of every statistic.
