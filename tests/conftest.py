@@ -157,15 +157,17 @@ def log(tmp_path: Path) -> Path:
 def sampled(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
     """``sampled(points, 6)`` is every sixth point; with ``make chaos`` every ``whole``-th.
 
-    Then the default way to launch meets them all, and each of the others every fourth, each from
-    another one on: what differs between them is few calls, and together they meet every point
-    twice.
+    The sample begins at point ``start``: tests that begin elsewhere meet more points together.
+
+    With ``make chaos`` the default way to launch meets them all, and each of the others every
+    fourth, each from another one on: what differs between them is few calls, and together they
+    meet every point twice.
     """
     given = getattr(request.node, "callspec", None)
     arms = [each for each in (given.params.values() if given else ()) if each in ARMS[1:]]
 
-    def sample(items: Sequence[Any], every: int, *, whole: int = 1) -> list[Any]:
-        first, step = 0, whole if CHAOS else every
+    def sample(items: Sequence[Any], every: int, *, start: int = 0, whole: int = 1) -> list[Any]:
+        first, step = (0, whole) if CHAOS else (start, every)
         if CHAOS and arms:
             first, step = whole * (ARMS.index(arms[0]) % ARMS_SHARE), whole * ARMS_SHARE
         chosen = list(items[first::step] or items[:1])
