@@ -89,6 +89,9 @@ report: setup
 	  '$(RESULTS)/notebooks/03_analyze.ipynb'
 	@echo "Open this page: $(RESULTS)/report.html"
 
+# The tests' processes share the processors: threads of each would only wait for one another.
+test chaos: export OMP_NUM_THREADS := 1
+
 test: test-setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -1,5 +1,6 @@
 """What all tests share: no connection leaves this machine, and simulated worlds are at hand."""
 
+import gc
 import ipaddress
 import json
 import os
@@ -157,15 +158,17 @@ def log(tmp_path: Path) -> Path:
 def sampled(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
     """``sampled(points, 6)`` is every sixth point; with ``make chaos`` every ``whole``-th.
 
-    Then the default way to launch meets them all, and each of the others every fourth, each from
-    another one on: what differs between them is few calls, and together they meet every point
-    twice.
+    The sample begins at point ``start``: tests that begin elsewhere meet more points together.
+
+    With ``make chaos`` the default way to launch meets them all, and each of the others every
+    fourth, each from another one on: what differs between them is few calls, and together they
+    meet every point twice.
     """
     given = getattr(request.node, "callspec", None)
     arms = [each for each in (given.params.values() if given else ()) if each in ARMS[1:]]
 
-    def sample(items: Sequence[Any], every: int, *, whole: int = 1) -> list[Any]:
-        first, step = 0, whole if CHAOS else every
+    def sample(items: Sequence[Any], every: int, *, start: int = 0, whole: int = 1) -> list[Any]:
+        first, step = (0, whole) if CHAOS else (start, every)
         if CHAOS and arms:
             first, step = whole * (ARMS.index(arms[0]) % ARMS_SHARE), whole * ARMS_SHARE
         chosen = list(items[first::step] or items[:1])
@@ -185,6 +188,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("chaos") and not CHAOS:
             item.add_marker(pytest.mark.skip(reason="only make chaos runs it"))
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage seldom, and not among what was imported: that takes a fifth of a test."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 5, 5)
 
 
 @pytest.fixture(scope="session")

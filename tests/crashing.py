@@ -8,7 +8,7 @@ process that counts the same steps.
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -146,14 +146,18 @@ def in_process(world: World) -> Connection:
 
 
 class Recorder:
-    """Keeps a snapshot at every step."""
+    """Keeps a snapshot at every step, or at the steps with these numbers."""
 
-    def __init__(self, world: World, log: Path) -> None:
+    def __init__(self, world: World, log: Path, steps: Container[int] | None = None) -> None:
         self._world, self._log = world, log
+        self._steps, self._seen = steps, 0
         self._synced = 0
         self.points: list[Point] = []
 
     def __call__(self, name: str) -> None:
+        self._seen += 1
+        if self._steps is not None and self._seen - 1 not in self._steps:
+            return
         data = self._log.read_bytes()
         self.points.append(Point(name, copy.deepcopy(self._world), data, self._synced))
 

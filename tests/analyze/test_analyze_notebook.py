@@ -220,7 +220,7 @@ def test_figures_and_tables_go_to_one_folder_and_leave_those_of_the_report(study
     folder = study[0]
     before = {path: path.read_bytes() for path in (folder / "tables").iterdir()}
 
-    page_of(folder, targets="nano", output=str(folder / "one"))
+    page_of(folder, targets="nano", output=str(folder / "one"), drawn=False)
 
     assert {path: path.read_bytes() for path in (folder / "tables").iterdir()} == before
     assert len(pd.read_csv(folder / "one" / "tables" / "ready-of-n.csv")) == 1

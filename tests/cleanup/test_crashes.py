@@ -47,6 +47,7 @@ from spotlib.ec2.methods.registry import METHODS
 from spotlib.record.tables import load_launches
 
 ACTIONS = [method.action for method in METHODS.values()]
+MOST_STEPS = 10_000  # no sweep of the short batch has more
 BOUND_S = TIMEOUT_S + SWITCH_MARGIN_S + 60 + BOOT_MARGIN_S  # the switch counts whole minutes
 
 
@@ -64,7 +65,7 @@ def points(tmp_path_factory, arm):
 
 def test_a_crash_at_any_step_is_closed_and_its_log_completed(points, tmp_path, sampled):
     """The guard sweeps at once: nothing of ours is left within twice the settle time."""
-    for number, point in enumerate(sampled(points, 8)):
+    for number, point in enumerate(sampled(points, 16)):
         world, log = point.revived(tmp_path / str(number))
         acknowledged, _ = read_events(log)
         died_s = world.now_s
@@ -124,7 +125,7 @@ def test_minutes_without_any_described_instance_after_a_crash_at_any_step_leave_
 @pytest.mark.parametrize("later", [timedelta(minutes=20), timedelta(hours=5)], ids=str)
 def test_a_sweep_long_after_any_crash_finds_what_is_left(points, tmp_path, sampled, later):
     """The guard is dead too.  After five hours EC2 no longer lists what has ended."""
-    for number, point in enumerate(sampled(points, 20)):
+    for number, point in enumerate(sampled(points, 40, start=7)):
         world, log = point.revived(tmp_path / str(number))
         acknowledged, _ = read_events(log)
         world.advance(later.total_seconds())
@@ -158,19 +159,20 @@ def test_a_recovery_that_dies_at_any_step_is_recovered_again(points, tmp_path, s
     for number, point in enumerate(sampled(points[7:], 60, whole=12)):
         world, log = point.revived(tmp_path / str(number))
         acknowledged, _ = read_events(log)
-        recorder = Recorder(world, log)
+        recorder = Recorder(world, log, {*sampled(range(MOST_STEPS), 30, start=9, whole=2)})
         with visiting(recorder):
             swept(world, log)
-        for second in sampled(recorder.points, 15, whole=2):
+        for second in recorder.points:
             again += 1
             later, half = second.revived(tmp_path / f"{number}-{again}")
             assert swept(later, half).clean, (point.name, second.name)
             require_recovered(later, half, acknowledged)
+    assert again > 10
 
 
 def test_real_kills_leave_exactly_what_the_snapshots_say(points, arm, tmp_path, sampled):
     """The market and the log equal the snapshot's, before and after a sweep."""
-    steps = sampled(range(3, len(points), 7), 8)
+    steps = sampled(range(3, len(points), 7), 16)
     script = Path(__file__).parents[1] / "kill_nine.py"
     command = [sys.executable, script, tmp_path / "real", arm, *steps]
     done = subprocess.run(list(map(str, command)), capture_output=True, check=False, text=True)
@@ -213,7 +215,7 @@ def test_an_error_at_any_step_ends_the_batch_in_order(points, arm, tmp_path, sam
     """
     whole = [i for i, point in enumerate(points) if not point.name.startswith("within")]
     near = [i for i in whole if points[i].name == "before the line of requested"]
-    for step in dict.fromkeys([*near, *sampled(whole, 30, whole=3)]):
+    for step in dict.fromkeys([*near, *sampled(whole, 60, start=13, whole=3)]):
         world, log = short_world(), tmp_path / str(step) / NAME
         feature = "price_history" in points[step].name
         with nullcontext() if feature else pytest.raises(Died):
@@ -281,7 +283,7 @@ def test_weaker_designs_leak_under_this_harness(points, tmp_path, sampled, recor
     """Judged 20 s later: by then a launch in flight has arrived."""
     visited = [each for each in points if each.name.split()[-1] in ACTIONS]
     held = any(ACTIONS[0] in each.name for each in points)  # else all is there at the answer
-    visited += sampled(points, 20)
+    visited += sampled(points, 40, start=3)
     leaks = 0
     for number, point in enumerate(visited):
         world, log = point.revived(tmp_path / str(number))

@@ -34,6 +34,7 @@ def test_probes_that_die_at_any_step_leave_nothing_and_one_outcome_each(points, 
     assert outcomes == {"granted", "held", "abandoned"}
 
 
+@pytest.mark.chaos  # that a real kill leaves what the snapshots say, ``test_crashes`` shows
 def test_kill_9_in_the_middle_of_a_probe_leaves_nothing(points, tmp_path, sampled):
     """Between EC2's answer to a probe and our cancel."""
     names = [each.name for each in points]

@@ -32,7 +32,7 @@ from programs import (
     processes,
     processes_of,
     run,
-    sandbox,
+    served,
     until,
 )
 
@@ -40,6 +40,7 @@ from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.endpoints import connect
 from spotlib.model import Stage, plan_launches
 from spotlib.record.tables import load_batches
+from spotlib.sandbox.world import ScaledTime, World
 
 WHAT = {"n": 2, "instance_type": "t3.nano", "region": "sa-east-1"}
 NOTHING = {"requests": [], "instances": []}
@@ -57,13 +58,13 @@ def _folders(monkeypatch, tmp_path):
 
 @pytest.fixture
 def market(request):
-    """A market that no notebook ends.
+    """A market of this process, which no notebook ends.
 
     Its speed decides how long the middle of a run lasts in real time, and the clean-up: at 10,
     instances are ready after twenty seconds, and a batch is clean after three.
     """
-    with sandbox("--speed", str(getattr(request, "param", 10))) as url:
-        yield url
+    speed = getattr(request, "param", 10)
+    return served(World(clock=ScaledTime(speed)), idle_s=2 * PATIENCE_S)
 
 
 def parameters(market, tmp_path):
@@ -139,6 +140,7 @@ def test_papermill_stopped_in_the_middle_leaves_nothing(repository, tmp_path, ma
     until_closed(market, log_in(tmp_path))
 
 
+@chaos
 def test_a_whole_tree_of_processes_killed_leaves_nothing(repository, tmp_path, market):
     """So editors end a run: with each process that descends from it.  The guard does not."""
     started = start_papermill(repository, market, tmp_path)
@@ -328,8 +330,9 @@ def kernel_of(server, tmp_path):
         yield client
 
 
+@chaos
 @pytest.mark.parametrize("market", [5], indirect=True)  # the clean-up takes too long for it
-@pytest.mark.parametrize("name", [pytest.param("SIGTERM", marks=chaos), "SIGKILL"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
 def test_a_stopped_jupyterlab_server_leaves_nothing(repository, tmp_path, market, name):
     """It ends its kernels, or they end when they see that it is gone."""
     with lab(tmp_path) as (started, server):

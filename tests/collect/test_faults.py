@@ -252,7 +252,9 @@ def test_credentials_renewed_while_the_batch_runs_are_used_from_then_on(tmp_path
     assert world.leftovers() == EMPTY
 
 
-@pytest.mark.parametrize("after_s", [7.0, 10.0, 15.0, 30.0])
+@pytest.mark.parametrize(
+    "after_s", [7.0, 15.0, *(pytest.param(each, marks=pytest.mark.chaos) for each in (10.0, 30.0))]
+)
 def test_a_batch_whose_credentials_expired_for_good_is_closed_by_a_sweep(
     tmp_path, monkeypatch, after_s
 ):

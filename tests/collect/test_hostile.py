@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from conftest import ARM, NANO, QUICK, plan_for, read_events, scripted
+from conftest import ARM, CHAOS, NANO, QUICK, plan_for, read_events, scripted
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -382,12 +382,12 @@ def test_every_batch_launches_under_the_faults_of_every_day(in_process, tmp_path
 
 
 LOADED = ("us-east-1", "us-west-2", "eu-west-1", "ap-northeast-1", "sa-east-1")
-TYPES = [f"{family}.{size}" for family in ("t3", "t3a") for size in ("nano", "micro", "small")]
-TYPES += ["t3.medium", "t3a.medium", "t2.micro", "t2.small"]
+TYPES = ["t3.nano", "t3.micro", "t3a.nano", "t2.micro"]
+TYPES += ["t3.small", "t3.medium", "t3a.micro", "t3a.small", "t3a.medium", "t2.small"] * CHAOS
 
 
-def test_fifty_plans_in_five_regions_at_once_under_faults_and_stale_reads(in_process, log):
-    """A hundred requests among those of others: none is left, none is lost."""
+def test_many_plans_in_five_regions_at_once_under_faults_and_stale_reads(in_process, log):
+    """Forty requests, or a hundred, among those of others: none is left, none is lost."""
 
     def strike(world):
         kinds = ("throttled", "lose_answer", "cut_off", "slow", "malformed")
@@ -408,12 +408,12 @@ def test_fifty_plans_in_five_regions_at_once_under_faults_and_stale_reads(in_pro
     )
 
     launched = Counter(each["token"] for each in world.truth())
-    assert len(targets) == 50
+    assert len(targets) == (50 if CHAOS else 20)
     assert len(world.fired) > 20
     assert set(launched.values()) == {2}
     assert world.touched == []
-    assert sum(summary.outcomes.values()) == 100
-    assert summary.outcomes["ready"] >= 40
+    assert sum(summary.outcomes.values()) == 2 * len(targets)
+    assert summary.outcomes["ready"] >= 0.8 * len(targets)
     known = load_launches(log)
     assert set(known["request_id"].dropna()) <= {each["request_id"] for each in world.truth()}
     assert known["outcome"].notna().all()

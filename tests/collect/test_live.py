@@ -114,7 +114,7 @@ def test_a_batch_without_any_poll_is_an_empty_figure_and_no_error(launches_of):
 def test_a_poll_that_fails_is_missed_and_the_live_view_waits_for_the_next(in_process, log, failing):
     world = scripted(QUICK, QUICK)
     connection = in_process(world)
-    checked = plan_for(connection, n=2, timeout_s=60)
+    checked = plan_for(connection, n=2, timeout_s=30)
     world.faults.append(Fault(kind="internal_error", action="DescribeInstances", **failing))
     view = LiveView(log, simulated=True)
 

@@ -50,7 +50,9 @@ def dead_after(elapsed_s, world, log, arm, **given):
     return dead
 
 
-@pytest.mark.parametrize("arm", LONG_S)
+@pytest.mark.parametrize(
+    "arm", [pytest.param(each, marks=[pytest.mark.chaos] * (each not in BOTH)) for each in LONG_S]
+)
 @pytest.mark.parametrize("early", [QUICK, INTERRUPTED, CANCELLED], ids=["ready", "lost", "none"])
 def test_what_ended_hours_before_its_batch_is_confirmed_at_once(log, arm, early):
     """Of another run, or of the same: that one is watched until its last request has ended."""

@@ -31,7 +31,7 @@ fates = st.builds(
 
 
 @settings(
-    max_examples=25 if CHAOS else 15,
+    max_examples=25 if CHAOS else 10,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking whole batches takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -460,6 +460,11 @@ def test_too_few_runs_and_one_target_are_one_clear_sentence():
         forecast_ready(fit_forecaster(one), ELSEWHERE, n=1)
 
 
+@pytest.fixture(scope="module")
+def forecaster():
+    return fit_forecaster(two_targets())
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -486,9 +491,7 @@ def test_too_few_runs_and_one_target_are_one_clear_sentence():
         ({"n": 1, "times_s": [20.0, 10.0]}, "must rise"),
     ],
 )
-def test_what_cannot_be_forecast_is_refused(wrong, words):
-    forecaster = fit_forecaster(two_targets())
-
+def test_what_cannot_be_forecast_is_refused(forecaster, wrong, words):
     with pytest.raises(ValueError, match=words):
         forecast_ready(forecaster, NANO, **wrong)
 

@@ -54,7 +54,7 @@ def batch_on_a_full_disk(log, *, after, share, lost=inf):
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999], ids=["nothing", "half", "all but the end"])
 def test_a_disk_full_at_any_line_ends_the_batch_in_order(lines, tmp_path, sampled, share):
     """Nothing more is launched and everything is ended; later a sweep completes the log."""
-    for after in sampled(range(lines), 7):
+    for after in sampled(range(lines), 15, start=int(10 * share)):
         log = tmp_path / str(after) / NAME
         world, summary = batch_on_a_full_disk(log, after=after, share=share)
         acknowledged, _ = read_events(log)
@@ -78,7 +78,7 @@ def test_a_disk_that_takes_all_but_one_line_ends_the_batch_in_order(
     lines, tmp_path, sampled, share
 ):
     """No later line says anything of a request that no line before it names."""
-    steps = sampled(range(1, lines), 7)
+    steps = sampled(range(1, lines), 15, start=int(10 * share))
     for after in dict.fromkeys([2, 3, *steps]):  # the answers to the request calls too
         log = tmp_path / str(after) / NAME
         world, _ = batch_on_a_full_disk(log, after=after, share=share, lost=1)
