@@ -48,8 +48,12 @@ endif
 	@$(BIN)/jupyter labextension disable --level=sys_prefix \
 	  "@jupyterlab/apputils-extension:announcements" > /dev/null 2>&1 || true
 	@# The kernel warns at each start that it is not encrypted; it listens on this machine only.
+	@# jupyter_client interrupts it when it is to end, which it would report as an error.
 	@mkdir -p $(VENV)/etc/ipython
-	@echo "c.IPKernelApp.log_level = 'ERROR'" > $(VENV)/etc/ipython/ipython_kernel_config.py
+	@printf '%s\n' "c.IPKernelApp.log_level = 'ERROR'" "c.IPKernelApp.logging_config = {" \
+	  "    'filters': {'ended': {'()': lambda: lambda each: 'KeyboardInterrupt' not in str(each.msg)}}," \
+	  "    'handlers': {'console': {'filters': ['ended']}}}" \
+	  > $(VENV)/etc/ipython/ipython_kernel_config.py
 	@touch $@
 
 # What only the tests need.

@@ -4,6 +4,7 @@ Exit codes: 0 all is well, 1 a problem or something is left, 2 an error.
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import spotlib
+from spotlib.arguments import Parser, number, one_of, whole_number
 from spotlib.cleanup.one_batch import ALIVE, ENDED, UNWRITTEN, complete_ended
 from spotlib.cleanup.sweep import sweep, verdict_here
 from spotlib.cleanup.unfinished import CLOSING, Unfinished, read_folder
@@ -23,7 +25,16 @@ from spotlib.ec2.endpoints import connect
 from spotlib.ec2.places import is_aws
 from spotlib.ec2.policy import policy
 from spotlib.ec2.refusals import Refusal
-from spotlib.model import ARMS, DEFAULT_METHOD, WANTED, Stage, plan_launches, require_events
+from spotlib.errors import ParameterError, did_you_mean
+from spotlib.model import (
+    ARMS,
+    DEFAULT_METHOD,
+    REGION_PATTERN,
+    WANTED,
+    Stage,
+    plan_launches,
+    require_events,
+)
 from spotlib.money import usd
 from spotlib.words import counted
 from spotlib.workspace import logs_folder
@@ -34,12 +45,46 @@ _EXAMPLES = """examples:
   spotlib sweep --endpoint aws             close what is left on AWS
   spotlib sandbox --speed 60               serves a minute per second
 """
+_NOT_CONFIRMED = (
+    "exit code 1: it is NOT confirmed that nothing is left; do what the lines above say, if they "
+    "say something, and run the same command again in a minute or two"
+)
+_NOT_CONFIRMED_DRY = (
+    "exit code 1: it is NOT confirmed that nothing is left, and nothing was changed (--dry-run); "
+    "to close what is left, run the same command without --dry-run"
+)
+_WAITS = [each.label for each in WANTED]
+_COMMANDS = {
+    "check": "run the preflight: it costs nothing",
+    "sweep": "close what dead batches left behind",
+    "status": "is anything left, and what closes it",
+    "policy": "print the smallest IAM policy that works",
+    "probe": "does EC2 grant instances? ask, and end them at once",
+    "export": "write the launches as tables for others",
+    "sandbox": "start a pretend EC2; 'sandbox archive' writes its past",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; print an error as one sentence to stderr and return 2."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    parser = argparse.ArgumentParser(
+    parser = _commands_parser()
+    if not given:
+        parser.print_help()
+        return 0
+    try:
+        _require_no_empty(given)
+        if given[0].startswith("-"):  # -h and --version end here
+            parser.read(given[:1])
+        return _run(given[0], given[1:])
+    except (ValueError, Refusal, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _commands_parser() -> Parser:
+    """What ``spotlib --help`` shows; the arguments of a command are read by a parser of its own."""
+    parser = Parser(
         prog="spotlib",
         usage="spotlib COMMAND ...   (spotlib COMMAND --help explains it)",
         description=__doc__,
@@ -47,32 +92,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"spotlib {spotlib.__version__}")
-    commands = parser.add_subparsers(
-        dest="command", title="commands", metavar="COMMAND", prog="spotlib"
-    )
-    _add_check(commands.add_parser("check", help="run the preflight: it costs nothing"))
-    _add_sweep(commands.add_parser("sweep", help="close what dead batches left behind"))
-    _add_status(commands.add_parser("status", help="is anything left, and what closes it"))
-    _add_policy(commands.add_parser("policy", help="print the smallest IAM policy that works"))
-    commands.add_parser("probe", help="does EC2 grant instances? ask, and end them at once")
-    commands.add_parser("export", help="write the launches as tables for others")
-    commands.add_parser("sandbox", help="start a pretend EC2; 'sandbox archive' writes its past")
-    if not given:
-        parser.print_help()
-        return 0
-    try:
-        _require_no_empty(given)
-        if given[:1] == ["sandbox"]:
-            return _sandbox(given[1:])
-        if given[:1] == ["export"]:
-            return _export(given[1:])
-        if given[:1] == ["probe"]:
-            return _probe(given[1:])
-        parsed = parser.parse_args(given)
-        return int(parsed.run(parsed))
-    except (ValueError, Refusal, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, words in _COMMANDS.items():
+        commands.add_parser(name, help=words)
+    return parser
+
+
+def _run(command: str, given: Sequence[str]) -> int:
+    if command not in _COMMANDS:
+        raise ParameterError(
+            f"there is no command {command!r}{did_you_mean(command, _COMMANDS)} "
+            f"(the commands are {', '.join(_COMMANDS)})"
+        )
+    elsewhere = {"sandbox": _sandbox, "export": _export, "probe": _probe}
+    if command in elsewhere:
+        return elsewhere[command](given)
+    here = {"check": _add_check, "sweep": _add_sweep, "status": _add_status, "policy": _add_policy}
+    parser = Parser(prog=f"spotlib {command}")
+    here[command](parser)
+    parsed = parser.read(given)
+    return int(parsed.run(parsed))
 
 
 def _require_no_empty(given: Sequence[str]) -> None:
@@ -91,6 +130,11 @@ def _sandbox(given: Sequence[str]) -> int:
 
     if given[:1] == ["archive"]:
         return _run_module(history, "sandbox archive", given[1:])
+    if given and not given[0].startswith("-"):
+        raise ParameterError(
+            f"sandbox takes options, or 'archive' before them, got {given[0]!r}"
+            f"{did_you_mean(given[0], ['archive'])} (spotlib sandbox --help shows what there is)"
+        )
     return _run_module(server, "sandbox", given)
 
 
@@ -108,9 +152,9 @@ def _probe(given: Sequence[str]) -> int:
 
 def _run_module(module: ModuleType, command: str, given: Sequence[str]) -> int:
     summary = (module.__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(prog=f"spotlib {command}", description=summary)
+    parser = Parser(prog=f"spotlib {command}", description=summary)
     module.add_arguments(parser)
-    return int(module.run(parser.parse_args(given)))
+    return int(module.run(parser.read(given)))
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -125,11 +169,12 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="the AWS profile; default: the default one")
     parser.add_argument("--region", default="us-east-1", help="default: us-east-1")
     parser.add_argument("--account-id", help="refuse any other account")
-    parser.add_argument("-n", "--count", type=int, default=1, help="instances per target")
-    parser.add_argument("--timeout-s", type=float, help="default: 600, for granted 30")
+    parser.add_argument("-n", "--count", type=whole_number, default=1, help="instances per target")
+    parser.add_argument("--timeout-s", type=number, help="default: 600, for granted 30")
     parser.add_argument(
         "--wait-for",
-        choices=[each.label for each in WANTED],
+        type=one_of(*_WAITS),
+        metavar=f"{{{','.join(_WAITS)}}}",
         default="ready",
         help="default: ready; granted is a probe",
     )
@@ -202,9 +247,11 @@ def _queue(name: str) -> str:
     """Refuse a value after ``--events`` that was meant as something else."""
     try:
         require_events(name)
-    except ValueError:
+    except ParameterError:
+        said = "leave it out" if name.lower() in ("false", "no", "off", "0") else "write it last"
         raise argparse.ArgumentTypeError(
-            f"no queue can be called {name!r}: write --events after it, if it is no queue"
+            f"takes the name of a queue of yours or nothing, got {name!r}, which no queue is "
+            f"called: {said}, with nothing after it"
         ) from None
     return name
 
@@ -224,6 +271,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--region",
         nargs="+",
+        type=_region,
         help="search these for batches without a log here (default: all enabled); the regions of "
         "a log are always searched, because its batch is clean only if all of them are",
     )
@@ -233,7 +281,20 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="report only, change nothing")
 
 
+def _region(name: str) -> str:
+    if not re.match(REGION_PATTERN, name):
+        raise argparse.ArgumentTypeError(f"must be regions, such as us-east-1, got {name!r}")
+    return name
+
+
 def _sweep(given: argparse.Namespace) -> int:
+    code = _sweep_all(given)
+    if code:
+        print(_NOT_CONFIRMED_DRY if given.dry_run else _NOT_CONFIRMED)
+    return code
+
+
+def _sweep_all(given: argparse.Namespace) -> int:
     if not given.endpoint:
         return _sweep_sandboxes(given, logs_folder(given.results))
     connection = connect(given.endpoint, profile=given.profile)

@@ -21,6 +21,7 @@ from pyarrow import parquet
 
 from spotlib.addresses import is_foreign
 from spotlib.analyze.comparable import SAME_VARIABLE, is_probe, other_market, why_not
+from spotlib.arguments import one_of
 from spotlib.forecast.training import (
     COLUMNS,
     data_dictionary,
@@ -62,6 +63,7 @@ _SPOTLAKE = (
     'S. Lee, J. Hwang, K. Lee, "SpotLake: Diverse Spot Instance Dataset Archive Service", '
     "IEEE International Symposium on Workload Characterization (IISWC), 2022.",
 )
+_STAGES = ("granted", "fulfilled", "running", "usable", "ready")
 _HOLDS = {
     "simulated": "**SIMULATED** launches of the sandbox, not of AWS",
     "not-aws": "launches at another program than Amazon's that answers for EC2: **NOT AWS**",
@@ -112,7 +114,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to", help="where to write (default: export, or export-public, in the results folder)"
     )
     parser.add_argument(
-        "--stage", choices=["granted", "fulfilled", "running", "usable", "ready"], default="ready"
+        "--stage",
+        type=one_of(*_STAGES),
+        metavar=f"{{{','.join(_STAGES)}}}",
+        default="ready",
+        help="which is exported; default: ready",
     )
     parser.add_argument(
         "--public", action="store_true", help="replace identities by aliases, for publishing"

@@ -22,7 +22,7 @@ from enum import IntEnum, StrEnum, auto
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
-from spotlib.errors import ParameterError
+from spotlib.errors import ParameterError, did_you_mean
 
 Purchase = Literal["spot", "on-demand"]
 SPOT: Purchase = "spot"
@@ -58,6 +58,7 @@ INSTANCE_TYPE_PATTERN, REGION_PATTERN, ZONE_ID_PATTERN = (  # for readers that s
 
 AMAZON = "amazon"  # EC2's alias of itself as the owner of an image
 AMAZON_LINUX = re.compile(r"(amzn2?|al20\d\d)-ami-")
+_SEVERAL = "; several are written with spaces between"
 _RELEASE = re.compile(r"(?<=-)(\d+\.){1,3}\d{8}(\.\d+)?-", re.ASCII)  # 2023.6.20250128.0-
 
 StageName = Literal["accepted", "granted", "fulfilled", "running", "usable", "ready"]
@@ -298,7 +299,7 @@ class Plan:
             raise ParameterError(f"wanted must be one of {names}, got {self.wanted!r}")
         require_watched_usable(self.wanted, usable=self.usable)
         if self.arm not in ARMS:
-            raise ParameterError(f"a method must be one of {', '.join(ARMS)}, got {self.arm!r}")
+            raise ParameterError(_no_arm(self.arm))
         if self.max_price_usd is not None and not self.max_price_usd > 0:
             raise ParameterError(
                 f"max_price_usd must be above 0 or left out, got {self.max_price_usd!r}"
@@ -413,9 +414,14 @@ def require_arms(arms: Sequence[str]) -> None:
         raise ParameterError(f"there is no launch method: name some of {', '.join(ARMS)}")
     for arm in arms:
         if arm not in ARMS:
-            raise ParameterError(f"a method must be one of {', '.join(ARMS)}, got {arm!r}")
+            raise ParameterError(_no_arm(arm))
     if len(set(arms)) < len(arms):
         raise ParameterError(f"each method may be named once, got {' '.join(arms)!r}")
+
+
+def _no_arm(arm: str) -> str:
+    hint = _SEVERAL if "," in arm else did_you_mean(arm, ARMS)
+    return f"a method must be one of {', '.join(ARMS)}, got {arm!r}{hint}"
 
 
 def _method_and_purchase(arm: str) -> dict[str, Any]:
@@ -432,8 +438,8 @@ def require_events(events: bool | str) -> None:
     named = isinstance(events, str) and is_queue_name(events)
     if not said and (not named or str(events).lower() in _NO_QUEUES):
         raise ParameterError(
-            "events must be on (True, not as text), off (False), or the name of a queue of yours "
-            f"(1 to 80 letters, digits, - or _), got {events!r}"
+            "events must be True or False (not as text), or the name of a queue of yours (1 to 80 "
+            f"letters, digits, - or _), got {events!r}"
         )
 
 
@@ -444,7 +450,21 @@ def is_queue_name(name: str) -> bool:
 
 def _require_match(name: str, value: object, pattern: re.Pattern[str], example: str) -> None:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ParameterError(f"{name} {value!r} is not a name EC2 could know (example: {example})")
+        raise ParameterError(
+            f"{name} {value!r} is not a name EC2 could know (example: {example})"
+            f"{_slip(name, str(value))}"
+        )
+
+
+def _slip(name: str, value: str) -> str:
+    """What was probably meant by a name that cannot be one."""
+    if "," in value:
+        return _SEVERAL
+    if name == "instance_type" and _REGION.fullmatch(value):
+        return "; that is a region"
+    if name == "region" and _REGION.fullmatch(value[:-1]):
+        return f"; that is a zone of the region {value[:-1]}"
+    return ""
 
 
 def is_whole(value: object) -> bool:

@@ -6,14 +6,13 @@ Which values are valid is decided by each notebook's own class, not here.
 """
 
 import ast
-import difflib
 import math
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from spotlib.errors import ParameterError
+from spotlib.errors import ParameterError, did_you_mean
 
 _INJECTED = "# Parameters"  # papermill marks the cell that it adds with this line
 
@@ -25,6 +24,8 @@ _WORDS = {
     str: "text in quotes",
     _SWITCH: "True, False or text in quotes",
 }
+_MEANT = dict.fromkeys(["true", "yes", "on", "1"], True)
+_MEANT |= dict.fromkeys(["false", "no", "off", "0"], False)
 
 
 class _Dataclass(Protocol):
@@ -83,15 +84,17 @@ def problems_of(check: Callable[..., object], /, *args: object, **given: object)
 
 
 def _wrong_type(name: str, kind: type, value: object) -> str:
-    words = f"{name} must be {_WORDS[kind]}, got {value!r}"
+    seconds = " of seconds" * name.endswith("_s")
+    words = f"{name} must be {_WORDS[kind]}{seconds}, got {value!r}"
     if kind is str:  # papermill -p reads 012345678901 and 5e8 as numbers
         words += f"; from a shell: papermill -r {name} VALUE, which keeps it as it is written"
+    if kind is bool and (said := str(value).lower()) in _MEANT:
+        words += f"; from a shell: papermill -p {name} {_MEANT[said]}"
     return words
 
 
 def _unknown(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+    hint = did_you_mean(name, names) or f"; there are {', '.join(names)}"
     return f"there is no parameter {name!r}{hint}"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from spotlib.analyze.comparable import name_runs, why_not
 from spotlib.analyze.granted import granted_lines, share_granted
+from spotlib.arguments import number, whole_number
 from spotlib.collect.batch import Progress, Waiting
 from spotlib.collect.cost import PreflightReport
 from spotlib.collect.parameters import add_methods, named_arms, named_target
@@ -39,11 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="TYPE (in --region), TYPE@REGION or TYPE@REGION/ZONE-ID",
     )
-    parser.add_argument("-n", "--count", type=int, default=1, help="instances per probe")
-    parser.add_argument("--rounds", type=int, default=1, help="probes of each target; default: 1")
+    parser.add_argument("-n", "--count", type=whole_number, default=1, help="instances per probe")
+    parser.add_argument(
+        "--rounds", type=whole_number, default=1, help="probes of each target; default: 1"
+    )
     parser.add_argument(
         "--every-s",
-        type=float,
+        type=number,
         help=f"from one round to the next, at least {PROBE_PAUSE_S:g}; default: that, or as long "
         "as a round may last",
     )

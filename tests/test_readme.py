@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from conftest import CHAOS
+from ipykernel.kernelapp import IPKernelApp
 from programs import BIN, PATIENCE_S
+from traitlets.config import Config
 
 from spotlib.__main__ import main
 from spotlib.record.tables import load_batches, load_launches
@@ -209,6 +211,27 @@ def test_make_uses_an_activated_conda_environment_and_installs_nothing(clone, tm
     assert "pip install" not in wanted
     assert ".venv" not in wanted
     assert f"{tmp_path}/bin" not in base
+
+
+def test_the_kernel_is_set_up_to_report_its_errors_but_not_that_it_is_to_end(
+    clone, tmp_path, capfd
+):
+    """jupyter_client interrupts a kernel when it shuts it down."""
+    made = bash(f"cd {clone} && make -n setup CONDA= VENV={tmp_path}", clone).stdout
+    [command] = re.findall(r"^printf .*?ipython_kernel_config\.py$", made, re.MULTILINE | re.DOTALL)
+    (tmp_path / "etc/ipython").mkdir(parents=True)
+    bash(f"cd {clone} && {command}", clone)
+    config = Config()
+    exec((tmp_path / "etc/ipython/ipython_kernel_config.py").read_text(), {"c": config})
+
+    log = IPKernelApp(config=config).log
+    log.error("KeyboardInterrupt caught in kernel.")
+    log.warning("not encrypted")
+    log.error("Exception in message handler:")
+
+    assert capfd.readouterr().err.splitlines() == [
+        "[IPKernelApp] ERROR | Exception in message handler:"
+    ]
 
 
 def test_a_report_of_nothing_names_the_report_of_the_study(clone):

@@ -22,7 +22,9 @@ from spotlib.record.log import ends_clean, is_alive
 from spotlib.record.replay import RecordedBatch, replay
 from spotlib.words import counted
 
-CLOSING = "its collection is dead, and a guard or a sweep is closing it"
+CLOSING = (
+    "its collection is dead, and a guard or a sweep is closing it: look again in a minute or two"
+)
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,26 @@ class Unfinished:
             f"{open_requests} of {counted(len(requests), 'request')} without an outcome, "
             f"{alive} not yet terminated, {self._queues()}"
             f"can have cost at most {self._most(begun)}{self._later_rounds(begun)}, "
-            f"in {', '.join(self.regions) or 'no region yet'}"
+            f"in {', '.join(self.regions) or 'no region yet'}{self._awaited(begun, open_requests)}"
         )
+
+    def _awaited(self, begun: int, open_requests: int) -> str:
+        """What a batch waits for, until when, and what comes then; of a dead one what ends it."""
+        until = f"{self.valid_until:%H:%M:%S} UTC" if self.valid_until else "their timeout"
+        if not self.alive:
+            return f"; its requests expire by themselves at {until}" * bool(open_requests)
+        if self.is_closing:
+            return ""
+        rounds = self.batch.rounds
+        then = f"round {begun + 1} of {rounds}" if begun < rounds else "the end"
+        if open_requests:
+            return (
+                f"; it waits for {counted(open_requests, 'request')} until {until} at the latest, "
+                f"then ends what it launched, then comes {then}"
+            )
+        if begun < rounds:
+            return f"; it waits for {then}"
+        return "; it makes sure that nothing is left, which takes about a minute, then it is over"
 
     def _queues(self) -> str:
         """Where its queues and rules of EC2's events are, as far as is known."""

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from concurrent.futures import wait
 from functools import partial
 
+from msgspec import UNSET
+from msgspec.structs import replace
+
 from spotlib.cleanup.close import (
     Cleaned,
     clean_event,
@@ -102,7 +105,8 @@ def settle_batch(batch: Batch, words: str = "", *, last: bool = False) -> Cleane
         cleaned = _end_events(batch, cleaned)
         warn_of_events(batch)
     if last and not batch.unwritten:  # else a sweep has to complete the log before it may end
-        batch.note(clean_event(cleaned, spent_at_most_usd=batch_usd(batch)))
+        end_of_log = clean_event(cleaned, spent_at_most_usd=batch_usd(batch))
+        batch.note(replace(end_of_log, stopped_by=batch.stopping.by or UNSET))
     return cleaned
 
 

@@ -70,6 +70,12 @@ class _Run:
         return str(self.rows["target"].iloc[0])
 
     @property
+    def round(self) -> tuple[str, int]:
+        """Its batch, and the number of its round in it."""
+        batch_id, number = self.rows[["batch_id", "round"]].iloc[0]
+        return str(batch_id), int(number)
+
+    @property
     def watched_s(self) -> float:
         """When it was last polled."""
         ends = ["watched_s", *(f"{stage.label}_by_s" for stage in _STAGES)]
@@ -102,9 +108,11 @@ def ready_counts_figure(launches: pd.DataFrame) -> Figure:
     poll, because the instance reached the stage between the two.  A dot marks the last poll of a
     run.  Launch methods of a target are drawn apart.  Targets that were launched more than once
     have a panel each, with their runs and the mean, and above them a strip shows how many were
-    ready at the end of each round.  A run that EC2 refused at once has 0 all the time.  One that
-    was cut short, or is under way, is part of the mean until its last poll.  One that was refused
-    for a reason of the account's own is not drawn.
+    ready at the end of each round.  A run that EC2 refused at once has 0 all the time.  The mean is
+    over the rounds of which every run was watched to its end.  The runs of a round that was cut
+    short, or is under way, are drawn but not averaged: otherwise the mean would jump where they
+    end, and favour those that were quick.  A run that was refused for a reason of the account's own
+    is not drawn.
 
     Parameters
     ----------
@@ -161,10 +169,18 @@ def _by_round(runs: list[_Run], colours: Colours) -> Figure:
 
 def _mean_words(runs: list[_Run]) -> str:
     refused = any(run.fate == _REFUSED for run in runs)
-    partial = not all(run.is_whole for run in runs)
-    words = "thin: each run, black: the mean of all"
-    words += " that were watched so long" * partial
+    whole, rounds = _whole_rounds(runs), {run.round for run in runs}
+    words = "thin: each run"
+    if not whole:
+        return words + "; no mean, because no round was watched to its end"
+    of_some = f"the {counted(len(whole), 'round')} watched to the end, of {len(rounds)}"
+    words += f", black: the mean of {'all' if whole == rounds else of_some}"
     return words + ", refused ones as 0" * refused
+
+
+def _whole_rounds(runs: list[_Run]) -> set[tuple[str, int]]:
+    """The rounds of which every run, of any target, was watched to its end."""
+    return {run.round for run in runs} - {run.round for run in runs if not run.is_whole}
 
 
 def _drawn(runs: list[_Run]) -> tuple[Stage, ...]:
@@ -227,14 +243,15 @@ def _draw_strip(ax: Axes, runs: list[_Run], names: list[str], stage: Stage) -> N
 
 
 def _draw_panels(axes: Any, runs: list[_Run], colours: Colours, stage: Stage) -> None:
-    """Draw a panel per target: each run thin, their mean thick."""
-    end_s = _end_s(runs)
+    """Draw a panel per target: each run thin, the mean of whole rounds thick."""
+    end_s, whole = _end_s(runs), _whole_rounds(runs)
     for number, (ax, (name, colour)) in enumerate(zip(axes.flat, colours.items(), strict=False)):
         mine = [run for run in runs if run.name == name]
         for run in mine:
             _draw_run(ax, run, stage, colour, end_s, thin=True)
-        times, mean = _mean_count(mine, stage, end_s)
-        ax.step(times, mean, where="post", color="black", linewidth=2, label="mean")
+        if averaged := [run for run in mine if run.round in whole]:
+            times, mean = _mean_count(averaged, stage, end_s)
+            ax.step(times, mean, where="post", color="black", linewidth=2, label="mean")
         ax.set_title(_panel_title(name, mine), fontsize="small", loc="left")
         ax.tick_params(
             labelbottom=number + axes.shape[1] >= len(colours)
@@ -279,15 +296,10 @@ def _draw_run(
 
 
 def _mean_count(runs: list[_Run], stage: Stage, end_s: float) -> tuple[list[float], list[float]]:
-    """Return times and the mean count over the runs that were watched then, or are over."""
+    """Return times and the mean count of runs that were watched to their end."""
     counts = [run.counts(stage) for run in runs]
-    known_s = [math.inf if run.is_whole else run.watched_s for run in runs]
-    ends_s = {end_s, *(min(each, end_s) for each in known_s)}
-    times = pd.Index(sorted({time for each in counts for time in each.index} | ends_s))
-    known = [
-        each.reindex(times, method="ffill").where(times < until_s)
-        for each, until_s in zip(counts, known_s, strict=True)
-    ]
+    times = pd.Index(sorted({time for each in counts for time in each.index} | {end_s}))
+    known = [each.reindex(times, method="ffill") for each in counts]
     return times.tolist(), pd.concat(known, axis=1).mean(axis=1).tolist()
 
 
@@ -331,8 +343,8 @@ class LiveView:
         share = min(progress.elapsed_s / progress.timeout_s, 1.0)
         self._show_line(
             f"round {progress.round + 1} of {progress.rounds}: {progress.ready} of "
-            f"{progress.requests} {progress.goal}, {progress.elapsed_s:.0f} s of at most "
-            f"{progress.timeout_s:.0f} s",
+            f"{progress.requests} {progress.goal}, {progress.elapsed_s:.0f} s after the first "
+            f"request (each is watched for at most {progress.timeout_s:.0f} s)",
             (progress.round + share) / progress.rounds,
         )
         if self._plot is not None and time.monotonic() >= self._next_draw_s:

@@ -24,7 +24,7 @@ from spotlib.collect.schedule import (
 )
 from spotlib.ec2.endpoints import require_endpoint
 from spotlib.ec2.places import is_aws
-from spotlib.errors import ParameterError
+from spotlib.errors import ParameterError, did_you_mean
 from spotlib.model import (
     ARMS,
     DEFAULT_METHOD,
@@ -59,6 +59,16 @@ _STAGES = {
     "running": Stage.RUNNING,
     "granted": Stage.GRANTED,
     "accepted": Stage.GRANTED,  # the word of the public data sets
+}
+
+
+_USUAL = {  # what 0 stands for
+    "timeout_s": "for the usual (600, of a probe 30)",
+    "poll_s": "for the usual (3, of a probe 0.5)",
+    "every_s": f"for the usual ({USUAL_EVERY_S:g}, or as long as a round may last)",
+    "max_price_usd": "to leave it to EC2",
+    "budget_usd": "for no limit",
+    "campaign_budget_usd": "for no limit",
 }
 
 
@@ -111,16 +121,17 @@ class CollectParameters:
             yield (
                 "ready must be 'ready' (status checks ok), 'usable' (the guest says so), "
                 f"'running', or 'granted' (a probe), got {self.ready!r}"
+                f"{did_you_mean(self.ready, _STAGES)}"
             )
-        every_s = self.every_s or USUAL_EVERY_S  # what a round may last is not known yet
+        every_s = self._or_usual("every_s", USUAL_EVERY_S)  # a round's length is not known yet
         yield from problems_of(require_pauses, every_s=every_s, arm_pause_s=self.arm_pause_s)
         yield from problems_of(require_end, rounds=self.rounds, every_s=every_s)
         yield from problems_of(require_arms, self.methods.split())
         yield from problems_of(require_endpoint, self.endpoint)
         yield from problems_of(
             require_intervals,
-            timeout_s=self.timeout_s or usual_timeout_s(self.wanted),
-            poll_s=self.poll_s or usual_poll_s(self.wanted),
+            timeout_s=self._or_usual("timeout_s", usual_timeout_s(self.wanted)),
+            poll_s=self._or_usual("poll_s", usual_poll_s(self.wanted)),
         )
         if self.wanted is Stage.GRANTED:
             yield from problems_of(
@@ -138,9 +149,12 @@ class CollectParameters:
         named = len(self.instance_type.split()) * len(self.region.split())
         any_name = bool(self.instance_type or self.region)
         if any_name and not named:
+            given, lacks, such = ("instance_type", "region", "us-east-1")
+            if self.region.strip():
+                given, lacks, such = "region", "instance_type", "t3.nano"
             yield (
-                "instance_type and region belong together, got "
-                f"{self.instance_type!r} and {self.region!r}"
+                f"{lacks} is missing: {given}={getattr(self, given)!r} needs one, such as "
+                f"{such!r}; or leave {given} out, and the targets are those of a selection"
             )
         if self.availability_zone_id and named != 1:
             yield (
@@ -152,18 +166,23 @@ class CollectParameters:
         if self.profile and self.endpoint == "sandbox":
             yield "profile is for AWS, the sandbox has none: set endpoint='aws'"
         if self.account_id and not re.fullmatch("[0-9]{12}", self.account_id):
-            yield f"account_id must be 12 digits, got {self.account_id!r}"
+            yield f"account_id must be 12 digits, zeros in front included, got {self.account_id!r}"
         if self.market and is_aws(self.endpoint):
             yield 'market is for the sandbox, AWS has its own: leave it ""'
 
     def _negative(self) -> Iterator[str]:
+        for name, usual in _USUAL.items():
+            if getattr(self, name) < 0:
+                yield f"{name} must be above 0, or 0 {usual}, got {getattr(self, name)}"
         if not 0 <= self.speed <= MOST_SPEED:
-            yield f"speed must be from 0 (virtual time) to {MOST_SPEED:g}, got {self.speed}"
+            yield f"speed must be from 0 (virtual time) to {MOST_SPEED:.0f}, got {self.speed}"
         if self.seed > MOST_SEED:
             yield f"seed must be at most {MOST_SEED}, got {self.seed}"
-        for name in ("max_price_usd", "budget_usd", "campaign_budget_usd"):
-            if getattr(self, name) < 0:
-                yield f"{name} must be 0 or above, got {getattr(self, name)}"
+
+    def _or_usual(self, name: str, usual_s: float) -> float:
+        """The seconds of a parameter of which 0 is the usual; a negative one is told of apart."""
+        seconds: float = getattr(self, name)
+        return seconds if seconds > 0 else usual_s
 
     @property
     def wanted(self) -> Stage:

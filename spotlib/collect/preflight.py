@@ -95,10 +95,7 @@ def preflight(
     check_roles(answers, regions[0], plans)
     check_currency(answers, plans)
     prepared, free = _prepare(answers, known_regions(answers, regions), plans)
-    ready = {
-        region: [each for each in prepared if each.plan.target.region == region]
-        for region in sorted({each.plan.target.region for each in prepared})
-    }
+    ready = _by_region(prepared)
     for region, some in ready.items():
         ask_dry_runs(answers, region, some)
     check_events(answers, ready, events)
@@ -112,6 +109,13 @@ def preflight(
         problems=tuple(answers.problems),
         warnings=tuple(dict.fromkeys(answers.warnings)),
     )
+
+
+def _by_region(prepared: Iterable[PreparedPlan]) -> dict[str, list[PreparedPlan]]:
+    ready: dict[str, list[PreparedPlan]] = {}
+    for each in sorted(prepared, key=lambda each: each.plan.target.region):  # else as they were
+        ready.setdefault(each.plan.target.region, []).append(each)
+    return ready
 
 
 def _prepare(

@@ -13,6 +13,7 @@ import pandas as pd
 from spotlib.cleanup.unfinished import Unfinished
 from spotlib.collect.cost import IF_ALL_DIES, PreflightReport
 from spotlib.collect.features import LADDER, score_questions
+from spotlib.collect.stopping import stopped_words
 from spotlib.ec2.connection import Connection
 from spotlib.ec2.events import EVENTS
 from spotlib.ec2.fleets import FLEETS, fleets_of
@@ -23,7 +24,7 @@ from spotlib.model import SPOT, Outcome
 from spotlib.money import usd
 from spotlib.record.events import ReleaseEvent
 from spotlib.record.log import ends_clean, is_alive
-from spotlib.record.replay import replay
+from spotlib.record.replay import RecordedBatch, replay
 from spotlib.words import counted, listed
 
 
@@ -139,15 +140,24 @@ def ending(log: Path) -> str:
         return line + f"; so far the guard, or a sweep, {_ended(after_it)}" * bool(after_it)
     if record.clean.at is None:
         did = f"It {_ended(record.releases)}.  Confirmed: nothing is left."
-        begun, rounds = record.begun, record.batch.rounds
-        after = f" after {begun} of {rounds} rounds" * (begun < rounds)
-        return f"Batch {log.stem} ended in order{after}.\n{did}"
+        return f"Batch {log.stem} {_end_words(record)}.\n{did}"
     spent_usd = record.spent_at_most_usd or math.nan
     return (
         f"Batch {log.stem} was closed by the guard, or by a sweep: its own process had ended.\nIt "
         f"{_ended(after_it)}.  Confirmed at {record.clean.at:%H:%M:%S} UTC: nothing is left.\n"
         f"It can have cost at most {usd(spent_usd)} ({IF_ALL_DIES})."
     )
+
+
+def _end_words(record: RecordedBatch) -> str:
+    """How a batch ended that was closed by its own process; older logs do not name a stop."""
+    begun, rounds = record.begun, record.batch.rounds
+    stopped_by = record.clean.stopped_by if record.clean is not None else None
+    if isinstance(stopped_by, str):
+        last_round = max((number + 1 for number, _ in record.runs), default=0)
+        return f"was {stopped_words(stopped_by, last_round, rounds)}"
+    lacks = f"; of its {counted(rounds, 'round')} {begun} were launched" * (begun < rounds)
+    return f"ended by itself{lacks}"
 
 
 def _ended(releases: Iterable[ReleaseEvent]) -> str:

@@ -136,7 +136,8 @@ def collect_batch(
     >>> load_launches(log)["outcome"].tolist()
     ['ready', 'ready']
     """
-    report = _checked(connection, plans, Path(log).stem, events)
+    log = Path(log)
+    report = _checked(connection, plans, log.stem, events)
     schedule = schedule_of(
         report,
         rounds=rounds,
@@ -150,18 +151,11 @@ def collect_batch(
         rounds=rounds,
         budget_usd=budget_usd,
         campaign_budget_usd=campaign_budget_usd,
-        earlier_usd=_earlier_usd(Path(log).parent, connection, campaign_budget_usd),
+        earlier_usd=_earlier_usd(log.parent, connection, campaign_budget_usd),
     )
     report.require_lasting_credentials(now_at=connection.server_utc(), **schedule.rhythm)
-    features = FeatureSource(
-        connection,
-        list({each.plan.target: each.plan for each in report.prepared}.values()),
-        {each.plan.target: each.product for each in report.prepared},
-        placement_scores=placement_scores,
-        t3=t3,
-        advisor=advisor,
-        selection=selection,
-    )
+    asked = {"placement_scores": placement_scores, "t3": t3, "advisor": advisor}
+    features = _feature_source(connection, report, selection=selection, **asked)
     with closing(EventLog(log)) as lines, new_executor(connection) as executor, Stopping() as stop:
         batch = Batch(
             *(connection, lines, executor, stop, report, schedule),
@@ -182,6 +176,15 @@ def _checked(
         plans = preflight(connection, plans, events=events)
     _require_same_events(events, checked=plans.events, batch_id=name)
     return plans.require()
+
+
+def _feature_source(
+    connection: Connection, report: PreflightReport, **settings: Any
+) -> FeatureSource:
+    """The features of each target, whichever of its plans is launched."""
+    plans = {each.plan.target: each.plan for each in report.prepared}
+    products = {each.plan.target: each.product for each in report.prepared}
+    return FeatureSource(connection, list(plans.values()), products, **settings)
 
 
 def _collect(

@@ -85,10 +85,15 @@ def require_rounds(
 
 def require_intervals(*, timeout_s: float, poll_s: float) -> None:
     """Refuse a timeout below the poll interval, or without an end: nobody could watch it."""
-    if not is_finite_number(poll_s) or not 0 < poll_s <= timeout_s <= LONGEST_PAUSE_S:
+    if not 0 < timeout_s <= LONGEST_PAUSE_S:
         raise ParameterError(
-            f"need 0 < poll_s <= timeout_s <= {LONGEST_PAUSE_S:.0f} (a year), "
-            f"got {poll_s=}, {timeout_s=}"
+            f"timeout_s must be above 0 and at most {LONGEST_PAUSE_S:.0f} (a year), "
+            f"got {timeout_s!r}"
+        )
+    if not is_finite_number(poll_s) or not 0 < poll_s <= timeout_s:
+        raise ParameterError(
+            f"poll_s must be above 0 and at most timeout_s={timeout_s:g}, got {poll_s!r}: set a "
+            "smaller poll_s or a longer timeout_s"
         )
 
 

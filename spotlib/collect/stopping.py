@@ -18,6 +18,26 @@ _STDERR = 2
 _CLEAR = "\r\x1b[K"  # back to the start of the line, which is emptied
 
 
+_WHO = {
+    "SIGINT": "Ctrl-C or the stop button (SIGINT)",
+    "SIGTERM": "another program, or the end of its kernel (SIGTERM)",
+    "SIGHUP": "the end of its terminal (SIGHUP)",
+}
+
+
+def stopped_words(by: str, last_round: int, rounds: int) -> str:
+    """Say who or what stopped a batch and in which round; 0 is before the first.
+
+    Examples
+    --------
+    >>> from spotlib.collect.stopping import stopped_words
+    >>> stopped_words("SIGINT", 4, 8)
+    'stopped by Ctrl-C or the stop button (SIGINT) in round 4 of 8'
+    """
+    when = f"in round {last_round} of {rounds}" if last_round else "before its first request"
+    return f"stopped by {_WHO.get(by, by)} {when}"
+
+
 class Stopping:
     """While entered, ``by`` is the name of the signal that asked to stop, or None.
 

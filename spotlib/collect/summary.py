@@ -11,6 +11,7 @@ import numpy as np
 from spotlib.cleanup.close import Cleaned
 from spotlib.cleanup.commands import aws_options, sweep_command
 from spotlib.collect.batch import Batch
+from spotlib.collect.stopping import stopped_words
 from spotlib.ec2.events import EVENTS
 from spotlib.ec2.fleets import FLEETS
 from spotlib.ec2.launch_templates import LAUNCH_TEMPLATES
@@ -94,7 +95,9 @@ def _problems(batch: Batch, cleaned: Cleaned) -> list[str]:
         profile=connection.profile,
     )
     if batch.stopping.by is not None:
-        problems.append(f"stopped by {batch.stopping.by}: what was seen until then is recorded")
+        sent = [run.round + 1 for run in batch.runs if run.asked_s is not None]
+        words = stopped_words(batch.stopping.by, max(sent, default=0), batch.schedule.rounds)
+        problems.append(f"{words}: what was seen until then is recorded")
     if batch.unwritten and batch.log.path.exists():
         problems.append(f"complete the log, once it can be written, with: {closing}")
     if not cleaned.confirmed:

@@ -30,7 +30,7 @@ from spotlib.ec2.credentials import Login, SessionKeys, sandbox_session
 from spotlib.ec2.places import is_aws
 from spotlib.ec2.refusals import Refusal
 from spotlib.ec2.sandbox_process import start_sandbox
-from spotlib.errors import ParameterError
+from spotlib.errors import ParameterError, did_you_mean
 from spotlib.model import Kind
 
 _FIRST_MOST_S = 20.0  # for one of the first questions to an endpoint, however it answers
@@ -137,7 +137,15 @@ def require_endpoint(endpoint: str) -> None:
         raise ParameterError(
             f"endpoint {endpoint!r} is unknown: use 'sandbox' (free), 'aws' (costs money), "
             "or the URL of an EC2-compatible endpoint, such as http://127.0.0.1:5000"
+            f"{_meant(endpoint)}"
         )
+
+
+def _meant(endpoint: str) -> str:
+    host, _, port = endpoint.partition(":")
+    if port.isdigit() or "." in host:
+        return f"; did you mean http://{endpoint}?"
+    return did_you_mean(endpoint, ["sandbox", "aws"])
 
 
 def _login_to_aws(endpoint: str, profile: str | None, keys: SessionKeys | None) -> Login:

@@ -22,7 +22,7 @@ History of the schema:
    ``purchase`` where it is not spot, ``lacking`` where fewer came than were asked for.  Probes:
    ``granted`` among the counts of a poll, and when EC2 was seen to hold a request.  The stage
    ``usable`` with the guest's stamp, among the counts of a poll, and reads of consoles without one.
-   EC2's own events (``notice``), and where the batch reads them.
+   EC2's own events (``notice``), and where the batch reads them.  Which signal stopped it.
 """
 
 from datetime import datetime
@@ -393,6 +393,7 @@ class CleanEvent(_Event, frozen=True, kw_only=True, tag="clean"):
     spent_at_most_usd: float | None = None
     at_s: Seconds | None = None
     at: Instant | None = None
+    stopped_by: str | UnsetType = UNSET  # the signal that stopped the batch; left out if none did
 
 
 class RecoveredEvent(_Event, frozen=True, kw_only=True, tag="recovered"):

@@ -24,6 +24,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
+from spotlib.errors import did_you_mean
 from spotlib.sandbox.chance import uniforms
 from spotlib.sandbox.protocol import ApiError, ParsedCall
 
@@ -99,7 +100,8 @@ class Fault:
     def __post_init__(self) -> None:
         """Refuse invalid values."""
         if self.kind not in _ALL:
-            raise ValueError(f"fault must be one of {', '.join(_ALL)}, got {self.kind!r}")
+            hint = did_you_mean(self.kind, _ALL)
+            raise ValueError(f"fault must be one of {', '.join(_ALL)}, got {self.kind!r}{hint}")
         if not 0.0 <= self.rate <= 1.0 or (self.nth is not None and self.nth < 1):
             raise ValueError(f"need 0 <= rate <= 1 and nth >= 1, got {self.rate!r}, {self.nth!r}")
         if not (self.from_s <= self.to_s and 0.0 <= self.seconds < inf):
@@ -194,11 +196,11 @@ def lose_answer(action: str, nth: int = 1, error: Exception | None = None) -> Fa
 def order(given: Mapping[str, Any]) -> Fault:
     """Build the fault of an order: ``{"fault": kind, "action": ..., "nth": ...}``."""
     settings = {item.name for item in dataclasses.fields(Fault) if item.init} - {"kind", "error"}
-    unknown = set(given) - settings - {"fault"}
+    unknown = sorted(set(given) - settings - {"fault"})
     if unknown:
         raise ValueError(
             f"the settings of a fault are {', '.join(sorted(settings))}; "
-            f"got {', '.join(sorted(unknown))}"
+            f"got {', '.join(unknown)}{did_you_mean(unknown[0], settings)}"
         )
     return Fault(kind=given["fault"], **{name: given[name] for name in given if name != "fault"})
 
@@ -212,5 +214,14 @@ def parse(text: str) -> Fault:
         if name in ("action", "region", "code"):
             given[name] = value
         else:
-            given[name] = int(value) if name in ("nth", "seed") else float(value)
+            given[name] = _number(name, value)
     return order(given)
+
+
+def _number(name: str, value: str) -> float:
+    whole = name in ("nth", "seed")
+    try:
+        return int(value) if whole else float(value)
+    except ValueError:
+        words = "a whole number" if whole else "a number"
+        raise ValueError(f"{name} must be {words}, got {value!r}") from None

@@ -30,6 +30,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from pyarrow import compute, csv
 
+from spotlib.arguments import one_of, whole_number
 from spotlib.sandbox import catalogue
 from spotlib.sandbox.chance import Floats, uniforms
 from spotlib.sandbox.mark import write_mark
@@ -77,14 +78,18 @@ def write_archive(
     Raises
     ------
     ValueError
-        If the month, market or form is invalid, no pool matches, or the folder is not empty.
+        If the month, a day, the market or form is invalid, no pool matches, or the folder is not
+        empty.
     """
     if form not in ("csv.gz", "csv"):
         raise ValueError(f"form must be csv.gz or csv, got {form!r}")
     start, source = _start_of(month), Market.named(market)
     pools = pools_of(regions, small_types() if types is None else types)
     missing = _missing(source, start)
-    chosen = sorted(days) if days is not None else range(1, _days_in(start) + 1)
+    month_days = range(1, _days_in(start) + 1)
+    chosen = month_days if days is None else sorted(set(days))
+    if wrong := [day for day in chosen if day not in month_days]:
+        raise ValueError(f"{month} has the days 1 to {month_days[-1]}, got {wrong[0]}")
     written = 0
     with _all_or_nothing(Path(folder)) as root, ThreadPoolExecutor(os.cpu_count()) as writers:
         write_mark(root, market=source.name, month=month)
@@ -147,9 +152,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--month", default="2024-08", help="YYYY-MM")
     parser.add_argument("--market", default=FITTED, help=MARKET_HELP)
     parser.add_argument("--regions", nargs="+", default=list(DEMO_REGIONS))
-    parser.add_argument("--days", nargs="+", type=int, help="days of the month (default: all)")
+    parser.add_argument(
+        "--days", nargs="+", type=whole_number, help="days of the month (default: all)"
+    )
     parser.add_argument("--full", action="store_true", help="about 29,000 pools, as the real one")
-    parser.add_argument("--form", choices=("csv.gz", "csv"), default="csv.gz")
+    parser.add_argument(
+        "--form", type=one_of("csv.gz", "csv"), default="csv.gz", help="csv.gz (default) or csv"
+    )
     parser.add_argument("--folder", type=Path, help="default: spot_dataset/sandbox/...")
 
 

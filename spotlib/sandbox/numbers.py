@@ -13,6 +13,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from spotlib.errors import did_you_mean
+
 DEFAULT_SEED = 20240901  # archive and endpoint must show the same market
 
 MEASURED_2025 = "measured (public, 2025-05)"
@@ -295,7 +297,7 @@ def parse_market(name: str) -> tuple[str, int]:
     if profile not in PROFILES or bool(slash) is not seed.isdecimal():
         raise ValueError(
             f"market must be one of {', '.join(sorted(PROFILES))}, or one of them with a seed, "
-            f"such as fitted/7, got {name!r}"
+            f"such as fitted/7, got {name!r}{did_you_mean(profile, set(PROFILES) - {profile})}"
         )
     return profile, int(seed) if seed else DEFAULT_SEED
 

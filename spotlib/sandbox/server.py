@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError
 
+from spotlib.arguments import number, whole_number
+from spotlib.errors import did_you_mean
 from spotlib.sandbox import api, catalogue, company, faults
 from spotlib.sandbox.market import Market
 from spotlib.sandbox.market_api import advisor
@@ -78,7 +80,7 @@ def describe(world: World) -> dict[str, Any]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Serve a pretend EC2 spot market on this machine: the options of this command."""
-    parser.add_argument("--seed", type=int, default=1, help="seed of this world's draws")
+    parser.add_argument("--seed", type=whole_number, default=1, help="seed of this world's draws")
     parser.add_argument("--market", default=FITTED, help=MARKET_HELP)
     parser.add_argument("--port", type=_port, default=0, help="0: any free port")
     parser.add_argument(
@@ -88,11 +90,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the world's date and time (UTC) when it begins, such as 2025-05-01",
     )
     parser.add_argument("--virtual", action="store_true", help="only clients move the clock")
-    parser.add_argument("--speed", type=float, default=1.0, help="multiple of real time")
-    parser.add_argument("--idle-s", type=float, default=0.0, help="end if idle this long; 0: never")
-    parser.add_argument("--quota-vcpus", type=float, default=1000.0, help="spot quota per family")
+    parser.add_argument("--speed", type=number, default=1.0, help="multiple of real time")
     parser.add_argument(
-        "--on-demand-vcpus", type=float, default=1000.0, help="on-demand quota per family"
+        "--idle-s", type=number, default=0.0, help="end if idle this long; 0: never"
+    )
+    parser.add_argument("--quota-vcpus", type=number, default=1000.0, help="spot quota per family")
+    parser.add_argument(
+        "--on-demand-vcpus", type=number, default=1000.0, help="on-demand quota per family"
     )
     parser.add_argument(
         "--fault",
@@ -104,18 +108,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"black_hole:from_s=60,to_s=120; kinds: {', '.join([*faults.KINDS, *faults.FLEET_KINDS])}",
     )
     parser.add_argument("--company", action="store_true", help="other users share the account")
-    parser.add_argument("--unknown-s", type=float, default=0.0, help="longest time ids are unknown")
     parser.add_argument(
-        "--template-unknown-s", type=float, default=0.0, help="the same of launch templates"
-    )
-    parser.add_argument("--lag-s", type=float, default=0.0, help="longest lag of describe calls")
-    parser.add_argument("--page-most", type=int, help="longest page of a describe call")
-    parser.add_argument("--empty-share", type=float, default=0.0, help="share of empty pages")
-    parser.add_argument(
-        "--clock-off-s", type=float, help="error of each guest's clock until it is synchronised"
+        "--unknown-s", type=number, default=0.0, help="longest time ids are unknown"
     )
     parser.add_argument(
-        "--silent-share", type=float, default=0.0, help="share of instances without console output"
+        "--template-unknown-s", type=number, default=0.0, help="the same of launch templates"
+    )
+    parser.add_argument("--lag-s", type=number, default=0.0, help="longest lag of describe calls")
+    parser.add_argument("--page-most", type=whole_number, help="longest page of a describe call")
+    parser.add_argument("--empty-share", type=number, default=0.0, help="share of empty pages")
+    parser.add_argument(
+        "--clock-off-s", type=number, help="error of each guest's clock until it is synchronised"
+    )
+    parser.add_argument(
+        "--silent-share", type=number, default=0.0, help="share of instances without console output"
     )
     parser.add_argument(
         "--events",
@@ -171,7 +177,7 @@ def _fault(text: str) -> faults.Fault:
     try:
         return _of_known_action(faults.parse(text))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(f"is wrong: {error}") from error
 
 
 def _of_known_action(fault: faults.Fault) -> faults.Fault:
@@ -180,25 +186,40 @@ def _of_known_action(fault: faults.Fault) -> faults.Fault:
 
 
 def _delivery(text: str) -> Delivery:
-    pairs = (pair.partition("=") for pair in filter(None, text.split(",")))
-    known = ", ".join(item.name for item in fields(Delivery))
+    known = [item.name for item in fields(Delivery)]
+    given: dict[str, float] = {}
+    for pair in filter(None, text.split(",")):
+        name, _, value = pair.partition("=")
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise argparse.ArgumentTypeError(
+                f"has the settings {', '.join(known)}, got {name!r}{hint}"
+            )
+        given[name] = number(value)
     try:
-        return Delivery(**{name: float(value) for name, _, value in pairs})
-    except (TypeError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{error} (the settings are {known})") from error
+        return Delivery(**given)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"is wrong: {error}") from error
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= _LAST_PORT):
-        raise argparse.ArgumentTypeError(f"need a port from 0 to {_LAST_PORT}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a port from 0 to {_LAST_PORT}, got {text!r}")
     return int(text)
 
 
 def _date(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be a date, or a date and a time, such as 2025-05-01T12:30, got {text!r}"
+        ) from None
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     if not _YEARS[0] <= moment.year <= _YEARS[1]:
-        raise argparse.ArgumentTypeError(f"need a year from {_YEARS[0]} to {_YEARS[1]}")
+        raise argparse.ArgumentTypeError(
+            f"must be in a year from {_YEARS[0]} to {_YEARS[1]}, got {text!r}"
+        )
     return moment
 
 

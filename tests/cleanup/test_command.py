@@ -94,7 +94,7 @@ def test_a_sweep_says_what_status_says_of_a_batch_that_a_guard_is_closing(
     log = results / "launches" / NAME
     collector = re.sub(r'"pid":\d+', f'"pid":{os.getpid() + 1}', log.read_text(), count=1)
     log.write_text(collector)
-    words = "its collection is dead, and a guard or a sweep is closing it"
+    words = "its collection is dead, and a guard or a sweep is closing it: look again in a minute"
 
     with contextlib.closing(EventLog.resume(log)):
         report = sweep(in_process(recorded[1]), folder=log.parent, regions=[NANO.region])
@@ -102,10 +102,15 @@ def test_a_sweep_says_what_status_says_of_a_batch_that_a_guard_is_closing(
         swept = capsys.readouterr().out
         shown = run("status", "--results", results)
 
-    assert report.lines() == [f"{BATCH}: {words}"]
+    [line] = report.lines()
+    assert line.startswith(f"{BATCH}: {words}")
     assert not report.confirms(None)
     assert [ended, shown] == [1, 1]
     assert f"{BATCH}: {words}" in swept
+    assert swept.splitlines()[-1] == (
+        "exit code 1: it is NOT confirmed that nothing is left; do what the lines above say, if "
+        "they say something, and run the same command again in a minute or two"
+    )
     assert words in capsys.readouterr().out
 
 

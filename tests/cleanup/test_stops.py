@@ -268,7 +268,7 @@ def test_an_interrupted_kernel_ends_its_batch_in_order_and_stays_usable(
     events = until_closed(market, log_in(tmp_path))
     assert "recovered" not in {each["event"] for each in events}
     assert events[-1]["event"] == "clean"
-    assert "stopped by SIGINT" in shown["problems"]
+    assert "stopped by Ctrl-C or the stop button (SIGINT)" in shown["problems"]
     assert "open requests 0, live instances 0 (confirmed)" in shown["line"]
 
 
@@ -282,7 +282,7 @@ def test_a_kernel_asked_to_end_ends_its_batch_in_order(repository, tmp_path, mar
 
     events = until_closed(market, log_in(tmp_path))
     assert "recovered" not in {each["event"] for each in events}
-    assert "stopped by SIGTERM" in shown["problems"]
+    assert "stopped by another program, or the end of its kernel (SIGTERM)" in shown["problems"]
 
 
 def restart(kernel):

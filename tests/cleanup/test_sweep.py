@@ -23,7 +23,7 @@ from spotlib.cleanup import guard
 from spotlib.cleanup.close import SETTLE_S
 from spotlib.cleanup.one_batch import UNKNOWN
 from spotlib.cleanup.sweep import sweep
-from spotlib.cleanup.unfinished import dead_lines, unfinished, unreadable
+from spotlib.cleanup.unfinished import CLOSING, dead_lines, unfinished, unreadable
 from spotlib.collect.report import ending
 from spotlib.collect.rounds import collect_batch
 from spotlib.ec2.clock import VirtualClock
@@ -755,6 +755,6 @@ def test_status_does_not_call_a_batch_running_that_a_guard_or_sweep_is_closing(d
     closing = unfinished(log.parent)[0].line()
     writer.close()
 
-    assert ": its collection is dead, and a guard or a sweep is closing it; round" in closing
+    assert f": {CLOSING}; round" in closing
     assert "running" not in closing
     assert "DEAD" in unfinished(log.parent)[0].line()

@@ -27,7 +27,13 @@ def request_of(run, instance_id=None, *shown):
 def record_of(*, events=(), queue=None, **known):
     batch = SimpleNamespace(
         **{"batch_id": "b", "rounds": 3, "every_s": 900.0, "started_at": NOON, "events": events},
-        **{"queue": queue, "host": SimpleNamespace(pid=1), "simulated": True, "endpoint": "x"},
+        **{
+            "queue": queue,
+            "host": SimpleNamespace(pid=1),
+            "simulated": True,
+            "endpoint": "x",
+            "profile": None,
+        },
     )
     usual = {"regions": [HERE], "requests": {}, "runs": {}, "releases": [], "tagged": []}
     usual |= {"over": frozenset(), "writer_pid": 1, "bound_usd": lambda rounds: 0.5 * rounds}
@@ -104,25 +110,57 @@ def test_its_last_request_says_until_when_it_may_launch():
 
 
 @pytest.mark.parametrize(
-    ("alive", "writer_pid", "begun", "next_round", "later"),
+    ("alive", "writer_pid", "begun", "next_round", "awaited"),
     [
-        (True, 1, 1, " (next at 12:15:00 UTC)", " ($1.5000 after all its rounds)"),
-        (True, None, 2, " (next at 12:30:00 UTC)", " ($1.5000 after all its rounds)"),
-        (True, 1, 3, "", ""),
-        (False, 1, 1, "", " ($1.5000 after all its rounds)"),
-        (True, 2, 1, "", " ($1.5000 after all its rounds)"),  # a sweep has its log
+        (
+            True,
+            1,
+            1,
+            " (next at 12:15:00 UTC)",
+            "; it waits for round 2 of 3",
+        ),
+        (
+            True,
+            None,
+            2,
+            " (next at 12:30:00 UTC)",
+            "; it waits for round 3 of 3",
+        ),
+        (True, 1, 3, "", "; it makes sure that nothing is left, which takes about a minute"),
+        (False, 1, 1, "", ""),
+        (True, 2, 1, "", ""),  # a sweep has its log
     ],
 )
 def test_a_line_names_the_next_round_of_a_batch_that_goes_on_and_what_it_can_cost(
-    alive, writer_pid, begun, next_round, later
+    alive, writer_pid, begun, next_round, awaited
 ):
     runs = {(number, plan): run_of() for number in range(begun) for plan in range(2)}
     line = unfinished_of(alive=alive, writer_pid=writer_pid, runs=runs, regions=[])
 
     assert line.is_closing is (alive and writer_pid == 2)
     assert line._next_round(begun) == next_round
+    later = " ($1.5000 after all its rounds)" * (begun < 3)
     if alive:
         said = line.line()
         assert f"; round {begun} of 3{next_round}, 0 of 0 requests without an outcome, " in said
-        assert f"at most ${0.5 * begun:.4f}{later}, in no region yet" in said
+        assert f"at most ${0.5 * begun:.4f}{later}, in no region yet{awaited}" in said
         assert ("running" in said) is not line.is_closing
+
+
+def test_what_is_awaited_is_said_with_its_latest_time_and_what_comes_then():
+    run = run_of(valid_s=660.0)
+    open_one, over = (
+        request_of(run),
+        SimpleNamespace(**vars(request_of(run)) | {"outcome": "ready"}),
+    )
+    waits = "; it waits for 1 request until 12:11:00 UTC at the latest, then ends what it launched,"
+
+    def line(rounds, **more):
+        requests = {"sir-1": open_one, "sir-2": over}
+        runs = {(number, 0): run for number in range(rounds)}
+        return unfinished_of(runs=runs, requests=requests, **more).line()
+
+    assert line(1).endswith(f"{waits} then comes round 2 of 3")
+    assert line(3).endswith(f"{waits} then comes the end")
+    assert line(1, alive=False).endswith("; its requests expire by themselves at 12:11:00 UTC")
+    assert line(1, writer_pid=2).endswith(f"in {HERE}")

@@ -265,7 +265,10 @@ def test_the_summary_counts_instances_by_what_became_of_them(batch):
     batch.stopping.by = "SIGINT"
     summary = summary_of(batch, left, ())
     assert summary.last_line().startswith("open requests 2, live instances 3 (NOT CONFIRMED)")
-    assert summary.problems[2] == "stopped by SIGINT: what was seen until then is recorded"
+    assert summary.problems[2] == (
+        "stopped by Ctrl-C or the stop button (SIGINT) in round 1 of 3: what was seen until then "
+        "is recorded"
+    )
     assert summary.problems[3].startswith("it is NOT confirmed that nothing is left; finish with: ")
 
 

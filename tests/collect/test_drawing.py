@@ -221,21 +221,35 @@ def test_a_refusal_that_says_nothing_about_the_market_is_not_drawn():
 @pytest.mark.parametrize(
     ("outcome", "words"), [("abandoned", "cut short"), (None, "under way")], ids=str
 )
-def test_what_nobody_watched_to_its_end_is_part_of_the_mean_until_then(outcome, words):
+def test_a_round_that_nobody_watched_to_its_end_is_drawn_but_not_averaged(outcome, words):
+    """Not even its runs that were over by then: the quick ones would make the mean too early."""
     part = ("t3.nano", 1, [(2.0, 2.5, 4, 2), (8.0, 8.5, 4, 2)])
-    figure, strip, panels = panels_of(launches_of(FIRST, OTHER), launches_of(part, fate=outcome))
+    quick = launches_of(("t3.micro", 1, [(0.5, 1.0, 4, 4)]))
+    figure, strip, panels = panels_of(
+        launches_of(FIRST, OTHER), launches_of(part, fate=outcome), quick
+    )
 
     nano = panels["t3.nano"]
     assert nano.get_title(loc="left") == f"{NAMES[0]} (2 runs,\n1 {words})"
-    assert mean_of(nano) == {0.0: 0.0, 2.5: 1.0, 7.5: 1.5, 8.0: 1.0, 10.5: 3.0}
-    assert "the mean of all that were watched so long)" in figure.subfigs[1].get_supxlabel()
+    assert mean_of(nano) == {0.0: 0.0, 7.5: 1.0, 10.5: 3.0}
+    assert mean_of(panels["t3.micro"]) == {0.0: 0.0, 5.5: 4.0, 10.5: 4.0}
+    words = "black: the mean of the 1 round watched to the end, of 2)"
+    assert words in figure.subfigs[1].get_supxlabel()
     assert dots(nano) == [(8.0, 2), (10.5, 3)]
     assert hatched(strip) == [(1, 1)]
     [mark] = [each for each in strip.patches if each.get_hatch()]
     assert (mark.get_width(), mark.get_height()) == (1, 1)  # its cell, whose number it leaves
     assert (mark.get_fill(), mark.get_linewidth()) == (False, 0)
-    assert [text.get_text() for text in strip.texts if text.get_text()] == ["4", "3", "2"]
+    assert [text.get_text() for text in strip.texts if text.get_text()] == ["4", "4", "3", "2"]
     assert "hatched: the last count of a run that was cut short, or is " in strip.get_title("left")
+
+
+def test_without_a_round_that_was_watched_to_its_end_there_is_no_mean():
+    parts = [("t3.nano", number, [(2.0, 2.5, 4, 2)]) for number in range(2)]
+    figure, _, panels = panels_of(launches_of(*parts, fate="abandoned"))
+
+    assert "mean" not in {label for label, _, _ in steps(panels["t3.nano"])}
+    assert "no mean, because no round was watched to its end" in figure.subfigs[1].get_supxlabel()
 
 
 def test_nothing_is_known_of_a_run_that_was_stopped_before_its_first_poll():

@@ -616,14 +616,22 @@ def test_a_queue_is_asked_about_as_often_as_the_sentence_says_and_never_more_tha
     assert flooded or 0.5 * about < asked < 2 * about
 
 
-@pytest.mark.parametrize(("command", "meant"), [("check", "t3.nano"), ("policy", "run_instances")])
-def test_what_follows_the_option_and_is_no_queue_is_told_of_in_one_sentence(command, meant, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main([command, "--events", meant])
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.endswith(
-        f"argument --events: no queue can be called '{meant}': write --events after it, if it is "
-        "no queue\n"
+@pytest.mark.parametrize(
+    ("command", "meant", "advice"),
+    [
+        ("check", "t3.nano", "write it last"),
+        ("check", "true", "write it last"),
+        ("policy", "run_instances", "write it last"),
+        ("policy", "False", "leave it out"),
+    ],
+)
+def test_what_follows_the_option_and_is_no_queue_is_told_of_in_one_sentence(
+    command, meant, advice, capsys
+):
+    assert main([command, "--events", meant]) == 2
+    assert capsys.readouterr().err.startswith(
+        f"error: --events takes the name of a queue of yours or nothing, got '{meant}', which no "
+        f"queue is called: {advice}, with nothing after it ("
     )
 
 
@@ -749,7 +757,7 @@ def test_a_stop_reads_what_has_come_and_a_second_one_says_what_was_not_read(in_p
     )
 
     assert summary.cleaned.confirmed
-    assert summary.problems[0].startswith("stopped by SIGINT")
+    assert summary.problems[0].startswith("stopped by Ctrl-C or the stop button (SIGINT)")
     ended = {each["instance_id"] for each in notices(log) if each["about"] == "terminated"}
     assert len(ended) == (2 if times == 1 else 0)
     missing = [each for each in summary.warnings if "events may be missing" in each]

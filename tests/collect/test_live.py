@@ -139,7 +139,7 @@ def test_a_figure_that_cannot_be_drawn_is_said_and_ends_nothing(
 
     show_newest(log.parents[1])
 
-    assert "ended in order" in capsys.readouterr().out.splitlines()[0]
+    assert "ended by itself" in capsys.readouterr().out.splitlines()[0]
     show_newest(log.parents[1])
     assert "could not be drawn: ZeroDivisionError" in capsys.readouterr().out
 
@@ -151,7 +151,7 @@ def test_the_newest_batch_is_shown_from_its_log_alone(launches_of, log, tmp_path
     show_newest(tmp_path)
 
     said = capsys.readouterr().out
-    assert "ended in order.\nIt cancelled 4 requests and terminated 3" in said
+    assert "ended by itself.\nIt cancelled 4 requests and terminated 3" in said
     assert (tmp_path / "figures" / f"ready-counts-{log.stem}.png").exists()
 
 
@@ -187,7 +187,11 @@ def test_the_text_changes_at_every_poll_and_the_figure_seldom(launches_of, log, 
     texts = [each["text/plain"] for each in shown if "text/plain" in each]
     pictures = [each["image/png"] for each in shown if "image/png" in each]
     assert texts == [
-        *(f"round 1 of 1: 1 of 4 ready, {3 * second} s of at most 60 s" for second in range(5)),
+        *(
+            f"round 1 of 1: 1 of 4 ready, {3 * second} s after the first request (each is watched "
+            "for at most 60 s)"
+            for second in range(5)
+        ),
         "making sure that nothing is left, about 13 s",
         "open requests 0",
     ]

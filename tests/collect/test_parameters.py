@@ -71,12 +71,35 @@ def checked(injected="", **changes):
         ({"n": 100.0}, "n must be a whole number, got 100.0"),
         ({"dry_run": "false"}, "dry_run must be True or False, got 'false'"),
         ({"dry_run": 0}, "dry_run must be True or False, got 0"),
-        ({"poll_s": float("nan")}, "poll_s must be a number, got nan"),
-        ({"timeout_s": 2.0}, "need 0 < poll_s <= timeout_s .*got poll_s=3.0, timeout_s=2.0"),
-        ({"timeout_s": 1e300}, r"<= 31622400 \(a year\), got poll_s=3.0, timeout_s=1e\+300"),
+        ({"poll_s": float("nan")}, "poll_s must be a number of seconds, got nan"),
+        (
+            {"timeout_s": 2.0},
+            "poll_s must be above 0 and at most timeout_s=2, got 3.0: set a smaller poll_s or a l",
+        ),
+        ({"timeout_s": 1e300}, r"timeout_s must be .* at most 31622400 \(a year\), got 1e\+300"),
         ({"endpoint": "asw"}, "endpoint 'asw' is unknown: use 'sandbox' .*, 'aws' .*, or the URL"),
         ({"ready": "ok"}, "ready must be 'ready' .*, 'running', or 'granted' .* got 'ok'"),
-        ({"region": "us-east-1"}, "instance_type and region belong together, got '' and 'us-east"),
+        (
+            {"region": "us-east-1"},
+            "instance_type is missing: region='us-east-1' needs one, such as 't3.nano'; or leave",
+        ),
+        (
+            {"instance_type": "t3.nano"},
+            "region is missing: instance_type='t3.nano' needs one, such as 'us-east-1'; or leave",
+        ),
+        ({"instance_type": "t3.nano", "region": " "}, "region is missing"),
+        ({"ready": "Runing"}, r"got 'Runing'; did you mean running\?"),
+        ({"endpoint": "AWS"}, r"endpoint 'AWS' is unknown.*; did you mean aws\?"),
+        ({"endpoint": "localhost:5000"}, r"; did you mean http://localhost:5000\?"),
+        ({"endpoint": "127.0.0.1"}, r"; did you mean http://127.0.0.1\?"),
+        ({"market": "clam/3"}, r"got 'clam/3'; did you mean calm\?"),
+        ({"methods": "run_instance"}, r"got 'run_instance'; did you mean run_instances\?"),
+        (
+            {"methods": "run_instances,create_fleet_instant"},
+            "got 'run_instances,create_fleet_instant'; several are written with spaces between",
+        ),
+        ({"every_s": "10m"}, "every_s must be a number of seconds, got '10m'"),
+        ({"usable": "no"}, "usable must be True or False, got 'no'; from a shell: .* usable False"),
         ({"availability_zone_id": "use1-az1"}, "availability_zone_id needs one instance_type"),
         (
             {"selection": "a.csv", "instance_type": "t3.nano", "region": "us-east-1"},
@@ -95,7 +118,15 @@ def checked(injected="", **changes):
             {"market": "calm", "endpoint": "aws"},
             'market is for the sandbox, AWS has its own: leave it ""',
         ),
-        ({"poll_s": -1.0}, "need 0 < poll_s <= timeout_s .*got poll_s=-1.0, timeout_s=600.0"),
+        (
+            {"poll_s": -3},
+            r"^poll_s must be above 0, or 0 for the usual \(3, of a probe 0.5\), got -3$",
+        ),
+        (
+            {"timeout_s": -1.0},
+            r"^timeout_s must be above 0, or 0 for the usual \(600, of a probe 30\), got -1.0$",
+        ),
+        ({"every_s": -5}, r"^every_s must be above 0, or 0 for the usual \(900, or as .*, got -5$"),
         (
             {"ready": "granted", "rounds": 2, "every_s": 299.0},
             "a probe uses the capacity that the next one measures: with probes every_s must be at "
@@ -110,10 +141,13 @@ def checked(injected="", **changes):
         ({"rounds": 10**400}, "rounds must be a whole number from 1 to 1000000, got 1000"),
         ({"rounds": 10**6}, "1000000 rounds, one every 900 s, would take more than ten years"),
         ({"every_s": 1e300}, r"every_s must be above 0 and at most 31622400 \(a year\), got 1e"),
-        ({"speed": -1.0}, r"speed must be from 0 \(virtual time\) to 1e\+06, got -1.0"),
-        ({"speed": 1e300}, r"speed must be from 0 \(virtual time\) to 1e\+06, got 1e\+300"),
+        ({"speed": -1.0}, r"speed must be from 0 \(virtual time\) to 1000000, got -1.0"),
+        ({"speed": 1e300}, r"speed must be from 0 \(virtual time\) to 1000000, got 1e\+300"),
         ({"seed": 10**20}, "seed must be at most 9007199254740992, got 1000"),
-        ({"max_price_usd": -0.1}, "max_price_usd must be 0 or above, got -0.1"),
+        (
+            {"max_price_usd": -0.1},
+            "max_price_usd must be above 0, or 0 to leave it to EC2, got -0.1",
+        ),
     ],
 )
 def test_a_bad_value_is_named_with_what_was_seen_and_what_is_allowed(changes, words):
@@ -208,7 +242,7 @@ def test_the_least_and_the_most_that_is_allowed_is_taken(edge):
 
 @pytest.mark.parametrize("name", ["max_price_usd", "budget_usd", "campaign_budget_usd"])
 def test_no_money_is_less_than_none(name):
-    with pytest.raises(ValueError, match=f"{name} must be 0 or above, got -1"):
+    with pytest.raises(ValueError, match=f"{name} must be above 0, or 0 .*, got -1"):
         checked(**{name: -1.0})
     with pytest.raises(ValueError, match=r"n must be from 1 to 3000 .* got 3001"):
         checked(n=3001)
@@ -393,7 +427,7 @@ def test_several_types_and_regions_are_every_combination_once(tmp_path):
             12345678901,
             "account_id must be text in quotes, got 12345678901; .* papermill -r account",
         ),
-        ("12345678901", "account_id must be 12 digits, got '12345678901'"),
+        ("12345678901", "account_id must be 12 digits, zeros in front included, got '12345678901'"),
     ],
 )
 def test_an_account_that_papermill_read_as_a_number_is_refused_with_how_to_give_it(given, words):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from msgspec import UNSET
 
 from spotlib.collect import report
 from spotlib.collect.cost import IF_ALL_DIES, PreflightReport, PreparedPlan
@@ -215,6 +216,7 @@ def said(monkeypatch, tmp_path):
             clean=clean,
             releases=releases,
             begun=begun,
+            runs=dict.fromkeys((number, 0) for number in range(begun)),
             batch=SimpleNamespace(rounds=2),
             spent_at_most_usd=spent_usd,
         )
@@ -227,17 +229,33 @@ def said(monkeypatch, tmp_path):
     return words
 
 
-BY_ITSELF, BY_SWEEP = SimpleNamespace(at=None), SimpleNamespace(at=NOON)
+BY_ITSELF = SimpleNamespace(at=None, stopped_by=UNSET)
+BY_SWEEP = SimpleNamespace(at=NOON, stopped_by=UNSET)
 OWN, LATER = released("sir-1", instances=["i-1"]), released("sir-2", at=NOON)
 
 
 def test_an_end_in_order_says_what_was_ended_and_which_rounds_are_lacking(said):
     did = "It cancelled 1 request and terminated 1 instance.  Confirmed: nothing is left."
 
-    assert said(BY_ITSELF, releases=[OWN]) == f"Batch b ended in order.\n{did}"
+    assert said(BY_ITSELF, releases=[OWN]) == f"Batch b ended by itself.\n{did}"
     assert said(BY_ITSELF, releases=[OWN], begun=1) == (
-        f"Batch b ended in order after 1 of 2 rounds.\n{did}"
+        f"Batch b ended by itself; of its 2 rounds 1 were launched.\n{did}"
     )
+
+
+@pytest.mark.parametrize(
+    ("signal", "begun", "words"),
+    [
+        ("SIGINT", 1, "Ctrl-C or the stop button (SIGINT) in round 1 of 2"),
+        ("SIGHUP", 2, "the end of its terminal (SIGHUP) in round 2 of 2"),
+        ("SIGTERM", 0, "another program, or the end of its kernel (SIGTERM) before its first req"),
+        ("SIGUSR1", 1, "SIGUSR1 in round 1 of 2"),
+    ],
+)
+def test_a_stop_is_told_with_who_stopped_it_and_in_which_round(said, signal, begun, words):
+    clean = SimpleNamespace(at=None, stopped_by=signal)
+
+    assert said(clean, releases=[OWN], begun=begun).startswith(f"Batch b was stopped by {words}")
 
 
 def test_an_end_by_the_guard_says_what_that_ended_when_and_what_it_cost(said):

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import signal
 from collections import Counter
 from dataclasses import replace
@@ -13,6 +14,7 @@ from conftest import ARM, NANO, QUICK, plan_for, read_events, scripted
 from spotlib.cleanup.close import settle
 from spotlib.cleanup.sweep import sweep
 from spotlib.cleanup.unfinished import unfinished
+from spotlib.collect.report import ending
 from spotlib.collect.rounds import collect_batch
 from spotlib.model import Stage, Target
 from spotlib.record.tables import load_batches, load_launches, load_polls
@@ -254,7 +256,9 @@ def test_a_signal_ends_the_batch_in_order_and_a_second_one_changes_nothing(run, 
     launches = load_launches(log)
     assert set(summary.outcomes) == {"abandoned"}
     assert launches["watched_s"].between(5, 12).all()
-    assert f"stopped by {number.name}" in summary.problems[0]
+    words = rf"stopped by .* \({number.name}\) in round 1 of 1"
+    assert re.search(words, summary.problems[0])
+    assert re.search(rf"^Batch {log.stem} was {words}\.$", ending(log), re.MULTILINE)
     assert summary.cleaned.confirmed
 
 

@@ -136,9 +136,11 @@ def test_the_log_alone_says_how_a_batch_ended(collect, log):
     whole = log.read_bytes().splitlines(keepends=True)
 
     did = "It cancelled 2 requests and terminated 1 instance.  Confirmed: nothing is left."
-    assert ending(log) == f"Batch {log.stem} ended in order.\n{did}"
+    assert ending(log) == f"Batch {log.stem} ended by itself.\n{did}"
     log.write_bytes(b"".join(whole).replace(b'"rounds":1,', b'"rounds":40,', 1))
-    assert ending(log) == f"Batch {log.stem} ended in order after 1 of 40 rounds.\n{did}"
+    assert (
+        ending(log) == f"Batch {log.stem} ended by itself; of its 40 rounds 1 were launched.\n{did}"
+    )
 
     release = next(i for i, line in enumerate(whole) if b'"event":"release"' in line)
     log.write_bytes(b"".join(whole[:release]))

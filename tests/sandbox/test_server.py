@@ -428,7 +428,7 @@ def test_a_program_that_launches_nothing_leaves_no_sandbox_behind(end, tmp_path)
     ("option", "value", "words"),
     [
         *(
-            ("--date", date, "argument --date")
+            ("--date", date, "--date must be ")
             for date in ("yesterday", "1999-01-01", "2100-01-01")
         ),
         ("--fault", "lose_answer:action=CreateFleetx", "action must be one that the sandbox ans"),
@@ -441,8 +441,8 @@ def test_a_program_that_launches_nothing_leaves_no_sandbox_behind(end, tmp_path)
         ("--silent-share", "2", "need 0 <= silent_share <= 1, got 2.0"),
         ("--clock-off-s", "inf", "need a finite clock_off_s or None, got inf"),
         ("--events", "lost_share=2", "need a finite 0 <= lost_share <= 1, got 2.0"),
-        ("--events", "lost=1", "unexpected keyword argument 'lost' (the settings are lost_share, "),
-        ("--events", "lost_share", "could not convert string to float: ''"),
+        ("--events", "lost=1", "--events has the settings lost_share, "),
+        ("--events", "lost_share", "--events must be a number, such as 2.5, got ''"),
         ("--on-demand-vcpus", "-3", "on_demand_vcpus >= 0, got 1000.0, -3.0"),
         ("--quota-vcpus", "-3", "need quota_vcpus >= 0 and"),
     ],
@@ -450,11 +450,7 @@ def test_a_program_that_launches_nothing_leaves_no_sandbox_behind(end, tmp_path)
 def test_an_option_that_no_world_could_have_is_refused_in_one_sentence(
     option, value, words, capsys
 ):
-    try:
-        code = main(["sandbox", f"{option}={value}", "--idle-s", "0.1"])
-    except SystemExit as ended:
-        code = ended.code
-    assert code == 2
+    assert main(["sandbox", f"{option}={value}", "--idle-s", "0.1"]) == 2
     assert words in capsys.readouterr().err
 
 
@@ -472,6 +468,5 @@ def test_a_port_that_is_none_or_in_use_is_one_sentence(capsys):
     words = f"error: port {port} cannot be listened on (Address already in use): choose another"
     assert capsys.readouterr().err.startswith(words)
     for port in ("99999", "-1", "http"):
-        with pytest.raises(SystemExit):
-            main(["sandbox", f"--port={port}"])
-        assert f"need a port from 0 to 65535, got '{port}'" in capsys.readouterr().err
+        assert main(["sandbox", f"--port={port}"]) == 2
+        assert f"must be a port from 0 to 65535, got '{port}'" in capsys.readouterr().err
