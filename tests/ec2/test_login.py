@@ -736,3 +736,18 @@ def test_what_leads_calls_elsewhere_is_named_unless_it_is_to_be_ignored(
 
     assert isinstance(redirected, list)
     assert redirected == found
+
+
+def test_the_sandbox_gets_keys_of_its_own_and_reads_no_setting_for_aws(
+    monkeypatch, configure, tmp_path
+):
+    configure(f"[default]\nregion = eu-west-1\nca_bundle = /gone\n{KEYS}")
+    (tmp_path / ".aws/credentials").write_text(f"[default]\n{KEYS}")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):  # those are read at home
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_PROFILE", "gone")
+    session = credentials.sandbox_session.__wrapped__()  # a new one
+
+    assert session.get_credentials().access_key == "sandbox"
+    assert session.region_name is None
+    assert session.available_profiles == []
