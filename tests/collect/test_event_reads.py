@@ -9,9 +9,18 @@ from types import SimpleNamespace
 import pytest
 
 from spotlib.collect import events as module
-from spotlib.collect.events import read_before, read_due, read_last_events, warn_of_events
+from spotlib.collect.cost import READ_EVERY_S
+from spotlib.collect.events import (
+    make_events,
+    read_before,
+    read_due,
+    read_last_events,
+    warn_of_events,
+)
 from spotlib.collect.queues import Queues
 from spotlib.ec2.events import QueueRead
+from spotlib.ec2.refusals import Refusal
+from spotlib.model import Kind
 
 EPOCH = datetime(2024, 9, 1, tzinfo=UTC)
 EMPTY = {"receipts": ()}
@@ -34,6 +43,7 @@ class Small:
         clock = SimpleNamespace(inline=inline, now_s=lambda: self.clock_s)
         self.connection = SimpleNamespace(
             clock=clock,
+            foreign=False,
             server_utc=lambda: EPOCH + timedelta(seconds=self.now_s()),
             memory=SimpleNamespace(owners={}, named={}),
         )
@@ -93,6 +103,7 @@ def at(now_s, batch):
         (True, 0.499, 1.999, False),
         (True, 0.499, 2.0, True),
         (True, 0.101, 2.0, True),
+        (True, 0.1, 2.0, False),
         (True, 0.099, 2.0, False),
         (True, 0.099, 3.999, False),
         (True, 0.099, 4.0, True),
@@ -104,8 +115,8 @@ def at(now_s, batch):
 def test_a_read_in_virtual_time_waits_for_a_poll_that_is_due_soon_but_not_for_ever(
     inline, left_s, late_s, read
 ):
-    batch = at(50.0, Small("a", inline=inline, next_poll_s=50.0 + left_s))
-    batch.queues.due_s["a"] = 50.0 - late_s
+    batch = Small("a", inline=inline, next_poll_s=left_s)
+    batch.queues.due_s["a"] = -late_s
     read_due(batch)
     assert batch.read == ["a"] * read
 
@@ -119,6 +130,102 @@ def test_three_queues_are_read_at_once_while_polls_need_the_threads():
     batch.land()
     read_due(batch)
     assert batch.read == ["a", "b", "c", "d", "e"]
+
+
+def test_while_more_are_read_than_polls_allow_none_is_begun():
+    """As after the last reading of a round, which reads more at once."""
+    batch = Small(*"abcdefg")
+    for each in "abcd":
+        del batch.queues.due_s[each]
+    read_due(batch)
+    assert batch.read == []
+
+
+def refusing(kind):
+    def refuse(_, region, *__, **___):
+        raise Refusal("No", "it may not", kind=kind, advice="ask", action="act", region=region)
+
+    return refuse
+
+
+@pytest.fixture
+def beginning(monkeypatch):
+    """A batch whose three rounds end an hour after their start, and what makes a queue."""
+    batch = at(7.25, Small())
+    batch.event_regions, batch.problems = ("a", "b"), []
+    batch.schedule = SimpleNamespace(rhythm={"rounds": 3})
+    hours = {3: 3600.0}
+    batch.preflight.over_by_s = lambda *, rounds: hours[rounds]
+    made = []
+
+    def make(caller, region, batch_id, *, expires_at):
+        made.append((caller, region, batch_id, expires_at))
+        return f"url of {region}"
+
+    monkeypatch.setattr(module, "Patient", lambda connection: connection)
+    monkeypatch.setattr(module, "make", make)
+    return batch, made
+
+
+def test_queues_are_made_until_after_the_batch_and_are_first_read_some_seconds_later(beginning):
+    batch, made = beginning
+
+    assert make_events(batch) is True
+
+    over_at = EPOCH + timedelta(seconds=3607)  # a tag holds whole seconds
+    assert made == [(batch.connection, region, "b", over_at) for region in "ab"]
+    assert batch.queues.urls == {"a": "url of a", "b": "url of b"}
+    assert batch.queues.due_s == {"a": 7.25 + READ_EVERY_S, "b": 7.25 + READ_EVERY_S}
+    assert batch.problems == []
+
+
+@pytest.mark.parametrize(
+    ("events", "foreign", "kind", "words"),
+    [
+        (
+            True,
+            False,
+            Kind.PERMISSION,
+            "EC2's events in a cannot be recorded: act in a: No (it may "
+            "not): ask; allow what 'python -m spotlib policy --events' prints, or set events=False",
+        ),
+        (
+            "mine",
+            False,
+            Kind.PERMISSION,
+            "EC2's events from queue 'mine' in a cannot be recorded: "
+            "act in a: No (it may not): ask; allow what 'python -m spotlib policy --events mine' "
+            "prints, or set events=False",
+        ),
+        (
+            "mine",
+            False,
+            Kind.UNREACHABLE,
+            "EC2's events from queue 'mine' in a cannot be recorded: "
+            "act in a: No (it may not): ask; set events=False",
+        ),
+        (
+            True,
+            True,
+            Kind.UNREACHABLE,
+            "EC2's events in a cannot be recorded: act in a: No (it may "
+            "not): ask; an endpoint that is not Amazon's may have no SQS and no events: set "
+            "events=False",
+        ),
+    ],
+)
+def test_why_events_cannot_be_recorded_is_said_with_what_to_do(  # noqa: PLR0917
+    beginning, monkeypatch, events, foreign, kind, words
+):
+    batch, _ = beginning
+    batch.preflight.events, batch.connection.foreign = events, foreign
+    for name in ("make", "find_queue"):
+        monkeypatch.setattr(module, name, refusing(kind))
+
+    assert make_events(batch) is False
+
+    assert batch.problems == [f"{words}; nothing was launched"]
+    assert batch.queues.urls == {}
 
 
 def test_a_read_deletes_what_is_recorded_and_tells_the_time():

@@ -8,6 +8,7 @@ import ssl
 import sys
 import threading
 import time
+import warnings
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
@@ -32,7 +33,7 @@ from spotlib.collect.rounds import collect_batch
 from spotlib.ec2 import credentials
 from spotlib.ec2.credentials import Login, SessionKeys
 from spotlib.ec2.endpoints import connect
-from spotlib.ec2.refusals import Refusal
+from spotlib.ec2.refusals import NoTerminal, Refusal
 from spotlib.model import Kind
 from spotlib.sandbox import server
 from spotlib.sandbox.world import World
@@ -264,6 +265,20 @@ def test_a_role_that_refuses_is_no_missing_permission_of_ours(elsewhere, configu
     assert "policy.json" not in str(refusal)
 
 
+def test_a_code_is_not_asked_for_where_it_would_be_shown(monkeypatch):
+    """``getpass`` warns, and then would read the code from standard input as it is typed."""
+
+    def getpass_without_terminal(_):
+        warnings.warn("Can not control echo on the terminal.", getpass.GetPassWarning, stacklevel=2)
+        return CODE
+
+    monkeypatch.setattr(getpass, "getpass", getpass_without_terminal)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # as in a program: tests make errors of all warnings
+        with pytest.raises(NoTerminal):
+            credentials.ask_person("MFA code: ")
+
+
 def test_without_a_terminal_one_sentence_says_what_to_do(configure):
     """Standard input is open and silent, as under a service manager: nothing waits for it."""
     configure(PROFILE)
@@ -357,10 +372,10 @@ def sso_at(monkeypatch):
     return partial(monkeypatch.setenv, "AWS_ENDPOINT_URL_SSO")
 
 
-def write_token(tmp_path, *, ends_in, **more):
+def write_token(tmp_path, *, ends_in, of="https://example.awsapps.com/start", **more):
     """A login that ``aws sso login`` left."""
     end_at = (datetime.now(UTC) + ends_in).strftime("%Y-%m-%dT%H:%M:%SZ")
-    name = sha1(b"https://example.awsapps.com/start").hexdigest()
+    name = sha1(of.encode()).hexdigest()
     token = {"accessToken": "t", "expiresAt": end_at, **more}
     (tmp_path / f".aws/sso/cache/{name}.json").write_text(json.dumps(token))
     return datetime.fromisoformat(end_at)
@@ -412,6 +427,17 @@ def test_the_end_of_an_sso_login_is_known(configure, sso_at, tmp_path, login, en
         assert end_at is None
     else:
         assert abs((end_at - now).total_seconds() - end_s) <= 2
+
+
+def test_the_end_of_a_login_is_read_by_the_name_of_its_session_also_behind_a_role(
+    configure, tmp_path
+):
+    configure(f"{SSO_SESSION}[profile role]\nsource_profile = research\n")
+    write_token(tmp_path, ends_in=timedelta(hours=5))  # another login at the same address
+    end_at = write_token(tmp_path, ends_in=timedelta(hours=1), of="work")
+
+    assert credentials._sso_end_at("research") == end_at
+    assert credentials._sso_end_at("role") == end_at
 
 
 # What stands between this machine and the endpoint
@@ -644,9 +670,13 @@ def test_a_session_ends_when_neither_its_keys_nor_the_login_behind_them_last(
 
 
 def test_profiles_that_name_each_other_have_no_login_and_are_not_followed_for_ever(configure):
-    configure("[profile a]\nsource_profile = b\n[profile b]\nsource_profile = a\n")
+    configure(
+        "[profile a]\nsource_profile = b\n[profile b]\nsource_profile = a\n"
+        "[profile before]\nsource_profile = a\n"  # it is not in the circle that it leads to
+    )
 
     assert credentials._sso_end_at("a") is None
+    assert credentials._sso_end_at("before") is None
     assert credentials._sso_end_at("gone") is None
 
 
@@ -706,3 +736,18 @@ def test_what_leads_calls_elsewhere_is_named_unless_it_is_to_be_ignored(
 
     assert isinstance(redirected, list)
     assert redirected == found
+
+
+def test_the_sandbox_gets_keys_of_its_own_and_reads_no_setting_for_aws(
+    monkeypatch, configure, tmp_path
+):
+    configure(f"[default]\nregion = eu-west-1\nca_bundle = /gone\n{KEYS}")
+    (tmp_path / ".aws/credentials").write_text(f"[default]\n{KEYS}")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):  # those are read at home
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_PROFILE", "gone")
+    session = credentials.sandbox_session.__wrapped__()  # a new one
+
+    assert session.get_credentials().access_key == "sandbox"
+    assert session.region_name is None
+    assert session.available_profiles == []

@@ -382,7 +382,8 @@ def test_what_is_no_endpoint_is_asked_nothing(monkeypatch):
     monkeypatch.setattr(endpoints, "control", lambda *_: pytest.fail("asked"))
     monkeypatch.setattr(endpoints, "_real_connection", lambda *_, **__: pytest.fail("opened"))
 
-    for endpoint, words in (("asw", "is unknown"), ("amazonaws.com", "is Amazon's own")):
+    own = ("amazonaws.com", "is Amazon's own"), ("https://ec2.amazonaws.com", "is Amazon's own")
+    for endpoint, words in (("asw", "is unknown"), *own):
         with pytest.raises(ValueError, match=words):
             connect(endpoint)
 
@@ -424,6 +425,23 @@ def test_a_sandbox_that_was_started_here_ends_with_the_connection_that_nobody_ho
     assert process.stdin.closed
     without = SimpleNamespace(stdin=None)
     assert endpoints._sandbox_connection("sandbox", "http://x", ABOUT, without).lifeline == ()
+
+
+def test_a_sandbox_is_started_with_what_was_asked_for_and_used_where_it_listens(monkeypatch):
+    process, started = SimpleNamespace(stdin=io.BytesIO()), []
+
+    def start(**given):
+        started.append(given)
+        return process, "http://127.0.0.1:5"
+
+    asked = {("http://127.0.0.1:5", "/sandbox"): ABOUT}
+    monkeypatch.setattr(endpoints, "start_sandbox", start)
+    monkeypatch.setattr(endpoints, "control", lambda *question: asked[question])
+    found = connect("sandbox", market="calm/7", seed=7, speed=2.0)
+
+    assert started == [{"market": "calm/7", "seed": 7, "speed": 2.0}]
+    assert (found.endpoint, found.url, found.process) == ("sandbox", "http://127.0.0.1:5", process)
+    assert (found.simulated, found.world, found.market) == (True, "w-1", "calm")
 
 
 @pytest.mark.parametrize(("mode", "virtual"), [("virtual", True), ("scaled", False)])

@@ -15,6 +15,7 @@ from spotlib.forecast.training import (
     training_table,
 )
 from spotlib.model import Stage
+from spotlib.record.columns import BATCH_COLUMNS
 
 
 def counts(training, *, number=0):
@@ -258,6 +259,9 @@ def test_the_dictionary_covers_every_column_of_every_table():
 
     assert dictionary["training"] == list(training_table(launches).columns)
     assert dictionary["requests"] == list(request_table(launches).columns)
+    of_batches = ["started_at", "account", "rounds", "every_s", "poll_s", "phase_s"]
+    assert dictionary["batches"] == ["simulated", "world", "endpoint", "batch_id", *of_batches]
+    assert set(dictionary["batches"]) <= set(BATCH_COLUMNS)
     for column in (each for columns in COLUMNS.values() for each in columns):
         assert column.unit
         assert column.meaning
