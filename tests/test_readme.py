@@ -15,7 +15,6 @@ import pytest
 from conftest import CHAOS
 from ipykernel.kernelapp import IPKernelApp
 from programs import BIN, PATIENCE_S
-from traitlets.config import Config
 
 from spotlib.__main__ import main
 from spotlib.record.tables import load_batches, load_launches
@@ -221,10 +220,10 @@ def test_the_kernel_is_set_up_to_report_its_errors_but_not_that_it_is_to_end(
     [command] = re.findall(r"^printf .*?ipython_kernel_config\.py$", made, re.MULTILINE | re.DOTALL)
     (tmp_path / "etc/ipython").mkdir(parents=True)
     bash(f"cd {clone} && {command}", clone)
-    config = Config()
-    exec((tmp_path / "etc/ipython/ipython_kernel_config.py").read_text(), {"c": config})
+    kernel = IPKernelApp(config_file_paths=[str(tmp_path / "etc/ipython")])
+    kernel.load_config_file()
 
-    log = IPKernelApp(config=config).log
+    log = kernel.log
     log.error("KeyboardInterrupt caught in kernel.")
     log.warning("not encrypted")
     log.error("Exception in message handler:")
