@@ -513,7 +513,8 @@ def test_status_shows_what_is_open_alive_spent_and_next(died, tmp_path):
     assert "running; round 1 of 4 (next at 00:1" in running
     assert "2 of 2 requests without an outcome, 1 instance not yet terminated" in running
     assert f"can have cost at most ${most:.4f} (${4 * most:.4f} after all its rounds)" in running
-    assert running.endswith(f"in {ARM.region}, {NANO.region}")
+    assert f"in {ARM.region}, {NANO.region}; it waits for 2 requests until 00:0" in running
+    assert running.endswith("then ends what it launched, then comes round 2 of 4")
 
 
 def test_a_sweep_records_the_hard_bound_of_the_rounds_that_began(died, tmp_path):
