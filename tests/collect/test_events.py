@@ -476,34 +476,6 @@ def test_the_first_line_says_where_queues_are_made_before_they_are(in_process, l
     assert makes_events(log)
 
 
-def test_the_tag_of_queue_and_rule_expires_when_nothing_of_the_batch_can_run_any_more(
-    in_process, log, monkeypatch
-):
-    world = scripted(*[QUICK] * 3)
-    connection = in_process(world)
-    checked = plan_for(connection, NANO, n=1, timeout_s=60.0, events=True)
-    (prepared,) = checked.prepared
-    call, asked = type(connection).call, []
-
-    def noted(self, region, action, /, **given):
-        if action in {"put_rule", "create_queue"}:
-            asked.append((self.server_utc(), given))
-        return call(self, region, action, **given)
-
-    monkeypatch.setattr(type(connection), "call", noted)
-    collect_batch(
-        connection, checked, log=log, rounds=3, every_s=700.0, seed=1, guard=False, events=True
-    )
-
-    (now_at, rule), (_, queue) = asked
-    (text,) = (each["Value"] for each in rule["Tags"] if each["Key"] == "spotlib:expires")
-    last_s = 2 * 700.0 + prepared.life_bound_s  # the third round begins after two pauses
-    left = now_at + timedelta(seconds=last_s) - datetime.fromisoformat(text)
-    assert queue["tags"]["spotlib:expires"] == text
-    assert timedelta(0) <= left < timedelta(seconds=1)  # tags hold whole seconds
-    assert re.fullmatch(r"2024-09-01T\d\d:\d\d:\d\d\+00:00", text)
-
-
 def test_without_the_option_no_queue_and_no_rule_is_ever_asked_for(in_process, log):
     world = scripted(QUICK, QUICK)
     collected(in_process, world, log, events=False)

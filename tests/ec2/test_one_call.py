@@ -8,14 +8,16 @@ import sys
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.parsers import ResponseParserError
 
-from spotlib.ec2 import endpoints
+from spotlib.ec2 import connection, endpoints
 from spotlib.ec2.connection import Connection, new_executor
 from spotlib.ec2.endpoints import _within, connect, require_endpoint
 from spotlib.ec2.refusals import Refusal
@@ -460,3 +462,20 @@ def test_what_says_that_it_is_a_sandbox_is_one_and_anything_else_is_foreign(
     monkeypatch.setattr(endpoints, "_foreign_connection", lambda *given, **_: given)
     about.pop("world_id")
     assert connect("http://127.0.0.1:9") == ("http://127.0.0.1:9",)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "refused"),
+    [
+        (b"", 200, False),  # of a deletion, say
+        (b'{"Messages": []}', 200, False),
+        (b'{"Messages": [', 200, True),
+        (b'{"Messages": [', 299, True),
+        (b"<html>", 300, False),  # no success: its status says what it is
+        (b"<html>", 503, False),
+    ],
+)
+def test_an_answer_of_success_that_was_cut_off_is_not_read_as_an_empty_one(body, status, refused):
+    given = {"body": body, "status_code": status}
+    with pytest.raises(ResponseParserError, match="no JSON") if refused else nullcontext():
+        connection._require_json(given, operation_model="left out")
