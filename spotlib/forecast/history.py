@@ -56,7 +56,7 @@ def _ended_runs(requests: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataF
             event=same["granted_by_s"].notna().astype("int64"),
             cause=same["outcome"].fillna("unfinished"),
         )
-        requests = pd.concat([requests[_NEEDED], same[_NEEDED]], ignore_index=True)
+        requests = pd.concat([requests[_NEEDED], same[_NEEDED]])
     known = requests.assign(
         target=target_names(requests), unknown=requests["cause"].isin(_STILL_OPEN)
     )
@@ -71,8 +71,7 @@ def _ended_runs(requests: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataF
     ended_at = runs["sent_at"] + pd.to_timedelta(runs["watched_s"].fillna(0.0), unit="s")
     runs = runs.assign(ended_at=ended_at).sort_values("ended_at", kind="stable")
     three = runs.groupby("target")["last_share"].rolling(3, min_periods=1).mean()
-    runs["last3_share"] = three.droplevel("target")
-    return runs.reset_index(drop=True)
+    return runs.assign(last3_share=three.droplevel("target"))
 
 
 def _look_up(asked: pd.DataFrame, ended: pd.DataFrame) -> pd.DataFrame:

@@ -251,7 +251,7 @@ def _moments(
         variance = pooled / np.where(count > 1, count * (count - 1), np.nan)
     else:
         n, s, q = by_zone
-        within = pd.Series((n * q - s * s) / np.where(n > 0, n, np.nan)).groupby(pair).sum()
+        within = pd.Series((n * q - s * s) / np.maximum(n, 1)).groupby(pair).sum()
         freedom = count - _sums((n > 0).astype(np.int64), pair, pairs)
         variance = within.to_numpy() / np.where(freedom > 0, freedom, np.nan)
     deviation = np.sqrt(variance)

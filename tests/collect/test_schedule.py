@@ -178,18 +178,16 @@ def test_a_seed_that_is_not_given_is_drawn_from_31_bits(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("plan", "wrong", "words"),
     [
-        ({"poll_s": 0.0}, "poll_s"),
-        ({"rounds": 0}, "rounds"),
-        ({"every_s": -1.0}, "every_s"),
-        ({"arm_pause_s": -1.0}, "arm_pause_s"),
-        ({"rounds": 2, "every_s": 299.0, "probe": True}, "299"),
+        (ONE, {"poll_s": 0.0}, "poll_s"),
+        (ONE, {"rounds": 0}, "rounds"),
+        (ONE, {"every_s": -1.0}, "every_s"),
+        (ONE, {"arm_pause_s": -1.0}, "arm_pause_s"),
+        (PROBE, {"rounds": 2, "every_s": 299.0}, "299"),
     ],
 )
-def test_a_schedule_that_cannot_be_is_refused(wrong, words):
-    plan = PROBE if wrong.pop("probe", False) else ONE
-
+def test_a_schedule_that_cannot_be_is_refused(plan, wrong, words):
     with pytest.raises(ValueError, match=words):
         schedule(plan, **wrong)
 

@@ -334,6 +334,30 @@ def test_what_must_not_be_lost_is_on_the_disk_before_it_goes_on(tmp_path, on_dis
     assert on_disk[5:] == ["write file", "sync file", "sync file"]
 
 
+def test_what_follows_a_line_that_was_written_in_part_says_so_and_is_read_first_itself(
+    tmp_path, monkeypatch
+):
+    """An intent that no reader would take is refused there too, before money is spent."""
+    events, write = EventLog(tmp_path / "b.jsonl"), os.write
+    events.append(SKIPPED)
+    with monkeypatch.context() as patch:
+        patch.setattr(log.os, "write", lambda file, data: write(file, data[: len(data) // 2]))
+        with pytest.raises(LogError, match="only a part of a line; is it full"):
+            events.append(SKIPPED)
+    torn = events.path.read_bytes()
+    with pytest.raises(ValueError, match="cannot take this event"):
+        events.append(msgspec.structs.replace(intent(), n=0))
+    assert events.path.read_bytes() == torn
+
+    events.append(intent())
+    events.append(SKIPPED)
+    events.close()
+    added = events.path.read_bytes().removeprefix(torn).splitlines()[1:]
+    said, *others = map(json.loads, added)
+    assert (said["event"], said["torn"]) == ("recovered", True)
+    assert [(each["event"], each["line"]) for each in others] == [("intent", 3), ("skipped", 4)]
+
+
 def test_a_log_is_not_read_again_for_each_line_that_is_written(tmp_path, monkeypatch):
     events = EventLog(tmp_path / "b.jsonl")
 

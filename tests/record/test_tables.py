@@ -449,7 +449,7 @@ def test_another_dataset_of_spotlake_is_no_sandbox(tmp_path, dataset, market):
     )
     path.write_text(f"{HEADER[:-1]},dataset{column}\n{rows}")
 
-    assert read_selection(path)["instance_type"].tolist() == ["a.c", "a.b"]
+    assert read_selection(path)["instance_type"].to_dict() == {0: "a.c", 1: "a.b"}
 
 
 def test_a_selection_of_the_sandbox_names_its_market_and_its_dataset(tmp_path):

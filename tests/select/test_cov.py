@@ -266,6 +266,36 @@ def test_a_row_of_no_zone_or_pair_is_in_no_pair():
         pd.testing.assert_frame_equal(variation(table), variation(named))
 
 
+def test_zones_without_a_value_or_with_one_alone_by_hand():
+    """SPS 1 and 3 in one zone, 2 alone in the next, none in the third: mean 2.
+
+    Within: (1 + 1) / (3 values - 2 zones) = 2, so CoV sqrt(2) / 2.  Pooled: (1 + 0 + 1) / 2 = 1.
+    IF 1.5 and 2.5 in the first zone alone: mean 2, both variances 1/2.  A single value has a mean
+    and no deviation.
+    """
+    rows = [("az1", 1, 1.5), ("az1", 3, 2.5), ("az2", 2, NAN), ("az3", NAN, NAN)]
+    counts = counts_of([("t3.nano", "sa-east-1", *each, 1) for each in rows])
+    alone = counts_of([("t3.tiny", "sa-east-1", "az1", 3, 2.5, 1)])
+    both = pd.concat([counts, alone])
+    names = ["sps_mean", "sps_std", "sps_cov", "if_mean", "if_std", "if_cov"]
+    within, pooled = (variation(both, form=form)[names] for form in ("within", "pooled"))
+
+    half, root = 0.5**0.5, 2**0.5
+    assert within.loc[0].tolist() == pytest.approx([2, root, root / 2, 2, half, half / 2])
+    assert pooled.loc[0].tolist() == pytest.approx([2, 1, 0.5, 2, half, half / 2])
+    for table in (within, pooled):
+        assert table.loc[1].tolist() == pytest.approx([3, NAN, NAN, 2.5, NAN, NAN], nan_ok=True)
+
+
+def test_repeated_rows_count_only_where_the_study_is_reproduced():
+    """SPS 1 once, and 2 once with two rows more of the same snapshot: mean 3/2, and 7/4."""
+    counts = _toy([1, 2], [2.0, 2.5]).assign(surplus_rows=[0, 2])
+
+    assert variation(counts)[["sps_snapshots", "sps_mean"]].to_numpy().tolist() == [[2, 1.5]]
+    study = variation(counts, missing="as_value")
+    assert study[["sps_snapshots", "sps_mean"]].to_numpy().tolist() == [[4, 1.75]]
+
+
 def test_the_columns_are_the_names_the_counts_and_those_of_each_feature_with_the_rank_first():
     table = variation(_toy([1, 2, 3], [2.0, 2.0, 3.0]))
     names = ["instance_type", "region", "zones", "snapshots"]
