@@ -637,7 +637,9 @@ def test_what_follows_the_option_and_is_no_queue_is_told_of_in_one_sentence(
 
 @pytest.mark.parametrize("events", ["true", "", "a b", "x" * 81, 1, None, "off", "run_instances"])
 def test_what_is_neither_a_switch_nor_a_queues_name_is_refused(in_process, events):
-    with pytest.raises(ValueError, match=r"events must be True or False .*, or the name of a queue"):
+    with pytest.raises(
+        ValueError, match=r"events must be True or False .*, or the name of a queue"
+    ):
         preflight(in_process(scripted()), plan_launches([NANO], count=1), events=events)
 
 
