@@ -440,23 +440,42 @@ def _cell(estimate: Estimate, *, missing: str, digits: int) -> str:
 
 
 def phase_sentence(phases: pd.DataFrame) -> str:
-    """Which phase is the longest, and its shortest and longest median."""
-    middle = phases.groupby("phase")["median_s"].median().dropna()
+    """Which phase is the longest, and its shortest and longest median.
+
+    A phase that fewer than half of the requests completed is longer than any that more completed.
+    """
+    unfinished = phases["median_s"].isna() & np.isposinf(phases["high_s"])
     bounded = phases["median_s"].isna() & np.isfinite(phases["high_s"])
+    middle = phases["median_s"].mask(unfinished, np.inf).groupby(phases["phase"]).median().dropna()
     if middle.empty and bounded.any():
         return "No phase has a known median: polls are too far apart and tell only limits."
     if middle.empty:
         return "No phase was completed by half of the requests that began it."
-    here = phases[phases["phase"] == middle.idxmax()].dropna(subset="median_s")
-    said = here.sort_values("median_s", kind="stable")["median_s"].map("{:.0f} s".format)
-    words = [
-        f"{each} at {which(here.loc[said.index[said == each], 'target'].tolist(), of=len(here))}"
-        for each in dict.fromkeys((said.iloc[0], said.iloc[-1]))
+    here = phases[phases["phase"] == middle.idxmax()]
+    said_so = [f"The longest phase is from {middle.idxmax()}: {_phase_words(here, unfinished)}."]
+    if np.isinf(middle.max()) and np.isfinite(middle).any():
+        name = middle[np.isfinite(middle)].idxmax()
+        words = _phase_words(phases[phases["phase"] == name], unfinished)
+        said_so.append(f"Of those completed by half or more, it is from {name}: {words}.")
+    if bounded.any():
+        limits = listed(sorted(set(phases.loc[bounded, "phase"])))
+        said_so.append(
+            f"Of {limits} only limits are known, at some targets or all (bars without a point)."
+        )
+    return " ".join(said_so)
+
+
+def _phase_words(phase: pd.DataFrame, unfinished: "pd.Series[bool]") -> str:
+    """Where fewer than half completed a phase, and the least and the most of its medians."""
+    words = []
+    lacking = phase.loc[unfinished[phase.index], "target"].tolist()
+    if lacking:
+        where = which(lacking, of=len(phase))
+        words.append(f"fewer than half of the requests completed it at {where}")
+    known = phase.dropna(subset="median_s").sort_values("median_s", kind="stable")
+    said = known["median_s"].map("{:.0f} s".format)
+    ends = [
+        f"{each} at {which(known.loc[said.index[said == each], 'target'].tolist(), of=len(phase))}"
+        for each in dict.fromkeys((*said.head(1), *said.tail(1)))
     ]
-    said_so = f"The longest phase is from {middle.idxmax()}: its median is {' to '.join(words)}."
-    limits = listed(sorted(set(phases.loc[bounded, "phase"]))) if bounded.any() else ""
-    return (
-        said_so
-        + f" Of {limits} only limits are known, at some targets or all (bars without a point)."
-        * bool(limits)
-    )
+    return "; ".join([*words, *([f"its median is {' to '.join(ends)}"] if ends else [])])

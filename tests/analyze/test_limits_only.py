@@ -226,3 +226,28 @@ def test_after_a_stop_the_number_of_runs_is_the_same_everywhere_and_how_many_end
     assert (row["runs"], row["watched"], found[NANO].observed.runs) == (8, 7, 8)
     assert shown["runs"].tolist() == ["8 (7 until 300 s)"]
     assert "over 8 runs" in ready_caption(pd.DataFrame([row]), Stage.READY, [NANO])
+
+
+def test_a_phase_that_fewer_than_half_completed_is_the_longest():
+    """Not the one with the largest median among those that more completed."""
+    rows = [
+        ("a", "request to fulfilled", 2.0, 0.0, 10.0),
+        ("b", "request to fulfilled", np.nan, np.nan, np.inf),
+        ("c", "request to fulfilled", np.nan, 3.0, np.inf),
+        ("a", "running to ready", 218.0, 199.0, 239.0),
+        ("b", "running to ready", 276.0, np.nan, np.nan),
+    ]
+    table = pd.DataFrame(rows, columns=["target", "phase", "median_s", "low_s", "high_s"])
+
+    assert phase_sentence(table) == (
+        "The longest phase is from request to fulfilled: fewer than half of the requests completed "
+        "it at b and c; its median is 2 s at a. Of those completed by half or more, it is from "
+        "running to ready: its median is 218 s at a to 276 s at b."
+    )
+    assert phase_sentence(table[3:]) == (
+        "The longest phase is from running to ready: its median is 218 s at a to 276 s at b."
+    )
+    assert phase_sentence(table[1:3]) == (
+        "The longest phase is from request to fulfilled: fewer than half of the requests completed "
+        "it at both."
+    )
