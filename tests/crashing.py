@@ -38,6 +38,7 @@ from spotlib.sandbox.world import Fate, World
 DEFAULT = "request_spot_instances"
 OTHERS = [arm for arm in ARMS if arm != DEFAULT]
 # All but the default one with make chaos only: ``test_method_crashes`` has a sample of them.
+SAMPLE = [pytest.param(arm, marks=[pytest.mark.chaos] * (":" in arm)) for arm in OTHERS]
 EACH_ARM = [DEFAULT, *(pytest.param(arm, marks=pytest.mark.chaos) for arm in OTHERS)]
 AT_ONCE = [arm for arm in OTHERS if METHODS[arm.partition(":")[0]].row is INSTANCES]
 WHOLE = [arm for arm in AT_ONCE if "all_or_nothing" in arm]

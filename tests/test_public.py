@@ -80,7 +80,7 @@ DECIDING = {"wanted", "outcome", "kind"}  # they decide which rows there are, so
 TOGETHER = [*({*TEXTS, "image"} - DECIDING - {"cause", "stage"})]
 
 
-@settings(max_examples=300 if CHAOS else 20)
+@settings(max_examples=300 if CHAOS else 8)
 @given(
     columns=st.sampled_from([TOGETHER, TOGETHER, *([each] for each in sorted(DECIDING))]),
     text=st.text() | st.sampled_from(ALMOST),
@@ -265,7 +265,7 @@ def whole(tmp_path_factory):
 def test_damaged_and_planted_results_leak_nothing_and_end_in_one_sentence(whole, tmp_path, capsys):
     base = random.randrange(10**6) if CHAOS else 13
     codes = []
-    for number in range(1000 if CHAOS else 200):
+    for number in range(1000 if CHAOS else 60):
         rng = random.Random(f"{base}/{number}")
         results = tmp_path / f"{number}"
         (results / "launches").mkdir(parents=True)
@@ -282,4 +282,4 @@ def test_damaged_and_planted_results_leak_nothing_and_end_in_one_sentence(whole,
         assert MARK not in plain_text(folder), what
         for name, held in cells(folder):
             assert is_public(name, held) or ALIAS.fullmatch(held), (what, name, held)
-    assert min(map(codes.count, (0, 2))) > 20  # both are tried
+    assert min(map(codes.count, (0, 2))) > len(codes) / 10  # both are tried

@@ -8,11 +8,12 @@ a batch.
 import json
 import math
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlencode
 
 import pandas as pd
 
@@ -286,7 +287,8 @@ class FeatureSource:
     def _advisor_score(self, target: Target) -> dict[str, Any] | None:
         if self._advised is None:
             self._advised = {"at": self.connection.clock.utc()}  # asked once, also if that fails
-            self._advised |= _read_advisor(self.connection)
+            regions = {plan.target.region for plan in self.plans}
+            self._advised |= _read_advisor(self.connection, regions)
         types = self._advised.get("spot_advisor", {}).get(target.region, {}).get("Linux", {})
         score = advisor_score(types, target.instance_type)
         if math.isnan(score):
@@ -369,12 +371,15 @@ def advisor_score(types: Mapping[str, Any], instance_type: str) -> float:
     return 3.0 - 0.5 * float(types[instance_type]["r"])
 
 
-def _read_advisor(connection: Connection) -> dict[str, Any]:
-    """Return the Spot Advisor's JSON, from the sandbox or from AWS; other endpoints have none."""
+def _read_advisor(connection: Connection, regions: Collection[str]) -> dict[str, Any]:
+    """Return the Spot Advisor's JSON, from the sandbox or from AWS; other endpoints have none.
+
+    AWS has one file of all regions; the sandbox computes what it is asked for, which takes it many
+    seconds for all regions on a busy machine.
+    """
     if connection.simulated:
-        # It is computed when it is asked for, which takes a busy machine many seconds.
-        url, patience_s = connection.url, 120.0
-        return control(url, _ADVISOR_PATH, timeout_s=patience_s) if url else {}
+        path = f"{_ADVISOR_PATH}?{urlencode({'region': sorted(regions)}, doseq=True)}"
+        return control(connection.url, path, timeout_s=120.0) if connection.url else {}
     if not is_aws(connection.endpoint):
         return {}
     with urllib.request.urlopen(_ADVISOR_HOST + _ADVISOR_PATH, timeout=10) as reply:

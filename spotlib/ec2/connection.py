@@ -185,6 +185,8 @@ class Connection(Caller):
             # Virtual time must not depend on how busy this machine is.
             read_timeout=120 if self.clock.inline and self.attach is None else read_s,
             max_pool_connections=16,
+            # boto3 makes its own for each call, a tenth of a call that stays in this process.
+            user_agent=None if self.attach is None else "spotlib",
             user_agent_extra="spotlib",
             ignore_configured_endpoint_urls=True,
             proxies={} if loopback else None,  # a proxy does not reach 127.0.0.1

@@ -20,7 +20,7 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from botocore.exceptions import BotoCoreError
 
@@ -313,9 +313,10 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _answer(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        control = _CONTROL.get((self.command, self.path.split("?")[0]))
+        path, _, query = self.path.partition("?")
+        control = _CONTROL.get((self.command, path))
         if control is not None:
-            return _control(self.server.world, control, body)
+            return _control(self.server.world, control, body, query)
         url = f"http://{self.headers.get('Host', '')}{self.path}"
         headers = {name.lower(): value for name, value in self.headers.items()}
         return answer(self.server.world, url, headers, body)
@@ -356,10 +357,10 @@ def _host_of(netloc: str) -> str | None:
 
 
 def _control(
-    world: World, control: Callable[[World, dict[str, Any]], Any], body: bytes
+    world: World, control: Callable[[World, dict[str, Any]], Any], body: bytes, query: str
 ) -> tuple[int, dict[str, str], bytes]:
     try:
-        return _json(200, control(world, json.loads(body or b"{}")))
+        return _json(200, control(world, parse_qs(query) | json.loads(body or b"{}")))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         return _json(400, {"error": str(error)})
 
@@ -391,7 +392,7 @@ _CONTROL: dict[tuple[str, str], Callable[[World, dict[str, Any]], Any]] = {
     ("GET", "/sandbox/fired"): lambda world, _: [asdict(each) for each in world.fired],
     ("GET", "/sandbox/touched"): lambda world, _: world.touched,
     ("GET", "/sandbox/leftovers"): lambda world, _: world.leftovers(),
-    ("GET", "/spot-advisor-data.json"): lambda world, _: advisor(world),
+    ("GET", "/spot-advisor-data.json"): lambda world, asked: advisor(world, asked.get("region")),
     ("POST", "/sandbox/advance"): _advance,
     ("POST", "/sandbox/faults"): _add_fault,
     ("POST", "/sandbox/faults/clear"): _clear_faults,

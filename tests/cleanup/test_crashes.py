@@ -65,7 +65,7 @@ def points(tmp_path_factory, arm):
 
 def test_a_crash_at_any_step_is_closed_and_its_log_completed(points, tmp_path, sampled):
     """The guard sweeps at once: nothing of ours is left within twice the settle time."""
-    for number, point in enumerate(sampled(points, 16)):
+    for number, point in enumerate(sampled(points, 32)):
         world, log = point.revived(tmp_path / str(number))
         acknowledged, _ = read_events(log)
         died_s = world.now_s
@@ -99,7 +99,7 @@ def test_minutes_without_any_described_instance_after_a_crash_at_any_step_leave_
     Without an answer in the log, instances that have no request can be found by their tag only.
     Then the sweep waits, says what failed, and the next one finds nothing left.
     """
-    for number, point in enumerate(sampled(points, 30, whole=2)):
+    for number, point in enumerate(sampled(points, 60, whole=2)):
         world, log = point.revived(tmp_path / str(number))
         acknowledged, _ = read_events(log)
         died_s, alive = world.now_s, set(world.leftovers()["instances"])
@@ -125,7 +125,7 @@ def test_minutes_without_any_described_instance_after_a_crash_at_any_step_leave_
 @pytest.mark.parametrize("later", [timedelta(minutes=20), timedelta(hours=5)], ids=str)
 def test_a_sweep_long_after_any_crash_finds_what_is_left(points, tmp_path, sampled, later):
     """The guard is dead too.  After five hours EC2 no longer lists what has ended."""
-    for number, point in enumerate(sampled(points, 40, start=7)):
+    for number, point in enumerate(sampled(points, 80, start=7)):
         world, log = point.revived(tmp_path / str(number))
         acknowledged, _ = read_events(log)
         world.advance(later.total_seconds())
@@ -150,7 +150,7 @@ def test_the_loss_of_power_at_any_step_loses_no_request(points, tmp_path, sample
 
 def test_everything_dead_for_good_leaves_nothing_after_the_bound(points, tmp_path, sampled):
     """Nobody sweeps: ValidUntil ends the open requests, the switch ends each instance."""
-    for number, point in enumerate(sampled(points, 5)):
+    for number, point in enumerate(sampled(points, 10)):
         require_nothing_after(BOUND_S, point, tmp_path / str(number))
 
 
@@ -172,7 +172,7 @@ def test_a_recovery_that_dies_at_any_step_is_recovered_again(points, tmp_path, s
 
 def test_real_kills_leave_exactly_what_the_snapshots_say(points, arm, tmp_path, sampled):
     """The market and the log equal the snapshot's, before and after a sweep."""
-    steps = sampled(range(3, len(points), 7), 16)
+    steps = sampled(range(3, len(points), 7), 32)
     script = Path(__file__).parents[1] / "kill_nine.py"
     command = [sys.executable, script, tmp_path / "real", arm, *steps]
     done = subprocess.run(list(map(str, command)), capture_output=True, check=False, text=True)

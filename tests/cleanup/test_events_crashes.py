@@ -49,7 +49,7 @@ def points(tmp_path_factory):
 def test_a_batch_that_dies_at_any_step_leaves_no_queue_and_no_rule(points, tmp_path, sampled):
     near = [each for each in points if any(word in each.name for word in CALLS[:3])]
     left = set()
-    for number, point in enumerate([*sampled(near, 5), *sampled(points, 60)]):
+    for number, point in enumerate([*sampled(near, 5), *sampled(points, 120)]):
         world, log = point.revived(tmp_path / str(number), power_lost=number % 2 == 1)
         acknowledged, _ = read_events(log)
         left |= world.leftovers().keys()

@@ -18,7 +18,7 @@ STEPS = range(20, 140, 4)  # from before the first request on
 @pytest.mark.usefixtures("_programs_end_with_the_test")
 def test_a_collector_killed_after_an_mfa_login_leaves_nothing(tmp_path, sampled):
     """30 kills in make chaos: the keys stand in no file, argument or environment either."""
-    steps = sampled(STEPS, 11)
+    steps = sampled(STEPS, 16)
     script = Path(kill_with_mfa.__file__)
 
     done = run(

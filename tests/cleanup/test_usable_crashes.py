@@ -20,7 +20,7 @@ def test_a_batch_that_dies_at_any_step_leaves_nothing_and_one_outcome_each(
 ):
     reads = [each for each in points if "console" in each.name]
     seen = set()
-    for number, point in enumerate([*sampled(points, 24), *sampled(reads, 12)]):
+    for number, point in enumerate([*sampled(points, 48), *sampled(reads, 12)]):
         world, log = point.revived(tmp_path / str(number), power_lost=number % 2 == 1)
         acknowledged, _ = read_events(log)
 

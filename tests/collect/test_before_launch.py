@@ -142,7 +142,7 @@ def test_a_feature_that_cannot_be_had_is_missing_with_a_warning_and_delays_by_se
 
 @pytest.mark.parametrize("nonsense", [{"spot_advisor": 5}, {"spot_advisor": {"sa-east-1": []}}])
 def test_a_spot_advisor_that_answers_nonsense_ends_no_batch(in_process, log, monkeypatch, nonsense):
-    monkeypatch.setattr(features, "_read_advisor", lambda _: nonsense)
+    monkeypatch.setattr(features, "_read_advisor", lambda *_: nonsense)
     connection = in_process(scripted())
 
     summary = collect_batch(connection, plan_for(connection, n=1), log=log, seed=1)

@@ -81,7 +81,9 @@ def test_credentials_must_last_to_the_end_of_the_last_round(early_s):
         require()
 
 
-@pytest.mark.parametrize(("free", "waves"), [(8, [2]), (7, [1, 1]), (4, [1, 1]), (None, [2])])
+@pytest.mark.parametrize(
+    ("free", "waves"), [(9, [2]), (8, [2]), (7, [1, 1]), (4, [1, 1]), (None, [2])]
+)
 def test_a_wave_takes_what_the_quota_leaves_and_no_more(free, waves):
     plans = [prepared(), prepared("t3.micro")]
 

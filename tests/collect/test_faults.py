@@ -100,7 +100,7 @@ def require_no_harm(world, log, where):
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_fault_at_any_call_does_no_harm(calls, arm, tmp_path, sampled, kind):
     numbers = range(1 + sorted(KINDS).index(kind), strikable(calls, kind) + 1)
-    for number in sampled(numbers, 30):
+    for number in sampled(numbers, 60):
         log = tmp_path / str(number) / NAME
         world, summary = struck(log, Fault(kind=kind, nth=number, seconds=6.0), arm=arm)
         assert summary.cleaned.confirmed, (kind, number)
@@ -111,7 +111,7 @@ def test_a_fault_at_any_call_does_no_harm(calls, arm, tmp_path, sampled, kind):
 @pytest.mark.parametrize("kind", ["throttled", "refused", "lose_answer", "black_hole", "expired"])
 def test_a_burst_of_faults_from_any_call_on_does_no_harm(calls, arm, tmp_path, sampled, kind):
     """A dozen calls in a row fail: more than the attempts of a request call."""
-    for number in sampled(range(1, strikable(calls, kind) + 1), 33, whole=3):
+    for number in sampled(range(1, strikable(calls, kind) + 1), 66, whole=3):
         log = tmp_path / str(number) / NAME
         burst = [Fault(kind=kind, nth=number + k, seconds=6.0) for k in range(BURST)]
         world, _ = struck(log, *burst, arm=arm)

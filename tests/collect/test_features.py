@@ -158,8 +158,8 @@ def test_scores_are_asked_again_after_ten_minutes_and_prices_each_time(source):
 def test_the_advisor_is_asked_once_also_if_it_fails(source, monkeypatch):
     asked = []
 
-    def read(_):
-        asked.append(1)
+    def read(_, regions):
+        asked.append(regions)
         if len(asked) > 1:
             raise OSError("it does not answer")
         return {"spot_advisor": {"sa-east-1": {"Linux": {"t3.nano": {"r": 1}}}}}
@@ -170,7 +170,7 @@ def test_the_advisor_is_asked_once_also_if_it_fails(source, monkeypatch):
     for each in (good, good, bad, bad):
         found = each.ask()
 
-    assert len(asked) == 2
+    assert asked == [{NANO.region, ARM.region}] * 2
     assert {each.if_source for each in found.values()} == {"not known"}
     assert (
         "the Spot Advisor's score is not recorded: OSError"
@@ -189,7 +189,7 @@ def test_the_advisor_is_asked_once_also_if_it_fails(source, monkeypatch):
             True,
             "http://127.0.0.1:5",
             "sandbox",
-            [("http://127.0.0.1:5", "/spot-advisor-data.json", 120.0)],
+            [("http://127.0.0.1:5", "/spot-advisor-data.json?region=a-1&region=b-1", 120.0)],
         ),
         (True, None, "sandbox", []),
         (False, None, "http://localhost:9", []),
@@ -205,7 +205,7 @@ def test_the_advisor_is_the_sandboxs_own_or_amazons(monkeypatch, simulated, url,
     monkeypatch.setattr(features, "control", control)
     there = SimpleNamespace(simulated=simulated, url=url, endpoint=endpoint)
 
-    assert features._read_advisor(there) == ({"spot_advisor": {}} if asked else {})
+    assert features._read_advisor(there, {"b-1", "a-1"}) == ({"spot_advisor": {}} if asked else {})
     assert seen == asked
 
 
@@ -219,7 +219,7 @@ def test_amazons_advisor_is_read_from_its_page(monkeypatch):
     monkeypatch.setattr(features.urllib.request, "urlopen", opened)
     there = SimpleNamespace(simulated=False, url=None, endpoint="aws")
 
-    assert features._read_advisor(there) == {"spot_advisor": {}}
+    assert features._read_advisor(there, {"us-east-1"}) == {"spot_advisor": {}}
     assert asked == [("https://spot-bid-advisor.s3.amazonaws.com/spot-advisor-data.json", 10)]
 
 

@@ -35,7 +35,7 @@ from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.world import Fate
 
-VARIANTS = 2000 if CHAOS else 70
+VARIANTS = 2000 if CHAOS else 40
 SEED = int(os.environ.get("SPOTLIB_SEED", random.SystemRandom().randrange(2**31) if CHAOS else 1))
 LOADERS = (load_batches, load_launches, load_polls)
 BASE = "20240901T000000Z-abcdef"

@@ -82,10 +82,12 @@ def test_two_brackets_that_overlap_agree_and_both_is_what_they_share(recorded, s
         assert row[name] == before[name] or np.isnan(before[name])
 
 
-def test_two_brackets_that_share_nothing_contradict_each_other(recorded):
+@pytest.mark.parametrize("apart_s", [0.0, 0.5])
+def test_two_brackets_that_share_nothing_contradict_each_other(recorded, apart_s):
     polled = stage_of(recorded, "running")
+    after_s = polled["by_s"] + apart_s
 
-    row = row_of(noticed(recorded, "running", polled["by_s"], polled["by_s"] + 1.0))
+    row = row_of(noticed(recorded, "running", after_s, after_s + 1.0))
 
     assert row["running_clocks"] == "contradict"
     assert np.isnan(row["running_both_after_s"])

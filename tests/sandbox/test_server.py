@@ -22,7 +22,7 @@ from botocore.parsers import ResponseParserError
 from programs import PATIENCE_S, marked, served, until
 
 from spotlib.__main__ import main
-from spotlib.sandbox import wire
+from spotlib.sandbox import catalogue, wire
 from spotlib.sandbox.faults import lose_answer
 from spotlib.sandbox.world import World
 
@@ -203,9 +203,15 @@ def test_hostility_can_be_ordered_on_the_command_line():
         assert control(ready["url"], "/sandbox/truth") == []
 
 
-def test_the_advisor_file_is_served():
+def test_the_advisor_file_is_served_whole_or_for_some_regions(monkeypatch):
+    monkeypatch.setattr(catalogue, "DEFAULT_REGIONS", ("eu-west-1", "sa-east-1", "us-east-1"))
     url = served(World())
-    assert "us-east-1" in control(url, "/spot-advisor-data.json")["spot_advisor"]
+    two = control(url, "/spot-advisor-data.json?region=sa-east-1&region=us-east-1")
+    assert list(two["spot_advisor"]) == ["sa-east-1", "us-east-1"]
+    whole = control(url, "/spot-advisor-data.json")
+    assert list(whole["spot_advisor"]) == ["eu-west-1", "sa-east-1", "us-east-1"]
+    assert whole | {"spot_advisor": two["spot_advisor"]} == two
+    assert whole["spot_advisor"]["us-east-1"] == two["spot_advisor"]["us-east-1"]
 
 
 def test_it_listens_on_loopback_only():

@@ -86,7 +86,7 @@ def odd(rng, text, at):
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("seed", range(200 if CHAOS else 20))
+@pytest.mark.parametrize("seed", range(200 if CHAOS else 10))
 def test_successive_snapshots_with_any_edits_are_counted_as_each_by_itself(
     seed, tmp_path, monkeypatch
 ):
