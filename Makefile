@@ -108,10 +108,12 @@ test: test-setup
 chaos: test-setup
 	SPOTLIB_CHAOS=1 $(BIN)/pytest tests/record tests/cleanup tests/collect tests/select \
 	  tests/analyze/test_arms_on_the_sandbox.py tests/analyze/test_compare.py \
-	  tests/analyze/test_intervals.py tests/analyze/test_nothing_came.py \
-	  tests/analyze/test_turnbull.py tests/forecast/test_forecast.py tests/forecast/test_history.py \
+	  tests/analyze/test_competing_outcomes.py tests/analyze/test_intervals.py \
+	  tests/analyze/test_nothing_came.py tests/analyze/test_turnbull.py \
+	  tests/forecast/test_forecast.py tests/forecast/test_history.py tests/forecast/test_models.py \
 	  tests/forecast/test_score.py tests/forecast/test_unknown.py tests/sandbox/test_agreement.py \
-	  tests/sandbox/test_methods_alike.py tests/test_addresses.py tests/test_export.py \
+	  tests/sandbox/test_methods_alike.py tests/sandbox/test_server.py tests/test_addresses.py \
+	  tests/test_export.py \
 	  tests/test_model.py tests/test_programs.py tests/test_public.py tests/test_readme.py \
 	  tests/test_stamp.py tests/test_track.py
 

@@ -165,7 +165,7 @@ def names_in(path):
 def test_make_chaos_runs_every_test_that_shows_more_there(repository):
     recipe = re.search(r"^chaos:.*?\n\n", (repository / "Makefile").read_text(), re.M | re.S)[0]
     named = [repository / each for each in re.findall(r"tests/[\w/.]+", recipe)]
-    more = {"CHAOS", "EACH_ARM", "chaos", "hypothesis", "sampled"}
+    more = {"CHAOS", "EACH_ARM", "SAMPLE", "chaos", "hypothesis", "sampled"}
     found = [each for each in (repository / "tests").rglob("test_*.py") if more & names_in(each)]
 
     assert len(found) > 30

@@ -118,14 +118,22 @@ def lag_sentences(table: pd.DataFrame, launches: pd.DataFrame) -> Iterator[str]:
         yield f"Status checks were ok no later than the guest was usable, at {where}{unread}."
         return
     yield (
-        f"Status checks were ok later than the guest was usable, at {where}{unread} by a median of "
-        f"{median.words()}."
+        f"Status checks were ok later than the guest was usable, by a median of {median.words()} "
+        f"{'over' if read > 1 else 'at'} {where}{_own_medians(table)}{unread}."
     )
     if np.isfinite(first["saved_s"]):
         yield (
             'A study that waits for "usable" ends each launch '
             f"{first['saved_s']:.0f} s earlier on average, {_saved_words(first['saved_usd'])}."
         )
+
+
+def _own_medians(table: pd.DataFrame) -> str:
+    """The medians of the targets, each by itself: targets may differ more than their runs do."""
+    medians = table.loc[table["target"] != ALL, "median_s"].dropna()
+    if len(medians) < 2:
+        return ""
+    return f" (of each by itself {medians.min():.1f} to {medians.max():.1f} s)"
 
 
 def _saved_words(amount_usd: float) -> str:

@@ -208,7 +208,8 @@ def phases(estimates: Durations) -> pd.DataFrame:
 
     One row per phase and target: ``target``, ``phase``, ``median_s``, ``low_s``, ``high_s``,
     ``runs``.  Medians of phases do not add up to the median of the whole.  The time from running to
-    ready is in two parts where the guests said when they were usable.
+    ready is in two parts where the guests said when they were usable.  A median that was not
+    reached is longer than the longest time watched, which is its ``low_s``.
     """
     rows = []
     split = estimates.get("usable to ready", {})
@@ -217,7 +218,10 @@ def phases(estimates: Durations) -> pd.DataFrame:
             if phase == "running to ready" and target in split:
                 continue
             median = each.quantile(0.5)
-            ends = {"low_s": median.low, "high_s": median.high, "runs": each.observed.runs}
+            watched_s = each.observed.after_s[np.isfinite(each.observed.after_s)]
+            never = np.isnan([median.value, median.low]).all() and np.isposinf(median.high)
+            low_s = watched_s.max(initial=0.0) if never else median.low
+            ends = {"low_s": low_s, "high_s": median.high, "runs": each.observed.runs}
             rows.append({"target": target, "phase": phase, "median_s": median.value, **ends})
     return pd.DataFrame(rows)
 

@@ -140,7 +140,7 @@ class Unfinished:
 
     def _awaited(self, begun: int, open_requests: int) -> str:
         """What a batch waits for, until when, and what comes then; of a dead one what ends it."""
-        until = f"{self.valid_until:%H:%M:%S} UTC" if self.valid_until else "their timeout"
+        until = self._time(self.valid_until) if self.valid_until else "their timeout"
         if not self.alive:
             return f"; its requests expire by themselves at {until}" * bool(open_requests)
         if self.is_closing:
@@ -170,14 +170,23 @@ class Unfinished:
         return self.alive and writer_pid not in (None, self.batch.host.pid)
 
     def _next_round(self, begun: int) -> str:
-        if not self.alive or self.is_closing or begun >= self.batch.rounds:
+        if not self._goes_on(begun):
             return ""
         due_at = self.batch.started_at + timedelta(seconds=begun * self.batch.every_s)
-        return f" (next at {due_at:%H:%M:%S} UTC)"
+        return f" (next at {self._time(due_at)})"
 
     def _later_rounds(self, begun: int) -> str:
-        rounds = self.batch.rounds
-        return f" ({self._most(rounds)} after all its rounds)" if begun < rounds else ""
+        if not self._goes_on(begun):
+            return ""
+        return f" ({self._most(self.batch.rounds)} after all its rounds)"
+
+    def _goes_on(self, begun: int) -> bool:
+        """Whether it may begin another round."""
+        return self.alive and not self.is_closing and begun < self.batch.rounds
+
+    def _time(self, at: datetime) -> str:
+        """A time of day; of a sandbox it is that of the pretend market, which no clock shows."""
+        return f"{at:%H:%M:%S} UTC{' of simulated time' * self.batch.simulated}"
 
     def _most(self, rounds: int) -> str:
         """The hard bound of so many rounds."""

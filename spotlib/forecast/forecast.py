@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from spotlib.analyze.intervals import FEWEST_RUNS
+from spotlib.errors import did_you_mean
 from spotlib.forecast.models import (
     FEATURES,
     MODELS,
@@ -389,7 +390,8 @@ def estimate_correlation(ready: Floats, n: ArrayLike, *, share: Floats, weight: 
 def _require_possible(features: Mapping[str, float]) -> Mapping[str, float]:
     strange = sorted(set(features) - set(FEATURES))
     if strange:
-        raise ValueError(f"features may hold {listed(FEATURES)}, got {listed(strange)}")
+        hint = did_you_mean(strange[0], FEATURES)
+        raise ValueError(f"features may hold {listed(FEATURES)}, got {listed(strange)}{hint}")
     for name, value in features.items():
         low, high = _POSSIBLE[name]
         if not pd.isna(value) and not (low <= value <= high and np.isfinite(value)):

@@ -135,6 +135,20 @@ def test_a_median_has_one_interval_wherever_it_stands():
     assert drawn == fulfilled[["median_s_low", "median_s_high"]].to_numpy().tolist()
 
 
+def test_a_phase_that_no_request_completed_took_longer_than_the_longest_watched():
+    """So its arrow stands beyond that time, and not beyond the longest of the other targets."""
+    launches, times = times_of(a=0.999, b=0.0)
+    longest_s = launches.loc[launches["target"] == "a", "watched_s"].max()
+    parts = phases({"request to fulfilled": times})
+
+    [never] = parts[parts["target"] == "a"].to_dict("records")
+    assert (never["low_s"], never["high_s"]) == (longest_s, np.inf)
+    assert parts.loc[parts["target"] == "b", "low_s"].lt(longest_s).all()
+    ax, *_ = phases_figure(parts, Styles.of(times), simulated=True).axes
+    [arrow] = [line for line in ax.lines if line.get_marker() == ">"]
+    assert arrow.get_xdata()[0] > longest_s
+
+
 def test_the_end_is_the_last_poll_before_the_timeout():
     launches, _ = times_of(a=0.5)
     waits = launches["outcome"] == "timed_out"

@@ -54,7 +54,13 @@ def recorded(tmp_path_factory):
     return load_comparable(log)
 
 
-@pytest.fixture(params=["half of both targets", "one target wholly", "both wholly"])
+@pytest.fixture(
+    params=[
+        pytest.param("half of both targets", marks=pytest.mark.chaos),
+        "one target wholly",
+        "both wholly",
+    ]
+)
 def data(request, recorded):
     launches = ended(recorded.launches, np.random.default_rng(5))
     if request.param != "half of both targets":

@@ -11,6 +11,7 @@ from spotlib.analyze.checks import stale_medians
 from spotlib.analyze.comparable import name_runs
 from spotlib.analyze.compare import compare_targets
 from spotlib.analyze.comparison_sentences import arm_sentences
+from spotlib.analyze.curve import Curve
 from spotlib.analyze.figures import Styles, answer_figure, phases_figure
 from spotlib.analyze.intervals import Estimate
 from spotlib.analyze.launch_times import launch_times
@@ -120,6 +121,16 @@ def test_polls_at_other_moments_make_a_short_time_known():
     [found] = launch_times(rows.assign(watched_s=after_s), Stage.READY, resamples=9).values()
 
     assert 1.5 < found.quantile(0.5).value < 2.5
+
+
+def test_a_share_that_a_piece_reaches_exactly_is_reached_within_it():
+    """Also if the sum is a rounding error short of it, as that of 0.1, 0.1 and 0.1 is of 0.3."""
+    ends = np.array([[0.0, 2.0], [50.0, 53.0]]).T
+    halves = Curve(*ends, np.array([0.5, 0.5]), 60.0)
+    assert [halves.is_open_at(share) for share in (0.4, 0.5, 0.6)] == [True, True, False]
+
+    short = Curve(*ends, np.array([0.3 - 1e-12, 0.7]), 60.0)
+    assert short.is_open_at(0.3)
 
 
 def test_limits_are_said_in_the_table_the_answer_and_the_phases(launches, times):

@@ -58,7 +58,7 @@ def test_a_crash_at_any_step_leaves_nothing_and_one_outcome_per_instance(points,
 
 def test_everything_dead_for_good_leaves_nothing_after_the_bound(points, tmp_path, sampled):
     """Nobody sweeps: the switch in each instance terminates it."""
-    for number, point in enumerate(sampled(points, 10)):
+    for number, point in enumerate(sampled(points, 20)):
         require_nothing_after(BOUND_S, point, tmp_path / str(number))
 
 

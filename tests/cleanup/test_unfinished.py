@@ -24,13 +24,13 @@ def request_of(run, instance_id=None, *shown):
     return SimpleNamespace(run=run, instance_id=instance_id, stages=stages, outcome=None)
 
 
-def record_of(*, events=(), queue=None, **known):
+def record_of(*, events=(), queue=None, simulated=False, **known):
     batch = SimpleNamespace(
         **{"batch_id": "b", "rounds": 3, "every_s": 900.0, "started_at": NOON, "events": events},
         **{
             "queue": queue,
             "host": SimpleNamespace(pid=1),
-            "simulated": True,
+            "simulated": simulated,
             "endpoint": "x",
             "profile": None,
         },
@@ -139,7 +139,7 @@ def test_a_line_names_the_next_round_of_a_batch_that_goes_on_and_what_it_can_cos
 
     assert line.is_closing is (alive and writer_pid == 2)
     assert line._next_round(begun) == next_round
-    later = " ($1.5000 after all its rounds)" * (begun < 3)
+    later = " ($1.5000 after all its rounds)" * bool(next_round)
     if alive:
         said = line.line()
         assert f"; round {begun} of 3{next_round}, 0 of 0 requests without an outcome, " in said
@@ -164,3 +164,21 @@ def test_what_is_awaited_is_said_with_its_latest_time_and_what_comes_then():
     assert line(3).endswith(f"{waits} then comes the end")
     assert line(1, alive=False).endswith("; its requests expire by themselves at 12:11:00 UTC")
     assert line(1, writer_pid=2).endswith(f"in {HERE}")
+
+
+def test_the_times_of_a_sandbox_are_called_simulated():
+    """Nobody's clock shows them, and an hour of them may be over in a second."""
+    requests, runs = {"sir-1": request_of(run := run_of(valid_s=660.0))}, {(0, 0): run}
+    said = unfinished_of(runs=runs, requests=requests, simulated=True).line()
+
+    assert "(next at 12:15:00 UTC of simulated time)" in said
+    assert "until 12:11:00 UTC of simulated time at the latest" in said
+
+
+def test_a_dead_batch_has_no_later_rounds():
+    runs = {(0, 0): run_of()}
+    assert (
+        unfinished_of(alive=True, runs=runs)._later_rounds(1) == " ($1.5000 after all its rounds)"
+    )
+    for stopped in ({"alive": False}, {"writer_pid": 2}):
+        assert unfinished_of(runs=runs, **stopped)._later_rounds(1) == ""

@@ -470,6 +470,7 @@ def forecaster():
     [
         ({"n": 0}, "n must be at least 1"),
         ({"n": 1, "features": {"weather": 1.0}}, "features may hold .* and .*, got weather$"),
+        ({"n": 1, "features": {"sp": 3.0}}, "got sp; did you mean sps\\?$"),
         ({"n": 1, "features": {"sps": -4}}, "sps must be from 1 to 10 .* got -4"),
         ({"n": 1, "features": {"hour_utc": 77}}, "hour_utc must be from 0 to 24 .* got 77"),
         ({"n": 1, "features": {"hour_utc": 24.5}}, "hour_utc must be from 0 to 24 .* got 24.5"),

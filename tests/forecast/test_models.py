@@ -94,7 +94,7 @@ def best_strengths(runs, keys):
     return chosen
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.chaos)])
 @pytest.mark.parametrize(
     ("model", "names"),
     [("global", []), ("target", ["target"]), ("target x SPS", ["sps", "target", "both"])],

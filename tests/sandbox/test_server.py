@@ -413,7 +413,9 @@ def test_with_work_left_it_outlives_those_who_hold_its_input():
     process.stdout.close()
 
 
-@pytest.mark.parametrize("end", ["raise SystemExit(1)", "os.kill(os.getpid(), 9)"])
+@pytest.mark.parametrize(
+    "end", [pytest.param("raise SystemExit(1)", marks=pytest.mark.chaos), "os.kill(os.getpid(), 9)"]
+)
 def test_a_program_that_launches_nothing_leaves_no_sandbox_behind(end, tmp_path):
     """As a notebook that is refused by its preflight: it never closes its connection."""
     mark = f"SPOTLIB_TEST={tmp_path}"
