@@ -35,6 +35,7 @@ from spotlib.record.events import (
     IntentEvent,
     Lacking,
     OutcomeEvent,
+    RecoveredEvent,
     ReleaseEvent,
     RequestedEvent,
     StageCounts,
@@ -172,6 +173,14 @@ def test_a_batch_of_three_rounds_cost_at_most_what_its_end_confirms_or_else_thei
     assert found.spent_at_most_usd == spent_usd
     assert found.bound_usd(0) == (None if bound_usd is None else 0.0)
     assert not found.torn
+
+
+def test_the_writer_of_a_log_is_the_last_that_went_on_with_it(tmp_path):
+    later = [RecoveredEvent(torn=False, at=NOON, pid=pid) for pid in (8, 7)]
+
+    assert replay(written(tmp_path, *ONE)).writer_pid is None
+    again = written(tmp_path, *ONE, *later, first=batch(batch_id="c"))
+    assert replay(again).writer_pid == 7
 
 
 def test_a_request_is_watched_until_its_outcome_or_its_last_complete_poll(tmp_path):
