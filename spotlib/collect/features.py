@@ -262,10 +262,16 @@ class FeatureSource:
         return self._selected_interruption(target) or {"if_source": "not known"}
 
     def _selected(self, target: Target) -> "pd.Series[Any]":
-        """Return the target's row of the selection; an empty one if there is none."""
+        """Return the target's row of the selection; an empty one if there is none.
+
+        For a zone it is the zone's own row, or else that of the whole region.
+        """
         table = pd.DataFrame() if self.selection is None else self.selection
         for name in ("instance_type", "region"):
             table = table[table[name] == getattr(target, name)] if name in table else table[:0]
+        if (zone := "availability_zone_id") in table:
+            own = table[table[zone] == target.availability_zone_id]
+            table = own if len(own) else table[table[zone].isna()]
         return table.iloc[0] if len(table) else pd.Series(dtype="object")
 
     def _selected_interruption(self, target: Target) -> dict[str, Any] | None:

@@ -86,6 +86,11 @@ class _Run:
         """Whether its last count is final: it was watched to its end, or refused."""
         return self.fate in ("", _REFUSED)
 
+    @property
+    def wanted(self) -> Stage:
+        """The stage that it was watched for."""
+        return Stage[str(self.rows["wanted"].iloc[0]).upper()]
+
     def counts(self, stage: Stage) -> "pd.Series[float]":
         """The steps of the count shown at a stage: the times at which it rose, and the counts."""
         by_s = self.rows[f"{stage.label}_by_s"].dropna().sort_values()
@@ -139,7 +144,7 @@ def _together(runs: list[_Run], colours: Colours) -> Figure:
     figure = Figure(figsize=(9.0, 2.6 * len(stages)), layout="constrained")
     axes = figure.subplots(len(stages), 1, sharex=True, squeeze=False)[:, 0]
     for ax, stage in zip(axes, stages, strict=True):
-        for run in runs:
+        for run in [each for each in runs if each.wanted >= stage]:
             words = f" ({run.fate})" if run.fate in (_REFUSED, _CUT) else ""
             _draw_run(ax, run, stage, colours[run.name], _end_s(runs), label=run.name + words)
         _label_counts(ax, f"{stage.label}, instances", runs)
@@ -158,7 +163,7 @@ def _by_round(runs: list[_Run], colours: Colours) -> Figure:
     heights = 0.3 * len(colours) + 1.2, 2.6 * rows + 0.5
     figure = Figure(figsize=(max(3.6 * columns, 8.0), sum(heights)), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
-    stage = _wanted(runs)
+    stage = min(run.wanted for run in runs)  # the last that each of them was watched for
     _draw_strip(above.subplots(), runs, list(colours), stage)
     axes = below.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     _draw_panels(axes, runs, colours, stage)
@@ -184,18 +189,14 @@ def _whole_rounds(runs: list[_Run]) -> set[tuple[str, int]]:
 
 
 def _drawn(runs: list[_Run]) -> tuple[Stage, ...]:
-    """The stages that were watched for; USABLE if it was recorded."""
-    wanted = _wanted(runs) if runs else Stage.READY
+    """The stages that any run was watched for; USABLE if it was recorded."""
+    wanted = max((run.wanted for run in runs), default=Stage.READY)
     if wanted is Stage.GRANTED:
         return (Stage.GRANTED,)
     names = ["usable_by_s", "usable_watched_s"]
     usable = any(run.rows[names].notna().any(axis=None) for run in runs)
     stages = (Stage.RUNNING, *((Stage.USABLE,) if usable else ()), Stage.READY)
     return tuple(each for each in stages if each <= wanted)
-
-
-def _wanted(runs: list[_Run]) -> Stage:
-    return Stage[str(runs[0].rows["wanted"].iloc[0]).upper()]
 
 
 def _draw_strip(ax: Axes, runs: list[_Run], names: list[str], stage: Stage) -> None:

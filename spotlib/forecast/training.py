@@ -352,7 +352,8 @@ def _weights(requests: pd.DataFrame, first: NDArray[np.intp], *, times_s: Floats
     lower, upper = (requests[name].to_numpy() for name in ("lower_s", "upper_s"))
     open_ = (requests["event"].to_numpy() == 0) & ~_never(requests).ravel()
     until = np.minimum.reduceat(np.where(open_, lower, np.inf), first)
-    reached = np.where(np.isfinite(upper), upper, 0.0)
+    # Refused at once is before lost at once: whoever was refused could not be lost any more.
+    reached = np.where(np.isfinite(upper), upper, -1.0)
     done = np.where(np.isinf(until), np.maximum.reduceat(reached, first), np.inf)
     lost = until < times_s[-1]
     if not lost.any():
@@ -360,4 +361,4 @@ def _weights(requests: pd.DataFrame, first: NDArray[np.intp], *, times_s: Floats
     ends = np.minimum(np.minimum(until, done), times_s[-1])
     watched = stats.ecdf(stats.CensoredData.right_censored(ends, ~lost)).sf
     asked = np.minimum(times_s, done[:, None])
-    return np.asarray(1.0 / np.maximum(watched.evaluate(np.nextafter(asked, 0.0)), 1e-9))
+    return np.asarray(1.0 / np.maximum(watched.evaluate(np.nextafter(asked, -np.inf)), 1e-9))

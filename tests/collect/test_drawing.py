@@ -103,6 +103,21 @@ def test_a_step_goes_up_at_the_answer_and_its_shade_reaches_back_to_the_poll_bef
         assert all(float(tick).is_integer() for tick in ax.get_yticks())
 
 
+def test_runs_that_wait_for_different_stages_are_drawn_up_to_what_each_waited_for():
+    """Nobody watched whether t3.micro was ready, so it has no count of the ready ones, not 0."""
+    near = launches_of(OTHER, wanted="running")
+    launches = pd.concat([near, launches_of(FIRST)], ignore_index=True)
+
+    running, ready = ready_counts_figure(launches).axes
+    assert {label for label, *_ in steps(running)} == {*NAMES}
+    assert {label for label, *_ in steps(ready)} == {NAMES[0]}
+    again = launches_of(AGAIN)
+    strip, *panels = ready_counts_figure(pd.concat([launches, again], ignore_index=True)).axes
+    assert panels
+    figure = strip.get_figure(root=True)
+    assert any(each.get_text() == "running, instances" for each in figure.findobj(Text))
+
+
 @pytest.mark.parametrize(
     ("wanted", "usable", "drawn"),
     [

@@ -138,6 +138,20 @@ def test_the_t3_of_a_selection_is_a_possible_number_of_instances_of_a_region(sou
     assert (without.t3, without.if_score) == (None, None)  # it may be of any region
 
 
+def test_a_zone_has_its_own_row_of_a_selection_or_else_its_regions(source):
+    other = replace(ZONE, availability_zone_id="sae1-az9")
+    zones = {"availability_zone_id": ["sae1-az9", ZONE.availability_zone_id], "if_mean": [1.0, 3.0]}
+    table = pd.DataFrame({"instance_type": "t3.nano", "region": "sa-east-1"} | zones)
+    whole = pd.DataFrame({"instance_type": ["t3.nano"], "region": "sa-east-1", "if_mean": 2.0})
+
+    def found(table):
+        known = source(NANO, ZONE, other, placement_scores=False, selection=table).ask()
+        return [known[each].if_score for each in (NANO, ZONE, other)]
+
+    assert found(table) == [None, 3.0, 1.0]
+    assert found(pd.concat([table[1:], whole])) == [2.0, 3.0, 2.0]
+
+
 def test_scores_are_asked_again_after_ten_minutes_and_prices_each_time(source):
     asked = source()
     clock = asked.connection.clock

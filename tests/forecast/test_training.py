@@ -68,10 +68,11 @@ def test_what_was_known_before_the_request_by_hand():
     assert (row["simulated"], row["t3_source"]) == (True, "selection")
 
 
-def test_a_run_that_was_refused_at_once_was_watched_to_its_end_for_sure():
-    """Also where another was lost before the first second."""
+@pytest.mark.parametrize("until_s", [0.5, 0.0])
+def test_a_run_that_was_refused_at_once_was_watched_to_its_end_for_sure(until_s):
+    """Also where another was lost before the first second, or before anything was polled."""
     refused = {"outcome": "refused", "kind": "capacity", "watched_s": 0.0, "request_id": None}
-    lost = run_rows([INF], number=0, until_s=0.5, outcome="abandoned")
+    lost = run_rows([INF], number=0, until_s=until_s, outcome="abandoned")
     rows = [run_rows([INF], number=1, **refused), run_rows([20.0], number=2)]
     weights = training_table(table_of(lost, *rows)).groupby("round")["weight"].agg(set)
 
