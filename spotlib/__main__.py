@@ -21,7 +21,7 @@ from spotlib.collect.cost import IF_ALL_DIES, PreflightReport
 from spotlib.collect.parameters import add_methods, named_arms, named_target
 from spotlib.collect.preflight import preflight
 from spotlib.ec2.connection import Connection
-from spotlib.ec2.endpoints import connect
+from spotlib.ec2.endpoints import connect, starts_sandbox
 from spotlib.ec2.places import is_aws
 from spotlib.ec2.policy import policy
 from spotlib.ec2.refusals import Refusal
@@ -192,7 +192,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(given: argparse.Namespace) -> int:
-    if given.profile and given.endpoint == "sandbox":
+    if given.profile and starts_sandbox(given.endpoint):
         raise ValueError("--profile is for AWS: add --endpoint aws (check costs nothing)")
     plans = plan_launches(
         [named_target(each, given.region) for each in given.targets],

@@ -23,7 +23,7 @@ from spotlib.collect.schedule import PROBE_PAUSE_S, require_rounds
 from spotlib.collect.stopping import rewrite_line
 from spotlib.collect.summary import BatchSummary
 from spotlib.ec2.connection import Connection
-from spotlib.ec2.endpoints import connect
+from spotlib.ec2.endpoints import connect, starts_sandbox
 from spotlib.model import Stage, plan_launches
 from spotlib.money import usd
 from spotlib.record.history import last_launches
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Show the cost, probe, and print the share granted; 1 if there is a problem."""
-    if given.profile and given.endpoint == "sandbox":
+    if given.profile and starts_sandbox(given.endpoint):
         raise ValueError("--profile is for AWS, which costs money: add --endpoint aws")
     arms = named_arms(given.methods)
     plans = plan_launches(

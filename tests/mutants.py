@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 import time
 import tomllib
 import traceback
@@ -144,13 +145,16 @@ class Mutant:
 
     def change(self) -> tuple[str, str]:
         """Return the changed lines before and after, without their indentation."""
-        before = (ROOT / self.path).read_text().splitlines()
-        after = self.code.splitlines()
-        while before and after and before[0] == after[0]:
-            before, after = before[1:], after[1:]
-        while before and after and before[-1] == after[-1]:
-            before, after = before[:-1], after[:-1]
-        return " ".join(map(str.strip, before)), " ".join(map(str.strip, after))
+        return _changed_lines((ROOT / self.path).read_text(), self.code)
+
+
+def _changed_lines(old: str, new: str) -> tuple[str, str]:
+    before, after = old.splitlines(), new.splitlines()
+    while before and after and before[0] == after[0]:
+        before, after = before[1:], after[1:]
+    while before and after and before[-1] == after[-1]:
+        before, after = before[:-1], after[:-1]
+    return " ".join(map(str.strip, before)), " ".join(map(str.strip, after))
 
 
 def _is_no_rule(node: Any) -> bool:
@@ -188,11 +192,15 @@ def _lines_to(node: Any, line: int) -> range | None:
 @functools.cache
 def possible(path: str) -> dict[Place, list[tuple[Operator, int]]]:
     """Return, for each place in a file, the changes that can be made there."""
+    return _possible((ROOT / path).read_text(), path)
+
+
+def _possible(code: str, path: str) -> dict[Place, list[tuple[Operator, int]]]:
     operators = [get_operator(name)() for name in operator_names() if _SLIPS.fullmatch(name)]
     operators += [_ReturnNothing(), _DropCall()]
     seen = [0] * len(operators)
     places = defaultdict(list)
-    for node in ast_nodes(parso.parse((ROOT / path).read_text())):
+    for node in ast_nodes(parso.parse(code)):
         if node.type in {"name", "string", "newline"}:
             continue
         for number, operator in enumerate(operators):
@@ -252,6 +260,40 @@ def every(lines: Iterable[str]) -> Iterator[Mutant]:
         for place, changes in possible(path).items():
             if place.start[0] == int(number):
                 yield from _mutants(place, changes)
+
+
+def become(path: str, line: str) -> set[str]:
+    """Return what the changes make of the lines of a file that read so, as the list names them.
+
+    Each function is parsed by itself, which is much quicker than the whole.
+    """
+    return {
+        after
+        for code in _statements(path)
+        if line in map(str.strip, code.splitlines())
+        for after in _become(code, line)
+    }
+
+
+@functools.cache
+def _statements(path: str) -> list[str]:
+    """Return the statements of a file, and of its classes those within."""
+    found = []
+    for node in parso.parse((ROOT / path).read_text()).children:
+        inner = node.children[-1] if node.type == "decorated" else node
+        parts = inner.children[-1].children if inner.type == "classdef" else [node]
+        found += [textwrap.dedent(each.get_code()) for each in parts]
+    return found
+
+
+def _become(code: str, line: str) -> Iterator[str]:
+    lines = code.splitlines()
+    for place, changes in _possible(code, "").items():
+        if lines[place.start[0] - 1].strip() == line:
+            for operator, occurrence in changes:
+                before, after = _changed_lines(code, mutate_code(code, operator, occurrence))
+                if before == line:
+                    yield after
 
 
 # Children: each works in a copy of the tree, with the libraries loaded already.

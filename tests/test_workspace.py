@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, metadata, packages_distributions
 from pathlib import Path
 
@@ -194,14 +195,50 @@ def test_the_policy_in_the_package_is_valid_json(repository):
     assert policy["Version"] == "2012-10-17"
 
 
-def test_each_change_that_is_called_unnoticeable_is_still_possible_and_says_why(repository):
+@pytest.fixture
+def unnoticeable(repository):
+    """The changes that are called so."""
     listed = tomllib.loads((repository / "tests" / "equivalent_mutants.toml").read_text())
+    return listed["mutant"]
 
-    for each in listed["mutant"]:
-        code = " ".join((repository / each["file"]).read_text().split())
-        assert " ".join(each["before"].split()) in code, each
-        assert each.get("after") != each["before"]
+
+def test_each_change_that_is_called_unnoticeable_is_of_lines_there_are_and_says_why(
+    repository, unnoticeable
+):
+    """Of one line, or of as many that read the same as it says."""
+    for each in unnoticeable:
+        lines = map(str.strip, (repository / each["file"]).read_text().splitlines())
+        assert list(lines).count(each["before"]) == each.get("lines", 1), each
         assert each["reason"]
+        assert each.keys() <= {"file", "before", "after", "lines", "reason"}, each
+
+
+def test_only_of_a_plain_number_is_every_change_called_unnoticeable(unnoticeable):
+    """Its changes are its two neighbours; those of any other line are named one by one."""
+    number = re.compile(r"[A-Z_]+ = [0-9][0-9_.]*(  #.*)?")
+    for each in unnoticeable:
+        assert "after" in each or number.fullmatch(each["before"]), each
+
+
+def test_no_change_is_called_unnoticeable_twice(unnoticeable):
+    named = [(each["file"], each["before"], each.get("after")) for each in unnoticeable]
+
+    assert len(set(named)) == len(named)
+    assert not {(*each[:2], None) for each in named if each[2]} & set(named)
+
+
+def test_each_change_that_is_called_unnoticeable_is_one_that_the_tool_makes(unnoticeable):
+    """Only where ``make mutants`` has installed what makes them."""
+    pytest.importorskip("cosmic_ray")
+    mutants = pytest.importorskip("mutants")
+    wanted = defaultdict(set)
+    for each in unnoticeable:
+        wanted[each["file"], each["before"]].add(each.get("after"))
+
+    for (file, before), named in wanted.items():
+        made = mutants.become(file, before)
+        assert named - {None} <= made, (file, before, made)
+        assert made, (file, before)
 
 
 def test_an_installed_package_works_where_its_notebooks_are(repository, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ settle time shows that nothing is left.
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -38,6 +39,7 @@ QUIET = "nothing of it is open or alive now; it is not recorded here, so it may 
 UNBEGUN = "nothing was launched: its log ends before that"
 UNKNOWN = "NOT known: no log of it is here, and EC2 lists nothing of it: is the name right?"
 ELSEWHERE = "kept: it ran in account {}, these credentials are of {}: choose its profile"
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,13 @@ class Job:
         """The ids that EC2 must list before the batch is clean.
 
         EC2 forgets what has ended after some time, which its kind knows.  So all of a young log
-        must be seen, but of an old log only what EC2 still lists.
+        must be seen, but of an old log only what EC2 still lists, and what never expires.
         """
         ids: dict[str, set[str]] = {region: set() for region in self.request_ids}
         for region, each in self.listed:
             ids[region].add(each.thing_id)
-        expired_at = self.log.valid_until if self.log is not None else None
-        if expired_at is not None:
-            age = self.connection.server_utc() - expired_at
+        if self.log is not None:
+            age = self.connection.server_utc() - (self.log.valid_until or _LONG_AGO)
             young = [each for each in RESOURCES if age < each.listed_for]
             for region, some in self.request_ids.items():
                 ids[region].update(name for each in young for name in each.of(some))

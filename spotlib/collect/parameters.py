@@ -22,7 +22,7 @@ from spotlib.collect.schedule import (
     require_probe_pauses,
     usual_poll_s,
 )
-from spotlib.ec2.endpoints import require_endpoint
+from spotlib.ec2.endpoints import require_endpoint, starts_sandbox
 from spotlib.ec2.places import is_aws
 from spotlib.errors import ParameterError, did_you_mean
 from spotlib.model import (
@@ -163,7 +163,7 @@ class CollectParameters:
             )
         if self.selection and any_name:
             yield "set either a selection or an instance_type and a region, not both"
-        if self.profile and self.endpoint == "sandbox":
+        if self.profile and starts_sandbox(self.endpoint):
             yield "profile is for AWS, the sandbox has none: set endpoint='aws'"
         if self.account_id and not re.fullmatch("[0-9]{12}", self.account_id):
             yield f"account_id must be 12 digits, zeros in front included, got {self.account_id!r}"
@@ -358,7 +358,7 @@ def _market_of(selection: pd.DataFrame) -> str:
 
 
 def _builtin(given: CollectParameters) -> Choice:
-    if given.endpoint != "sandbox":
+    if not starts_sandbox(given.endpoint):
         raise ParameterError(
             f"endpoint={given.endpoint!r} needs targets: write a selection with 01_select, or set "
             "instance_type and region"

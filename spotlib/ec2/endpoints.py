@@ -94,7 +94,7 @@ def connect(
     >>> connection.close()
     """
     require_endpoint(endpoint)
-    if endpoint == "sandbox":
+    if starts_sandbox(endpoint):
         process, url = start_sandbox(market=market, seed=seed, speed=speed)
         return _sandbox_connection(endpoint, url, control(url, "/sandbox"), process)
     if is_aws(endpoint):
@@ -124,6 +124,11 @@ def connect_in_process(world: World, attach: Callable[[Any], None]) -> Connectio
     return Connection("sandbox", clock, sandbox_session, world=world.world_id, attach=attach)
 
 
+def starts_sandbox(endpoint: str) -> bool:
+    """Whether an endpoint means a new sandbox; one that already runs has a URL."""
+    return endpoint == "sandbox"
+
+
 def require_endpoint(endpoint: str) -> None:
     """Refuse what is no endpoint, and a URL that may hold a password.
 
@@ -133,7 +138,7 @@ def require_endpoint(endpoint: str) -> None:
         With what an endpoint may be.
     """
     require_no_secret("endpoint", endpoint)
-    if endpoint != "sandbox" and not is_aws(endpoint) and not _is_url(endpoint):
+    if not starts_sandbox(endpoint) and not is_aws(endpoint) and not _is_url(endpoint):
         raise ParameterError(
             f"endpoint {endpoint!r} is unknown: use 'sandbox' (free), 'aws' (costs money), "
             "or the URL of an EC2-compatible endpoint, such as http://127.0.0.1:5000"

@@ -354,6 +354,6 @@ EVENTS = Resource(
     end=_delete,
     commands=_commands,
     dry_run=None,
-    listed_for=timedelta(0),
+    listed_for=timedelta.max,  # it does not expire: it is there until it is deleted
     special=True,
 )

@@ -60,7 +60,7 @@ def _ended_runs(requests: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataF
     known = requests.assign(
         target=target_names(requests), unknown=requests["cause"].isin(_STILL_OPEN)
     )
-    runs = known.groupby(RUN, sort=False).agg(
+    runs = known.groupby(RUN).agg(  # in the order of RUN, also those that end together
         target=("target", "first"),
         sent_at=("sent_at", "first"),
         watched_s=("watched_s", "max"),

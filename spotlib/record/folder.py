@@ -16,9 +16,9 @@ from spotlib.record.replay import RecordedBatch, replay
 from spotlib.words import one_line
 
 Paths = str | Path | Iterable[str | Path]
-_PIECE_BYTES = 2**20
+_PIECE_BYTES = 1_048_576
 _LONGEST = 1000  # characters of a sentence that names a path
-_PART_BYTES = 2**24  # read at once: enough that a table per part costs little
+_PART_BYTES = 16_777_216  # read at once: enough that a table per part costs little
 
 
 @dataclass(frozen=True)

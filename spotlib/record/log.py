@@ -33,7 +33,7 @@ from spotlib.record.events import (
 
 _FIRST = b'{"event":"batch"'
 _POLL = b'{"event":"poll"'
-_FIRST_BYTES = 2**20  # longer than any first line
+_FIRST_BYTES = 1_048_576  # longer than any first line
 _TAIL_BYTES = 4096  # longer than the line of a confirmed end
 # The writer's lock is on this one byte, far behind the end of any log.  So a lock that another
 # program holds on the file is not mistaken for it.

@@ -141,6 +141,24 @@ def test_what_cannot_be_deleted_is_not_called_clean_and_the_commands_are_named(p
     assert f"spotlib-{BATCH}" in commands
 
 
+@pytest.mark.parametrize("late_s", [0.0, 86_400.0], ids=["at once", "a day after its expiry"])
+@pytest.mark.parametrize("name", ["after put_targets", "after request_spot_instances"])
+def test_queues_that_may_be_there_are_named_where_nothing_can_be_seen_nor_deleted(
+    points, tmp_path, late_s, name
+):
+    """Also if nothing was launched, so that nothing of the batch expires."""
+    point = next(each for each in points if each.name == name)
+    world, log = point.revived(tmp_path / "one")
+    world.advance(late_s)
+    for action in ("GetQueueUrl", "ListQueues", "DeleteQueue"):
+        world.faults.append(Fault(kind="internal_error", action=action))
+
+    report = swept(world, log, give_up_s=60.0)
+
+    assert not report.clean
+    assert f"--queue-name spotlib-{BATCH} " in "\n".join(report.lines())
+
+
 @pytest.mark.parametrize("denied", ["sqs:ListQueues", "events:ListRules"])
 def test_a_sweep_that_may_not_look_for_queues_says_so_and_does_the_rest(tmp_path, denied):
     world = scripted(*[Fate(held_s=None), Fate(ok_s=None)] * 2, denied={denied})

@@ -188,6 +188,14 @@ def test_what_ec2_would_still_list_must_be_seen(there, age, young):
     assert job.accounted == {HERE: {"sir-2"} | young, THERE: set()}
 
 
+@pytest.mark.parametrize("valid_until", [NOON + HOUR, NOON - timedelta(days=400), None])
+def test_a_queue_that_a_log_names_may_be_there_for_ever(there, valid_until):
+    """It does not expire, and it is made before anything is launched."""
+    log = log_of(valid_until=valid_until, request_ids={HERE: (name_of("b"),)})
+
+    assert Job(there, "b", log, [], lambda _: []).accounted == {HERE: {name_of("b")}}
+
+
 @pytest.mark.parametrize(
     ("verdict", "confirmed", "done"),
     [

@@ -3,6 +3,7 @@
 import os
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from conftest import ARM, NANO, QUICK, plan_for, scripted
 from matplotlib.figure import Figure
@@ -89,6 +90,17 @@ def test_several_runs_have_a_panel_per_target_with_their_mean(launches_of):
         [mean] = [line for line in lines(ax) if line.get_label() == "mean"]
         assert mean.get_ydata()[-1] == pytest.approx(float(last))
         assert ax.get_xlim()[1] > launches["watched_s"].max()
+
+
+def test_a_third_panel_beside_two_makes_the_figure_wider(launches_of):
+    two = launches_of(rounds=2)
+    other = two[two["plan"] == 0].assign(
+        instance_type="t3.micro", plan=2, request_id=lambda rows: rows["request_id"] + "x"
+    )
+    three = pd.concat([two, other], ignore_index=True)
+    narrow, wide = (ready_counts_figure(each).get_figwidth() for each in (two, three))
+
+    assert wide > 1.1 * narrow
 
 
 def test_several_rounds_are_a_strip_of_what_was_ready_at_the_end_of_each(launches_of):

@@ -346,6 +346,14 @@ class TestMarket:
             connect("sandbox", market="wild")
 
 
+@pytest.mark.parametrize("endpoint", ["staging", "asw", ""])
+def test_of_an_unknown_endpoint_it_is_not_said_that_it_is_the_sandbox(endpoint):
+    with pytest.raises(ValueError, match="is unknown: use 'sandbox'") as caught:
+        checked(endpoint=endpoint, profile="work")
+
+    assert "the sandbox has none" not in str(caught.value)
+
+
 def test_without_a_selection_the_sandbox_uses_its_built_in_list_and_says_so(tmp_path):
     choice = targets_to_collect(checked(), tmp_path)
 
@@ -356,7 +364,9 @@ def test_without_a_selection_the_sandbox_uses_its_built_in_list_and_says_so(tmp_
     assert choice.words(several).startswith("3 targets, 6 plans: no selection")
 
 
-@pytest.mark.parametrize("endpoint", ["aws", "https://ec2.us-east-1.amazonaws.com", "http://x"])
+@pytest.mark.parametrize(
+    "endpoint", ["aws", "https://ec2.us-east-1.amazonaws.com", "http://x", "sts.amazonaws.com"]
+)
 def test_without_a_selection_any_other_endpoint_asks_for_one(tmp_path, endpoint):
     with pytest.raises(ValueError, match="needs targets: write a selection with 01_select, or"):
         targets_to_collect(checked(endpoint=endpoint), tmp_path)

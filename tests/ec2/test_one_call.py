@@ -384,8 +384,10 @@ def test_what_is_no_endpoint_is_asked_nothing(monkeypatch):
     monkeypatch.setattr(endpoints, "control", lambda *_: pytest.fail("asked"))
     monkeypatch.setattr(endpoints, "_real_connection", lambda *_, **__: pytest.fail("opened"))
 
-    own = ("amazonaws.com", "is Amazon's own"), ("https://ec2.amazonaws.com", "is Amazon's own")
-    for endpoint, words in (("asw", "is unknown"), *own):
+    own = ("amazonaws.com", "https://ec2.amazonaws.com", "sts.amazonaws.com")
+    unknown = ("asw", "sandboxes", "staging", "")
+    said = dict.fromkeys(own, "is Amazon's own") | dict.fromkeys(unknown, "is unknown")
+    for endpoint, words in said.items():
         with pytest.raises(ValueError, match=words):
             connect(endpoint)
 

@@ -1,5 +1,7 @@
 """Own history is what was known before a request: nothing of the future, nothing of its round."""
 
+from itertools import permutations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,6 +65,17 @@ def test_a_run_that_we_stopped_watching_says_nothing_of_how_it_ended():
     found = history(good, cut, run_rows([200.0], number=2))
 
     assert found.loc[2].tolist() == [1.0, 1.0, 1800.0]
+
+
+def test_runs_that_end_together_give_the_same_history_whatever_their_order_in_the_table():
+    """The last of them is that of the later round: of two, none was ready in it."""
+    together = {"sent_at": at(0), "watched_s": 300.0}
+    runs = [list(run_rows([by_s], number=i, **together)) for i, by_s in enumerate([200.0, INF])]
+
+    for rows in permutations(runs):
+        requests = request_table(table_of(*rows)).assign(watched_s=300.0)
+        found = history_now(requests).loc["t3.nano in sa-east-1"]
+        assert found.tolist() == [0.0, 0.5, 300.0]
 
 
 def test_each_target_has_its_own_history():

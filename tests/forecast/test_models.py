@@ -122,6 +122,20 @@ def test_shares_are_shrunken_towards_those_of_the_group_around_as_in_plain_loops
 def test_the_strengths_tried_rise_evenly_from_a_tenth_of_a_run_to_a_hundred():
     assert _STRENGTHS[::2] == (0.1, 1.0, 10.0, 100.0)
     assert _STRENGTHS[1::2] == (0.3, 3.0, 30.0)
+    assert min(_STRENGTHS) > 0  # with none, a new group would have no share at all
+
+
+@pytest.mark.parametrize("model", ["target", "target x SPS"])
+def test_a_new_target_has_a_share_also_where_each_is_always_or_never_ready(model):
+    """Then the parent of a group tells nothing of it, and the least strength is the best."""
+    runs = some_runs()
+    always = (runs.features["target"] == "t3.a in sa-east-1").to_numpy()
+    ready = (always * runs.n)[:, None] * (runs.weight > 0)
+    shares = MODELS[model](replace(runs, ready=ready))(replace(runs, ready=ready))
+    new = runs.features.iloc[:1].assign(target="t3.new in sa-east-1", sps=9.0)
+
+    assert np.isfinite(shares(new)).all()
+    assert ((shares(new) > 0) & (shares(new) < 1)).all()
 
 
 def test_a_new_group_takes_the_share_around_it():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from spotlib.forecast.forecast import CHOSEN, fit_forecaster, forecast_ready
 from spotlib.forecast.models import FEATURES, MODELS, Runs
-from spotlib.forecast.unknown import complete
+from spotlib.forecast.unknown import _MOST_RUNS, complete
 from spotlib.model import Target
 
 MODEL = pytest.mark.parametrize("model", [*MODELS, CHOSEN])
@@ -197,3 +197,26 @@ def test_of_many_runs_some_are_drawn_and_they_stand_for_all():
     assert len(values) <= 200
     assert weight.sum() == pytest.approx(1.0)
     assert values["sps"] @ weight == pytest.approx(runs["sps"].mean(), abs=0.2)
+
+
+def numbered(count):
+    """So many runs, no two of which are alike."""
+    runs = pd.concat([Runs.of(learnt()).features] * 5, ignore_index=True).iloc[:count]
+    return runs.assign(since_last_s=np.arange(count, dtype=float))
+
+
+def test_as_many_runs_as_are_averaged_at_most_are_all_averaged():
+    runs = numbered(_MOST_RUNS)
+    values, weight = complete(asked(), runs)
+
+    assert sorted(values["since_last_s"]) == runs["since_last_s"].tolist()
+    assert weight == pytest.approx(np.full(_MOST_RUNS, 1 / _MOST_RUNS))
+
+
+def test_the_same_runs_are_drawn_whenever_the_same_is_asked():
+    runs = numbered(_MOST_RUNS + 1)
+    (first, weight), (again, same) = (complete(asked(), runs) for _ in range(2))
+
+    assert len(first) < _MOST_RUNS  # some were drawn twice
+    pd.testing.assert_frame_equal(first, again)
+    assert weight.tolist() == same.tolist()
