@@ -13,6 +13,7 @@ from spotlib.forecast.models import (
     FEATURES,
     MODELS,
     Runs,
+    _strengths,
     held_out,
     later_parts,
     regressors,
@@ -123,6 +124,7 @@ def test_the_strengths_tried_rise_evenly_from_a_tenth_of_a_run_to_a_hundred():
     assert _STRENGTHS[::2] == (0.1, 1.0, 10.0, 100.0)
     assert _STRENGTHS[1::2] == (0.3, 3.0, 30.0)
     assert min(_STRENGTHS) > 0  # with none, a new group would have no share at all
+    assert {*_strengths(some_runs(), (("target",),))} <= {*_STRENGTHS}
 
 
 @pytest.mark.parametrize("model", ["target", "target x SPS"])
