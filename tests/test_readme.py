@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,10 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^ *```(sh|python|cron)\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
 INSTALLS = ("conda env create", "pip install .")  # from the network
 AWS = "endpoint aws"
+# Instead of port 5000, on which anything may listen on somebody's machine.
+with socket.socket() as _free:
+    _free.bind(("127.0.0.1", 0))
+    PORT = str(_free.getsockname()[1])
 # The real programs, but: one round of one target (or the four named), or in the study two of three,
 # the fewest to forecast from, and a word more often than every 5 s.  Outside of make chaos only the
 # batches of the study and of the four targets and the loop's first are executed; other notebooks,
@@ -43,9 +48,9 @@ STAND_INS = {
         exec '{BIN}/papermill' "$@" --start-timeout {PATIENCE_S:.0f}""",
     "bin/spotlib": f"exec '{BIN}/python' -m spotlib \"$@\"",
     # The progress of make sleeps 5 s; anything else waits until the server listens.
-    "../../sleep": """[ "$1" = 5 ] && exec /bin/sleep 0.5
+    "../../sleep": f"""[ "$1" = 5 ] && exec /bin/sleep 0.5
         for _ in $(seq 300); do
-          bash -c ': < /dev/tcp/127.0.0.1/5000' 2> /dev/null && exit 0
+          bash -c ': < /dev/tcp/127.0.0.1/{PORT}' 2> /dev/null && exit 0
           /bin/sleep 0.2
         done
         exit 1""",
@@ -116,9 +121,8 @@ def as_typed(kind, text, folder):
         line = text.strip().split(maxsplit=5)[5].replace("\\%", "%")
         return f"(cd / && {line.replace('/path/to/workspace', shlex.quote(str(folder)))})\n"
     if "&\n" in text:  # a server, which says on stderr what it is asked
-        return f"{{ {text}kill $!\n}} 2> /dev/null\ntrap - EXIT\n".replace(
-            "&\n", "&\ntrap 'kill $!' EXIT\n", 1
-        )
+        text = text.replace("&\n", "2> /dev/null &\ntrap 'kill $!' EXIT\n", 1)
+        return f"{text}kill $!\ntrap - EXIT\n".replace("5000", PORT)
     return text
 
 
