@@ -32,7 +32,7 @@ _LAST_CALLS_S = 60  # how long calls in flight may take when everything ends
 def finish(batch: Batch, guarding: Guard | None) -> Cleaned:
     """End everything: first what costs money, then the record, then the proof.
 
-    If one step fails, the next is still done, and the guard is told the result.
+    If one step fails, the next is still tried.  The guard learns whether all is clean.
     """
     cleaned, words = Cleaned(confirmed=False), ""
     try:

@@ -180,7 +180,7 @@ class CollectParameters:
             yield f"seed must be at most {MOST_SEED}, got {self.seed}"
 
     def _or_usual(self, name: str, usual_s: float) -> float:
-        """The seconds of a parameter of which 0 is the usual; a negative one is told of apart."""
+        """The seconds of a parameter, where 0 means the usual ones."""
         seconds: float = getattr(self, name)
         return seconds if seconds > 0 else usual_s
 

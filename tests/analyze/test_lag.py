@@ -170,6 +170,7 @@ def test_the_page_shows_the_lag_its_figure_and_what_would_be_saved(page):
     assert (folder / "figures" / "status-check-lag.png").exists()
     assert tables["status-check-lag"]["target"].iloc[0] == ALL
     assert "Status checks were ok later than the guest was usable, by a median of" in text
+    assert "over both targets (of each by itself" in text
     assert 'A study that waits for "usable" ends each launch' in text
     phases = (folder / "tables" / "phases.csv").read_text()
     assert "usable to ready" in phases
