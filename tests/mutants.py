@@ -440,23 +440,26 @@ class Map:
     def tests(self, mutant: Mutant) -> list[str]:
         """Return the tests of its room that reach a mutant: first the files that are done soonest.
 
-        A file's tests stay together, because some share what takes long to set up.  In a function
-        that only the import calls it is reached by whatever imports it.
+        A file's tests stay together, because some share what takes long to set up.  What the import
+        runs, and no test does, is reached by whatever imports it: a constant may be used elsewhere.
         """
         lines, by_import = self._tests[mutant.path], self._by_import[mutant.path]
         near = lines if mutant.place.lines is None else mutant.place.lines
         reached = {test for line in near for test in lines.get(line, ())}
-        reached = reached or {test for line in near for test in by_import.get(line, ())}
-        mine = sorted(
-            (t for t in reached if t.startswith(ROOMS[mutant.room])), key=self.seconds.get
-        )
-        chosen, total_s, file_s = [], 0.0, defaultdict(float)
-        for test in mine:
-            total_s += self.seconds[test]
-            if total_s < TESTS_S:
-                chosen.append(test)
-                file_s[_file(test)] += self.seconds[test]
+        groups = [reached]
+        if mutant.place.lines is None or not reached:
+            groups.append({test for line in near for test in by_import.get(line, ())} - reached)
+        file_s: dict[str, float] = defaultdict(float)
+        chosen = [test for group in groups for test in self._quickest(group, ROOMS[mutant.room])]
+        for test in chosen:
+            file_s[_file(test)] += self.seconds[test]
         return sorted(chosen, key=lambda test: (file_s[_file(test)], _file(test)))
+
+    def _quickest(self, tests: Iterable[str], rooms: tuple[str, ...]) -> list[str]:
+        """Return the tests in these rooms that take least, as many as there is time for."""
+        mine = sorted((test for test in tests if test.startswith(rooms)), key=self.seconds.get)
+        total_s = itertools.accumulate(self.seconds[test] for test in mine)
+        return [test for test, so_far_s in zip(mine, total_s, strict=True) if so_far_s < TESTS_S]
 
 
 def _file(test: str) -> str:

@@ -112,6 +112,22 @@ def test_a_target_refuses_names_that_cannot_be_ec2s(names):
         Target(*names)
 
 
+@pytest.mark.parametrize(
+    ("names", "slip"),
+    [
+        (("sa-east-1", "sa-east-1"), "; that is a region"),
+        (("t3", "sa-east-1"), ""),
+        (("sa-east-1a", "sa-east-1"), ""),
+        (("t3.nano", "sa-east-1a"), "; that is a zone of the region sa-east-1"),
+        (("t3.nano", "sa-east"), ""),
+        (("t3.nano", "sa-east-1", "sa-east-1"), ""),
+    ],
+)
+def test_a_region_or_a_zone_in_another_place_is_said_to_be_one_and_nothing_else_is(names, slip):
+    with pytest.raises(ValueError, match=rf"could know \(example: [^)]+\){slip}$"):
+        Target(*names)
+
+
 def test_a_zone_is_named_by_its_id_and_not_by_its_name():
     with pytest.raises(ValueError, match="zone ids, not zone names"):
         Target("t3.nano", "sa-east-1", "sa-east-1a")

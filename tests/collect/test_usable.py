@@ -4,7 +4,7 @@ import base64
 import json
 from collections import Counter
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +20,7 @@ from spotlib.analyze.comparable import name_runs
 from spotlib.analyze.launch_times import launch_times
 from spotlib.collect.preflight import preflight
 from spotlib.collect.rounds import collect_batch
-from spotlib.collect.usable import MOST_AT_ONCE, Consoles
+from spotlib.collect.usable import MOST_AT_ONCE, Consoles, stamped
 from spotlib.ec2.clock import VirtualClock
 from spotlib.ec2.policy import policy
 from spotlib.model import ARMS, Stage, Target, plan_launches
@@ -29,7 +29,8 @@ from spotlib.sandbox.faults import Fault
 from spotlib.sandbox.market import Market
 from spotlib.sandbox.protocol import ApiError
 from spotlib.sandbox.world import Fate, Forms, Guests
-from spotlib.stamp import SERVERS_S, SYNCHRONISED_S
+from spotlib.stamp import SERVERS_S, SYNCHRONISED_S, Dated, Stamp
+from spotlib.track import Bracket, Sighting, Track
 
 READ = "GetConsoleOutput"
 XEN = Target("m4.large", "us-east-1")
@@ -404,3 +405,18 @@ def test_the_median_of_usable_is_that_of_the_truth(in_process, log, off_s):
     assert abs(times.quantile(0.5).value - np.median(truth_s)) <= 0.1 + SYNCHRONISED_S + SERVERS_S
     middles_s = (rows["usable_after_s"] + rows["usable_by_s"]) / 2
     assert abs(float(np.median(middles_s - truth_s))) <= 0.1
+
+
+def test_a_stamp_that_does_not_say_when_its_instance_began_is_bounded_by_ec2s_launch_time():
+    """In an image without curl; the dates say that EC2's time and our clock agree to a second."""
+    sent_at = datetime(2026, 1, 1, tzinfo=UTC)
+    at = {s: sent_at + timedelta(seconds=s) for s in range(100)}
+    stamp = Stamp(12.0, 15.0, at[35], "8f0f5a3e-0b1c-4d2e-9f3a-112233445566", None, False)
+    dates = [Dated(s, s + 0.01, at[s]) for s in (1, 40)]
+    shown = Sighting(instance_id="i-1", instance_state="running", launched_at=at[20])
+
+    track = stamped(Track("sir-1", 0.0, sighting=shown), stamp, Bracket(0.0, 60.0), dates)
+
+    found = track.brackets[Stage.USABLE]
+    assert found.after_s == pytest.approx(20 + 12 - SERVERS_S, abs=1.1)
+    assert found.by_s == 60.0
