@@ -177,7 +177,7 @@ def save_table(table: Any, path: str | Path) -> Any:
     """Write a DataFrame or a Styler of one as CSV, with the numbers that it shows; return it."""
     frame = table if isinstance(table, pd.DataFrame) else table.data
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    # Eight digits: estimates are found to about 1e-8, and beyond that 0.18 reads 0.179999994.
+    # Eight digits: estimates are found to about 1e-8, and what follows is noise.
     frame.to_csv(path, index=frame.index.names != [None], float_format="%.8g")
     return table
 

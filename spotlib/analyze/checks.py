@@ -227,8 +227,8 @@ def _releases(data: Comparable, distributions: Mapping[str, LaunchTimes]) -> Che
 
 def _daily_scores(launches: pd.DataFrame, times: LaunchTimes, horizon_s: float) -> list[Floats]:
     """The mean score (``run_means_s``) of each day, one array per release of the image."""
-    runs = launches.drop_duplicates("run")
-    scores = pd.Series(times.run_means_s(horizon_s), runs.index)
+    scores = pd.Series(times.run_means_s(horizon_s), list(times.run_names))
+    runs = launches.drop_duplicates("run").set_index("run").loc[scores.index]
     daily = scores.groupby([runs["image"], runs["sent_at"].dt.floor("D")]).mean().dropna()
     return [np.asarray(each, dtype=np.float64) for _, each in daily.groupby(level=0)]
 
@@ -334,7 +334,10 @@ def _wide_brackets(distributions: Mapping[str, LaunchTimes]) -> Check:
 
 def _moment_of_reading(data: Comparable, distributions: Mapping[str, LaunchTimes]) -> Check:
     """How much depends on when, during a call, EC2 reads the state that it returns."""
+    name = "moment of reading"
     answered = data.polls[data.polls["error"].isna()]
+    if answered.empty:
+        return Check(name, False, "undefined: no poll was answered")
     answered = answered.drop_duplicates(["batch_id", "round", "region", "poll"])
     half_s = float((answered["answered_s"] - answered["asked_s"]).mean()) / 2
     medians_s = [each.quantile(0.5).value for each in distributions.values()]
@@ -343,7 +346,7 @@ def _moment_of_reading(data: Comparable, distributions: Mapping[str, LaunchTimes
         f"times assume that EC2 reads the state half-way through a poll; if at its start or end, "
         f"they are {half_s:.2f} s too long or too short"
     )
-    return Check("moment of reading", half_s > _MATTERS * least_s, words)
+    return Check(name, half_s > _MATTERS * least_s, words)
 
 
 def _two_clocks(data: Comparable) -> Iterator[Check]:

@@ -133,7 +133,8 @@ def _own_medians(table: pd.DataFrame) -> str:
     medians = table.loc[table["target"] != ALL, "median_s"].dropna()
     if len(medians) < 2:
         return ""
-    return f" (of each by itself {medians.min():.1f} to {medians.max():.1f} s)"
+    known = "each" if len(medians) == len(set(table["target"]) - {ALL}) else "those with one"
+    return f" (of {known} by itself {medians.min():.1f} to {medians.max():.1f} s)"
 
 
 def _saved_words(amount_usd: float) -> str:

@@ -148,17 +148,18 @@ def launch_times_of(
     work = partial(_estimated, resamples=resamples)
     found: dict[str, dict[str, LaunchTimes]] = {span: {} for span in spans}
     estimates = each_of(work, jobs, executor=executor, worth_processes=many)
-    for (span, name, observed, rounds), curves in zip(jobs, estimates, strict=True):
-        found[span][name] = LaunchTimes(name, spans[span][1], observed, *curves, rounds)
+    for (span, name, observed, run_names), curves in zip(jobs, estimates, strict=True):
+        found[span][name] = LaunchTimes(name, spans[span][1], observed, *curves, run_names)
     return found
 
 
 @dataclass(frozen=True)
 class LaunchTimes:
-    """The distribution of one target's times to a stage, its resamples over runs, its rounds.
+    """The distribution of one target's times to a stage, its resamples over runs, their names.
 
     ``curve`` is the estimate, ``resampled`` has one curve per row of ``draws``, ``pieces`` is the
-    curve before it was smoothed, and ``rounds`` names the round of each run.
+    curve before it was smoothed, and ``run_names`` has the name of each run, sorted: what is one
+    number per run has this order.
 
     Within a piece times are taken as spread evenly.  Where a piece is as wide as the times in it
     (``Curve.is_open``), that assumption alone would make the number: then it is NaN, and both ends
@@ -171,7 +172,12 @@ class LaunchTimes:
     curve: Curve
     resampled: Curve
     pieces: Curve
-    rounds: tuple[str, ...]
+    run_names: tuple[str, ...]
+
+    @property
+    def rounds(self) -> tuple[str, ...]:
+        """The round of each run."""
+        return tuple(map(round_of, self.run_names))
 
     @property
     def draws(self) -> Draws:
@@ -406,22 +412,21 @@ def _observations(launches: pd.DataFrame) -> pd.DataFrame:
 def _jobs(
     rows: pd.DataFrame, stage: Stage, since: Stage | None
 ) -> Iterator[tuple[str, Observed, tuple[str, ...]]]:
-    """Each target's name, brackets and rounds."""
+    """Each target's name, its brackets and the names of its runs."""
     ends = [f"{each.label}_{end}_s" for each in (since, stage) if each for end in ("after", "by")]
     ends += ["usable_watched_s"] if stage is Stage.USABLE else []
     rows = rows[["target", "run", "outcome", "kind", "watched_s", *ends]]  # groups are copies
     rows = _counted(rows, stage, since)
     for name, here in rows.groupby("target"):
-        rounds = tuple(map(round_of, sorted(set(here["run"]))))
-        yield str(name), observe(here, stage, since=since), rounds
+        yield str(name), observe(here, stage, since=since), tuple(sorted(set(here["run"])))
 
 
 def _estimated(
     job: tuple[str, str, Observed, tuple[str, ...]], *, resamples: int
 ) -> tuple[Curve, Curve, Curve]:
     """The smoothed curve, its smoothed resamples, and the curve before it was smoothed."""
-    _, _, observed, rounds = job
-    draws = draw_runs(rounds, resamples)
+    _, _, observed, run_names = job
+    draws = draw_runs(tuple(map(round_of, run_names)), resamples)
     found = turnbull(observed)
     if observed.runs <= _REFITTED:
         again = refitted(observed, draws, near=found)

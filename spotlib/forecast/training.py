@@ -349,12 +349,15 @@ def _never(requests: pd.DataFrame) -> NDArray[np.bool_]:
 
 def _weights(requests: pd.DataFrame, first: NDArray[np.intp], *, times_s: Floats) -> Floats:
     """Return 1 / P(watched until min(t, the run's last event)), (runs, times)."""
-    lower, upper = (requests[name].to_numpy() for name in ("lower_s", "upper_s"))
+    lower, upper, watched_s = (
+        requests[name].to_numpy() for name in ("lower_s", "upper_s", "watched_s")
+    )
     open_ = (requests["event"].to_numpy() == 0) & ~_never(requests).ravel()
     until = np.minimum.reduceat(np.where(open_, lower, np.inf), first)
     # Refused at once is before lost at once: whoever was refused could not be lost any more.
-    reached = np.where(np.isfinite(upper), upper, -1.0)
-    done = np.where(np.isinf(until), np.maximum.reduceat(reached, first), np.inf)
+    ended = np.where(watched_s > 0, watched_s, -1.0)
+    over = np.where(np.isfinite(upper), upper, ended)
+    done = np.where(np.isinf(until), np.maximum.reduceat(over, first), np.inf)
     lost = until < times_s[-1]
     if not lost.any():
         return np.ones((first.size, times_s.size))

@@ -7,15 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import unnumbered
+from launch_rows import run_rows, table_of
 from studies import NANO, SMALL, Truth, record, simulate
 
 from spotlib.analyze.checks import (
+    _daily_scores,
     effective_sample_size,
     release_p_value,
     self_check,
     stale_medians,
     stale_orders,
 )
+from spotlib.analyze.comparable import name_runs
 from spotlib.analyze.compare import compare_targets
 from spotlib.analyze.comparison_sentences import stale_sentences
 from spotlib.analyze.launch_times import launch_times
@@ -256,6 +259,27 @@ def test_a_release_that_made_launches_slower_is_named(clean):
     assert "the least p-value (Holm) is 0.016, of t3.nano in sa-east-1" in slower["found"]
 
 
+def test_the_runs_of_more_than_ten_rounds_are_told_apart_by_their_release():
+    """Sorted as text round 10 comes before round 2; 100 s and 200 s are then mixed."""
+    day = pd.Timedelta(days=1)
+    runs = [
+        run_rows(
+            [200.0 if k >= 6 else 100.0] * 2,
+            number=k,
+            image="ami-b" if k >= 6 else "ami-a",
+            sent_at=pd.Timestamp("2024-09-01", tz="UTC") + k * day,
+        )
+        for k in range(12)
+    ]
+    launches = name_runs(table_of(*runs))
+    [times] = launch_times(launches, Stage.READY, resamples=9).values()
+
+    first, second = _daily_scores(launches, times, 600.0)
+
+    assert first == pytest.approx([98.5] * 6)
+    assert second == pytest.approx([198.5] * 6)
+
+
 def test_whether_a_release_mattered_is_undefined_without_a_second_one_or_with_few_days(clean):
     one, few = checked(clean), with_releases(clean, slower_s=9.0, days=(8, 1))
     many_runs = with_releases(clean, slower_s=9.0, days=(8, 8), a_day=4)  # of two days each
@@ -365,3 +389,10 @@ class TestStaleReads:
 
         assert stale_orders(distributions).empty
         assert np.isnan(stale_medians(distributions)["median_s"]).all()
+
+
+def test_without_an_answered_poll_it_is_undefined_how_long_one_takes(clean):
+    checks = checked(clean, polls=clean.polls.assign(error="Timeout"))
+
+    assert checks.loc["moment of reading", "found"] == "undefined: no poll was answered"
+    assert not checks.loc["moment of reading", "warns"]

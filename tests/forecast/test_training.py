@@ -79,6 +79,19 @@ def test_a_run_that_was_refused_at_once_was_watched_to_its_end_for_sure(until_s)
     assert weights.to_dict() == {1: {1.0}, 2: {2.0}}
 
 
+@pytest.mark.parametrize("outcome", ["interrupted", "failed"])
+def test_a_run_that_ec2_ended_later_could_be_lost_until_then_as_one_that_became_ready(outcome):
+    """A loss at 50 s hits all alike: of the twenty that were still watched ten became ready."""
+    rows = [run_rows([INF], number=i, until_s=50.0, outcome="abandoned") for i in range(10)]
+    rows += [run_rows([INF], number=i, until_s=300.0, outcome=outcome) for i in range(10, 20)]
+    rows += [run_rows([300.0], number=i) for i in range(20, 30)]
+    training = training_table(table_of(*rows))
+    last = training[training["elapsed_s"] == training["elapsed_s"].max()]
+
+    assert last["weight"].tolist() == pytest.approx([1.5] * 20)
+    assert np.average(last["ready"], weights=last["weight"]) == pytest.approx(0.5)
+
+
 def test_where_all_runs_are_lost_early_none_weighs_more_than_any():
     cut = [run_rows([INF], number=i, until_s=50.0, outcome="abandoned") for i in range(3)]
     training = training_table(table_of(*cut))
