@@ -67,6 +67,7 @@ $(VENV)/ready-to-test: $(VENV)/ready
 study: setup
 	@mkdir -p $(STUDY)/notebooks
 	@echo "The study, in three steps: about two minutes.  All data are simulated."
+	@rm -f $(STUDY)/notebooks/01_select.ipynb  # whose cells are counted
 	@echo "01 select: the targets whose spot market moved"
 	@$(call every_5_s,$(days); $(call cells,$(STUDY),01_select)) \
 	  $(RUN) notebooks/01_select.ipynb $(STUDY)/notebooks/01_select.ipynb \
@@ -85,6 +86,7 @@ report: setup
 	$(RESULTS)/launches: run notebooks/02_collect.ipynb.  The study's page: make study, then \
 	make report RESULTS=$(STUDY)" >&2; exit 1; }
 	@mkdir -p '$(RESULTS)/notebooks'
+	@rm -f '$(RESULTS)/notebooks/03_analyze.ipynb'
 	@echo "03 analyze: how many of the requested instances are ready, and when"
 	@$(call every_5_s,$(call cells,$(RESULTS),03_analyze)) \
 	  $(RUN) notebooks/03_analyze.ipynb '$(RESULTS)/notebooks/03_analyze.ipynb' -p results '$(RESULTS)'

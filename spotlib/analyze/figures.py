@@ -123,7 +123,7 @@ def answer_figure(
     simulated: bool,
     since: str = "the request was sent",
 ) -> Figure:
-    """The share at the stage over the seconds since the request, one line per target.
+    """How many are at the stage over the seconds since the request, one line per target.
 
     A line is missing where polls tell nothing but limits of it (``LaunchTimes.shares``).
     """
@@ -146,6 +146,7 @@ def answer_figure(
     return figure
 
 
+@drawing
 def lag_figure(
     lags: Mapping[str, LaunchTimes], targets: Sequence[str], styles: Styles, *, simulated: bool
 ) -> Figure:

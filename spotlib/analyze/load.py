@@ -25,7 +25,7 @@ from spotlib.analyze.comparable import (
     why_not,
 )
 from spotlib.figures import foreign_mark
-from spotlib.model import Stage
+from spotlib.model import Outcome, Stage
 from spotlib.processes import release_memory
 from spotlib.record.folder import Paths
 from spotlib.record.tables import load_readable
@@ -84,12 +84,24 @@ class Comparable:
     @property
     def lines(self) -> str:
         """One sentence: how many runs have their polls here, of how many."""
-        shown, runs = self.polls["run"].nunique(), self.launches["run"].nunique()
+        refused, runs = self.refused_runs["run"], self.launches["run"].nunique()
         if runs == 1:
             return "Thin line: the only run."
+        shown = len({*self.polls["run"], *refused})
+        at_zero = ", at 0 those that EC2 refused at once" * bool(len(refused))
         if shown == runs:
-            return f"Thin lines: all {runs} runs."
-        return f"Thin lines: a random sample of {shown} of the {runs} runs."
+            return f"Thin lines: all {runs} runs{at_zero}."
+        if len(_shown(self.launches)) < runs:
+            return f"Thin lines: a random sample of {shown} of the {runs} runs{at_zero}."
+        return f"Thin lines: {shown} of the {runs} runs{at_zero}; the others were never polled."
+
+    @property
+    def refused_runs(self) -> pd.DataFrame:
+        """One row for each run that is drawn and has no poll, because EC2 refused all of it."""
+        runs = self.launches[["run", "target", "n", "timeout_s"]].drop_duplicates("run")
+        others = self.launches.loc[self.launches["outcome"] != Outcome.REFUSED, "run"]
+        known = runs["run"].isin({*others, *self.polls["run"]})
+        return runs[~known & runs["run"].isin(_shown(self.launches))]
 
     @property
     def kind(self) -> Literal["simulated", "real", "unknown"]:

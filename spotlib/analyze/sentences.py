@@ -87,7 +87,8 @@ def _runs_words(row: Mapping[Any, int]) -> str:
 def left_out_sentence(data: Comparable) -> str:
     """How many requests are analyzed, how many are not, and how many of these are other arms."""
     gone = data.left_out["requests"].sum()
-    words = f"Requests read: {len(data.launches)}. Left out: {gone:.0f}"
+    used = len(data.launches)
+    words = f"Requests read: {used + gone:.0f}. Analyzed: {used}. Left out: {gone:.0f}"
     others = data.arms["run"].isin(set(data.launches["run"])).eq(False).sum()
     if not others:
         return f"{words}."

@@ -62,17 +62,24 @@ def has_usable(launches: pd.DataFrame) -> bool:
     return "usable_by_s" in launches and bool(launches["usable_by_s"].notna().any())
 
 
-def ready_counts(polls: pd.DataFrame, stage: Stage = Stage.READY) -> pd.DataFrame:
+def ready_counts(
+    polls: pd.DataFrame, stage: Stage = Stage.READY, *, refused: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """How many of the n requested instances each run was shown to have at a stage, poll by poll.
 
     One row per successful poll and one at 0 s: ``target``, ``run``, ``time_s`` (the poll was
-    answered, so the count was reached by then), ``asked_s``, ``count``, ``n``, ``share``.
+    answered, so the count was reached by then), ``asked_s``, ``count``, ``n``, ``share``.  The runs
+    ``refused`` (see ``Comparable``) were never polled: they have 0 until their timeout.
     """
     names = ["target", "run", "answered_s", "asked_s", stage.label, "n"]
     table = polls.loc[polls[stage.label].notna(), names]
     table = table.rename(columns={"answered_s": "time_s", stage.label: "count"})
     starts = table.drop_duplicates("run").assign(time_s=0.0, asked_s=0.0, count=0)
-    table = pd.concat([starts, table]).sort_values(["target", "run", "time_s"], kind="stable")
+    parts = [starts, table]
+    if refused is not None and len(refused):
+        never = refused[["target", "run", "n"]].assign(asked_s=0.0, count=0)
+        parts += [never.assign(time_s=0.0), never.assign(time_s=refused["timeout_s"])]
+    table = pd.concat(parts).sort_values(["target", "run", "time_s"], kind="stable")
     table = table.astype({"count": "float64", "n": "float64"})
     return table.assign(share=table["count"] / table["n"]).reset_index(drop=True)
 

@@ -128,17 +128,17 @@ class Unfinished:
         requests = self.record.requests.values()
         open_requests = sum(each.outcome is None for each in requests)
         alive = counted(sum(map(len, self.alive_instances.values())), "instance")
-        begun = self.record.begun
+        begun, last = self.record.begun, self.record.last_round
         return (
-            f"{self.batch_id} ({kind}): {state}; round {begun} of {self.batch.rounds}"
-            f"{self._next_round(begun)}, "
+            f"{self.batch_id} ({kind}): {state}; round {last} of {self.batch.rounds}"
+            f"{self._next_round(last)}, "
             f"{open_requests} of {counted(len(requests), 'request')} without an outcome, "
             f"{alive} not yet terminated, {self._queues()}"
-            f"can have cost at most {self._most(begun)}{self._later_rounds(begun)}, "
-            f"in {', '.join(self.regions) or 'no region yet'}{self._awaited(begun, open_requests)}"
+            f"can have cost at most {self._most(begun)}{self._later_rounds(last)}, "
+            f"in {', '.join(self.regions) or 'no region yet'}{self._awaited(last, open_requests)}"
         )
 
-    def _awaited(self, begun: int, open_requests: int) -> str:
+    def _awaited(self, last: int, open_requests: int) -> str:
         """What a batch waits for, until when, and what comes then; of a dead one what ends it."""
         until = self._time(self.valid_until) if self.valid_until else "their timeout"
         if not self.alive:
@@ -146,13 +146,13 @@ class Unfinished:
         if self.is_closing:
             return ""
         rounds = self.batch.rounds
-        then = f"round {begun + 1} of {rounds}" if begun < rounds else "the end"
+        then = f"round {last + 1} of {rounds}" if last < rounds else "the end"
         if open_requests:
             return (
                 f"; it waits for {counted(open_requests, 'request')} until {until} at the latest, "
                 f"then ends what it launched, then comes {then}"
             )
-        if begun < rounds:
+        if last < rounds:
             return f"; it waits for {then}"
         return "; it makes sure that nothing is left, which takes about a minute, then it is over"
 
@@ -169,24 +169,30 @@ class Unfinished:
         writer_pid = self.record.writer_pid
         return self.alive and writer_pid not in (None, self.batch.host.pid)
 
-    def _next_round(self, begun: int) -> str:
-        if not self._goes_on(begun):
+    def _next_round(self, last: int) -> str:
+        if not self._goes_on(last):
             return ""
-        due_at = self.batch.started_at + timedelta(seconds=begun * self.batch.every_s)
+        due_at = self.batch.started_at + timedelta(seconds=last * self.batch.every_s)
         return f" (next at {self._time(due_at)})"
 
-    def _later_rounds(self, begun: int) -> str:
-        if not self._goes_on(begun):
+    def _later_rounds(self, last: int) -> str:
+        if not self._goes_on(last):
             return ""
-        return f" ({self._most(self.batch.rounds)} after all its rounds)"
+        rounds = self.record.begun + self.batch.rounds - last
+        return f" ({self._most(rounds)} after all its rounds)"
 
-    def _goes_on(self, begun: int) -> bool:
+    def _goes_on(self, last: int) -> bool:
         """Whether it may begin another round."""
-        return self.alive and not self.is_closing and begun < self.batch.rounds
+        return self.alive and not self.is_closing and last < self.batch.rounds
 
     def _time(self, at: datetime) -> str:
-        """A time of day; of a sandbox it is that of the pretend market, which no clock shows."""
-        return f"{at:%H:%M:%S} UTC{' of simulated time' * self.batch.simulated}"
+        """A time of day, of a dead batch with its date, which may be long ago.
+
+        Of a sandbox it is that of the pretend market, which no clock shows.
+        """
+        dated = not self.alive or at.date() != self.batch.started_at.date()
+        day = f"{at:%Y-%m-%d} " if dated else ""
+        return f"{day}{at:%H:%M:%S} UTC{' of simulated time' * self.batch.simulated}"
 
     def _most(self, rounds: int) -> str:
         """The hard bound of so many rounds."""

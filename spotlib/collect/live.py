@@ -91,6 +91,13 @@ class _Run:
         """The stage that it was watched for."""
         return Stage[str(self.rows["wanted"].iloc[0]).upper()]
 
+    def records(self, stage: Stage) -> bool:
+        """Whether it was watched for a stage."""
+        if stage is Stage.GRANTED or stage > self.wanted:
+            return stage is self.wanted
+        seen = self.rows[["usable_by_s", "usable_watched_s"]].notna().any(axis=None)
+        return stage is not Stage.USABLE or stage is self.wanted or bool(seen)
+
     def counts(self, stage: Stage) -> "pd.Series[float]":
         """The steps of the count shown at a stage: the times at which it rose, and the counts."""
         by_s = self.rows[f"{stage.label}_by_s"].dropna().sort_values()
@@ -144,7 +151,7 @@ def _together(runs: list[_Run], colours: Colours) -> Figure:
     figure = Figure(figsize=(9.0, 2.6 * len(stages)), layout="constrained")
     axes = figure.subplots(len(stages), 1, sharex=True, squeeze=False)[:, 0]
     for ax, stage in zip(axes, stages, strict=True):
-        for run in [each for each in runs if each.wanted >= stage]:
+        for run in [each for each in runs if each.records(stage)]:
             words = f" ({run.fate})" if run.fate in (_REFUSED, _CUT) else ""
             _draw_run(ax, run, stage, colours[run.name], _end_s(runs), label=run.name + words)
         _label_counts(ax, f"{stage.label}, instances", runs)
@@ -163,7 +170,7 @@ def _by_round(runs: list[_Run], colours: Colours) -> Figure:
     heights = 0.3 * len(colours) + 1.2, 2.6 * rows + 0.5
     figure = Figure(figsize=(max(3.6 * columns, 8.0), sum(heights)), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
-    stage = min(run.wanted for run in runs)  # the last that each of them was watched for
+    stage = max(each for each in _STAGES if all(run.records(each) for run in runs))
     _draw_strip(above.subplots(), runs, list(colours), stage)
     axes = below.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     _draw_panels(axes, runs, colours, stage)
@@ -193,10 +200,8 @@ def _drawn(runs: list[_Run]) -> tuple[Stage, ...]:
     wanted = max((run.wanted for run in runs), default=Stage.READY)
     if wanted is Stage.GRANTED:
         return (Stage.GRANTED,)
-    names = ["usable_by_s", "usable_watched_s"]
-    usable = any(run.rows[names].notna().any(axis=None) for run in runs)
-    stages = (Stage.RUNNING, *((Stage.USABLE,) if usable else ()), Stage.READY)
-    return tuple(each for each in stages if each <= wanted)
+    stages = (Stage.RUNNING, Stage.USABLE, Stage.READY)
+    return tuple(each for each in stages if any(run.records(each) for run in runs))
 
 
 def _draw_strip(ax: Axes, runs: list[_Run], names: list[str], stage: Stage) -> None:

@@ -30,7 +30,10 @@ _ON_DEMAND_QUOTA = (
 _LOGIN = "renew the credentials (aws sso login, aws configure) and run again"
 _CLOCK = "set this machine's clock and renew the credentials"
 _KEYS = "check the access key and its secret, and run again"
-_POLICY = "allow it: spotlib/policy.json is the smallest policy that does"
+_POLICY = (
+    "allow it: 'spotlib policy' prints the smallest policy that does ('spotlib policy --help': "
+    "name the methods, and --usable or --events if you use them)"
+)
 _BUG = "please report this as an error in spotlib"
 _NO_CAPACITY = "EC2 has no capacity now: this is recorded as a result"
 _NO_VPC = "the region has no default VPC: aws ec2 create-default-vpc --region REGION"
@@ -375,7 +378,9 @@ def _forbidden(message: str) -> str | None:
     if denied is None:
         return None
     by = denied["policy"] or denied["limit"] or "policy"
-    return f"a {by} forbids it, and policy.json cannot allow it: ask the account's administrator"
+    return (
+        f"a {by} forbids it, and no policy of yours can allow it: ask the account's administrator"
+    )
 
 
 def _local(

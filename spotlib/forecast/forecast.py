@@ -12,6 +12,7 @@ forecast goes beyond the last elapsed time of the training table.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -89,7 +90,15 @@ class Forecast:
         return band(self.probabilities)
 
     def time_to(self, k: int, *, level: float = 0.5) -> float:
-        """Return the first of ``times_s`` with ``k`` ready at probability ``level``, or inf."""
+        """Return the first of ``times_s`` with ``k`` ready at probability ``level``, or inf.
+
+        Raises
+        ------
+        ValueError
+            If ``level`` is no probability above 0.
+        """
+        if not 0 < level <= 1:
+            raise ValueError(f"level must be above 0 and at most 1, such as 0.9, got {level!r}")
         reached = self.at_least(k) >= level
         return float(self.times_s[np.argmax(reached)]) if reached.any() else float("inf")
 
@@ -255,9 +264,9 @@ def forecast_ready(
     Raises
     ------
     ValueError
-        If ``n`` is below 1, a feature is not one of those above or has an impossible value, a
-        time is later than the last elapsed time of the training table, or that table has one
-        target only and this is another.
+        If ``target`` is no ``Target``, ``n`` is below 1, a feature is not one of those above or has
+        an impossible value, a time is later than the last elapsed time of the training table, or
+        that table has one target only and this is another.
 
     Examples
     --------
@@ -283,6 +292,10 @@ def forecast_ready(
     >>> forecast.time_to(2, level=0.5)
     120.0
     """
+    if not isinstance(target, Target):
+        raise ValueError(
+            f"target must be a Target, such as Target('t3.nano', 'sa-east-1'), got {target!r}"
+        )
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     values = {**dict.fromkeys(FEATURES, np.nan), **_require_possible(features or {}), "n": n}
@@ -394,9 +407,12 @@ def _require_possible(features: Mapping[str, float]) -> Mapping[str, float]:
         raise ValueError(f"features may hold {listed(FEATURES)}, got {listed(strange)}{hint}")
     for name, value in features.items():
         low, high = _POSSIBLE[name]
-        if not pd.isna(value) and not (low <= value <= high and np.isfinite(value)):
-            allowed = f"from {low} to {high}" if np.isfinite(high) else f"{low} or more, and finite"
-            raise ValueError(f"{name} must be {allowed} (or left out if unknown), got {value:g}")
+        number = isinstance(value, Real)
+        if pd.isna(value) or (number and low <= value <= high and np.isfinite(value)):
+            continue
+        allowed = f"from {low} to {high}" if np.isfinite(high) else f"{low} or more, and finite"
+        seen = f"{value:g}" if number else repr(value)
+        raise ValueError(f"{name} must be {allowed} (or left out if unknown), got {seen}")
     return features
 
 

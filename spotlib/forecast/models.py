@@ -65,6 +65,11 @@ class Runs:
         """Return the runs of a training table, in the order in which they were sent."""
         if isinstance(training, Runs):
             return training
+        if "elapsed_s" not in training:
+            raise ValueError(
+                "training must be a training table, got one without elapsed_s: of launches it is "
+                "training_table(launches)"
+            )
         number = training.groupby(RUN, sort=False).ngroup().to_numpy()
         times_s, column = np.unique(training["elapsed_s"], return_inverse=True)
         ready, weight = np.zeros((2, number.max() + 1, times_s.size))

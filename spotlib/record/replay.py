@@ -26,6 +26,7 @@ from spotlib.record.events import (
     RefusedEvent,
     ReleaseEvent,
     RequestedEvent,
+    SkippedEvent,
     StageEvent,
     TaggedEvent,
 )
@@ -130,6 +131,7 @@ class RecordedBatch:
     tagged: list[TaggedEvent] = field(default_factory=list)
     releases: list[ReleaseEvent] = field(default_factory=list)
     clean: CleanEvent | None = None
+    skipped_rounds: set[int] = field(default_factory=set)  # those of which nothing was launched
 
     @property
     def regions(self) -> list[str]:
@@ -149,6 +151,12 @@ class RecordedBatch:
     def begun(self) -> int:
         """How many of its rounds have begun."""
         return len({number for number, _ in self.runs})
+
+    @property
+    def last_round(self) -> int:
+        """Up to which round, counted from 1, its rounds have begun or were skipped; 0 if none."""
+        begun = {number for number, _ in self.runs}
+        return max({*begun, *self.skipped_rounds}, default=-1) + 1
 
     @property
     def spent_at_most_usd(self) -> float | None:
@@ -184,7 +192,12 @@ def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
     _, first = events[0]
     assert isinstance(first, BatchEvent)  # else it was not read
     writers = [each.pid for _, each in events if isinstance(each, RecoveredEvent)]
-    found = RecordedBatch(Path(path), first, torn=torn, writer_pid=[None, *writers][-1])
+    skipped = {
+        each.round for _, each in events if isinstance(each, SkippedEvent) and not each.polls
+    }
+    found = RecordedBatch(
+        Path(path), first, torn=torn, writer_pid=[None, *writers][-1], skipped_rounds=skipped
+    )
     for number, event in events[1:]:
         try:
             _take(found, event)

@@ -207,7 +207,7 @@ def test_03_of_launches_and_probes_shows_both(logs):
     assert sorted(tables["share-granted"]["how"]) == ["launch", "launch", "probe", "probe"]
     assert "Granted to probes: the highest share is " in text
     assert "Granted to launches: the share is 1.00 at both." in text
-    assert "Requests read: 24. Left out: 0." in text
+    assert "Requests read: 24. Analyzed: 24. Left out: 0." in text
 
 
 def test_03_of_probes_alone_says_what_was_granted_and_never_that_it_was_ready(logs, tmp_path):

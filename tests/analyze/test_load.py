@@ -11,6 +11,7 @@ from studies import NANO, edited, record
 from spotlib.analyze.load import load_comparable
 from spotlib.analyze.parameters import AnalyzeParameters
 from spotlib.analyze.sentences import data_sentence
+from spotlib.analyze.summaries import ready_counts
 from spotlib.model import Stage
 
 FIRST, SECOND = "20240901T000000Z-aaaaaa.jsonl", "20240902T000000Z-bbbbbb.jsonl"
@@ -67,6 +68,28 @@ def test_a_single_batch_is_read_whole(folder):
     assert data.wanted is Stage.READY
     assert data.left_out.empty
     assert set(data.polls["run"]) == set(data.launches["run"])
+
+
+def test_a_run_that_was_refused_at_once_is_drawn_at_zero_until_its_timeout(folder):
+    data = load_comparable(folder)
+    first, second, *_ = data.launches["run"].unique()
+    gone = data.launches["run"].isin([first, second])
+    launches = data.launches.assign(outcome=data.launches["outcome"].mask(gone, "refused"))
+    polls = data.polls[~data.polls["run"].isin([first])]
+    runs = launches["run"].nunique()
+
+    refused = replace(data, launches=launches, polls=polls)
+    counts = ready_counts(polls, Stage.READY, refused=refused.refused_runs)
+
+    assert refused.lines == f"Thin lines: all {runs} runs, at 0 those that EC2 refused at once."
+    here = counts[counts["run"] == first]
+    assert here["time_s"].tolist() == [0.0, launches["timeout_s"].iloc[0]]
+    assert here["share"].tolist() == [0.0, 0.0]
+    assert set(counts["run"]) == set(launches["run"])
+    never = replace(data, polls=polls)
+    assert (
+        never.lines == f"Thin lines: {runs - 1} of the {runs} runs; the others were never polled."
+    )
 
 
 def test_of_many_runs_the_polls_of_a_sample_are_kept(tmp_path, monkeypatch):

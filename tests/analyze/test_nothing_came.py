@@ -64,7 +64,8 @@ def test_a_batch_in_which_no_request_got_an_instance_has_a_whole_page(kind, endi
     stage = "granted" if kind == "probes" else "ready"
     assert f"{stage} at the end" in text
     others = ": they were asked for in other ways" if kind == "arms" else "."
-    assert f"Requests read: 8. Left out: {8 if kind == 'arms' else 0}{others}" in text
+    read = "16. Analyzed: 8. Left out: 8" if kind == "arms" else "8. Analyzed: 8. Left out: 0"
+    assert f"Requests read: {read}{others}" in text
     unknown = ending in ("killed", "abandoned")
     assert ("Not known is whether EC2 granted anything" in text) == unknown
     assert ("tables/share-granted.csv" in text) != unknown

@@ -24,9 +24,10 @@ def request_of(run, instance_id=None, *shown):
     return SimpleNamespace(run=run, instance_id=instance_id, stages=stages, outcome=None)
 
 
-def record_of(*, events=(), queue=None, simulated=False, **known):
+def record_of(*, events=(), queue=None, simulated=False, batch_rounds=3, every_s=900.0, **known):
     batch = SimpleNamespace(
-        **{"batch_id": "b", "rounds": 3, "every_s": 900.0, "started_at": NOON, "events": events},
+        **{"batch_id": "b", "rounds": batch_rounds, "every_s": every_s, "started_at": NOON},
+        events=events,
         **{
             "queue": queue,
             "host": SimpleNamespace(pid=1),
@@ -37,7 +38,8 @@ def record_of(*, events=(), queue=None, simulated=False, **known):
     )
     usual = {"regions": [HERE], "requests": {}, "runs": {}, "releases": [], "tagged": []}
     usual |= {"over": frozenset(), "writer_pid": 1, "bound_usd": lambda rounds: 0.5 * rounds}
-    usual |= {"begun": len({number for number, _ in known.get("runs", ())})}
+    rounds = {number for number, _ in known.get("runs", ())}
+    usual |= {"begun": len(rounds), "last_round": max(rounds, default=-1) + 1}
     return SimpleNamespace(batch=batch, **usual | known)
 
 
@@ -162,8 +164,27 @@ def test_what_is_awaited_is_said_with_its_latest_time_and_what_comes_then():
 
     assert line(1).endswith(f"{waits} then comes round 2 of 3")
     assert line(3).endswith(f"{waits} then comes the end")
-    assert line(1, alive=False).endswith("; its requests expire by themselves at 12:11:00 UTC")
+    assert line(1, alive=False).endswith(
+        "; its requests expire by themselves at 2026-01-02 12:11:00 UTC"
+    )
     assert line(1, writer_pid=2).endswith(f"in {HERE}")
+
+
+def test_after_skipped_rounds_the_next_one_and_the_cost_of_the_rest_are_right():
+    """Rounds 2 and 3 were skipped: two of four began, and one is to come."""
+    runs = {(number, 0): run_of() for number in (0, 3)}
+    said = unfinished_of(runs=runs, batch_rounds=5).line()
+
+    assert "; round 4 of 5 (next at 13:00:00 UTC), " in said
+    assert "at most $1.0000 ($1.5000 after all its rounds)" in said
+    assert said.endswith("; it waits for round 5 of 5")
+
+
+def test_a_time_of_another_day_has_its_date():
+    runs = {(number, 0): run_of() for number in range(2)}
+    line = unfinished_of(runs=runs, every_s=21600.0).line()
+
+    assert "(next at 2026-01-03 00:00:00 UTC)" in line
 
 
 def test_the_times_of_a_sandbox_are_called_simulated():

@@ -118,6 +118,16 @@ def test_runs_that_wait_for_different_stages_are_drawn_up_to_what_each_waited_fo
     assert any(each.get_text() == "running, instances" for each in figure.findobj(Text))
 
 
+def test_of_several_rounds_the_last_stage_is_drawn_that_was_recorded_of_every_run():
+    """Nobody read the guest of t3.nano: its count of usable ones is not known, and not 0."""
+    nano = [launches_of(each) for each in (FIRST, AGAIN)]
+    micro = launches_of(OTHER, wanted="usable", usable=9.0)
+
+    strip, *_ = ready_counts_figure(pd.concat([*nano, micro], ignore_index=True)).axes
+
+    assert strip.get_title(loc="left").startswith("running at the end of each round")
+
+
 @pytest.mark.parametrize(
     ("wanted", "usable", "drawn"),
     [

@@ -203,7 +203,7 @@ def test_a_missing_permission_is_found_also_for_the_clean_up(problems, action):
     [problem] = problems(world=scripted(denied={f"ec2:{action}"}))
 
     assert "UnauthorizedOperation" in problem
-    assert "policy.json" in problem
+    assert "'spotlib policy' prints the smallest policy" in problem
 
 
 def test_an_image_of_another_architecture_is_refused(in_process, problems):
@@ -378,7 +378,7 @@ def test_a_home_region_that_is_forbidden_stops_no_other_region(in_process):
     assert checked.account == "123456789012"
     assert len(checked.prepared) == 1
     assert any("on-demand price" in each for each in checked.warnings)
-    assert not any("policy.json is the smallest" in each for each in checked.warnings)
+    assert not any("prints the smallest policy" in each for each in checked.warnings)
 
 
 def test_an_account_that_may_not_list_regions_can_launch_where_it_may(in_process):

@@ -17,6 +17,7 @@ from spotlib.cleanup.unfinished import unfinished
 from spotlib.collect.report import ending
 from spotlib.collect.rounds import collect_batch
 from spotlib.model import Stage, Target
+from spotlib.record.replay import replay
 from spotlib.record.tables import load_batches, load_launches, load_polls
 from spotlib.sandbox.faults import cut_off, fail, lose_answer
 from spotlib.sandbox.world import Fate, World
@@ -206,6 +207,7 @@ def test_rounds_start_on_their_grid_and_a_late_one_is_skipped_with_a_record(run,
     assert starts[1] == pytest.approx(120, abs=5)
     assert starts[3] == pytest.approx(360, abs=5)
     assert [event["round"] for event in late] == [2]
+    assert (replay(log).begun, replay(log).last_round) == (3, 4)
     assert "the round before ended" in late[0]["reason"]
     assert summary.warnings == (
         "1 of 4 rounds was skipped, because the round before lasted longer than every_s=120",

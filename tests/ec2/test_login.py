@@ -262,7 +262,7 @@ def test_a_role_that_refuses_is_no_missing_permission_of_ours(elsewhere, configu
 
     assert refusal.kind is Kind.CREDENTIALS
     assert "whom the role trusts" in refusal.advice
-    assert "policy.json" not in str(refusal)
+    assert "spotlib policy" not in str(refusal)
 
 
 def test_a_code_is_not_asked_for_where_it_would_be_shown(monkeypatch):

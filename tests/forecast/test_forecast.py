@@ -320,6 +320,10 @@ def test_the_band_and_the_quantiles_are_the_first_counts_that_reach_their_level(
     for k in (-1, 4):
         with pytest.raises(ValueError, match=f"k must be from 0 to n=3, got {k}"):
             forecast.at_least(k)
+    assert forecast.time_to(3, level=1.0) == 3.0
+    for level in (0.0, -1, 90, 1.001, float("nan")):
+        with pytest.raises(ValueError, match=f"level must be above 0 .* got {level}"):
+            forecast.time_to(3, level=level)
 
 
 @pytest.mark.parametrize(
@@ -485,6 +489,7 @@ def forecaster():
         ({"n": 1, "features": {"last3_share": -0.1}}, "last3_share must be from 0 to 1"),
         ({"n": 1, "features": {"t3": -1}}, "t3 must be 0 or more, and finite"),
         ({"n": 1, "features": {"last_run_s": INF}}, "last_run_s must be 0 or more, and finite"),
+        ({"n": 1, "features": {"sps": "3"}}, "sps must be from 1 to 10 .* got '3'"),
         ({"n": 1, "times_s": [10.0, 9000.0]}, "from 0 to 570"),
         ({"n": 1, "times_s": [-0.1, 10.0]}, "from 0 to 570"),
         ({"n": 1, "times_s": []}, "from 0 to 570"),
@@ -495,6 +500,17 @@ def forecaster():
 def test_what_cannot_be_forecast_is_refused(forecaster, wrong, words):
     with pytest.raises(ValueError, match=words):
         forecast_ready(forecaster, NANO, **wrong)
+
+
+def test_a_target_by_its_name_is_refused_and_not_taken_for_a_new_one(forecaster):
+    with pytest.raises(ValueError, match=r"target must be a Target, such as .*got 't3.nano@"):
+        forecast_ready(forecaster, "t3.nano@us-east-1", n=1)
+
+
+def test_launches_are_refused_as_a_training_table_with_what_makes_one():
+    launches = table_of(*(run_rows([9.0], number=i) for i in range(8)))
+    with pytest.raises(ValueError, match=r"of launches it is training_table\(launches\)"):
+        fit_forecaster(launches)
 
 
 def test_an_unknown_model_is_refused():

@@ -548,3 +548,15 @@ def test_a_run_is_refused_once_whatever_was_refused_of_it(tmp_path):
     assert found.begun == 1
     assert [found.runs[key].request_ids for key in found.runs] == [("sir-1", "sir-2"), (), ()]
     assert found.regions == ["sa-east-1"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "skipped", "last"),
+    [([], [], 0), ([], [0], 1), ([0, 1], [], 2), ([0, 3], [1, 2], 4), ([0, 3], [1, 2, 4], 5)],
+)
+def test_the_last_round_is_the_latest_that_began_or_was_skipped(runs, skipped, last):
+    runs = {(number, plan): None for number in runs for plan in range(2)}
+    record = RecordedBatch(None, None, runs=runs, skipped_rounds=set(skipped))
+
+    assert record.last_round == last
+    assert record.begun == len(runs) / 2
