@@ -13,7 +13,6 @@ one moment, so the run, not the instance, is the sampling unit of every statisti
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
 import pandas as pd
 
 from spotlib.figures import target_names
@@ -108,15 +107,11 @@ def complete(launches: pd.DataFrame) -> "pd.Series[bool]":
 def whole_batches(launches: pd.DataFrame, batches: pd.DataFrame) -> set[str]:
     """The batches that were not stopped and are not under way: all that they planned was watched.
 
-    Rounds may be skipped, also the last: such a batch is whole if the next round, as far from the
-    last as its rounds were apart, would come after those planned.
+    A round that came too late counts as watched: its batch skipped it by itself.
     """
     ended = complete(launches).groupby(launches["batch_id"]).all()
-    begun = launches[["batch_id", "round"]].drop_duplicates().sort_values(["batch_id", "round"])
-    rounds = begun["round"].astype("float64").groupby(begun["batch_id"])
-    apart = rounds.agg(lambda numbers: np.diff(numbers).max(initial=1.0))
-    planned = batches.set_index("batch_id")["rounds"].astype("float64").reindex(ended.index)
-    return set(ended.index[ended & (rounds.max() + apart >= planned)])
+    done = batches.loc[batches["rounds_done"] >= batches["rounds"], "batch_id"]
+    return set(ended.index[ended]).intersection(done)
 
 
 def deciding_batch(launches: pd.DataFrame, whole: Collection[str] = ()) -> str:
@@ -130,14 +125,15 @@ def other_variable(
     *,
     columns: Sequence[str] = SAME_VARIABLE,
     deciding: str | None = None,
+    whole: Collection[str] = (),
 ) -> "pd.Series[str]":
     """Why each request measures another variable than the deciding batch; "" if it does not.
 
-    The most frequent combination of the columns among the complete requests of that batch (see
-    ``deciding_batch``; by default the newest) is kept.  Within a target only the family of its
-    newest image is kept, with all its releases.
+    The most frequent combination of the columns among the complete requests of that batch (by
+    default ``deciding_batch``) is kept.  Within a target only the family of its newest image is
+    kept, with all its releases: the newest of a whole batch, or, of none, of any.
     """
-    chosen = launches[launches["batch_id"] == (deciding or deciding_batch(launches))]
+    chosen = launches[launches["batch_id"] == (deciding or deciding_batch(launches, whole))]
     ended = chosen[complete(chosen)]
     sizes = (chosen if ended.empty else ended).groupby(list(columns)).size()
     most = sizes[sizes == sizes.max()].index
@@ -149,10 +145,13 @@ def other_variable(
         words = name + " " + launches[name].astype(str) + f", not {value}"
         words = other_arm(launches, arm=arm) if name in ARM else words
         why = why.mask((launches[name] != value) & (why == ""), words)
-    family = _families(launches)
-    same = launches.assign(family=family)[why == ""].sort_values("batch_id", kind="stable")
-    last = launches["target"].map(same.groupby("target")["family"].last()).fillna("").astype(str)
-    return why.mask((family != last) & (why == ""), "image " + family + ", newest is " + last)
+    family, of_whole = _families(launches), launches["batch_id"].isin(set(whole))
+    same = launches.assign(family=family, of_whole=of_whole)[why == ""]
+    last = same.sort_values(["of_whole", "batch_id"], kind="stable").groupby("target")["family"]
+    kept_family = launches["target"].map(last.last()).fillna("").astype(str)
+    return why.mask(
+        (family != kept_family) & (why == ""), "image " + family + ", not " + kept_family
+    )
 
 
 def censored_s(launches: pd.DataFrame, stage: Stage) -> "pd.Series[float]":
@@ -195,15 +194,18 @@ def other_arm(launches: pd.DataFrame, *, arm: str) -> "pd.Series[str]":
     return ("asked for by " + names + f", not {arm}").where(bool(arm) & (names != arm), "")
 
 
-def side_by_side(launches: pd.DataFrame, *, deciding: str | None = None) -> pd.DataFrame:
+def side_by_side(
+    launches: pd.DataFrame, *, deciding: str | None = None, whole: Collection[str] = ()
+) -> pd.DataFrame:
     """The launches of targets that met several arms in one round, otherwise of one variable.
 
-    ``deciding`` is as for ``other_variable``.
+    ``deciding`` and ``whole`` are as for ``other_variable``.
     """
     if len(launches[list(ARM)].drop_duplicates()) == 1:
         return launches.iloc[:0]
     same = tuple(name for name in SAME_VARIABLE if name not in ARM)
-    here = launches[other_variable(launches, columns=same, deciding=deciding) == ""]
+    others = other_variable(launches, columns=same, deciding=deciding, whole=whole)
+    here = launches[others == ""]
     arms = arm_names(here).groupby([here[name] for name in ("batch_id", "round", "target")])
     return here[arms.transform("nunique") > 1]
 

@@ -52,8 +52,8 @@ class Comparable:
     and ``why``; ``not_read`` counts its logs that cannot be read.  ``arms`` has these launches
     beside those that differ from them only in how they were asked for (``comparable.arm_names``);
     it is empty if there are none.  ``ways`` counts the runs of every arm in the same market
-    (``runs_by_arm``), and ``passed_over`` is the newest batch if nothing of it counts because it
-    was stopped or is under way (``deciding_batch``).
+    (``runs_by_arm``), and ``passed_over`` is the newest batch if it was stopped or is under way, so
+    that another decides (``deciding_batch``), and nothing of it, or of one of its targets, counts.
     ``probes`` has the probes of the same market; where nothing but probes was asked, they are the
     ``launches``.
     """
@@ -161,14 +161,14 @@ def load_comparable(
         probes = probes.iloc[:0]  # nothing but probes: they are what is analyzed
     everything = launches
     launches = _kept(launches, partial(other_arm, arm=arm), left_out)
-    deciding = deciding_batch(launches, whole_batches(found.launches, found.batches))
-    newest = deciding_batch(launches)
-    launches = _kept(launches, partial(other_variable, deciding=deciding), left_out)
-    arms = side_by_side(everything, deciding=deciding)
+    whole = whole_batches(found.launches, found.batches)
+    of_arm, deciding = launches, deciding_batch(launches, whole)
+    launches = _kept(launches, partial(other_variable, whole=whole), left_out)
+    arms = side_by_side(everything, deciding=deciding, whole=whole)
     market = ["simulated", "endpoint"]
     ways = runs_by_arm(everything[(everything[market] == launches[market].iloc[0]).all(axis=1)])
-    passed_over = "" if newest in set(launches["batch_id"]) else newest
-    del everything
+    passed_over = _passed_over(of_arm, launches, deciding)
+    del everything, of_arm
     left_out.append(_left_out(probes, other_market(probes, launches)))
     probes = probes[other_market(probes, launches) == ""]
     launches, probes = _chosen(launches, targets), probes[_named(probes, targets)]
@@ -214,6 +214,13 @@ def _kept(
     if (why != "").all():
         raise ValueError(f"no request is left to analyze: each {why.iloc[0]}")
     return launches[why == ""]
+
+
+def _passed_over(launches: pd.DataFrame, kept: pd.DataFrame, deciding: str) -> str:
+    """The newest batch, if another decides and one of its targets counts nothing of it; else ""."""
+    newest = deciding_batch(launches)
+    met, shown = (set(each.loc[each["batch_id"] == newest, "target"]) for each in (launches, kept))
+    return newest if newest != deciding and met > shown else ""
 
 
 def _left_out(launches: pd.DataFrame, why: "pd.Series[str]") -> pd.DataFrame:

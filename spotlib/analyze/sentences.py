@@ -65,10 +65,11 @@ def choice_sentences(data: Comparable) -> Iterator[str]:
     if data.passed_over:
         rows = data.left_out[data.left_out["batch_id"] == data.passed_over]
         why = listed(list(dict.fromkeys(rows["why"])))
+        part = "part of it" if data.passed_over in set(data.launches["batch_id"]) else "it"
         yield (
             f"The newest batch, {data.passed_over}, was stopped or is still running, so it does "
-            f"not decide what this page is about; it is left out here ({why}). To see it alone, "
-            "set launches to its log."
+            f"not decide what this page is about; {part} is left out here ({why}). To see it "
+            "alone, set launches to its log."
         )
     if len(others := data.ways.drop(index=here, errors="ignore")):
         own = _runs_words(runs_by_arm(data.launches).to_dict("index")[here])

@@ -34,7 +34,7 @@ _BRACKETS = _brackets(STAGES)
 BATCH_COLUMNS = (
     *PLACE,
     *("started_at", "account", "profile", "rounds", "every_s", "poll_s", "phase_s", "seed"),
-    *("plans", "requests", "ended", "clean", "torn"),
+    *("rounds_done", "plans", "requests", "ended", "clean", "torn"),
     *("spotlib_version", "python_version", "botocore_version"),
 )
 LAUNCH_COLUMNS = (
@@ -63,7 +63,7 @@ EACH_REQUEST = tuple(name for name in LAUNCH_COLUMNS if name not in EACH_RUN)
 COUNTS = ("of_poll", "of_run", *STAGES)
 _WHOLE = {
     *("round", "plan", "n", "poll", *STAGES),
-    *("rounds", "plans", "requests", "ended", "seed", "sps", "t3"),
+    *("rounds", "rounds_done", "plans", "requests", "ended", "seed", "sps", "t3"),
 }
 _YES_OR_NO = {"simulated", "torn", "clean", "guest_synchronised"}
 

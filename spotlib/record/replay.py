@@ -5,6 +5,7 @@ Nothing is estimated here.  A value that the log does not have is None.  A line 
 earlier line is refused.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -118,6 +119,8 @@ class RecordedBatch:
 
     ``refused`` are the runs in which some or all instances were refused.  ``writer_pid`` is the
     process of its last writer, as far as recorded: the collector, a sweep or a guard.
+    ``skipped`` are the rounds that it skipped as too late, and ``by_itself`` says that its own
+    process ended it, and that no stop is recorded.  Older logs do not name a stop.
     """
 
     path: Path
@@ -130,8 +133,13 @@ class RecordedBatch:
     polls: list[PollEvent] = field(default_factory=list)
     tagged: list[TaggedEvent] = field(default_factory=list)
     releases: list[ReleaseEvent] = field(default_factory=list)
+    skipped: set[int] = field(default_factory=set)
     clean: CleanEvent | None = None
+<<<<<<< HEAD
     skipped_rounds: set[int] = field(default_factory=set)  # those of which nothing was launched
+=======
+    by_itself: bool = False
+>>>>>>> w-whole
 
     @property
     def regions(self) -> list[str]:
@@ -153,10 +161,25 @@ class RecordedBatch:
         return len({number for number, _ in self.runs})
 
     @property
+<<<<<<< HEAD
     def last_round(self) -> int:
         """Up to which round, counted from 1, its rounds have begun or were skipped; 0 if none."""
         begun = {number for number, _ in self.runs}
         return max({*begun, *self.skipped_rounds}, default=-1) + 1
+=======
+    def rounds_done(self) -> int:
+        """How many of its rounds were skipped, or were launched with all plans.
+
+        The log does not say how many plans there are.  A later round shows that the first had all;
+        where there is none, only an end by itself does: a stop may have come between two arms.
+        """
+        answered = [run.key for run in self.runs.values() if run.requested or run.refused]
+        plans = Counter(number for number, _ in answered)
+        if self.begun < 2 and not self.by_itself:
+            plans.clear()
+        most = max(plans.values(), default=0)
+        return len(self.skipped) + sum(each == most for each in plans.values())
+>>>>>>> w-whole
 
     @property
     def spent_at_most_usd(self) -> float | None:
@@ -255,6 +278,8 @@ def _take(found: RecordedBatch, event: Event) -> None:
             request.outcome = event
         case TaggedEvent() | ReleaseEvent() | CleanEvent():
             _take_clean_up(found, event)
+        case SkippedEvent(round=number, polls=()):
+            found.skipped.add(number)
 
 
 def _take_clean_up(found: RecordedBatch, event: TaggedEvent | ReleaseEvent | CleanEvent) -> None:
@@ -268,6 +293,7 @@ def _take_clean_up(found: RecordedBatch, event: TaggedEvent | ReleaseEvent | Cle
             if event.confirmed and open_ids:
                 raise ValueError(f"confirmed is true, but {open_ids[0]} has no outcome")
             found.clean = event
+            found.by_itself |= event.at is None and event.stopped_by is UNSET  # else a sweep's
 
 
 def _require_new(holds: bool, what: str) -> None:

@@ -41,6 +41,7 @@ class Batches:
                 **asdict(record.batch),
                 **place_of(record.batch),
                 "plans": len(record.runs),
+                "rounds_done": record.rounds_done,
                 "requests": len(record.requests),
                 "ended": sum(each.outcome is not None for each in record.requests.values()),
                 "clean": record.clean and record.clean.confirmed,

@@ -44,6 +44,7 @@ def load_batches(paths: Paths, *, executor: Executor | None = None) -> pd.DataFr
     DataFrame, one row per batch
         What ran, where, and ``clean``: whether it is confirmed that nothing is left (missing
         while the batch has no end).  ``torn`` says that the log's last line is not whole.
+        ``rounds_done`` counts the rounds that were skipped as too late, or launched with all plans.
 
     Raises
     ------

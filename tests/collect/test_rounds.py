@@ -212,6 +212,7 @@ def test_rounds_start_on_their_grid_and_a_late_one_is_skipped_with_a_record(run,
     assert summary.warnings == (
         "1 of 4 rounds was skipped, because the round before lasted longer than every_s=120",
     )
+    assert load_batches(log)[["rounds", "rounds_done"]].to_numpy().tolist() == [[4, 4]]
 
 
 def test_the_second_round_knows_how_long_ago_the_first_was(run, log):

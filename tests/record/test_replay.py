@@ -38,6 +38,7 @@ from spotlib.record.events import (
     RecoveredEvent,
     ReleaseEvent,
     RequestedEvent,
+    SkippedEvent,
     StageCounts,
     TaggedEvent,
 )
@@ -340,9 +341,18 @@ def test_the_code_of_an_outcome_is_told_where_there_is_one(tmp_path, code, told)
 
 def test_the_batches_table_counts_what_ended(tmp_path):
     log = written(tmp_path, *ONE, intent(0, 1), outcome(), clean(False))
-    told = ["plans", "requests", "ended", "clean", "torn", "spotlib_version", "endpoint"]
+    told = ["rounds_done", "plans", "requests", "ended", "clean", "torn"]
 
-    assert load_batches(log)[told].to_numpy().tolist() == [[2, 2, 1, False, False, "1", "aws"]]
+    assert load_batches(log)[told].to_numpy().tolist() == [[1, 2, 2, 1, False, False]]
+    assert load_batches(log)[["spotlib_version", "endpoint"]].to_numpy().tolist() == [["1", "aws"]]
+
+
+def test_a_round_that_was_skipped_is_done_and_one_of_which_polls_were_skipped_is_not(tmp_path):
+    late = [SkippedEvent(round=number, polls=(), reason="late") for number in (1, 2)]
+    busy = SkippedEvent(round=0, polls=(3, 4), reason="busy", region="sa-east-1")
+
+    found = replay(written(tmp_path, *ONE, busy, *late))
+    assert (found.skipped, found.rounds_done) == ({1, 2}, 2), "another arm of round 0 may come"
 
 
 def polled_log(folder, name, asked_s):
