@@ -168,10 +168,10 @@ class _Answer:
         if alike := int((~(self.pairs["p_holm"] < SIGNIFICANT)).sum()):
             several = f"which is faster in {alike} of {len(self.pairs)} pairs of targets"
             yield several if len(self.pairs) > 1 else "which of the two targets is faster"
-        bounded = np.isfinite(self.of_n["half_s_high"]) & self.of_n["half_s"].isna()
-        if late := int((self.of_n["half_s"].isna() & ~bounded).sum()):
+        halves = _estimates(self.of_n, "half_s")
+        if late := sum(not half.is_reached for half in halves):
             yield f"when half are {self.stage.label} at {late} of {targets}"
-        if wide := int(bounded.sum()):
+        if wide := sum(half.has_limits_only for half in halves):
             yield (
                 f"exactly when half are {self.stage.label} at {wide} of {targets} (polls are too "
                 "far apart for these times)"
@@ -191,7 +191,7 @@ class _Answer:
             words = _with_interval(f"{rounded(half.value, digits)} s", half, digits=digits)
             return f"{row['target']}: half of its instances were {self.stage.label} after {words}"
         if half.has_limits_only:
-            words = f"{half.limits(_second_digits(half.high))} s"
+            words = half.limits(_second_digits(half.at_most), "s")
             return f"{row['target']}: half of its instances were {self.stage.label} after {words}"
         end, digits = _estimate(row, self._end), _digits(row["n"])
         if np.isnan(end.value):
@@ -268,7 +268,12 @@ def _second_digits(time_s: float) -> int:
 
 
 def _estimate(row: "pd.Series[Any] | Mapping[Any, Any]", name: str) -> Estimate:
-    return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
+    seen_by = row.get(f"{name}_by", np.nan)
+    return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"], seen_by=seen_by)
+
+
+def _estimates(table: pd.DataFrame, name: str) -> list[Estimate]:
+    return [_estimate(row, name) for row in table.to_dict("records")]
 
 
 def _with_interval(words: str, estimate: Estimate, *, digits: int) -> str:
@@ -383,7 +388,7 @@ def formatted_ready(table: pd.DataFrame) -> pd.DataFrame:
         cells = table_cells(table, name, missing="not watched", digits=digits)
         shown = shown.assign(**{_time(name) + " (end)" * (name == moments[-1]): cells})
     never = f"not by {_time(moments[-1])}"
-    digits = max(map(_second_digits, table["half_s"].fillna(table["half_s_high"])))
+    digits = max(_second_digits(half.at_most) for half in _estimates(table, "half_s"))
     return shown.assign(
         **{"seconds until half": table_cells(table, "half_s", missing=never, digits=digits)}
     )
@@ -427,9 +432,7 @@ def table_cells(table: pd.DataFrame, name: str, *, missing: str, digits: int) ->
     Without a number the interval may still bound it from below, or be all that is known:
     ``at most 1.5``.
     """
-    values, lows, highs = (table[f"{name}{end}"] for end in ("", "_low", "_high"))
-    estimates = (Estimate(*each) for each in zip(values, lows, highs, strict=True))
-    return [_cell(each, missing=missing, digits=digits) for each in estimates]
+    return [_cell(each, missing=missing, digits=digits) for each in _estimates(table, name)]
 
 
 def _cell(estimate: Estimate, *, missing: str, digits: int) -> str:
@@ -444,8 +447,8 @@ def phase_sentence(phases: pd.DataFrame) -> str:
 
     A phase that fewer than half of the requests completed is longer than any that more completed.
     """
-    unfinished = phases["median_s"].isna() & np.isposinf(phases["high_s"])
-    bounded = phases["median_s"].isna() & np.isfinite(phases["high_s"])
+    unfinished = ~phases["reached"]
+    bounded = phases["median_s"].isna() & phases["reached"]
     middle = phases["median_s"].mask(unfinished, np.inf).groupby(phases["phase"]).median().dropna()
     if middle.empty and bounded.any():
         return "No phase has a known median: polls are too far apart and tell only limits."
