@@ -207,7 +207,7 @@ class _Answer:
         return f"; {self._named(alike)} cannot be told apart from it" if alike else ""
 
     def _counts(self, moment: str) -> str:
-        """The highest count and where it is, and the highest of the others."""
+        """The highest count and where it is, the highest of the others, where none is known."""
         known = self.of_n.dropna(subset=moment)
         if known.empty:
             return "not known"
@@ -218,12 +218,18 @@ class _Answer:
         if n is not None:
             said = known[moment].map(partial(rounded, digits=_digits(n)))
         most, alike = f"{said.iloc[0]} of {n or 'n'}", said == said.iloc[0]
-        if alike.all():
+        lacking = self.of_n.loc[self.of_n[moment].isna(), "target"].tolist()
+        unknown = f", not known at {self._named(lacking)}" if lacking else ""
+        if alike.all() and not lacking:
             return most + " at every target" * (len(known) > 1)
         best, others = self._named(known.loc[alike, "target"].tolist()), said[~alike]
+        if others.empty:
+            return f"{most} at {best}{unknown}"
         bound = "at most " * (others.nunique() > 1)
         where = "all others" if len(others) > 1 else "the other"
-        return f"{most} at {best}, {bound}{others.iloc[0]} at {where}"
+        if lacking:
+            where = self._named(known.loc[~alike, "target"].tolist())
+        return f"{most} at {best}, {bound}{others.iloc[0]} at {where}{unknown}"
 
     def _named(self, targets: Sequence[str]) -> str:
         if len(targets) > _MOST_NAMES:

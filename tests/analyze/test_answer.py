@@ -433,6 +433,21 @@ def test_what_all_targets_share_is_said_once():
     assert "after 180 s: 1.00 of 1; at the end" in answer(of_n(alike[0]))[1]
 
 
+def test_a_target_whose_count_is_not_known_is_named_and_no_other_target_stands_for_it():
+    """Polls that are far apart tell limits only."""
+    half = (20.0, 19.0, 21.0)
+    open_ = ("c.nano in x", 5, (np.nan, 0.0, 5.0), (5.0, 4.0, 5.0), (np.nan, 50.0, 250.0))
+    rows = [(name, 5, (5.0, 4.0, 5.0), (5.0, 4.0, 5.0), half) for name in (A, B)]
+    worse = (B, 5, (2.0, 1.0, 3.0), (5.0, 4.0, 5.0), half)
+
+    after = "after 180 s: 5.0 of 5 at a.nano"
+    assert f"{after} and b.nano in x, not known at c.nano in x;" in answer(of_n(*rows, open_))[1]
+    said = answer(of_n(rows[0], worse, open_))[1]
+    assert f"{after} in x, 2.0 at b.nano in x, not known at c.nano in x;" in said
+    assert f"{after} in x, not known at c.nano in x;" in answer(of_n(rows[0], open_))[1]
+    assert "at the end (350 s): 5.0 of 5 at every target." in said
+
+
 def test_a_half_that_was_not_reached_has_the_bound_of_its_interval():
     shown = formatted_ready(of_n(GOOD, FAIR, BAD)).set_index("target")["seconds until half"]
 
