@@ -468,9 +468,7 @@ def phase_sentence(phases: pd.DataFrame) -> str:
         said_so.append(f"Of those completed by half or more, it is from {name}: {words}.")
     if bounded.any():
         limits = listed(sorted(set(phases.loc[bounded, "phase"])))
-        said_so.append(
-            f"Of {limits} only limits are known, at some targets or all (bars without a point)."
-        )
+        said_so.append(f"Of {limits} only limits are known, at some targets or all.")
     return " ".join(said_so)
 
 

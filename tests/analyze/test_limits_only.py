@@ -148,8 +148,7 @@ def test_limits_are_said_in_the_table_the_answer_and_the_phases(launches, times)
     assert "tell only limits" in phase_sentence(only)
     both = phases({"request to fulfilled": times})
     assert phase_sentence(both).endswith(
-        "Of request to fulfilled only limits are known, at some targets or all (bars without a "
-        "point)."
+        "Of request to fulfilled only limits are known, at some targets or all."
     )
 
 
