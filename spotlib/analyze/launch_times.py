@@ -391,7 +391,7 @@ def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None)
     ValueError
         If no request is left.
     """
-    rows = _counted(launches, stage, since)
+    rows = recorded(launches, stage, since)
     unshown_s = censored_s(rows, stage).to_numpy(dtype=np.float64)
     by_s = rows[f"{stage.label}_by_s"].fillna(np.inf).to_numpy(dtype=np.float64)
     after_s = rows[f"{stage.label}_after_s"].to_numpy(dtype=np.float64)
@@ -403,7 +403,7 @@ def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None)
     return Observed(after_s, by_s, pd.factorize(rows["run"], sort=True)[0].astype(np.int64))
 
 
-def _counted(rows: pd.DataFrame, stage: Stage, since: Stage | None) -> pd.DataFrame:
+def recorded(rows: pd.DataFrame, stage: Stage, since: Stage | None = None) -> pd.DataFrame:
     """The requests that recorded a stage, and were shown at the one that it is measured from."""
     if stage is Stage.USABLE:
         rows = rows[rows["usable_by_s"].notna() | rows["usable_watched_s"].notna()]
@@ -428,7 +428,7 @@ def _jobs(
     ends = [f"{each.label}_{end}_s" for each in (since, stage) if each for end in ("after", "by")]
     ends += ["usable_watched_s"] if stage is Stage.USABLE else []
     rows = rows[["target", "run", "outcome", "kind", "watched_s", *ends]]  # groups are copies
-    rows = _counted(rows, stage, since)
+    rows = recorded(rows, stage, since)
     for name, here in rows.groupby("target"):
         rounds = tuple(map(round_of, sorted(set(here["run"]))))
         yield str(name), observe(here, stage, since=since), rounds

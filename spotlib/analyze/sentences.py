@@ -15,7 +15,7 @@ import pandas as pd
 from spotlib.analyze.comparable import arm_names, runs_by_arm, stopped
 from spotlib.analyze.compare import SIGNIFICANT
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate
-from spotlib.analyze.launch_times import WATCHED, LaunchTimes
+from spotlib.analyze.launch_times import WATCHED, LaunchTimes, recorded
 from spotlib.analyze.load import Comparable
 from spotlib.analyze.summaries import common_horizon_s, common_n, planned_s
 from spotlib.model import Stage
@@ -33,8 +33,11 @@ _WHOLE_FROM_S = 100  # from here on times are said in whole seconds
 _MOST_NAMES = 8  # of a list in a sentence
 
 
-def data_sentence(data: Comparable) -> str:
-    """Whether the data are of AWS, how many there are, and what could not be read."""
+def data_sentence(data: Comparable, stage: Stage | None = None) -> str:
+    """Whether the data are of AWS, how many there are, and what could not be read.
+
+    Counted are runs that recorded the stage, by default the one that was waited for.
+    """
     origin = "Measured on AWS"
     if data.simulated:
         origin = "SIMULATED DATA: they say nothing about AWS"
@@ -42,8 +45,9 @@ def data_sentence(data: Comparable) -> str:
         endpoint = data.launches["endpoint"].iloc[0]
         origin = f"{data.mark} but {endpoint}: these data say nothing about AWS"
     arms = set(arm_names(data.launches))
-    words = f"{origin}. {counted(data.launches['target'].nunique(), 'target')}"
-    words += f", {size_words(data.launches)}, asked for by {listed(sorted(arms))}."
+    counting = recorded(data.launches, stage or data.wanted)
+    words = f"{origin}. {counted(counting['target'].nunique(), 'target')}"
+    words += f", {size_words(counting)}, asked for by {listed(sorted(arms))}."
     if data.wanted is Stage.GRANTED:
         words += " These are probes: EC2 granted an instance or not, and it was ended at once."
     if early := stopped(data.launches)["run"].nunique():
