@@ -146,10 +146,15 @@ class Curve:
         has_mass = (self.mass > _ROUNDING) & np.isfinite(self.by_s) & (self.by_s > _NO_WAIT_S)
         return has_mass & (self.by_s - self.after_s >= (self.by_s + self.after_s) / 2)
 
+    def open_until_s(self, share: float) -> float:
+        """The end of the open piece in which a single curve reaches a share; NaN: in none."""
+        place = int(np.searchsorted(np.cumsum(self.mass), share - _ROUNDING))
+        is_open = place < len(self.mass) and self.is_open[place]
+        return float(self.by_s[place]) if is_open else np.nan
+
     def is_open_at(self, share: float) -> bool:
         """Whether a single curve reaches a share within an open piece."""
-        place = int(np.searchsorted(np.cumsum(self.mass), share - _ROUNDING))
-        return place < len(self.mass) and bool(self.is_open[place])
+        return bool(np.isfinite(self.open_until_s(share)))
 
     def is_mean_open(self, horizon_s: float) -> bool:
         """Whether the mean of min(time, horizon) may vary within pieces by as much as it is."""

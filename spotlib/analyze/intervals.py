@@ -26,18 +26,20 @@ class Estimate:
     ``value`` is NaN if it is unknown or was not reached while watched.  ``high`` is infinity if
     the interval does not end within that time.  Without an interval both ends are NaN and ``why``
     has the reason.  Where polls tell no more than limits, ``value`` is NaN and both ends are
-    finite, for few runs too.
+    finite, for few runs too.  A time of which they tell limits has ``seen_by``, the later one in
+    these very runs: it was reached by then, even if the interval has no upper end.
     """
 
     value: float
     low: float
     high: float
     why: str = ""
+    seen_by: float = np.nan
 
     def words(self, unit: str = "s", *, digits: int = 1) -> str:
         """``21.3 s (19.8 to 23.1)``, ``21.3 s (19.8 or more)``, or what is not known."""
         if self.has_limits_only:
-            return f"{self.limits(digits)}{unit and ' '}{unit}"
+            return self.limits(digits, unit)
         if np.isnan(self.value):
             return NOT_REACHED
         here = f"{rounded(self.value, digits)}{unit and ' '}{unit}"
@@ -48,11 +50,25 @@ class Estimate:
     @property
     def has_limits_only(self) -> bool:
         """Whether nothing but limits is known, because brackets are as wide as the number."""
-        return bool(np.isnan(self.value) and np.isfinite(self.high))
+        return self.is_reached and bool(np.isnan(self.value))
 
-    def limits(self, digits: int) -> str:
-        """``at most 1.5``, or ``1.0 to 3.0``, of a number that ``has_limits_only``."""
-        return self.ends(digits) if self.low > 0 else f"at most {rounded(self.high, digits)}"
+    @property
+    def is_reached(self) -> bool:
+        """Whether the number is known, or limits of it, in these runs at least."""
+        return bool(np.isfinite(self.at_most))
+
+    @property
+    def at_most(self) -> float:
+        """The number or, of limits, the upper one, if need be of these runs; else not finite."""
+        if np.isfinite(self.value):
+            return self.value
+        return self.high if np.isfinite(self.high) else self.seen_by
+
+    def limits(self, digits: int, unit: str = "") -> str:
+        """``at most 1.5 s``, or ``1.0 to 3.0 s``, of a number that ``has_limits_only``."""
+        least = f"{rounded(self.low, digits)} to" if self.low > 0 else "at most"
+        words = f"{least} {rounded(self.at_most, digits)}{unit and ' '}{unit}"
+        return words + " in these runs (no upper end)" * (not np.isfinite(self.high))
 
     def ends(self, digits: int) -> str:
         """``19.8 to 23.1``, or ``19.8 or more``."""

@@ -232,21 +232,25 @@ class LaunchTimes:
         Biometrics 1982), but holds at least what the brackets leave open (``left_open``).  Where
         times differ by less than a bracket is wide, all mass is where brackets overlap, and so is
         that of each resample: the band alone is then far too narrow (``benchmarks/README.md``).
-        Where a piece as wide as the time itself holds that share, there is no value, only limits.
+        Where a piece as wide as the time itself holds that share, there is no value, only limits,
+        and ``seen_by`` is by when these very requests had reached it.
         """
         value = float(self.curve.quantile(share))
         reached_s = value if np.isfinite(value) else np.nan
         first, last = self.observed.left_open(share)
-        known = (first, last) if self.pieces.is_open_at(share) else None
-        point = np.nan if known else reached_s
-        if self._limits.why:
-            return self._sure(Estimate(point, np.nan, np.nan, self._limits.why), np.nan, known)
+        seen_by = self.pieces.open_until_s(share)
+        is_open = np.isfinite(seen_by)
+        seen_by = last if is_open and np.isfinite(last) else seen_by  # the curve's, if some stopped
+        known = (first, seen_by) if is_open else None
+        point = np.nan if is_open else reached_s
+        if why := self._limits.why:
+            return self._sure(Estimate(point, np.nan, np.nan, why, seen_by), np.nan, known)
         least, most = (self.curve.quantile(each) for each in self._limits.reaching(share))
         low, high = float(self._around(least)[0]), float(self._around(most)[1])
         low = min(low, first) if np.isfinite(low) else np.nan
         if low == 0 and np.isnan(reached_s):
             low = np.nan  # no bound
-        return self._sure(Estimate(point, low, max(high, last)), reached_s, known)
+        return self._sure(Estimate(point, low, max(high, last), "", seen_by), reached_s, known)
 
     def restricted_mean(self, horizon_s: float) -> Estimate:
         """The mean of min(time, horizon), with a bootstrap-t interval (see ``studentized``).
@@ -303,6 +307,19 @@ class LaunchTimes:
         """The longest time until which at least half of the runs were watched."""
         return float(np.sort(self._last_s)[len(self._last_s) // 2])
 
+    @property
+    def half_after_s(self) -> float:
+        """The longest time until which at least 6 runs were watched, where half surely come later.
+
+        NaN below 6 runs, and if the interval of the share by then reaches half.
+        """
+        ends_s = np.concatenate([self.observed.after_s, self.observed.by_s])
+        ends_s = ends_s[np.isfinite(ends_s)]
+        if self._limits.why or not len(ends_s):
+            return np.nan
+        until_s = float(min(np.sort(self._last_s)[-FEWEST_RUNS], ends_s.max()))
+        return until_s if self.share_ready(until_s).high < 0.5 else np.nan
+
     def last_polls_s(self, from_s: float) -> Floats:
         """The last polls of what was not shown, of those from a time on."""
         polled_s = self.observed.after_s[np.isposinf(self.observed.by_s)]
@@ -332,7 +349,8 @@ class LaunchTimes:
             why = f"{counted(watched, 'run')} watched so long, at least {FEWEST_RUNS} are needed"
         if not why:
             return estimate
-        return Estimate(estimate.value, *(known or (np.nan, np.nan)), why)
+        low, high = known or (np.nan, np.nan)
+        return replace(estimate, low=low, high=high, why=why)
 
     def band(self, time_s: Floats) -> pd.DataFrame:
         """The curve at some times, with two 95 % bands.
@@ -379,7 +397,7 @@ def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None)
     ValueError
         If no request is left.
     """
-    rows = _counted(launches, stage, since)
+    rows = recorded(launches, stage, since)
     unshown_s = censored_s(rows, stage).to_numpy(dtype=np.float64)
     by_s = rows[f"{stage.label}_by_s"].fillna(np.inf).to_numpy(dtype=np.float64)
     after_s = rows[f"{stage.label}_after_s"].to_numpy(dtype=np.float64)
@@ -391,7 +409,7 @@ def observe(launches: pd.DataFrame, stage: Stage, *, since: Stage | None = None)
     return Observed(after_s, by_s, pd.factorize(rows["run"], sort=True)[0].astype(np.int64))
 
 
-def _counted(rows: pd.DataFrame, stage: Stage, since: Stage | None) -> pd.DataFrame:
+def recorded(rows: pd.DataFrame, stage: Stage, since: Stage | None = None) -> pd.DataFrame:
     """The requests that recorded a stage, and were shown at the one that it is measured from."""
     if stage is Stage.USABLE:
         rows = rows[rows["usable_by_s"].notna() | rows["usable_watched_s"].notna()]
@@ -416,7 +434,7 @@ def _jobs(
     ends = [f"{each.label}_{end}_s" for each in (since, stage) if each for end in ("after", "by")]
     ends += ["usable_watched_s"] if stage is Stage.USABLE else []
     rows = rows[["target", "run", "outcome", "kind", "watched_s", *ends]]  # groups are copies
-    rows = _counted(rows, stage, since)
+    rows = recorded(rows, stage, since)
     for name, here in rows.groupby("target"):
         yield str(name), observe(here, stage, since=since), tuple(sorted(set(here["run"])))
 

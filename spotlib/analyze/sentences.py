@@ -15,7 +15,7 @@ import pandas as pd
 from spotlib.analyze.comparable import arm_names, runs_by_arm, stopped
 from spotlib.analyze.compare import SIGNIFICANT
 from spotlib.analyze.intervals import FEWEST_RUNS, Estimate
-from spotlib.analyze.launch_times import WATCHED, LaunchTimes
+from spotlib.analyze.launch_times import WATCHED, LaunchTimes, recorded
 from spotlib.analyze.load import Comparable
 from spotlib.analyze.summaries import common_horizon_s, common_n, planned_s
 from spotlib.model import Stage
@@ -33,8 +33,11 @@ _WHOLE_FROM_S = 100  # from here on times are said in whole seconds
 _MOST_NAMES = 8  # of a list in a sentence
 
 
-def data_sentence(data: Comparable) -> str:
-    """Whether the data are of AWS, how many there are, and what could not be read."""
+def data_sentence(data: Comparable, stage: Stage | None = None) -> str:
+    """Whether the data are of AWS, how many there are, and what could not be read.
+
+    Counted are runs that recorded the stage, by default the one that was waited for.
+    """
     origin = "Measured on AWS"
     if data.simulated:
         origin = "SIMULATED DATA: they say nothing about AWS"
@@ -42,8 +45,9 @@ def data_sentence(data: Comparable) -> str:
         endpoint = data.launches["endpoint"].iloc[0]
         origin = f"{data.mark} but {endpoint}: these data say nothing about AWS"
     arms = set(arm_names(data.launches))
-    words = f"{origin}. {counted(data.launches['target'].nunique(), 'target')}"
-    words += f", {size_words(data.launches)}, asked for by {listed(sorted(arms))}."
+    counting = recorded(data.launches, stage or data.wanted)
+    words = f"{origin}. {counted(counting['target'].nunique(), 'target')}"
+    words += f", {size_words(counting)}, asked for by {listed(sorted(arms))}."
     if data.wanted is Stage.GRANTED:
         words += " These are probes: EC2 granted an instance or not, and it was ended at once."
     if early := stopped(data.launches)["run"].nunique():
@@ -170,10 +174,10 @@ class _Answer:
         if alike := int((~(self.pairs["p_holm"] < SIGNIFICANT)).sum()):
             several = f"which is faster in {alike} of {len(self.pairs)} pairs of targets"
             yield several if len(self.pairs) > 1 else "which of the two targets is faster"
-        bounded = np.isfinite(self.of_n["half_s_high"]) & self.of_n["half_s"].isna()
-        if late := int((self.of_n["half_s"].isna() & ~bounded).sum()):
+        halves = _estimates(self.of_n, "half_s")
+        if late := sum(not half.is_reached for half in halves):
             yield f"when half are {self.stage.label} at {late} of {targets}"
-        if wide := int(bounded.sum()):
+        if wide := sum(half.has_limits_only for half in halves):
             yield (
                 f"exactly when half are {self.stage.label} at {wide} of {targets} (polls are too "
                 "far apart for these times)"
@@ -193,7 +197,7 @@ class _Answer:
             words = _with_interval(f"{rounded(half.value, digits)} s", half, digits=digits)
             return f"{row['target']}: half of its instances were {self.stage.label} after {words}"
         if half.has_limits_only:
-            words = f"{half.limits(_second_digits(half.high))} s"
+            words = half.limits(_second_digits(half.at_most), "s")
             return f"{row['target']}: half of its instances were {self.stage.label} after {words}"
         end, digits = _estimate(row, self._end), _digits(row["n"])
         if np.isnan(end.value):
@@ -209,7 +213,7 @@ class _Answer:
         return f"; {self._named(alike)} cannot be told apart from it" if alike else ""
 
     def _counts(self, moment: str) -> str:
-        """The highest count and where it is, and the highest of the others."""
+        """The highest count and where it is, the highest of the others, where none is known."""
         known = self.of_n.dropna(subset=moment)
         if known.empty:
             return "not known"
@@ -220,12 +224,18 @@ class _Answer:
         if n is not None:
             said = known[moment].map(partial(rounded, digits=_digits(n)))
         most, alike = f"{said.iloc[0]} of {n or 'n'}", said == said.iloc[0]
-        if alike.all():
+        lacking = self.of_n.loc[self.of_n[moment].isna(), "target"].tolist()
+        unknown = f", not known at {self._named(lacking)}" if lacking else ""
+        if alike.all() and not lacking:
             return most + " at every target" * (len(known) > 1)
         best, others = self._named(known.loc[alike, "target"].tolist()), said[~alike]
+        if others.empty:
+            return f"{most} at {best}{unknown}"
         bound = "at most " * (others.nunique() > 1)
         where = "all others" if len(others) > 1 else "the other"
-        return f"{most} at {best}, {bound}{others.iloc[0]} at {where}"
+        if lacking:
+            where = self._named(known.loc[~alike, "target"].tolist())
+        return f"{most} at {best}, {bound}{others.iloc[0]} at {where}{unknown}"
 
     def _named(self, targets: Sequence[str]) -> str:
         if len(targets) > _MOST_NAMES:
@@ -270,7 +280,12 @@ def _second_digits(time_s: float) -> int:
 
 
 def _estimate(row: "pd.Series[Any] | Mapping[Any, Any]", name: str) -> Estimate:
-    return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
+    seen_by = row.get(f"{name}_by", np.nan)
+    return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"], seen_by=seen_by)
+
+
+def _estimates(table: pd.DataFrame, name: str) -> list[Estimate]:
+    return [_estimate(row, name) for row in table.to_dict("records")]
 
 
 def _with_interval(words: str, estimate: Estimate, *, digits: int) -> str:
@@ -385,7 +400,7 @@ def formatted_ready(table: pd.DataFrame) -> pd.DataFrame:
         cells = table_cells(table, name, missing="not watched", digits=digits)
         shown = shown.assign(**{_time(name) + " (end)" * (name == moments[-1]): cells})
     never = f"not by {_time(moments[-1])}"
-    digits = max(map(_second_digits, table["half_s"].fillna(table["half_s_high"])))
+    digits = max(_second_digits(half.at_most) for half in _estimates(table, "half_s"))
     return shown.assign(
         **{"seconds until half": table_cells(table, "half_s", missing=never, digits=digits)}
     )
@@ -429,9 +444,7 @@ def table_cells(table: pd.DataFrame, name: str, *, missing: str, digits: int) ->
     Without a number the interval may still bound it from below, or be all that is known:
     ``at most 1.5``.
     """
-    values, lows, highs = (table[f"{name}{end}"] for end in ("", "_low", "_high"))
-    estimates = (Estimate(*each) for each in zip(values, lows, highs, strict=True))
-    return [_cell(each, missing=missing, digits=digits) for each in estimates]
+    return [_cell(each, missing=missing, digits=digits) for each in _estimates(table, name)]
 
 
 def _cell(estimate: Estimate, *, missing: str, digits: int) -> str:
@@ -446,8 +459,8 @@ def phase_sentence(phases: pd.DataFrame) -> str:
 
     A phase that fewer than half of the requests completed is longer than any that more completed.
     """
-    unfinished = phases["median_s"].isna() & np.isposinf(phases["high_s"])
-    bounded = phases["median_s"].isna() & np.isfinite(phases["high_s"])
+    unfinished = ~phases["reached"]
+    bounded = phases["median_s"].isna() & phases["reached"]
     middle = phases["median_s"].mask(unfinished, np.inf).groupby(phases["phase"]).median().dropna()
     if middle.empty and bounded.any():
         return "No phase has a known median: polls are too far apart and tell only limits."
@@ -461,9 +474,7 @@ def phase_sentence(phases: pd.DataFrame) -> str:
         said_so.append(f"Of those completed by half or more, it is from {name}: {words}.")
     if bounded.any():
         limits = listed(sorted(set(phases.loc[bounded, "phase"])))
-        said_so.append(
-            f"Of {limits} only limits are known, at some targets or all (bars without a point)."
-        )
+        said_so.append(f"Of {limits} only limits are known, at some targets or all.")
     return " ".join(said_so)
 
 

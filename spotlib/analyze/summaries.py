@@ -105,14 +105,13 @@ def common_horizon_s(distributions: Mapping[str, LaunchTimes], launches: pd.Data
 def fastest_first(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> list[str]:
     """The targets by their median; those without one come last, by their share at the horizon.
 
-    A median of which only limits are known has the place of its upper one.
+    A median of which only limits are known has the place of its upper one, and where that is
+    infinite, of the one in these runs.
     """
 
     def place(name: str) -> tuple[float, float]:
         share = np.nan_to_num(round(distributions[name].share_ready(horizon_s).value, 9))
-        median = distributions[name].quantile(0.5)
-        median_s = median.high if median.has_limits_only else median.value
-        return np.nan_to_num(median_s, nan=np.inf), -share
+        return np.nan_to_num(distributions[name].quantile(0.5).at_most, nan=np.inf), -share
 
     return sorted(distributions, key=place)
 
@@ -132,7 +131,8 @@ def ready_of_n(
     until the horizon (the others count as far as they were watched), ``n`` of its last request,
     ``least_n`` and ``most_n`` of all its requests, and the columns
     ``ready_60s``, ``ready_60s_low``, ``ready_60s_high`` and so on: n times the share ready and the
-    ends of its interval.  ``half_s`` is the time by which half are ready, with its ends.
+    ends of its interval.  ``half_s`` is the time by which half are ready, with its ends;
+    ``half_s_by`` where polls tell only limits of it (see ``Estimate.seen_by``).
     """
     by_target = launches.sort_values("sent_at", kind="stable").groupby("target")["n"]
     n, least, most = by_target.last(), by_target.min(), by_target.max()
@@ -145,7 +145,7 @@ def ready_of_n(
         for time_s in times_s:
             share = each.share_ready(time_s)
             row |= _with_ends(f"ready_{time_s:.0f}s", share, times=requested)
-        rows.append(row | _with_ends("half_s", each.quantile(0.5)))
+        rows.append(row | _with_limits("half_s", each.quantile(0.5)))
     return pd.DataFrame(rows)
 
 
@@ -165,25 +165,26 @@ def _with_ends(name: str, estimate: Estimate, *, times: float = 1.0) -> dict[str
     return {name: estimate.value * times} | ends
 
 
+def _with_limits(name: str, estimate: Estimate) -> dict[str, float]:
+    return _with_ends(name, estimate) | {f"{name}_by": estimate.seen_by}
+
+
 def summarize(distributions: Mapping[str, LaunchTimes], *, horizon_s: float) -> pd.DataFrame:
     """One row per target: share, median, 90th percentile and restricted mean, with intervals.
 
-    ``runs`` and ``watched`` are as in ``ready_of_n``.
+    ``runs``, ``watched`` and the columns in ``_by`` are as in ``ready_of_n``.
     """
     rows = []
     for target, each in distributions.items():
-        estimates = {
-            "share": each.share_ready(horizon_s),
-            "median_s": each.quantile(0.5),
-            "p90_s": each.quantile(0.9),
-            "restricted_mean_s": each.restricted_mean(horizon_s),
-        }
+        share = each.share_ready(horizon_s)
         seen = each.observed
         row = {"target": target, "stage": each.stage.label, **_runs(each, horizon_s)}
         row |= {"requests": len(seen.run), "shown": seen.events}
-        for name, estimate in estimates.items():
-            row |= _with_ends(name, estimate)
-        rows.append(row | {"why_no_interval": estimates["share"].why})
+        row |= _with_ends("share", share)
+        row |= _with_limits("median_s", each.quantile(0.5))
+        row |= _with_limits("p90_s", each.quantile(0.9))
+        row |= _with_ends("restricted_mean_s", each.restricted_mean(horizon_s))
+        rows.append(row | {"why_no_interval": share.why})
     return pd.DataFrame(rows)
 
 
@@ -214,9 +215,9 @@ def phases(estimates: Durations) -> pd.DataFrame:
     """The median of each phase, over the requests that began the phase (see ``durations``).
 
     One row per phase and target: ``target``, ``phase``, ``median_s``, ``low_s``, ``high_s``,
-    ``runs``.  Medians of phases do not add up to the median of the whole.  The time from running to
-    ready is in two parts where the guests said when they were usable.  A median that was not
-    reached is longer than the longest time watched, which is its ``low_s``.
+    ``runs``, and whether half was ``reached`` while watched.  Medians of phases do not add up to
+    the median of the whole.  The time from running to ready is in two parts where the guests said
+    when they were usable.
     """
     rows = []
     split = estimates.get("usable to ready", {})
@@ -225,11 +226,10 @@ def phases(estimates: Durations) -> pd.DataFrame:
             if phase == "running to ready" and target in split:
                 continue
             median = each.quantile(0.5)
-            watched_s = each.observed.after_s[np.isfinite(each.observed.after_s)]
-            never = np.isnan([median.value, median.low]).all() and np.isposinf(median.high)
-            low_s = watched_s.max(initial=0.0) if never else median.low
-            ends = {"low_s": low_s, "high_s": median.high, "runs": each.observed.runs}
-            rows.append({"target": target, "phase": phase, "median_s": median.value, **ends})
+            no_bound = np.isnan(median.low) and not median.is_reached
+            row = {"target": target, "phase": phase, "median_s": median.value}
+            row |= {"low_s": each.half_after_s if no_bound else median.low, "high_s": median.high}
+            rows.append(row | {"runs": each.observed.runs, "reached": median.is_reached})
     return pd.DataFrame(rows)
 
 

@@ -135,11 +135,7 @@ class RecordedBatch:
     releases: list[ReleaseEvent] = field(default_factory=list)
     skipped: set[int] = field(default_factory=set)
     clean: CleanEvent | None = None
-<<<<<<< HEAD
-    skipped_rounds: set[int] = field(default_factory=set)  # those of which nothing was launched
-=======
     by_itself: bool = False
->>>>>>> w-whole
 
     @property
     def regions(self) -> list[str]:
@@ -161,12 +157,12 @@ class RecordedBatch:
         return len({number for number, _ in self.runs})
 
     @property
-<<<<<<< HEAD
     def last_round(self) -> int:
         """Up to which round, counted from 1, its rounds have begun or were skipped; 0 if none."""
         begun = {number for number, _ in self.runs}
-        return max({*begun, *self.skipped_rounds}, default=-1) + 1
-=======
+        return max({*begun, *self.skipped}, default=-1) + 1
+
+    @property
     def rounds_done(self) -> int:
         """How many of its rounds were skipped, or were launched with all plans.
 
@@ -179,7 +175,6 @@ class RecordedBatch:
             plans.clear()
         most = max(plans.values(), default=0)
         return len(self.skipped) + sum(each == most for each in plans.values())
->>>>>>> w-whole
 
     @property
     def spent_at_most_usd(self) -> float | None:
@@ -215,12 +210,7 @@ def replay(path: str | Path, *, polls: bool = True) -> RecordedBatch | None:
     _, first = events[0]
     assert isinstance(first, BatchEvent)  # else it was not read
     writers = [each.pid for _, each in events if isinstance(each, RecoveredEvent)]
-    skipped = {
-        each.round for _, each in events if isinstance(each, SkippedEvent) and not each.polls
-    }
-    found = RecordedBatch(
-        Path(path), first, torn=torn, writer_pid=[None, *writers][-1], skipped_rounds=skipped
-    )
+    found = RecordedBatch(Path(path), first, torn=torn, writer_pid=[None, *writers][-1])
     for number, event in events[1:]:
         try:
             _take(found, event)

@@ -135,10 +135,11 @@ def test_a_median_has_one_interval_wherever_it_stands():
     assert drawn == fulfilled[["median_s_low", "median_s_high"]].to_numpy().tolist()
 
 
-def test_a_phase_that_no_request_completed_took_longer_than_the_longest_watched():
+def test_a_phase_that_no_request_completed_took_longer_than_six_runs_were_watched():
     """So its arrow stands beyond that time, and not beyond the longest of the other targets."""
     launches, times = times_of(a=0.999, b=0.0)
-    longest_s = launches.loc[launches["target"] == "a", "watched_s"].max()
+    last_s = launches[launches["target"] == "a"].groupby("run")["watched_s"].min()
+    longest_s = last_s.nlargest(6).min()
     parts = phases({"request to fulfilled": times})
 
     [never] = parts[parts["target"] == "a"].to_dict("records")
@@ -398,7 +399,7 @@ def test_a_phase_that_takes_equally_long_at_several_targets_singles_out_none():
     def said(*medians_s):
         names = "abcdefgh"[: len(medians_s)]
         rows = [
-            {"target": name, "phase": "running to ready", "median_s": median_s, "high_s": np.nan}
+            {"target": name, "phase": "running to ready", "median_s": median_s, "reached": True}
             for name, median_s in zip(names, medians_s, strict=True)
         ]
         return phase_sentence(pd.DataFrame(rows)).partition("its median is ")[2]
@@ -430,6 +431,21 @@ def test_what_all_targets_share_is_said_once():
 
     assert "after 180 s: 1.00 of 1 at every target; at the end" in answer(of_n(*alike))[1]
     assert "after 180 s: 1.00 of 1; at the end" in answer(of_n(alike[0]))[1]
+
+
+def test_a_target_whose_count_is_not_known_is_named_and_no_other_target_stands_for_it():
+    """Polls that are far apart tell limits only."""
+    half = (20.0, 19.0, 21.0)
+    open_ = ("c.nano in x", 5, (np.nan, 0.0, 5.0), (5.0, 4.0, 5.0), (np.nan, 50.0, 250.0))
+    rows = [(name, 5, (5.0, 4.0, 5.0), (5.0, 4.0, 5.0), half) for name in (A, B)]
+    worse = (B, 5, (2.0, 1.0, 3.0), (5.0, 4.0, 5.0), half)
+
+    after = "after 180 s: 5.0 of 5 at a.nano"
+    assert f"{after} and b.nano in x, not known at c.nano in x;" in answer(of_n(*rows, open_))[1]
+    said = answer(of_n(rows[0], worse, open_))[1]
+    assert f"{after} in x, 2.0 at b.nano in x, not known at c.nano in x;" in said
+    assert f"{after} in x, not known at c.nano in x;" in answer(of_n(rows[0], open_))[1]
+    assert "at the end (350 s): 5.0 of 5 at every target." in said
 
 
 def test_a_half_that_was_not_reached_has_the_bound_of_its_interval():

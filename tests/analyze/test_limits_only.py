@@ -148,8 +148,7 @@ def test_limits_are_said_in_the_table_the_answer_and_the_phases(launches, times)
     assert "tell only limits" in phase_sentence(only)
     both = phases({"request to fulfilled": times})
     assert phase_sentence(both).endswith(
-        "Of request to fulfilled only limits are known, at some targets or all (bars without a "
-        "point)."
+        "Of request to fulfilled only limits are known, at some targets or all."
     )
 
 
@@ -242,13 +241,13 @@ def test_after_a_stop_the_number_of_runs_is_the_same_everywhere_and_how_many_end
 def test_a_phase_that_fewer_than_half_completed_is_the_longest():
     """Not the one with the largest median among those that more completed."""
     rows = [
-        ("a", "request to fulfilled", 2.0, 0.0, 10.0),
-        ("b", "request to fulfilled", np.nan, np.nan, np.inf),
-        ("c", "request to fulfilled", np.nan, 3.0, np.inf),
-        ("a", "running to ready", 218.0, 199.0, 239.0),
-        ("b", "running to ready", 276.0, np.nan, np.nan),
+        ("a", "request to fulfilled", 2.0, True),
+        ("b", "request to fulfilled", np.nan, False),
+        ("c", "request to fulfilled", np.nan, False),
+        ("a", "running to ready", 218.0, True),
+        ("b", "running to ready", 276.0, True),
     ]
-    table = pd.DataFrame(rows, columns=["target", "phase", "median_s", "low_s", "high_s"])
+    table = pd.DataFrame(rows, columns=["target", "phase", "median_s", "reached"])
 
     assert phase_sentence(table) == (
         "The longest phase is from request to fulfilled: fewer than half of the requests completed "
@@ -261,4 +260,81 @@ def test_a_phase_that_fewer_than_half_completed_is_the_longest():
     assert phase_sentence(table[1:3]) == (
         "The longest phase is from request to fulfilled: fewer than half of the requests completed "
         "it at both."
+    )
+
+
+def at_once(run):
+    """The run, shown by the first poll: nothing was polled before."""
+    return [each | {"ready_after_s": 0.0 * each.get("ready_by_s", np.nan)} for each in run]
+
+
+def estimated(*runs):
+    launches = name_runs(table_of(*runs))
+    return launches, launch_times(launches, Stage.READY, resamples=99)
+
+
+def test_a_half_that_came_within_the_first_poll_is_reached_though_its_interval_has_no_end():
+    """Three of five came by then and two never, so other runs may have fewer than half."""
+    rows = []
+    for number in range(8):
+        some = run_rows([2.0, 2.1, 2.2, INF, INF], number=number)
+        late = run_rows([500.0] * 5, number=number, plan=1, instance_type="t3.micro")
+        rows += [at_once(some), late]
+    launches, times = estimated(*rows)
+    table = ready_of_n(times, launches, horizon_s=599.0)
+    pairs = compare_targets(times, horizon_s=599.0)
+    fastest, _, slowest, unknown = answer_sentences(table, pairs, launches, Stage.READY)
+    half, words = times[NANO].quantile(0.5), "at most 2.2 s in these runs (no upper end)"
+
+    assert (half.low, half.high, half.seen_by, half.is_reached) == (0.0, np.inf, 2.2, True)
+    assert half.words() == words
+    assert fastest == f"Fastest is {NANO}: half of its instances were ready after {words}."
+    assert slowest.startswith(f"Slowest is {MICRO}: half of its instances were ready after 49")
+    assert "exactly when half are ready at 1 of 2 targets" in unknown
+    cells = formatted_ready(table).set_index("target")["seconds until half"]
+    assert cells[NANO] == "at most 2.2 in these runs (no upper end)"
+    assert table["half_s_by"].tolist() == pytest.approx([2.2, np.nan], nan_ok=True)
+    parts = phases({"request to ready": times, "request to fulfilled": times})
+    assert parts["reached"].all()
+    assert "fewer than half" not in phase_sentence(parts)
+
+
+def test_a_half_within_the_first_poll_has_limits_though_a_run_was_stopped_before():
+    """What was stopped may have come at any time; the curve through the others ends the limits."""
+    stopped = {"outcome": "abandoned", "watched_s": 0.5}
+    runs = [at_once(run_rows([2.0, INF], number=number)) for number in range(7)]
+    _, times = estimated(*runs, run_rows([INF] * 2, number=7, **stopped))
+
+    assert times[NANO].quantile(0.5).seen_by == 2.0
+
+
+def test_a_phase_has_a_lower_bound_only_where_enough_runs_show_that_half_come_later():
+    """Not if the interval of the share reaches over half, nor after most runs were stopped."""
+    stopped = {"outcome": "abandoned", "watched_s": 30.0}
+    few = [run_rows([INF] * 5, number=number, **stopped) for number in range(7)]
+    refused = {"outcome": "refused", "kind": "capacity", "watched_s": 0.0, "request_id": None}
+    studies = {
+        "two of five": [at_once(run_rows([2.0] * 2 + [INF] * 3, number=k)) for k in range(6)],
+        "stopped": [*few, run_rows([INF] * 5, number=7)],
+        "none": [run_rows([INF] * 5, number=number) for number in range(6)],
+        "refused": [run_rows([INF] * 5, number=number, **refused) for number in range(6)],
+        "five runs": [run_rows([INF] * 5, number=number) for number in range(5)],
+    }
+    low_s = {
+        name: phases({"request to fulfilled": estimated(*runs)[1]})["low_s"].item()
+        for name, runs in studies.items()
+    }
+
+    bounds = {"stopped": 30.0, "none": 599.0}
+    assert low_s == pytest.approx(dict.fromkeys(studies, np.nan) | bounds, nan_ok=True)
+
+
+def test_a_phase_that_fewer_than_half_completed_is_the_longest_also_with_few_runs():
+    _, quick = estimated(*(run_rows([10.0] * 5, number=number) for number in range(3)))
+    _, slow = estimated(*(run_rows([30.0] + [INF] * 4, number=number) for number in range(3)))
+    parts = phases({"request to fulfilled": quick, "running to ready": slow})
+
+    assert parts["reached"].tolist() == [True, False]
+    assert phase_sentence(parts).startswith(
+        "The longest phase is from running to ready: fewer than half of the requests completed it"
     )

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import unnumbered
@@ -30,6 +31,17 @@ def folder(source, tmp_path):
     """A folder with that log."""
     shutil.copy(source, tmp_path / FIRST)
     return tmp_path
+
+
+def test_the_banner_counts_the_runs_that_recorded_the_stage(folder):
+    """Guests say when they are usable only where 02 asked them."""
+    data = load_comparable(folder)
+    rows = data.launches.assign(usable_by_s=np.nan, usable_watched_s=np.nan)
+    rows = pd.concat([rows, rows.assign(run=rows["run"] + "b", usable_by_s=30.0)])
+    both = replace(data, launches=rows.reset_index(drop=True))
+
+    assert "2 targets, 2 runs per target" in data_sentence(both)
+    assert "2 targets, 1 run per target" in data_sentence(both, Stage.USABLE)
 
 
 def test_the_banner_says_first_whether_the_data_are_of_aws(folder):

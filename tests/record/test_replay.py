@@ -566,7 +566,7 @@ def test_a_run_is_refused_once_whatever_was_refused_of_it(tmp_path):
 )
 def test_the_last_round_is_the_latest_that_began_or_was_skipped(runs, skipped, last):
     runs = {(number, plan): None for number in runs for plan in range(2)}
-    record = RecordedBatch(None, None, runs=runs, skipped_rounds=set(skipped))
+    record = RecordedBatch(None, None, runs=runs, skipped=set(skipped))
 
     assert record.last_round == last
     assert record.begun == len(runs) / 2
