@@ -63,8 +63,9 @@ def comparison_sentences(
         yield f"How many runs a ratio needs is not known: {_why_not_needed(pairs)}."
         return
     most, enough = int(needed.max()), int((needed == 0).sum())
-    others = f"; the others need up to {most:,} more run{'s' * (most != 1)}" if most else ""
-    yield f"{enough} of {len(needed)} ratios are known within 10 %{others}."
+    which = "the others" if enough else "each"
+    others = f"; {which} need{'s' * (not enough)} up to {most:,} more run{'s' * (most != 1)}"
+    yield f"{enough} of {len(needed)} ratios are known within 10 %{others * bool(most)}."
 
 
 def _why_not_needed(pairs: pd.DataFrame) -> str:

@@ -57,7 +57,7 @@ def test_a_target_that_is_twice_as_slow_is_found_so():
         f"Largest ratio of medians: {B} over {A}, {1 / row['ratio']:.2f} "
         f"({1 / row['ratio_high_adjusted']:.2f} to {1 / row['ratio_low_adjusted']:.2f})."
     )
-    assert needed.startswith("0 of 1 ratios are known within 10 %; the others need up to")
+    assert needed.startswith("0 of 1 ratios are known within 10 %; each needs up to")
 
 
 @pytest.mark.parametrize(
