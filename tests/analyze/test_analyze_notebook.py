@@ -20,7 +20,7 @@ from spotlib.analyze import sentences
 from spotlib.analyze.granted import formatted_granted
 from spotlib.figures import picture
 from spotlib.forecast.decide import formatted_decisions
-from spotlib.model import Target
+from spotlib.model import Stage, Target
 from spotlib.sandbox.world import Fate
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "03_analyze.ipynb"
@@ -214,6 +214,18 @@ def test_one_run_of_one_target_that_is_never_ready_is_answered_too(tmp_path, rea
     assert "No forecast can be scored" in text
     assert "There is one target: nothing to compare." in text
     assert not (tmp_path / "figures" / "phases.svg").exists()
+
+
+def test_phases_of_which_only_limits_are_known_are_drawn(tmp_path):
+    """A call that launches at once tells no more than that it was granted within the call."""
+    log = tmp_path / "launches" / "a.jsonl"
+    probe = {"wanted": Stage.GRANTED, "timeout_s": 30.0, "every_s": 300.0}
+    record(log, targets=[NANO], n=1, methods=("run_instances",), **probe)
+
+    text = text_of("".join(each.get("text/html", "") for each in page_of(tmp_path, drawn=False)))
+
+    assert "No phase has a known median: polls are too far apart" in text
+    assert (tmp_path / "figures" / "phases.png").exists()
 
 
 def test_figures_and_tables_go_to_one_folder_and_leave_those_of_the_report(study):
