@@ -110,16 +110,17 @@ def lag_sentences(table: pd.DataFrame, launches: pd.DataFrame) -> Iterator[str]:
     where = which(table["target"].tolist()[-read:], of=read) + " targets" * (read > 1)
     if read < targets:
         where = f"{read} of {targets} targets"
-    unread = f" (of {counted(targets - read, 'target')} no guest was read)" * (read < targets)
+    unread = f"of {counted(targets - read, 'target')} no guest was read" * (read < targets)
     first = table.iloc[0]
     ends = first["median_s_low"], first["median_s_high"]
     median = Estimate(first["median_s"], *ends, first["why_no_interval"])
     if median.value < _NOTICED_S:
-        yield f"Status checks were ok no later than the guest was usable, at {where}{unread}."
+        where += _in_brackets(unread)
+        yield f"Status checks were ok no later than the guest was usable, at {where}."
         return
     yield (
         f"Status checks were ok later than the guest was usable, by a median of {median.words()} "
-        f"{'over' if read > 1 else 'at'} {where}{_own_medians(table)}{unread}."
+        f"{'over' if read > 1 else 'at'} {where}{_in_brackets(_own_medians(table), unread)}."
     )
     if np.isfinite(first["saved_s"]):
         yield (
@@ -134,7 +135,12 @@ def _own_medians(table: pd.DataFrame) -> str:
     if len(medians) < 2:
         return ""
     known = "each" if len(medians) == len(set(table["target"]) - {ALL}) else "those with one"
-    return f" (of {known} by itself {medians.min():.1f} to {medians.max():.1f} s)"
+    return f"of {known} by itself {medians.min():.1f} to {medians.max():.1f} s"
+
+
+def _in_brackets(*words: str) -> str:
+    said = "; ".join(filter(None, words))
+    return f" ({said})" * bool(said)
 
 
 def _saved_words(amount_usd: float) -> str:

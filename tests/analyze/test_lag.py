@@ -125,7 +125,7 @@ def test_targets_whose_guests_were_not_read_are_counted_in_the_sentence():
 
     assert said[0].endswith(" at t3.nano in us-east-1.")
     assert "over 2 of 4 targets (of each by itself" in said[1]
-    assert said[1].endswith("(of 2 targets no guest was read).")
+    assert said[1].endswith(" s; of 2 targets no guest was read).")
 
 
 def test_a_guest_that_was_not_heard_is_censored_where_it_ran_and_others_do_not_count():
