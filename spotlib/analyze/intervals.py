@@ -147,10 +147,10 @@ class ShareLimits:
     not show how strongly the requests of a run are correlated, because a run that fails as a whole
     may still come.  Then each run counts as one request.  These limits also bound all others: no
     lower limit is above, and no upper one below, that of runs which all ended alike.  So stages
-    that the same requests reached have the same limits.
+    that the same requests reached have nearly the same limits.
 
     Limits follow from the share alone and never fall as it rises.  Where the formula would let one
-    fall, the limit that is further from its share counts.  In simulated studies 92 to 97 % of
+    fall, the limit that is further from its share counts: it may differ between stages.  In simulated studies 92 to 97 % of
     intervals contain the share, and more where runs that all end alike are likely.  No rule that is
     also valid for runs that fail as a whole can avoid this (``benchmarks/README.md``).
 
