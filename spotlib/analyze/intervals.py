@@ -150,9 +150,10 @@ class ShareLimits:
     that the same requests reached have nearly the same limits.
 
     Limits follow from the share alone and never fall as it rises.  Where the formula would let one
-    fall, the limit that is further from its share counts: it may differ between stages.  In simulated studies 92 to 97 % of
-    intervals contain the share, and more where runs that all end alike are likely.  No rule that is
-    also valid for runs that fail as a whole can avoid this (``benchmarks/README.md``).
+    fall, the limit that is further from its share counts, so it may differ between stages.  In
+    simulated studies 92 to 97 % of intervals contain the share, and more where runs that all end
+    alike are likely.  No rule that is also valid for runs that fail as a whole can avoid this
+    (``benchmarks/README.md``).
 
     ``shares`` of the curve from the lowest to the highest, ``sizes`` of these, and ``beyond`` how
     many standard errors a resampled curve is away at most, with 95 % probability.
