@@ -196,12 +196,11 @@ def _whole_rounds(runs: list[_Run]) -> set[tuple[str, int]]:
 
 
 def _drawn(runs: list[_Run]) -> tuple[Stage, ...]:
-    """The stages that any run was watched for; USABLE if it was recorded."""
-    wanted = max((run.wanted for run in runs), default=Stage.READY)
-    if wanted is Stage.GRANTED:
-        return (Stage.GRANTED,)
-    stages = (Stage.RUNNING, Stage.USABLE, Stage.READY)
-    return tuple(each for each in stages if any(run.records(each) for run in runs))
+    """The stages that any run was watched for, but of launches not what only probes wait for."""
+    if not runs:
+        return (Stage.RUNNING, Stage.READY)
+    watched = [each for each in _STAGES if any(run.records(each) for run in runs)]
+    return tuple(each for each in watched if each is not Stage.GRANTED or watched == [each])
 
 
 def _draw_strip(ax: Axes, runs: list[_Run], names: list[str], stage: Stage) -> None:
