@@ -128,6 +128,17 @@ def test_targets_whose_guests_were_not_read_are_counted_in_the_sentence():
     assert said[1].endswith(" s; of 2 targets no guest was read).")
 
 
+def test_the_medians_of_the_targets_are_called_those_of_each_only_if_each_has_one():
+    names = ("us-east-1", "us-east-2", "us-west-2")
+    runs = [[*run_rows([211.5], region=name, **USABLE)] for name in names]
+    table, launches = lags(*runs)[1], name_runs(table_of(*runs))
+    last = table.index[table["target"] != ALL][-1]
+    lacking = table.assign(median_s=table["median_s"].mask(table.index == last))
+
+    assert " (of each by itself " in next(lag_sentences(table, launches))
+    assert " (of those with one by itself " in next(lag_sentences(lacking, launches))
+
+
 def test_a_guest_that_was_not_heard_is_censored_where_it_ran_and_others_do_not_count():
     """A stamp that was missed must not make guests look slow."""
     heard = (run_rows([211.5], number=number, **USABLE) for number in range(3))
